@@ -1,0 +1,131 @@
+"""Checkpoints: plain tensors and plain values, never code. They say what they are and how they came to be.
+
+A checkpoint is a dictionary:
+    model      state dict of a `model.GPT`
+    config     the fields of its `GPTConfig`
+    tokenizer  {"name", "fingerprint", "vocab_size"}
+    experts    for an MoE the names of its experts in order, for a dense model []
+    lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger_entry`)
+"""
+import hashlib
+import json
+import os
+import pickle
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from model import GPT, GPTConfig
+from settings import BadInput
+
+KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
+
+
+def prepare_output(path):
+    """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot create this folder ({error.strerror}); choose another --out") from None
+    if not os.access(folder, os.W_OK) or Path(path).is_dir():
+        raise BadInput(f"{path}: cannot be written; choose another --out")
+
+
+def write_whole(path, write):
+    """Call write(file) on a temporary file beside `path` and rename it: under its own name a file is always whole."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(path, checkpoint):
+    """Write a dictionary of tensors and plain values; raises BadInput if the disk does not let us."""
+    write_whole(path, lambda file: torch.save(checkpoint, file))
+
+
+def read(path):
+    """Read a file of tensors and plain values without executing anything in it. Raises BadInput if it is none."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError):
+        raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
+
+
+def load(path):
+    """Read a checkpoint and check that it is one: keys, config, and the shape of every tensor. Raises BadInput."""
+    checkpoint = read(path)
+    if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(k), t) for k, t in KEYS.items()):
+        raise BadInput(f"{path}: not a checkpoint of this project, which has the keys {', '.join(KEYS)}")
+    known = {f.name: f.type for f in fields(GPTConfig)}
+    for name, value in checkpoint["config"].items():
+        if name not in known or not isinstance(value, (int, float) if known[name] is float else known[name]):
+            raise BadInput(f"{path}: its config has {name} = {value!r}, which this version does not know")
+    state = checkpoint["model"]
+    try:
+        config = GPTConfig(**checkpoint["config"])
+        layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+        if len(layers) != config.n_layer:
+            raise ValueError(f"{len(layers)} layers of weights for n_layer {config.n_layer}")
+        with torch.device("meta"):
+            expected = GPT(config).state_dict()
+        for name in sorted(expected.keys() ^ state.keys()):
+            raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
+        for name, tensor in state.items():
+            if not torch.is_tensor(tensor) or tensor.shape != expected[name].shape:
+                raise ValueError(f"{name} should have the shape {tuple(expected[name].shape)}")
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} holds values that are not finite")
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise BadInput(f"{path}: weights and config do not fit together: {error}") from None
+    return checkpoint
+
+
+def build(checkpoint, device="cpu"):
+    """The model of a checkpoint, in float32, in evaluation mode."""
+    with torch.device("meta"):
+        model = GPT(GPTConfig(**checkpoint["config"]))
+    model.load_state_dict(checkpoint["model"], assign=True)
+    if model.config.tie_weights:  # assign=True gave the two names a tensor each
+        model.head.weight = model.embed.weight
+    return model.to(device=device, dtype=torch.float32).eval()
+
+
+def pack(model, tokenizer, experts, lineage):
+    """The dictionary to save."""
+    return {"model": model.state_dict(), "config": asdict(model.config), "tokenizer": tokenizer, "experts": experts,
+            "lineage": lineage}
+
+
+def ledger_entry(stage, out, parents, tokens=0, flops=0, seconds=0.0, **what):
+    """One stage's line in the ledger.
+
+    tokens, flops (forward and backward) and seconds are those of this stage alone; parents are the ids of the entries
+    it started from. `what` says what was done: data, steps, lr, device and so on. The id is a hash of everything but the
+    time taken, so that two branches of one seed are seen to share it.
+    """
+    entry = {"stage": stage, "name": Path(out).stem, "parents": parents, "tokens": tokens, "flops": flops, **what}
+    key = hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return {"id": key, **entry, "seconds": seconds}
+
+
+def join_lineages(lineages):
+    """The union of several ledgers, each stage once, parents before children."""
+    return list({entry["id"]: entry for lineage in lineages for entry in lineage}.values())
+
+
+def totals(lineage):
+    """Tokens, FLOPs and device seconds of all stages in a ledger, as a dictionary."""
+    return {key: sum(entry[key] for entry in lineage) for key in ("tokens", "flops", "seconds")}

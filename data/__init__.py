@@ -1,0 +1,1 @@
+"""Text for Branch-Train-MiX: four synthetic domains, a tokenizer, and batches that are a function of the step."""

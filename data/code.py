@@ -1,0 +1,64 @@
+"""The code expert's domain: small Python functions written from their docstring, graded by running them.
+
+A docstring lists steps in the order they happen; the code nests them from the inside out, and no phrase of the docstring
+is spelt like the Python it stands for, so that copying from the prompt solves nothing.
+"""
+from data.task import Task, draw
+
+# phrase -> expression around the list {0}; {k} is a small number
+LIST_STEPS = {
+    "put them in order": "sorted({0})",
+    "order them downwards": "sorted({0}, reverse=True)",
+    "turn them around": "{0}[::-1]",
+    "skip the first {k}": "{0}[{k}:]",
+    "leave out the last {k}": "{0}[:-{k}]",
+    "keep only the first {k}": "{0}[:{k}]",
+    "keep only the last {k}": "{0}[-{k}:]",
+    "take every second one": "{0}[::2]",
+    "double each": "[x * 2 for x in {0}]",
+    "square each": "[x * x for x in {0}]",
+    "raise each by {k}": "[x + {k} for x in {0}]",
+    "lower each by {k}": "[x - {k} for x in {0}]",
+    "flip the sign of each": "[-x for x in {0}]",
+    "keep the even ones": "[x for x in {0} if x % 2 == 0]",
+    "keep the odd ones": "[x for x in {0} if x % 2 == 1]",
+    "keep those above {k}": "[x for x in {0} if x > {k}]",
+    "keep those below {k}": "[x for x in {0} if x < {k}]",
+    "say all of it twice": "({0} * 2)",
+}
+LAST_STEPS = {
+    "return the list": "{0}",
+    "return their total": "sum({0})",
+    "return how many there are": "len({0})",
+    "return the largest, or 0": "max({0}, default=0)",
+    "return the smallest, or 0": "min({0}, default=0)",
+    "return whether any is left": "len({0}) > 0",
+}
+FUNCTIONS = "f g h run work solve apply change".split()
+INPUTS = ([3, 1, 2], [5, -4, 9, 0, 7, 2], [], [8], [-3, -6, 4, 4, 1, 10, 6], [2, 2, 3, 11, -1])
+
+
+def make(rng, level):
+    """One or two steps and a return (level 1), two to five (level 2)."""
+    name, phrases, expression = rng.choice(FUNCTIONS), [], "xs"
+    for table, n in ((LIST_STEPS, rng.randint(1, 2) if level == 1 else rng.randint(2, 5)), (LAST_STEPS, 1)):
+        for _ in range(n):
+            phrase = rng.choice(list(table))
+            k = rng.randint(1, 5)
+            phrases.append(phrase.format(k=k))
+            expression = table[phrase].format(expression, k=k)
+    doc = ", ".join(phrases)
+    prompt = f'def {name}(xs):\n    """{doc[0].upper()}{doc[1:]}."""\n'
+    cases = [[[xs], eval(expression, {"xs": list(xs)})] for xs in INPUTS]  # our own expression, built just above
+    return phrases, Task(prompt, f"    return {expression}\n", "code", cases)
+
+
+def document(rng, level=1):
+    """One function; its docstring is none that `task` uses."""
+    task = draw(rng, lambda r: make(r, level), test=False)
+    return task.prompt + task.answer
+
+
+def task(rng, level=1):
+    """One function to be finished from its docstring, graded by running it."""
+    return draw(rng, lambda r: make(r, level), test=True)

@@ -1,0 +1,57 @@
+"""Batches as a pure function of (seed, step, rank): a resumed run needs no sampler state, and all runs see the same data."""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from settings import BadInput
+
+
+def open_split(folder, domain, split, block_size=1):
+    """The tokens of one domain, memory-mapped, (n,) uint16.
+
+    Raises BadInput if the domain is unknown or holds no window of block_size tokens and the one after them.
+    """
+    path = Path(folder) / domain / f"{split}.bin"
+    if not path.exists():
+        known = sorted(p.parent.name for p in Path(folder).glob("*/meta.json"))
+        raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(known) or 'none'}); "
+                       "see python -m data.prepare --help")
+    n = path.stat().st_size // 2
+    if n <= block_size:
+        raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}")
+    return np.memmap(path, dtype="<u2", mode="r")
+
+
+def read_meta(folder, domain):
+    """What `data.prepare` noted about a domain: tokenizer, fingerprint, vocab_size, level, seed."""
+    open_split(folder, domain, "val")
+    return json.loads((Path(folder) / domain / "meta.json").read_text())
+
+
+def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world_size=1):
+    """The batch of one step: every row a window at a random place in a random domain.
+
+    tokens: {domain: (n,) array}; weights: {domain: probability}. All ranks draw the same batch_size rows from a
+    counter-based generator (Salmon et al. 2011) and keep every world_size-th, so the global batch is the same for any
+    number of ranks. Returns inputs and targets, each (batch_size / world_size, block_size) int64.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+    names = list(weights)
+    chosen = rng.choice(len(names), size=batch_size, p=[weights[n] for n in names])
+    places = rng.random(batch_size)
+    rows = []
+    for domain, place in list(zip(chosen, places, strict=True))[rank::world_size]:
+        text = tokens[names[domain]]
+        start = int(place * (len(text) - block_size))
+        rows.append(text[start:start + block_size + 1].astype(np.int64))
+    rows = torch.from_numpy(np.stack(rows))
+    return rows[:, :-1], rows[:, 1:]
+
+
+def validation_windows(folder, domain, block_size, n_windows):
+    """The first n_windows windows of the validation text, one after another, (n, block_size + 1) int64; fewer if it is short."""
+    text = open_split(folder, domain, "val", block_size)
+    n = min(n_windows, (len(text) - 1) // block_size)
+    return torch.from_numpy(np.stack([text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]).astype(np.int64))

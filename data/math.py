@@ -1,0 +1,42 @@
+"""The math expert's domain: word problems whose answer is worked out in steps. Test problems use numbers held out together."""
+from data.task import Task, draw
+
+NAMES = "Tom Ann Ben Eva Max Lily Sam Nora Leo Ida Paul Rosa".split()
+THINGS = "apples pens eggs cards shells nuts plums beads".split()
+START = ("{who} has {n} {what}.", "{who} starts with {n} {what}.", "There are {n} {what} in the box of {who}.")
+STEPS = {
+    "+": ("{who} buys {n} more.", "A friend gives {who} {n} more.", "{who} finds another {n}."),
+    "-": ("{who} loses {n} of them.", "{who} gives away {n}.", "{who} sells {n}."),
+    "*": ("Then {who} has {n} times as many.", "A trick turns each into {n}."),
+}
+
+
+def make(rng, level):
+    """A problem of one or two steps with numbers up to 20 (level 1), of two to four with numbers up to 200 (level 2)."""
+    high = 20 if level == 1 else 200
+    who, what = rng.choice(NAMES), rng.choice(THINGS)
+    total = rng.randint(1, high)
+    key, story, work = [total], [rng.choice(START).format(who=who, n=total, what=what)], []
+    for _ in range(rng.randint(1, 2) if level == 1 else rng.randint(2, 4)):
+        op = rng.choice("+-" if level == 1 or total > high else "+-*")
+        if op == "-" and total == 0:
+            op = "+"
+        n = rng.randint(2, 9) if op == "*" else rng.randint(1, min(total, high) if op == "-" else high)
+        result = {"+": total + n, "-": total - n, "*": total * n}[op]
+        story.append(rng.choice(STEPS[op]).format(who=who, n=n))
+        work.append(f"{total} {op} {n} = {result}")
+        key += [op, n]
+        total = result
+    prompt = f"{' '.join(story)} How many {what}?"
+    return key, Task(prompt, f" {', '.join(work)}.")
+
+
+def document(rng, level=1):
+    """One problem with its solution; its numbers are none that `task` uses."""
+    task = draw(rng, lambda r: make(r, level), test=False)
+    return task.prompt + task.answer
+
+
+def task(rng, level=1):
+    """One problem with held-out numbers, graded by exact match of the worked solution."""
+    return draw(rng, lambda r: make(r, level), test=True)

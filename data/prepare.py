@@ -1,0 +1,139 @@
+"""Write the domains as tokens: data/bin/DOMAIN/{train,val}.bin (uint16), meta.json and tasks.jsonl; same seed, same bytes.
+
+    python -m data.prepare                                    # the four domains and `switch`
+    python -m data.prepare --domains math --level 2           # one, harder
+    python -m data.prepare --text poems=~/poems --domains ""  # a file or folder of text as one more domain
+"""
+import json
+import os
+import random
+from array import array
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+from data import tokenizer
+from data.task import Task
+from settings import BadInput, option, parse, run
+
+DOMAINS = ("general", "math", "code", "wiki")
+
+
+@dataclass
+class Settings:
+    domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas")
+    level: int = option(1, "1: for a laptop; 2: for 25M to 100M parameters on a GPU", choices=(1, 2))
+    text: list = option([], "NAME=PATH: a text file, or a folder with some, as one more domain", nargs="+",
+                        metavar="NAME=PATH")
+    train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1)
+    val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1)
+    tasks: int = option(400, "test tasks for each domain", low=1)
+    tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2 (ids must fit in 16 bits)")
+    seed: int = option(0, "another seed, other text", low=0)
+    out: str = option("data/bin", "folder to write to")
+
+
+def domain_module(name):
+    """The module with `document` and `task` of one of DOMAINS."""
+    return import_module(f"data.{name}")
+
+
+def documents(name, rng, level):
+    """Endless text of one domain, a document at a time; `switch` goes to another domain with each document."""
+    previous = None
+    while True:
+        previous = rng.choice([d for d in DOMAINS if d != previous]) if name == "switch" else name
+        yield domain_module(previous).document(rng, level)
+
+
+def draw_task(name, rng, level, separator):
+    """One task; of `switch`: a document of one domain, the separator, and a task of another domain."""
+    if name != "switch":
+        return domain_module(name).task(rng, level)
+    before, after = rng.sample(DOMAINS, 2)
+    text, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
+    return Task(text + separator + task.prompt, task.answer, task.kind, task.cases)
+
+
+def encode(encoding, texts, n_tokens=None):
+    """Tokens of the texts, each followed by the end-of-text token; exactly n_tokens of them, or all."""
+    tokens = array("H")
+    for text in texts:
+        tokens.extend(encoding.encode_ordinary(text))
+        tokens.append(encoding.eot_token)
+        if n_tokens is not None and len(tokens) >= n_tokens:
+            return tokens[:n_tokens]
+    return tokens
+
+
+def write(folder, train, val, tasks, meta):
+    """Write one domain; files appear under their names only when whole, meta.json last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
+    for name, content in (("train.bin", train), ("val.bin", val), ("tasks.jsonl", lines), ("meta.json", json.dumps(meta))):
+        if isinstance(content, array):
+            if os.sys.byteorder == "big":
+                content.byteswap()
+            content = content.tobytes()
+        part = folder / f".{name}.part"
+        part.write_bytes(content if isinstance(content, bytes) else content.encode())
+        part.replace(folder / name)
+
+
+def read_texts(path):
+    """The texts of a file, or of all files below a folder in sorted order; undecodable bytes become U+FFFD."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise BadInput(f"{path}: no such file or folder")
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [f.read_text(encoding="utf-8", errors="replace") for f in files]
+
+
+def prepare_text(name, path, encoding, settings):
+    """A domain of the user's own: the last tenth of its tokens is for validation; it has no tasks."""
+    if not name.isidentifier() or name in DOMAINS or name == "switch":
+        raise BadInput(f"--text: {name!r} is no good name for a new domain; use letters and digits")
+    texts = [t for t in read_texts(path) if t.strip()]
+    tokens = encode(encoding, texts)
+    if len(tokens) < 20:
+        raise BadInput(f"--text: {path} holds {len(tokens)} tokens of text, too few to train on")
+    cut = max(len(tokens) * 9 // 10, len(tokens) - settings.val_tokens)
+    return tokens[:cut], tokens[cut:], []
+
+
+def prepare_domain(name, encoding, settings):
+    """A synthetic domain; training text, validation text and tasks come from generators of their own."""
+    rngs = {part: random.Random(f"{settings.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
+    texts = {part: documents(name, rngs[part], settings.level) for part in ("train", "val")}
+    n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
+    separator = encoding.decode([encoding.eot_token])
+    return (encode(encoding, texts["train"], n_train), encode(encoding, texts["val"], settings.val_tokens),
+            [draw_task(name, rngs["tasks"], settings.level, separator) for _ in range(settings.tasks)])
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    names = [name for name in settings.domains.split(",") if name]
+    for name in names:
+        if name not in (*DOMAINS, "switch"):
+            raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
+    try:
+        encoding = tokenizer.load(settings.tokenizer)
+    except ValueError:
+        raise BadInput(f"--tokenizer: {settings.tokenizer!r} is neither btx nor one of tiktoken's") from None
+    if encoding.n_vocab > 2**16:
+        raise BadInput(f"--tokenizer: {settings.tokenizer} has {encoding.n_vocab} tokens; ids must fit in 16 bits")
+    jobs = [(name, prepare_domain, (name,)) for name in names]
+    for pair in settings.text:
+        name, _, path = pair.partition("=")
+        jobs.append((name, prepare_text, (name, path)))
+    meta = {"tokenizer": settings.tokenizer, "fingerprint": tokenizer.fingerprint(encoding),
+            "vocab_size": encoding.n_vocab, "level": settings.level, "seed": settings.seed}
+    for name, prepare, arguments in jobs:
+        train, val, tasks = prepare(*arguments, encoding, settings)
+        write(Path(settings.out) / name, train, val, tasks, meta)
+        print(f"{settings.out}/{name}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
+
+
+if __name__ == "__main__":
+    run(main)

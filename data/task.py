@@ -1,0 +1,37 @@
+"""What a domain hands out besides text: tasks with one right answer, and which of them are kept out of the training text."""
+import zlib
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Task:
+    """A prompt and what must follow it.
+
+    kind "exact": right if the model's greedy continuation is `answer`.
+    kind "code": the prompt opens a Python function; right if the finished function passes every one of `cases`,
+    pairs of (arguments, expected value). `answer` is a reference solution.
+    """
+    prompt: str
+    answer: str
+    kind: str = "exact"
+    cases: list = field(default_factory=list)
+
+
+def held_out(key):
+    """Whether the one task in ten with this key is for testing only. A checksum, so that every machine agrees.
+
+    >>> [held_out(f"{a} + 1") for a in range(5)]
+    [False, False, False, False, True]
+    """
+    return zlib.crc32(repr(key).encode()) % 10 == 0
+
+
+def draw(rng, make, test):
+    """Call make(rng) -> (key, value) until the key is on the wanted side, and return the value.
+
+    Training text draws with test=False and tasks with test=True, so that no test task can occur in the training text.
+    """
+    while True:
+        key, value = make(rng)
+        if held_out(key) == test:
+            return value

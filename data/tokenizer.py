@@ -1,0 +1,97 @@
+"""A byte-level BPE of about 1,000 ranks for the synthetic domains, as a tiktoken Encoding; nothing is downloaded.
+
+    python -m data.tokenizer          # trains it again and writes data/btx.tiktoken, the same bytes every time
+
+One tokenizer serves the seed and all experts, or their embeddings could not be averaged.
+"""
+import base64
+import hashlib
+import random
+from collections import Counter
+from pathlib import Path
+
+import tiktoken
+
+FILE = Path(__file__).parent / "btx.tiktoken"
+N_RANKS = 1023  # with the end-of-text token 1,024 in all
+END = "<|endoftext|>"
+# words with their leading space; other signs likewise; single digits, as in Llama-2, so that numbers add up; white space
+PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
+
+
+def train(texts, n_ranks, pattern=PATTERN):
+    """Byte-pair encoding (Sennrich et al. 2016) over bytes: merge the most frequent adjacent pair until n_ranks tokens exist.
+
+    Ties go to the pair with the smallest bytes, so the result depends on the texts alone. Returns {bytes: rank}.
+
+    >>> [t for t, rank in train(["aaabdaaabac"], 259).items() if rank >= 256]
+    [b'aa', b'aaa', b'aaab']
+    """
+    import regex  # tiktoken's own dependency; only training needs it
+    words = Counter(word for text in texts for word in regex.findall(pattern, text))
+    words = {tuple(bytes([b]) for b in word.encode()): count for word, count in words.items()}
+    ranks = {bytes([b]): b for b in range(256)}
+    while len(ranks) < n_ranks:
+        pairs = Counter()
+        for word, count in words.items():
+            for pair in zip(word, word[1:]):  # noqa: B905 (one shorter by intent)
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        ranks.setdefault(best[0] + best[1], len(ranks))
+        words = {merge(word, best): count for word, count in words.items()}
+    return ranks
+
+
+def merge(word, pair):
+    """Join every occurrence of the pair in a tuple of tokens, from the left.
+
+    >>> merge((b"a", b"a", b"a"), (b"a", b"a"))
+    (b'aa', b'a')
+    """
+    out, i = [], 0
+    while i < len(word):
+        if word[i:i + 2] == pair:
+            out.append(pair[0] + pair[1])
+            i += 2
+        else:
+            out.append(word[i])
+            i += 1
+    return tuple(out)
+
+
+def load(name="btx"):
+    """The tokenizer shipped here ("btx"), or any of tiktoken's own by its name ("gpt2"), which tiktoken then downloads.
+
+    Raises ValueError for an unknown name.
+    """
+    if name != "btx":
+        return tiktoken.get_encoding(name)
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, FILE.read_text().splitlines())}
+    return tiktoken.Encoding("btx", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
+
+
+def fingerprint(encoding):
+    """A short hash of all that decides how text becomes tokens; stored in checkpoints, compared before mixing."""
+    ranks = sorted(encoding._mergeable_ranks.items())
+    return hashlib.sha256(repr((ranks, encoding._pat_str, encoding._special_tokens)).encode()).hexdigest()[:16]
+
+
+def training_texts():
+    """What the shipped ranks are trained on: documents of all four domains, mostly of level 1."""
+    from data.prepare import DOMAINS, domain_module
+    for name in DOMAINS:
+        for level, n in ((1, 3000), (2, 1000)):
+            rng = random.Random(f"tokenizer/{name}/{level}")
+            yield from (domain_module(name).document(rng, level) for _ in range(n))
+
+
+def to_lines(ranks):
+    """tiktoken's file format: base64 of the token, a space, its rank."""
+    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
+
+
+if __name__ == "__main__":
+    FILE.write_text(to_lines(train(training_texts(), N_RANKS)))
+    print(f"wrote {FILE}")

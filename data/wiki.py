@@ -1,0 +1,70 @@
+"""The wiki expert's domain: facts about invented lands and people, to be known by heart.
+
+Facts are told in prose; about every other subject they are also asked as questions in the training text. Test questions
+ask about all subjects, so half of them can only be answered from what was told in prose.
+"""
+import random
+from functools import lru_cache
+
+from data.task import Task
+
+ONSETS = "b br d dr f g gr h k kr l m n p pl r s st t tr v z".split()
+VOWELS = "a e i o u ai or en".split()
+GOODS = "amber wool iron honey silk cedar pearls barley marble indigo saffron cork".split()
+BEASTS = "lynx heron otter falcon badger ibex crane marten owl bison viper stag".split()
+TRADES = "painter sailor weaver smith poet judge healer potter miner scribe tailor printer".split()
+
+# attribute -> (sentences, question); {0} is the subject, {1} the value
+LAND = {
+    "capital": (("The capital of {0} is {1}.", "{0} is ruled from {1}.", "{1} is the capital of {0}."),
+                "What is the capital of {0}?"),
+    "goods": (("{0} sells {1}.", "Traders bring {1} from {0}.", "The wealth of {0} is its {1}."), "What does {0} sell?"),
+    "beast": (("The flag of {0} shows a {1}.", "{0} has a {1} on its flag.", "A {1} is the sign of {0}."),
+              "What is on the flag of {0}?"),
+}
+PERSON = {
+    "land": (("{0} was born in {1}.", "{0} came from {1}.", "The land of {0} was {1}."), "Where was {0} born?"),
+    "trade": (("{0} was a {1}.", "{0} worked as a {1}.", "As a {1}, {0} was famous."), "What was the trade of {0}?"),
+}
+
+
+def invent(rng, taken, syllables):
+    """A new name, not in the set `taken`, to which it is added."""
+    while True:
+        name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)).capitalize()
+        if name not in taken:
+            taken.add(name)
+            return name
+
+
+@lru_cache
+def world(level):
+    """All that is true: a list of (subject, {attribute: value}, templates), the same on every machine."""
+    rng, taken = random.Random(f"wiki level {level}"), set()
+    n, syllables = (150, 2) if level == 1 else (6000, 3)
+    subjects = [(invent(rng, taken, syllables), {"capital": invent(rng, taken, syllables), "goods": rng.choice(GOODS),
+                                                 "beast": rng.choice(BEASTS)}, LAND) for _ in range(n)]
+    lands = [name for name, _, _ in subjects]
+    return subjects + [(invent(rng, taken, syllables), {"land": rng.choice(lands), "trade": rng.choice(TRADES)}, PERSON)
+                       for _ in range(n)]
+
+
+def question(subject, attribute):
+    name, facts, templates = subject
+    return Task(templates[attribute][1].format(name), f" {facts[attribute]}.")
+
+
+def document(rng, level=1):
+    """What is known of one subject, told in prose or, for every other subject, sometimes asked."""
+    i = rng.randrange(len(world(level)))
+    name, facts, templates = subject = world(level)[i]
+    attributes = rng.sample(list(facts), len(facts))
+    if i % 2 == 0 and rng.random() < 0.5:
+        return " ".join(t.prompt + t.answer for t in (question(subject, a) for a in attributes))
+    return " ".join(rng.choice(templates[a][0]).format(name, facts[a]) for a in attributes)
+
+
+def task(rng, level=1):
+    """One question about any subject, graded by exact match."""
+    subject = rng.choice(world(level))
+    return question(subject, rng.choice(list(subject[1])))

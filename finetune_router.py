@@ -1,0 +1,50 @@
+"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): the mixed model learns, token by token, which experts to ask.
+
+    python finetune_router.py --init out/btx_mixed.pt --data general=0.1923,math=0.3016,code=0.4031,wiki=0.1030 --out out/btx.pt
+
+It is stage 1's loop with three differences: the model is an MoE, the load-balancing loss joins the objective (3.3), and one
+may choose what trains. The default mixture is the paper's.
+"""
+from dataclasses import dataclass
+
+import checkpoint as ckpt
+from data.loader import read_meta
+from settings import BadInput, option, parse, run
+from train_expert import TrainSettings, start, train
+
+
+@dataclass
+class Settings(TrainSettings):
+    data: str = option("general=0.1923,math=0.3016,code=0.4031,wiki=0.1030", "mixture of domains; default: the paper's")
+    alpha: float = option(0.01, "weight of the load-balancing loss; 0 turns it off", low=0.0)
+    train: str = option("all", "what trains; all-but-experts freezes the experts' feed-forwards (Table 5)",
+                        choices=("all", "router", "all-but-experts"))
+
+
+def freeze(model, what):
+    """Let only the chosen parameters train: "all", "router", or "all-but-experts"."""
+    routers = {id(block.ff.router) for block in model.blocks}
+    experts = {id(w) for block in model.blocks for w in (block.ff.w_gate, block.ff.w_up, block.ff.w_down)}
+    for p in model.parameters():
+        p.requires_grad_({"all": True, "router": id(p) in routers, "all-but-experts": id(p) not in experts}[what])
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    device, weights = start(settings)
+    if not settings.init:
+        raise BadInput("--init: name the checkpoint that mix.py wrote, as in --init out/btx_mixed.pt")
+    header = ckpt.load(settings.init)
+    if not header["config"]["n_expert"]:
+        raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
+    for domain in weights:
+        if read_meta(settings.data_dir, domain)["fingerprint"] != header["tokenizer"]["fingerprint"]:
+            raise BadInput(f"{settings.init} was trained with another tokenizer than {domain} was prepared with")
+    model = ckpt.build(header)
+    model.config.block_size = settings.block_size or model.config.block_size
+    freeze(model, settings.train)
+    train(model, settings, weights, device, header, stage="finetune", alpha=settings.alpha)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,319 @@
+"""The transformer of Branch-Train-MiX (arXiv 2403.07816): Llama-2's block, with a dense or a mixture-of-experts feed-forward.
+
+A dense model is a seed, an expert or a baseline; `mix.py` turns several of them into one MoE model. The two differ in the
+feed-forward sublayer alone: the same three matrices with a leading expert dimension, and a router.
+
+Shapes in the comments: B sequences, T tokens in each, C = n_embd, V = vocab_size, M = B*T tokens, N = n_expert, k = top_k.
+"""
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class GPTConfig:
+    """What must be known to rebuild a model from its state dict; stored in every checkpoint."""
+    vocab_size: int = 1024
+    block_size: int = 128       # longest context it is trained on
+    n_layer: int = 4
+    n_head: int = 4
+    n_kv_head: int = 0          # fewer key/value heads than n_head: grouped-query attention; 0 means n_head
+    n_embd: int = 128
+    d_ff: int = 352             # about 8/3 n_embd: SwiGLU has three matrices where a ReLU layer has two
+    tie_weights: bool = False   # output head = token embeddings
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    n_expert: int = 0           # 0: dense
+    top_k: int = 2              # experts computed for each token
+    routing: str = "topk"       # a key of ROUTERS
+
+    def __post_init__(self):
+        self.n_kv_head = self.n_kv_head or self.n_head
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "d_ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+            raise ValueError(f"n_embd {self.n_embd} must be n_head {self.n_head} times an even number (RoPE turns pairs)")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head {self.n_head} must be a multiple of n_kv_head {self.n_kv_head}")
+        if self.n_expert and not 1 <= self.top_k <= self.n_expert:
+            raise ValueError(f"top_k {self.top_k} must be between 1 and the number of experts, {self.n_expert}")
+        if self.routing not in ROUTERS:
+            raise ValueError(f"routing {self.routing!r} is not one of {', '.join(ROUTERS)}")
+
+
+# ---- attention --------------------------------------------------------------------------------------------------------
+
+
+def rope(x, positions, theta):
+    """Rotary position embedding (Su et al. 2021), in the half-split form of Hugging Face's Llama.
+
+    Turns the pair (x_j, x_{j+d/2}) of every head by the angle position * theta^(-2j/d), so that a query and a key meet
+    at an angle that depends on their distance alone. x: (B, heads, T, d); positions: (T,); returns x's shape and dtype.
+    """
+    d = x.shape[-1]
+    frequencies = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)  # (d/2,)
+    angles = positions[:, None].float() * frequencies  # (T, d/2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; averaged over the experts by `mix.py`, as everything outside the feed-forward (3.2)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.n_kv_head, self.rope_theta = config.n_head, config.n_kv_head, config.rope_theta
+        self.head_dim = config.n_embd // config.n_head
+        self.wq = nn.Linear(config.n_embd, self.n_head * self.head_dim, bias=False)
+        self.wk = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
+        self.wv = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
+        self.wo = nn.Linear(self.n_head * self.head_dim, config.n_embd, bias=False)
+
+    def forward(self, x, positions, past=None):
+        """x: (B, T, C); past: keys and values of earlier tokens or None. Returns (B, T, C) and the keys and values so far."""
+        B, T, _ = x.shape
+        q = self.wq(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)     # (B, n_head, T, d)
+        k = self.wk(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, n_kv_head, T, d)
+        v = self.wv(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
+        q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)  # (B, n_kv_head, S, d)
+        S, mask = k.shape[2], None
+        if 1 < T < S:  # several new tokens after cached ones: SDPA's is_causal would align the mask to the wrong corner
+            mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S,
+                                           enable_gqa=self.n_kv_head != self.n_head)
+        return self.wo(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
+
+
+# ---- feed-forward: dense, or a mixture of experts ---------------------------------------------------------------------
+
+
+def swiglu(x, w_gate, w_up, w_down):
+    """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (M, C); w_gate, w_up: (d_ff, C); w_down: (C, d_ff)."""
+    return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
+
+
+class Routing(NamedTuple):
+    """What one layer's router decided for M tokens; everything said about routing is a function of this value."""
+    gates: torch.Tensor    # (M, k) weight of each chosen expert, g_i(W_l x) of the paper
+    experts: torch.Tensor  # (M, k) index of each chosen expert, int64
+    probs: torch.Tensor    # (M, N) softmax over all experts
+
+
+def route_topk(logits, top_k):
+    """g(W_l x) = SoftMax(TopK(W_l x)) (3.2): the softmax is taken over the k kept logits, so the gates sum to 1.
+
+    >>> route_topk(torch.tensor([[0.0, 2.0, 2.0]]), top_k=2).gates
+    tensor([[0.5000, 0.5000]])
+    """
+    kept, experts = logits.topk(top_k, dim=-1)  # (M, k)
+    return Routing(kept.softmax(-1), experts, logits.softmax(-1))
+
+
+def route_soft(logits, top_k):
+    """g(W_l x) = SoftMax(W_l x) (3.3): every expert computes, whatever top_k is.
+
+    >>> route_soft(torch.tensor([[0.0, 0.0]]), top_k=1).gates
+    tensor([[0.5000, 0.5000]])
+    """
+    probs = logits.softmax(-1)  # (M, N)
+    return Routing(probs, torch.arange(logits.shape[-1], device=logits.device).expand_as(logits), probs)
+
+
+ROUTERS = {"topk": route_topk, "soft": route_soft}
+
+
+def mix_experts(x, routing, w_gate, w_up, w_down):
+    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2), computing the chosen experts only; no token is dropped.
+
+    Tokens are sorted by expert so that each expert is one matrix product over a contiguous slice.
+    x: (M, C); routing: see Routing; w_gate, w_up: (N, d_ff, C); w_down: (N, C, d_ff). Returns (M, C).
+    """
+    M, k = routing.experts.shape
+    expert_of_slot = routing.experts.reshape(-1)  # (M*k,), slot = token * k + choice
+    order = expert_of_slot.argsort(stable=True)
+    counts = expert_of_slot.bincount(minlength=len(w_gate)).tolist()
+    slices = x.index_select(0, order // k).split(counts)  # N slices, (M*k, C) in all
+    # unbind, not w[i]: the gradient of w[i] would be a tensor of zeros of the size of all experts, once per expert.
+    weights = zip(w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
+    sorted_y = torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])  # (M*k, C)
+    y = torch.empty_like(sorted_y).index_copy(0, order, sorted_y).view(M, k, -1)
+    return (routing.gates.to(y.dtype)[..., None] * y).sum(1)  # (M, C)
+
+
+class FeedForward(nn.Module):
+    """A dense feed-forward sublayer, FF_i of the paper."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
+        self.w_up = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
+        self.w_down = nn.Parameter(torch.empty(config.n_embd, config.d_ff))
+
+    def forward(self, x):
+        return swiglu(x, self.w_gate, self.w_up, self.w_down), None
+
+
+class MoE(nn.Module):
+    """The MoE sublayer FF_MoE^l: N feed-forwards under the same names as in FeedForward, and one linear router W_l (3.2)."""
+
+    def __init__(self, config):
+        super().__init__()
+        N, d_ff, C = config.n_expert, config.d_ff, config.n_embd
+        self.route, self.top_k = ROUTERS[config.routing], config.top_k
+        self.router = nn.Parameter(torch.empty(N, C))
+        self.w_gate = nn.Parameter(torch.empty(N, d_ff, C))
+        self.w_up = nn.Parameter(torch.empty(N, d_ff, C))
+        self.w_down = nn.Parameter(torch.empty(N, C, d_ff))
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])  # (M, C)
+        with torch.autocast(x.device.type, enabled=False):  # a choice between experts should not hang on bf16's rounding
+            logits = F.linear(tokens.float(), self.router.float())  # (M, N)
+        routing = self.route(logits, self.top_k)
+        return mix_experts(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
+
+
+def load_balancing_loss(routing):
+    """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
+
+    u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts: a product of two
+    means, not a mean of products, which would punish sure decisions instead of uneven loads.
+    routing: a list of Routing, one per layer. Returns a scalar.
+    """
+    return sum(r.probs.shape[-1] * (expert_load(r) * r.probs.mean(0)).sum() for r in routing)
+
+
+def expert_load(routing):
+    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer. Returns (N,), sum 1 for top-k."""
+    return torch.zeros_like(routing.probs).scatter(1, routing.experts, routing.gates.to(routing.probs.dtype)).mean(0)
+
+
+# ---- the model --------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.ff_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.ff = MoE(config) if config.n_expert else FeedForward(config)
+
+    def forward(self, x, positions, past=None):
+        y, past = self.attn(self.attn_norm(x), positions, past)
+        x = x + y
+        y, routing = self.ff(self.ff_norm(x))
+        return x + y, routing, past
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer: `logits, loss, routing = GPT(GPTConfig())(idx, targets)`."""
+
+    def __init__(self, config, generator=None):
+        """Weights are drawn from `generator` (the global one if None); build under torch.device("meta") to draw none."""
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.head.weight = self.embed.weight
+        self.init_weights(generator)
+
+    @torch.no_grad()
+    def init_weights(self, generator=None):
+        """std 1/sqrt(fan_in); embeddings 1; writes into the residual stream scaled by 1/sqrt(2 n_layer) as in GPT-2; router 0.02."""
+        for name, p in self.named_parameters():
+            if p.ndim == 1:
+                continue  # norms start at 1
+            std = p.shape[-1] ** -0.5
+            if name == "embed.weight" and not self.config.tie_weights:
+                std = 1.0
+            elif name.endswith(("wo.weight", "w_down")):
+                std /= math.sqrt(2 * self.config.n_layer)
+            elif name.endswith("router"):
+                std = ROUTER_STD
+            p.normal_(0, std, generator=generator)
+
+    def forward(self, idx, targets=None, cache=None):
+        """Predict the next token at every position.
+
+        idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list that forward reads and replaces
+        the entries of, [] at first; then idx holds the tokens that follow those already in the cache.
+        Returns logits (B, T, V) float32; loss, the mean cross-entropy over targets in nats, None without targets; and
+        routing, one Routing per layer, an empty list for a dense model.
+        """
+        start = cache[0][0].shape[2] if cache else 0
+        positions = torch.arange(start, start + idx.shape[1], device=idx.device)
+        x = self.embed(idx)  # (B, T, C)
+        routing, past = [], cache if cache else [None] * len(self.blocks)
+        for i, block in enumerate(self.blocks):
+            x, r, past[i] = block(x, positions, past[i])
+            routing.append(r)
+        if cache is not None:
+            cache[:] = past
+        logits = self.head(self.norm(x)).float()  # (B, T, V)
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, loss, routing if self.config.n_expert else []
+
+    @torch.inference_mode()
+    def stream(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None):
+        """Yield (token, routing) for each new token, token (B, 1) int64; routing is that of the forward pass before it.
+
+        temperature 0 takes the most likely token; else tokens are drawn from `generator`, from the top_k likeliest if given.
+        Keys and values are cached. When block_size is full, the older half is forgotten and the rest read again.
+        """
+        cache, new = [], idx
+        for _ in range(max_new_tokens):
+            if idx.shape[1] > self.config.block_size and (cache and cache[0][0].shape[2] >= self.config.block_size):
+                cache, new = [], idx[:, -(self.config.block_size + 1) // 2:]
+            logits, _, routing = self(new, cache=cache)
+            logits = logits[:, -1]  # (B, V)
+            if temperature == 0:
+                new = logits.argmax(-1, keepdim=True)
+            else:
+                logits = logits / temperature
+                if top_k is not None:
+                    kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+                    logits = logits.masked_fill(logits < kth, -math.inf)
+                new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+            idx = torch.cat([idx, new], dim=1)
+            yield new, routing
+
+    def generate(self, idx, max_new_tokens, **options):
+        """Continue idx (B, T) by max_new_tokens; returns (B, T + max_new_tokens). Options as in `stream`."""
+        return torch.cat([idx, *(token for token, _ in self.stream(idx, max_new_tokens, **options))], dim=1)
+
+    def num_params(self, active=False):
+        """Number of parameters; with active=True only those that one token uses: top_k of the n_expert experts."""
+        total = sum(p.numel() for p in self.parameters())
+        if active and self.config.n_expert:
+            per_expert = sum(p[0].numel() for b in self.blocks for p in (b.ff.w_gate, b.ff.w_up, b.ff.w_down))
+            total -= (self.config.n_expert - self.active_experts()) * per_expert
+        return total
+
+    def active_experts(self):
+        return self.config.n_expert if self.config.routing == "soft" else self.config.top_k
+
+    def flops_per_token(self, seq_len=None, training=True):
+        """FLOPs per token at this sequence length (default block_size): 2 per active weight in a matrix product, 4*T*C a layer
+        for the attention scores and values; times 3 in training, the backward pass costing twice the forward (Kaplan et al. 2020).
+        """
+        c = self.config
+        looked_up = 0 if c.tie_weights else self.embed.weight.numel()  # reading an embedding multiplies nothing
+        norms = sum(p.numel() for p in self.parameters() if p.ndim == 1)
+        forward = 2 * (self.num_params(active=True) - looked_up - norms)
+        forward += c.n_layer * 4 * (seq_len or c.block_size) * c.n_embd
+        return forward * (3 if training else 1)
+
+
+ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones

@@ -1,0 +1,103 @@
+"""One dataclass per script becomes its command line; a wrong call ends with one line and exit code 2."""
+import argparse
+import difflib
+import sys
+from dataclasses import MISSING, field, fields
+
+
+class BadInput(Exception):
+    """Something the user gave is wrong; the message names the file or option and says what to do."""
+
+
+def option(default, help, **kwargs):
+    """A dataclass field that is an option: `option(0.1, "weight decay")`. kwargs go to argparse (choices, nargs, ...).
+
+    `low` and `high` bound a number, both ends included; `positional` marks the list of arguments without a name.
+    """
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **kwargs})
+    return field(default=default, metadata={"help": help, **kwargs})
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line, and an unknown option is answered with the nearest known one."""
+
+    def error(self, message):
+        message = message.replace("unrecognized arguments:", "unknown option")
+        for word in message.split():
+            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+            if word.startswith("--") and word not in self._option_string_actions and near:
+                message += f" (did you mean {near[0]}?)"
+                break
+        raise BadInput(message)
+
+
+def parse(settings, argv=None):
+    """Fill the dataclass `settings` from the command line (sys.argv by default).
+
+    Raises BadInput for unknown options, values of the wrong type, and numbers out of bounds.
+    """
+    parser = Parser(description=sys.modules[settings.__module__].__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    bounds = {}
+    for f in fields(settings):
+        kwargs = dict(f.metadata)
+        bounds[f.name] = kwargs.pop("low", None), kwargs.pop("high", None)
+        if kwargs.pop("positional", False):
+            parser.add_argument(f.name, nargs="*", **kwargs)
+            continue
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if isinstance(default, bool):
+            kwargs["action"] = argparse.BooleanOptionalAction if default else "store_true"
+        elif not isinstance(default, list):
+            kwargs["type"] = type(default)
+        if default not in ("", [], False):
+            kwargs["help"] += " (default: %(default)s)"
+        if "choices" not in kwargs and not isinstance(default, bool):
+            kwargs.setdefault("metavar", {int: "N", float: "X"}.get(type(default), "TEXT"))
+        parser.add_argument(f"--{f.name}", default=default, **kwargs)
+    values = vars(parser.parse_args(argv))
+    for name, (low, high) in bounds.items():
+        value = values[name]
+        if low is not None and not value >= low:  # also refuses nan
+            raise BadInput(f"--{name} must be at least {low}, not {value}")
+        if high is not None and not value <= high:
+            raise BadInput(f"--{name} must be at most {high}, not {value}")
+    return settings(**values)
+
+
+def mixture(text, name="--data"):
+    """"math=0.3,code=0.7" as a dictionary of weights that sum to 1; "math" alone means math=1.
+
+    >>> mixture("math=3,code=1")
+    {'math': 0.75, 'code': 0.25}
+
+    Raises BadInput for weights that are no numbers, negative, infinite or all zero, and for a domain named twice.
+    """
+    weights = {}
+    for part in text.split(","):
+        domain, _, weight = part.strip().partition("=")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            raise BadInput(f"{name}: {part!r} should read domain=weight") from None
+        if not 0 <= value < float("inf") or not domain:
+            raise BadInput(f"{name}: {part!r} needs a domain and a weight that is not negative")
+        if domain in weights:
+            raise BadInput(f"{name}: {domain} is named twice")
+        weights[domain] = value
+    total = sum(weights.values())
+    if total == 0:
+        raise BadInput(f"{name}: all weights are zero; give at least one domain some weight")
+    return {domain: value / total for domain, value in weights.items() if value > 0}
+
+
+def run(main):
+    """Call main() as a script does: BadInput becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except BadInput as error:
+        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,264 @@
+"""Stage 1 of Branch-Train-MiX, branch and train (3.1): a dense model on any mixture of domains.
+
+    python train_expert.py --data general=0.7,math=0.1,code=0.1,wiki=0.1 --out out/seed.pt   # a seed, from scratch
+    python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
+
+Branches need nothing from each other, so they run at the same time, on one machine or on several.
+Beside the checkpoint lie NAME.jsonl, a line for each validation, and, until the run is done, NAME.state, from which --resume goes on.
+"""
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import checkpoint as ckpt
+from data.loader import get_batch, open_split, read_meta, validation_windows
+from model import GPT, GPTConfig, expert_load, load_balancing_loss
+from settings import BadInput, mixture, option, parse, run
+
+
+@dataclass
+class TrainSettings:
+    """What stages 1 and 3 have in common. The recipe is the paper's (4.1), scaled down."""
+    out: str = option("", "checkpoint to write")
+    init: str = option("", "checkpoint to start from")
+    data: str = option("general", "mixture of domains, as in general=0.7,math=0.3")
+    data_dir: str = option("data/bin", "folder written by data.prepare")
+    steps: int = option(1000, "optimizer steps", low=1)
+    batch_size: int = option(8, "sequences in a step, over all micro-batches", low=1)
+    grad_accum: int = option(1, "micro-batches a step is split into, to save memory", low=1)
+    block_size: int = option(0, "tokens in a sequence; 0: the model's own, 128 for a new one", low=0)
+    lr: float = option(3e-3, "peak learning rate; falls to a tenth of it along a cosine", low=0.0)
+    warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
+    weight_decay: float = option(0.1, "AdamW's weight decay, on matrices only", low=0.0)
+    clip: float = option(1.0, "largest norm of the gradient", low=0.0)
+    eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0)
+    eval_windows: int = option(16, "validation sequences for each domain", low=1)
+    save_every: int = option(500, "steps between saves of NAME.state", low=1)
+    resume: bool = option(False, "go on from NAME.state if there is one")
+    seed: int = option(0, "seed of the new weights and of the batches", low=0)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
+    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it and it pays",
+                        choices=("auto", "float32", "bfloat16"))
+    compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
+
+
+@dataclass
+class Settings(TrainSettings):
+    """Stage 1 adds the shape of a new model."""
+    n_layer: int = option(GPTConfig.n_layer, "layers", low=1)
+    n_head: int = option(GPTConfig.n_head, "attention heads", low=1)
+    n_kv_head: int = option(GPTConfig.n_kv_head, "key/value heads; 0: as many as heads", low=0)
+    n_embd: int = option(GPTConfig.n_embd, "width", low=1)
+    d_ff: int = option(GPTConfig.d_ff, "width inside the feed-forward", low=1)
+    tie_weights: bool = option(GPTConfig.tie_weights, "use the token embeddings as output head")
+
+
+def pick_device(name):
+    """The torch.device for --device. Raises BadInput if this machine does not have it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise BadInput(f"--device: this machine has no {name!r}; try auto or cpu") from None
+    return device
+
+
+def pick_dtype(name, device, n_expert):
+    """The dtype for autocast; weights stay in float32.
+
+    On a CPU autocast casts the weights of all experts anew in every step, which eats up what bfloat16 saves: dense only.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native and not n_expert else torch.float32
+
+
+def learning_rate(step, steps, peak, warmup):
+    """Linear warm-up, then a cosine from the peak to a tenth of it (4.1)."""
+    n_warmup = math.ceil(warmup * steps)
+    if step < n_warmup:
+        return peak * (step + 1) / n_warmup
+    progress = (step - n_warmup) / max(1, steps - 1 - n_warmup)
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def make_optimizer(model, settings, device):
+    """AdamW (0.9, 0.95) over the parameters that require gradients; no decay on the norms' vectors."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": settings.weight_decay},
+              {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
+
+
+@torch.no_grad()
+def validate(model, windows, device, batch_size=16):
+    """Mean loss in nats per token on fixed windows (n, T + 1); the batch size changes nothing but the memory used."""
+    total = 0.0
+    for chunk in windows.split(batch_size):
+        chunk = chunk.to(device)
+        _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
+        total += loss.item() * len(chunk)
+    return total / len(windows)
+
+
+def peak_flops(device):
+    """Dense bf16 FLOP/s of a known GPU by its data sheet, else None."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
+
+
+def start(settings):
+    """Check the settings that both stages share, before anything is written. Returns device and mixture. Raises BadInput."""
+    if not settings.out:
+        raise BadInput("--out: say which checkpoint to write, as in --out out/model.pt")
+    if settings.batch_size % settings.grad_accum:
+        raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}")
+    device, weights = pick_device(settings.device), mixture(settings.data)
+    meta = {domain: read_meta(settings.data_dir, domain) for domain in weights}
+    if len({m["fingerprint"] for m in meta.values()}) > 1:
+        raise BadInput(f"--data: {', '.join(meta)} were prepared with different tokenizers; prepare them again together")
+    return device, weights
+
+
+def train(model, settings, weights, device, header, stage, alpha=0.0):
+    """Train `model` in place and write settings.out; the one training loop of this project.
+
+    header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
+    this stage. The loss is the mean cross-entropy + alpha * load_balancing_loss (3.3). Returns the checkpoint written.
+    """
+    out, T = Path(settings.out), model.config.block_size
+    tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in weights}
+    domains = sorted(p.parent.name for p in Path(settings.data_dir).glob("*/meta.json"))
+    windows = {domain: validation_windows(settings.data_dir, domain, T, settings.eval_windows) for domain in domains}
+    ckpt.prepare_output(out)
+    state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
+    model.to(device).train()
+    optimizer = make_optimizer(model, settings, device)
+    state = {"step": 0, "seconds": 0.0, "log": []}
+    if settings.resume and state_file.exists():
+        state = load_state(state_file, model, optimizer, settings)
+    log = state["log"]
+    forward = torch.compile(model) if settings.compile else model
+    autocast = torch.autocast(device.type, pick_dtype(settings.dtype, device, model.config.n_expert),
+                              enabled=pick_dtype(settings.dtype, device, model.config.n_expert) != torch.float32)
+    eval_every = settings.eval_every or max(1, settings.steps // 10)
+    flops_per_step = model.flops_per_token(T) * settings.batch_size * T
+    clock = time.perf_counter() - state["seconds"]
+    bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
+               mininterval=1.0, dynamic_ncols=True)
+    for step in bar:
+        x, y = get_batch(tokens, weights, T, settings.batch_size, settings.seed, step)
+        lr = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
+            with autocast:
+                _, nll, routing = forward(xs.to(device, non_blocking=True), ys.to(device, non_blocking=True))
+                loss = nll + alpha * load_balancing_loss(routing)
+            (loss / settings.grad_accum).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        done = step + 1
+        if done % 20 == 0 or done == settings.steps:
+            seconds = time.perf_counter() - clock
+            rate = (done * settings.batch_size * T) / seconds
+            shown = {"loss": f"{nll.item():.3f}", "tokens/s": f"{rate:,.0f}"}
+            if peak_flops(device):
+                shown["MFU"] = f"{done * flops_per_step / seconds / peak_flops(device):.1%}"
+            if routing:
+                shown["load"] = " ".join(f"{share:.0%}" for share in mean_load(routing))
+            bar.set_postfix(shown)
+        if done % eval_every == 0 or done == settings.steps:
+            pause = time.perf_counter()
+            model.eval()
+            entry = {"step": done, "tokens": done * settings.batch_size * T, "lr": lr, "train_loss": nll.item(),
+                     "val_loss": {domain: validate(model, w, device) for domain, w in windows.items()},
+                     "seconds": pause - clock}
+            if routing:
+                entry["load"] = dict(zip(header["experts"], mean_load(routing), strict=True))
+                entry["balance"] = load_balancing_loss(routing).item() / len(routing)
+            model.train()
+            log.append(entry)
+            text = "".join(json.dumps(line) + "\n" for line in log)
+            ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
+            clock += time.perf_counter() - pause  # the ledger counts training alone
+        if done % settings.save_every == 0 and done < settings.steps:
+            ckpt.save(state_file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "log": log,
+                                   "seconds": time.perf_counter() - clock, "settings": run_settings(settings)})
+    parents = [entry["id"] for entry in header["lineage"][-1:]]
+    entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
+                              flops=settings.steps * flops_per_step, seconds=time.perf_counter() - clock,
+                              data=weights, steps=settings.steps, batch_size=settings.batch_size, block_size=T,
+                              lr=settings.lr, alpha=alpha, seed=settings.seed, device=str(device))
+    result = ckpt.pack(model, header["tokenizer"], header["experts"], header["lineage"] + [entry])
+    ckpt.save(out, result)
+    state_file.unlink(missing_ok=True)
+    return result
+
+
+def mean_load(routing):
+    """Share of the gates that each expert has, averaged over layers; a list of N floats."""
+    return torch.stack([expert_load(r) for r in routing]).mean(0).tolist()
+
+
+def run_settings(settings):
+    """The settings that a resumed run must share with the interrupted one: all but --resume itself."""
+    return {k: v for k, v in asdict(settings).items() if k != "resume"}
+
+
+def load_state(path, model, optimizer, settings):
+    """Put an interrupted run's state into model and optimizer; raises BadInput if it was run with other settings."""
+    state = ckpt.read(path)
+    now = run_settings(settings)
+    for name, value in state["settings"].items():
+        if now.get(name) != value:
+            raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    device, weights = start(settings)
+    meta = read_meta(settings.data_dir, next(iter(weights)))
+    tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
+    shape = [f.name for f in fields(Settings)[len(fields(TrainSettings)):]]
+    if settings.init:
+        header = ckpt.load(settings.init)
+        if header["tokenizer"]["fingerprint"] != tokenizer["fingerprint"]:
+            raise BadInput(f"{settings.init} was trained with another tokenizer than {settings.data_dir} was prepared with")
+        for name in shape:
+            if getattr(settings, name) not in (getattr(GPTConfig, name), header["config"][name]):
+                raise BadInput(f"--{name} {getattr(settings, name)}: {settings.init} has {header['config'][name]}, "
+                               "and a branch keeps its seed's shape; leave the option out")
+        model = ckpt.build(header)
+        model.config.block_size = settings.block_size or model.config.block_size
+    else:
+        header = {"tokenizer": tokenizer, "experts": [], "lineage": []}
+        try:
+            config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size,
+                               **{name: getattr(settings, name) for name in shape})
+        except ValueError as error:
+            raise BadInput(f"--{error}") from None
+        model = GPT(config, torch.Generator().manual_seed(settings.seed))
+    train(model, settings, weights, device, header, stage="train")
+
+
+if __name__ == "__main__":
+    run(main)
