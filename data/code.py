@@ -48,9 +48,9 @@ def make(rng, level):
             phrases.append(phrase.format(k=k))
             expression = table[phrase].format(expression, k=k)
     doc = ", ".join(phrases)
-    prompt = f'def {name}(xs):\n    """{doc[0].upper()}{doc[1:]}."""\n'
+    prompt = f'def {name}(xs):\n    """{doc[0].upper()}{doc[1:]}."""'
     cases = [[[xs], eval(expression, {"xs": list(xs)})] for xs in INPUTS]  # our own expression, built just above
-    return phrases, Task(prompt, f"    return {expression}\n", "code", cases)
+    return phrases, Task(prompt, f"\n    return {expression}\n", "code", cases)
 
 
 def document(rng, level=1):

@@ -1,67 +1,84 @@
-"""The seed's domain: short texts about people, things and places, which are answered by looking back.
+"""The seed's domain: short texts about people, things and places, and questions that are answered by looking back.
 
 >>> import random
->>> document(random.Random(1))
-'Zoe is in the cellar. Tom is in the market. Who is in the cellar? Zoe is.'
+>>> print(document(random.Random(0)))
 """
 from data.task import Task, draw
 
 NAMES = "Tom Ann Ben Eva Max Lily Sam Nora Leo Ida Paul Rosa Jack Mia Otto Zoe".split()
-THINGS = "lamp coin book cup key ball rope hat drum map bell fork".split()
-PLACES = "kitchen garden barn shop school park cellar attic tower harbor mill market".split()
-WORDS = ("river stone cloud tree fire snow wind leaf bread milk salt horse wolf bird fish road bridge door "
-         "wall roof song story winter summer morning evening silver copper green yellow".split())
+SURNAMES = "Baker Miller Smith Hill Stone Brook Woods Fisher Carter Hunter Mason Turner".split()
+KINDS = {
+    "thing": "lamp coin book cup key ball rope hat drum map bell fork".split(),
+    "place": "kitchen garden barn shop school park cellar attic tower harbor mill market".split(),
+    "beast": "horse wolf bird fish cow dog cat hen goat mouse bear fox".split(),
+    "plant": "tree rose grass oak fern moss tulip pine ivy reed clover thistle".split(),
+    "food": "bread milk salt cheese soup rice cake jam butter stew pie porridge".split(),
+    "colour": "red green blue yellow white black brown grey pink purple golden silver".split(),
+}
+THINGS, PLACES = KINDS["thing"], KINDS["place"]
+WORDS = [word for words in KINDS.values() for word in words]
 
 
 def repeat(rng, level):
-    words = rng.sample(WORDS, rng.randint(3, 5 if level == 1 else 12))
-    return f"Say again: {' '.join(words)}. I say:", f" {' '.join(words)}."
+    words = " ".join(rng.sample(WORDS, rng.randint(3, 5 if level == 1 else 12)))
+    return f"Say again: {words}.", [("I say:", f"{words}.")]
+
+
+def full_names(rng, level):
+    n = rng.randint(2, 4 if level == 1 else 10)
+    people = list(zip(rng.sample(NAMES, n), rng.sample(SURNAMES, n), strict=True))
+    return (f"Here come {', '.join(' '.join(person) for person in people)}.",
+            [(f"Which {first}?", f"{first} {last}.") for first, last in people])
+
+
+def which_is(rng, level):
+    kinds = rng.sample(list(KINDS), 3 if level == 1 else 5)
+    words = [rng.choice(KINDS[kind]) for kind in kinds]
+    return (f"Think of {', '.join(rng.sample(words, len(words)))}.",
+            [(f"Which is a {kind}?", f"The {word}.") for kind, word in zip(kinds, words, strict=True)])
 
 
 def who_is_where(rng, level):
     n = rng.randint(2, 3 if level == 1 else 8)
-    names, places = rng.sample(NAMES, n), rng.sample(PLACES, n)
-    i = rng.randrange(n)
-    story = " ".join(f"{a} is in the {b}." for a, b in zip(names, places, strict=True))
-    if rng.random() < 0.5:
-        return f"{story} Where is {names[i]}?", f" In the {places[i]}."
-    return f"{story} Who is in the {places[i]}?", f" {names[i]} is."
+    pairs = list(zip(rng.sample(NAMES, n), rng.sample(PLACES, n), strict=True))
+    return (" ".join(f"{who} is in the {place}." for who, place in pairs),
+            [(f"Where is {who}?", f"In the {place}.") for who, place in pairs]
+            + [(f"Who is in the {place}?", f"{who} is.") for who, place in pairs])
 
 
 def who_has_what(rng, level):
     n = rng.randint(2, 3 if level == 1 else 8)
-    names, things = rng.sample(NAMES, n), rng.sample(THINGS, n)
-    i = rng.randrange(n)
-    story = " ".join(f"{a} has a {b}." for a, b in zip(names, things, strict=True))
-    if rng.random() < 0.5:
-        return f"{story} What does {names[i]} have?", f" A {things[i]}."
-    return f"{story} Who has the {things[i]}?", f" {names[i]} does."
+    pairs = list(zip(rng.sample(NAMES, n), rng.sample(THINGS, n), strict=True))
+    return (" ".join(f"{who} has a {thing}." for who, thing in pairs),
+            [(f"What does {who} have?", f"A {thing}.") for who, thing in pairs]
+            + [(f"Who has the {thing}?", f"{who} does.") for who, thing in pairs])
 
 
 def moved(rng, level):
     n = 2 if level == 1 else rng.randint(2, 6)
-    things, places = rng.sample(THINGS, n), rng.sample(PLACES, n)
-    story = [f"The {a} is in the {b}." for a, b in zip(things, places, strict=True)]
-    where = dict(zip(things, places, strict=True))
+    where = dict(zip(rng.sample(THINGS, n), rng.sample(PLACES, n), strict=True))
+    story = [f"The {thing} is in the {place}." for thing, place in where.items()]
     for _ in range(1 if level == 1 else rng.randint(1, 5)):
-        thing, place = rng.choice(things), rng.choice(PLACES)
+        thing, place = rng.choice(list(where)), rng.choice(PLACES)
         story.append(f"{rng.choice(NAMES)} moved the {thing} to the {place}.")
         where[thing] = place
-    thing = rng.choice(things)
-    return f"{' '.join(story)} Where is the {thing}?", f" In the {where[thing]}."
+    return " ".join(story), [(f"Where is the {thing}?", f"In the {place}.") for thing, place in where.items()]
 
 
 def make(rng, level):
-    prompt, answer = rng.choice((repeat, who_is_where, who_has_what, moved))(rng, level)
-    return prompt, Task(prompt, answer)
+    """A story and all questions about it, each with its answer. The story is the key: test stories are never told in training."""
+    story, questions = rng.choice((repeat, full_names, which_is, who_is_where, who_has_what, moved))(rng, level)
+    return story, (story, rng.sample(questions, len(questions)))
 
 
 def document(rng, level=1):
-    """One text and its question, never one that `task` can return."""
-    task = draw(rng, lambda r: make(r, level), test=False)
-    return task.prompt + task.answer
+    """One story and up to four questions about it, answered."""
+    story, questions = draw(rng, lambda r: make(r, level), test=False)
+    return " ".join([story, *(f"{question} {answer}" for question, answer in questions[:4])])
 
 
 def task(rng, level=1):
-    """One question about a text, graded by exact match."""
-    return draw(rng, lambda r: make(r, level), test=True)
+    """One question about a story, graded by exact match."""
+    story, questions = draw(rng, lambda r: make(r, level), test=True)
+    question, answer = questions[0]
+    return Task(f"{story} {question}", f" {answer}")

@@ -12,8 +12,8 @@ STEPS = {
 
 
 def make(rng, level):
-    """A problem of one or two steps with numbers up to 20 (level 1), of two to four with numbers up to 200 (level 2)."""
-    high = 20 if level == 1 else 200
+    """A problem of one or two steps from at most 20 by at most 9 (level 1), of two to four with numbers up to 200 (level 2)."""
+    high, step = (20, 9) if level == 1 else (200, 200)
     who, what = rng.choice(NAMES), rng.choice(THINGS)
     total = rng.randint(1, high)
     key, story, work = [total], [rng.choice(START).format(who=who, n=total, what=what)], []
@@ -21,7 +21,7 @@ def make(rng, level):
         op = rng.choice("+-" if level == 1 or total > high else "+-*")
         if op == "-" and total == 0:
             op = "+"
-        n = rng.randint(2, 9) if op == "*" else rng.randint(1, min(total, high) if op == "-" else high)
+        n = rng.randint(2, 9) if op == "*" else rng.randint(1, min(total, step) if op == "-" else step)
         result = {"+": total + n, "-": total - n, "*": total * n}[op]
         story.append(rng.choice(STEPS[op]).format(who=who, n=n))
         work.append(f"{total} {op} {n} = {result}")

@@ -1,0 +1,114 @@
+"""Continue a prompt with any checkpoint, and see which expert wrote which token (the paper's Table 6).
+
+    python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
+    python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8 --html out/sample.html
+"""
+import html
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import checkpoint as ckpt
+import figures
+from data import tokenizer
+from model import expert_load
+from settings import BadInput, option, parse, run
+from train_expert import pick_device
+
+
+@dataclass
+class Settings:
+    model: list = option([], "one checkpoint", positional=True)
+    prompt: str = option("", "text to continue; the empty prompt starts a new text")
+    tokens: int = option(100, "tokens to write at most; ends earlier where the model ends its text", low=1)
+    temperature: float = option(0.0, "0: always the likeliest token", low=0.0)
+    top_k: int = option(0, "draw from the so many likeliest tokens; 0: from all", low=0)
+    seed: int = option(0, "seed of the draws", low=0)
+    layer: int = option(0, "layer whose router colours the tokens, 1 to n_layer; 0: mean over the layers", low=0)
+    experts: bool = option(False, "colour each token by its top expert")
+    html: str = option("", "write the text, coloured by expert, as a page to this file")
+    device: str = option("auto", "auto, cpu, cuda, mps ...")
+
+
+def top_experts(routing, layer):
+    """The expert with the largest gate for each token of a forward pass; routing: one Routing per layer. Returns a list."""
+    chosen = [routing[layer - 1]] if layer else routing
+    N = chosen[0].probs.shape[-1]
+    total = sum(torch.zeros(len(r.gates), N).scatter(1, r.experts.cpu(), r.gates.float().cpu()) for r in chosen)  # (M, N)
+    return total.argmax(1).tolist()
+
+
+def rgb(expert):
+    """The colour of an expert in the figures, as three numbers up to 255."""
+    color = figures.COLORS[expert % len(figures.COLORS)]
+    return tuple(int(color[i:i + 2], 16) for i in (1, 3, 5))
+
+
+def in_terminal(text, expert):
+    """Text on the expert's colour, as an ANSI escape sequence."""
+    return "\x1b[48;2;{};{};{}m\x1b[38;2;255;255;255m{}\x1b[0m".format(*rgb(expert), text)
+
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:16px/1.9 ui-monospace,monospace;max-width:50em;margin:3em auto;padding:0 1em}}
+span{{color:#fff;padding:2px 0;white-space:pre-wrap}} .legend span{{padding:2px 8px;margin-right:8px}}</style>
+<h1>{title}</h1><p class="legend">{legend}</p><p>{body}</p>
+"""
+
+
+def page(title, pieces, names):
+    """An HTML page of (text, expert) pieces, each on its expert's colour."""
+    def span(text, expert):
+        return f'<span style="background:{figures.COLORS[expert % len(figures.COLORS)]}">{html.escape(text)}</span>'
+    return PAGE.format(title=html.escape(title), legend="".join(span(name, i) for i, name in enumerate(names)),
+                       body="".join(span(text, expert) for text, expert in pieces))
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    if len(settings.model) != 1:
+        raise BadInput("name one checkpoint, as in: sample.py out/btx.pt --prompt ...")
+    checkpoint, device = ckpt.load(settings.model[0]), pick_device(settings.device)
+    names, coloured = checkpoint["experts"], settings.experts or bool(settings.html)
+    if coloured and not names:
+        raise BadInput(f"--experts: {settings.model[0]} is a dense model, every token is its own")
+    if settings.layer > checkpoint["config"]["n_layer"]:
+        raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
+    if settings.html:
+        ckpt.prepare_output(settings.html)
+    encoding = tokenizer.load(checkpoint["tokenizer"]["name"])
+    model = ckpt.build(checkpoint, device)
+    prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
+                          settings.top_k or None, generator)
+
+    pieces = []  # (text, expert) as far as written
+
+    def write(tokens, experts):
+        for token, expert in zip(tokens, experts, strict=True):
+            text = encoding.decode([token], errors="replace")
+            pieces.append((text, expert))
+            sys.stdout.write(in_terminal(text, expert) if settings.experts else text)
+        sys.stdout.flush()
+
+    # A token is coloured by the experts that read the token before it, for they are those that wrote it.
+    for n, (token, routing) in enumerate(stream):
+        experts = top_experts(routing, settings.layer) if names else [0] * (len(prompt) if n == 0 else 1)
+        if n == 0:
+            write(prompt[1:], experts[:-1])
+        if token.item() == encoding.eot_token:
+            break
+        write([token.item()], experts[-1:])
+    print()
+    if settings.experts:
+        print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))
+    if settings.html:
+        text = page(f"{Path(settings.model[0]).name}: which expert wrote which token", pieces, names)
+        ckpt.write_whole(settings.html, lambda file: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    run(main)
