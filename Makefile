@@ -1,0 +1,95 @@
+# Branch-Train-MiX as a graph of files; `make help` lists the targets.
+#
+#   data -> seed.pt -> math.pt, code.pt, wiki.pt -> btx_mixed.pt -> btx.pt -> report.md
+#
+# The experts depend on the seed alone, so `make -j3` trains them at the same time.
+
+PRESET ?= cpu
+SEED   ?= 0
+SEEDS  ?= 0 1 2
+PYTHON ?= python3
+
+# ---- the recipes: one for two laptop cores, one for a data-centre GPU ----------------------------------------------------
+
+ifeq ($(PRESET),cpu)
+OUT      ?= out
+DATA     ?= data/bin
+PREPARE   = --level 1
+SHAPE     =
+SEED_RUN  = --data general=0.85,math=0.06,code=0.03,wiki=0.06 --steps 3000 --lr 3e-3
+BRANCH    = --steps 1000 --lr 1.5e-3
+FINETUNE  = --data general=0.2,math=0.3,code=0.25,wiki=0.25 --steps 1500 --lr 2e-3 --alpha 0.01
+else ifeq ($(PRESET),gpu)
+OUT      ?= out/gpu
+DATA     ?= data/bin/level2
+PREPARE   = --level 2 --train_tokens 10000000
+SHAPE     = --n_layer 8 --n_head 8 --n_embd 512 --d_ff 1408 --block_size 256
+SEED_RUN  = --data general=0.85,math=0.06,code=0.03,wiki=0.06 --steps 5000 --batch_size 64 --lr 1e-3
+BRANCH    = --steps 2500 --batch_size 64 --lr 5e-4
+FINETUNE  = --data general=0.2,math=0.3,code=0.25,wiki=0.25 --steps 2500 --batch_size 64 --lr 5e-4 --alpha 0.01
+else
+$(error PRESET is cpu or gpu, not $(PRESET))
+endif
+
+PY = .venv/bin/python
+EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
+LIBRARY = model.py checkpoint.py settings.py data/loader.py
+# under make -j the experts share the cores, and a thread each is best: more would wait for one another
+ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
+
+# ---- the pipeline --------------------------------------------------------------------------------------------------------
+
+.PHONY: all
+all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
+	@echo "The report is $(OUT)/report.md; its figures are in $(OUT)/figures."
+
+$(DATA)/switch/meta.json: data/prepare.py data/task.py data/general.py data/math.py data/code.py data/wiki.py data/btx.tiktoken | .venv/ready
+	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
+
+$(OUT)/seed.pt: $(DATA)/switch/meta.json train_expert.py $(LIBRARY)
+	$(PY) train_expert.py $(SEED_RUN) $(SHAPE) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+
+$(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
+	$(ONE_THREAD) $(PY) train_expert.py --init $(OUT)/seed.pt --data $*=0.95,general=0.05 $(BRANCH) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+
+$(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
+	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
+
+$(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
+	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --top_k 2 --seed $(SEED) --out $@
+
+$(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
+	$(PY) finetune_router.py --init $(OUT)/btx_mixed.pt $(FINETUNE) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+
+$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py figures.py sandbox.py
+	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki --data_dir $(DATA) --out $(OUT)
+
+# ---- everything else -----------------------------------------------------------------------------------------------------
+
+.PHONY: results test lint help clean
+results: .venv/ready  ## the pipeline for each of SEEDS, and results/: every run's numbers, mean and spread
+	for s in $(SEEDS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
+	$(PY) summarise.py $(SEEDS:%=out/seed%) --out results
+
+test: .venv/dev  ## the tests, under three minutes
+	$(PY) -m pytest
+
+lint: .venv/dev  ## ruff
+	$(PY) -m ruff check .
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@echo
+	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=\"0 1 2\" (for results)"
+
+clean:  ## delete prepared data and what was trained
+	rm -rf out data/bin
+
+.venv/ready: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -r requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/ready
+	.venv/bin/pip install -q -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,548 @@
+"""Whatever a user gets wrong, a script says so in one line, exits with code 2, and writes nothing."""
+import io
+import json
+import pickle
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+
+import checkpoint as ckpt
+import evaluate
+import finetune_router
+import mix
+import sample
+import settings
+import train_expert
+from data import prepare, tokenizer
+from model import GPT, GPTConfig
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,
+           "sample": sample, "data.prepare": prepare}
+
+# Commands without a mistake; what follows an option on the command line overrides it.
+DATA = "--data_dir {tiny}/data --device cpu"
+TRAIN = (f"train_expert {DATA} --data math --out new/o.pt --steps 2 "
+         "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32")
+BRANCH = f"train_expert {DATA} --data math --out new/o.pt --steps 2 --init {{tiny}}/seed.pt"
+FINETUNE = f"finetune_router {DATA} --data math --out new/o.pt --steps 2 --init {{tiny}}/btx_mixed.pt"
+MIX = "mix {tiny}/seed.pt {tiny}/math.pt --out new/o.pt"
+EVALUATE = f"evaluate {{tiny}}/math.pt {DATA} --out new/folder"
+SAMPLE = "sample {tiny}/btx_mixed.pt --device cpu --tokens 3 --html new/o.html"
+PREPARE = "data.prepare --domains math --train_tokens 300 --val_tokens 100 --tasks 2 --out new/data"
+GOOD = {"new/o.pt": (TRAIN, BRANCH, FINETUNE, MIX), "new/folder/report.md": (EVALUATE,), "new/o.html": (SAMPLE,),
+        "new/data/math/meta.json": (PREPARE,)}
+
+
+def run(line, tiny):
+    script, *argv = shlex.split(line.format(tiny=tiny))
+    settings.run(lambda: SCRIPTS[script].main(argv))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: empty but for `file`, which holds some text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("only some text\n" * 20)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(tiny, folder, capsys):
+    """A function that runs a command line which must be refused, and returns the line on stderr."""
+    def snapshot():
+        return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+    def check(line):
+        before = snapshot()
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run(line, tiny)
+        err = capsys.readouterr().err
+        assert exit.value.code == 2
+        assert err.endswith("\n") and err.count("\n") == 1, f"not one line: {err}"
+        assert snapshot() == before, "something was written"
+        return err
+    return check
+
+
+@pytest.mark.parametrize("made, line", [(made, line) for made, lines in GOOD.items() for line in lines])
+def test_without_a_mistake_it_runs_and_creates_the_folder(made, line, tiny, folder):
+    run(line, tiny)
+    assert (folder / made).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_names_every_option(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        SCRIPTS[name].main(["--help"])
+    out = capsys.readouterr().out
+    assert exit.value.code == 0
+    for f in fields(SCRIPTS[name].Settings):
+        assert (f.name if f.metadata.get("positional") else f"--{f.name}") in out
+
+
+class Evil:
+    """Unpickled without care, it creates a file."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
+PROCESSES = ["train_expert.py --out new/o.pt --data_dir {tiny}/data --data math --init {tmp}/evil.pt",
+             "mix.py nowhere.pt --out new/o.pt", "-m data.prepare --tasks many", "sample.py {tiny}/math.pt --experts"]
+
+
+@pytest.mark.parametrize("line", PROCESSES)
+def test_a_process_exits_with_code_2_and_one_line(line, tiny, tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil(tmp_path / "created"), protocol=4))
+    command = line.format(tiny=tiny, tmp=tmp_path).split()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.endswith("\n") and done.stderr.count("\n") == 1, done.stderr
+    script = "prepare.py" if command[0] == "-m" else command[0]
+    assert done.stderr.startswith(f"{script}: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["evil.pt"] and not (ROOT / "new").exists()
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+LONG = "x" * 300
+CASES = {  # what is wrong: (the command, what the message must name)
+    "train: no out": (f"train_expert {DATA} --data math", "--out"),
+    "finetune: no init": (f"finetune_router {DATA} --data math --out new/o.pt", "--init"),
+    "mix: no out": ("mix {tiny}/seed.pt", "--out"),
+    "mix: no models": ("mix --out new/o.pt", "checkpoints"),
+    "evaluate: no models": (f"evaluate {DATA}", "checkpoints"),
+    "sample: no model": ("sample --device cpu", "one checkpoint"),
+    "sample: two models": ("sample {tiny}/math.pt {tiny}/code.pt --device cpu", "one checkpoint"),
+    "prepare: no domains": (f"{PREPARE} --domains ''", "--domains"),
+    "prepare: an argument": (f"{PREPARE} --tasks 2 math", "math"),
+
+    "train: no such init": (f"{TRAIN} --init nowhere.pt", "nowhere.pt"),
+    "train: init is a folder": (f"{TRAIN} --init {{tiny}}/data", "data: "),
+    "finetune: no such init": (f"{FINETUNE} --init nowhere.pt", "nowhere.pt"),
+    "mix: no such model": ("mix {tiny}/seed.pt nowhere.pt --out new/o.pt", "nowhere.pt"),
+    "evaluate: no such model": (f"evaluate {{tiny}}/seed.pt nowhere.pt {DATA} --out new/folder", "nowhere.pt"),
+    "sample: no such model": ("sample nowhere.pt", "nowhere.pt"),
+
+    "train: out below a file": (f"{TRAIN} --out file/o.pt", "file"),
+    "train: out far below a file": (f"{TRAIN} --out file/deep/o.pt", "file/deep"),
+    "train: out below a device": (f"{TRAIN} --out /dev/null/o.pt", "/dev/null"),
+    "train: out is a folder": (f"{TRAIN} --out {{tiny}}/data", "--out"),
+    "train: out too long": (f"{TRAIN} --out {LONG}.pt", LONG),
+    "train: out is where the state goes": (f"{TRAIN} --out new/o.state", "--out"),
+    "train: out is where the log goes": (f"{TRAIN} --out new/o.jsonl", "--out"),
+    "finetune: out below a file": (f"{FINETUNE} --out file/o.pt", "file"),
+    "finetune: out is a folder": (f"{FINETUNE} --out {{tiny}}/data", "--out"),
+    "mix: out below a file": (f"{MIX} --out file/o.pt", "file"),
+    "mix: out below a device": (f"{MIX} --out /dev/null/o.pt", "/dev/null"),
+    "mix: out is a folder": (f"{MIX} --out {{tiny}}/data", "--out"),
+    "mix: out too long": (f"{MIX} --out {LONG}.pt", LONG),
+    "evaluate: out is a file": (f"{EVALUATE} --out file", "file"),
+    "evaluate: out below a device": (f"{EVALUATE} --out /dev/null/o", "/dev/null"),
+    "evaluate: out too long": (f"{EVALUATE} --out {LONG}", LONG),
+    "sample: html below a file": (f"{SAMPLE} --html file/o.html", "file"),
+    "sample: html is a folder": (f"{SAMPLE} --html {{tiny}}/data", "data: "),
+    "sample: html too long": (f"{SAMPLE} --html {LONG}.html", LONG),
+    "prepare: out is a file": (f"{PREPARE} --out file", "file"),
+    "prepare: out below a file": (f"{PREPARE} --out file/deep", "file/deep"),
+    "prepare: out below a device": (f"{PREPARE} --out /dev/null/o", "/dev/null"),
+    "prepare: out too long": (f"{PREPARE} --out {LONG}", LONG),
+
+    "train: unknown domain": (f"{TRAIN} --data math=0.5,poems=0.5", "poems"),
+    "train: no domain": (f"{TRAIN} --data ''", "--data"),
+    "train: a domain twice": (f"{TRAIN} --data math,math", "math"),
+    "train: negative weight": (f"{TRAIN} --data math=-1,code=2", "math=-1"),
+    "train: all weights zero": (f"{TRAIN} --data math=0,code=0", "zero"),
+    "train: weight is no number": (f"{TRAIN} --data math=half", "math=half"),
+    "train: weight is nan": (f"{TRAIN} --data math=nan", "math=nan"),
+    "train: weight is infinite": (f"{TRAIN} --data math=inf,code=1", "math=inf"),
+    "train: weights sum to infinity": (f"{TRAIN} --data math=1e308,code=1e308", "--data"),
+    "train: nobody trains on switch": (f"{TRAIN} --data switch", "switch"),
+    "train: no such data": (f"{TRAIN} --data_dir nowhere", "nowhere"),
+    "finetune: unknown domain": (f"{FINETUNE} --data poems", "poems"),
+    "finetune: negative weight": (f"{FINETUNE} --data math=-0.1", "math=-0.1"),
+    "evaluate: no such data": (f"{EVALUATE} --data_dir nowhere", "nowhere"),
+    "prepare: unknown domain": (f"{PREPARE} --domains math,poems", "poems"),
+
+    "train: block longer than the data": (f"{TRAIN} --block_size 3000", "3000"),
+    "train: block longer than the validation data": (f"{TRAIN} --block_size 600", "600"),
+    "branch: block longer than the data": (f"{BRANCH} --block_size 3000", "3000"),
+    "finetune: block longer than the data": (f"{FINETUNE} --block_size 3000", "3000"),
+    "train: batch is no multiple": (f"{TRAIN} --batch_size 8 --grad_accum 3", "--grad_accum"),
+    "train: heads do not divide the width": (f"{TRAIN} --n_head 3", "n_head"),
+    "train: odd width of a head": (f"{TRAIN} --n_embd 6 --n_head 2", "n_embd"),
+    "train: kv heads do not divide the heads": (f"{TRAIN} --n_kv_head 5", "n_kv_head"),
+    "branch: another shape than the seed's": (f"{BRANCH} --d_ff 32", "--d_ff"),
+    "train: infinite rate": (f"{TRAIN} --lr inf", "--lr"),
+    "train: infinite decay": (f"{TRAIN} --weight_decay inf", "--weight_decay"),
+    "finetune: infinite alpha": (f"{FINETUNE} --alpha inf", "--alpha"),
+    "train: no such device": (f"{TRAIN} --device nosuch", "nosuch"),
+    "train: a device that computes nothing": (f"{TRAIN} --device meta", "meta"),
+    "train: seed of more than 64 bits": (f"{TRAIN} --seed {2**64}", "--seed"),
+    "finetune: seed of more than 64 bits": (f"{FINETUNE} --seed {2**64}", "--seed"),
+    "mix: seed of more than 64 bits": (f"{MIX} --seed {2**64}", "--seed"),
+    "sample: seed of more than 64 bits": (f"{SAMPLE} --seed {2**64}", "--seed"),
+
+    "mix: top_k above the experts": (f"{MIX} --top_k 3", "--top_k"),
+    "mix: top_k 0": (f"{MIX} --top_k 0", "--top_k"),
+    "mix: an MoE": ("mix {tiny}/seed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
+    "mix: an MoE first": ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --out new/o.pt", "btx_mixed.pt"),
+    "finetune: a dense model": (f"{FINETUNE} --init {{tiny}}/math.pt", "math.pt"),
+    "evaluate: a model twice": (f"evaluate {{tiny}}/math.pt {{tiny}}/math.pt {DATA} --out new/folder", "math"),
+    "evaluate: btm of none of the models": (f"{EVALUATE} --btm code", "code"),
+    "evaluate: btm of an MoE": (f"evaluate {{tiny}}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
+    "sample: no such layer": (f"{SAMPLE} --layer 2", "--layer"),
+    "sample: experts of a dense model": ("sample {tiny}/math.pt --experts", "math.pt"),
+    "sample: page of a dense model": ("sample {tiny}/math.pt --html new/o.html", "math.pt"),
+
+    "prepare: no such tokenizer": (f"{PREPARE} --tokenizer nosuch", "nosuch"),
+    "prepare: no such text, after a domain": (f"{PREPARE} --text poems=nowhere", "nowhere"),
+    "prepare: text without a path": (f"{PREPARE} --domains '' --text poems", "poems"),
+    "prepare: text with an empty path": (f"{PREPARE} --domains '' --text poems=", "poems"),
+    "prepare: text of zero bytes": (f"{PREPARE} --domains '' --text poems=/dev/null", "/dev/null"),
+    "prepare: text under a taken name": (f"{PREPARE} --domains '' --text math=file", "math"),
+    "prepare: text under a path": (f"{PREPARE} --domains '' --text ../poems=file", "../poems"),
+    "prepare: two texts under one name": (f"{PREPARE} --domains '' --text poems=file poems={__file__}", "poems"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_commands(case, refused):
+    line, named = CASES[case]
+    assert named in refused(line)
+
+
+def test_empty_text_is_refused(refused, folder):
+    (folder / "empty").touch()
+    (folder / "blank").mkdir()
+    (folder / "blank" / "page").write_text(" \n")
+    for path in ("empty", "blank"):
+        assert path in refused(f"{PREPARE} --domains '' --text poems={path}")
+
+
+def test_a_tokenizer_that_cannot_be_downloaded(refused, monkeypatch):
+    def offline(name):
+        raise ConnectionError("no network\nat all")
+    monkeypatch.setattr(tokenizer.tiktoken, "get_encoding", offline)
+    assert "gpt2" in refused(f"{PREPARE} --tokenizer gpt2")
+
+
+def test_a_tokenizer_of_too_many_tokens(refused, monkeypatch):
+    class Large:
+        n_vocab = 2**16 + 1
+    monkeypatch.setattr(tokenizer.tiktoken, "get_encoding", lambda name: Large)
+    assert "16 bits" in refused(f"{PREPARE} --tokenizer cl100k_base")
+
+
+def options():
+    """(script, name of the option, its default, what is said of it) of all scripts, from their dataclasses."""
+    for script, module in SCRIPTS.items():
+        for f in fields(module.Settings):
+            if not f.metadata.get("positional"):
+                yield script, f.name, f.default_factory() if f.default is MISSING else f.default, f.metadata
+
+
+def wrong_values():
+    """(script, option, arguments of the wrong type, number or choice) of all options of all scripts."""
+    for script, name, default, about in options():
+        if isinstance(default, bool):
+            yield script, name, [f"--{name}=maybe"]
+            continue
+        yield script, name, [f"--{name}"]  # without a value
+        words = {int: ["x", "1.5", "", "nan", "1e3"], float: ["x", "", "1,5"]}.get(type(default), [])
+        if isinstance(default, float) and about.get("low") is not None:
+            words.append("nan")
+        if about.get("low") is not None:
+            words.append(str(about["low"] - 1))
+        if about.get("high") is not None:
+            words.append(str(about["high"] + 1))
+        if "choices" in about:
+            words.append("3" if isinstance(default, int) else "nosuch")
+        for word in words:
+            yield script, name, [f"--{name}", word]
+
+
+def test_every_number_has_bounds():
+    assert [(script, name) for script, name, default, about in options() if type(default) in (int, float)
+            and about.get("low") is None and "choices" not in about] == []
+
+
+@pytest.mark.parametrize("script, name, arguments", list(wrong_values()), ids=str)
+def test_wrong_values(script, name, arguments, refused):
+    assert f"--{name}" in refused(shlex.join([script, *arguments]))
+
+
+@pytest.mark.parametrize("arguments", ["--steps 1e3", "--out", "--dtype float16", "--lr -1"])
+def test_known_options_are_not_answered_with_another(arguments, refused):
+    assert "did you mean" not in refused(f"train_expert {arguments}")
+
+
+@pytest.mark.parametrize("script, name", [option[:2] for option in options()])
+def test_unknown_options_are_answered_with_the_nearest(script, name, refused):
+    misspelt = f"--{name[0]}{name}"
+    err = refused(f"{script} {misspelt} 1")
+    assert misspelt in err and f"did you mean --{name}?" in err
+
+
+def test_options_cannot_be_abbreviated(refused):
+    assert "--block_size" in refused(f"{TRAIN} --block 32")
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+# `bad.pt` is made of math.pt, for finetune_router of btx_mixed.pt
+READERS = {"train_expert": f"{BRANCH} --init bad.pt", "finetune_router": f"{FINETUNE} --init bad.pt",
+           "mix": "mix {tiny}/seed.pt bad.pt --out new/o.pt", "evaluate": f"evaluate bad.pt {DATA} --out new/folder",
+           "sample": "sample bad.pt --device cpu --tokens 3"}
+readers = pytest.mark.parametrize("reader", READERS)
+
+
+def base(tiny, reader):
+    return tiny / ("btx_mixed.pt" if reader == "finetune_router" else "math.pt")
+
+
+def saved(value, **options):
+    file = io.BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
+
+
+def loaded(data):
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+def a_zip():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.txt", "no checkpoint")
+    return file.getvalue()
+
+
+NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
+    "empty": lambda good: b"",
+    "a text": lambda good: b"only some text\n" * 20,
+    "a text that starts like a pickle": lambda good: b"a text\n" * 20,
+    "half of a checkpoint": lambda good: good[:len(good) // 2],
+    "a checkpoint but for its end": lambda good: good[:-100],
+    "a checkpoint but for its start": lambda good: good[100:],
+    "a zip": lambda good: a_zip(),
+    "a pickle": lambda good: pickle.dumps({"model": 1}, protocol=2),
+    "a list": lambda good: saved([1, 2]),
+    "a tensor": lambda good: saved(torch.zeros(3)),
+    "a module": lambda good: saved(torch.nn.Linear(2, 2)),
+    "an empty dictionary": lambda good: saved({}),
+    "a bare state dict": lambda good: saved(loaded(good)["model"]),
+    "a malicious pickle": lambda good: pickle.dumps(Evil("created"), protocol=2),
+    "a malicious checkpoint": lambda good: saved(loaded(good) | {"x": Evil("created")}),
+    "an old malicious checkpoint": lambda good: saved({"model": Evil("created")}, _use_new_zipfile_serialization=False),
+}
+
+
+@readers
+@pytest.mark.parametrize("what", NOT_CHECKPOINTS)
+def test_files_that_are_no_checkpoints(what, reader, tiny, folder, refused):
+    (folder / "bad.pt").write_bytes(NOT_CHECKPOINTS[what](base(tiny, reader).read_bytes()))
+    assert "bad.pt: not a checkpoint" in refused(READERS[reader])
+    assert not (folder / "created").exists()
+
+
+@hypothesis.settings(max_examples=200, deadline=None, database=None)
+@hypothesis.given(st.binary(max_size=100))
+def test_any_bytes_are_no_checkpoint(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bytes.pt"
+    path.write_bytes(data)
+    with pytest.raises(settings.BadInput):
+        ckpt.load(path)
+
+
+W = "blocks.0.attn.wq.weight"
+
+
+def change(c, part, **values):
+    c[part] |= values
+
+
+def spoil(c, value):
+    c["model"][W] = c["model"][W].clone()
+    c["model"][W][0, 0] = value
+
+
+def claim_d_ff(c, d_ff):
+    """A few bytes, shown as matrices of any size."""
+    change(c, "config", d_ff=d_ff)
+    for name, t in c["model"].items():
+        if ".ff.w_" in name:
+            c["model"][name] = torch.zeros(1).expand(*(d_ff if i == t.ndim - 2 + ("down" in name) else n
+                                                       for i, n in enumerate(t.shape)))
+
+
+UNFIT = {  # what is wrong: what to do to a good checkpoint
+    "NaN": lambda c: spoil(c, torch.nan),
+    "infinity": lambda c: spoil(c, -torch.inf),
+    "a missing tensor": lambda c: c["model"].pop(W),
+    "a tensor too many": lambda c: change(c, "model", extra=torch.zeros(2)),
+    "a layer too many": lambda c: change(c, "model", **{W.replace("0", "1"): torch.zeros(16, 16)}),
+    "a wrong shape": lambda c: change(c, "model", **{W: torch.zeros(16, 8)}),
+    "a transposed matrix": lambda c: change(c, "model", **{"embed.weight": torch.zeros(16, 1024)}),
+    "a list for a tensor": lambda c: change(c, "model", **{W: [0.0]}),
+    "integers": lambda c: change(c, "model", **{W: torch.zeros(16, 16, dtype=torch.int64)}),
+    "complex numbers": lambda c: change(c, "model", **{W: torch.zeros(16, 16, dtype=torch.complex64)}),
+    "a sparse matrix": lambda c: change(c, "model", **{W: torch.eye(16).to_sparse()}),
+    "a matrix of no device": lambda c: change(c, "model", **{W: torch.zeros(16, 16, device="meta")}),
+    "a number for a name": lambda c: c["model"].update({3: torch.zeros(2)}),
+    "a field too many": lambda c: change(c, "config", dropout=0.1),
+    "text for a number": lambda c: change(c, "config", n_layer="1"),
+    "unknown routing": lambda c: change(c, "config", routing="nosuch"),
+    "more heads than fit": lambda c: change(c, "config", n_head=3),
+    "negative kv heads": lambda c: change(c, "config", n_kv_head=-1),
+    "top_k above the experts": lambda c: change(c, "config", n_expert=2, top_k=3),
+    "negative experts": lambda c: change(c, "config", n_expert=-1),
+    "zero layers": lambda c: change(c, "config", n_layer=0),
+    "a small claim": lambda c: claim_d_ff(c, 17) or c["model"].pop(W),
+    "a large claim": lambda c: claim_d_ff(c, 10**12),
+} | {f"{name} = 10**{n}": lambda c, name=name, n=n: change(c, "config", **{name: 10**n}) for n in (9, 30)
+     for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "n_expert")}
+
+
+@readers
+@pytest.mark.parametrize("what", UNFIT)
+def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused):
+    c = torch.load(base(tiny, reader), weights_only=True)
+    UNFIT[what](c)
+    (folder / "bad.pt").write_bytes(saved(c))
+    seconds, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    err = refused(READERS[reader])
+    assert "bad.pt: " in err and "alloc" not in err
+    assert time.perf_counter() - seconds < 2, "took too long"
+    if sys.platform == "linux":
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000, "more than 200 MB"
+
+
+INCOMPLETE = {  # what an older version or a careless hand might have left out
+    "no fingerprint": lambda c: c["tokenizer"].pop("fingerprint"),
+    "no tokenizer's name": lambda c: c["tokenizer"].pop("name"),
+    "unknown tokenizer": lambda c: change(c, "tokenizer", name="nosuch"),
+    "no block_size": lambda c: c["config"].pop("block_size"),
+    "no n_expert": lambda c: c["config"].pop("n_expert"),
+    "no tie_weights": lambda c: c["config"].pop("tie_weights"),
+    "no n_kv_head": lambda c: c["config"].pop("n_kv_head"),
+    "an empty lineage": lambda c: c.update(lineage=[]),
+    "a lineage of numbers": lambda c: c.update(lineage=[3]),
+    "a lineage without ids": lambda c: c.update(lineage=[{}]),
+    "a lineage without its parents": lambda c: c["lineage"][-1].update(parents=["0" * 12]),
+    "too many experts": lambda c: c.update(experts=[*"abcd"]),
+    "experts without names": lambda c: c.update(experts=[1, 2, 3]),
+}
+
+
+@readers
+@pytest.mark.parametrize("what", INCOMPLETE)
+def test_incomplete_checkpoints_are_refused_or_do(what, reader, tiny, folder, capsys):
+    """A script may do without what is missing, or refuse it in one line; but no traceback."""
+    c = torch.load(base(tiny, reader), weights_only=True)
+    INCOMPLETE[what](c)
+    (folder / "bad.pt").write_bytes(saved(c))
+    try:
+        run(READERS[reader], tiny)
+    except SystemExit as exit:
+        assert exit.code == 2 and not (folder / "new").exists()
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_another_tokenizer_is_refused(tiny, folder, refused):
+    for reader, line in READERS.items():
+        c = torch.load(base(tiny, reader), weights_only=True)
+        change(c, "tokenizer", fingerprint="0" * 16)
+        (folder / "bad.pt").write_bytes(saved(c))
+        err = refused(line)
+        assert "bad.pt" in err and "tokenizer" in err, reader
+
+
+OTHER_SHAPES = {"n_layer": 2, "n_head": 4, "n_kv_head": 1, "n_embd": 32, "d_ff": 32, "vocab_size": 512,
+                "tie_weights": True, "rope_theta": 500.0, "norm_eps": 1e-3}
+
+
+@pytest.mark.parametrize("name, value", OTHER_SHAPES.items())
+def test_another_architecture_is_refused_in_mix(name, value, tiny, folder, refused):
+    c = torch.load(tiny / "math.pt", weights_only=True)
+    model = GPT(GPTConfig(**c["config"] | {name: value}))
+    ckpt.save(folder / "bad.pt", ckpt.pack(model, c["tokenizer"], [], c["lineage"]))
+    for models in ("{tiny}/seed.pt bad.pt", "bad.pt {tiny}/seed.pt", "{tiny}/seed.pt {tiny}/math.pt bad.pt"):
+        for soup in ("", "--soup"):
+            assert name in refused(f"mix {models} --out new/o.pt {soup}")
+
+
+STATES = {"empty": b"", "a text": b"a text", "a list": saved([1]), "an empty dictionary": saved({}),
+          "without settings": saved({"model": {}, "step": 1}), "malicious": saved({"model": Evil("created")})}
+
+
+@pytest.mark.parametrize("what", STATES)
+def test_a_state_that_is_none_is_not_resumed(what, folder, refused):
+    (folder / "new").mkdir()
+    (folder / "new" / "o.state").write_bytes(STATES[what])
+    assert "o.state" in refused(f"{TRAIN} --resume")
+    assert not (folder / "created").exists()
+
+
+def test_a_checkpoint_is_no_state(tiny, folder, refused):
+    (folder / "new").mkdir()
+    shutil.copy(tiny / "math.pt", folder / "new" / "o.state")
+    assert "o.state" in refused(f"{TRAIN} --resume")
+
+
+# ---- prepared data -------------------------------------------------------------------------------------------------
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def cut(path, n):
+    path.write_bytes(path.read_bytes()[:n])
+
+
+BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands that must notice)
+    "no meta": (lambda d: (d / "math/meta.json").unlink(), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
+    "half a meta": (lambda d: cut(d / "math/meta.json", 20), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
+    "another meta": (lambda d: (d / "math/meta.json").write_text("[]"), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
+    "no training text": (lambda d: (d / "math/train.bin").unlink(), (TRAIN, FINETUNE)),
+    "half a token": (lambda d: cut(d / "math/train.bin", 3001), (TRAIN, FINETUNE)),
+    "no validation text": (lambda d: (d / "math/val.bin").unlink(), (TRAIN, FINETUNE, EVALUATE)),
+    "half a validation token": (lambda d: cut(d / "math/val.bin", 601), (TRAIN, FINETUNE, EVALUATE)),
+    "little validation text": (lambda d: cut(d / "math/val.bin", 40), (TRAIN, FINETUNE, EVALUATE)),
+    "little validation text elsewhere": (lambda d: cut(d / "code/val.bin", 40), (TRAIN, FINETUNE, EVALUATE)),
+    "another tokenizer": (lambda d: edit(d / "math/meta.json", fingerprint="0" * 16), (BRANCH, FINETUNE, EVALUATE)),
+    "two tokenizers": (lambda d: edit(d / "code/meta.json", fingerprint="0" * 16),
+                       (f"{TRAIN} --data math,code", f"{BRANCH} --data math,code", f"{FINETUNE} --data math,code")),
+    "another tokenizer where only validated": (lambda d: edit(d / "code/meta.json", fingerprint="0" * 16),
+                                               (TRAIN, BRANCH, FINETUNE)),
+    "half a task": (lambda d: cut(d / "math/tasks.jsonl", 30), (EVALUATE,)),
+    "other tasks": (lambda d: (d / "math/tasks.jsonl").write_text("[1]\n"), (EVALUATE,)),
+    "no tasks": (lambda d: [p.unlink() for p in d.glob("*/tasks.jsonl")], (EVALUATE,)),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_DATA)
+def test_broken_data(what, tiny, folder, refused):
+    spoil_it, commands = BROKEN_DATA[what]
+    shutil.copytree(tiny / "data", folder / "data")
+    spoil_it(folder / "data")
+    for command in commands:
+        err = refused(f"{command} --data_dir data")
+        assert "data" in err or "math" in err

@@ -1,0 +1,607 @@
+"""The tokenizer is an honest BPE, tasks are right and not in the training text, batches depend on the step alone."""
+import ast
+import base64
+import doctest
+import importlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+import tiktoken
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken._educational import bpe_train
+
+import checkpoint as ckpt
+import evaluate
+import sandbox
+from data import loader, prepare, tokenizer, wiki
+from data.prepare import DOMAINS, domain_module
+from data.task import Task, held_out
+from train_expert import validate
+
+ROOT = Path(__file__).parent.parent
+ENCODING = tokenizer.load()
+LEVELS = (1, 2)
+texts = st.text(st.characters(exclude_categories=["Cs"]))  # any Unicode but lone surrogates
+quick = settings(max_examples=200, deadline=None, database=None)
+
+
+@cache
+def documents(domain, level, n):
+    rng = random.Random(f"documents {domain} {level}")
+    return [domain_module(domain).document(rng, level) for _ in range(n)]
+
+
+@cache
+def tasks(domain, level, n, seed=0):
+    rng = random.Random(f"tasks {domain} {level} {seed}")
+    return [domain_module(domain).task(rng, level) for _ in range(n)]
+
+
+@pytest.mark.parametrize("module", ["data.task", "data.general", "data.tokenizer", "settings", "model"])
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0 and result.failed == 0
+
+
+# ---- tokenizer -----------------------------------------------------------------------------------------------------
+
+
+def naive_bpe(text, ranks):
+    """What byte-level BPE means: in each word join the adjacent pair of lowest rank, leftmost first, to the end."""
+    tokens = []
+    for word in regex.findall(tokenizer.PATTERN, text):
+        parts = [bytes([b]) for b in word.encode()]
+        while pairs := [(ranks[parts[i] + parts[i + 1]], i) for i in range(len(parts) - 1)
+                        if parts[i] + parts[i + 1] in ranks]:
+            i = min(pairs)[1]
+            parts[i:i + 2] = [parts[i] + parts[i + 1]]
+        tokens += [ranks[part] for part in parts]
+    return tokens
+
+
+def test_training_again_gives_the_shipped_file():
+    ranks = tokenizer.train(tokenizer.training_texts(), tokenizer.N_RANKS)
+    assert tokenizer.to_lines(ranks).encode() == tokenizer.FILE.read_bytes()
+
+
+def test_shipped_file_is_a_vocabulary():
+    lines = [line.split() for line in tokenizer.FILE.read_text().splitlines()]
+    tokens = [base64.b64decode(token) for token, _ in lines]
+    assert [int(rank) for _, rank in lines] == list(range(tokenizer.N_RANKS))
+    assert tokens[:256] == [bytes([b]) for b in range(256)] and len(set(tokens)) == len(tokens)
+    assert all(any(t[:i] in tokens[:rank] and t[i:] in tokens[:rank] for i in range(1, len(t)))
+               for rank, t in enumerate(tokens) if rank >= 256), "every token joins two earlier ones"
+    assert ENCODING.n_vocab == 1024 and ENCODING.eot_token == 1023 and ENCODING.decode([1023]) == tokenizer.END
+
+
+def test_training_agrees_with_tiktokens_where_no_pairs_tie():
+    rng = random.Random(2)  # a text found by trial: up to 280 tokens no two pairs are equally frequent
+    words = ["".join(rng.choices("abcdefgh", [30, 20, 14, 9, 6, 4, 2, 1], k=rng.randint(1, 8))) for _ in range(1500)]
+    ours = tokenizer.train([" ".join(words)], 280)
+    theirs = bpe_train(" ".join(words), 280, tokenizer.PATTERN, visualise=None)
+    assert list(ours.items()) == list(theirs.items()) and len(ours) == 280
+
+
+@pytest.mark.parametrize("words", [["ab", "cd"], ["cd", "ab"], ["cdab"], ["zab"], ["abab", "cdcd"]])
+def test_ties_go_to_the_smallest_bytes(words):
+    assert list(tokenizer.train(words, 257))[-1] == b"ab"
+
+
+def test_the_more_frequent_pair_comes_before_the_smaller_one():
+    assert list(tokenizer.train(["ab", "cd", "cd"], 258))[256:] == [b"cd", b"ab"]
+
+
+def test_training_stops_when_nothing_is_left_to_merge():
+    assert len(tokenizer.train(["ab"], 300)) == 257
+
+
+@quick
+@given(texts)
+def test_any_text_survives_the_round_trip(text):
+    assert ENCODING.decode(ENCODING.encode_ordinary(text)) == text
+
+
+@quick
+@given(texts)
+def test_tiktoken_with_our_ranks_is_a_naive_bpe(text):
+    assert ENCODING.encode_ordinary(text) == naive_bpe(text, ENCODING._mergeable_ranks)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_documents_through_tiktoken_and_a_naive_bpe(domain, level):
+    for text in documents(domain, level, 100):
+        tokens = ENCODING.encode_ordinary(text)
+        assert tokens == naive_bpe(text, ENCODING._mergeable_ranks)
+        assert ENCODING.decode(tokens) == text
+
+
+def test_digits_are_single_tokens():
+    for text in ("1234567890", "12 apples", "x2y", "3.14", "a1 22\n333"):
+        pieces = [ENCODING.decode([t]) for t in ENCODING.encode_ordinary(text)]
+        assert [p for p in pieces if re.search(r"\d", p)] == re.findall(r"\d", text)
+    assert not [t for t in ENCODING._mergeable_ranks if re.search(rb"\d", t) and len(t) > 1]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_prompt_and_answer_do_not_grow_together(domain, level):
+    for task in tasks(domain, level, 500):
+        apart = ENCODING.encode_ordinary(task.prompt) + ENCODING.encode_ordinary(task.answer)
+        assert apart == ENCODING.encode_ordinary(task.prompt + task.answer), task
+
+
+def test_fingerprint_changes_with_all_that_matters():
+    ranks, pattern, special = dict(ENCODING._mergeable_ranks), ENCODING._pat_str, {tokenizer.END: 1023}
+    last, before = sorted(ranks, key=ranks.get)[:-3:-1]
+    swapped = ranks | {last: ranks[before], before: ranks[last]}
+    longer = {t: r for t, r in ranks.items() if t != last} | {last + b"qq": ranks[last]}
+    variants = [(ranks, pattern, special), (swapped, pattern, special), (longer, pattern, special),
+                (ranks, pattern.replace(r"\p{N}", r"\p{N}{1,3}"), special), (ranks, pattern, {"<end>": 1023}),
+                (ranks, pattern, {tokenizer.END: 2000})]
+    prints = [tokenizer.fingerprint(tiktoken.Encoding("x", pat_str=p, mergeable_ranks=r, special_tokens=s))
+              for r, p, s in variants]
+    assert prints[0] == tokenizer.fingerprint(tokenizer.load()), "the name alone does not matter"
+    assert len(set(prints)) == len(prints)
+
+
+# ---- domains -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain, n", [("math", 30_000), ("code", 5_000)])
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_test_task_occurs_in_the_training_text(domain, n, level):
+    text = "\n\n".join(documents(domain, level, n))
+    assert [t.prompt for t in tasks(domain, level, 1000) if t.prompt in text] == []
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_general_test_task_occurs_in_the_training_text(level):
+    """Not even as the end of a longer story: of all documents, look at all that lies between two sentences."""
+    prompts, found = {t.prompt for t in tasks("general", level, 5000)}, set()
+    for d in documents("general", level, 60_000):
+        starts = [0, *(m.end() for m in re.finditer(r"[.?:] ", d))]
+        found |= prompts.intersection(d[a:b - 1] for i, a in enumerate(starts) for b in starts[i + 1:])
+    assert found == set()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_test_problem_occurs_under_another_name(level):
+    """Math with other people and things, and code with another function name, would be the same problem."""
+    solutions = {d.split("?")[1] for d in documents("math", level, 30_000)}
+    assert not solutions & {t.answer for t in tasks("math", level, 1000)}
+    docstrings = {d.split('"""')[1] for d in documents("code", level, 5_000)}
+    assert not docstrings & {t.prompt.split('"""')[1] for t in tasks("code", level, 1000)}
+
+
+def test_one_key_in_ten_is_held_out():
+    share = sum(held_out(["key", i]) for i in range(20_000)) / 20_000
+    assert 0.09 < share < 0.11
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_level_2_is_longer(domain):
+    means = [np.mean([len(ENCODING.encode_ordinary(d)) for d in documents(domain, level, 1000)]) for level in LEVELS]
+    assert means[1] > 1.1 * means[0]
+    means = [np.mean([len(ENCODING.encode_ordinary(t.prompt)) for t in tasks(domain, level, 500)]) for level in LEVELS]
+    assert means[1] > 1.1 * means[0]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_text_depends_on_the_rng_alone(domain):
+    module = domain_module(domain)
+    for make in (module.document, module.task):
+        assert make(random.Random(3), 2) == make(random.Random(3), 2)
+        assert len({repr(make(random.Random(seed), 2)) for seed in range(50)}) > 40
+
+
+SIGNS = {"+": r"buys (\d+) more|gives \w+ (\d+) more|finds another (\d+)",
+         "-": r"loses (\d+)|gives away (\d+)|sells (\d+)",
+         "*": r"has (\d+) times as many|turns each into (\d+)"}
+
+
+def solve(problem):
+    """Read a word problem's story: the numbers it goes through, and its operations as (sign, number)."""
+    first, *steps, question = re.findall(r"[^.?]+[.?]", problem)
+    assert question.strip().startswith("How many ")
+    numbers, operations = [int(re.search(r"\d+", first)[0])], []
+    for step in steps:
+        (sign, n), = [(sign, int(next(filter(None, found.groups())))) for sign, pattern in SIGNS.items()
+                      if (found := re.search(pattern, step))]
+        total = numbers[-1]
+        numbers.append(total + n if sign == "+" else total - n if sign == "-" else total * n)
+        operations.append((sign, n))
+    return numbers, operations
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_math_is_right(level):
+    pairs = [(t.prompt, t.answer) for t in tasks("math", level, 1000)]
+    pairs += [(d[:d.index("?") + 1], d[d.index("?") + 1:]) for d in documents("math", level, 1000)]
+    for problem, answer in pairs:
+        numbers, operations = solve(problem)
+        steps = re.fullmatch(r" (.+)\.", answer)[1].split(", ")
+        right = [f"{numbers[i]} {sign} {n} = {numbers[i + 1]}" for i, (sign, n) in enumerate(operations)]
+        assert steps == right, problem
+        assert min(numbers) >= 0 and len(steps) in ((1, 2) if level == 1 else (2, 3, 4))
+
+
+def grade(pairs):
+    """The sandbox's verdicts on (task, body of the function)."""
+    return sandbox.grade([(t.prompt + body, re.search(r"def (\w+)", t.prompt)[1], t.cases) for t, body in pairs])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_code_answers_are_graded_right(level):
+    assert all(grade([(t, t.answer) for t in tasks("code", level, 200)]))
+
+
+WRONG = ["\n    return [{0}]\n", "\n    return None\n", "\n    pass\n", "\n    return str({0})\n", "\n    {0}\n", "\n",
+         "\n    return {0\n", "\n    return undefined({0})\n", "\n    return {0}\n\nprint(1)\n"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_code_is_refused(wrong):
+    answers = [(t, wrong.replace("{0}", t.answer.removeprefix("\n    return ").strip())) for t in tasks("code", 1, 20)]
+    assert not any(grade(answers))
+
+
+HOSTILE = ["import os\n    os.system('touch {file}')", "__import__('os').system('touch {file}')", "open('{file}', 'w')",
+           "().__class__.__base__.__subclasses__()", "exec('1')", "while True: pass", "x = [0] * 10**9", "run(xs)"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_code_is_refused(hostile, tmp_path):
+    task = tasks("code", 1, 1)[0]
+    answer = f"\n    {hostile.format(file=tmp_path / 'file')}{task.answer}"
+    name = re.search(r"def (\w+)", task.prompt)[1]
+    assert grade([(task, answer.replace("run(xs)", f"{name}(xs)")), (task, task.answer)]) == [False, True]
+    assert not list(tmp_path.iterdir())
+
+
+CHANGES = [(r"\d", "3"), (r"\d", "1"), ("x > ", "x < "), ("sum", "len"), ("min", "max"), ("max", "min"),
+           (r" \+ ", " - "), (r"x \* x", "x * 2"), ("== 0", "== 1"), ("-x", "x"), (r"\[::-1\]", "[::2]"),
+           (", reverse=True", "")]
+
+
+def test_cases_tell_an_expression_from_its_neighbours():
+    """Change one number, sign or name in an answer: what random lists tell apart, the cases should tell apart too."""
+    rng, mutants = random.Random(0), {}
+    lists = [[rng.randint(-9, 12) for _ in range(rng.randint(0, 8))] for _ in range(100)]
+    for t in tasks("code", 1, 400):
+        right = t.answer.removeprefix("\n    return ").strip()
+        for wrong in {re.sub(pattern, new, right, count=1) for pattern, new in CHANGES} - {right}:
+            f, g = (eval(f"lambda xs: {expression}") for expression in (right, wrong))
+            mutants[right, wrong] = t, np.mean([not sandbox.same(f(xs), g(xs)) for xs in lists])
+    for share, most_accepted in ((0.5, 0.0), (0.1, 0.03)):
+        pairs = [(t, f"\n    return {wrong}\n") for (_, wrong), (t, differs) in mutants.items() if differs > share]
+        assert len(pairs) > 200 and np.mean(grade(pairs)) <= most_accepted
+
+
+def test_code_answers_are_one_expression():
+    for t in tasks("code", 1, 100) + tasks("code", 2, 100):
+        function, = ast.parse(t.prompt + t.answer).body
+        assert [type(s) for s in function.body] == [ast.Expr, ast.Return] and t.kind == "code" and len(t.cases) >= 5
+
+
+@cache
+def kind_of_word():
+    """Which word is a plant, a beast and so on, learnt from the training text; no word may be of two kinds."""
+    found = set()
+    for level in LEVELS:
+        for d in documents("general", level, 30_000):
+            found |= {(word, kind) for kind, word in re.findall(r"Which is a (\w+)\? The (\w+)\.", d)}
+    assert len(found) == len({word for word, _ in found})
+    return dict(found)
+
+
+def read_story(story, question):
+    """The kind of a story and the answer to a question about it, following it line by line; None if unknown."""
+    if words := re.fullmatch(r"Say again: ([\w ]+)\.", story):
+        return ("repeat", f"{words[1]}.") if question == "I say:" else None
+    if words := re.fullmatch(r"Think of (.+)\.", story):
+        kind = re.fullmatch(r"Which is a (\w+)\?", question)[1]
+        word, = [w for w in words[1].split(", ") if kind_of_word()[w] == kind]
+        return "which_is", f"The {word}."
+    if words := re.fullmatch(r"In a row: (.+)\.", story):
+        place = {"first": 0, "second": 1, "third": 2, "last": -1}[re.fullmatch(r"Which is the (\w+)\?", question)[1]]
+        return "order", f"The {words[1].split(', ')[place]}."
+    first, where, mover = {}, {}, {}
+    for line in story.removesuffix(".").split(". "):
+        if found := re.fullmatch(r"(?:The )?(\w+) is in the (\w+)", line):
+            first[found[1]] = where[found[1]] = found[2]
+        elif found := re.fullmatch(r"(\w+) moved the (\w+) to the (\w+)", line):
+            assert found[2] in where, "only what is somewhere can be moved"
+            mover[found[2]], where[found[2]] = found[1], found[3]
+        else:
+            return None
+    kind = "moved" if story.startswith("The ") else "who_is_where"
+    if found := re.fullmatch(r"Where is (?:the )?(\w+)\?", question):
+        return kind, f"In the {where[found[1]]}."
+    if found := re.fullmatch(r"Where was the (\w+) at first\?", question):
+        return kind, f"In the {first[found[1]]}."
+    if found := re.fullmatch(r"Who moved the (\w+) last\?", question):
+        return kind, f"{mover[found[1]]} did."
+    if found := re.fullmatch(r"Who is in the (\w+)\?", question):
+        who, = [who for who, place in where.items() if place == found[1]]
+        return kind, f"{who} is."
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_general_tasks_are_answered_right(level):
+    kinds = Counter()
+    for t in tasks("general", level, 1000):
+        story, question = re.fullmatch(r"(.+\.) ([^.]+[?:])", t.prompt).groups()
+        if read := read_story(story, question):
+            kinds[read[0]] += 1
+            assert t.answer == f" {read[1]}", t
+    assert min(kinds[kind] for kind in ("repeat", "moved", "who_is_where")) > 80, kinds
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_general_documents_are_answered_right(level):
+    answered = 0
+    for d in documents("general", level, 1000):
+        pairs = re.findall(r"([^.?:]+[?]|I say:) ([^.]+\.)", d)
+        story = d[:d.index(pairs[0][0])].strip()
+        assert d == " ".join([story, *(f"{question.strip()} {answer}" for question, answer in pairs)])
+        for question, answer in pairs:
+            if read := read_story(story, question.strip()):
+                answered += 1
+                assert read[1] == answer, d
+    assert answered > 1000
+
+
+def asked(document):
+    """The (question, answer) pairs of a wiki document."""
+    return re.findall(r"([A-Z][^.?]+\?)( [^.]+\.)", document)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_wiki_subjects_told_in_prose_are_never_asked_in_training(level):
+    text = documents("wiki", level, 30_000)
+    questions = {q for d in text for q, _ in asked(d)}
+    names = [name for name, _, _ in wiki.world(level)]
+    in_questions = {word for q in questions for word in re.findall(r"\w+", q)}
+    assert not in_questions & set(names[1::2])
+    assert len(in_questions & set(names[::2])) > (0.99 if level == 1 else 0.6) * len(names[::2])
+    share = np.mean([t.prompt in questions for t in tasks("wiki", level, 1000)])
+    assert 0.3 < share < 0.6, "about half of the test questions were asked in training, no more"
+
+
+def test_all_wiki_facts_that_tasks_ask_are_told():
+    told = {}  # subject -> the words of all sentences about it
+    prose = set(wiki.world(1)[i][0] for i in range(1, len(wiki.world(1)), 2))
+    for d in documents("wiki", 1, 30_000):
+        for sentence in d.split(". "):
+            words = set(re.findall(r"\w+", sentence))
+            for word in words:
+                if word[0].isupper():
+                    told.setdefault(word, set()).update(words)
+    for t in tasks("wiki", 1, 2000):
+        subject, = [w for w in re.findall(r"\w+", t.prompt)[1:] if w[0].isupper()]
+        assert t.answer.strip(" .") in told[subject], t
+    assert {w for t in tasks("wiki", 1, 2000) for w in re.findall(r"\w+", t.prompt)} & prose, "and some are only told"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_wiki_facts_are_the_same_for_every_rng(level):
+    facts = {}
+    for seed in range(3):
+        for t in tasks("wiki", level, 2000, seed):
+            assert facts.setdefault(t.prompt, t.answer) == t.answer
+    for d in documents("wiki", level, 30_000):
+        for question, answer in asked(d):
+            assert facts.get(question, answer) == answer
+    names = [name for name, values, _ in wiki.world(level)]
+    assert len(set(names)) == len(names)
+
+
+# ---- prepare -------------------------------------------------------------------------------------------------------
+
+SMALL = ["--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"]  # as in the fixture `tiny`
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def test_same_seed_same_bytes_in_another_process(tiny, tmp_path):
+    subprocess.run([sys.executable, "-m", "data.prepare", "--out", str(tmp_path), *SMALL], check=True, cwd=ROOT,
+                   env=os.environ | {"PYTHONHASHSEED": "7"}, stdout=subprocess.DEVNULL)
+    assert contents(tmp_path) == contents(tiny / "data")
+    names = {"train.bin", "val.bin", "tasks.jsonl", "meta.json"}
+    assert set(contents(tmp_path)) == {f"{d}/{name}" for d in (*DOMAINS, "switch") for name in names}
+
+
+def test_another_seed_other_bytes(tiny, tmp_path):
+    prepare.main(["--out", str(tmp_path), "--seed", "1", *SMALL])
+    old, new = contents(tiny / "data"), contents(tmp_path)
+    assert [name for name in old if old[name] == new[name]] == ["switch/train.bin"]  # empty: nobody trains on switch
+    assert old["switch/train.bin"] == b""
+
+
+def test_a_domain_does_not_depend_on_the_others_and_grows_at_its_end(tiny, tmp_path):
+    prepare.main(["--out", str(tmp_path), "--domains", "math", "--train_tokens", "1000", "--val_tokens", "600",
+                  "--tasks", "3"])
+    old, new = contents(tiny / "data"), contents(tmp_path)
+    assert len(new) == 4 and len(new["math/train.bin"]) == 2000
+    assert old["math/train.bin"].startswith(new["math/train.bin"]) and old["math/val.bin"] == new["math/val.bin"]
+    assert old["math/tasks.jsonl"].startswith(new["math/tasks.jsonl"])
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_what_is_written(tiny, domain):
+    folder = tiny / "data" / domain
+    train, val = (np.fromfile(folder / f"{split}.bin", "<u2") for split in ("train", "val"))
+    assert len(train) == 3000 and len(val) == 600 and max(train.max(), val.max()) == ENCODING.eot_token
+    assert not np.array_equal(train[:600], val)
+    *whole, _ = ENCODING.decode(train).split(tokenizer.END)
+    rng = random.Random(f"0/{domain}/train")
+    assert whole == [domain_module(domain).document(rng, 1) for _ in whole] and len(whole) > 10
+    found = [Task(**json.loads(line)) for line in (folder / "tasks.jsonl").read_text().splitlines()]
+    assert len(found) == 6 and all(t.prompt and t.answer for t in found)
+    assert json.loads((folder / "meta.json").read_text()) == {
+        "tokenizer": "btx", "fingerprint": tokenizer.fingerprint(ENCODING), "vocab_size": 1024, "level": 1, "seed": 0}
+
+
+def test_switch_tasks_have_a_document_and_a_task_of_different_domains(monkeypatch):
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def document(self, rng, level):
+            return f"{self.name} text {level}"
+
+        def task(self, rng, level):
+            return Task(f"{self.name} prompt {level}", f"{self.name} answer", "code", [self.name])
+
+    monkeypatch.setattr(prepare, "domain_module", Fake)
+    rng, seen = random.Random(0), Counter()
+    for _ in range(500):
+        t = prepare.draw_task("switch", rng, 2, "|")
+        before, prompt = t.prompt.split("|")
+        first, second = before.split()[0], prompt.split()[0]
+        assert first != second and {first, second} <= set(DOMAINS)
+        assert t == Task(f"{first} text 2|{second} prompt 2", f"{second} answer", "code", [second])
+        seen[first, second] += 1
+    assert len(seen) == 12 and min(seen.values()) > 20
+    stream = prepare.documents("switch", rng, 1)
+    names = [next(stream).split()[0] for _ in range(500)]
+    assert set(names) == set(DOMAINS) and all(a != b for a, b in zip(names, names[1:], strict=False))
+
+
+def domain_of(text):
+    """Tell the domains apart by their looks."""
+    names = {name for level in LEVELS for name, _, _ in wiki.world(level)}
+    return ("code" if text.startswith("def ") else "math" if "How many" in text
+            else "wiki" if names & set(re.findall(r"\w+", text)) else "general")
+
+
+def test_switch_tasks_as_written(tiny):
+    for domain in DOMAINS:
+        assert {domain_of(d) for level in LEVELS for d in documents(domain, level, 300)} == {domain}
+    for line in (tiny / "data" / "switch" / "tasks.jsonl").read_text().splitlines():
+        t = Task(**json.loads(line))
+        before, prompt = t.prompt.split(tokenizer.END)
+        assert domain_of(before) != domain_of(prompt) and (t.kind == "code") == (domain_of(prompt) == "code")
+        assert ENCODING.encode(t.prompt, allowed_special="all").count(ENCODING.eot_token) == 1
+
+
+def decoded(folder):
+    return ENCODING.decode(np.concatenate([np.fromfile(folder / f"{split}.bin", "<u2") for split in ("train", "val")]))
+
+
+def test_text_from_a_file_and_a_folder(tmp_path, capsys):
+    poem = "Tyger Tyger, burning bright, 1794\n" * 9 + f"{tokenizer.END} is no separator here: ünïcödé"
+    (tmp_path / "poem.txt").write_text(poem, encoding="utf-8")
+    (tmp_path / "books" / "deep").mkdir(parents=True)
+    (tmp_path / "books" / "b.txt").write_text("the second book " * 9)
+    (tmp_path / "books" / "a.bin").write_bytes(b"the first \xff book " * 9)
+    (tmp_path / "books" / "deep" / "c.txt").write_text("the third book " * 9)
+    (tmp_path / "books" / "empty.txt").write_text(" \n")
+    out = tmp_path / "out"
+    prepare.main(["--domains", "", "--out", str(out),
+                  "--text", f"poems={tmp_path}/poem.txt", f"books={tmp_path}/books"])
+    assert decoded(out / "poems") == poem + tokenizer.END
+    books = ["the first \ufffd book ", "the second book ", "the third book "]
+    assert decoded(out / "books") == "".join(9 * book + tokenizer.END for book in books)
+    for name in ("poems", "books"):
+        sizes = [(out / name / f"{split}.bin").stat().st_size // 2 for split in ("train", "val")]
+        assert sizes[1] == sum(sizes) - sum(sizes) * 9 // 10 and (out / name / "tasks.jsonl").read_text() == ""
+        assert np.fromfile(out / name / "train.bin", "<u2").max() <= ENCODING.eot_token
+    poems = np.concatenate([np.fromfile(out / "poems" / f"{split}.bin", "<u2") for split in ("train", "val")])
+    assert (poems == ENCODING.eot_token).sum() == 1 and poems[-1] == ENCODING.eot_token
+
+
+# ---- loader --------------------------------------------------------------------------------------------------------
+
+RAMPS = {"a": np.arange(1000, dtype="<u2"), "b": np.arange(5000, 5800, dtype="<u2")}  # every token says where it lies
+HALVES = {"a": 0.5, "b": 0.5}
+
+
+def batch(seed=0, step=0, tokens=RAMPS, weights=HALVES, block_size=8, batch_size=12, **rank):
+    return loader.get_batch(tokens, weights, block_size, batch_size, seed, step, **rank)
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    forward = {(seed, step): batch(seed, step) for seed in range(3) for step in range(5)}
+    np.random.seed(1)
+    torch.manual_seed(1)
+    for key in sorted(forward, key=lambda key: hash((key, 3))):
+        assert all(torch.equal(a, b) for a, b in zip(batch(*key), forward[key], strict=True))
+    assert len({tuple(x.flatten().tolist()) for x, _ in forward.values()}) == len(forward), "and of each of them"
+
+
+def test_targets_are_the_inputs_shifted_by_one():
+    x, y = batch(batch_size=50)
+    assert x.shape == y.shape == (50, 8) and x.dtype == y.dtype == torch.int64
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(y, x + 1), "on a ramp the next token is one more"
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_share_one_batch(world_size):
+    for step in range(5):
+        whole = torch.stack(batch(step=step))
+        parts = [torch.stack(batch(step=step, rank=r, world_size=world_size)) for r in range(world_size)]
+        assert all(p.shape[1] == 12 // world_size for p in parts)
+        assert torch.equal(torch.stack(parts, dim=2).flatten(1, 2), whole), "each rank has every world_size-th row"
+
+
+def test_mixture_proportions():
+    weights = {"a": 0.1923, "b": 0.3016, "c": 0.4031, "d": 0.103}
+    tokens = {name: np.full(100, i, "<u2") for i, name in enumerate(weights)}
+    drawn = torch.cat([batch(7, step, tokens, weights, 4, 64)[0][:, 0] for step in range(400)])
+    for i, p in enumerate(weights.values()):
+        assert abs((drawn == i).float().mean().item() - p) < 4 * (p * (1 - p) / len(drawn)) ** 0.5
+    assert (batch(0, 0, tokens, {"b": 1.0}, 4, 64)[0] == 1).all()
+
+
+def test_all_places_are_drawn_alike_and_none_beyond_the_end():
+    tokens = {"a": np.arange(20, dtype="<u2")}
+    starts = torch.cat([batch(1, step, tokens, {"a": 1.0}, 10, 64)[0][:, 0] for step in range(100)])
+    counts = starts.bincount().tolist()
+    assert len(counts) == 10, "from 0 to 9, where the last target is 19"
+    assert all(abs(n - 640) < 4 * (640 * 0.9) ** 0.5 for n in counts)
+
+
+def test_a_text_of_one_window_is_enough(tmp_path):
+    (tmp_path / "a").mkdir()
+    np.arange(9, dtype="<u2").tofile(tmp_path / "a" / "train.bin")
+    tokens = {"a": loader.open_split(tmp_path, "a", "train", 8)}
+    assert batch(0, 0, tokens, {"a": 1.0})[1][:, -1].tolist() == [8] * 12
+
+
+def test_validation_windows_lie_side_by_side(tiny):
+    text = torch.from_numpy(np.fromfile(tiny / "data" / "math" / "val.bin", "<u2").astype(np.int64))
+    windows = loader.validation_windows(tiny / "data", "math", 32, 10)
+    assert windows.shape == (10, 33) and torch.equal(windows[:, :-1].flatten(), text[:320])
+    assert torch.equal(windows[:, 1:].flatten(), text[1:321]), "every token is predicted once"
+    assert torch.equal(loader.validation_windows(tiny / "data", "math", 32, 4), windows[:4])
+    assert len(loader.validation_windows(tiny / "data", "math", 32, 10**6)) == 599 // 32
+
+
+def test_validation_does_not_depend_on_the_batch_size(tiny):
+    model = ckpt.build(ckpt.load(tiny / "btx_mixed.pt"))
+    windows = loader.validation_windows(tiny / "data", "math", 32, 10)
+    losses = [validate(model, windows, "cpu", batch_size=n) for n in (1, 3, 10, 16)]
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+    with torch.inference_mode():
+        halves = [evaluate.score_texts(model, windows, n) for n in (1, 3, 10)]
+    for first, second, load in halves:
+        for got, expected in zip((first, second, load), halves[0], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert torch.stack(halves[0][:2]).mean().item() == pytest.approx(losses[0], rel=1e-5)

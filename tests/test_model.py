@@ -1,0 +1,289 @@
+"""Identities that the model must satisfy, in float64, where they hold to rounding."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import GPT, GPTConfig, Routing, expert_load, load_balancing_loss, mix_experts, rope, route_soft, route_topk, swiglu
+
+SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_embd=32, d_ff=24)
+
+
+def new(seed=0, **changes):
+    """A small random model in float64 with routers strong enough to have an opinion."""
+    model = GPT(GPTConfig(**{**SMALL, **changes}), torch.Generator().manual_seed(seed)).double().eval()
+    for name, p in model.named_parameters():
+        if name.endswith("router"):
+            p.data.mul_(50)
+    return model
+
+
+def tokens(B=3, T=9, seed=1):
+    return torch.randint(0, SMALL["vocab_size"], (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def random_moe(N=5, M=17, C=8, d_ff=6, k=2, seed=0, route=route_topk):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(M, C, generator=g, dtype=torch.float64).requires_grad_()
+    router = torch.randn(N, C, generator=g, dtype=torch.float64).requires_grad_()
+    weights = [torch.randn(*s, generator=g, dtype=torch.float64).requires_grad_() for s in ((N, d_ff, C), (N, d_ff, C), (N, C, d_ff))]
+    return x, router, weights, lambda: route(F.linear(x, router), k)
+
+
+def compute_every_expert(x, routing, weights):
+    """The equation as printed: the sum over all N of g_i FF_i(x), with g_i = 0 for experts not chosen."""
+    N = len(weights[0])
+    gates = torch.zeros(len(x), N, dtype=x.dtype).scatter(1, routing.experts, routing.gates)
+    return sum(gates[:, i, None] * swiglu(x, *(w[i] for w in weights)) for i in range(N))
+
+
+# ---- mixture of experts ----
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_identical_experts_give_the_dense_models_logits(top_k):
+    dense, moe = new(), new(seed=5, n_expert=3, top_k=top_k)
+    for (name, p) in moe.named_parameters():
+        if not name.endswith("router"):
+            p.data.copy_(dense.state_dict()[name])  # broadcasts over the expert dimension
+    torch.testing.assert_close(moe(tokens())[0], dense(tokens())[0])  # logits are float32
+
+
+@pytest.mark.parametrize("N,M,k,route", [(5, 17, 2, route_topk), (5, 17, 1, route_topk), (5, 1, 2, route_topk), (1, 4, 1, route_topk),
+                                         (40, 3, 2, route_topk), (4, 9, 4, route_topk), (4, 9, 1, route_soft)])
+def test_output_and_all_gradients_equal_compute_every_expert(N, M, k, route):
+    """Includes one token, one expert, and far more experts than tokens, most of them unused."""
+    x, router, weights, routing = random_moe(N, M, k=k, route=route)
+    inputs = [x, router, *weights]
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(9), dtype=x.dtype)
+    got, want = mix_experts(x, routing(), *weights), compute_every_expert(x, routing(), weights)
+    torch.testing.assert_close(got, want)
+    got_grads = torch.autograd.grad((got * direction).sum(), inputs, allow_unused=True)
+    want_grads = torch.autograd.grad((want * direction).sum(), inputs, allow_unused=True)
+    for a, b in zip(got_grads, want_grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_equal_finite_differences():
+    x, router, weights, _ = random_moe(N=3, M=4, C=4, d_ff=3)
+    assert torch.autograd.gradcheck(lambda x, r, *w: mix_experts(x, route_topk(F.linear(x, r), 2), *w), (x, router, *weights))
+
+
+def test_topk_over_all_experts_is_soft_routing():
+    logits = torch.randn(7, 4, dtype=torch.float64)
+    topk, soft = route_topk(logits, 4), route_soft(logits, 1)
+    dense = [torch.zeros(7, 4, dtype=torch.float64).scatter(1, r.experts, r.gates) for r in (topk, soft)]
+    torch.testing.assert_close(*dense)
+    a, b = new(n_expert=3, top_k=3), new(n_expert=3, routing="soft")
+    torch.testing.assert_close(a(tokens())[0], b(tokens())[0])
+
+
+def test_gates_are_the_softmax_of_the_kept_logits():
+    """By hand: of the logits 0, ln 3, ln 1 the top two are ln 3 (expert 1) and one of the zeros."""
+    routing = route_topk(torch.tensor([[0.0, math.log(3), -9.0]]), 2)
+    assert routing.experts.tolist() == [[1, 0]]
+    torch.testing.assert_close(routing.gates, torch.tensor([[0.75, 0.25]]))
+    torch.testing.assert_close(routing.probs, torch.tensor([[0.0, math.log(3), -9.0]]).softmax(-1))
+
+
+def test_forced_to_one_expert_with_shared_weights_it_is_that_model():
+    dense = [new(seed) for seed in (1, 2, 3)]
+    moe = new(n_expert=3, top_k=1)
+    state = dense[0].state_dict()
+    for i, model in enumerate(dense):
+        for name, p in model.named_parameters():
+            if ".ff." in name:
+                moe.state_dict()[name][i] = p.data
+            else:
+                p.data.copy_(state[name])
+                moe.state_dict()[name].copy_(state[name])
+    for i, model in enumerate(dense):
+        for block in moe.blocks:  # a route that always says i; with k = 1 the gate is 1
+            block.ff.route = lambda logits, k, i=i: Routing(torch.ones(len(logits), 1, dtype=logits.dtype),
+                                                            torch.full((len(logits), 1), i), logits.softmax(-1))
+        torch.testing.assert_close(moe(tokens())[0], model(tokens())[0])
+
+
+def test_routing_has_the_promised_shapes():
+    logits, loss, routing = new(n_expert=3)(tokens(2, 5), tokens(2, 5))
+    assert logits.shape == (2, 5, 50) and loss.ndim == 0 and len(routing) == 2
+    for r in routing:
+        assert r.gates.shape == r.experts.shape == (10, 2) and r.probs.shape == (10, 3)
+        torch.testing.assert_close(r.gates.sum(-1), torch.ones(10).to(r.gates))
+    assert new()(tokens())[1:] == (None, [])
+
+
+# ---- load balancing ----
+
+
+def routing_from(logits, k):
+    return [route_topk(logits, k)]
+
+
+def test_balancing_loss_is_1_at_balance_and_n_at_collapse():
+    N = 4
+    balanced = torch.eye(N, dtype=torch.float64) * 7 + torch.eye(N, dtype=torch.float64).roll(1, 1) * 7
+    assert load_balancing_loss(routing_from(balanced, 2)).item() == pytest.approx(1)
+    collapsed = torch.zeros(6, N, dtype=torch.float64)
+    collapsed[:, 2] = 60
+    assert load_balancing_loss(routing_from(collapsed, 1)).item() == pytest.approx(N)
+    assert load_balancing_loss(routing_from(collapsed, 1) * 3).item() == pytest.approx(3 * N)  # summed over layers
+
+
+def test_balancing_loss_is_a_product_of_means_not_a_mean_of_products():
+    """Every token sure of itself, experts used evenly: no penalty, where a mean of products would give N."""
+    sure = torch.eye(4, dtype=torch.float64) * 60
+    assert load_balancing_loss(routing_from(sure, 1)).item() == pytest.approx(1)
+
+
+def test_balancing_loss_uses_the_gates():
+    """One token, logits ln 3 and 0 of N = 2 with k = 2: u = p = (3/4, 1/4), so 2 (9/16 + 1/16)."""
+    assert load_balancing_loss(routing_from(torch.tensor([[math.log(3), 0.0]]), 2)).item() == pytest.approx(1.25)
+
+
+def test_descending_the_balancing_loss_evens_the_load_out():
+    logits = torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bias = torch.tensor([3.0, 1.0, 0.0, -2.0], dtype=torch.float64, requires_grad=True)
+    spread = []
+    for _ in range(300):
+        routing = routing_from(logits + bias, 2)
+        spread.append(expert_load(routing[0]).std().item())
+        loss = load_balancing_loss(routing)
+        bias.data -= 0.3 * torch.autograd.grad(loss, bias)[0]
+    assert spread[-1] < 0.15 * spread[0] and loss.item() < 1.01
+
+
+# ---- the transformer ----
+
+
+@pytest.mark.parametrize("config", [{}, {"n_expert": 3}, {"n_kv_head": 2}])
+def test_causality(config):
+    """A token changes no logits before it, and those at it."""
+    model, idx = new(**config), tokens()
+    changed = idx.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % 50
+    difference = (model(idx)[0] - model(changed)[0]).abs().amax((0, 2))
+    assert difference[:5].max() == 0 and difference[5] > 0
+
+
+def test_rope_depends_on_relative_position_alone():
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+
+    def dot(m, n):
+        return (rope(q, torch.tensor([m]), 1e4) * rope(k, torch.tensor([n]), 1e4)).sum().item()
+    assert dot(7, 3) == pytest.approx(dot(104, 100), abs=1e-5)
+    assert dot(7, 3) != pytest.approx(dot(7, 4), abs=1e-3)
+    torch.testing.assert_close(rope(q, torch.tensor([0]), 1e4), q)
+
+
+def test_grouped_query_attention_equals_repeated_heads():
+    grouped, full = new(n_kv_head=2), new()
+    state = grouped.state_dict()
+    for name in state:
+        if name.endswith(("wk.weight", "wv.weight")):  # head h of the full model reads group h // 2
+            state[name] = state[name].view(2, 8, 32).repeat_interleave(2, dim=0).reshape(32, 32)
+    full.load_state_dict(state)
+    torch.testing.assert_close(grouped(tokens())[0], full(tokens())[0])
+
+
+@pytest.mark.parametrize("config", [{}, {"n_expert": 3}, {"n_kv_head": 2}, {"tie_weights": True}])
+def test_cached_generation_equals_uncached(config):
+    model, idx = new(**config), tokens(2, 5)
+    want = idx
+    for _ in range(10):
+        want = torch.cat([want, model(want)[0][:, -1].argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(model.generate(idx, 10), want)
+    cache, parts = [], [want[:, :4], want[:, 4:5], want[:, 5:9]]  # also several tokens behind cached ones
+    logits = torch.cat([model(part, cache=cache)[0] for part in parts], dim=1)
+    torch.testing.assert_close(logits, model(want[:, :9])[0])
+
+
+def test_generation_goes_on_beyond_the_block_size():
+    assert new().generate(tokens(2, 5), 40).shape == (2, 45)
+
+
+def test_sampling_repeats_with_the_same_generator_and_keeps_to_top_k():
+    model, idx = new(), tokens(1, 4)
+    draws = [model.generate(idx, 8, temperature=1.5, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(model.generate(idx, 8, temperature=1.0, top_k=1), model.generate(idx, 8))
+
+
+def test_loss_ignores_targets_of_minus_one():
+    model, idx = new(), tokens(2, 6)
+    targets = idx.roll(-1, 1)
+    targets[:, 3:] = -1
+    want = F.cross_entropy(model(idx)[0][:, :3].reshape(-1, 50), targets[:, :3].reshape(-1))
+    torch.testing.assert_close(model(idx, targets)[1], want)
+
+
+@pytest.mark.parametrize("config", [{}, {"n_expert": 4, "top_k": 2}, {"n_expert": 3, "routing": "soft"}, {"tie_weights": True}])
+def test_flops_agree_with_torchs_counter(config):
+    """Forward pass, within 2 %: the counter sees every matrix product, attention included."""
+    model = GPT(GPTConfig(**{**SMALL, **config}))
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        model(tokens(4, 16))
+    assert model.flops_per_token(16, training=False) * 4 * 16 == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_number_of_parameters_by_hand():
+    C, d_ff, V, L, N = 32, 24, 50, 2, 4
+    ff, shared = 3 * C * d_ff, 2 * V * C + C + L * (4 * C * C + 2 * C)
+    assert new().num_params() == shared + L * ff
+    moe = new(n_expert=N, top_k=2)
+    assert moe.num_params() == shared + L * (N * ff + N * C)
+    assert moe.num_params(active=True) == shared + L * (2 * ff + N * C)
+
+
+def test_llama_of_transformers_gives_the_same_logits():
+    """Parity with an independent implementation, grouped-query attention included."""
+    transformers = pytest.importorskip("transformers")
+    ours = new(n_kv_head=2)
+    config = transformers.LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+                                      num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=1e4, attention_bias=False,
+                                      tie_word_embeddings=False, max_position_embeddings=64)
+    theirs = transformers.LlamaForCausalLM(config).double().eval()
+    theirs.load_state_dict({to_hf(name): p for name, p in ours.state_dict().items()})
+    torch.testing.assert_close(ours(tokens())[0].double(), theirs(tokens()).logits.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_mixtral_of_transformers_gives_the_same_logits():
+    transformers = pytest.importorskip("transformers")
+    ours = new(n_expert=4, top_k=2)
+    config = transformers.MixtralConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+                                        num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=1e4, num_local_experts=4,
+                                        num_experts_per_tok=2, tie_word_embeddings=False, max_position_embeddings=64)
+    theirs = transformers.MixtralForCausalLM(config).eval()
+    want, state = theirs.state_dict(), {}
+    for name, p in ours.state_dict().items():
+        state[to_hf(name)] = p
+    for layer in range(2):
+        for i in range(4):  # some versions keep one tensor for each expert
+            for ours_name, w in (("w_gate", "w1"), ("w_up", "w3"), ("w_down", "w2")):
+                state[f"model.layers.{layer}.block_sparse_moe.experts.{i}.{w}.weight"] = ours.blocks[layer].ff.state_dict()[ours_name][i]
+        ff = ours.blocks[layer].ff.state_dict()
+        for prefix in ("mlp", "block_sparse_moe"):
+            state[f"model.layers.{layer}.{prefix}.gate.weight"] = ff["router"]
+            state[f"model.layers.{layer}.{prefix}.experts.gate_up_proj"] = torch.cat([ff["w_gate"], ff["w_up"]], dim=1)
+            state[f"model.layers.{layer}.{prefix}.experts.down_proj"] = ff["w_down"]
+    theirs.load_state_dict({name: state[name] for name in want})
+    torch.testing.assert_close(ours.float()(tokens())[0], theirs(tokens()).logits, rtol=1e-4, atol=1e-4)
+
+
+def to_hf(name):
+    """Our name of a tensor as Hugging Face's Llama spells it."""
+    for ours, theirs in (("blocks.", "model.layers."), ("attn_norm", "input_layernorm"), ("ff_norm", "post_attention_layernorm"),
+                         ("attn.wq", "self_attn.q_proj"), ("attn.wk", "self_attn.k_proj"), ("attn.wv", "self_attn.v_proj"),
+                         ("attn.wo", "self_attn.o_proj"), ("ff.w_gate", "mlp.gate_proj.weight"), ("ff.w_up", "mlp.up_proj.weight"),
+                         ("ff.w_down", "mlp.down_proj.weight"), ("head.", "lm_head."), ("embed.", "model.embed_tokens.")):
+        name = name.replace(ours, theirs)
+    return "model.norm.weight" if name == "norm.weight" else name
+
+
+@pytest.mark.parametrize("bad", [{"n_head": 3}, {"n_kv_head": 3}, {"n_expert": 2, "top_k": 3}, {"n_expert": 2, "top_k": 0},
+                                 {"routing": "best"}, {"n_layer": 0}])
+def test_impossible_configs_are_refused(bad):
+    with pytest.raises(ValueError, match=next(k for k in ("top_k", *bad) if k in bad)):
+        GPTConfig(**{**SMALL, **bad})

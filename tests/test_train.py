@@ -1,0 +1,118 @@
+"""The training loop: its parts by hand, and that an interruption changes nothing."""
+import json
+
+import pytest
+import torch
+
+import checkpoint as ckpt
+import finetune_router
+import train_expert
+from model import GPT, GPTConfig
+from settings import BadInput
+from train_expert import learning_rate, make_optimizer, validate
+
+
+def test_learning_rate_by_hand():
+    rates = [learning_rate(s, 101, 1.0, 0.1) for s in range(101)]  # 11 steps up, 90 down
+    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0 == max(rates)
+    assert rates[11] == pytest.approx(1.0) and rates[100] == pytest.approx(0.1)
+    assert rates[11:] == sorted(rates[11:], reverse=True)
+
+
+def test_weight_decay_is_for_matrices_only():
+    model = GPT(GPTConfig(n_layer=1, n_embd=16, n_head=2, d_ff=16, n_expert=2))
+    decayed, rest = make_optimizer(model, train_expert.TrainSettings(), torch.device("cpu")).param_groups
+    assert all(p.ndim >= 2 for p in decayed["params"]) and all(p.ndim == 1 for p in rest["params"])
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
+    assert decayed["weight_decay"] == 0.1 and rest["weight_decay"] == 0 and decayed["betas"] == (0.9, 0.95)
+
+
+def test_validation_does_not_depend_on_the_batch_size():
+    model = GPT(GPTConfig(vocab_size=50, n_layer=1, n_embd=16, n_head=2, d_ff=16)).eval()
+    windows = torch.randint(0, 50, (7, 13))
+    assert validate(model, windows, "cpu", 2) == pytest.approx(validate(model, windows, "cpu", 7), rel=1e-5)
+
+
+def run(tiny, out, module=train_expert, **changes):
+    options = {"data": "math=0.5,general=0.5", "steps": 6, "batch_size": 4, "save_every": 2, "eval_windows": 2, "lr": 0.01,
+               "dtype": "float32", "device": "cpu", "data_dir": tiny / "data", "out": out} | changes
+    module.main([part for k, v in options.items() for part in ((f"--{k}",) if v is True else (f"--{k}", str(v)))])
+    return ckpt.load(out)
+
+
+def stop_at(monkeypatch, step):
+    """Let the run die in the middle of a step."""
+    real = train_expert.get_batch
+
+    def get_batch(tokens, weights, block_size, batch_size, seed, now, *rest):
+        if now == step:
+            raise InterruptedError
+        return real(tokens, weights, block_size, batch_size, seed, now, *rest)
+    monkeypatch.setattr(train_expert, "get_batch", get_batch)
+
+
+@pytest.mark.parametrize("module,init,changes", [(train_expert, "seed", {}), (train_expert, "seed", {"grad_accum": 2}),
+                                                 (finetune_router, "btx_mixed", {})])
+def test_resume_equals_no_interruption_bit_for_bit(tiny, tmp_path, monkeypatch, module, init, changes):
+    changes = {"init": tiny / f"{init}.pt"} | changes
+    want = run(tiny, tmp_path / "a.pt", module, **changes)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(InterruptedError):
+            run(tiny, tmp_path / "b.pt", module, **changes)
+    assert (tmp_path / "b.state").exists() and not (tmp_path / "b.pt").exists()
+    got = run(tiny, tmp_path / "b.pt", module, resume=True, **changes)
+    assert all(torch.equal(got["model"][name], p) for name, p in want["model"].items())
+    assert not (tmp_path / "b.state").exists()
+    logs = [[json.loads(line) for line in (tmp_path / f"{n}.jsonl").read_text().splitlines()] for n in "ab"]
+    assert [e["val_loss"] for e in logs[0]] == [e["val_loss"] for e in logs[1]] and len(logs[0]) == 6
+
+
+def test_resume_with_other_settings_is_refused(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(InterruptedError):
+            run(tiny, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match="--lr 0.01"):
+        run(tiny, tmp_path / "a.pt", resume=True, lr=0.02)
+
+
+def test_gradient_accumulation_changes_nothing_but_rounding(tiny, tmp_path):
+    one, four = (run(tiny, tmp_path / f"{n}.pt", init=tiny / "seed.pt", grad_accum=n, steps=2) for n in (1, 4))
+    for name, p in one["model"].items():
+        torch.testing.assert_close(four["model"][name], p, rtol=1e-3, atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_fills_the_ledger(tiny, tmp_path):
+    made = run(tiny, tmp_path / "a.pt", steps=40, eval_every=20, data="math", init=tiny / "seed.pt")
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    before = [json.loads(line) for line in (tiny / "seed.jsonl").read_text().splitlines()][-1]
+    assert lines[-1]["val_loss"]["math"] < before["val_loss"]["math"] - 0.5
+    seed, branch = made["lineage"]
+    assert branch["tokens"] == 40 * 4 * 32 and branch["parents"] == [seed["id"]] and branch["seconds"] > 0
+    assert branch["flops"] == branch["tokens"] * ckpt.build(made).flops_per_token(32)
+
+
+@pytest.mark.parametrize("what", ["router", "all-but-experts"])
+def test_only_the_chosen_parameters_train(tiny, tmp_path, what):
+    before = ckpt.load(tiny / "btx_mixed.pt")["model"]
+    after = run(tiny, tmp_path / "a.pt", finetune_router, init=tiny / "btx_mixed.pt", train=what, steps=2)["model"]
+    changed = {name for name, p in before.items() if not torch.equal(p, after[name])}
+    experts = {name for name in before if ".ff.w_" in name}
+    routers = {name for name in before if name.endswith(".router")}
+    assert changed == (routers if what == "router" else set(before) - experts)
+
+
+def test_load_balancing_evens_the_experts_out(tiny, tmp_path):
+    """alpha = 0 leaves the loss out; a large alpha brings the loads together."""
+    spread = {}
+    for alpha in (0.0, 1.0):
+        run(tiny, tmp_path / "a.pt", finetune_router, init=tiny / "btx_mixed.pt", alpha=alpha, steps=30, eval_every=30)
+        spread[alpha] = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[-1])["balance"]
+    assert abs(spread[1.0] - 1) < abs(spread[0.0] - 1)
+
+
+def test_same_seed_same_bytes(tiny, tmp_path):
+    a, b, c = (run(tiny, tmp_path / f"{i}.pt", steps=2, seed=s) for i, s in enumerate((0, 0, 1)))
+    assert all(torch.equal(a["model"][n], b["model"][n]) for n in a["model"])
+    assert not torch.equal(a["model"]["head.weight"], c["model"]["head.weight"])
