@@ -16,17 +16,17 @@ OUT      ?= out
 DATA     ?= data/bin
 PREPARE   = --level 1
 SHAPE     =
-SEED_RUN  = --data general=0.85,math=0.06,code=0.03,wiki=0.06 --steps 3000 --lr 3e-3
+SEED_RUN  = --data general=0.84,math=0.08,code=0.02,wiki=0.06 --steps 3000 --lr 3e-3
 BRANCH    = --steps 1000 --lr 1.5e-3
-FINETUNE  = --data general=0.2,math=0.3,code=0.25,wiki=0.25 --steps 1500 --lr 2e-3 --alpha 0.01
+FINETUNE  = --data general=0.25,math=0.25,code=0.25,wiki=0.25 --steps 1500 --lr 2e-3 --alpha 0.01
 else ifeq ($(PRESET),gpu)
 OUT      ?= out/gpu
 DATA     ?= data/bin/level2
 PREPARE   = --level 2 --train_tokens 10000000
 SHAPE     = --n_layer 8 --n_head 8 --n_embd 512 --d_ff 1408 --block_size 256
-SEED_RUN  = --data general=0.85,math=0.06,code=0.03,wiki=0.06 --steps 5000 --batch_size 64 --lr 1e-3
+SEED_RUN  = --data general=0.84,math=0.08,code=0.02,wiki=0.06 --steps 5000 --batch_size 64 --lr 1e-3
 BRANCH    = --steps 2500 --batch_size 64 --lr 5e-4
-FINETUNE  = --data general=0.2,math=0.3,code=0.25,wiki=0.25 --steps 2500 --batch_size 64 --lr 5e-4 --alpha 0.01
+FINETUNE  = --data general=0.25,math=0.25,code=0.25,wiki=0.25 --steps 2500 --batch_size 64 --lr 5e-4 --alpha 0.01
 else
 $(error PRESET is cpu or gpu, not $(PRESET))
 endif

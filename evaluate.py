@@ -92,25 +92,27 @@ def score_tasks(model, encoding, tasks, batch_size, device):
 
 
 def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
-    """Finish the functions that the prompts (lists of tokens) open; returns their sources, prompt included, end-of-text excluded."""
+    """Finish the functions that the prompts (lists of tokens) open; returns their sources, prompt included, end-of-text excluded.
+
+    Prompts of several lengths share a batch: a row whose prompt is not over yet is given its next token, not asked for it.
+    """
     sources = [None] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    batches = []  # of prompts of one length, so that nothing needs padding
-    for i in by_length:
-        if batches and len(prompts[batches[-1][0]]) == len(prompts[i]) and len(batches[-1]) < batch_size:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    for batch in batches:
-        rows = [[] for _ in batch]
-        for token, _ in model.stream(torch.tensor([prompts[i] for i in batch], device=device), max_new_tokens):
-            for row, t in zip(rows, token[:, 0].tolist(), strict=True):
-                row.append(t)
-            if all(encoding.eot_token in row for row in rows):
+    for batch in [by_length[i:i + batch_size] for i in range(0, len(prompts), batch_size)]:
+        rows = [list(prompts[i]) for i in batch]
+        cache, new = [], torch.tensor([row[:len(rows[0])] for row in rows], device=device)
+        written = [row[:len(rows[0])] for row in rows]
+        for _ in range(len(rows[-1]) - len(rows[0]) + max_new_tokens):
+            likeliest = model(new, cache=cache)[0][:, -1].argmax(-1).tolist()
+            for row, out, token in zip(rows, written, likeliest, strict=True):
+                out.append(row[len(out)] if len(out) < len(row) else token)
+            if all(encoding.eot_token in out[len(row):] for row, out in zip(rows, written, strict=True)):
                 break
-        for i, row in zip(batch, rows, strict=True):
-            written = row[:row.index(encoding.eot_token)] if encoding.eot_token in row else row
-            sources[i] = encoding.decode(prompts[i] + written).split(tokenizer.END)[-1]
+            new = torch.tensor([out[-1:] for out in written], device=device)
+        for i, row, out in zip(batch, rows, written, strict=True):
+            answer = out[len(row):]
+            answer = answer[:answer.index(encoding.eot_token)] if encoding.eot_token in answer else answer
+            sources[i] = encoding.decode(row + answer).split(tokenizer.END)[-1]
     return sources
 
 
@@ -257,7 +259,7 @@ def main(argv=None):
     logs = {Path(path).stem: (c, figures.read_log(path)) for path, c in zip(settings.models, checkpoints.values(), strict=True)}
     figures.accuracy(results, out / "figures" / "accuracy.png")
     figures.routing(loads, out / "figures" / "routing.png")
-    figures.curves(logs, out / "figures" / "curves.png")
+    figures.curves(logs, order, domains, out / "figures" / "curves.png")
     info = machine()
     text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
     ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))

@@ -71,21 +71,21 @@ def read_log(checkpoint_path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def curves(logs, path):
+def curves(logs, order, domains, path):
     """Validation loss by domain against the tokens on the way to a model; logs: {model: (checkpoint, lines of its log)}.
 
-    A branch begins where its seed ended, and finetuning where the branches ended.
+    A branch begins where its seed ended, and finetuning where the branches ended. `order` names all models of the report, so
+    that each has the colour here that it has among the bars.
     """
     logs = {name: (c, lines) for name, (c, lines) in logs.items() if lines}
     if not logs:
         return
-    domains = list(next(iter(logs.values()))[1][0]["val_loss"])
     figure, axes = canvas(len(domains), 2.4 * len(domains), 3.0)
     for axis, domain in zip(axes, domains, strict=True):
-        for i, (name, (c, lines)) in enumerate(logs.items()):
+        for name, (c, lines) in logs.items():
             before = sum(entry["tokens"] for entry in c["lineage"][:-1])
-            x = [(before + line["tokens"]) / 1e6 for line in lines]
-            axis.plot(x, [line["val_loss"][domain] for line in lines], label=name, color=COLORS[i % len(COLORS)], marker=".")
+            points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in lines if domain in line["val_loss"]]
+            axis.plot(*zip(*points, strict=True), label=name, color=COLORS[order.index(name) % len(COLORS)], marker=".")
         axis.set(title=domain, xlabel="training tokens, millions", ylim=(0, 3))
     axes[0].set_ylabel("validation loss, nats per token")
     legend_below(figure, axes[0])

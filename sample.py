@@ -13,7 +13,6 @@ import torch
 import checkpoint as ckpt
 import figures
 from data import tokenizer
-from model import expert_load
 from settings import BadInput, option, parse, run
 from train_expert import pick_device
 

@@ -1,7 +1,9 @@
 """The seed's domain: short texts about people, things and places, and questions that are answered by looking back.
 
 >>> import random
->>> print(document(random.Random(0)))
+>>> print(document(random.Random(0)))  # doctest: +NORMALIZE_WHITESPACE
+The rope is in the kitchen. Ida moved the rope to the cellar. Paul moved the rope to the park.
+Where was the rope at first? In the kitchen. Who moved the rope last? Paul did. Where is the rope? In the park.
 """
 from data.task import Task, draw
 
