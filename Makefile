@@ -36,6 +36,8 @@ EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
 LIBRARY = model.py checkpoint.py settings.py data/loader.py
 # under make -j the experts share the cores, and a thread each is best: more would wait for one another
 ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
+# threads that wait sleep instead of spinning: ten times faster as soon as anything else runs on the machine
+export OMP_WAIT_POLICY ?= passive
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 Writes report.md, results.json and figures/*.png into --out, and prints one table. All decoding is greedy.
 """
 import json
+import math
 import platform
 import re
 import subprocess
@@ -44,7 +45,10 @@ def read_tasks(folder, domain, n):
 
 
 def token_losses(model, idx):
-    """Cross-entropy of each token but the first of idx (B, T), whether greedy decoding gives it, both (B, T-1), and the routing."""
+    """For each token but the first of idx (B, T): its cross-entropy and whether greedy decoding gives it, both (B, T-1).
+
+    Also returns the routing of the pass.
+    """
     logits, _, routing = model(idx[:, :-1])
     losses = F.cross_entropy(logits.transpose(1, 2), idx[:, 1:], reduction="none")
     return losses, logits.argmax(-1) == idx[:, 1:], routing
@@ -172,7 +176,7 @@ def table(results):
     for name, r in results.items():
         loss = mean(r["loss"].values())
         cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains), f"{100 * mean(r['accuracy'].values()):.1f}",
-                 f"{loss:.3f}", f"{2.718281828459045 ** loss:.2f}", f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
+                 f"{loss:.3f}", f"{math.exp(loss):.2f}", f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
                  f"{r['tokens'] / 1e6:.2f}M", f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
         lines.append("| " + " | ".join(f"{c:>9}" for c in cells) + " |")
     return "\n".join(lines)

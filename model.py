@@ -231,7 +231,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator=None):
-        """std 1/sqrt(fan_in); embeddings 1; writes into the residual stream scaled by 1/sqrt(2 n_layer) as in GPT-2; router 0.02."""
+        """std 1/sqrt(fan_in); embeddings 1; writes to the residual stream over sqrt(2 n_layer), as in GPT-2; router 0.02."""
         for name, p in self.named_parameters():
             if p.ndim == 1:
                 continue  # norms start at 1
@@ -305,8 +305,10 @@ class GPT(nn.Module):
         return self.config.n_expert if self.config.routing == "soft" else self.config.top_k
 
     def flops_per_token(self, seq_len=None, training=True):
-        """FLOPs per token at this sequence length (default block_size): 2 per active weight in a matrix product, 4*T*C a layer
-        for the attention scores and values; times 3 in training, the backward pass costing twice the forward (Kaplan et al. 2020).
+        """FLOPs per token at this sequence length (default block_size).
+
+        2 per active weight in a matrix product, 4*T*C a layer for the attention scores and values; times 3 in training, the
+        backward pass costing twice the forward (Kaplan et al. 2020).
         """
         c = self.config
         looked_up = 0 if c.tie_weights else self.embed.weight.numel()  # reading an embedding multiplies nothing

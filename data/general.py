@@ -27,8 +27,8 @@ def repeat(rng, level):
 
 def order(rng, level):
     words = rng.sample(WORDS, rng.randint(3, 4 if level == 1 else 8))
-    return (f"In a row: {', '.join(words)}.", [("Which is the first?", f"The {words[0]}."), ("Which is the second?", f"The {words[1]}."),
-                                               ("Which is the last?", f"The {words[-1]}.")])
+    return (f"In a row: {', '.join(words)}.",
+            [(f"Which is the {which}?", f"The {words[i]}.") for which, i in (("first", 0), ("second", 1), ("last", -1))])
 
 
 def which_is(rng, level):

@@ -28,7 +28,8 @@ def random_moe(N=5, M=17, C=8, d_ff=6, k=2, seed=0, route=route_topk):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(M, C, generator=g, dtype=torch.float64).requires_grad_()
     router = torch.randn(N, C, generator=g, dtype=torch.float64).requires_grad_()
-    weights = [torch.randn(*s, generator=g, dtype=torch.float64).requires_grad_() for s in ((N, d_ff, C), (N, d_ff, C), (N, C, d_ff))]
+    shapes = (N, d_ff, C), (N, d_ff, C), (N, C, d_ff)
+    weights = [torch.randn(*s, generator=g, dtype=torch.float64).requires_grad_() for s in shapes]
     return x, router, weights, lambda: route(F.linear(x, router), k)
 
 
@@ -51,8 +52,8 @@ def test_identical_experts_give_the_dense_models_logits(top_k):
     torch.testing.assert_close(moe(tokens())[0], dense(tokens())[0])  # logits are float32
 
 
-@pytest.mark.parametrize("N,M,k,route", [(5, 17, 2, route_topk), (5, 17, 1, route_topk), (5, 1, 2, route_topk), (1, 4, 1, route_topk),
-                                         (40, 3, 2, route_topk), (4, 9, 4, route_topk), (4, 9, 1, route_soft)])
+@pytest.mark.parametrize("N,M,k,route", [(5, 17, 2, route_topk), (5, 17, 1, route_topk), (5, 1, 2, route_topk),
+                                         (1, 4, 1, route_topk), (40, 3, 2, route_topk), (4, 9, 4, route_topk), (4, 9, 1, route_soft)])
 def test_output_and_all_gradients_equal_compute_every_expert(N, M, k, route):
     """Includes one token, one expert, and far more experts than tokens, most of them unused."""
     x, router, weights, routing = random_moe(N, M, k=k, route=route)
@@ -241,8 +242,8 @@ def test_llama_of_transformers_gives_the_same_logits():
     """Parity with an independent implementation, grouped-query attention included."""
     transformers = pytest.importorskip("transformers")
     ours = new(n_kv_head=2)
-    config = transformers.LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-                                      num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=1e4, attention_bias=False,
+    config = transformers.LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
+                                      num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=1e4, attention_bias=False,
                                       tie_word_embeddings=False, max_position_embeddings=64)
     theirs = transformers.LlamaForCausalLM(config).double().eval()
     theirs.load_state_dict({to_hf(name): p for name, p in ours.state_dict().items()})
@@ -252,18 +253,18 @@ def test_llama_of_transformers_gives_the_same_logits():
 def test_mixtral_of_transformers_gives_the_same_logits():
     transformers = pytest.importorskip("transformers")
     ours = new(n_expert=4, top_k=2)
-    config = transformers.MixtralConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-                                        num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=1e4, num_local_experts=4,
+    config = transformers.MixtralConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
+                                        num_attention_heads=4, num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=1e4, num_local_experts=4,
                                         num_experts_per_tok=2, tie_word_embeddings=False, max_position_embeddings=64)
     theirs = transformers.MixtralForCausalLM(config).eval()
     want, state = theirs.state_dict(), {}
     for name, p in ours.state_dict().items():
         state[to_hf(name)] = p
     for layer in range(2):
+        ff = ours.blocks[layer].ff.state_dict()
         for i in range(4):  # some versions keep one tensor for each expert
             for ours_name, w in (("w_gate", "w1"), ("w_up", "w3"), ("w_down", "w2")):
-                state[f"model.layers.{layer}.block_sparse_moe.experts.{i}.{w}.weight"] = ours.blocks[layer].ff.state_dict()[ours_name][i]
-        ff = ours.blocks[layer].ff.state_dict()
+                state[f"model.layers.{layer}.block_sparse_moe.experts.{i}.{w}.weight"] = ff[ours_name][i]
         for prefix in ("mlp", "block_sparse_moe"):
             state[f"model.layers.{layer}.{prefix}.gate.weight"] = ff["router"]
             state[f"model.layers.{layer}.{prefix}.experts.gate_up_proj"] = torch.cat([ff["w_gate"], ff["w_up"]], dim=1)
@@ -276,7 +277,8 @@ def to_hf(name):
     """Our name of a tensor as Hugging Face's Llama spells it."""
     for ours, theirs in (("blocks.", "model.layers."), ("attn_norm", "input_layernorm"), ("ff_norm", "post_attention_layernorm"),
                          ("attn.wq", "self_attn.q_proj"), ("attn.wk", "self_attn.k_proj"), ("attn.wv", "self_attn.v_proj"),
-                         ("attn.wo", "self_attn.o_proj"), ("ff.w_gate", "mlp.gate_proj.weight"), ("ff.w_up", "mlp.up_proj.weight"),
+                         ("attn.wo", "self_attn.o_proj"), ("ff.w_gate", "mlp.gate_proj.weight"),
+                         ("ff.w_up", "mlp.up_proj.weight"),
                          ("ff.w_down", "mlp.down_proj.weight"), ("head.", "lm_head."), ("embed.", "model.embed_tokens.")):
         name = name.replace(ours, theirs)
     return "model.norm.weight" if name == "norm.weight" else name
