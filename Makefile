@@ -36,8 +36,9 @@ EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
 LIBRARY = model.py checkpoint.py settings.py data/loader.py
 # under make -j the experts share the cores, and a thread each is best: more would wait for one another
 ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
-# threads that wait sleep instead of spinning: ten times faster as soon as anything else runs on the machine
-export OMP_WAIT_POLICY ?= passive
+# GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
+# wants a core; spinning only briefly costs nothing and keeps training usable then
+export GOMP_SPINCOUNT ?= 1000
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------
 

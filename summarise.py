@@ -37,7 +37,8 @@ def rows(runs):
                + [cell([mean(m["accuracy"].values()) for m in models], 100),
                   cell([mean(m["loss"].values()) for m in models], digits=3),
                   f"{models[0]['active_params'] / 1e6:.2f} of {models[0]['params'] / 1e6:.2f}",
-                  f"{models[0]['tokens'] / 1e6:.2f}", f"{models[0]['flops'] / 1e15:.3f}", cell([m["elapsed"] for m in models], digits=0)])
+                  f"{models[0]['tokens'] / 1e6:.2f}", f"{models[0]['flops'] / 1e15:.3f}",
+                  cell([m["elapsed"] for m in models], digits=0)])
 
 
 def promises(runs):

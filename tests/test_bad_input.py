@@ -203,6 +203,7 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "mix: top_k 0": (f"{MIX} --top_k 0", "--top_k"),
     "mix: an MoE": ("mix {tiny}/seed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
     "mix: an MoE first": ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --out new/o.pt", "btx_mixed.pt"),
+    "mix: only MoEs": ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "dense"),
     "finetune: a dense model": (f"{FINETUNE} --init {{tiny}}/math.pt", "math.pt"),
     "evaluate: a model twice": (f"evaluate {{tiny}}/math.pt {{tiny}}/math.pt {DATA} --out new/folder", "math"),
     "evaluate: btm of none of the models": (f"{EVALUATE} --btm code", "code"),
@@ -420,18 +421,27 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
      for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "n_expert")}
 
 
+@pytest.fixture
+def little_memory():
+    """On Linux let this process grow by no more than 1 GB."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 @readers
 @pytest.mark.parametrize("what", UNFIT)
-def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused):
+def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused, little_memory):
     c = torch.load(base(tiny, reader), weights_only=True)
     UNFIT[what](c)
     (folder / "bad.pt").write_bytes(saved(c))
-    seconds, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
     err = refused(READERS[reader])
     assert "bad.pt: " in err and "alloc" not in err
-    assert time.perf_counter() - seconds < 2, "took too long"
-    if sys.platform == "linux":
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000, "more than 200 MB"
+    assert time.perf_counter() - start < 2, "took too long"
 
 
 INCOMPLETE = {  # what an older version or a careless hand might have left out

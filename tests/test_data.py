@@ -248,6 +248,48 @@ def test_code_answers_are_graded_right(level):
     assert all(grade([(t, t.answer) for t in tasks("code", level, 200)]))
 
 
+MEANING = {  # what the words of a docstring do to a list, by hand
+    r"put them in order": lambda xs: sorted(xs),
+    r"order them downwards": lambda xs: sorted(xs)[::-1],
+    r"turn them around": lambda xs: list(reversed(xs)),
+    r"skip the first (\d)": lambda xs, k: xs[k:],
+    r"leave out the last (\d)": lambda xs, k: xs[:max(0, len(xs) - k)],
+    r"keep only the first (\d)": lambda xs, k: xs[:k],
+    r"keep only the last (\d)": lambda xs, k: xs[max(0, len(xs) - k):],
+    r"take every second one": lambda xs: [x for i, x in enumerate(xs) if i % 2 == 0],
+    r"double each": lambda xs: [x + x for x in xs],
+    r"square each": lambda xs: [x ** 2 for x in xs],
+    r"raise each by (\d)": lambda xs, k: [x + k for x in xs],
+    r"lower each by (\d)": lambda xs, k: [x - k for x in xs],
+    r"flip the sign of each": lambda xs: [0 - x for x in xs],
+    r"keep the even ones": lambda xs: [x for x in xs if x // 2 * 2 == x],
+    r"keep the odd ones": lambda xs: [x for x in xs if x // 2 * 2 != x],
+    r"keep those above (\d)": lambda xs, k: [x for x in xs if x > k],
+    r"keep those below (\d)": lambda xs, k: [x for x in xs if x < k],
+    r"say all of it twice": lambda xs: xs + xs,
+    r"return the list": list,
+    r"return their total": sum,
+    r"return how many there are": len,
+    r"return the largest or 0": lambda xs: max(xs) if xs else 0,
+    r"return the smallest or 0": lambda xs: min(xs) if xs else 0,
+    r"return whether any is left": bool,
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_code_cases_are_what_the_docstring_says(level):
+    seen = set()
+    for t in tasks("code", level, 300):
+        steps = re.search('"""(.+)\\."""', t.prompt)[1].lower().replace(", or 0", " or 0").split(", ")
+        for (xs,), expected in t.cases:
+            for step in steps:
+                (found, do), = [(m, do) for words, do in MEANING.items() if (m := re.fullmatch(words, step))]
+                xs = do(xs, *map(int, found.groups()))
+                seen.add(found.re.pattern)
+            assert sandbox.same(xs, expected), t
+    assert seen == set(MEANING)
+
+
 WRONG = ["\n    return [{0}]\n", "\n    return None\n", "\n    pass\n", "\n    return str({0})\n", "\n    {0}\n", "\n",
          "\n    return {0\n", "\n    return undefined({0})\n", "\n    return {0}\n\nprint(1)\n"]
 

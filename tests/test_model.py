@@ -53,7 +53,8 @@ def test_identical_experts_give_the_dense_models_logits(top_k):
 
 
 @pytest.mark.parametrize("N,M,k,route", [(5, 17, 2, route_topk), (5, 17, 1, route_topk), (5, 1, 2, route_topk),
-                                         (1, 4, 1, route_topk), (40, 3, 2, route_topk), (4, 9, 4, route_topk), (4, 9, 1, route_soft)])
+                                         (1, 4, 1, route_topk), (40, 3, 2, route_topk), (4, 9, 4, route_topk),
+                                         (4, 9, 1, route_soft)])
 def test_output_and_all_gradients_equal_compute_every_expert(N, M, k, route):
     """Includes one token, one expert, and far more experts than tokens, most of them unused."""
     x, router, weights, routing = random_moe(N, M, k=k, route=route)
@@ -243,7 +244,8 @@ def test_llama_of_transformers_gives_the_same_logits():
     transformers = pytest.importorskip("transformers")
     ours = new(n_kv_head=2)
     config = transformers.LlamaConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
-                                      num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=1e4, attention_bias=False,
+                                      num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=1e4,
+                                      attention_bias=False,
                                       tie_word_embeddings=False, max_position_embeddings=64)
     theirs = transformers.LlamaForCausalLM(config).double().eval()
     theirs.load_state_dict({to_hf(name): p for name, p in ours.state_dict().items()})
@@ -254,8 +256,9 @@ def test_mixtral_of_transformers_gives_the_same_logits():
     transformers = pytest.importorskip("transformers")
     ours = new(n_expert=4, top_k=2)
     config = transformers.MixtralConfig(vocab_size=50, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
-                                        num_attention_heads=4, num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=1e4, num_local_experts=4,
-                                        num_experts_per_tok=2, tie_word_embeddings=False, max_position_embeddings=64)
+                                        num_attention_heads=4, num_key_value_heads=4, rms_norm_eps=1e-5, rope_theta=1e4,
+                                        num_local_experts=4, num_experts_per_tok=2, tie_word_embeddings=False,
+                                        max_position_embeddings=64)
     theirs = transformers.MixtralForCausalLM(config).eval()
     want, state = theirs.state_dict(), {}
     for name, p in ours.state_dict().items():

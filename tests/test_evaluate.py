@@ -1,0 +1,140 @@
+"""Grading without generation, Branch-Train-Merge by hand, and the files that evaluate.py and sample.py write."""
+import json
+
+import pytest
+import torch
+
+import checkpoint as ckpt
+import evaluate
+import sample
+from data import tokenizer
+from data.loader import validation_windows
+from data.task import Task
+from model import Routing
+
+DOMAINS = {"general", "math", "code", "wiki", "switch"}
+
+
+@pytest.fixture(scope="module")
+def seed(tiny):
+    return ckpt.build(ckpt.load(tiny / "seed.pt")), tokenizer.load()
+
+
+def greedy(model, encoding, prompt, n):
+    start = torch.tensor([[encoding.eot_token] + encoding.encode(prompt, allowed_special="all")])
+    return model.generate(start, n)[0, start.shape[1]:].tolist()
+
+
+def test_a_task_is_solved_if_and_only_if_greedy_decoding_gives_its_answer(seed):
+    """Answers are made of the model's own continuation, then spoilt at one place each."""
+    model, encoding = seed
+    prompts = ["Tom has 3", "Where is the lamp?", "def f(xs):", "a"]
+    written = [greedy(model, encoding, p, 4) for p in prompts]
+    tasks, want = [], []
+    for prompt, tokens in zip(prompts, written, strict=True):
+        for spoilt in (None, 0, 3):
+            answer = [(t + 1) % 256 if i == spoilt else t for i, t in enumerate(tokens)]
+            if encoding.encode_ordinary(encoding.decode(answer)) == answer:  # else the text would be other tokens
+                tasks.append(Task(prompt, encoding.decode(answer)))
+                want.append(spoilt is None)
+    assert True in want and False in want
+    with torch.inference_mode():
+        solved, _ = evaluate.score_tasks(model, encoding, tasks, 3, "cpu")
+    assert solved.tolist() == want
+
+
+def test_prompt_loss_does_not_depend_on_what_shares_the_batch(seed):
+    model, encoding = seed
+    tasks = [Task("Tom has 3 apples." * n, " 5.") for n in (1, 4, 2)]
+    with torch.inference_mode():
+        together, alone = (evaluate.score_tasks(model, encoding, tasks, n, "cpu")[1] for n in (3, 1))
+    torch.testing.assert_close(together, alone)
+
+
+def test_code_written_in_a_batch_of_unlike_prompts_equals_code_written_alone(seed):
+    model, encoding = seed
+    prompts = [[encoding.eot_token] + encoding.encode(p) for p in ("def f(xs):", 'def g(xs):\n    """Sum it."""', "def")]
+    with torch.inference_mode():
+        together = evaluate.write_code(model, encoding, prompts, 12, 3, "cpu")
+    for prompt, source in zip(prompts, together, strict=True):
+        tokens = model.generate(torch.tensor([prompt]), 12)[0, 1:].tolist()
+        alone = encoding.decode(tokens).split(tokenizer.END)[0]
+        assert alone.startswith(source) or source.startswith(alone)
+        assert source.startswith(encoding.decode(prompt[1:])) and len(source) >= len(alone)
+
+
+def test_code_is_graded_by_running_it_whatever_it_looks_like(seed, monkeypatch):
+    model, encoding = seed
+    task = Task('def f(xs):\n    """Return the list."""', "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
+    for body, right in (("\n    ys = xs\n    return ys\n", True), ("\n    return xs + [0]\n", False), ("\n    return (", False)):
+        monkeypatch.setattr(evaluate, "write_code", lambda *a, body=body: [task.prompt + body])
+        with torch.inference_mode():
+            assert evaluate.score_tasks(model, encoding, [task], 1, "cpu")[0].tolist() == [right]
+
+
+def test_the_loss_of_a_window_is_that_of_its_second_half(seed, tiny):
+    model, windows = seed[0], validation_windows(tiny / "data", "math", 32, 3)
+    with torch.inference_mode():
+        first, second, load = evaluate.score_texts(model, windows, 2)
+        targets = windows[:, 1:].clone()
+        targets[:, :16] = -1
+        want = torch.stack([model(w[None, :-1], t[None])[1] for w, t in zip(windows, targets, strict=True)])
+    torch.testing.assert_close(second, want)
+    assert load is None and first.shape == (3,)
+
+
+def test_gate_shares_sum_to_one_in_every_layer(tiny):
+    model = ckpt.build(ckpt.load(tiny / "btx_mixed.pt"))
+    with torch.inference_mode():
+        load = evaluate.score_texts(model, validation_windows(tiny / "data", "math", 32, 5), 2)[2]
+    torch.testing.assert_close(load.sum(1), torch.ones(len(load)))
+
+
+def test_btm_takes_the_answer_of_the_expert_that_likes_the_prompt_best():
+    def expert(solved, prompt_loss, first, second):
+        return {"d": {"solved": torch.tensor(solved), "prompt_loss": torch.tensor(prompt_loss),
+                      "first": torch.tensor(first), "second": torch.tensor(second)}}
+    a = expert([True, False, True], [1.0, 2.0, 5.0], [1.0, 9.0], [0.1, 0.2])
+    b = expert([False, True, False], [2.0, 1.0, 4.0], [2.0, 3.0], [0.3, 0.4])
+    merged = evaluate.merge_top1([a, b])["d"]
+    assert merged["solved"].tolist() == [True, True, False]  # the third goes to the wrong expert
+    torch.testing.assert_close(merged["second"], torch.tensor([0.1, 0.4]))
+
+
+def test_the_report_has_all_that_was_promised(tiny, tmp_path, capsys):
+    names = ["seed", "math", "code", "btx_mixed"]
+    evaluate.main([*(str(tiny / f"{n}.pt") for n in names), "--btm", "seed,math,code", "--data_dir", str(tiny / "data"), "--out",
+                   str(tmp_path), "--tasks", "4", "--windows", "2", "--device", "cpu"])
+    models = json.loads((tmp_path / "results.json").read_text())["models"]
+    assert set(models) == {*names, "btm_top1"}
+    for entry in models.values():
+        assert set(entry["accuracy"]) == set(entry["loss"]) == DOMAINS
+        assert all(0 <= v <= 1 for v in entry["accuracy"].values())
+        assert {"params", "active_params", "tokens", "flops", "seconds"} <= set(entry)
+    assert models["btx_mixed"]["tokens"] == sum(models[n]["tokens"] for n in names[1:3]) - models["seed"]["tokens"]
+    assert models["btx_mixed"]["active_params"] < models["btx_mixed"]["params"]
+    report = (tmp_path / "report.md").read_text()
+    assert all(f"| {name:>9} |" in report for name in models) and "| " in capsys.readouterr().out
+    for figure in ("accuracy", "routing", "curves"):
+        assert (tmp_path / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert f"figures/{figure}.png" in report
+
+
+def test_a_token_has_the_colour_of_its_largest_gate():
+    layer1 = Routing(torch.tensor([[0.9, 0.1]]), torch.tensor([[2, 0]]), torch.zeros(1, 3))
+    layer2 = Routing(torch.tensor([[0.6, 0.4]]), torch.tensor([[0, 2]]), torch.zeros(1, 3))
+    assert sample.top_experts([layer1, layer2], 0) == [2]  # 1.3 against 0.7
+    assert sample.top_experts([layer1, layer2], 2) == [0]
+
+
+def test_sample_continues_greedily_and_writes_an_escaped_page(tiny, tmp_path, capsys, seed):
+    page = tmp_path / "new" / "page.html"
+    sample.main([str(tiny / "btx_mixed.pt"), "--prompt", "a<b>", "--tokens", "5", "--experts", "--html", str(page)])
+    out = capsys.readouterr().out
+    assert out.count("\x1b[48;2;") >= 5 and all(f" {n} " in out for n in ("seed", "math", "code"))
+    text = page.read_text()
+    assert "<b>" not in text and "&lt;" in text and text.count("<span") >= 5 + 3
+    sample.main([str(tiny / "seed.pt"), "--prompt", "Tom has 3", "--tokens", "5"])
+    model, encoding = seed
+    want = "Tom has 3" + encoding.decode(greedy(model, encoding, "Tom has 3", 5)).split(tokenizer.END)[0]
+    assert capsys.readouterr().out == want + "\n"
