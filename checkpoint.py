@@ -22,6 +22,20 @@ from settings import BadInput
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
 
 
+def check_name(out):
+    """Raise BadInput unless `out` ends in .pt: a run's log and state are named after it, with other endings."""
+    if Path(out).suffix != ".pt" or Path(out).name == ".pt":
+        raise BadInput(f"--out {out}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
+
+
+def check_stems(paths, taken=()):
+    """Raise BadInput if two checkpoints have one name, since names stand for them in tables and as experts."""
+    stems = [*taken, *(Path(path).stem for path in paths)]
+    for path in paths:
+        if stems.count(Path(path).stem) > 1:
+            raise BadInput(f"{path}: there are two models called {Path(path).stem}; rename one of the files")
+
+
 def prepare_output(path):
     """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not."""
     folder = Path(path).parent

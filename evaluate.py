@@ -6,6 +6,7 @@ Writes report.md, results.json and figures/*.png into --out, and prints one tabl
 """
 import json
 import math
+import os
 import platform
 import re
 import subprocess
@@ -78,7 +79,8 @@ def score_tasks(model, encoding, tasks, batch_size, device):
     reference may still be right: it is generated, and run in the sandbox.
     """
     prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
-    answers = [encoding.encode_ordinary(t.answer) for t in tasks]
+    # code must also end where it should: what follows it would be run too
+    answers = [encoding.encode_ordinary(t.answer) + [encoding.eot_token] * (t.kind == "code") for t in tasks]
     solved, prompt_loss = torch.zeros(len(tasks), dtype=torch.bool), torch.zeros(len(tasks))
     by_length = sorted(range(len(tasks)), key=lambda i: len(prompts[i]) + len(answers[i]))
     for batch in [by_length[i:i + batch_size] for i in range(0, len(tasks), batch_size)]:
@@ -184,10 +186,14 @@ def table(results):
 
 def machine():
     """Where and from which commit the numbers come."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    try:
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+        commit = git.stdout.strip()
+    except OSError:
+        commit = ""  # no git on this machine
     cpu = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"commit": git.stdout.strip() or "unknown", "cpu": (cpu or [platform.processor()])[0], "cores": len(cpu) or None,
+    return {"commit": commit or "unknown", "cpu": (cpu or [platform.processor()])[0], "cores": os.cpu_count(),
             "gpu": gpu, "torch": torch.__version__, "python": platform.python_version()}
 
 
@@ -226,6 +232,7 @@ def main(argv=None):
     settings = parse(Settings, argv)
     if not settings.models:
         raise BadInput("name the checkpoints to compare, as in: evaluate.py out/seed.pt out/btx.pt")
+    ckpt.check_stems(settings.models, taken=["btm_top1"])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     domains = [p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size]

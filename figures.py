@@ -86,7 +86,7 @@ def curves(logs, order, domains, path):
             before = sum(entry["tokens"] for entry in c["lineage"][:-1])
             points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in lines if domain in line["val_loss"]]
             axis.plot(*zip(*points, strict=True), label=name, color=COLORS[order.index(name) % len(COLORS)], marker=".")
-        axis.set(title=domain, xlabel="training tokens, millions", ylim=(0, 3))
+        axis.set(title=domain, xlabel="training tokens, millions", ylim=(0, None))
     axes[0].set_ylabel("validation loss, nats per token")
     legend_below(figure, axes[0])
     save(figure, path)

@@ -81,17 +81,19 @@ def print_rules(rules, state, n_layer):
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    if not settings.out:
-        raise BadInput("--out: say which checkpoint to write, as in --out out/btx_mixed.pt")
+    ckpt.check_name(settings.out)
     if len(settings.models) < 1:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
+    ckpt.check_stems(settings.models)
+    if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) and not settings.soup:
+        raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
     parents = [ckpt.load(path) for path in settings.models]
     first = parents[0]
     for path, parent in zip(settings.models, parents, strict=True):
         if parent["config"]["n_expert"]:
             raise BadInput(f"{path} is a mixture of experts already; mix.py takes dense checkpoints")
         for name, value in first["config"].items():
-            if parent["config"][name] != value:
+            if name != "block_size" and parent["config"][name] != value:  # RoPE: no weight depends on the block size
                 raise BadInput(f"{path} has {name} = {parent['config'][name]}, {settings.models[0]} has {value}; "
                                "only models of one architecture can be mixed")
         if parent["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 
 @dataclass
 class GPTConfig:
@@ -316,6 +317,3 @@ class GPT(nn.Module):
         forward = 2 * (self.num_params(active=True) - looked_up - norms)
         forward += c.n_layer * 4 * (seq_len or c.block_size) * c.n_embd
         return forward * (3 if training else 1)
-
-
-ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones

@@ -3,6 +3,7 @@
     python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8 --html out/sample.html
 """
+import codecs
 import html
 import sys
 from dataclasses import dataclass
@@ -84,11 +85,11 @@ def main(argv=None):
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
                           settings.top_k or None, generator)
 
-    pieces = []  # (text, expert) as far as written
+    pieces, decoder = [], codecs.getincrementaldecoder("utf-8")("replace")  # (text, expert) as far as written
 
     def write(tokens, experts):
         for token, expert in zip(tokens, experts, strict=True):
-            text = encoding.decode([token], errors="replace")
+            text = decoder.decode(encoding.decode_single_token_bytes(token))  # "" until a character is whole
             pieces.append((text, expert))
             sys.stdout.write(in_terminal(text, expert) if settings.experts else text)
         sys.stdout.flush()

@@ -46,7 +46,8 @@ def promises(runs):
     accuracy = {name: {d: mean(r["models"][name]["accuracy"][d] for r in runs) for d in DOMAINS} for name in runs[0]["models"]}
     average = {name: mean(a.values()) for name, a in accuracy.items()}
     btx, seed = accuracy["btx"], accuracy["seed"]
-    shares = {d: [[mean(run["routing"]["btx"]["share"][d][layer][i] for run in runs) for i in range(4)]
+    n = len(runs[0]["routing"]["btx"]["experts"])
+    shares = {d: [[mean(run["routing"]["btx"]["share"][d][layer][i] for run in runs) for i in range(n)]
                   for layer in range(len(runs[0]["routing"]["btx"]["share"][d]))] for d in DOMAINS}
     experts = runs[0]["routing"]["btx"]["experts"]
     rivals = ("seed", *EXPERTS, "soup", "btm_top1")
@@ -65,10 +66,10 @@ def promises(runs):
     gain = btx["switch"] - accuracy["btm_top1"]["switch"]
     yield "BTX above BTM Top-1 on switch by 25 points", f"{100 * gain:+.1f}", gain >= 0.25
     for d in EXPERTS:
-        led = sum(max(range(4), key=layer.__getitem__) == experts.index(d) for layer in shares[d])
+        led = sum(max(range(n), key=layer.__getitem__) == experts.index(d) for layer in shares[d])
         yield (f"the {d} expert has the largest share of the gates for {d} text in most layers",
                f"{led} of {len(shares[d])}", led > len(shares[d]) / 2)
-    smallest = min(mean(mean(layer[i] for layer in shares[d]) for d in DOMAINS) for i in range(4))
+    smallest = min(mean(mean(layer[i] for layer in shares[d]) for d in DOMAINS) for i in range(n))
     yield "no expert has less than 5 % of all gates", f"{100 * smallest:.1f} %", smallest >= 0.05
 
 
@@ -85,6 +86,10 @@ def main(argv=None):
         if not file.exists():
             raise BadInput(f"{file}: no such file; evaluate.py writes it")
     runs, out = [json.loads(file.read_text()) for file in files], Path(settings.out)
+    for file, r in zip(files, runs, strict=True):
+        missing = {"btx", "seed", *EXPERTS, "soup", "btm_top1"} - r["models"].keys()
+        if missing:
+            raise BadInput(f"{file}: lacks the models {', '.join(sorted(missing))}; `make` evaluates all of them")
     ckpt.prepare_output(out / "README.md")
     for folder, file in zip(settings.runs, files, strict=True):
         shutil.copy(file, out / f"{Path(folder).name}.json")

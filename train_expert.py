@@ -31,12 +31,12 @@ class TrainSettings:
     data_dir: str = option("data/bin", "folder written by data.prepare")
     steps: int = option(1000, "optimizer steps", low=1)
     batch_size: int = option(8, "sequences in a step, over all micro-batches", low=1)
-    grad_accum: int = option(1, "micro-batches a step is split into, to save memory", low=1)
+    grad_accum: int = option(1, "micro-batches a step is split into, to save memory; an MoE balances the load of each", low=1)
     block_size: int = option(0, "tokens in a sequence; 0: the model's own, 128 for a new one", low=0)
     lr: float = option(3e-3, "peak learning rate; falls to a tenth of it along a cosine", low=0.0)
     warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
     weight_decay: float = option(0.1, "AdamW's weight decay, on matrices only", low=0.0)
-    clip: float = option(1.0, "largest norm of the gradient", low=0.0)
+    clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0)
     eval_windows: int = option(16, "validation sequences for each domain", low=1)
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
@@ -79,8 +79,8 @@ def pick_dtype(name, device, n_expert):
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if native and not n_expert else torch.float32
 
 
@@ -118,13 +118,12 @@ def peak_flops(device):
     return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
 
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
 
 
 def start(settings):
     """Check the settings that both stages share, before anything is written. Returns device and mixture. Raises BadInput."""
-    if not settings.out:
-        raise BadInput("--out: say which checkpoint to write, as in --out out/model.pt")
+    ckpt.check_name(settings.out)
     if settings.batch_size % settings.grad_accum:
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}")
     device, weights = pick_device(settings.device), mixture(settings.data)
@@ -143,14 +142,15 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
     out, T = Path(settings.out), model.config.block_size
     tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in weights}
     domains = sorted(p.parent.name for p in Path(settings.data_dir).glob("*/meta.json"))
-    windows = {domain: validation_windows(settings.data_dir, domain, T, settings.eval_windows) for domain in domains}
+    windows = {domain: validation_windows(settings.data_dir, domain, T, settings.eval_windows) for domain in domains
+               if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
     ckpt.prepare_output(out)
     state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
     model.to(device).train()
     optimizer = make_optimizer(model, settings, device)
     state = {"step": 0, "seconds": 0.0, "log": []}
     if settings.resume and state_file.exists():
-        state = load_state(state_file, model, optimizer, settings)
+        state = load_state(state_file, model, optimizer, settings, header["lineage"])
     log = state["log"]
     forward = torch.compile(model) if settings.compile else model
     autocast = torch.autocast(device.type, pick_dtype(settings.dtype, device, model.config.n_expert),
@@ -161,7 +161,7 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
     bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
                mininterval=1.0, dynamic_ncols=True)
     for step in bar:
-        x, y = get_batch(tokens, weights, T, settings.batch_size, settings.seed, step)
+        x, y = get_batch(tokens, weights, T, settings.batch_size, settings.seed, step, stage=len(header["lineage"]))
         lr = learning_rate(step, settings.steps, settings.lr, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -170,7 +170,7 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
                 _, nll, routing = forward(xs.to(device, non_blocking=True), ys.to(device, non_blocking=True))
                 loss = nll + alpha * load_balancing_loss(routing)
             (loss / settings.grad_accum).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -200,12 +200,11 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
             clock += time.perf_counter() - pause  # the ledger counts training alone
         if done % settings.save_every == 0 and done < settings.steps:
             ckpt.save(state_file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "log": log,
-                                   "seconds": time.perf_counter() - clock, "settings": run_settings(settings)})
+                                   "seconds": time.perf_counter() - clock, "settings": run_settings(settings), "lineage": header["lineage"]})
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
                               flops=settings.steps * flops_per_step, seconds=time.perf_counter() - clock,
-                              data=weights, steps=settings.steps, batch_size=settings.batch_size, block_size=T,
-                              lr=settings.lr, alpha=alpha, seed=settings.seed, device=str(device))
+                              alpha=alpha, settings=run_settings(settings) | {"block_size": T, "device": str(device)})
     result = ckpt.pack(model, header["tokenizer"], header["experts"], header["lineage"] + [entry])
     ckpt.save(out, result)
     state_file.unlink(missing_ok=True)
@@ -222,13 +221,15 @@ def run_settings(settings):
     return {k: v for k, v in asdict(settings).items() if k != "resume"}
 
 
-def load_state(path, model, optimizer, settings):
-    """Put an interrupted run's state into model and optimizer; raises BadInput if it was run with other settings."""
+def load_state(path, model, optimizer, settings, lineage):
+    """Put an interrupted run's state into model and optimizer; raises BadInput if its settings or its parents were others."""
     state = ckpt.read(path)
     now = run_settings(settings)
     for name, value in state["settings"].items():
         if now.get(name) != value:
             raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
+    if state["lineage"] != lineage:
+        raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state
@@ -242,6 +243,8 @@ def main(argv=None):
     shape = [f.name for f in fields(Settings)[len(fields(TrainSettings)):]]
     if settings.init:
         header = ckpt.load(settings.init)
+        if header["config"]["n_expert"]:
+            raise BadInput(f"{settings.init} is a mixture of experts; finetune_router.py trains those")
         if header["tokenizer"]["fingerprint"] != tokenizer["fingerprint"]:
             raise BadInput(f"{settings.init} was trained with another tokenizer than {settings.data_dir} was prepared with")
         for name in shape:

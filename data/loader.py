@@ -30,14 +30,15 @@ def read_meta(folder, domain):
     return json.loads((Path(folder) / domain / "meta.json").read_text())
 
 
-def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world_size=1):
+def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):
     """The batch of one step: every row a window at a random place in a random domain.
 
-    tokens: {domain: (n,) array}; weights: {domain: probability}. All ranks draw the same batch_size rows from a
+    tokens: {domain: (n,) array}; weights: {domain: probability}. stage: how many stages the model has behind it, so that a
+    branch does not read again what its seed has read. All ranks draw the same batch_size rows from a
     counter-based generator (Salmon et al. 2011) and keep every world_size-th, so the global batch is the same for any
     number of ranks. Returns inputs and targets, each (batch_size / world_size, block_size) int64.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stage, step]))
     names = list(weights)
     chosen = rng.choice(len(names), size=batch_size, p=[weights[n] for n in names])
     places = rng.random(batch_size)

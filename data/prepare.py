@@ -27,7 +27,7 @@ class Settings:
                         metavar="NAME=PATH")
     train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1)
     val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1)
-    tasks: int = option(400, "test tasks for each domain", low=1)
+    tasks: int = option(400, "test tasks for each domain, all different", low=1)
     tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2 (ids must fit in 16 bits)")
     seed: int = option(0, "another seed, other text", low=0)
     out: str = option("data/bin", "folder to write to")
@@ -53,6 +53,17 @@ def draw_task(name, rng, level, separator):
     before, after = rng.sample(DOMAINS, 2)
     text, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
     return Task(text + separator + task.prompt, task.answer, task.kind, task.cases)
+
+
+def distinct_tasks(name, rng, settings, separator):
+    """settings.tasks tasks, no prompt twice; fewer where the domain does not have so many."""
+    tasks = {}
+    for _ in range(50 * settings.tasks):
+        task = draw_task(name, rng, settings.level, separator)
+        tasks.setdefault(task.prompt, task)
+        if len(tasks) == settings.tasks:
+            break
+    return list(tasks.values())
 
 
 def encode(encoding, texts, n_tokens=None):
@@ -108,7 +119,7 @@ def prepare_domain(name, encoding, settings):
     n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
     separator = encoding.decode([encoding.eot_token])
     return (encode(encoding, texts["train"], n_train), encode(encoding, texts["val"], settings.val_tokens),
-            [draw_task(name, rngs["tasks"], settings.level, separator) for _ in range(settings.tasks)])
+            distinct_tasks(name, rngs["tasks"], settings, separator))
 
 
 def main(argv=None):

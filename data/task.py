@@ -29,7 +29,7 @@ def held_out(key):
 def draw(rng, make, test):
     """Call make(rng) -> (key, value) until the key is on the wanted side, and return the value.
 
-    Training text draws with test=False and tasks with test=True, so that no test task can occur in the training text.
+    Training text draws with test=False and tasks with test=True, so that no test task drawn so can occur in the training text.
     """
     while True:
         key, value = make(rng)
