@@ -10,7 +10,7 @@ A checkpoint is a dictionary:
 import hashlib
 import json
 import os
-import pickle
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from model import GPT, GPTConfig
 from settings import BadInput
 
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
+TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
+ENTRY = {"id", "parents", "tokens", "flops", "seconds"}
 
 
 def check_name(out):
@@ -29,7 +31,7 @@ def check_name(out):
 
 
 def check_stems(paths, taken=()):
-    """Raise BadInput if two checkpoints have one name, since names stand for them in tables and as experts."""
+    """Raise BadInput if two checkpoints have one name, since names stand for them in the tables."""
     stems = [*taken, *(Path(path).stem for path in paths)]
     for path in paths:
         if stems.count(Path(path).stem) > 1:
@@ -38,19 +40,26 @@ def check_stems(paths, taken=()):
 
 def prepare_output(path):
     """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not."""
-    folder = Path(path).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if Path(path).is_dir():
+            raise BadInput(f"{path}: this is a folder; choose another --out")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        part = part_of(path)
+        part.touch()  # permission bits say little, to root or about a full disk: try
+        part.unlink()
     except OSError as error:
-        raise BadInput(f"{folder}: cannot create this folder ({error.strerror}); choose another --out") from None
-    if not os.access(folder, os.W_OK) or Path(path).is_dir():
-        raise BadInput(f"{path}: cannot be written; choose another --out")
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+def part_of(path):
+    """The temporary file beside `path` that becomes it when it is whole."""
+    return Path(path).with_name(f".{Path(path).name}.part")
 
 
 def write_whole(path, write):
     """Call write(file) on a temporary file beside `path` and rename it: under its own name a file is always whole."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         with open(part, "wb") as file:
             write(file)
@@ -73,8 +82,10 @@ def read(path):
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # bytes that are no checkpoint can make the unpickler fail in any way
         raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
 
 
@@ -87,23 +98,40 @@ def load(path):
     for name, value in checkpoint["config"].items():
         if name not in known or not isinstance(value, (int, float) if known[name] is float else known[name]):
             raise BadInput(f"{path}: its config has {name} = {value!r}, which this version does not know")
-    state = checkpoint["model"]
+    state, tokenizer, experts = checkpoint["model"], checkpoint["tokenizer"], checkpoint["experts"]
+    ids = set()
+    for entry in checkpoint["lineage"]:
+        if not isinstance(entry, dict) or not ENTRY <= entry.keys() or not ids.issuperset(entry["parents"]):
+            raise BadInput(f"{path}: its lineage is no list of stages, parents before children")
+        ids.add(entry["id"])
+    if not ids or any(not isinstance(tokenizer.get(k), t) for k, t in TOKENIZER.items()):
+        raise BadInput(f"{path}: it does not say of which tokenizer and of which stages it is")
     try:
+        if known.keys() - checkpoint["config"].keys():
+            raise ValueError(f"the config lacks {', '.join(sorted(known.keys() - checkpoint['config'].keys()))}")
+        if len(experts) != checkpoint["config"]["n_expert"] or not all(isinstance(name, str) for name in experts):
+            raise ValueError(f"{len(experts)} names of experts for n_expert {checkpoint['config']['n_expert']}")
+        if max(v for v in checkpoint["config"].values() if isinstance(v, int)) >= 2**62:
+            raise ValueError("a number of the config is too large")
         config = GPTConfig(**checkpoint["config"])
-        layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+        layers = {str(name).split(".")[1] for name in state if str(name).startswith("blocks.")}
         if len(layers) != config.n_layer:
             raise ValueError(f"{len(layers)} layers of weights for n_layer {config.n_layer}")
         with torch.device("meta"):
             expected = GPT(config).state_dict()
-        for name in sorted(expected.keys() ^ state.keys()):
+        for name in sorted(expected.keys() ^ state.keys(), key=str):
             raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
         for name, tensor in state.items():
             if not torch.is_tensor(tensor) or tensor.shape != expected[name].shape:
                 raise ValueError(f"{name} should have the shape {tuple(expected[name].shape)}")
+            if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+                raise ValueError(f"{name} is no plain matrix of real numbers")
+            if tensor.untyped_storage().nbytes() < tensor.nbytes:
+                raise ValueError(f"{name} claims to be larger than it is")
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} holds values that are not finite")
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        raise BadInput(f"{path}: weights and config do not fit together: {error}") from None
+        raise BadInput(f"{path}: weights and config do not fit together: {str(error).splitlines()[0]}") from None
     return checkpoint
 
 

@@ -22,6 +22,7 @@ import figures
 import sandbox
 from data import tokenizer
 from data.loader import read_meta, validation_windows
+from data.prepare import DOMAINS
 from data.task import Task
 from model import expert_load
 from settings import BadInput, option, parse, run
@@ -41,8 +42,11 @@ class Settings:
 
 
 def read_tasks(folder, domain, n):
-    lines = (Path(folder) / domain / "tasks.jsonl").read_text().splitlines()
-    return [Task(**json.loads(line)) for line in lines[:n]]
+    path = Path(folder) / domain / "tasks.jsonl"
+    try:
+        return [Task(**json.loads(line)) for line in path.read_text().splitlines()[:n]]
+    except (ValueError, TypeError):
+        raise BadInput(f"{path} is broken; prepare {domain} again") from None
 
 
 def token_losses(model, idx):
@@ -187,8 +191,8 @@ def table(results):
 def machine():
     """Where and from which commit the numbers come."""
     try:
-        git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
-        commit = git.stdout.strip()
+        git = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     except OSError:
         commit = ""  # no git on this machine
     cpu = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
@@ -235,8 +239,8 @@ def main(argv=None):
     ckpt.check_stems(settings.models, taken=["btm_top1"])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
-    domains = [p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size]
-    domains.sort(key=lambda d: ("general math code wiki switch".split() + sorted(domains)).index(d))
+    known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size}
+    domains = [d for d in (*DOMAINS, "switch") if d in known] + sorted(known - {*DOMAINS, "switch"})
     if not domains:
         raise BadInput(f"--data_dir: there are no tasks in {settings.data_dir}; run python -m data.prepare")
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
@@ -246,11 +250,11 @@ def main(argv=None):
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")
-    ckpt.prepare_output(out / "figures" / "accuracy.png")
     encoding = tokenizer.load(next(iter(checkpoints.values()))["tokenizer"]["name"])
     tasks = {d: read_tasks(settings.data_dir, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: validation_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
+    ckpt.prepare_output(out / "figures" / "accuracy.png")
 
     scores, results, loads = {}, {}, {}
     for name, c in tqdm(checkpoints.items(), desc="evaluate"):

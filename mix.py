@@ -79,12 +79,20 @@ def print_rules(rules, state, n_layer):
         print(f"{rule:<10}{shown:<32}{tuple(state[name].shape)}")
 
 
+def distinct(names):
+    """The names, numbered from their second occurrence on.
+
+    >>> distinct(["seed", "seed", "math"])
+    ['seed', 'seed_2', 'math']
+    """
+    return [name if name not in names[:i] else f"{name}_{names[:i + 1].count(name)}" for i, name in enumerate(names)]
+
+
 def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
     if len(settings.models) < 1:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
-    ckpt.check_stems(settings.models)
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
     parents = [ckpt.load(path) for path in settings.models]
@@ -107,7 +115,7 @@ def main(argv=None):
     generator = torch.Generator().manual_seed(settings.seed)
     state, rules = mix([parent["model"] for parent in parents], config, generator, settings.soup)
     print_rules(rules, state, config.n_layer)
-    experts = [] if settings.soup else [Path(path).stem for path in settings.models]
+    experts = [] if settings.soup else distinct([Path(path).stem for path in settings.models])
     lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
     entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
                               experts=experts, top_k=config.top_k, seed=settings.seed)

@@ -76,9 +76,11 @@ def main(argv=None):
         raise BadInput(f"--experts: {settings.model[0]} is a dense model, every token is its own")
     if settings.layer > checkpoint["config"]["n_layer"]:
         raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
+    encoding = tokenizer.load(checkpoint["tokenizer"]["name"])
+    if tokenizer.fingerprint(encoding) != checkpoint["tokenizer"]["fingerprint"]:
+        raise BadInput(f"{settings.model[0]} was trained with another tokenizer than today's {checkpoint['tokenizer']['name']}")
     if settings.html:
         ckpt.prepare_output(settings.html)
-    encoding = tokenizer.load(checkpoint["tokenizer"]["name"])
     model = ckpt.build(checkpoint, device)
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     generator = torch.Generator(device).manual_seed(settings.seed)

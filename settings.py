@@ -4,6 +4,8 @@ import difflib
 import sys
 from dataclasses import MISSING, field, fields
 
+MAX = 2**63 - 1  # what fits a seed of torch's; also refuses inf
+
 
 class BadInput(Exception):
     """Something the user gave is wrong; the message names the file or option and says what to do."""
@@ -24,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         message = message.replace("unrecognized arguments:", "unknown option")
-        for word in message.split():
+        for word in message.split() if message.startswith("unknown option") else ():
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             if word.startswith("--") and word not in self._option_string_actions and near:
                 message += f" (did you mean {near[0]}?)"
@@ -42,7 +44,7 @@ def parse(settings, argv=None):
     bounds = {}
     for f in fields(settings):
         kwargs = dict(f.metadata)
-        bounds[f.name] = kwargs.pop("low", None), kwargs.pop("high", None)
+        bounds[f.name] = kwargs.pop("low", None), kwargs.pop("high", MAX if f.type in (int, float) else None)
         if kwargs.pop("positional", False):
             parser.add_argument(f.name, nargs="*", **kwargs)
             continue
@@ -89,6 +91,8 @@ def mixture(text, name="--data"):
     total = sum(weights.values())
     if total == 0:
         raise BadInput(f"{name}: all weights are zero; give at least one domain some weight")
+    if total == float("inf"):
+        raise BadInput(f"{name}: the weights are too large")
     return {domain: value / total for domain, value in weights.items() if value > 0}
 
 

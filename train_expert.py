@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoint as ckpt
-from data.loader import get_batch, open_split, read_meta, validation_windows
+from data.loader import get_batch, open_split, prepared, read_meta, validation_windows
 from model import GPT, GPTConfig, expert_load, load_balancing_loss
 from settings import BadInput, mixture, option, parse, run
 
@@ -65,7 +65,7 @@ def pick_device(name):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
         raise BadInput(f"--device: this machine has no {name!r}; try auto or cpu") from None
     return device
@@ -127,7 +127,7 @@ def start(settings):
     if settings.batch_size % settings.grad_accum:
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}")
     device, weights = pick_device(settings.device), mixture(settings.data)
-    meta = {domain: read_meta(settings.data_dir, domain) for domain in weights}
+    meta = {domain: read_meta(settings.data_dir, domain) for domain in [*weights, *prepared(settings.data_dir)]}
     if len({m["fingerprint"] for m in meta.values()}) > 1:
         raise BadInput(f"--data: {', '.join(meta)} were prepared with different tokenizers; prepare them again together")
     return device, weights
@@ -141,8 +141,8 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
     """
     out, T = Path(settings.out), model.config.block_size
     tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in weights}
-    domains = sorted(p.parent.name for p in Path(settings.data_dir).glob("*/meta.json"))
-    windows = {domain: validation_windows(settings.data_dir, domain, T, settings.eval_windows) for domain in domains
+    windows = {domain: validation_windows(settings.data_dir, domain, T, settings.eval_windows)
+               for domain in prepared(settings.data_dir)
                if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
     ckpt.prepare_output(out)
     state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
@@ -200,7 +200,8 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
             clock += time.perf_counter() - pause  # the ledger counts training alone
         if done % settings.save_every == 0 and done < settings.steps:
             ckpt.save(state_file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "log": log,
-                                   "seconds": time.perf_counter() - clock, "settings": run_settings(settings), "lineage": header["lineage"]})
+                                   "seconds": time.perf_counter() - clock, "settings": run_settings(settings),
+                                   "lineage": header["lineage"]})
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
                               flops=settings.steps * flops_per_step, seconds=time.perf_counter() - clock,
@@ -225,6 +226,8 @@ def load_state(path, model, optimizer, settings, lineage):
     """Put an interrupted run's state into model and optimizer; raises BadInput if its settings or its parents were others."""
     state = ckpt.read(path)
     now = run_settings(settings)
+    if not isinstance(state, dict) or not {"model", "optimizer", "step", "log", "seconds", "settings", "lineage"} <= state.keys():
+        raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
     for name, value in state["settings"].items():
         if now.get(name) != value:
             raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")

@@ -15,19 +15,30 @@ def open_split(folder, domain, split, block_size=1):
     """
     path = Path(folder) / domain / f"{split}.bin"
     if not path.exists():
-        known = sorted(p.parent.name for p in Path(folder).glob("*/meta.json"))
-        raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(known) or 'none'}); "
+        raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
                        "see python -m data.prepare --help")
-    n = path.stat().st_size // 2
+    n, rest = divmod(path.stat().st_size, 2)
+    if rest:
+        raise BadInput(f"{path} ends in the middle of a token; prepare it again")
     if n <= block_size:
         raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}")
     return np.memmap(path, dtype="<u2", mode="r")
 
 
+def prepared(folder):
+    """The names of all domains prepared in a folder."""
+    return sorted(p.parent.name for p in Path(folder).glob("*/meta.json"))
+
+
 def read_meta(folder, domain):
     """What `data.prepare` noted about a domain: tokenizer, fingerprint, vocab_size, level, seed."""
     open_split(folder, domain, "val")
-    return json.loads((Path(folder) / domain / "meta.json").read_text())
+    path = Path(folder) / domain / "meta.json"
+    try:
+        meta = json.loads(path.read_text())
+        return {key: meta[key] for key in ("tokenizer", "fingerprint", "vocab_size", "level", "seed")}
+    except (OSError, ValueError, TypeError, KeyError):
+        raise BadInput(f"{path} is missing or broken; prepare {domain} again") from None
 
 
 def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):

@@ -79,7 +79,10 @@ def encode(encoding, texts, n_tokens=None):
 
 def write(folder, train, val, tasks, meta):
     """Write one domain; files appear under their names only when whole, meta.json last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {folder.parent}: cannot be written ({error.strerror})") from None
     lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
     for name, content in (("train.bin", train), ("val.bin", val), ("tasks.jsonl", lines), ("meta.json", json.dumps(meta))):
         if isinstance(content, array):
@@ -102,6 +105,8 @@ def read_texts(path):
 
 def prepare_text(name, path, encoding, settings):
     """A domain of the user's own: the last tenth of its tokens is for validation; it has no tasks."""
+    if not path:
+        raise BadInput(f"--text: {name!r} should read NAME=PATH")
     if not name.isidentifier() or name in DOMAINS or name == "switch":
         raise BadInput(f"--text: {name!r} is no good name for a new domain; use letters and digits")
     texts = [t for t in read_texts(path) if t.strip()]
@@ -128,10 +133,7 @@ def main(argv=None):
     for name in names:
         if name not in (*DOMAINS, "switch"):
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
-    try:
-        encoding = tokenizer.load(settings.tokenizer)
-    except ValueError:
-        raise BadInput(f"--tokenizer: {settings.tokenizer!r} is neither btx nor one of tiktoken's") from None
+    encoding = tokenizer.load(settings.tokenizer)
     if encoding.n_vocab > 2**16:
         raise BadInput(f"--tokenizer: {settings.tokenizer} has {encoding.n_vocab} tokens; ids must fit in 16 bits")
     jobs = [(name, prepare_domain, (name,)) for name in names]
@@ -140,6 +142,10 @@ def main(argv=None):
         jobs.append((name, prepare_text, (name, path)))
     meta = {"tokenizer": settings.tokenizer, "fingerprint": tokenizer.fingerprint(encoding),
             "vocab_size": encoding.n_vocab, "level": settings.level, "seed": settings.seed}
+    names = [name for name, _, _ in jobs]
+    if not names or len(set(names)) < len(names):
+        raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
+    jobs.sort(key=lambda job: job[1] is not prepare_text)  # what can be wrong comes first
     for name, prepare, arguments in jobs:
         train, val, tasks = prepare(*arguments, encoding, settings)
         write(Path(settings.out) / name, train, val, tasks, meta)

@@ -20,8 +20,8 @@ class Task:
 def held_out(key):
     """Whether the one task in ten with this key is for testing only. A checksum, so that every machine agrees.
 
-    >>> [held_out(f"{a} + 1") for a in range(5)]
-    [False, False, False, False, True]
+    >>> [held_out(a) for a in range(5, 8)]
+    [False, True, False]
     """
     return zlib.crc32(repr(key).encode()) % 10 == 0
 

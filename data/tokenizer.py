@@ -12,6 +12,8 @@ from pathlib import Path
 
 import tiktoken
 
+from settings import BadInput
+
 FILE = Path(__file__).parent / "btx.tiktoken"
 N_RANKS = 1023  # with the end-of-text token 1,024 in all
 END = "<|endoftext|>"
@@ -25,7 +27,7 @@ def train(texts, n_ranks, pattern=PATTERN):
     Ties go to the pair with the smallest bytes, so the result depends on the texts alone. Returns {bytes: rank}.
 
     >>> [t for t, rank in train(["aaabdaaabac"], 259).items() if rank >= 256]
-    [b'aa', b'aaa', b'aaab']
+    [b'aa', b'ab', b'aaab']
     """
     import regex  # tiktoken's own dependency; only training needs it
     words = Counter(word for text in texts for word in regex.findall(pattern, text))
@@ -64,10 +66,15 @@ def merge(word, pair):
 def load(name="btx"):
     """The tokenizer shipped here ("btx"), or any of tiktoken's own by its name ("gpt2"), which tiktoken then downloads.
 
-    Raises ValueError for an unknown name.
+    Raises BadInput for an unknown name, or without a network.
     """
     if name != "btx":
-        return tiktoken.get_encoding(name)
+        try:
+            return tiktoken.get_encoding(name)
+        except ValueError:
+            raise BadInput(f"tokenizer {name!r} is neither btx nor one of tiktoken's") from None
+        except OSError:
+            raise BadInput(f"tokenizer {name!r} could not be downloaded") from None
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, FILE.read_text().splitlines())}
     return tiktoken.Encoding("btx", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
 

@@ -536,7 +536,7 @@ BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands 
     "no validation text": (lambda d: (d / "math/val.bin").unlink(), (TRAIN, FINETUNE, EVALUATE)),
     "half a validation token": (lambda d: cut(d / "math/val.bin", 601), (TRAIN, FINETUNE, EVALUATE)),
     "little validation text": (lambda d: cut(d / "math/val.bin", 40), (TRAIN, FINETUNE, EVALUATE)),
-    "little validation text elsewhere": (lambda d: cut(d / "code/val.bin", 40), (TRAIN, FINETUNE, EVALUATE)),
+    "little validation text elsewhere": (lambda d: cut(d / "code/val.bin", 40), (EVALUATE,)),
     "another tokenizer": (lambda d: edit(d / "math/meta.json", fingerprint="0" * 16), (BRANCH, FINETUNE, EVALUATE)),
     "two tokenizers": (lambda d: edit(d / "code/meta.json", fingerprint="0" * 16),
                        (f"{TRAIN} --data math,code", f"{BRANCH} --data math,code", f"{FINETUNE} --data math,code")),

@@ -44,10 +44,10 @@ def stop_at(monkeypatch, step):
     """Let the run die in the middle of a step."""
     real = train_expert.get_batch
 
-    def get_batch(tokens, weights, block_size, batch_size, seed, now, *rest):
+    def get_batch(tokens, weights, block_size, batch_size, seed, now, **rest):
         if now == step:
             raise InterruptedError
-        return real(tokens, weights, block_size, batch_size, seed, now, *rest)
+        return real(tokens, weights, block_size, batch_size, seed, now, **rest)
     monkeypatch.setattr(train_expert, "get_batch", get_batch)
 
 
