@@ -210,11 +210,7 @@ their mean; `loss`, nats per token of validation text given the text before it, 
 parameters in all and for one token; training tokens, PFLOP (10^15 floating-point operations, backward pass included) and device
 seconds of all stages behind the model; `elapsed`, the seconds with all branches trained at the same time.
 
-![accuracy by domain](figures/accuracy.png)
-
-![share of the gates that each expert has](figures/routing.png)
-
-![validation loss](figures/curves.png)
+{pictures}
 
 Loss by domain:
 
@@ -224,12 +220,16 @@ Measured on {where}.
 """
 
 
-def report(results, info):
+def report(results, info, out):
+    pictures = [f"![{says}](figures/{name}.png)" for name, says in
+                (("accuracy", "accuracy by domain"), ("routing", "share of the gates of each expert"), ("curves", "validation loss"))
+                if (out / "figures" / f"{name}.png").exists()]
     domains = list(next(iter(results.values()))["loss"])
     losses = ["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
     losses += [f"| {name} | " + " | ".join(f"{r['loss'][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
     where = ", ".join(f"{key} {value}" for key, value in info.items() if value)
-    return REPORT.format(table=table(results), losses="\n".join(losses), where=where)
+    return REPORT.format(table=table(results), losses="\n".join(losses), where=where,
+                         pictures="\n\n".join(pictures))
 
 
 def main(argv=None):
@@ -278,7 +278,7 @@ def main(argv=None):
     info = machine()
     text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
     ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))
-    ckpt.write_whole(out / "report.md", lambda file: file.write(report(results, info).encode()))
+    ckpt.write_whole(out / "report.md", lambda file: file.write(report(results, info, out).encode()))
     print(table(results))
     print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json")
 

@@ -153,8 +153,8 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
         state = load_state(state_file, model, optimizer, settings, header["lineage"])
     log = state["log"]
     forward = torch.compile(model) if settings.compile else model
-    autocast = torch.autocast(device.type, pick_dtype(settings.dtype, device, model.config.n_expert),
-                              enabled=pick_dtype(settings.dtype, device, model.config.n_expert) != torch.float32)
+    dtype = pick_dtype(settings.dtype, device, model.config.n_expert)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     eval_every = settings.eval_every or max(1, settings.steps // 10)
     flops_per_step = model.flops_per_token(T) * settings.batch_size * T
     clock = time.perf_counter() - state["seconds"]
