@@ -221,8 +221,8 @@ Measured on {where}.
 
 
 def report(results, info, out):
-    pictures = [f"![{says}](figures/{name}.png)" for name, says in
-                (("accuracy", "accuracy by domain"), ("routing", "share of the gates of each expert"), ("curves", "validation loss"))
+    captions = {"accuracy": "accuracy by domain", "routing": "share of the gates of each expert", "curves": "validation loss"}
+    pictures = [f"![{caption}](figures/{name}.png)" for name, caption in captions.items()
                 if (out / "figures" / f"{name}.png").exists()]
     domains = list(next(iter(results.values()))["loss"])
     losses = ["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
