@@ -81,7 +81,7 @@ lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s%s\n", $$1, $$2}'
 	@echo
 	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=\"0 1 2\" (for results)"
 

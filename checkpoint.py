@@ -27,7 +27,7 @@ ENTRY = {"id", "parents", "tokens", "flops", "seconds"}
 def check_name(out):
     """Raise BadInput unless `out` ends in .pt: a run's log and state are named after it, with other endings."""
     if Path(out).suffix != ".pt" or Path(out).name == ".pt":
-        raise BadInput(f"--out {out}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
+        raise BadInput(f"--out {out or 'is missing'}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
 
 
 def check_stems(paths, taken=()):

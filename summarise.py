@@ -94,13 +94,13 @@ def main(argv=None):
     for folder, file in zip(settings.runs, files, strict=True):
         shutil.copy(file, out / f"{Path(folder).name}.json")
     shutil.copytree(Path(settings.runs[0]) / "figures", out / "figures", dirs_exist_ok=True)
-    head = ["model", *DOMAINS, "mean", "loss", "params, M", "tokens, M", "PFLOP", "elapsed, s"]
+    head = ["model", *DOMAINS, "mean", "loss", "active of all, M", "tokens, M", "PFLOP", "elapsed, s"]
     machine = runs[0]["machine"]
     text = f"""# Results over {len(runs)} seeds
 
 {table(head, rows(runs))}
 
-Accuracy in %, mean ± sample standard deviation over seeds {', '.join(Path(f).name for f in settings.runs)}; the columns are
+Accuracy in %, mean ± sample standard deviation over training seeds ({', '.join(Path(f).name for f in settings.runs)}) on the same data; the columns are
 explained in the glossary of the [README](../README.md). `make results` repeats this.
 Machine: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}.
 
