@@ -206,7 +206,8 @@ REPORT = """# Branch-Train-MiX: what came out
 {table}
 
 Columns: accuracy in % on test tasks of each domain (`switch`: a text of one domain, then a task of another, never trained on) and
-their mean; `loss`, nats per token in the second half of validation windows given the first, mean over the domains, and `ppl`, its exponential;
+their mean; `loss`, nats per token in the second half of validation windows given the first, mean over the domains, and `ppl`, its
+exponential;
 parameters in all and for one token; training tokens, PFLOP (10^15 floating-point operations, backward pass included) and device
 seconds of all stages behind the model; `elapsed`, the seconds with all branches trained at the same time.
 

@@ -100,7 +100,8 @@ def main(argv=None):
 
 {table(head, rows(runs))}
 
-Accuracy in %, mean ± sample standard deviation over training seeds ({', '.join(Path(f).name for f in settings.runs)}) on the same data; the columns are
+Accuracy in %, mean ± sample standard deviation over training seeds ({', '.join(Path(f).name for f in settings.runs)})
+on the same data; the columns are
 explained in the glossary of the [README](../README.md). `make results` repeats this.
 Machine: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}.
 
