@@ -11,17 +11,19 @@ import platform
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+import btm
 import checkpoint as ckpt
 import figures
 import sandbox
 from data import tokenizer
-from data.loader import read_meta, validation_windows
+from data.loader import first_windows, read_meta
 from data.prepare import DOMAINS
 from data.task import Task
 from model import expert_load
@@ -32,7 +34,11 @@ from train_expert import pick_device
 @dataclass
 class Settings:
     models: list = option([], "checkpoints; each is called by its file's name", positional=True)
-    btm: str = option("", "also Branch-Train-Merge Top-1 of these models, by name, as in seed,math,code,wiki")
+    btm: str = option("", "also Branch-Train-Merge of these models, by name, as in seed,math,code,wiki")
+    btm_methods: str = option("bayes:1", "how it chooses (see btm.py) and how many experts, as in bayes:1,tfidf:2")
+    btm_data: str = option("", "for tfidf: a domain for each model of --btm, in order, as in general,math,code,wiki")
+    hard_sampling: bool = option(False, "Sample Top-1 models draw their experts, as in the paper; else they take the likeliest")
+    figures: bool = option(True, "draw figures/*.png")
     data_dir: str = option("data/bin", "folder written by data.prepare")
     out: str = option("out", "folder for report.md, results.json and figures/")
     tasks: int = option(400, "tasks for each domain, at most", low=1)
@@ -52,31 +58,35 @@ def read_tasks(folder, domain, n):
 def token_losses(model, idx):
     """For each token but the first of idx (B, T): its cross-entropy and whether greedy decoding gives it, both (B, T-1).
 
-    Also returns the routing of the pass.
+    Also returns the routing of the pass. model: anything that is called like a GPT.
     """
     logits, _, routing = model(idx[:, :-1])
     losses = F.cross_entropy(logits.transpose(1, 2), idx[:, 1:], reduction="none")
     return losses, logits.argmax(-1) == idx[:, 1:], routing
 
 
-def score_texts(model, windows, batch_size):
-    """Read windows (n, T + 1); of each, the mean loss of its first and of its second half, each (n,), and the gate shares.
+BINS = 20  # of the histograms of router probabilities
 
-    The second half counts; the first is the prompt by which BTM picks its expert. Shares are (n_layer, N), or None.
+
+def score_texts(model, windows, batch_size):
+    """Read windows (n, T + 1); the mean loss of the second half of each, given the first, (n,), and what the routers did.
+
+    That is None for a dense model, else each expert's share of the gates, (n_layer, N), and how its probability is distributed,
+    (n_layer, N, BINS): the share of tokens with a probability in each of BINS equal steps from 0 to 1.
     """
-    first, second, loads = [], [], []
+    losses, loads, histograms = [], 0, 0
     for chunk in windows.split(batch_size):
-        losses, _, routing = token_losses(model, chunk)
-        half = losses.shape[1] // 2
-        first.append(losses[:, :half].mean(1))
-        second.append(losses[:, half:].mean(1))
+        loss, _, routing = token_losses(model, chunk)
+        losses.append(loss[:, loss.shape[1] // 2:].mean(1))
         if routing:
-            loads.append(torch.stack([expert_load(r) for r in routing]) * len(chunk))
-    return torch.cat(first), torch.cat(second), sum(loads) / len(windows) if loads else None
+            loads = loads + torch.stack([expert_load(r) for r in routing]) * len(chunk) / len(windows)
+            bins = torch.stack([F.one_hot((r.probs * BINS).long().clamp(max=BINS - 1), BINS).float().mean(0) for r in routing])
+            histograms = histograms + bins * len(chunk) / len(windows)
+    return torch.cat(losses), {"share": loads.tolist(), "probs": histograms.tolist()} if routing else None
 
 
 def score_tasks(model, encoding, tasks, batch_size, device):
-    """Which tasks greedy decoding solves, (n,) bool, and the mean loss of each prompt, (n,).
+    """Which tasks greedy decoding solves, (n,) bool.
 
     Greedy decoding gives the reference answer if and only if, with the reference fed in, the likeliest token at each
     of its positions is the next token of the reference: one forward pass instead of a generation. Code that differs from the
@@ -85,20 +95,20 @@ def score_tasks(model, encoding, tasks, batch_size, device):
     prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
     # code must also end where it should: what follows it would be run too
     answers = [encoding.encode_ordinary(t.answer) + [encoding.eot_token] * (t.kind == "code") for t in tasks]
-    solved, prompt_loss = torch.zeros(len(tasks), dtype=torch.bool), torch.zeros(len(tasks))
+    solved = torch.zeros(len(tasks), dtype=torch.bool)
     by_length = sorted(range(len(tasks)), key=lambda i: len(prompts[i]) + len(answers[i]))
     for batch in [by_length[i:i + batch_size] for i in range(0, len(tasks), batch_size)]:
         rows = [torch.tensor(prompts[i] + answers[i]) for i in batch]
         idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # causal: padding behind changes nothing
-        losses, hits, _ = token_losses(model, idx)
+        _, hits, _ = token_losses(model, idx)
         for row, i in enumerate(batch):
             p, end = len(prompts[i]) - 1, len(prompts[i]) + len(answers[i]) - 1
-            solved[i], prompt_loss[i] = hits[row, p:end].all(), losses[row, :p].mean()
+            solved[i] = hits[row, p:end].all()
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
     sources = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
     jobs = [(source, re.findall(r"def (\w+)", source)[0], tasks[i].cases) for source, i in zip(sources, todo, strict=True)]
     solved[todo] = torch.tensor(sandbox.grade(jobs), dtype=torch.bool)
-    return solved, prompt_loss
+    return solved
 
 
 def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
@@ -127,38 +137,27 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
 
 
 def score(model, encoding, tasks, windows, batch_size, device):
-    """All that is measured of one model, {domain: {"solved", "prompt_loss", "first", "second", "load"}}."""
+    """All that is measured of one model: {domain: {"accuracy", "loss", "routing"}}."""
     scores = {}
     with torch.inference_mode():
         for domain in tasks:
-            first, second, load = score_texts(model, windows[domain].to(device), batch_size)
-            solved, prompt_loss = score_tasks(model, encoding, tasks[domain], batch_size, device)
-            scores[domain] = {"solved": solved, "prompt_loss": prompt_loss, "first": first.cpu(), "second": second.cpu(),
-                              "load": load}
+            losses, routing = score_texts(model, windows[domain].to(device), batch_size)
+            solved = score_tasks(model, encoding, tasks[domain], batch_size, device)
+            scores[domain] = {"accuracy": solved.float().mean().item(), "loss": losses.mean().item(), "routing": routing}
     return scores
 
 
-def merge_top1(experts):
-    """Branch-Train-Merge Top-1 from the scores of its experts: each text goes to the expert that finds its prompt likeliest.
-
-    No expert is asked again, since the chosen one's answer is the one it gave alone (Li et al. 2022: a posterior over experts
-    from the likelihood of the prefix, here with a uniform prior and all weight on its largest value).
-    """
-    merged = {}
-    for domain in experts[0]:
-        stacked = {key: torch.stack([e[domain][key] for e in experts]) for key in ("solved", "prompt_loss", "first", "second")}
-        by_prompt, by_half = stacked["prompt_loss"].argmin(0)[None], stacked["first"].argmin(0)[None]
-        merged[domain] = {"solved": stacked["solved"].gather(0, by_prompt)[0], "load": None,
-                          "second": stacked["second"].gather(0, by_half)[0]}
-    return merged
-
-
-def summary(scores, params, active_params, lineage):
+def summary(scores, model, lineage):
     """One model's entry in results.json."""
-    return {"accuracy": {domain: s["solved"].float().mean().item() for domain, s in scores.items()},
-            "loss": {domain: s["second"].mean().item() for domain, s in scores.items()},
-            "params": params, "active_params": active_params, **ckpt.totals(lineage),
-            "elapsed": elapsed(lineage)}
+    return {**{key: {domain: s[key] for domain, s in scores.items()} for key in ("accuracy", "loss")},
+            "params": model.num_params(), "active_params": model.num_params(active=True), **ckpt.totals(lineage),
+            "elapsed": elapsed(lineage), "moe_share": moe_share(lineage)}
+
+
+def moe_share(lineage):
+    """The share of FLOPs spent in MoE training (the paper's Table 3), the seed's own training not counted; None before any."""
+    flops = {stage: sum(e["flops"] for e in lineage[1:] if e["stage"] == stage) for stage in ("train", "finetune")}
+    return flops["finetune"] / sum(flops.values()) if sum(flops.values()) else None
 
 
 def elapsed(lineage):
@@ -237,7 +236,9 @@ def main(argv=None):
     settings = parse(Settings, argv)
     if not settings.models:
         raise BadInput("name the checkpoints to compare, as in: evaluate.py out/seed.pt out/btx.pt")
-    ckpt.check_stems(settings.models, taken=["btm_top1"])
+    merged = [name for name in settings.btm.split(",") if name]
+    methods = [btm.read_method(word, len(merged)) for word in settings.btm_methods.split(",") if merged]
+    ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size}
@@ -247,35 +248,40 @@ def main(argv=None):
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
         if any(read_meta(settings.data_dir, d)["fingerprint"] != c["tokenizer"]["fingerprint"] for d in domains):
             raise BadInput(f"{path} was trained with another tokenizer than {settings.data_dir} was prepared with")
-    merged = [name for name in settings.btm.split(",") if name]
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")
     encoding = tokenizer.load(next(iter(checkpoints.values()))["tokenizer"]["name"])
     tasks = {d: read_tasks(settings.data_dir, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
-    windows = {d: validation_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
+    windows = {d: first_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
+    known_by = {m: btm.expert_data(m, settings.data_dir, settings.btm_data, len(merged), block_size) for m, _ in methods}
     ckpt.prepare_output(out / "figures" / "accuracy.png")
 
-    scores, results, loads = {}, {}, {}
-    for name, c in tqdm(checkpoints.items(), desc="evaluate"):
-        model = ckpt.build(c, device)
-        scores[name] = score(model, encoding, tasks, windows, settings.batch_size, device)
-        results[name] = summary(scores[name], model.num_params(), model.num_params(active=True), c["lineage"])
-        if c["experts"]:
-            loads[name] = {"experts": c["experts"],
-                           "share": {d: s["load"].tolist() for d, s in scores[name].items()}}
-    if merged:
-        parts = [results[name] for name in merged]
-        lineage = ckpt.join_lineages(checkpoints[name]["lineage"] for name in merged)
-        results["btm_top1"] = summary(merge_top1([scores[name] for name in merged]), sum(p["params"] for p in parts),
-                                      parts[0]["active_params"], lineage)
-    order = [n for n in results if n not in ("btm_top1", *loads)] + [n for n in ("btm_top1", *loads) if n in results]
-    results = {name: results[name] for name in order}
+    def models():  # one at a time; dense ones, then Branch-Train-Merge, then mixtures of experts
+        for name in [n for n, c in checkpoints.items() if not c["experts"]]:
+            yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
+        for method, k in methods:
+            experts = [ckpt.build(checkpoints[name], device) for name in merged]
+            lineage = ckpt.join_lineages(checkpoints[name]["lineage"] for name in merged)
+            yield btm.name(method, k), btm.BTM(experts, method, k, known_by[method]), lineage
+        for name in [n for n, c in checkpoints.items() if c["experts"]]:
+            yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
+
+    results, loads = {}, {}
+    for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
+        drawn = settings.hard_sampling and model.config.routing == "sample"
+        forward = partial(model, generator=torch.Generator(device).manual_seed(0)) if drawn else model
+        scores = score(forward, encoding, tasks, windows, settings.batch_size, device)
+        results[name] = summary(scores, model, lineage)
+        if model.config.n_expert:
+            loads[name] = {"experts": checkpoints[name]["experts"],
+                           **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
     logs = {Path(path).stem: (c, figures.read_log(path)) for path, c in zip(settings.models, checkpoints.values(), strict=True)}
-    figures.accuracy(results, out / "figures" / "accuracy.png")
-    figures.routing(loads, out / "figures" / "routing.png")
-    figures.curves(logs, order, domains, out / "figures" / "curves.png")
+    if settings.figures:
+        figures.accuracy(results, out / "figures" / "accuracy.png")
+        figures.routing(loads, out / "figures" / "routing.png")
+        figures.curves(logs, list(results), domains, out / "figures" / "curves.png")
     info = machine()
     text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
     ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))

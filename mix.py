@@ -4,6 +4,7 @@
 
 The feed-forwards become the experts of each layer, in the order of the files; everything else is averaged; routers are new.
 With --soup everything is averaged, and the result is dense: the baseline that shows what the experts are for.
+N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 """
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import torch
 
 import checkpoint as ckpt
-from model import GPT, GPTConfig
+from data.loader import first_windows, read_meta
+from model import GPT, ROUTERS, GPTConfig
 from settings import BadInput, option, parse, run
 
 
@@ -20,8 +22,14 @@ class Settings:
     models: list = option([], "dense checkpoints of one architecture; the seed may be one (the 'generalist' expert)",
                          positional=True)
     out: str = option("", "checkpoint to write")
-    top_k: int = option(GPTConfig.top_k, "experts that each token will use", low=1)
-    routing: str = option(GPTConfig.routing, "routing method (3.3)", choices=("topk", "soft"))
+    top_k: int = option(GPTConfig.top_k, "experts that each token will use, with --routing topk", low=1)
+    routing: str = option(GPTConfig.routing, "routing method (3.3)", choices=tuple(ROUTERS))
+    split: int = option(1, "cut each feed-forward into so many experts (3.3)", low=1)
+    blend: bool = option(False, "make each expert of equal parts of all feed-forwards (3.3)")
+    router_init: str = option("random", "hidden: each router row is the mean input of its layer on its expert's domain",
+                              choices=("random", "hidden"))
+    router_data: str = option("", "for --router_init hidden: a domain for each model, in order, as in general,math,code,wiki")
+    data_dir: str = option("data/bin", "for --router_init hidden: folder written by data.prepare")
     soup: bool = option(False, "average the feed-forwards too, which gives a dense model")
     seed: int = option(0, "seed of the new routers", low=0)
 
@@ -36,31 +44,79 @@ def stack(tensors):
     return torch.stack([t.float() for t in tensors])
 
 
-def rule_for(name, soup=False):
-    """Which of the three rules a tensor of the mixed model falls under, by its name."""
+def width_axis(name):
+    """The axis of a feed-forward's matrix, (d_ff, C) or (C, d_ff), along which it can be cut into narrower ones."""
+    return 1 if name.endswith("w_down") else 0
+
+
+def split(name, tensors, n_chunks):
+    """Experts of d_ff / n_chunks: the chunks of the first feed-forward, those of the second, and so on (3.3).
+
+    FF(x) is the sum of its chunks', but gates sum to 1. So w_down is multiplied by n_chunks: all chunks of one FF at equal
+    gates then give FF(x). The paper does not say what it does. (N*n_chunks, *shape), float32.
+    """
+    chunks = [c for t in tensors for c in t.float().chunk(n_chunks, width_axis(name))]
+    return torch.stack(chunks) * (n_chunks if name.endswith("w_down") else 1)
+
+
+def blend(name, tensors):
+    """Expert n is made of the n-th of N chunks of every feed-forward (3.3), so all experts hold a part of every domain.
+
+    At equal gates the layer gives the same as unblended. (N, *shape), float32.
+    """
+    axis = width_axis(name)
+    chunks = [t.float().chunk(len(tensors), axis) for t in tensors]
+    return torch.stack([torch.cat(parts, axis) for parts in zip(*chunks, strict=True)])
+
+
+@torch.no_grad()
+def hidden_routers(model, windows):
+    """Set each router row of the MoE `model` from the mean input of its layer on one domain; layer by layer, first to last.
+
+    windows: for each expert the text to read, (n, T) int64. The rows' common part, which adds the same to all logits, is
+    subtracted, and each row scaled to length 1. As mergekit's hidden gates and FlexOlmo do, from one pass and no gradient.
+    """
+    streams = [model.embed(idx) for idx in windows]  # an (n, T, C) for each expert
+    positions = torch.arange(windows[0].shape[1])
+    for block in model.blocks:
+        after = [x + block.attn(block.attn_norm(x), positions)[0] for x in streams]
+        means = torch.stack([block.ff_norm(x).mean((0, 1)) for x in after])  # (N, C)
+        block.ff.router.copy_(torch.nn.functional.normalize(means - means.mean(0), dim=1))
+        streams = [x + block.ff(block.ff_norm(x))[0] for x in after]
+
+
+def rule_for(name, feed_forwards="stacked"):
+    """Which rule a tensor of the mixed model falls under, by its name."""
     if name.endswith(".ff.router"):
         return "new"
-    if ".ff." in name and not soup:
-        return "stacked"
-    return "averaged"
+    return feed_forwards if ".ff." in name else "averaged"
 
 
-def mix(states, config, generator, soup=False):
+def mix(states, config, generator, feed_forwards="stacked"):
     """The state dict of the mixed model and the rule that made each tensor.
 
-    states: state dicts of N dense models; config: the mixed model's. Every tensor of the mixed model is made by exactly
+    states: state dicts of N dense models; config: the mixed model's; feed_forwards: what becomes of these, "stacked",
+    "averaged", "split" (into config.n_expert / N chunks) or "blended". Every tensor of the mixed model is made by exactly
     one rule, and every tensor of the dense models is used exactly once; anything else raises ValueError.
     """
     model = GPT(config, generator)  # draws the routers; every other tensor is replaced below
     mixed, rules, unused = model.state_dict(), {}, set(states[0])
     for name, new in mixed.items():
-        rules[name] = rule_for(name, soup)
+        rules[name] = rule_for(name, feed_forwards)
         if rules[name] == "new":
             continue
         if name not in unused:
             raise ValueError(f"{name} is not in the dense models, or is used twice")
         unused.remove(name)
-        made = {"stacked": stack, "averaged": average}[rules[name]]([state[name] for state in states])
+        tensors = [state[name] for state in states]
+        if rules[name] == "averaged":
+            made = average(tensors)
+        elif rules[name] == "stacked":
+            made = stack(tensors)
+        elif rules[name] == "split":
+            made = split(name, tensors, config.n_expert // len(tensors))
+        else:
+            made = blend(name, tensors)
         if made.shape != new.shape:
             raise ValueError(f"{name} has the shape {tuple(made.shape)}, not {tuple(new.shape)}")
         mixed[name] = made
@@ -88,11 +144,47 @@ def distinct(names):
     return [name if name not in names[:i] else f"{name}_{names[:i + 1].count(name)}" for i, name in enumerate(names)]
 
 
+def expert_names(settings):
+    """The experts by the names of their files; chunks are numbered (math.1, math.2), blended experts are called by number."""
+    names = distinct([Path(path).stem for path in settings.models])
+    if settings.soup:
+        return []
+    if settings.blend:
+        return [f"blend.{n + 1}" for n in range(len(names))]
+    return [f"{name}.{c + 1}" for name in names for c in range(settings.split)] if settings.split > 1 else names
+
+
+def cut_width(settings, d_ff):
+    """d_ff of an expert. Raises BadInput if the feed-forwards cannot be cut so."""
+    chunks = len(settings.models) if settings.blend else settings.split
+    if d_ff % chunks:
+        raise BadInput(f"--{'blend' if settings.blend else 'split'}: d_ff {d_ff} cannot be cut into {chunks} equal parts")
+    return d_ff // settings.split
+
+
+def router_windows(settings, header, n_windows=16):
+    """The text behind each router row, a list of (n, T), or None for random routers. Raises BadInput."""
+    if settings.router_init == "random":
+        return None
+    domains = settings.router_data.split(",")
+    if settings.soup or settings.blend or len(domains) != len(settings.models):
+        raise BadInput("--router_init hidden: --router_data must name one domain for each model, and each model be an expert "
+                       "(no --soup, no --blend)")
+    for domain in domains:
+        if read_meta(settings.data_dir, domain)["fingerprint"] != header["tokenizer"]["fingerprint"]:
+            raise BadInput(f"--router_data: {domain} was prepared with another tokenizer than {settings.models[0]}")
+    T = header["config"]["block_size"]
+    windows = [first_windows(settings.data_dir, domain, T, n_windows, "train")[:, :-1] for domain in domains]
+    return [w for w in windows for _ in range(settings.split)]
+
+
 def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
     if len(settings.models) < 1:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
+    if settings.soup + settings.blend + (settings.split > 1) > 1:
+        raise BadInput("--soup, --split and --blend exclude each other; choose one")
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
     parents = [ckpt.load(path) for path in settings.models]
@@ -106,19 +198,26 @@ def main(argv=None):
                                "only models of one architecture can be mixed")
         if parent["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.models[0]}; their embeddings cannot be averaged")
+    experts, windows = expert_names(settings), router_windows(settings, first)
     try:
-        config = GPTConfig(**first["config"]) if settings.soup else GPTConfig(
-            **first["config"] | {"n_expert": len(parents), "top_k": settings.top_k, "routing": settings.routing})
+        config = GPTConfig(**first["config"] | ({} if settings.soup else {
+            "n_expert": len(experts), "d_ff": cut_width(settings, first["config"]["d_ff"]), "routing": settings.routing,
+            "top_k": settings.top_k if settings.routing == "topk" else 1}))
     except ValueError as error:
         raise BadInput(f"--{error}") from None
     ckpt.prepare_output(settings.out)
     generator = torch.Generator().manual_seed(settings.seed)
-    state, rules = mix([parent["model"] for parent in parents], config, generator, settings.soup)
+    feed_forwards = "averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend else "stacked"
+    state, rules = mix([parent["model"] for parent in parents], config, generator, feed_forwards)
+    if windows:
+        mixed = ckpt.build({"config": asdict(config), "model": state})
+        hidden_routers(mixed, windows)
+        state = mixed.state_dict()
     print_rules(rules, state, config.n_layer)
-    experts = [] if settings.soup else distinct([Path(path).stem for path in settings.models])
     lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
     entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
-                              experts=experts, top_k=config.top_k, seed=settings.seed)
+                              experts=experts, routing=config.routing, top_k=config.top_k,
+                              split=settings.split, blend=settings.blend, router_init=settings.router_init, seed=settings.seed)
     ckpt.save(settings.out, {"model": state, "config": asdict(config), "tokenizer": first["tokenizer"],
                              "experts": experts, "lineage": lineage + [entry]})
     print(f"wrote {settings.out}")

@@ -14,6 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
+CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
+MIN_TAU = 0.5      # Sample Top-1: the temperature at the end of training (3.3)
 
 @dataclass
 class GPTConfig:
@@ -29,7 +31,7 @@ class GPTConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
-    top_k: int = 2              # experts computed for each token
+    top_k: int = 2              # experts computed for each token by topk; the other methods fix it, see active_experts
     routing: str = "topk"       # a key of ROUTERS
 
     def __post_init__(self):
@@ -45,6 +47,14 @@ class GPTConfig:
             raise ValueError(f"top_k {self.top_k} must be between 1 and the number of experts, {self.n_expert}")
         if self.routing not in ROUTERS:
             raise ValueError(f"routing {self.routing!r} is not one of {', '.join(ROUTERS)}")
+
+    def layer_routing(self, layer):
+        """The key of ROUTERS for a layer: the first layer of a Sample Top-1 model uses soft routing (3.3)."""
+        return "soft" if self.routing == "sample" and layer == 0 else self.routing
+
+    def active_experts(self, layer):
+        """How many experts compute each token in a layer."""
+        return {"topk": self.top_k, "soft": self.n_expert}.get(self.layer_routing(layer), 1)
 
 
 # ---- attention --------------------------------------------------------------------------------------------------------
@@ -108,7 +118,11 @@ class Routing(NamedTuple):
     probs: torch.Tensor    # (M, N) softmax over all experts
 
 
-def route_topk(logits, top_k):
+# The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs: top_k; whether this is training;
+# a generator for noise; the temperature tau.
+
+
+def route_topk(logits, top_k, training=False, generator=None, tau=MIN_TAU):
     """g(W_l x) = SoftMax(TopK(W_l x)) (3.2): the softmax is taken over the k kept logits, so the gates sum to 1.
 
     >>> route_topk(torch.tensor([[0.0, 2.0, 2.0]]), top_k=2).gates
@@ -118,17 +132,57 @@ def route_topk(logits, top_k):
     return Routing(kept.softmax(-1), experts, logits.softmax(-1))
 
 
-def route_soft(logits, top_k):
-    """g(W_l x) = SoftMax(W_l x) (3.3): every expert computes, whatever top_k is.
+def route_soft(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
+    """g(W_l x) = SoftMax(W_l x) (3.3): every expert computes.
 
-    >>> route_soft(torch.tensor([[0.0, 0.0]]), top_k=1).gates
+    >>> route_soft(torch.tensor([[0.0, 0.0]])).gates
     tensor([[0.5000, 0.5000]])
     """
     probs = logits.softmax(-1)  # (M, N)
     return Routing(probs, torch.arange(logits.shape[-1], device=logits.device).expand_as(logits), probs)
 
 
-ROUTERS = {"topk": route_topk, "soft": route_soft}
+def route_switch(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
+    """Switch (3.3; Fedus et al. 2022): the likeliest expert, weighted by its probability SoftMax_i(W_l x) among all N.
+
+    In training an expert takes CAPACITY * M / N tokens at most, never less than one. Those over it get the gate 0, so that they
+    pass by the residual alone: the ones with the smallest gates, wherever in the batch they stand. None in evaluation.
+
+    >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0]]).log_softmax(-1), training=True).gates.squeeze(1)
+    tensor([0.8808, 0.7311, 0.9526])
+    >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), training=True).gates.squeeze(1)
+    tensor([0.8808, 0.0000, 0.9526, 0.9820])
+    """
+    M, N = logits.shape
+    probs = logits.softmax(-1)
+    gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
+    if training:
+        capacity = max(1, math.ceil(CAPACITY * M / N))
+        order = gates[:, 0].argsort(descending=True, stable=True)
+        chosen = F.one_hot(experts[order, 0], N)                        # (M, N), surest tokens first
+        place = torch.empty_like(order).scatter(0, order, (chosen.cumsum(0) * chosen).sum(-1))  # (M,) 1 is an expert's first
+        gates = gates * (place <= capacity)[:, None]
+    return Routing(gates, experts, probs)
+
+
+def route_sample(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
+    """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
+
+    g = SoftMax((W_l x + G) / tau), G_i = -log(-log(U_i)): its largest value is expert i's with probability SoftMax_i(W_l x).
+    In evaluation the gate is 1, of an expert drawn in the same way, or, without a generator, of the likeliest one.
+    Raises ValueError if there is no generator in training.
+    """
+    if training and generator is None:
+        raise ValueError("Sample Top-1 draws its experts in training: pass a generator to forward")
+    noisy = logits
+    if generator is not None:
+        uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
+        noisy = logits - (-uniform.clamp_min(torch.finfo(logits.dtype).tiny).log()).log()
+    gates, experts = (noisy / tau).softmax(-1).max(-1, keepdim=True)  # (M, 1)
+    return Routing(gates if training else torch.ones_like(gates), experts, logits.softmax(-1))
+
+
+ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "sample": route_sample}
 
 
 def mix_experts(x, routing, w_gate, w_up, w_down):
@@ -158,27 +212,29 @@ class FeedForward(nn.Module):
         self.w_up = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
         self.w_down = nn.Parameter(torch.empty(config.n_embd, config.d_ff))
 
-    def forward(self, x):
+    def forward(self, x, **noise):
         return swiglu(x, self.w_gate, self.w_up, self.w_down), None
 
 
 class MoE(nn.Module):
     """The MoE sublayer FF_MoE^l: N feed-forwards under the same names as in FeedForward, and one linear router W_l (3.2)."""
 
-    def __init__(self, config):
+    def __init__(self, config, layer):
         super().__init__()
         N, d_ff, C = config.n_expert, config.d_ff, config.n_embd
-        self.route, self.top_k = ROUTERS[config.routing], config.top_k
+        self.route, self.top_k = ROUTERS[config.layer_routing(layer)], config.top_k
         self.router = nn.Parameter(torch.empty(N, C))
         self.w_gate = nn.Parameter(torch.empty(N, d_ff, C))
         self.w_up = nn.Parameter(torch.empty(N, d_ff, C))
         self.w_down = nn.Parameter(torch.empty(N, C, d_ff))
 
-    def forward(self, x):
+    def forward(self, x, **noise):
+        """x: (B, T, C) -> FF_MoE(x), the same shape, and the Routing; noise: generator and tau, for the router."""
         tokens = x.reshape(-1, x.shape[-1])  # (M, C)
         with torch.autocast(x.device.type, enabled=False):  # a choice between experts should not hang on bf16's rounding
-            logits = F.linear(tokens.float(), self.router.float())  # (M, N)
-        routing = self.route(logits, self.top_k)
+            dtype = torch.promote_types(tokens.dtype, torch.float32)
+            logits = F.linear(tokens.to(dtype), self.router.to(dtype))  # (M, N)
+        routing = self.route(logits, self.top_k, self.training, **noise)
         return mix_experts(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
 
 
@@ -201,17 +257,17 @@ def expert_load(routing):
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, layer):
         super().__init__()
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.attn = Attention(config)
         self.ff_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.ff = MoE(config) if config.n_expert else FeedForward(config)
+        self.ff = MoE(config, layer) if config.n_expert else FeedForward(config)
 
-    def forward(self, x, positions, past=None):
+    def forward(self, x, positions, past=None, **noise):
         y, past = self.attn(self.attn_norm(x), positions, past)
         x = x + y
-        y, routing = self.ff(self.ff_norm(x))
+        y, routing = self.ff(self.ff_norm(x), **noise)
         return x + y, routing, past
 
 
@@ -223,7 +279,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
@@ -245,11 +301,12 @@ class GPT(nn.Module):
                 std = ROUTER_STD
             p.normal_(0, std, generator=generator)
 
-    def forward(self, idx, targets=None, cache=None):
+    def forward(self, idx, targets=None, cache=None, **noise):
         """Predict the next token at every position.
 
         idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list that forward reads and replaces
-        the entries of, [] at first; then idx holds the tokens that follow those already in the cache.
+        the entries of, [] at first; then idx holds the tokens that follow those already in the cache. noise: `generator` and
+        `tau` for Sample Top-1's router (see route_sample); the others draw nothing.
         Returns logits (B, T, V) float32; loss, the mean cross-entropy over targets in nats, None without targets; and
         routing, one Routing per layer, an empty list for a dense model.
         """
@@ -258,7 +315,7 @@ class GPT(nn.Module):
         x = self.embed(idx)  # (B, T, C)
         routing, past = [], cache if cache else [None] * len(self.blocks)
         for i, block in enumerate(self.blocks):
-            x, r, past[i] = block(x, positions, past[i])
+            x, r, past[i] = block(x, positions, past[i], **noise)
             routing.append(r)
         if cache is not None:
             cache[:] = past
@@ -295,15 +352,14 @@ class GPT(nn.Module):
         return torch.cat([idx, *(token for token, _ in self.stream(idx, max_new_tokens, **options))], dim=1)
 
     def num_params(self, active=False):
-        """Number of parameters; with active=True only those that one token uses: top_k of the n_expert experts."""
+        """Number of parameters; with active=True only those that one token uses: some of the experts of each layer."""
         total = sum(p.numel() for p in self.parameters())
         if active and self.config.n_expert:
-            per_expert = sum(p[0].numel() for b in self.blocks for p in (b.ff.w_gate, b.ff.w_up, b.ff.w_down))
-            total -= (self.config.n_expert - self.active_experts()) * per_expert
+            ff = self.blocks[0].ff
+            per_expert = sum(p[0].numel() for p in (ff.w_gate, ff.w_up, ff.w_down))
+            idle = sum(self.config.n_expert - self.config.active_experts(layer) for layer in range(self.config.n_layer))
+            total -= idle * per_expert
         return total
-
-    def active_experts(self):
-        return self.config.n_expert if self.config.routing == "soft" else self.config.top_k
 
     def flops_per_token(self, seq_len=None, training=True):
         """FLOPs per token at this sequence length (default block_size).

@@ -2,6 +2,7 @@
 
     python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8 --html out/sample.html
+    python sample.py out/seed.pt out/math.pt out/code.pt --btm bayes:1 --prompt "Tom has 12 apples."
 """
 import codecs
 import html
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+import btm
 import checkpoint as ckpt
 import figures
 from data import tokenizer
@@ -20,7 +22,10 @@ from train_expert import pick_device
 
 @dataclass
 class Settings:
-    model: list = option([], "one checkpoint", positional=True)
+    model: list = option([], "one checkpoint, or several dense ones with --btm", positional=True)
+    btm: str = option("", "several models answer together by Branch-Train-Merge (see btm.py), as in bayes:1 or tfidf:2")
+    btm_data: str = option("", "for tfidf: a domain for each model, in order, as in general,math,code,wiki")
+    data_dir: str = option("data/bin", "for tfidf: folder written by data.prepare")
     prompt: str = option("", "text to continue; the empty prompt starts a new text")
     tokens: int = option(100, "tokens to write at most; ends earlier where the model ends its text", low=1)
     temperature: float = option(0.0, "0: always the likeliest token", low=0.0)
@@ -68,9 +73,13 @@ def page(title, pieces, names):
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    if len(settings.model) != 1:
-        raise BadInput("name one checkpoint, as in: sample.py out/btx.pt --prompt ...")
-    checkpoint, device = ckpt.load(settings.model[0]), pick_device(settings.device)
+    if len(settings.model) != 1 and not (settings.model and settings.btm):
+        raise BadInput("name one checkpoint, as in: sample.py out/btx.pt --prompt ..., or several with --btm")
+    checkpoints, device = [ckpt.load(path) for path in settings.model], pick_device(settings.device)
+    checkpoint = checkpoints[0]
+    for path, other in zip(settings.model, checkpoints, strict=True):
+        if settings.btm and (other["experts"] or other["tokenizer"] != checkpoint["tokenizer"]):
+            raise BadInput(f"{path}: --btm takes dense models of one tokenizer")
     names, coloured = checkpoint["experts"], settings.experts or bool(settings.html)
     if coloured and not names:
         raise BadInput(f"--experts: {settings.model[0]} is a dense model, every token is its own")
@@ -79,9 +88,14 @@ def main(argv=None):
     encoding = tokenizer.load(checkpoint["tokenizer"]["name"])
     if tokenizer.fingerprint(encoding) != checkpoint["tokenizer"]["fingerprint"]:
         raise BadInput(f"{settings.model[0]} was trained with another tokenizer than today's {checkpoint['tokenizer']['name']}")
+    if settings.btm:
+        method, k = btm.read_method(settings.btm, len(checkpoints))
+        data = btm.expert_data(method, settings.data_dir, settings.btm_data, len(checkpoints), checkpoint["config"]["block_size"])
+        model = btm.BTM([ckpt.build(c, device) for c in checkpoints], method, k, data)
+    else:
+        model = ckpt.build(checkpoint, device)
     if settings.html:
         ckpt.prepare_output(settings.html)
-    model = ckpt.build(checkpoint, device)
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,

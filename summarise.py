@@ -50,7 +50,7 @@ def promises(runs):
     shares = {d: [[mean(run["routing"]["btx"]["share"][d][layer][i] for run in runs) for i in range(n)]
                   for layer in range(len(runs[0]["routing"]["btx"]["share"][d]))] for d in DOMAINS}
     experts = runs[0]["routing"]["btx"]["experts"]
-    rivals = ("seed", *EXPERTS, "soup", "btm_top1")
+    rivals = ("seed", *EXPERTS, "soup", "btm_bayes_top1")
     margin = min(average["btx"] - average[r] for r in rivals)
     yield "BTX's mean accuracy above seed, experts, soup and BTM Top-1 by 5 points", f"{100 * margin:+.1f}", margin >= 0.05
     for d in EXPERTS:
@@ -63,7 +63,7 @@ def promises(runs):
            all(0.05 <= seed[d] <= 0.40 for d in EXPERTS))
     kept = btx["general"] / seed["general"]
     yield "BTX keeps 95 % of the seed's accuracy in general", f"{100 * kept:.1f} %", kept >= 0.95
-    gain = btx["switch"] - accuracy["btm_top1"]["switch"]
+    gain = btx["switch"] - accuracy["btm_bayes_top1"]["switch"]
     yield "BTX above BTM Top-1 on switch by 25 points", f"{100 * gain:+.1f}", gain >= 0.25
     for d in EXPERTS:
         led = sum(max(range(n), key=layer.__getitem__) == experts.index(d) for layer in shares[d])
@@ -87,7 +87,7 @@ def main(argv=None):
             raise BadInput(f"{file}: no such file; evaluate.py writes it")
     runs, out = [json.loads(file.read_text()) for file in files], Path(settings.out)
     for file, r in zip(files, runs, strict=True):
-        missing = {"btx", "seed", *EXPERTS, "soup", "btm_top1"} - r["models"].keys()
+        missing = {"btx", "seed", *EXPERTS, "soup", "btm_bayes_top1"} - r["models"].keys()
         if missing:
             raise BadInput(f"{file}: lacks the models {', '.join(sorted(missing))}; `make` evaluates all of them")
     ckpt.prepare_output(out / "README.md")

@@ -13,12 +13,13 @@ import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 import checkpoint as ckpt
-from data.loader import get_batch, open_split, prepared, read_meta, validation_windows
-from model import GPT, GPTConfig, expert_load, load_balancing_loss
+from data.loader import first_windows, get_batch, open_split, prepared, read_meta
+from model import GPT, MIN_TAU, GPTConfig, expert_load, load_balancing_loss
 from settings import BadInput, mixture, option, parse, run
 
 
@@ -93,6 +94,18 @@ def learning_rate(step, steps, peak, warmup):
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+def router_noise(config, seed, stage, step, steps, device):
+    """What a training step must give to `GPT.forward`: for Sample Top-1 a generator seeded from the step, and tau; else {}.
+
+    The paper prints tau = max(0.5, -r t), which is always 0.5; we read Jang et al.'s max(0.5, exp(-r t)). Its r = 1e-4 for a run
+    of 40,000 steps is r t = 4 * step / steps for a run of any length.
+    """
+    if config.routing != "sample":
+        return {}
+    key = np.random.SeedSequence([seed, stage, step]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    return {"generator": torch.Generator(device).manual_seed(int(key)), "tau": max(MIN_TAU, math.exp(-4 * step / steps))}
+
+
 def make_optimizer(model, settings, device):
     """AdamW (0.9, 0.95) over the parameters that require gradients; no decay on the norms' vectors."""
     params = [p for p in model.parameters() if p.requires_grad]
@@ -141,7 +154,7 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
     """
     out, T = Path(settings.out), model.config.block_size
     tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in weights}
-    windows = {domain: validation_windows(settings.data_dir, domain, T, settings.eval_windows)
+    windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
                for domain in prepared(settings.data_dir)
                if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
     ckpt.prepare_output(out)
@@ -165,9 +178,10 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
         lr = learning_rate(step, settings.steps, settings.lr, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        noise = router_noise(model.config, settings.seed, len(header["lineage"]), step, settings.steps, device)
         for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
             with autocast:
-                _, nll, routing = forward(xs.to(device, non_blocking=True), ys.to(device, non_blocking=True))
+                _, nll, routing = forward(xs.to(device, non_blocking=True), ys.to(device, non_blocking=True), **noise)
                 loss = nll + alpha * load_balancing_loss(routing)
             (loss / settings.grad_accum).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)

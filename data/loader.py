@@ -62,8 +62,8 @@ def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world
     return rows[:, :-1], rows[:, 1:]
 
 
-def validation_windows(folder, domain, block_size, n_windows):
-    """The first n_windows windows of the validation text, one after another, (n, block_size + 1) int64; fewer if it is short."""
-    text = open_split(folder, domain, "val", block_size)
+def first_windows(folder, domain, block_size, n_windows, split="val"):
+    """The first n_windows windows of a text, one after another, (n, block_size + 1) int64; fewer if it is short."""
+    text = open_split(folder, domain, split, block_size)
     n = min(n_windows, (len(text) - 1) // block_size)
     return torch.from_numpy(np.stack([text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]).astype(np.int64))

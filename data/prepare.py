@@ -23,6 +23,8 @@ DOMAINS = ("general", "math", "code", "wiki")
 class Settings:
     domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas")
     level: int = option(1, "1: for a laptop; 2: for 25M to 100M parameters on a GPU", choices=(1, 2))
+    facts: int = option(0, "so many lands, people (wiki) and functions (code) to know by heart; 0: as the level says", low=0,
+                        high=30_000)
     text: list = option([], "NAME=PATH: a text file, or a folder with some, as one more domain", nargs="+",
                         metavar="NAME=PATH")
     train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1)
@@ -38,20 +40,20 @@ def domain_module(name):
     return import_module(f"data.{name}")
 
 
-def documents(name, rng, level):
+def documents(name, rng, level, facts=0):
     """Endless text of one domain, a document at a time; `switch` goes to another domain with each document."""
     previous = None
     while True:
         previous = rng.choice([d for d in DOMAINS if d != previous]) if name == "switch" else name
-        yield domain_module(previous).document(rng, level)
+        yield domain_module(previous).document(rng, level, facts)
 
 
-def draw_task(name, rng, level, separator):
+def draw_task(name, rng, level, separator, facts=0):
     """One task; of `switch`: a document of one domain, the separator, and a task of another domain."""
     if name != "switch":
-        return domain_module(name).task(rng, level)
+        return domain_module(name).task(rng, level, facts)
     before, after = rng.sample(DOMAINS, 2)
-    text, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
+    text, task = domain_module(before).document(rng, level, facts), domain_module(after).task(rng, level, facts)
     return Task(text + separator + task.prompt, task.answer, task.kind, task.cases)
 
 
@@ -59,7 +61,7 @@ def distinct_tasks(name, rng, settings, separator):
     """settings.tasks tasks, no prompt twice; fewer where the domain does not have so many."""
     tasks = {}
     for _ in range(50 * settings.tasks):
-        task = draw_task(name, rng, settings.level, separator)
+        task = draw_task(name, rng, settings.level, separator, settings.facts)
         tasks.setdefault(task.prompt, task)
         if len(tasks) == settings.tasks:
             break
@@ -120,7 +122,7 @@ def prepare_text(name, path, encoding, settings):
 def prepare_domain(name, encoding, settings):
     """A synthetic domain; training text, validation text and tasks come from generators of their own."""
     rngs = {part: random.Random(f"{settings.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    texts = {part: documents(name, rngs[part], settings.level) for part in ("train", "val")}
+    texts = {part: documents(name, rngs[part], settings.level, settings.facts) for part in ("train", "val")}
     n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
     separator = encoding.decode([encoding.eot_token])
     return (encode(encoding, texts["train"], n_train), encode(encoding, texts["val"], settings.val_tokens),
@@ -141,7 +143,7 @@ def main(argv=None):
         name, _, path = pair.partition("=")
         jobs.append((name, prepare_text, (name, path)))
     meta = {"tokenizer": settings.tokenizer, "fingerprint": tokenizer.fingerprint(encoding),
-            "vocab_size": encoding.n_vocab, "level": settings.level, "seed": settings.seed}
+            "vocab_size": encoding.n_vocab, "level": settings.level, "facts": settings.facts, "seed": settings.seed}
     names = [name for name, _, _ in jobs]
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")

@@ -38,10 +38,14 @@ def invent(rng, taken, syllables):
 
 
 @lru_cache
-def world(level):
-    """All that is true: a list of (subject, {attribute: value}, templates), the same on every machine."""
+def world(level, facts=0):
+    """All that is true: a list of (subject, {attribute: value}, templates), the same on every machine.
+
+    As many lands as people; `facts` says how many of each, 0 leaves it to the level.
+    """
     rng, taken = random.Random(f"wiki level {level}"), set()
     n, syllables = (150, 2) if level == 1 else (6000, 3)
+    n = facts or n
     subjects = [(invent(rng, taken, syllables), {"capital": invent(rng, taken, syllables), "goods": rng.choice(GOODS),
                                                  "beast": rng.choice(BEASTS)}, LAND) for _ in range(n)]
     lands = [name for name, _, _ in subjects]
@@ -50,21 +54,21 @@ def world(level):
 
 
 def question(subject, attribute):
-    name, facts, templates = subject
-    return Task(templates[attribute][1].format(name), f" {facts[attribute]}.")
+    name, values, templates = subject
+    return Task(templates[attribute][1].format(name), f" {values[attribute]}.")
 
 
-def document(rng, level=1):
+def document(rng, level=1, facts=0):
     """What is known of one subject, told in prose or, for every other subject, sometimes asked."""
-    i = rng.randrange(len(world(level)))
-    name, facts, templates = subject = world(level)[i]
-    attributes = rng.sample(list(facts), len(facts))
+    i = rng.randrange(len(world(level, facts)))
+    name, values, templates = subject = world(level, facts)[i]
+    attributes = rng.sample(list(values), len(values))
     if i % 2 == 0 and rng.random() < 0.5:
         return " ".join(t.prompt + t.answer for t in (question(subject, a) for a in attributes))
-    return " ".join(rng.choice(templates[a][0]).format(name, facts[a]) for a in attributes)
+    return " ".join(rng.choice(templates[a][0]).format(name, values[a]) for a in attributes)
 
 
-def task(rng, level=1):
+def task(rng, level=1, facts=0):
     """One question about any subject, graded by exact match."""
-    subject = rng.choice(world(level))
+    subject = rng.choice(world(level, facts))
     return question(subject, rng.choice(list(subject[1])))

@@ -629,18 +629,18 @@ def test_a_text_of_one_window_is_enough(tmp_path):
     assert batch(0, 0, tokens, {"a": 1.0})[1][:, -1].tolist() == [8] * 12
 
 
-def test_validation_windows_lie_side_by_side(tiny):
+def test_first_windows_lie_side_by_side(tiny):
     text = torch.from_numpy(np.fromfile(tiny / "data" / "math" / "val.bin", "<u2").astype(np.int64))
-    windows = loader.validation_windows(tiny / "data", "math", 32, 10)
+    windows = loader.first_windows(tiny / "data", "math", 32, 10)
     assert windows.shape == (10, 33) and torch.equal(windows[:, :-1].flatten(), text[:320])
     assert torch.equal(windows[:, 1:].flatten(), text[1:321]), "every token is predicted once"
-    assert torch.equal(loader.validation_windows(tiny / "data", "math", 32, 4), windows[:4])
-    assert len(loader.validation_windows(tiny / "data", "math", 32, 10**6)) == 599 // 32
+    assert torch.equal(loader.first_windows(tiny / "data", "math", 32, 4), windows[:4])
+    assert len(loader.first_windows(tiny / "data", "math", 32, 10**6)) == 599 // 32
 
 
 def test_validation_does_not_depend_on_the_batch_size(tiny):
     model = ckpt.build(ckpt.load(tiny / "btx_mixed.pt"))
-    windows = loader.validation_windows(tiny / "data", "math", 32, 10)
+    windows = loader.first_windows(tiny / "data", "math", 32, 10)
     losses = [validate(model, windows, "cpu", batch_size=n) for n in (1, 3, 10, 16)]
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
     with torch.inference_mode():

@@ -8,7 +8,7 @@ import checkpoint as ckpt
 import evaluate
 import sample
 from data import tokenizer
-from data.loader import validation_windows
+from data.loader import first_windows
 from data.task import Task
 from model import Routing
 
@@ -39,16 +39,8 @@ def test_a_task_is_solved_if_and_only_if_greedy_decoding_gives_its_answer(seed):
                 want.append(spoilt is None)
     assert True in want and False in want
     with torch.inference_mode():
-        solved, _ = evaluate.score_tasks(model, encoding, tasks, 3, "cpu")
+        solved = evaluate.score_tasks(model, encoding, tasks, 3, "cpu")
     assert solved.tolist() == want
-
-
-def test_prompt_loss_does_not_depend_on_what_shares_the_batch(seed):
-    model, encoding = seed
-    tasks = [Task("Tom has 3 apples." * n, " 5.") for n in (1, 4, 2)]
-    with torch.inference_mode():
-        together, alone = (evaluate.score_tasks(model, encoding, tasks, n, "cpu")[1] for n in (3, 1))
-    torch.testing.assert_close(together, alone)
 
 
 def test_code_written_in_a_batch_of_unlike_prompts_equals_code_written_alone(seed):
@@ -69,44 +61,35 @@ def test_code_is_graded_by_running_it_whatever_it_looks_like(seed, monkeypatch):
     for body, right in (("\n    ys = xs\n    return ys\n", True), ("\n    return xs + [0]\n", False), ("\n    return (", False)):
         monkeypatch.setattr(evaluate, "write_code", lambda *a, body=body: [task.prompt + body])
         with torch.inference_mode():
-            assert evaluate.score_tasks(model, encoding, [task], 1, "cpu")[0].tolist() == [right]
+            assert evaluate.score_tasks(model, encoding, [task], 1, "cpu").tolist() == [right]
 
 
 def test_the_loss_of_a_window_is_that_of_its_second_half(seed, tiny):
-    model, windows = seed[0], validation_windows(tiny / "data", "math", 32, 3)
+    model, windows = seed[0], first_windows(tiny / "data", "math", 32, 3)
     with torch.inference_mode():
-        first, second, load = evaluate.score_texts(model, windows, 2)
+        second, routing = evaluate.score_texts(model, windows, 2)
         targets = windows[:, 1:].clone()
         targets[:, :16] = -1
         want = torch.stack([model(w[None, :-1], t[None])[1] for w, t in zip(windows, targets, strict=True)])
     torch.testing.assert_close(second, want)
-    assert load is None and first.shape == (3,)
+    assert routing is None
 
 
 def test_gate_shares_sum_to_one_in_every_layer(tiny):
     model = ckpt.build(ckpt.load(tiny / "btx_mixed.pt"))
     with torch.inference_mode():
-        load = evaluate.score_texts(model, validation_windows(tiny / "data", "math", 32, 5), 2)[2]
-    torch.testing.assert_close(load.sum(1), torch.ones(len(load)))
-
-
-def test_btm_takes_the_answer_of_the_expert_that_likes_the_prompt_best():
-    def expert(solved, prompt_loss, first, second):
-        return {"d": {"solved": torch.tensor(solved), "prompt_loss": torch.tensor(prompt_loss),
-                      "first": torch.tensor(first), "second": torch.tensor(second)}}
-    a = expert([True, False, True], [1.0, 2.0, 5.0], [1.0, 9.0], [0.1, 0.2])
-    b = expert([False, True, False], [2.0, 1.0, 4.0], [2.0, 3.0], [0.3, 0.4])
-    merged = evaluate.merge_top1([a, b])["d"]
-    assert merged["solved"].tolist() == [True, True, False]  # the third goes to the wrong expert
-    torch.testing.assert_close(merged["second"], torch.tensor([0.1, 0.4]))
+        routing = evaluate.score_texts(model, first_windows(tiny / "data", "math", 32, 5), 2)[1]
+    for values in (torch.tensor(routing["share"]), torch.tensor(routing["probs"])):  # (n_layer, N), (n_layer, N, BINS)
+        torch.testing.assert_close(values.sum(-1), torch.ones(values.shape[:-1]))
 
 
 def test_the_report_has_all_that_was_promised(tiny, tmp_path, capsys):
     names = ["seed", "math", "code", "btx_mixed"]
-    evaluate.main([*(str(tiny / f"{n}.pt") for n in names), "--btm", "seed,math,code", "--data_dir", str(tiny / "data"), "--out",
+    evaluate.main([*(str(tiny / f"{n}.pt") for n in names), "--btm", "seed,math,code", "--btm_methods",
+                   "bayes:1,tfidf:2", "--btm_data", "general,math,code", "--data_dir", str(tiny / "data"), "--out",
                    str(tmp_path), "--tasks", "4", "--windows", "2", "--device", "cpu"])
     models = json.loads((tmp_path / "results.json").read_text())["models"]
-    assert set(models) == {*names, "btm_top1"}
+    assert set(models) == {*names, "btm_bayes_top1", "btm_tfidf_top2"}
     for entry in models.values():
         assert set(entry["accuracy"]) == set(entry["loss"]) == DOMAINS
         assert all(0 <= v <= 1 for v in entry["accuracy"].values())

@@ -15,7 +15,7 @@ def dense_states(n=3, **changes):
 
 def mixed(states, soup=False, **changes):
     config = GPTConfig(**SMALL | ({} if soup else {"n_expert": len(states)}) | changes)
-    return config, *mix.mix(states, config, torch.Generator().manual_seed(7), soup)
+    return config, *mix.mix(states, config, torch.Generator().manual_seed(7), "averaged" if soup else "stacked")
 
 
 def test_averages_equal_a_hand_made_mean_and_experts_are_copied():

@@ -103,7 +103,7 @@ def test_forced_to_one_expert_with_shared_weights_it_is_that_model():
                 moe.state_dict()[name].copy_(state[name])
     for i, model in enumerate(dense):
         for block in moe.blocks:  # a route that always says i; with k = 1 the gate is 1
-            block.ff.route = lambda logits, k, i=i: Routing(torch.ones(len(logits), 1, dtype=logits.dtype),
+            block.ff.route = lambda logits, *_, i=i: Routing(torch.ones(len(logits), 1, dtype=logits.dtype),
                                                             torch.full((len(logits), 1), i), logits.softmax(-1))
         torch.testing.assert_close(moe(tokens())[0], model(tokens())[0])
 

@@ -1,0 +1,134 @@
+"""Branch-Train-Merge: the experts are kept as they are, and their predictions are mixed, token by token (the paper's 4.1).
+
+    experts = [build(load(f"out/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
+    BTM(experts, "bayes", top_k=2)        # is called and generates like a model.GPT
+
+No expert learns of another. Who speaks is decided from the text so far, x_<t, in one of two ways:
+
+tfidf   the paper's: the cosine similarity of x_<t, as a tf-idf vector, with each expert's training data; the weights are
+        those of c-BTM (Gururangan et al. 2023), p_i ~ exp(-|v(x_<t) - v_i|^2 / T), T = 0.1: for unit vectors exp(2 cos / T)
+bayes   Li et al. 2022: the posterior p_i ~ prod_{s<t} p_i(x_s | x_<s) of having written x_<t, from a uniform prior
+
+The top_k largest weights are kept and made to sum to 1; the next token's distribution is the weighted mean of the kept experts'.
+"""
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from data.loader import first_windows
+from model import GPT
+from settings import BadInput
+
+METHODS = ("tfidf", "bayes")
+TEMPERATURE = 0.1  # of c-BTM
+
+
+def read_method(text, n_experts):
+    """"bayes:2" -> ("bayes", 2). Raises BadInput.
+
+    >>> read_method("tfidf:1", n_experts=4)
+    ('tfidf', 1)
+    """
+    method, _, k = text.partition(":")
+    if method not in METHODS or k not in map(str, range(1, n_experts + 1)):
+        raise BadInput(f"{text!r} is no way to merge: write METHOD:K, METHOD {' or '.join(METHODS)}, K from 1 to {n_experts}")
+    return method, int(k)
+
+
+def name(method, top_k):
+    """What the tables call it."""
+    return f"btm_{method}_top{top_k}"
+
+
+def expert_data(method, data_dir, domains, n_experts, block_size, n_windows=200):
+    """For tfidf the start of each expert's training data, (n, T) int64 each; else None. domains: "general,math". BadInput."""
+    if method != "tfidf":
+        return None
+    names = domains.split(",")
+    if len(names) != n_experts:
+        raise BadInput("--btm_data: tfidf needs one domain for each expert, in order, as in general,math,code,wiki")
+    return [first_windows(data_dir, domain, block_size, n_windows, "train") for domain in names]
+
+
+def tfidf(windows_of, vocab_size):
+    """The tf-idf of tokens in each expert's training data.
+
+    windows_of: for each expert its data, (n, T) int64. A window is a document: idf(v) = log(n / n_v) + 1 with n_v of all n
+    windows holding v (as in scikit-learn, smoothed). Returns idf (V,) and one vector of length 1 for each expert, (E, V).
+    """
+    tf = [F.one_hot(windows, vocab_size).sum(1).double() for windows in windows_of]  # (n, V) each
+    n, n_with = sum(map(len, tf)), sum((counts > 0).sum(0) for counts in tf)
+    idf = ((1 + n) / (1 + n_with)).log() + 1
+    centroids = torch.stack([F.normalize(counts * idf, dim=1).mean(0) for counts in tf])
+    return idf, F.normalize(centroids, dim=1)
+
+
+class BTM(nn.Module):
+    """Experts that answer together, with the interface of `GPT`: forward with targets and cache, stream, generate."""
+
+    def __init__(self, experts, method, top_k, windows_of=None):
+        """experts: dense GPTs of one tokenizer; windows_of: for "tfidf" each expert's data, see `tfidf`.
+
+        Raises ValueError for an unknown method, tfidf without data, and top_k that is not among the number of experts.
+        """
+        super().__init__()
+        if method not in METHODS or (method == "tfidf" and windows_of is None):
+            raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}, or lacks its data")
+        if not 1 <= top_k <= len(experts):
+            raise ValueError(f"top_k {top_k} must be between 1 and the number of experts, {len(experts)}")
+        self.experts, self.method, self.top_k, self.config = nn.ModuleList(experts), method, top_k, experts[0].config
+        if method == "tfidf":
+            device = next(experts[0].parameters()).device
+            self.idf, self.centroids = (t.to(device) for t in tfidf(windows_of, self.config.vocab_size))
+
+    def bayes_scores(self, log_probs, tokens):
+        """log p(x_1..x_t | expert i) up to each token: log_probs (E, B, T, V) of the next tokens; tokens (B, T). (B, T, E)."""
+        seen = log_probs[:, :, :-1].gather(-1, tokens[None, :, 1:, None].expand(len(log_probs), -1, -1, 1))[..., 0]
+        return F.pad(seen.cumsum(-1), (1, 0)).permute(1, 2, 0)
+
+    def tfidf_scores(self, tokens):
+        """2 cos / T of the text up to each token with each expert's data. tokens: (B, T). Returns (B, T, E)."""
+        idf = self.idf[tokens]  # (B, T)
+        dots = (idf * self.centroids[:, tokens]).cumsum(-1)  # (E, B, T)
+        before = (tokens[:, :, None] == tokens[:, None, :]).tril(-1).sum(-1)  # (B, T) occurrences of this token so far
+        norm = (idf**2 * (2 * before + 1)).cumsum(-1).sqrt()  # grows from (n idf)^2 to ((n + 1) idf)^2 with each occurrence
+        return (2 / TEMPERATURE * dots / norm).permute(1, 2, 0)
+
+    def weights(self, scores):
+        """The top_k largest of exp(scores), made to sum to 1, zero elsewhere; as logarithms. (..., E) -> (..., E)."""
+        top = scores.topk(self.top_k, dim=-1)
+        return torch.full_like(scores, -math.inf).scatter(-1, top.indices, top.values.log_softmax(-1))
+
+    def forward(self, idx, targets=None, cache=None):
+        """As `GPT.forward`; the logits are the logarithms of the mixed distribution, and there is no routing.
+
+        cache: the experts' caches one after another, then what the weights are made of: the tokens and log-probabilities so far.
+        """
+        n_layer = self.config.n_layer
+        parts = [cache[i * n_layer:(i + 1) * n_layer] if cache is not None else None for i in range(len(self.experts))]
+        log_probs = torch.stack([expert(idx, cache=part)[0].log_softmax(-1)
+                                 for expert, part in zip(self.experts, parts, strict=True)])  # (E, B, T, V)
+        scores = None
+        if self.method == "tfidf":
+            tokens = torch.cat([cache[-1][0], idx], 1) if cache else idx
+            scores = self.tfidf_scores(tokens)[:, -idx.shape[1]:]  # (B, T, E)
+            state = (tokens, None)
+        else:
+            scores = self.bayes_scores(log_probs, idx)
+            if cache:  # the prefix's likelihood, and that of the first new token, which the last call predicted
+                so_far, last = cache[-1]
+                scores = scores + (so_far + last.gather(-1, idx[None, :, :1].expand(len(last), -1, -1))[..., 0].T)[:, None]
+            state = (scores[:, -1], log_probs[:, :, -1])
+        if cache is not None:
+            cache[:] = [entry for part in parts for entry in part] + [state]
+        logits = (self.weights(scores).permute(2, 0, 1)[..., None] + log_probs).logsumexp(0).float()  # (B, T, V)
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits, loss, []
+
+    stream, generate = GPT.stream, GPT.generate
+
+    def num_params(self, active=False):
+        """All experts'; with active=True those of the top_k that speak (to find them, bayes asks all)."""
+        return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])
