@@ -59,11 +59,11 @@ def question(subject, attribute):
 
 
 def document(rng, level=1, facts=0):
-    """What is known of one subject, told in prose or, for every other subject, sometimes asked."""
+    """What is known of one subject, told in prose or, for every other subject (every one with `facts`), sometimes asked."""
     i = rng.randrange(len(world(level, facts)))
     name, values, templates = subject = world(level, facts)[i]
     attributes = rng.sample(list(values), len(values))
-    if i % 2 == 0 and rng.random() < 0.5:
+    if (facts or i % 2 == 0) and rng.random() < 0.5:
         return " ".join(t.prompt + t.answer for t in (question(subject, a) for a in attributes))
     return " ".join(rng.choice(templates[a][0]).format(name, values[a]) for a in attributes)
 

@@ -10,7 +10,8 @@ SHAPE = "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with data/, and seed.pt, math.pt, code.pt of 3 steps each, and btx_mixed.pt. Only read it."""
+    """A folder with data/, and seed.pt, math.pt, code.pt of 3 steps each, btx_mixed.pt, sample_mixed.pt (Sample
+    Top-1). Only read it."""
     folder = tmp_path_factory.mktemp("tiny")
     data = ["--data_dir", str(folder / "data")]
     prepare.main(["--out", str(folder / "data"), "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"])
@@ -20,4 +21,5 @@ def tiny(tmp_path_factory):
         train_expert.main(["--init", seed, "--data", name, "--out", out, *data, "--steps", "3", "--device", "cpu",
                            "--dtype", "float32"])
     mix.main([seed, *branches.values(), "--out", str(folder / "btx_mixed.pt")])
+    mix.main([seed, *branches.values(), "--routing", "sample", "--out", str(folder / "sample_mixed.pt")])
     return folder

@@ -4,7 +4,7 @@ import torch
 
 import checkpoint as ckpt
 import mix
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, Routing, mix_experts, swiglu
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=24)
 
@@ -95,3 +95,91 @@ def test_cli_names_experts_and_prints_the_rules(tiny, tmp_path, capsys):
     assert [e["name"] for e in made["lineage"]] == ["seed", "math", "code", "m"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("averaged", "stacked", "new", "ff.router"))
+
+
+# ---- splitting, blending, and routers from hidden states (3.3) ----
+
+
+def ff(name, state, x, layer=0):
+    """FF_i(x) of a dense state dict, or of one expert of a mixed one."""
+    return swiglu(x, *(state[f"blocks.{layer}.ff.{w}"] if name is None else state[f"blocks.{layer}.ff.{w}"][name]
+                       for w in ("w_gate", "w_up", "w_down")))
+
+
+@pytest.mark.parametrize("n_chunks", [2, 3])
+def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output(n_chunks):
+    states = dense_states()
+    config = GPTConfig(**SMALL | {"n_expert": 3 * n_chunks, "d_ff": SMALL["d_ff"] // n_chunks, "top_k": n_chunks})
+    state, rules = mix.mix(states, config, torch.Generator().manual_seed(7), "split")
+    assert set(rules.values()) == {"averaged", "split", "new"}
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    for i, dense in enumerate(states):
+        chosen = torch.arange(i * n_chunks, (i + 1) * n_chunks).expand(5, -1)
+        routing = Routing(torch.full((5, n_chunks), 1 / n_chunks), chosen, torch.zeros(5, 3 * n_chunks))
+        got = mix_experts(x, routing, *(state[f"blocks.1.ff.{w}"] for w in ("w_gate", "w_up", "w_down")))
+        torch.testing.assert_close(got, ff(None, dense, x, 1))
+
+
+def test_blended_at_equal_gates_equals_unblended_and_every_expert_holds_a_part_of_every_domain():
+    states = dense_states()
+    config = GPTConfig(**SMALL | {"n_expert": 3, "routing": "soft"})
+    models = {}
+    for feed_forwards in ("stacked", "blended"):
+        models[feed_forwards] = GPT(config)
+        state = mix.mix(states, config, torch.Generator().manual_seed(7), feed_forwards)[0]
+        for name in state:
+            if name.endswith("router"):
+                state[name].zero_()  # equal gates
+        models[feed_forwards].load_state_dict(state)
+    idx = torch.randint(0, 50, (3, 16), generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(models["blended"](idx)[0], models["stacked"](idx)[0], atol=1e-5, rtol=1e-5)
+    w = models["blended"].state_dict()["blocks.0.ff.w_down"]
+    for n in range(3):
+        torch.testing.assert_close(w[n], torch.cat([s["blocks.0.ff.w_down"][:, 8 * n:8 * n + 8] for s in states], 1))
+
+
+def test_a_hidden_router_prefers_the_expert_whose_domain_it_reads():
+    """Two domains of different words, one expert each: nearly every token goes to its own."""
+    config, state, _ = mixed(dense_states(2))
+    model = GPT(config)
+    model.load_state_dict(state)
+    g = torch.Generator().manual_seed(3)
+    windows = [torch.randint(low, low + 5, (20, 16), generator=g) for low in (0, 40)]
+    mix.hidden_routers(model, windows)
+    for domain, idx in enumerate(windows):
+        for routing in model(idx)[2]:
+            assert (routing.probs[:, domain] > 0.5).float().mean() > 0.8
+    for block in model.blocks:
+        torch.testing.assert_close(block.ff.router.norm(dim=1), torch.ones(2))
+        torch.testing.assert_close(block.ff.router.sum(0), torch.zeros(32), atol=1e-6, rtol=0)  # of two: opposite
+
+
+def test_hidden_router_rows_by_hand():
+    """Of the first layer, whose input no router has touched."""
+    config, state, _ = mixed(dense_states(3))
+    model = GPT(config)
+    model.load_state_dict(state)
+    windows = [torch.randint(0, 50, (2, 8), generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    mix.hidden_routers(model, windows)
+    seen = []
+    model.blocks[0].ff.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for idx in windows:
+        model(idx)
+    means = torch.stack([x.flatten(0, 1).mean(0) for x in seen])
+    rows = means - means.mean(0)
+    torch.testing.assert_close(model.blocks[0].ff.router, rows / rows.norm(dim=1, keepdim=True))
+
+
+def test_the_command_line_makes_what_it_says(tiny, tmp_path):
+    models = [str(tiny / f"{n}.pt") for n in ("seed", "math")]
+    for options, n_expert, d_ff, experts in ((["--split", "2"], 4, 8, ["seed.1", "seed.2", "math.1", "math.2"]),
+                                             (["--blend"], 2, 16, ["blend.1", "blend.2"]),
+                                             (["--routing", "switch"], 2, 16, ["seed", "math"]),
+                                             (["--router_init", "hidden", "--router_data", "general,math", "--split", "2",
+                                               "--data_dir", str(tiny / "data")],
+                                              4, 8, ["seed.1", "seed.2", "math.1", "math.2"])):
+        mix.main([*models, *options, "--out", str(tmp_path / "m.pt")])
+        made = ckpt.load(tmp_path / "m.pt")
+        assert (made["config"]["n_expert"], made["config"]["d_ff"], made["experts"]) == (n_expert, d_ff, experts)
+    router = made["model"]["blocks.0.ff.router"]
+    assert torch.equal(router[0], router[1]) and not torch.equal(router[0], router[2])

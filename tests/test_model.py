@@ -221,13 +221,19 @@ def test_loss_ignores_targets_of_minus_one():
     torch.testing.assert_close(model(idx, targets)[1], want)
 
 
-@pytest.mark.parametrize("config", [{}, {"n_expert": 4, "top_k": 2}, {"n_expert": 3, "routing": "soft"}, {"tie_weights": True}])
+@pytest.mark.parametrize("config", [{}, {"tie_weights": True}, {"n_expert": 4, "top_k": 2},
+                                    {"n_expert": 8, "top_k": 4, "d_ff": 12},
+                                    *({"n_expert": 3, "routing": method} for method in ("switch", "soft", "sample"))])
 def test_flops_agree_with_torchs_counter(config):
-    """Forward pass, within 2 %: the counter sees every matrix product, attention included."""
+    """Of the forward pass and of a training step, within 2 %: the counter sees every matrix product, attention included."""
     model = GPT(GPTConfig(**{**SMALL, **config}))
-    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        model(tokens(4, 16))
-    assert model.flops_per_token(16, training=False) * 4 * 16 == pytest.approx(counter.get_total_flops(), rel=0.02)
+    idx = tokens(4, 16)
+    for training in (False, True):
+        with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            loss = model(idx, idx, generator=torch.Generator().manual_seed(0))[1]
+            if training:
+                loss.backward()
+        assert model.flops_per_token(16, training) * idx.numel() == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_number_of_parameters_by_hand():
