@@ -6,7 +6,7 @@
 
 PRESET ?= cpu
 SEED   ?= 0
-SEEDS  ?= 0 1 2
+SEEDS  ?= 3
 PYTHON ?= python3
 
 # ---- the recipes: one for two laptop cores, one for a data-centre GPU ----------------------------------------------------
@@ -69,10 +69,28 @@ $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py figures.py sandbox.py
 
 # ---- everything else -----------------------------------------------------------------------------------------------------
 
+RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
+
 .PHONY: results test lint help clean
-results: .venv/ready  ## the pipeline for each of SEEDS, and results/: every run's numbers, mean and spread
-	for s in $(SEEDS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
-	$(PY) summarise.py $(SEEDS:%=out/seed%) --out results
+results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread
+	for s in $(RUNS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
+	$(PY) summarise.py $(RUNS:%=out/seed%) --out results/demo
+
+# paper.mk's graph once for each seed, all at the same time; SIZE=tiny is a rehearsal of seconds
+PAPER      = out/paper
+PAPER_DATA = data/bin/paper
+REPORT     = results
+PAPER_MAKE = $(MAKE) -f paper.mk D=$(PAPER_DATA)
+
+.PHONY: paper paper-data $(RUNS:%=paper-seed%)
+paper: $(RUNS:%=paper-seed%)  ## every experiment of the paper for SEEDS seeds, and results/: its tables and figures
+	$(PY) paper.py $(RUNS:%=$(PAPER)/seed%) --data_dir $(PAPER_DATA) --out $(REPORT)
+
+paper-data: .venv/ready
+	$(PAPER_MAKE) $(PAPER_DATA)/switch/meta.json
+
+$(RUNS:%=paper-seed%): paper-seed%: paper-data
+	$(PAPER_MAKE) SEED=$* O=$(PAPER)/seed$*
 
 test: .venv/dev  ## the tests, under three minutes
 	$(PY) -m pytest
@@ -83,7 +101,7 @@ lint: .venv/dev  ## ruff
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s%s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=\"0 1 2\" (for results)"
+	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=3 (for results, paper)"
 
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin

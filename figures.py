@@ -8,12 +8,18 @@ from matplotlib.figure import Figure
 COLORS = ["#8c8c8c", "#2f6fb0", "#e08a1e", "#3a9a5b", "#a05bb0", "#c94f4f", "#5bb5c4", "#8a6d3b"]
 
 
-def canvas(n_panels, width, height, **kwargs):
+def grid_canvas(n_rows, n_columns, width, height):
+    """A figure with rows of panels, all axes shared; returns it and the rows, lists of axes."""
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).tolist()
+
+
+def canvas(n_panels, width, height):
     """A figure with n_panels side by side, the y axis shared; returns it and a list of axes."""
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, n_panels, sharey=True, squeeze=False, **kwargs)[0]
-    return figure, list(axes)
+        return figure, figure.subplots(1, n_panels, sharey=True, squeeze=False)[0].tolist()
 
 
 def legend_below(figure, axis):
@@ -47,9 +53,7 @@ def routing(loads, path):
     if not loads:
         return
     n_domains = len(next(iter(loads.values()))["share"])
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(2.1 * n_domains, 0.5 + 2.3 * len(loads)), layout="constrained")
-        grid = figure.subplots(len(loads), n_domains, sharex=True, sharey=True, squeeze=False)
+    figure, grid = grid_canvas(len(loads), n_domains, 2.1 * n_domains, 0.5 + 2.3 * len(loads))
     for row, (model, load) in zip(grid, loads.items(), strict=True):
         for axis, (domain, share) in zip(row, load["share"].items(), strict=True):
             bottom = [0.0] * len(share)
@@ -91,4 +95,87 @@ def curves(logs, order, domains, path):
         axis.yaxis.set_minor_formatter("")
     axes[0].set(ylabel="validation loss, nats per token", yticks=(0.3, 0.5, 1, 2, 4))
     legend_below(figure, axes[0])
+    save(figure, path)
+
+
+def compute(points, path):
+    """Mean accuracy against training FLOPs, a circle for each model, its area the active parameters (the paper's Figure 2).
+
+    points: {model: (FLOPs, accuracies of the runs, active parameters)}; the bars are the runs' range.
+    """
+    figure, (axis,) = canvas(1, 7.5, 4.6)
+    for i, (name, (flops, scores, active)) in enumerate(points.items()):
+        middle, color = 100 * sum(scores) / len(scores), COLORS[i % len(COLORS)]
+        axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1)
+        axis.scatter(flops / 1e12, middle, s=active / 1000, color=color, alpha=0.75, edgecolors="white",
+                     marker="o" if i < len(COLORS) else "s", label=name)
+    axis.set(xlabel="training compute of all stages, TFLOP", ylabel="mean accuracy, %")
+    axis.margins(0.1)
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def normalised(scores, domains, path):
+    """Each model's accuracy in each domain over the best model's (the paper's Figure 2, right); {model: accuracies}."""
+    figure, axes = canvas(len(domains), 2.3 * len(domains), 3.6)
+    for i, (axis, domain) in enumerate(zip(axes, domains, strict=True)):
+        best = max(row[i] for row in scores.values()) or 1.0
+        values = [row[i] / best for row in scores.values()]
+        bars = axis.bar(list(scores), values, color=[COLORS[j % len(COLORS)] for j in range(len(values))])
+        axis.bar_label(bars, fmt="%.2f", fontsize=6)
+        axis.set(title=domain, ylim=(0, 1.08))
+        axis.tick_params(axis="x", rotation=90)
+    axes[0].set_ylabel("accuracy over the best model's")
+    save(figure, path)
+
+
+def probabilities(routings, path):
+    """How each expert's probability is distributed over tokens, a panel for each layer, a row for each model (Figure 5).
+
+    routings: {model: {"experts", "probs": {domain: (n_layer, N, bins)}}}; all domains together.
+    """
+    n_layer = len(next(iter(next(iter(routings.values()))["probs"].values())))
+    figure, grid = grid_canvas(len(routings), n_layer, 2.8 * n_layer, 0.5 + 2.1 * len(routings))
+    for row, (model, routing) in zip(grid, routings.items(), strict=True):
+        domains = list(routing["probs"].values())
+        for layer, axis in enumerate(row):
+            for i, expert in enumerate(routing["experts"]):
+                n_bins = len(domains[0][layer][i])
+                share = [100 * sum(d[layer][i][b] for d in domains) / len(domains) for b in range(n_bins)]
+                axis.stairs(share, [b / n_bins for b in range(n_bins + 1)], color=COLORS[i % len(COLORS)], label=expert)
+            axis.set(title=f"layer {layer + 1}", yscale="log", ylim=(0.05, 100))
+            axis.yaxis.set_major_formatter("{x:g}")
+        row[0].set_ylabel(f"{model}\ntokens, %", fontsize=8)
+    for axis in grid[-1]:
+        axis.set_xlabel("router probability")
+    legend_below(figure, grid[0][0])
+    save(figure, path)
+
+
+def coloured_text(rows, names, path, columns=100):
+    """Text on the colours of the experts that wrote it (the paper's Table 6); rows: {title: [(piece of text, expert)]}."""
+    lines = []  # (row, column, text, expert), expert None for titles
+    n = 0
+    for title, pieces in rows.items():
+        lines.append((n, 0, title, None))
+        column = 9
+        for text, expert in pieces:
+            for part in text.replace("\n", "⏎\n").splitlines(keepends=True):
+                if column + len(part) > columns:
+                    n, column = n + 1, 9
+                lines.append((n, column, part.rstrip("\n"), expert))
+                column += len(part.rstrip("\n"))
+                if part.endswith("\n"):
+                    n, column = n + 1, 9
+        n += 2
+    figure = Figure(figsize=(columns * 0.088, 0.27 * (n + 1)))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.set(xlim=(-1, columns + 2), ylim=(n + 0.8, -0.8))
+    axis.axis("off")
+    for row, column, text, expert in [*lines, *((n, 9 + 12 * i, f" {name} ", i) for i, name in enumerate(names))]:
+        if expert is not None:
+            axis.barh(row, len(text), left=column, height=0.86, color=COLORS[expert % len(COLORS)])
+        axis.text(column, row, text, family="monospace", fontsize=9.5, va="center", color="black" if expert is None else "white",
+                  parse_math=False)
     save(figure, path)

@@ -1,0 +1,40 @@
+"""How many steps of one model's training cost what another model cost: for compute-matched baselines (the paper's Table 3).
+
+    python budget.py out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
+
+Prints the number of steps of the kind of training that su_dm's last stage was, whose FLOPs (or measured seconds) are those of
+all stages behind btx that are not behind seed. Read from the ledgers in the checkpoints.
+"""
+from dataclasses import dataclass
+
+import checkpoint as ckpt
+from settings import BadInput, option, parse, run
+
+
+@dataclass
+class Settings:
+    model: list = option([], "one checkpoint, trained in the way whose steps are counted", positional=True)
+    like: str = option("", "checkpoint whose cost is to be met")
+    since: str = option("", "checkpoint whose cost does not count")
+    by: str = option("flops", "which cost", choices=("flops", "time"))
+
+
+def cost(lineage, key, before=()):
+    """The sum of `key` over the stages of a lineage that are not in the lineage `before`."""
+    known = {entry["id"] for entry in before}
+    return sum(entry[key] for entry in lineage if entry["id"] not in known)
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    if len(settings.model) != 1:
+        raise BadInput("name one checkpoint, as in: budget.py out/su_dm.pt --like out/btx.pt --since out/seed.pt")
+    model, like, since = (ckpt.load(path)["lineage"] for path in (settings.model[0], settings.like, settings.since))
+    last, key = model[-1], {"flops": "flops", "time": "seconds"}[settings.by]
+    if "settings" not in last or not last[key]:
+        raise BadInput(f"{settings.model[0]}: its last stage is no training")
+    print(max(1, round(cost(like, key, since) / last[key] * last["settings"]["steps"])))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,216 @@
+"""The paper's tables and figures from our runs, beside the paper's own numbers: what `make paper` ends with.
+
+    python paper.py out/paper/seed0 out/paper/seed1 out/paper/seed2 --out results
+
+Reads each folder's results.json and hard/results.json (written by evaluate.py), and the first one's btx.pt for Table 6. Writes
+README.md, one JSON for each run, and figures/. What the models are is said in paper.mk.
+"""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+import checkpoint as ckpt
+import figures
+import sample
+from data import tokenizer
+from data.loader import first_windows
+from settings import BadInput, option, parse, run
+from summarise import DOMAINS, cell, table
+
+# ---- the paper's numbers (arXiv 2403.07816); rows are named as in paper.mk ------------------------------------------------
+
+TABLE_1 = {  # GSM8K, MATH, HumanEval, MBPP, NQ, TriviaQA, MMLU
+    "seed": (14.7, 2.5, 12.8, 20.8, 16.4, 58.5, 46.1), "math": (39.5, 18.8, 25.0, 33.6, 14.4, 37.1, 52.0),
+    "code": (12.0, 4.0, 31.7, 40.2, 11.5, 29.9, 39.6), "wiki": (11.7, 3.1, 11.0, 15.2, 21.8, 57.2, 43.1)}
+TABLE_2 = {  # math, code, knowledge, reasoning, MMLU, average
+    "seed": (8.6, 16.8, 37.4, 63.3, 46.1, 40.7), "large": (16.3, 24.5, 40.0, 66.1, 52.8, 45.4),
+    "dense_dm": (18.3, 25.8, 39.6, 63.3, 49.8, 44.5), "su_dm": (28.1, 34.7, 34.0, 62.3, 51.1, 46.3),
+    "btm_tfidf_top1": (21.3, 36.4, 26.5, 61.0, 44.3, 43.1), "btm_tfidf_top2": (21.5, 36.6, 26.9, 61.2, 44.3, 43.4),
+    "btm_bayes_top1": None, "btm_bayes_top2": None, "soup": None,
+    "btx_sample": (26.4, 31.5, 40.1, 63.7, 53.2, 47.3), "btx": (27.4, 34.0, 41.0, 63.5, 52.5, 47.9)}
+TABLE_3 = {  # tokens, GPU-days, share of compute in MoE training, average
+    "btx": ("533B", 926.1, "23 %", 47.9), "su_cm_time": ("252B", 1007.1, "100 %", 47.3), "su_cm_flops": None,
+    "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None, "seed": None}
+TABLE_4 = {  # average at 10B, 40B, 80B (Sample Top-1: 160B) tokens
+    "switch": ("switch_short", 24.7, None, None, None, None), "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
+    "top2": ("top2_short", 34.6, "top2_medium", 35.9, "btx", 37.3), "soft": ("soft_short", 35.8, "soft_medium", 37.3, None, None)}
+TABLE_5 = {  # GSM8K, HumanEval, NQ, ARC-c, MMLU, average
+    "lb_short": (29.8, 27.4, 23.0, 43.4, 50.0, 34.7), "top2_short": (34.6, 19.5, 23.2, 44.4, 51.6, 34.6),
+    "frozen_short": (34.8, 18.3, 24.1, 44.9, 51.4, 34.7), "blend_short": (13.9, 17.1, 9.9, 34.1, 36.2, 22.2),
+    "split2of8_short": (22.0, 20.1, 16.8, 39.1, 41.8, 28.0), "split4of8_short": (29.6, 26.8, 22.9, 44.0, 49.4, 34.5)}
+NAMES = {
+    "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert", "soup": "average of all weights",
+    "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)", "su_dm": "Sparse upcycling (DM)",
+    "su_cm_time": "Sparse upcycling (CM), equal time", "su_cm_flops": "Sparse upcycling (CM), equal FLOPs",
+    "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top1": "BTM Top-1, Bayes",
+    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "switch": "Switch",
+    "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb_short": "Top-2, load balancing", "top2_short": "Top-2",
+    "frozen_short": "Top-2, experts frozen", "blend_short": "blending", "split2of8_short": "split, top-2 of 8",
+    "split4of8_short": "split, top-4 of 8"}
+
+
+@dataclass
+class Settings:
+    runs: list = option([], "folders of make paper, one for each seed", positional=True)
+    data_dir: str = option("data/bin/paper", "folder written by data.prepare, for Table 6")
+    out: str = option("results", "folder to write to")
+
+
+class Results:
+    """The numbers of all runs, by model, and the tables' cells made of them."""
+
+    def __init__(self, runs):
+        self.runs = runs
+
+    def of(self, model, key, domain=None):
+        """A value for each run; key "mean" is the mean accuracy over the domains."""
+        models = [r["models"][model] for r in self.runs]
+        if key == "mean":
+            return [mean(m["accuracy"][d] for d in DOMAINS) for m in models]
+        if key == "loss":
+            return [mean(m["loss"][d] for d in DOMAINS) for m in models]
+        return [m[key] if domain is None else m[key][domain] for m in models]
+
+    def scores(self, model):
+        """Accuracy by domain, mean and loss, as text."""
+        return [*(cell(self.of(model, "accuracy", d), 100) for d in DOMAINS), cell(self.of(model, "mean"), 100),
+                cell(self.of(model, "loss"), digits=3)]
+
+    def difference(self, a, b, key="mean"):
+        """Mean and standard error of a minus b, run by run; the error is None for one run."""
+        deltas = [x - y for x, y in zip(self.of(a, key), self.of(b, key), strict=True)]
+        return mean(deltas), stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
+
+    def verdict(self, a, sign, b):
+        """One line: does a > b (or >=, or ~: about equal) hold in the mean score, and is it beyond twice the standard error?"""
+        delta, error = self.difference(a, b)
+        beyond = error is not None and abs(delta) > 2 * error
+        holds = {">": delta > 0 and (beyond or error is None), ">=": delta > 0 or not beyond, "~": abs(delta) <= 0.03}[sign]
+        noise = "" if error is None else f" ± {100 * error:.1f}"
+        word = "yes" if holds else "not clearly" if sign == ">" and not beyond and error is not None else "**no**"
+        loss = self.difference(b, a, "loss")[0]
+        return [f"{full(a)} {sign} {full(b)}", f"{100 * delta:+.1f}{noise}", f"{loss:+.3f}", word]
+
+
+def full(model):
+    base, _, length = model.rpartition("_")
+    return NAMES.get(model) or (f"{NAMES[base]} ({length})" if base in NAMES else model)
+
+
+def cells(values, digits=1):
+    return ["" if v is None else f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in values]
+
+
+ORDER = [  # what the paper's tables say: (model, sign, model)
+    ("btx", ">", "su_dm"), ("su_dm", ">", "dense_dm"), ("btx", ">", "dense_dm"), ("btx", ">", "btm_tfidf_top2"),
+    ("btx", ">", "btm_bayes_top2"), ("btm_tfidf_top2", ">=", "btm_tfidf_top1"), ("btm_bayes_top2", ">=", "btm_bayes_top1"),
+    ("soft_short", ">=", "top2_short"), ("top2_short", ">=", "sample_short"), ("sample_short", ">", "switch_short"),
+    ("soft_medium", ">=", "top2_medium"), ("top2_medium", ">=", "sample_medium"), ("split4of8_short", "~", "top2_short"),
+    ("top2_short", ">", "blend_short"), ("btx", ">=", "su_cm_time"), ("btx", ">=", "su_cm_flops"),
+    ("btx", ">=", "btx_sample"), ("btx", ">", "large")]
+
+
+def tables(r):
+    """Every table of the report, by name, as Markdown."""
+    ours = [*DOMAINS, "mean", "loss"]
+    out = {"order": table(["the paper's ordering", "mean score, points", "loss, nats less", "holds here"],
+                          [r.verdict(*line) for line in ORDER])}
+    out["1"] = table(["model", *ours[:-2], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
+                     [[full(m), *r.scores(m)[:-2], *cells(paper)] for m, paper in TABLE_1.items()])
+    out["2"] = table(["model", *ours, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average"],
+                     [[full(m), *r.scores(m), *cells(paper or [None] * 6)] for m, paper in TABLE_2.items()])
+    rows = []
+    for m, paper in TABLE_3.items():
+        share = r.of(m, "moe_share")[0]
+        rows.append([full(m), f"{mean(r.of(m, 'tokens')) / 1e6:.1f}", f"{mean(r.of(m, 'flops')) / 1e12:.1f}",
+                     cell(r.of(m, "seconds"), digits=0), cell(r.of(m, "elapsed"), digits=0),
+                     "" if share is None else f"{100 * share:.0f} %", f"{mean(r.of(m, 'active_params')) / 1e3:.0f} of "
+                     f"{mean(r.of(m, 'params')) / 1e3:.0f}", cell(r.of(m, "mean"), 100), *cells(paper or [None] * 4)])
+    out["3"] = table(["model", "tokens, M", "TFLOP", "device seconds", "elapsed", "in MoE training", "active of all, k", "mean",
+                      "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
+    out["4"] = table(["routing", "short", "medium", "long", "paper: 10B", "40B", "80B (Sample Top-1: 160B)"],
+                     [[full(m), *("" if name is None else cell(r.of(name, "mean"), 100) for name in line[::2]),
+                       *cells(line[1::2])] for m, line in TABLE_4.items()])
+    out["4b"] = table(["routing", "short", "medium", "long"],
+                      [[full(m), *("" if name is None else cell(r.of(name, "loss"), digits=3) for name in line[::2])]
+                       for m, line in TABLE_4.items()])
+    hard = Results([{"models": run["hard"]} for run in r.runs])
+    out["hard"] = table(["BTX Sample Top-1 in evaluation", *ours],
+                        [["the likeliest expert (as in all other tables)", *r.scores("btx_sample")],
+                         ["an expert drawn from the router (the paper's)", *hard.scores("btx_sample")]])
+    out["5"] = table(["model", *ours, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"],
+                     [[full(m), *r.scores(m), *cells(paper)] for m, paper in TABLE_5.items()])
+    out["hidden"] = table(["router rows", "finetuning", *ours],
+                          [["random", "none", *r.scores("top2_mixed")], ["hidden", "none", *r.scores("hidden_mixed")],
+                           ["random", "short", *r.scores("top2_short")], ["hidden", "short", *r.scores("hidden_short")]])
+    return out
+
+
+def draw(r, out):
+    """All figures but Table 6's."""
+    main = [m for m in TABLE_2 if m != "soup"] + ["su_cm_time", "su_cm_flops"]
+    figures.compute({full(m): (mean(r.of(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
+                    out / "figure2_left.png")
+    figures.normalised({full(m): [mean(r.of(m, "accuracy", d)) for d in DOMAINS] for m in
+                        ("seed", "math", "code", "wiki", "large", "dense_dm", "su_dm", "btm_tfidf_top2", "btx")}, DOMAINS,
+                       out / "figure2_right.png")
+    routing = r.runs[0]["routing"]
+    figures.routing({"Top-2, load balancing": routing["lb_short"], "Top-2, none": routing["top2_short"]}, out / "figure3_4.png")
+    figures.routing({full(f"{m}_short"): routing[f"{m}_short"] for m in TABLE_4}, out / "figure6.png")
+    figures.probabilities({"Top-2, load balancing": routing["lb_short"], "Top-2, none": routing["top2_short"]},
+                          out / "figure5.png")
+
+
+def table_6(folder, data_dir, out, n_tokens=45):
+    """Text of each domain coloured by the expert with the largest gate: a picture, and a page."""
+    checkpoint = ckpt.load(folder / "btx.pt")
+    model, encoding = ckpt.build(checkpoint), tokenizer.load(checkpoint["tokenizer"]["name"])
+    rows = {}
+    for domain in ("general", "math", "code", "wiki"):
+        idx = first_windows(data_dir, domain, min(n_tokens, checkpoint["config"]["block_size"]), 1)  # (1, T + 1)
+        with torch.inference_mode():
+            experts = sample.top_experts(model(idx[:, :-1])[2], 0)
+        rows[domain] = list(zip((encoding.decode([t]) for t in idx[0, 1:].tolist()), experts, strict=True))
+    figures.coloured_text(rows, checkpoint["experts"], out / "figures" / "table6.png")
+    pieces = [piece for domain, row in rows.items() for piece in [*row, ("\n", 0)]]
+    ckpt.write_whole(out / "table6.html", lambda file: file.write(sample.page("Which expert wrote which token", pieces,
+                                                                              checkpoint["experts"]).encode()))
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    if not settings.runs:
+        raise BadInput("name the folders of the runs, as in: paper.py out/paper/seed0 out/paper/seed1")
+    runs, out = [], Path(settings.out)
+    for folder in map(Path, settings.runs):
+        for file in (folder / "results.json", folder / "hard" / "results.json"):
+            if not file.exists():
+                raise BadInput(f"{file}: no such file; make paper writes it")
+        runs.append(json.loads((folder / "results.json").read_text()))
+        runs[-1]["hard"] = json.loads((folder / "hard" / "results.json").read_text())["models"]
+    missing = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, "hidden_short"} - runs[0]["models"].keys()
+    if missing:
+        raise BadInput(f"{settings.runs[0]}/results.json lacks {', '.join(sorted(missing))}; run make paper")
+    ckpt.prepare_output(out / "figures" / "table6.png")
+    r = Results(runs)
+    for folder, numbers in zip(settings.runs, runs, strict=True):
+        text = json.dumps(numbers, default=float)
+        ckpt.write_whole(out / f"{Path(folder).name}.json", lambda file, text=text: file.write(text.encode()))
+    draw(r, out / "figures")
+    table_6(Path(settings.runs[0]), settings.data_dir, out)
+    machine = runs[0]["machine"]
+    where = f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
+    template = (Path(__file__).parent / "paper.md").read_text()
+    for name, text in tables(r).items():
+        template = template.replace(f"[[table {name}]]", text)
+    template = template.replace("[[n]]", str(len(runs))).replace("[[where]]", where)
+    ckpt.write_whole(out / "README.md", lambda file: file.write(template.encode()))
+    print(tables(r)["order"])
+    print(f"\nreport: {out}/README.md   figures: {out}/figures/*.png")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,94 @@
+"""`make paper` from end to end at a tiny size, and the arithmetic of its report."""
+import json
+import random
+import re
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+import budget
+import checkpoint as ckpt
+import paper
+from data import prepare, wiki
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def tiny_paper(tmp_path_factory):
+    """The folder of a whole `make -j2 paper` of one seed; results/ in it. Only read it."""
+    folder = tmp_path_factory.mktemp("paper")
+    command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "SIZE=tiny", f"PY={sys.executable}", f"PAPER={folder}/out",
+               f"PAPER_DATA={folder}/data", f"REPORT={folder}/results"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, command
+
+
+def test_the_report_is_whole(tiny_paper):
+    folder = tiny_paper[0] / "results"
+    text = (folder / "README.md").read_text()
+    assert "[[" not in text and text.count("| BTX Top-2 |") >= 2
+    numbers = json.loads((folder / "seed0.json").read_text())
+    assert len(numbers["models"]) >= 35 and set(numbers["hard"]) == {"btx_sample"}
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        if not link.startswith(("http", "..", "grid", "regimes")):
+            assert (folder / link).exists(), link
+    assert (folder / "table6.html").read_text().count("<span") > 50
+
+
+def test_a_second_make_does_nothing_but_the_report(tiny_paper):
+    planned = subprocess.run([*tiny_paper[1], "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not re.search(r"train_expert|finetune_router|mix\.py|evaluate|data\.prepare", planned) and "paper.py" in planned
+
+
+def test_baselines_have_the_data_or_the_compute_of_btx(tiny_paper):
+    models = json.loads((tiny_paper[0] / "results" / "seed0.json").read_text())["models"]
+    assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
+    assert models["su_cm_flops"]["flops"] == pytest.approx(models["btx"]["flops"], rel=0.1)  # of whole steps
+    assert models["su_cm_flops"]["moe_share"] == models["su_dm"]["moe_share"] == 1.0
+    assert 0 < models["btx"]["moe_share"] < 1 and models["dense_dm"]["moe_share"] == 0
+    assert models["large"]["active_params"] == pytest.approx(models["btx"]["active_params"], rel=0.01)
+
+
+def test_budget_by_hand(tmp_path, capsys, monkeypatch):
+    entry = ckpt.ledger_entry
+    seed = [entry("train", "seed", [], flops=100, seconds=10.0)]
+    other = seed + [entry("train", "a", [], flops=50, seconds=6.0), entry("finetune", "b", [], flops=25, seconds=3.0)]
+    model = seed + [entry("finetune", "c", [], flops=30, seconds=4.0, settings={"steps": 10})]
+    monkeypatch.setattr(ckpt, "load", lambda path: {"lineage": {"seed.pt": seed, "other.pt": other, "model.pt": model}[path]})
+    for by, want in (("flops", 25), ("time", 22)):  # 75 / 30 * 10; 9 / 4 * 10, rounded
+        budget.main(["model.pt", "--like", "other.pt", "--since", "seed.pt", "--by", by])
+        assert capsys.readouterr().out == f"{want}\n"
+
+
+def fake_runs(**scores):
+    """Runs in which a model's accuracy is the same in all domains."""
+    n = len(next(iter(scores.values())))
+    return paper.Results([{"models": {m: {"accuracy": dict.fromkeys(paper.DOMAINS, v[i]),
+                                          "loss": dict.fromkeys(paper.DOMAINS, 1 - v[i])} for m, v in scores.items()}}
+                          for i in range(n)])
+
+
+def test_verdicts_by_hand():
+    r = fake_runs(btx=[0.5, 0.6, 0.7], su_dm=[0.4, 0.5, 0.6], dense_dm=[0.5, 0.7, 0.6])
+    assert r.difference("btx", "su_dm") == pytest.approx((0.1, 0.0))
+    assert r.difference("btx", "dense_dm") == pytest.approx((0.0, 0.1 / 3**0.5))
+    assert r.verdict("btx", ">", "su_dm")[1:] == ["+10.0 ± 0.0", "+0.100", "yes"]
+    assert r.verdict("btx", ">", "dense_dm")[3] == "not clearly" and r.verdict("btx", ">=", "dense_dm")[3] == "yes"
+    assert r.verdict("su_dm", ">", "btx")[3] == "**no**" and r.verdict("su_dm", ">=", "btx")[3] == "**no**"
+    assert r.verdict("btx", "~", "su_dm")[3] == "**no**" and r.verdict("btx", "~", "dense_dm")[3] == "yes"
+
+
+def test_facts_are_known_to_both_sides():
+    """Every task's function is in the training text; the wiki has as many lands as were asked for."""
+    text = "".join(islice(prepare.documents("code", random.Random(0), 1, 20), 400))
+    for seed in range(30):
+        task = prepare.draw_task("code", random.Random(seed), 1, "|", 20)
+        assert task.prompt + task.answer in text
+        (arguments,), want = task.cases[0]
+        assert eval(task.answer.split("return")[1], {"xs": arguments}) == want
+    assert len(wiki.world(1, 20)) == 40
