@@ -35,7 +35,8 @@ TABLE_3 = {  # tokens, GPU-days, share of compute in MoE training, average
     "btx": ("533B", 926.1, "23 %", 47.9), "su_cm_time": ("252B", 1007.1, "100 %", 47.3), "su_cm_flops": None,
     "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None, "seed": None}
 TABLE_4 = {  # average at 10B, 40B, 80B (Sample Top-1: 160B) tokens
-    "switch": ("switch_short", 24.7, None, None, None, None), "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
+    "switch": ("switch_short", 24.7, None, None, None, None),
+    "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
     "top2": ("top2_short", 34.6, "top2_medium", 35.9, "btx", 37.3), "soft": ("soft_short", 35.8, "soft_medium", 37.3, None, None)}
 TABLE_5 = {  # GSM8K, HumanEval, NQ, ARC-c, MMLU, average
     "lb_short": (29.8, 27.4, 23.0, 43.4, 50.0, 34.7), "top2_short": (34.6, 19.5, 23.2, 44.4, 51.6, 34.6),
