@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+import matplotlib.patches
 from matplotlib.figure import Figure
 
 COLORS = ["#8c8c8c", "#2f6fb0", "#e08a1e", "#3a9a5b", "#a05bb0", "#c94f4f", "#5bb5c4", "#8a6d3b"]
@@ -178,4 +179,25 @@ def coloured_text(rows, names, path, columns=100):
             axis.barh(row, len(text), left=column, height=0.86, color=COLORS[expert % len(COLORS)])
         axis.text(column, row, text, family="monospace", fontsize=9.5, va="center", color="black" if expert is None else "white",
                   parse_math=False)
+    save(figure, path)
+
+
+def regimes(cells, rivals, path):
+    """BTX minus each rival in points: a row of panels for each rival, a panel for each load of facts; cells: see regimes.py."""
+    facts = sorted({c["facts"] for c in cells})
+    figure, grid = grid_canvas(len(rivals), len(facts), 1 + 2.6 * len(facts), 0.6 + 2.0 * len(rivals))
+    ages, rates = sorted({c["age"] for c in cells}), sorted({c["rate"] for c in cells}, key=float)
+    for row, (rival, name) in zip(grid, rivals.items(), strict=True):
+        for axis, n in zip(row, facts, strict=True):
+            for c in (c for c in cells if c["facts"] == n):
+                x, y, points = ages.index(c["age"]), rates.index(c["rate"]), 100 * (c["btx"] - c[rival])
+                axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, edgecolor="white", linewidth=2,
+                                                            facecolor=matplotlib.colormaps["RdBu"](0.5 + points / 80)))
+                axis.text(x, y, f"{points:+.0f}", ha="center", va="center")
+            axis.set(xlim=(-0.5, len(ages) - 0.5), ylim=(-0.5, len(rates) - 0.5), title=f"{n} facts")
+            axis.set_xticks(range(len(ages)), [f"{a / 1e6:.1f}M" for a in ages])
+            axis.set_yticks(range(len(rates)), rates)
+        row[0].set_ylabel(f"BTX minus {name}\nbranch learning rate", fontsize=8)
+    for axis in grid[-1]:
+        axis.set_xlabel("seed's tokens")
     save(figure, path)

@@ -134,3 +134,8 @@ $(O)/results.json: $(MODELS:%=$(O)/%.pt)
 	$(PY) evaluate.py $^ $(BTM) $(EVALUATE) --no-figures --data_dir $(D) --out $(O)
 $(O)/hard/results.json: $(O)/btx_sample.pt
 	$(PY) evaluate.py $^ --hard_sampling $(EVALUATE) --no-figures --data_dir $(D) --out $(O)/hard
+
+# some of the models, for `make grid` and `make regimes`
+WANT = seed math code wiki dense_dm su_dm top2_mixed btx
+$(O)/some/results.json: $(WANT:%=$(O)/%.pt)
+	$(PY) evaluate.py $^ $(EVALUATE) --no-figures --data_dir $(D) --out $(O)/some

@@ -1,0 +1,75 @@
+"""When does branching pay? BTX minus Dense (DM) and minus sparse upcycling (DM), over a grid of small runs (`make regimes`).
+
+    python regimes.py out/regimes/100-1000_1e-3 out/regimes/100-4000_1e-3 --out results
+
+A folder is called FACTS-AGE_RATE: how many lands, people and functions are to be known by heart; the seed's steps; the peak
+learning rate of the branches. Reads its some/results.json; writes regimes.md, regimes.json and figures/regimes.png.
+"""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import checkpoint as ckpt
+import figures
+from settings import BadInput, option, parse, run
+from summarise import table
+
+RIVALS = {"dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)"}
+
+
+@dataclass
+class Settings:
+    runs: list = option([], "folders named FACTS-AGE_RATE", positional=True)
+    out: str = option("results", "folder to write to")
+
+
+TEXT = """# When does branching pay?
+
+BTX minus its data-matched rivals, in points of mean accuracy, one run a cell: over the number of facts to be known by heart,
+the age of the seed (tokens; the branches have {branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning
+rate. Rivals have the recipe's rate. Differences of three points are noise.
+
+![BTX minus Dense (DM) and minus sparse upcycling (DM)](figures/regimes.png)
+
+{cells}
+
+`make regimes` repeats it (one seed; {where}).
+"""
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    cells, models, machine = [], {}, {}
+    for folder in settings.runs:
+        parts = re.fullmatch(r"(\d+)-(\d+)_([\d.e-]+)", Path(folder).name)
+        file = Path(folder) / "some" / "results.json"
+        if not parts or not file.exists():
+            raise BadInput(f"{folder}: should be named FACTS-AGE_RATE and hold some/results.json; make regimes makes it so")
+        results = json.loads(file.read_text())
+        models, machine = results["models"], results["machine"]
+        score = {name: mean(m["accuracy"].values()) for name, m in models.items()}
+        at_home = mean(models[d]["accuracy"][d] for d in ("math", "code", "wiki"))
+        cells.append({"facts": int(parts[1]), "age": models["seed"]["tokens"], "rate": parts[3],
+                      "params": models["seed"]["params"], "experts_at_home": at_home, **score})
+    if not cells:
+        raise BadInput("name the folders of the runs, as in: regimes.py out/regimes/* --out results")
+    out = Path(settings.out)
+    ckpt.prepare_output(out / "figures" / "regimes.png")
+    figures.regimes(cells, RIVALS, out / "figures" / "regimes.png")
+    scores = {"seed": "seed", "experts_at_home": "experts, each at home", "top2_mixed": "mixed, not finetuned", **RIVALS, "btx": "BTX"}
+    head = ["facts", "per 1000 parameters", "seed's tokens, M", "branch rate", *scores.values()]
+    rows = [[str(c["facts"]), f"{1000 * c['facts'] / c['params']:.1f}", f"{c['age'] / 1e6:.1f}", c["rate"],
+             *(f"{100 * c[name]:.1f}" for name in scores)] for c in cells]
+    tokens = {"branch": models["math"]["tokens"] - models["seed"]["tokens"]}
+    tokens["finetune"] = models["btx"]["tokens"] - models["seed"]["tokens"] - 3 * tokens["branch"]
+    where = f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
+    text = TEXT.format(cells=table(head, rows), where=where, **{k: v / 1e6 for k, v in tokens.items()})
+    ckpt.write_whole(out / "regimes.md", lambda file: file.write(text.encode()))
+    ckpt.write_whole(out / "regimes.json", lambda file: file.write(json.dumps(cells, indent=1).encode()))
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    run(main)
