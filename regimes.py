@@ -58,7 +58,8 @@ def main(argv=None):
     out = Path(settings.out)
     ckpt.prepare_output(out / "figures" / "regimes.png")
     figures.regimes(cells, RIVALS, out / "figures" / "regimes.png")
-    scores = {"seed": "seed", "experts_at_home": "experts, each at home", "top2_mixed": "mixed, not finetuned", **RIVALS, "btx": "BTX"}
+    scores = {"seed": "seed", "experts_at_home": "experts, each at home", "top2_mixed": "mixed, not finetuned",
+              **RIVALS, "btx": "BTX"}
     head = ["facts", "per 1000 parameters", "seed's tokens, M", "branch rate", *scores.values()]
     rows = [[str(c["facts"]), f"{1000 * c['facts'] / c['params']:.1f}", f"{c['age'] / 1e6:.1f}", c["rate"],
              *(f"{100 * c[name]:.1f}" for name in scores)] for c in cells]
