@@ -46,7 +46,7 @@ def expert_data(method, data_dir, domains, n_experts, block_size, n_windows=200)
     """For tfidf the start of each expert's training data, (n, T) int64 each; else None. domains: "general,math". BadInput."""
     if method != "tfidf":
         return None
-    names = domains.split(",")
+    names = [domain for domain in domains.split(",") if domain]
     if len(names) != n_experts:
         raise BadInput("--btm_data: tfidf needs one domain for each expert, in order, as in general,math,code,wiki")
     return [first_windows(data_dir, domain, block_size, n_windows, "train") for domain in names]

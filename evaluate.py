@@ -238,6 +238,8 @@ def main(argv=None):
         raise BadInput("name the checkpoints to compare, as in: evaluate.py out/seed.pt out/btx.pt")
     merged = [name for name in settings.btm.split(",") if name]
     methods = [btm.read_method(word, len(merged)) for word in settings.btm_methods.split(",") if merged]
+    if len(set(methods)) < len(methods):
+        raise BadInput(f"--btm_methods {settings.btm_methods}: one way is named twice")
     ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}

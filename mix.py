@@ -166,7 +166,7 @@ def router_windows(settings, header, n_windows=16):
     """The text behind each router row, a list of (n, T), or None for random routers. Raises BadInput."""
     if settings.router_init == "random":
         return None
-    domains = settings.router_data.split(",")
+    domains = [domain for domain in settings.router_data.split(",") if domain]
     if settings.soup or settings.blend or len(domains) != len(settings.models):
         raise BadInput("--router_init hidden: --router_data must name one domain for each model, and each model be an expert "
                        "(no --soup, no --blend)")

@@ -17,19 +17,24 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
+import budget
 import checkpoint as ckpt
 import evaluate
 import finetune_router
 import mix
+import paper
+import regimes
 import sample
 import settings
+import summarise
 import train_expert
 from data import prepare, tokenizer
 from model import GPT, GPTConfig
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,
-           "sample": sample, "data.prepare": prepare}
+           "sample": sample, "data.prepare": prepare, "budget": budget, "paper": paper, "regimes": regimes,
+           "summarise": summarise}
 
 # Commands without a mistake; what follows an option on the command line overrides it.
 DATA = "--data_dir {tiny}/data --device cpu"
@@ -208,6 +213,35 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "evaluate: a model twice": (f"evaluate {{tiny}}/math.pt {{tiny}}/math.pt {DATA} --out new/folder", "math"),
     "evaluate: btm of none of the models": (f"{EVALUATE} --btm code", "code"),
     "evaluate: btm of an MoE": (f"evaluate {{tiny}}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
+    "evaluate: btm in no way": (f"{EVALUATE} --btm math --btm_methods vote:1", "vote:1"),
+    "evaluate: btm of no expert": (f"{EVALUATE} --btm math --btm_methods bayes:0", "bayes:0"),
+    "evaluate: btm of more experts than there are": (f"{EVALUATE} --btm math --btm_methods bayes:2", "bayes:2"),
+    "evaluate: btm twice in one way": (f"{EVALUATE} --btm math --btm_methods bayes:1,bayes:1", "bayes"),
+    "evaluate: tf-idf without data": (f"{EVALUATE} --btm math --btm_methods tfidf:1", "--btm_data"),
+    "evaluate: tf-idf of too much data": (f"{EVALUATE} --btm math --btm_methods tfidf:1 --btm_data math,code", "--btm_data"),
+    "evaluate: tf-idf of unknown data": (f"{EVALUATE} --btm math --btm_methods tfidf:1 --btm_data nosuch", "nosuch"),
+    "sample: several models": ("sample {tiny}/seed.pt {tiny}/math.pt --html new/o.html", "--btm"),
+    "sample: btm of an MoE": ("sample {tiny}/seed.pt {tiny}/btx_mixed.pt --btm bayes:1", "btx_mixed.pt"),
+    "sample: btm in no way": ("sample {tiny}/seed.pt {tiny}/math.pt --btm bayes", "bayes"),
+    "sample: tf-idf without data": ("sample {tiny}/seed.pt {tiny}/math.pt --btm tfidf:1", "--btm_data"),
+    "mix: split into unequal parts": (f"{MIX} --split 3", "--split"),
+    "mix: blended into unequal parts": ("mix {tiny}/seed.pt {tiny}/seed.pt {tiny}/seed.pt --blend --out new/o.pt", "--blend"),
+    "mix: split and blended": (f"{MIX} --split 2 --blend", "--split"),
+    "mix: split soup": (f"{MIX} --split 2 --soup", "--soup"),
+    "mix: hidden routers without data": (f"{MIX} --router_init hidden", "--router_data"),
+    "mix: hidden routers of one domain for two": (f"{MIX} --router_init hidden --router_data math", "--router_data"),
+    "mix: hidden routers of unknown data": (f"{MIX} --router_init hidden --router_data math,nosuch --data_dir {{tiny}}/data",
+                                            "nosuch"),
+    "mix: hidden routers of a blend": (f"{MIX} --router_init hidden --router_data math,code --blend", "--blend"),
+    "budget: two models": ("budget {tiny}/seed.pt {tiny}/math.pt --like {tiny}/math.pt --since {tiny}/seed.pt", "one checkpoint"),
+    "budget: nothing to be like": ("budget {tiny}/seed.pt --since {tiny}/seed.pt", "--like"),
+    "budget: a model that was not trained": ("budget {tiny}/btx_mixed.pt --like {tiny}/math.pt --since {tiny}/seed.pt",
+                                             "btx_mixed"),
+    "paper: no runs": ("paper", "folders"),
+    "paper: an empty run": ("paper nowhere --out new", "nowhere"),
+    "regimes: no runs": ("regimes", "folders"),
+    "regimes: no regime": ("regimes nowhere --out new", "nowhere"),
+    "summarise: no runs": ("summarise", "folders"),
     "sample: no such layer": (f"{SAMPLE} --layer 2", "--layer"),
     "sample: experts of a dense model": ("sample {tiny}/math.pt --experts", "math.pt"),
     "sample: page of a dense model": ("sample {tiny}/math.pt --html new/o.html", "math.pt"),
