@@ -14,17 +14,17 @@ PY     ?= .venv/bin/python
 
 ALPHA     = 0
 LR_SEED   = 5e-3
-LR_BRANCH = 4e-3
-LR_BTX    = 4e-3
-LR_DENSE  = 4e-3
-LR_SU     = 4e-3
+LR_BRANCH = 2e-3
+LR_BTX    = 2e-3
+LR_DENSE  = 2e-3
+LR_SU     = 2e-3
 ifeq ($(SIZE),laptop)
 SHAPE     = --n_embd 32 --n_layer 3 --n_head 2
 D_FF      = 96
 FACTS     = 150
 S         = 4000
 B         = 2000
-F         = 2500
+F         = 3000
 RUN       = --eval_windows 8
 EVALUATE  =
 else ifeq ($(SIZE),tiny)
@@ -41,9 +41,9 @@ else
 $(error SIZE is laptop or tiny, not $(SIZE))
 endif
 
-# the sum of the three experts' data; the paper's mixture, with wiki and general text in more equal parts
+# the sum of the three experts' data; the mixture of MoE finetuning, with more of what is hardest to learn
 BRANCHES  = general=0.1,math=0.3,code=0.3,wiki=0.3
-MIXTURE   = general=0.15,math=0.25,code=0.35,wiki=0.25
+MIXTURE   = general=0.15,math=0.35,code=0.2,wiki=0.3
 
 quarter  := $(shell expr $(F) / 4)
 half     := $(shell expr $(F) / 2)
