@@ -96,15 +96,16 @@ $(RUNS:%=paper-seed%): paper-seed%: paper-data
 RATES  = 1e-3 2e-3 4e-3
 SHARED = seed math code wiki
 .PHONY: grid $(RATES:%=grid-%) $(RATES:%=grid-branch-%)
-grid: $(RATES:%=grid-%) $(RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines, one seed
+grid: $(RATES:%=grid-%) $(RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
+	$(PY) paper.py --grid $(RATES:%=$(PAPER)/grid/%) $(RATES:%=$(PAPER)/grid/branch-%) --out $(REPORT)
 
 grid-shared: paper-data
 	$(PAPER_MAKE) O=$(PAPER)/seed0 $(SHARED:%=$(PAPER)/seed0/%.pt)
 	mkdir -p $(foreach r,$(RATES),$(PAPER)/grid/$r $(PAPER)/grid/branch-$r)
 	for r in $(RATES); do ln -f $(SHARED:%=$(PAPER)/seed0/%.pt) $(PAPER)/grid/$$r && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/branch-$$r; done
 $(RATES:%=grid-%): grid-%: grid-shared
-	$(PAPER_MAKE) O=$(PAPER)/grid/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_switch=$* LR_sample=$* LR_soft=$* \
-	    WANT="dense_dm su_dm btx top2_short soft_short sample_short switch_short" $(PAPER)/grid/$*/some/results.json
+	$(PAPER_MAKE) O=$(PAPER)/grid/$* LR_LARGE=$* LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_switch=$* LR_sample=$* LR_soft=$* \
+	    WANT="large dense_dm su_dm btx top2_short soft_short sample_short switch_short" $(PAPER)/grid/$*/some/results.json
 $(RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 

@@ -14,6 +14,7 @@ PY     ?= .venv/bin/python
 
 ALPHA     = 0
 LR_SEED   = 5e-3
+LR_LARGE  = 2e-3
 LR_BRANCH = 2e-3
 LR_BTX    = 2e-3
 LR_DENSE  = 2e-3
@@ -77,7 +78,7 @@ $(O)/seed.pt: $(D)/switch/meta.json
 
 # Llama-2 13B's part: from scratch, on the seed's data, with the active parameters of Top-2 (a feed-forward twice as wide)
 $(O)/large.pt: $(D)/switch/meta.json
-	$(TRAIN) --data general=0.4,math=0.2,code=0.2,wiki=0.2 $(SHAPE) --d_ff $$((2 * $(D_FF))) --steps $(S) --lr $(LR_SEED)
+	$(TRAIN) --data general=0.4,math=0.2,code=0.2,wiki=0.2 $(SHAPE) --d_ff $$((2 * $(D_FF))) --steps $(S) --lr $(LR_LARGE)
 
 $(EXPERTS): $(O)/%.pt: $(O)/seed.pt
 	$(TRAIN) --init $< --data $*=0.9,general=0.1 --steps $(B) --lr $(LR_BRANCH)

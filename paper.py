@@ -56,6 +56,7 @@ NAMES = {
 @dataclass
 class Settings:
     runs: list = option([], "folders of make paper, one for each seed", positional=True)
+    grid: bool = option(False, "the folders are those of make grid: write grid.md alone")
     data_dir: str = option("data/bin/paper", "folder written by data.prepare, for Table 6")
     out: str = option("results", "folder to write to")
 
@@ -150,6 +151,42 @@ def tables(r):
     return out
 
 
+GRID = """# Every model at its own learning rate
+
+One seed, mean accuracy (loss) at each peak learning rate; the best in bold is what [paper.mk](../paper.mk) uses.
+
+{rates}
+
+The branches' rate, with the finetuning at the recipe's: each expert at home, and BTX made of them.
+
+{branches}
+
+`make grid` repeats it ({where}).
+"""
+
+
+def grid(folders):
+    """The report of `make grid`; folders are named RATE or branch-RATE."""
+    results = {folder.name: json.loads((folder / "some" / "results.json").read_text()) for folder in folders}
+    texts = {}
+    for kind, prefix in (("rates", ""), ("branches", "branch-")):
+        names = [n for n in results if n.startswith("branch-") == bool(prefix)]
+        rows = []
+        for model in results[names[0]]["models"] if names else ():
+            found = [results[name]["models"][model] for name in names]
+            home = model in DOMAINS  # an expert
+            scores = [m["accuracy"][model] if home else mean(m["accuracy"][d] for d in DOMAINS) for m in found]
+            marks = ["**" if score == max(scores) else "" for score in scores]
+            rows.append([full(model), *(f"{b}{100 * s:.1f}{b} ({m['loss'][model] if home else mean(m['loss'].values()):.3f})"
+                                        for s, b, m in zip(scores, marks, found, strict=True))])
+        texts[kind] = table(["model", *(name.removeprefix(prefix) for name in names)], rows)
+    return GRID.format(where=where(next(iter(results.values()))["machine"]), **texts)
+
+
+def where(machine):
+    return f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
+
+
 def draw(r, out):
     """All figures but Table 6's."""
     main = [m for m in TABLE_2 if m != "soup"] + ["su_cm_time", "su_cm_flops"]
@@ -186,6 +223,15 @@ def main(argv=None):
     if not settings.runs:
         raise BadInput("name the folders of the runs, as in: paper.py out/paper/seed0 out/paper/seed1")
     runs, out = [], Path(settings.out)
+    if settings.grid:
+        for folder in map(Path, settings.runs):
+            if not (folder / "some" / "results.json").exists():
+                raise BadInput(f"{folder}/some/results.json: no such file; make grid writes it")
+        ckpt.prepare_output(out / "grid.md")
+        text = grid([Path(folder) for folder in settings.runs])
+        ckpt.write_whole(out / "grid.md", lambda file: file.write(text.encode()))
+        print(text)
+        return
     for folder in map(Path, settings.runs):
         for file in (folder / "results.json", folder / "hard" / "results.json"):
             if not file.exists():
@@ -202,12 +248,10 @@ def main(argv=None):
         ckpt.write_whole(out / f"{Path(folder).name}.json", lambda file, text=text: file.write(text.encode()))
     draw(r, out / "figures")
     table_6(Path(settings.runs[0]), settings.data_dir, out)
-    machine = runs[0]["machine"]
-    where = f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
     template = (Path(__file__).parent / "paper.md").read_text()
     for name, text in tables(r).items():
         template = template.replace(f"[[table {name}]]", text)
-    template = template.replace("[[n]]", str(len(runs))).replace("[[where]]", where)
+    template = template.replace("[[n]]", str(len(runs))).replace("[[where]]", where(runs[0]["machine"]))
     ckpt.write_whole(out / "README.md", lambda file: file.write(template.encode()))
     print(tables(r)["order"])
     print(f"\nreport: {out}/README.md   figures: {out}/figures/*.png")

@@ -1,6 +1,6 @@
 """Several runs of the pipeline with different seeds become one report: means, spreads, and which of our promises hold.
 
-    python summarise.py out/seed0 out/seed1 out/seed2 --out results      # what `make results` ends with
+    python summarise.py out/seed0 out/seed1 out/seed2 --out results/demo    # what `make results` ends with
 
 Copies each run's results.json and the figures of the first, and writes README.md.
 """
@@ -20,7 +20,7 @@ EXPERTS = ("math", "code", "wiki")
 @dataclass
 class Settings:
     runs: list = option([], "folders that evaluate.py wrote", positional=True)
-    out: str = option("results", "folder to write to")
+    out: str = option("results/demo", "folder to write to")
 
 
 def cell(values, scale=1.0, digits=1):
@@ -102,7 +102,7 @@ def main(argv=None):
 
 Accuracy in %, mean ± sample standard deviation over training seeds ({', '.join(Path(f).name for f in settings.runs)})
 on the same data; the columns are
-explained in the glossary of the [README](../README.md). `make results` repeats this.
+explained in the glossary of the [README](../../README.md). `make results` repeats this.
 Machine: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}.
 
 {table(['what should hold, over the means', 'measured', ''], [[s, v, 'yes' if ok else '**no**'] for s, v, ok in promises(runs)])}
