@@ -85,12 +85,13 @@ def score_texts(model, windows, batch_size):
     return torch.cat(losses), {"share": loads.tolist(), "probs": histograms.tolist()} if routing else None
 
 
-def score_tasks(model, encoding, tasks, batch_size, device):
+def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
     """Which tasks greedy decoding solves, (n,) bool.
 
     Greedy decoding gives the reference answer if and only if, with the reference fed in, the likeliest token at each
     of its positions is the next token of the reference: one forward pass instead of a generation. Code that differs from the
-    reference may still be right: it is generated, and run in the sandbox.
+    reference may still be right: it is generated, and run in the sandbox. `drawn`: the model draws at random, so that two passes
+    differ, and code, which must not have two tries, is generated in any case.
     """
     prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
     # code must also end where it should: what follows it would be run too
@@ -104,7 +105,7 @@ def score_tasks(model, encoding, tasks, batch_size, device):
         for row, i in enumerate(batch):
             p, end = len(prompts[i]) - 1, len(prompts[i]) + len(answers[i]) - 1
             solved[i] = hits[row, p:end].all()
-    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
+    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
     sources = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
     jobs = [(source, re.findall(r"def (\w+)", source)[0], tasks[i].cases) for source, i in zip(sources, todo, strict=True)]
     solved[todo] = torch.tensor(sandbox.grade(jobs), dtype=torch.bool)
@@ -136,13 +137,13 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
     return sources
 
 
-def score(model, encoding, tasks, windows, batch_size, device):
+def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
     """All that is measured of one model: {domain: {"accuracy", "loss", "routing"}}."""
     scores = {}
     with torch.inference_mode():
         for domain in tasks:
             losses, routing = score_texts(model, windows[domain].to(device), batch_size)
-            solved = score_tasks(model, encoding, tasks[domain], batch_size, device)
+            solved = score_tasks(model, encoding, tasks[domain], batch_size, device, drawn)
             scores[domain] = {"accuracy": solved.float().mean().item(), "loss": losses.mean().item(), "routing": routing}
     return scores
 
@@ -274,7 +275,7 @@ def main(argv=None):
     for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
         drawn = settings.hard_sampling and model.config.routing == "sample"
         forward = partial(model, generator=torch.Generator(device).manual_seed(0)) if drawn else model
-        scores = score(forward, encoding, tasks, windows, settings.batch_size, device)
+        scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
         results[name] = summary(scores, model, lineage)
         if model.config.n_expert:
             loads[name] = {"experts": checkpoints[name]["experts"],

@@ -26,7 +26,7 @@ FACTS     = 150
 S         = 4000
 B         = 2000
 F         = 3000
-RUN       = --eval_windows 8
+RUN       = --eval_windows 8 --dtype float32
 EVALUATE  =
 else ifeq ($(SIZE),tiny)
 SHAPE     = --n_embd 16 --n_layer 2 --n_head 2 --block_size 32
@@ -51,7 +51,7 @@ half     := $(shell expr $(F) / 2)
 double   := $(shell expr $(F) \* 2)
 phase_1  := $(shell expr $(B) \* 3)
 
-# one thread each, so that every run is timed alike and `-j` fills the cores
+# one thread and one precision for all, so that runs are alike and timed alike; no more jobs (-j) than cores
 export OMP_NUM_THREADS = 1
 COMMON    = $(RUN) --data_dir $(D) --seed $(SEED) --resume --out $@
 TRAIN     = $(PY) train_expert.py $(COMMON)
@@ -62,7 +62,7 @@ EXPERTS   = $(O)/math.pt $(O)/code.pt $(O)/wiki.pt
 
 SHORT     = switch sample top2 soft lb frozen blend split2of8 split4of8 hidden
 MEDIUM    = sample top2 soft
-MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time btx btx_sample \
+MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time btx btx_lb btx_sample \
             $(SHORT:%=%_short) $(MEDIUM:%=%_medium)
 
 .PHONY: all
@@ -125,7 +125,10 @@ $(O)/frozen_short.pt: $(O)/top2_mixed.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(quarter) --lr $(LR_BTX) --alpha 0 --train all-but-experts
 $(O)/btx.pt: $(O)/top2_mixed.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
-$(O)/btx_sample.pt: $(O)/sample_mixed.pt  # as in the paper: twice the tokens, about the same compute
+$(O)/btx_lb.pt: $(O)/top2_mixed.pt
+	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_BTX) --alpha 0.01
+# twice the tokens, as in the paper; not its equal compute, since one soft layer of three weighs more than one of 32
+$(O)/btx_sample.pt: $(O)/sample_mixed.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(double) --lr $(or $(LR_sample),$(LR_BTX)) --alpha $(ALPHA)
 
 # ---- their scores ---------------------------------------------------------------------------------------------------------

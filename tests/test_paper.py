@@ -12,6 +12,7 @@ import pytest
 import budget
 import checkpoint as ckpt
 import paper
+import regimes
 from data import prepare, wiki
 
 ROOT = Path(__file__).parent.parent
@@ -92,3 +93,30 @@ def test_facts_are_known_to_both_sides():
         (arguments,), want = task.cases[0]
         assert eval(task.answer.split("return")[1], {"xs": arguments}) == want
     assert len(wiki.world(1, 20)) == 40
+
+
+def write_results(folder, **scores):
+    """A some/results.json in which each model's accuracy is the same in all domains."""
+    models = {m: {"accuracy": dict.fromkeys(paper.DOMAINS, v), "loss": dict.fromkeys(paper.DOMAINS, 1 - v), "tokens": 4e6,
+                  "params": 1000} for m, v in scores.items()}
+    (folder / "some").mkdir(parents=True)
+    machine = {"cores": 2, "cpu": "abacus", "torch": "2", "commit": "0"}
+    (folder / "some" / "results.json").write_text(json.dumps({"models": models, "machine": machine}))
+    return str(folder)
+
+
+def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
+    folders = [write_results(tmp_path / "1e-3", btx=0.5, dense_dm=0.25), write_results(tmp_path / "4e-3", btx=0.25, dense_dm=0.5),
+               write_results(tmp_path / "branch-1e-3", math=0.5)]
+    paper.main(["--grid", *folders, "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "grid.md").read_text()
+    assert "| BTX Top-2 | **50.0** (0.500) | 25.0 (0.750) |" in text and "| Dense (DM) | 25.0 (0.750) | **50.0** (0.500) |" in text
+    assert "| math expert | **50.0** (0.500) |" in text
+
+
+def test_regimes_by_hand(tmp_path):
+    scores = {"seed": 0.1, "math": 0.3, "code": 0.6, "wiki": 0.9, "top2_mixed": 0.2, "dense_dm": 0.5, "su_dm": 0.75, "btx": 0.625}
+    folders = [write_results(tmp_path / name, **scores) for name in ("100-1000_1e-3", "100-4000_1e-3", "400-1000_1e-3")]
+    regimes.main([*folders, "--out", str(tmp_path / "out")])
+    assert "| 400 | 400.0 | 4.0 | 1e-3 | 10.0 | 60.0 | 20.0 | 50.0 | 75.0 | 62.5 |" in (tmp_path / "out" / "regimes.md").read_text()
+    assert (tmp_path / "out" / "figures" / "regimes.png").read_bytes().startswith(b"\x89PNG")
