@@ -64,7 +64,7 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(PY) finetune_router.py --init $(OUT)/btx_mixed.pt $(FINETUNE) --data_dir $(DATA) --seed $(SEED) --resume --out $@
 
-$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py figures.py sandbox.py
+$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py btm.py figures.py sandbox.py
 	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki --data_dir $(DATA) --out $(OUT)
 
 # ---- everything else -----------------------------------------------------------------------------------------------------

@@ -12,12 +12,13 @@ bayes   Li et al. 2022: the posterior p_i ~ prod_{s<t} p_i(x_s | x_<s) of having
 The top_k largest weights are kept and made to sum to 1; the next token's distribution is the weighted mean of the kept experts'.
 """
 import math
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import first_windows
+from data.loader import first_windows, read_meta
 from model import GPT
 from settings import BadInput
 
@@ -42,13 +43,21 @@ def name(method, top_k):
     return f"btm_{method}_top{top_k}"
 
 
-def expert_data(method, data_dir, domains, n_experts, block_size, n_windows=200):
-    """For tfidf the start of each expert's training data, (n, T) int64 each; else None. domains: "general,math". BadInput."""
+def expert_data(method, data_dir, domains, experts, n_windows=200):
+    """For tfidf the start of the training text of each expert's domain, (n, T) int64 each; else None.
+
+    domains: "general,math"; experts: their checkpoints. An expert's little replay of other domains is left out.
+    Raises BadInput.
+    """
     if method != "tfidf":
         return None
     names = [domain for domain in domains.split(",") if domain]
-    if len(names) != n_experts:
+    if len(names) != len(experts):
         raise BadInput("--btm_data: tfidf needs one domain for each expert, in order, as in general,math,code,wiki")
+    for domain in names:
+        if read_meta(data_dir, domain)["fingerprint"] != experts[0]["tokenizer"]["fingerprint"]:
+            raise BadInput(f"--btm_data: {domain} was prepared with another tokenizer than the experts were trained with")
+    block_size = min(expert["config"]["block_size"] for expert in experts)
     return [first_windows(data_dir, domain, block_size, n_windows, "train") for domain in names]
 
 
@@ -58,7 +67,7 @@ def tfidf(windows_of, vocab_size):
     windows_of: for each expert its data, (n, T) int64. A window is a document: idf(v) = log(n / n_v) + 1 with n_v of all n
     windows holding v (as in scikit-learn, smoothed). Returns idf (V,) and one vector of length 1 for each expert, (E, V).
     """
-    tf = [F.one_hot(windows, vocab_size).sum(1).double() for windows in windows_of]  # (n, V) each
+    tf = [torch.zeros(len(w), vocab_size).scatter_add_(1, w, torch.ones(w.shape)) for w in windows_of]  # (n, V) each
     n, n_with = sum(map(len, tf)), sum((counts > 0).sum(0) for counts in tf)
     idf = ((1 + n) / (1 + n_with)).log() + 1
     centroids = torch.stack([F.normalize(counts * idf, dim=1).mean(0) for counts in tf])
@@ -106,8 +115,8 @@ class BTM(nn.Module):
 
         cache: the experts' caches one after another, then what the weights are made of: the tokens and log-probabilities so far.
         """
-        n_layer = self.config.n_layer
-        parts = [cache[i * n_layer:(i + 1) * n_layer] if cache is not None else None for i in range(len(self.experts))]
+        ends = [0, *accumulate(expert.config.n_layer for expert in self.experts)]
+        parts = [cache[start:end] if cache is not None else None for start, end in pairwise(ends)]
         log_probs = torch.stack([expert(idx, cache=part)[0].log_softmax(-1)
                                  for expert, part in zip(self.experts, parts, strict=True)])  # (E, B, T, V)
         scores = None

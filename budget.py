@@ -35,6 +35,8 @@ def main(argv=None):
     last, key = model[-1], {"flops": "flops", "time": "seconds"}[settings.by]
     if "settings" not in last or not last[key]:
         raise BadInput(f"{settings.model[0]}: its last stage is no training")
+    if not cost(like, key, since):
+        raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
     print(max(1, round(cost(like, key, since) / last[key] * last["settings"]["steps"])))
 
 

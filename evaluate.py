@@ -258,7 +258,8 @@ def main(argv=None):
     tasks = {d: read_tasks(settings.data_dir, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
-    known_by = {m: btm.expert_data(m, settings.data_dir, settings.btm_data, len(merged), block_size) for m, _ in methods}
+    known_by = {method: btm.expert_data(method, settings.data_dir, settings.btm_data, [checkpoints[name] for name in merged])
+                for method, _ in methods}
     ckpt.prepare_output(out / "figures" / "accuracy.png")
 
     def models():  # one at a time; dense ones, then Branch-Train-Merge, then mixtures of experts

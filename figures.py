@@ -59,7 +59,7 @@ def routing(loads, path):
         for axis, (domain, share) in zip(row, load["share"].items(), strict=True):
             bottom = [0.0] * len(share)
             for i, expert in enumerate(load["experts"]):
-                part = [100 * layer[i] for layer in share]
+                part = [100 * layer[i] / sum(layer) for layer in share]  # Switch's gates do not sum to 1
                 axis.bar(range(1, len(share) + 1), part, bottom=bottom, color=COLORS[i % len(COLORS)], label=expert, width=0.8)
                 bottom = [b + p for b, p in zip(bottom, part, strict=True)]
             axis.set(title=f"{domain} text", xticks=range(1, len(share) + 1))
@@ -194,7 +194,7 @@ def regimes(cells, rivals, path):
                 axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, edgecolor="white", linewidth=2,
                                                             facecolor=matplotlib.colormaps["RdBu"](0.5 + points / 80)))
                 axis.text(x, y, f"{points:+.0f}", ha="center", va="center")
-            axis.set(xlim=(-0.5, len(ages) - 0.5), ylim=(-0.5, len(rates) - 0.5), title=f"{n} facts")
+            axis.set(xlim=(-0.5, len(ages) - 0.5), ylim=(-0.5, len(rates) - 0.5), title=f"load {n}")
             axis.set_xticks(range(len(ages)), [f"{a / 1e6:.1f}M" for a in ages])
             axis.set_yticks(range(len(rates)), rates)
         row[0].set_ylabel(f"BTX minus {name}\nbranch learning rate", fontsize=8)

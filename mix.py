@@ -26,7 +26,7 @@ class Settings:
     routing: str = option(GPTConfig.routing, "routing method (3.3)", choices=tuple(ROUTERS))
     split: int = option(1, "cut each feed-forward into so many experts (3.3)", low=1)
     blend: bool = option(False, "make each expert of equal parts of all feed-forwards (3.3)")
-    router_init: str = option("random", "hidden: each router row is the mean input of its layer on its expert's domain",
+    router_init: str = option("random", "hidden: each router row points to the mean input of its layer on its expert's domain",
                               choices=("random", "hidden"))
     router_data: str = option("", "for --router_init hidden: a domain for each model, in order, as in general,math,code,wiki")
     data_dir: str = option("data/bin", "for --router_init hidden: folder written by data.prepare")
@@ -74,7 +74,7 @@ def hidden_routers(model, windows):
     """Set each router row of the MoE `model` from the mean input of its layer on one domain; layer by layer, first to last.
 
     windows: for each expert the text to read, (n, T) int64. The rows' common part, which adds the same to all logits, is
-    subtracted, and each row scaled to length 1. As mergekit's hidden gates and FlexOlmo do, from one pass and no gradient.
+    subtracted, and each row scaled to length 1. The idea of mergekit's hidden gates; FlexOlmo starts from embeddings.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, C) for each expert
     positions = torch.arange(windows[0].shape[1])
@@ -185,7 +185,7 @@ def main(argv=None):
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
         raise BadInput("--soup, --split and --blend exclude each other; choose one")
-    if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) and not settings.soup:
+    if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
     parents = [ckpt.load(path) for path in settings.models]
     first = parents[0]

@@ -30,10 +30,10 @@ TABLE_2 = {  # math, code, knowledge, reasoning, MMLU, average
     "dense_dm": (18.3, 25.8, 39.6, 63.3, 49.8, 44.5), "su_dm": (28.1, 34.7, 34.0, 62.3, 51.1, 46.3),
     "btm_tfidf_top1": (21.3, 36.4, 26.5, 61.0, 44.3, 43.1), "btm_tfidf_top2": (21.5, 36.6, 26.9, 61.2, 44.3, 43.4),
     "btm_bayes_top1": None, "btm_bayes_top2": None, "soup": None,
-    "btx_sample": (26.4, 31.5, 40.1, 63.7, 53.2, 47.3), "btx": (27.4, 34.0, 41.0, 63.5, 52.5, 47.9)}
+    "btx_sample": (26.4, 31.5, 40.1, 63.7, 53.2, 47.3), "btx_lb": (27.4, 34.0, 41.0, 63.5, 52.5, 47.9), "btx": None}
 TABLE_3 = {  # tokens, GPU-days, share of compute in MoE training, average
     "btx": ("533B", 926.1, "23 %", 47.9), "su_cm_time": ("252B", 1007.1, "100 %", 47.3), "su_cm_flops": None,
-    "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None, "seed": None}
+    "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None}
 TABLE_4 = {  # average at 10B, 40B, 80B (Sample Top-1: 160B) tokens
     "switch": ("switch_short", 24.7, None, None, None, None),
     "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
@@ -47,10 +47,9 @@ NAMES = {
     "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)", "su_dm": "Sparse upcycling (DM)",
     "su_cm_time": "Sparse upcycling (CM), equal time", "su_cm_flops": "Sparse upcycling (CM), equal FLOPs",
     "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top1": "BTM Top-1, Bayes",
-    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "switch": "Switch",
-    "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb_short": "Top-2, load balancing", "top2_short": "Top-2",
-    "frozen_short": "Top-2, experts frozen", "blend_short": "blending", "split2of8_short": "split, top-2 of 8",
-    "split4of8_short": "split, top-4 of 8"}
+    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "btx_lb": "BTX Top-2, balanced",
+    "switch": "Switch", "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb": "Top-2, balanced",
+    "frozen": "Top-2, frozen experts", "blend": "blending", "split2of8": "split, top-2 of 8", "split4of8": "split, top-4 of 8"}
 
 
 @dataclass
@@ -76,6 +75,11 @@ class Results:
             return [mean(m["loss"][d] for d in DOMAINS) for m in models]
         return [m[key] if domain is None else m[key][domain] for m in models]
 
+    def since_seed(self, model, key):
+        """A cost without the seed's own, as the paper counts; all of it for the larger model, which has no seed."""
+        return [c - s for c, s in zip(self.of(model, key), [0] * len(self.runs) if model == "large" else self.of("seed", key),
+                                      strict=True)]
+
     def scores(self, model):
         """Accuracy by domain, mean and loss, as text."""
         return [*(cell(self.of(model, "accuracy", d), 100) for d in DOMAINS), cell(self.of(model, "mean"), 100),
@@ -87,32 +91,38 @@ class Results:
         return mean(deltas), stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
 
     def verdict(self, a, sign, b):
-        """One line: does a > b (or >=, or ~: about equal) hold in the mean score, and is it beyond twice the standard error?"""
+        """One line: does a > b (or a ~ b, about equal) hold in the mean score, and is the difference beyond its noise?"""
         delta, error = self.difference(a, b)
-        beyond = error is not None and abs(delta) > 2 * error
-        holds = {">": delta > 0 and (beyond or error is None), ">=": delta > 0 or not beyond, "~": abs(delta) <= 0.03}[sign]
+        clear = error is None or abs(delta) > 2 * error
+        if sign == "~":
+            word = "yes" if abs(delta) <= 0.03 else "**no**" if clear else "not clearly"
+        else:
+            word = ("yes" if delta > 0 else "**no**") if clear else "not clearly"
         noise = "" if error is None else f" ± {100 * error:.1f}"
-        word = "yes" if holds else "not clearly" if sign == ">" and not beyond and error is not None else "**no**"
         loss = self.difference(b, a, "loss")[0]
-        return [f"{full(a)} {sign} {full(b)}", f"{100 * delta:+.1f}{noise}", f"{loss:+.3f}", word]
+        return [f"{full(a)} {sign.replace('~', '≈')} {full(b)}", f"{100 * delta:+.1f}{noise}", f"{loss:+.3f}", word]
 
 
 def full(model):
+    """A model's name for people: top2_short is `Top-2 (short)`."""
     base, _, length = model.rpartition("_")
-    return NAMES.get(model) or (f"{NAMES[base]} ({length})" if base in NAMES else model)
+    return NAMES.get(model) or f"{NAMES[base]} ({length})"
 
 
 def cells(values, digits=1):
     return ["" if v is None else f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in values]
 
 
-ORDER = [  # what the paper's tables say: (model, sign, model)
-    ("btx", ">", "su_dm"), ("su_dm", ">", "dense_dm"), ("btx", ">", "dense_dm"), ("btx", ">", "btm_tfidf_top2"),
-    ("btx", ">", "btm_bayes_top2"), ("btm_tfidf_top2", ">=", "btm_tfidf_top1"), ("btm_bayes_top2", ">=", "btm_bayes_top1"),
-    ("soft_short", ">=", "top2_short"), ("top2_short", ">=", "sample_short"), ("sample_short", ">", "switch_short"),
-    ("soft_medium", ">=", "top2_medium"), ("top2_medium", ">=", "sample_medium"), ("split4of8_short", "~", "top2_short"),
-    ("top2_short", ">", "blend_short"), ("btx", ">=", "su_cm_time"), ("btx", ">=", "su_cm_flops"),
-    ("btx", ">=", "btx_sample"), ("btx", ">", "large")]
+ORDER = [  # what the paper's tables say of these models: (better, sign, worse)
+    ("btx", ">", "su_dm"), ("su_dm", ">", "dense_dm"), ("btx", ">", "dense_dm"), ("btx", ">", "large"),
+    ("btx", ">", "btm_tfidf_top2"), ("btm_tfidf_top2", ">", "btm_tfidf_top1"), ("btx", ">", "su_cm_time"),
+    ("btx", ">", "btx_sample"), ("soft_short", ">", "top2_short"), ("top2_short", ">", "sample_short"),
+    ("sample_short", ">", "switch_short"), ("soft_medium", ">", "top2_medium"), ("top2_medium", ">", "sample_medium"),
+    ("lb_short", "~", "top2_short"), ("frozen_short", "~", "top2_short"), ("split4of8_short", "~", "top2_short"),
+    ("split4of8_short", ">", "split2of8_short"), ("top2_short", ">", "blend_short")]
+MORE = [  # and what it does not say: a stronger BTM, equal FLOPs, and the router's start
+    ("btx", ">", "btm_bayes_top2"), ("btm_bayes_top2", ">", "btm_tfidf_top2"), ("btx", ">", "su_cm_flops"),
+    ("btx", ">", "btx_lb"), ("hidden_short", ">", "top2_short")]
 
 
 def tables(r):
@@ -120,6 +130,8 @@ def tables(r):
     ours = [*DOMAINS, "mean", "loss"]
     out = {"order": table(["the paper's ordering", "mean score, points", "loss, nats less", "holds here"],
                           [r.verdict(*line) for line in ORDER])}
+    out["more"] = table(["not in the paper", "mean score, points", "loss, nats less", "holds here"],
+                        [r.verdict(*line) for line in MORE])
     out["1"] = table(["model", *ours[:-2], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
                      [[full(m), *r.scores(m)[:-2], *cells(paper)] for m, paper in TABLE_1.items()])
     out["2"] = table(["model", *ours, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average"],
@@ -127,8 +139,8 @@ def tables(r):
     rows = []
     for m, paper in TABLE_3.items():
         share = r.of(m, "moe_share")[0]
-        rows.append([full(m), f"{mean(r.of(m, 'tokens')) / 1e6:.1f}", f"{mean(r.of(m, 'flops')) / 1e12:.1f}",
-                     cell(r.of(m, "seconds"), digits=0), cell(r.of(m, "elapsed"), digits=0),
+        rows.append([full(m), f"{mean(r.since_seed(m, 'tokens')) / 1e6:.1f}", f"{mean(r.since_seed(m, 'flops')) / 1e12:.1f}",
+                     cell(r.since_seed(m, "seconds"), digits=0), cell(r.since_seed(m, "elapsed"), digits=0),
                      "" if share is None else f"{100 * share:.0f} %", f"{mean(r.of(m, 'active_params')) / 1e3:.0f} of "
                      f"{mean(r.of(m, 'params')) / 1e3:.0f}", cell(r.of(m, "mean"), 100), *cells(paper or [None] * 4)])
     out["3"] = table(["model", "tokens, M", "TFLOP", "device seconds", "elapsed", "in MoE training", "active of all, k", "mean",
@@ -144,7 +156,7 @@ def tables(r):
                         [["the likeliest expert (as in all other tables)", *r.scores("btx_sample")],
                          ["an expert drawn from the router (the paper's)", *hard.scores("btx_sample")]])
     out["5"] = table(["model", *ours, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"],
-                     [[full(m), *r.scores(m), *cells(paper)] for m, paper in TABLE_5.items()])
+                     [[full(m).removesuffix(" (short)"), *r.scores(m), *cells(paper)] for m, paper in TABLE_5.items()])
     out["hidden"] = table(["router rows", "finetuning", *ours],
                           [["random", "none", *r.scores("top2_mixed")], ["hidden", "none", *r.scores("hidden_mixed")],
                            ["random", "short", *r.scores("top2_short")], ["hidden", "short", *r.scores("hidden_short")]])
@@ -153,7 +165,9 @@ def tables(r):
 
 GRID = """# Every model at its own learning rate
 
-One seed, mean accuracy (loss) at each peak learning rate; the best in bold is what [paper.mk](../paper.mk) uses.
+One seed, mean accuracy (loss) at each peak learning rate, the best in bold; from these the rates in [paper.mk](../paper.mk)
+were chosen, on the test tasks of the first of the report's seeds. Dense (DM) and sparse upcycling have one rate for both of their
+phases, BTX one for the branches (second table) and one for the finetuning.
 
 {rates}
 
@@ -189,17 +203,17 @@ def where(machine):
 
 def draw(r, out):
     """All figures but Table 6's."""
-    main = [m for m in TABLE_2 if m != "soup"] + ["su_cm_time", "su_cm_flops"]
-    figures.compute({full(m): (mean(r.of(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
+    main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1")] + ["su_cm_time", "su_cm_flops"]
+    figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
                     out / "figure2_left.png")
     figures.normalised({full(m): [mean(r.of(m, "accuracy", d)) for d in DOMAINS] for m in
                         ("seed", "math", "code", "wiki", "large", "dense_dm", "su_dm", "btm_tfidf_top2", "btx")}, DOMAINS,
                        out / "figure2_right.png")
     routing = r.runs[0]["routing"]
-    figures.routing({"Top-2, load balancing": routing["lb_short"], "Top-2, none": routing["top2_short"]}, out / "figure3_4.png")
+    balanced = {"BTX Top-2, balanced": routing["btx_lb"], "BTX Top-2": routing["btx"]}
+    figures.routing(balanced, out / "figure3_4.png")
     figures.routing({full(f"{m}_short"): routing[f"{m}_short"] for m in TABLE_4}, out / "figure6.png")
-    figures.probabilities({"Top-2, load balancing": routing["lb_short"], "Top-2, none": routing["top2_short"]},
-                          out / "figure5.png")
+    figures.probabilities(balanced, out / "figure5.png")
 
 
 def table_6(folder, data_dir, out, n_tokens=45):
@@ -238,9 +252,11 @@ def main(argv=None):
                 raise BadInput(f"{file}: no such file; make paper writes it")
         runs.append(json.loads((folder / "results.json").read_text()))
         runs[-1]["hard"] = json.loads((folder / "hard" / "results.json").read_text())["models"]
-    missing = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, "hidden_short"} - runs[0]["models"].keys()
-    if missing:
-        raise BadInput(f"{settings.runs[0]}/results.json lacks {', '.join(sorted(missing))}; run make paper")
+    ordered = {model for line in ORDER + MORE for model in line[::2]}
+    needed = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, *ordered, "hidden_mixed", "top2_mixed"}
+    for folder, numbers in zip(settings.runs, runs, strict=True):
+        if needed - numbers["models"].keys():
+            raise BadInput(f"{folder}/results.json lacks {', '.join(sorted(needed - numbers['models'].keys()))}; run make paper")
     ckpt.prepare_output(out / "figures" / "table6.png")
     r = Results(runs)
     for folder, numbers in zip(settings.runs, runs, strict=True):

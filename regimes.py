@@ -16,6 +16,7 @@ import figures
 from settings import BadInput, option, parse, run
 from summarise import table
 
+FACTS_EACH = 6  # a land has three, a person two, a function one
 RIVALS = {"dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)"}
 
 
@@ -27,9 +28,10 @@ class Settings:
 
 TEXT = """# When does branching pay?
 
-BTX minus its data-matched rivals, in points of mean accuracy, one run a cell: over the number of facts to be known by heart,
-the age of the seed (tokens; the branches have {branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning
-rate. Rivals have the recipe's rate. Differences of three points are noise.
+BTX minus its data-matched rivals, in points of mean accuracy, one run a cell: over the load of facts to be known by heart (so
+many lands with three facts, as many people with two, as many functions), the age of the seed (tokens; the branches have
+{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. Rivals have the recipe's rate. A single
+run each: the report's standard deviations over seeds say how much of it is noise.
 
 ![BTX minus Dense (DM) and minus sparse upcycling (DM)](figures/regimes.png)
 
@@ -60,8 +62,8 @@ def main(argv=None):
     figures.regimes(cells, RIVALS, out / "figures" / "regimes.png")
     scores = {"seed": "seed", "experts_at_home": "experts, each at home", "top2_mixed": "mixed, not finetuned",
               **RIVALS, "btx": "BTX"}
-    head = ["facts", "per 1000 parameters", "seed's tokens, M", "branch rate", *scores.values()]
-    rows = [[str(c["facts"]), f"{1000 * c['facts'] / c['params']:.1f}", f"{c['age'] / 1e6:.1f}", c["rate"],
+    head = ["load", "facts per 1000 parameters", "seed's tokens, M", "branch rate", *scores.values()]
+    rows = [[str(c["facts"]), f"{1000 * FACTS_EACH * c['facts'] / c['params']:.0f}", f"{c['age'] / 1e6:.1f}", c["rate"],
              *(f"{100 * c[name]:.1f}" for name in scores)] for c in cells]
     tokens = {"branch": models["math"]["tokens"] - models["seed"]["tokens"]}
     tokens["finetune"] = models["btx"]["tokens"] - models["seed"]["tokens"] - 3 * tokens["branch"]

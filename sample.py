@@ -90,7 +90,7 @@ def main(argv=None):
         raise BadInput(f"{settings.model[0]} was trained with another tokenizer than today's {checkpoint['tokenizer']['name']}")
     if settings.btm:
         method, k = btm.read_method(settings.btm, len(checkpoints))
-        data = btm.expert_data(method, settings.data_dir, settings.btm_data, len(checkpoints), checkpoint["config"]["block_size"])
+        data = btm.expert_data(method, settings.data_dir, settings.btm_data, checkpoints)
         model = btm.BTM([ckpt.build(c, device) for c in checkpoints], method, k, data)
     else:
         model = ckpt.build(checkpoint, device)

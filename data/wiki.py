@@ -3,6 +3,7 @@
 Facts are told in prose; about every other subject they are also asked as questions in the training text. Test questions
 ask about all subjects, so half of them can only be answered from what was told in prose.
 """
+import keyword
 import random
 from functools import lru_cache
 
@@ -32,7 +33,7 @@ def invent(rng, taken, syllables):
     """A new name, not in the set `taken`, to which it is added."""
     while True:
         name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(syllables)).capitalize()
-        if name not in taken:
+        if name not in taken and not keyword.iskeyword(name.lower()):  # code's functions are called so too
             taken.add(name)
             return name
 
