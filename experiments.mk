@@ -1,0 +1,60 @@
+# The paper's experiments: `make paper`, `make grid`, `make regimes`. What each model is stands in paper.mk.
+
+# paper.mk's graph once for each seed, all at the same time; SIZE=tiny is a rehearsal of seconds
+PAPER      = out/paper
+PAPER_DATA = data/bin/paper
+REPORT     = results
+PAPER_MAKE = $(MAKE) -f paper.mk D=$(PAPER_DATA)
+
+.PHONY: paper paper-data $(RUNS:%=paper-seed%)
+paper: $(RUNS:%=paper-seed%)  ## every experiment of the paper for SEEDS seeds, and results/: its tables and figures
+	$(PY) paper.py $(RUNS:%=$(PAPER)/seed%) --data_dir $(PAPER_DATA) --out $(REPORT)
+
+paper-data: .venv/ready
+	$(PAPER_MAKE) $(PAPER_DATA)/switch/meta.json
+
+$(RUNS:%=paper-seed%): paper-seed%: paper-data
+	$(PAPER_MAKE) SEED=$* O=$(PAPER)/seed$*
+
+# the learning rates, one after the other: the branches' with the finetuning at the recipe's rate, then everything else's
+RATES  = 1e-3 2e-3 4e-3
+SHARED = seed math code wiki
+.PHONY: grid $(RATES:%=grid-%) $(RATES:%=grid-branch-%)
+grid: $(RATES:%=grid-%) $(RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
+	$(PY) paper.py --grid $(RATES:%=$(PAPER)/grid/%) $(RATES:%=$(PAPER)/grid/branch-%) --out $(REPORT)
+
+grid-shared: paper-data
+	$(PAPER_MAKE) O=$(PAPER)/seed0 $(SHARED:%=$(PAPER)/seed0/%.pt)
+	mkdir -p $(foreach r,$(RATES),$(PAPER)/grid/$r $(PAPER)/grid/branch-$r)
+	for r in $(RATES); do ln -f $(SHARED:%=$(PAPER)/seed0/%.pt) $(PAPER)/grid/$$r && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/branch-$$r; done
+$(RATES:%=grid-%): grid-%: grid-shared
+	$(PAPER_MAKE) O=$(PAPER)/grid/$* LR_LARGE=$* LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_switch=$* LR_sample=$* LR_soft=$* \
+	    WANT="large dense_dm su_dm btx top2_short soft_short sample_short switch_short" $(PAPER)/grid/$*/some/results.json
+$(RATES:%=grid-branch-%): grid-branch-%: grid-shared
+	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
+
+# when does branching pay? small runs over the seed's age (steps), the branches' learning rate, and the facts to be known by heart
+AGES       = 1000 6000
+BRANCH_LR  = 1e-3 2e-3 4e-3
+FACT_LOADS = 75 300
+REGIMES    = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
+CELLS      = $(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$r_$l))
+word_of    = $(word $2,$(subst -, ,$1))
+REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=1250 F=1875
+.PHONY: regimes
+regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
+	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)
+
+data/bin/facts%/switch/meta.json: | .venv/ready
+	$(PY) -m data.prepare --facts $* --out data/bin/facts$*
+define regime
+out/regimes/$1/su_dm.pt: | data/bin/facts$(call word_of,$1,1)/switch/meta.json  # what does not depend on the branches' rate
+	$$(call REGIME,$1) O=out/regimes/$1 out/regimes/$1/dense_dm.pt out/regimes/$1/su_dm.pt
+endef
+$(foreach r,$(REGIMES),$(eval $(call regime,$r)))
+define cell
+out/regimes/$1_$2/some/results.json: out/regimes/$1/su_dm.pt
+	mkdir -p out/regimes/$1_$2 && ln -f out/regimes/$1/seed.pt out/regimes/$1/dense_dm.pt out/regimes/$1/su_dm.pt out/regimes/$1_$2
+	$$(call REGIME,$1) O=out/regimes/$1_$2 LR_BRANCH=$2 out/regimes/$1_$2/some/results.json
+endef
+$(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$(eval $(call cell,$r,$l))))
