@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import checkpoint as ckpt
 from data.loader import read_meta
-from settings import BadInput, option, parse, run
+from settings import BadInput, option, parse, run, signals
 from train_expert import TrainSettings, start, train
 
 
@@ -43,7 +43,8 @@ def main(argv=None):
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size
     freeze(model, settings.train)
-    train(model, settings, weights, device, header, stage="finetune", alpha=settings.alpha)
+    with signals() as stop:
+        train(model, settings, weights, device, header, stage="finetune", alpha=settings.alpha, stop=stop)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """One dataclass per script becomes its command line; a wrong call ends with one line and exit code 2."""
 import argparse
 import difflib
+import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import MISSING, field, fields
 
 MAX = 2**63 - 1  # what fits a seed of torch's; also refuses inf
@@ -9,6 +11,35 @@ MAX = 2**63 - 1  # what fits a seed of torch's; also refuses inf
 
 class BadInput(Exception):
     """Something the user gave is wrong; the message names the file or option and says what to do."""
+
+
+class Diverged(Exception):
+    """Training went wrong beyond repair; the message says where, and what is left."""
+
+
+class Stopped(Exception):
+    """A signal asked the program to stop, and it has saved what it was doing; `number` is the signal's."""
+
+    def __init__(self, number, message):
+        super().__init__(message)
+        self.number = number
+
+
+@contextmanager
+def signals():
+    """Yield a list to which Ctrl-C and SIGTERM are appended instead of killing us; a second one kills."""
+    seen = []
+
+    def note(number, frame):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def option(default, help, **kwargs):
@@ -97,11 +128,14 @@ def mixture(text, name="--data"):
 
 
 def run(main):
-    """Call main() as a script does: BadInput becomes one line on stderr and exit code 2."""
+    """Call main() as a script does: what goes wrong becomes one line on stderr and an exit code.
+
+    2 for BadInput, 3 for Diverged, 128 + its number for a signal.
+    """
     try:
         main()
-    except BadInput as error:
+    except (BadInput, Diverged, Stopped) as error:
         print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number)
     except KeyboardInterrupt:
         sys.exit(130)

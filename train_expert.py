@@ -20,7 +20,7 @@ from tqdm import tqdm
 import checkpoint as ckpt
 from data.loader import first_windows, get_batch, open_split, prepared, read_meta
 from model import GPT, MIN_TAU, GPTConfig, expert_load, load_balancing_loss
-from settings import BadInput, mixture, option, parse, run
+from settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
 
 
 @dataclass
@@ -40,6 +40,7 @@ class TrainSettings:
     clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0)
     eval_windows: int = option(16, "validation sequences for each domain", low=1)
+    patience: int = option(10, "steps in a row with a loss or gradient that is not finite, each skipped, that end the run", low=1)
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
@@ -146,11 +147,13 @@ def start(settings):
     return device, weights
 
 
-def train(model, settings, weights, device, header, stage, alpha=0.0):
+def train(model, settings, weights, device, header, stage, alpha=0.0, stop=()):
     """Train `model` in place and write settings.out; the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage. The loss is the mean cross-entropy + alpha * load_balancing_loss (3.3). Returns the checkpoint written.
+    stop: see settings.signals; with a signal in it the state is saved and Stopped raised. Raises Diverged if the loss or
+    the gradient is not finite for settings.patience steps in a row, none of which changes the weights.
     """
     out, T = Path(settings.out), model.config.block_size
     tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in weights}
@@ -164,7 +167,7 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
     state = {"step": 0, "seconds": 0.0, "log": []}
     if settings.resume and state_file.exists():
         state = load_state(state_file, model, optimizer, settings, header["lineage"])
-    log = state["log"]
+    log, skipped = state["log"], 0
     forward = torch.compile(model) if settings.compile else model
     dtype = pick_dtype(settings.dtype, device, model.config.n_expert)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -184,8 +187,13 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
                 _, nll, routing = forward(xs.to(device, non_blocking=True), ys.to(device, non_blocking=True), **noise)
                 loss = nll + alpha * load_balancing_loss(routing)
             (loss / settings.grad_accum).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
-        optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+        skipped = 0 if torch.isfinite(norm + nll) else skipped + 1
+        if skipped == settings.patience:
+            raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; "
+                           f"{f'{state_file} is from before, ' if state_file.exists() else ''}try a lower --lr")
+        if not skipped:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
@@ -212,10 +220,13 @@ def train(model, settings, weights, device, header, stage, alpha=0.0):
             text = "".join(json.dumps(line) + "\n" for line in log)
             ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
             clock += time.perf_counter() - pause  # the ledger counts training alone
-        if done % settings.save_every == 0 and done < settings.steps:
+        if (stop or done % settings.save_every == 0) and done < settings.steps:
             ckpt.save(state_file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "log": log,
                                    "seconds": time.perf_counter() - clock, "settings": run_settings(settings),
                                    "lineage": header["lineage"]})
+        if stop and done < settings.steps:
+            bar.close()
+            raise Stopped(stop[0], f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
                               flops=settings.steps * flops_per_step, seconds=time.perf_counter() - clock,
@@ -278,7 +289,8 @@ def main(argv=None):
         except ValueError as error:
             raise BadInput(f"--{error}") from None
         model = GPT(config, torch.Generator().manual_seed(settings.seed))
-    train(model, settings, weights, device, header, stage="train")
+    with signals() as stop:
+        train(model, settings, weights, device, header, stage="train", stop=stop)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The training loop: its parts by hand, and that an interruption changes nothing."""
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ import checkpoint as ckpt
 import finetune_router
 import train_expert
 from model import GPT, GPTConfig
-from settings import BadInput
+from settings import BadInput, Diverged, Stopped
+from settings import run as settings_run
 from train_expert import learning_rate, make_optimizer, validate
 
 
@@ -116,3 +119,43 @@ def test_same_seed_same_bytes(tiny, tmp_path):
     a, b, c = (run(tiny, tmp_path / f"{i}.pt", steps=2, seed=s) for i, s in enumerate((0, 0, 1)))
     assert all(torch.equal(a["model"][n], b["model"][n]) for n in a["model"])
     assert not torch.equal(a["model"]["head.weight"], c["model"]["head.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module,init", [(train_expert, "seed"), (finetune_router, "sample_mixed")])
+def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(tiny, tmp_path, monkeypatch, module, init, number):
+    changes = {"init": tiny / f"{init}.pt", "save_every": 100}
+    want = run(tiny, tmp_path / "a.pt", module, **changes)
+    real = train_expert.get_batch
+
+    def get_batch(*args, **rest):
+        if args[5] == 3:
+            os.kill(os.getpid(), number)
+        return real(*args, **rest)
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 4 of 6.*--resume") as stopped:
+        patch.setattr(train_expert, "get_batch", get_batch)
+        run(tiny, tmp_path / "b.pt", module, **changes)
+    assert stopped.value.number == number and signal.getsignal(number) == before
+    assert ckpt.read(tmp_path / "b.state")["step"] == 4 and not (tmp_path / "b.pt").exists()
+    got = run(tiny, tmp_path / "b.pt", module, resume=True, **changes)
+    assert all(torch.equal(got["model"][name], p) for name, p in want["model"].items())
+
+
+def test_exit_codes(capsys):
+    def fail(error):
+        raise error
+    for error, code in ((BadInput("x"), 2), (Diverged("x"), 3), (Stopped(15, "x"), 143), (Stopped(2, "x"), 130)):
+        with pytest.raises(SystemExit) as exit:
+            settings_run(lambda error=error: fail(error))
+        assert exit.value.code == code and capsys.readouterr().err.count("\n") == 1
+
+
+def test_divergence_is_never_stepped_on_and_ends_the_run(tiny, tmp_path, monkeypatch):
+    """The first step makes the weights huge, and from then on no loss is finite."""
+    real, steps = torch.optim.AdamW.step, []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (steps.append(1), real(self, *a)))
+    with pytest.raises(Diverged, match="step 3.*3 steps in a row"):
+        run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", lr=1e18, patience=3, save_every=1, steps=9)
+    assert len(steps) == 1 and not (tmp_path / "a.pt").exists()
+    assert ckpt.read(tmp_path / "a.state")["step"] < 4
