@@ -34,13 +34,13 @@ $(RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 
 # when does branching pay? small runs over the seed's age (steps), the branches' learning rate, and the facts to be known by heart
-AGES       = 1000 6000
-BRANCH_LR  = 1e-3 2e-3 4e-3
+AGES       = 1000 4000
+BRANCH_LR  = 1e-3 4e-3
 FACT_LOADS = 75 300
 REGIMES    = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
 CELLS      = $(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$r_$l))
 word_of    = $(word $2,$(subst -, ,$1))
-REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=1250 F=1875
+REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=1000 F=1500
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
 	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)
