@@ -2,8 +2,9 @@
 
     python budget.py out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
-Prints the number of steps of the kind of training that su_dm's last stage was, whose FLOPs (or measured seconds) are those of
-all stages behind btx that are not behind seed. Read from the ledgers in the checkpoints.
+Prints the number of steps of the kind of training that su_dm's last stage was, whose FLOPs are those of all stages behind btx that
+are not behind seed; or whose measured seconds are those of all these stages (time), or of the longest chain of them (elapsed:
+branches at the same time). Read from the ledgers in the checkpoints.
 """
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ class Settings:
     model: list = option([], "one checkpoint, trained in the way whose steps are counted", positional=True)
     like: str = option("", "checkpoint whose cost is to be met")
     since: str = option("", "checkpoint whose cost does not count")
-    by: str = option("flops", "which cost", choices=("flops", "time"))
+    by: str = option("flops", "which cost", choices=("flops", "time", "elapsed"))
 
 
 def cost(lineage, key, before=()):
@@ -32,12 +33,13 @@ def main(argv=None):
     if not settings.like or not settings.since:
         raise BadInput("--like and --since: name the checkpoint whose cost is to be met, and one whose cost does not count")
     model, like, since = (ckpt.load(path)["lineage"] for path in (settings.model[0], settings.like, settings.since))
-    last, key = model[-1], {"flops": "flops", "time": "seconds"}[settings.by]
+    last, key = model[-1], "flops" if settings.by == "flops" else "seconds"
     if "settings" not in last or not last[key]:
         raise BadInput(f"{settings.model[0]}: its last stage is no training")
-    if not cost(like, key, since):
+    budget = ckpt.elapsed(like) - ckpt.elapsed(since) if settings.by == "elapsed" else cost(like, key, since)
+    if budget <= 0:
         raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
-    print(max(1, round(cost(like, key, since) / last[key] * last["settings"]["steps"])))
+    print(max(1, round(budget / last[key] * last["settings"]["steps"])))
 
 
 if __name__ == "__main__":

@@ -171,3 +171,11 @@ def join_lineages(lineages):
 def totals(lineage):
     """Tokens, FLOPs and device seconds of all stages in a ledger, as a dictionary."""
     return {key: sum(entry[key] for entry in lineage) for key in ("tokens", "flops", "seconds")}
+
+
+def elapsed(lineage):
+    """Seconds from start to end if every stage starts as soon as the stages it needs are done, branches at the same time."""
+    done = {}
+    for entry in lineage:
+        done[entry["id"]] = entry["seconds"] + max((done[p] for p in entry["parents"]), default=0.0)
+    return max(done.values(), default=0.0)

@@ -152,21 +152,13 @@ def summary(scores, model, lineage):
     """One model's entry in results.json."""
     return {**{key: {domain: s[key] for domain, s in scores.items()} for key in ("accuracy", "loss")},
             "params": model.num_params(), "active_params": model.num_params(active=True), **ckpt.totals(lineage),
-            "elapsed": elapsed(lineage), "moe_share": moe_share(lineage)}
+            "elapsed": ckpt.elapsed(lineage), "moe_share": moe_share(lineage)}
 
 
 def moe_share(lineage):
     """The share of FLOPs spent in MoE training (the paper's Table 3), the seed's own training not counted; None before any."""
     flops = {stage: sum(e["flops"] for e in lineage[1:] if e["stage"] == stage) for stage in ("train", "finetune")}
     return flops["finetune"] / sum(flops.values()) if sum(flops.values()) else None
-
-
-def elapsed(lineage):
-    """Seconds from start to end if every stage starts as soon as the stages it needs are done, branches at the same time."""
-    done = {}
-    for entry in lineage:
-        done[entry["id"]] = entry["seconds"] + max((done[p] for p in entry["parents"]), default=0.0)
-    return max(done.values(), default=0.0)
 
 
 def mean(values):

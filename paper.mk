@@ -62,7 +62,7 @@ EXPERTS   = $(O)/math.pt $(O)/code.pt $(O)/wiki.pt
 
 SHORT     = switch sample top2 soft lb frozen blend split2of8 split4of8 hidden
 MEDIUM    = sample top2 soft
-MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time btx btx_lb btx_sample \
+MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time su_cm_elapsed btx btx_lb btx_sample \
             $(SHORT:%=%_short) $(MEDIUM:%=%_medium)
 
 .PHONY: all
@@ -99,7 +99,7 @@ $(O)/su_dm_1.pt: $(O)/su_mixed.pt
 	$(FINETUNE) --data $(BRANCHES) --steps $(phase_1) --lr $(LR_SU) --alpha $(ALPHA)
 $(O)/su_dm.pt: $(O)/su_dm_1.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_SU) --alpha $(ALPHA)
-$(O)/su_cm_flops.pt $(O)/su_cm_time.pt: $(O)/su_cm_%.pt: $(O)/su_mixed.pt $(O)/su_dm.pt $(O)/btx.pt
+$(O)/su_cm_flops.pt $(O)/su_cm_time.pt $(O)/su_cm_elapsed.pt: $(O)/su_cm_%.pt: $(O)/su_mixed.pt $(O)/su_dm.pt $(O)/btx.pt
 	$(FINETUNE) --data $(MIXTURE) --lr $(LR_SU) --alpha $(ALPHA) \
 	    --steps $$($(PY) budget.py $(O)/su_dm.pt --like $(O)/btx.pt --since $(O)/seed.pt --by $*)
 

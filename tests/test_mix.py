@@ -84,7 +84,7 @@ def test_lineage_counts_a_shared_seed_once():
     joined = ckpt.join_lineages([seed, *branches])
     assert ckpt.totals(joined) == {"tokens": 160, "flops": 16, "seconds": 8.0}
     from evaluate import elapsed
-    assert elapsed(joined) == 6.0  # the branches run at the same time
+    assert ckpt.elapsed(joined) == 6.0  # the branches run at the same time
 
 
 def test_cli_names_experts_and_prints_the_rules(tiny, tmp_path, capsys):
