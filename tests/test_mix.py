@@ -83,7 +83,6 @@ def test_lineage_counts_a_shared_seed_once():
                 for d, s in (("math", 2.0), ("code", 5.0))]
     joined = ckpt.join_lineages([seed, *branches])
     assert ckpt.totals(joined) == {"tokens": 160, "flops": 16, "seconds": 8.0}
-    from evaluate import elapsed
     assert ckpt.elapsed(joined) == 6.0  # the branches run at the same time
 
 
