@@ -3,8 +3,8 @@
     python budget.py out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
 Prints the number of steps of the kind of training that su_dm's last stage was, whose FLOPs are those of all stages behind btx
-that are not behind seed; or whose measured seconds are those of all these stages (time), or of the longest chain of them (elapsed:
-branches at the same time). Read from the ledgers in the checkpoints.
+that are not behind seed; or whose measured seconds are those of all these stages (time), or of the longest chain of them
+(elapsed: branches at the same time). Read from the ledgers in the checkpoints.
 """
 from dataclasses import dataclass
 

@@ -110,7 +110,7 @@ def compute(points, path):
         axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1)
         axis.scatter(flops / 1e12, middle, s=active / 1000, color=color, alpha=0.75, edgecolors="white",
                      marker="o" if i < len(COLORS) else "s", label=name)
-    axis.set(xlabel="training compute of all stages, TFLOP", ylabel="mean accuracy, %")
+    axis.set(xlabel="training compute since the seed, TFLOP", ylabel="mean accuracy, %")
     axis.margins(0.1)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
