@@ -16,21 +16,24 @@ paper-data: .venv/ready
 $(RUNS:%=paper-seed%): paper-seed%: paper-data
 	$(PAPER_MAKE) SEED=$* O=$(PAPER)/seed$*
 
-# the learning rates, one after the other: the branches' with the finetuning at the recipe's rate, then everything else's
-RATES  = 1e-3 2e-3 4e-3
-SHARED = seed math code wiki
-.PHONY: grid $(RATES:%=grid-%) $(RATES:%=grid-branch-%)
-grid: $(RATES:%=grid-%) $(RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
-	$(PY) paper.py --grid $(RATES:%=$(PAPER)/grid/%) $(RATES:%=$(PAPER)/grid/branch-%) --out $(REPORT)
+# the learning rates: the branches' with the finetuning at the recipe's rate, and everything else's; where the best is the highest,
+# one more, as in make grid RATES=8e-3 BRANCH_RATES= GRID_MODELS="large dense_dm"
+RATES        = 1e-3 2e-3 4e-3
+BRANCH_RATES = $(RATES)
+GRID_MODELS  = large dense_dm su_dm btx top2_short soft_short sample_short switch_short
+SHARED       = seed math code wiki
+.PHONY: grid grid-shared $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)
+grid: $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
+	$(PY) paper.py --grid $(PAPER)/grid/[0-9]*e-[0-9] $(PAPER)/grid/branch-* --out $(REPORT)
 
 grid-shared: paper-data
 	$(PAPER_MAKE) O=$(PAPER)/seed0 $(SHARED:%=$(PAPER)/seed0/%.pt)
-	mkdir -p $(foreach r,$(RATES),$(PAPER)/grid/$r $(PAPER)/grid/branch-$r)
-	for r in $(RATES); do ln -f $(SHARED:%=$(PAPER)/seed0/%.pt) $(PAPER)/grid/$$r && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/branch-$$r; done
+	for r in $(RATES); do mkdir -p $(PAPER)/grid/$$r && ln -f $(SHARED:%=$(PAPER)/seed0/%.pt) $(PAPER)/grid/$$r; done
+	for r in $(BRANCH_RATES); do mkdir -p $(PAPER)/grid/branch-$$r && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/branch-$$r; done
 $(RATES:%=grid-%): grid-%: grid-shared
 	$(PAPER_MAKE) O=$(PAPER)/grid/$* LR_LARGE=$* LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_switch=$* LR_sample=$* LR_soft=$* \
-	    WANT="large dense_dm su_dm btx top2_short soft_short sample_short switch_short" $(PAPER)/grid/$*/some/results.json
-$(RATES:%=grid-branch-%): grid-branch-%: grid-shared
+	    WANT="$(GRID_MODELS)" $(PAPER)/grid/$*/some/results.json
+$(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 
 # when does branching pay? small runs over the seed's age (steps), the branches' learning rate, and the facts to be known by heart

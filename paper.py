@@ -189,13 +189,17 @@ def grid(folders):
     for kind, prefix in (("rates", ""), ("branches", "branch-")):
         names = [n for n in results if n.startswith("branch-") == bool(prefix)]
         rows = []
-        for model in results[names[0]]["models"] if names else ():
-            found = [results[name]["models"][model] for name in names]
-            home = model in DOMAINS  # an expert
-            scores = [m["accuracy"][model] if home else mean(m["accuracy"][d] for d in DOMAINS) for m in found]
-            marks = ["**" if score == max(scores) else "" for score in scores]
-            rows.append([full(model), *(f"{b}{100 * s:.1f}{b} ({m['loss'][model] if home else mean(m['loss'].values()):.3f})"
-                                        for s, b, m in zip(scores, marks, found, strict=True))])
+        for model in dict.fromkeys(model for name in names for model in results[name]["models"]):
+            found = {name: results[name]["models"][model] for name in names if model in results[name]["models"]}
+            home = [model] if model in DOMAINS else DOMAINS  # an expert's own domain
+            scores = {name: mean(m["accuracy"][d] for d in home) for name, m in found.items()}
+            best = max(scores.values())
+            cells = []
+            for name in names:
+                mark = "**" if scores.get(name) == best else ""
+                cells.append(f"{mark}{100 * scores[name]:.1f}{mark} ({mean(found[name]['loss'][d] for d in home):.3f})"
+                             if name in found else "")
+            rows.append([full(model), *cells])
         texts[kind] = table(["model", *(name.removeprefix(prefix) for name in names)], rows)
     return GRID.format(where=where(next(iter(results.values()))["machine"]), **texts)
 
