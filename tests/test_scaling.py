@@ -45,5 +45,5 @@ def test_the_plan():
     assert f"{dense / 1e9:.0f} GFLOP dense" in TEXT and f"{moe / 1e9:.0f} GFLOP as Top-2" in TEXT
     assert f"{3 * 10e9 * dense / speed / 86400:.1f} days" in row("the same, one after")
     assert f"{10e9 * dense / (speed / 4) / 86400:.1f} days" in row("three experts")
-    assert f"{2e9 * moe / speed / 3600:.0f} hours" in row("MoE finetuning | 8")
+    assert f"{2e9 * moe / speed / 3600:.0f} hours" in row("MoE finetuning | 8, sharded")
     assert f"{453e9 * dense / speed / 86400:.0f} + {80e9 * moe / speed / 86400:.0f} days" in row("the paper's tokens")
