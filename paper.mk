@@ -15,10 +15,11 @@ PY     ?= .venv/bin/python
 ALPHA     = 0
 LR_SEED   = 5e-3
 LR_LARGE  = 4e-3
-LR_BRANCH = 2e-3
+LR_BRANCH = 4e-3
 LR_BTX    = 2e-3
 LR_DENSE  = 4e-3
-LR_SU     = 2e-3
+LR_SU     = 4e-3
+LR_sample = 4e-3
 ifeq ($(SIZE),laptop)
 SHAPE     = --n_embd 32 --n_layer 3 --n_head 2
 D_FF      = 96
