@@ -14,7 +14,7 @@ PY     ?= .venv/bin/python
 
 ALPHA     = 0
 LR_SEED   = 5e-3
-LR_LARGE  = 4e-3
+LR_LARGE  = 8e-3
 LR_BRANCH = 4e-3
 LR_BTX    = 2e-3
 LR_DENSE  = 4e-3
