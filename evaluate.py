@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
@@ -159,11 +160,6 @@ def moe_share(lineage):
     """The share of FLOPs spent in MoE training (the paper's Table 3), the seed's own training not counted; None before any."""
     flops = {stage: sum(e["flops"] for e in lineage[1:] if e["stage"] == stage) for stage in ("train", "finetune")}
     return flops["finetune"] / sum(flops.values()) if sum(flops.values()) else None
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def table(results):
