@@ -39,11 +39,11 @@ $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 # when does branching pay? small runs over the seed's age (steps), the branches' learning rate, and the facts to be known by heart
 AGES       = 1000 4000
 BRANCH_LR  = 1e-3 4e-3
-FACT_LOADS = 75 300
+FACT_LOADS = 50 200
 REGIMES    = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
 CELLS      = $(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$r_$l))
 word_of    = $(word $2,$(subst -, ,$1))
-REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=1000 F=1500
+REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
 	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)
