@@ -32,18 +32,22 @@ def save(figure, path):
     figure.savefig(path, dpi=130)
 
 
-def accuracy(results, path):
-    """A panel for each domain, a bar for each model; results as in results.json."""
-    domains = list(next(iter(results.values()))["accuracy"])
-    figure, axes = canvas(len(domains), 2.3 * len(domains), 3.2)
-    for axis, domain in zip(axes, domains, strict=True):
-        values = [100 * r["accuracy"][domain] for r in results.values()]
-        bars = axis.bar(list(results), values, color=[COLORS[i % len(COLORS)] for i in range(len(values))])
-        axis.bar_label(bars, fmt="%.0f", fontsize=7)
-        axis.set(title=domain, ylim=(0, 105))
+def bars(panels, path, ylabel, top, fmt):
+    """A panel for each domain, a bar for each model; panels: {domain: {model: value}}."""
+    figure, axes = canvas(len(panels), 2.3 * len(panels), 3.4)
+    for axis, (domain, values) in zip(axes, panels.items(), strict=True):
+        drawn = axis.bar(list(values), list(values.values()), color=[COLORS[i % len(COLORS)] for i in range(len(values))])
+        axis.bar_label(drawn, fmt=fmt, fontsize=7)
+        axis.set(title=domain, ylim=(0, top))
         axis.tick_params(axis="x", rotation=90)
-    axes[0].set_ylabel("accuracy, %")
+    axes[0].set_ylabel(ylabel)
     save(figure, path)
+
+
+def accuracy(results, path):
+    """Accuracy by domain and model; results as in results.json."""
+    domains = list(next(iter(results.values()))["accuracy"])
+    bars({d: {name: 100 * r["accuracy"][d] for name, r in results.items()} for d in domains}, path, "accuracy, %", 105, "%.0f")
 
 
 def routing(loads, path):
@@ -119,16 +123,10 @@ def compute(points, path):
 
 def normalised(scores, domains, path):
     """Each model's accuracy in each domain over the best model's (the paper's Figure 2, right); {model: accuracies}."""
-    figure, axes = canvas(len(domains), 2.3 * len(domains), 3.6)
-    for i, (axis, domain) in enumerate(zip(axes, domains, strict=True)):
-        best = max(row[i] for row in scores.values()) or 1.0
-        values = [row[i] / best for row in scores.values()]
-        bars = axis.bar(list(scores), values, color=[COLORS[j % len(COLORS)] for j in range(len(values))])
-        axis.bar_label(bars, fmt="%.2f", fontsize=6)
-        axis.set(title=domain, ylim=(0, 1.08))
-        axis.tick_params(axis="x", rotation=90)
-    axes[0].set_ylabel("accuracy over the best model's")
-    save(figure, path)
+    columns = {d: {name: row[i] for name, row in scores.items()} for i, d in enumerate(domains)}
+    best = {d: max(column.values()) or 1.0 for d, column in columns.items()}
+    bars({d: {name: v / best[d] for name, v in column.items()} for d, column in columns.items()}, path,
+         "accuracy over the best model's", 1.08, "%.2f")
 
 
 def probabilities(routings, path):
