@@ -268,7 +268,7 @@ def main(argv=None):
     ckpt.prepare_output(out / "figures" / "table6.png")
     r = Results(runs)
     for folder, numbers in zip(settings.runs, runs, strict=True):
-        text = json.dumps(numbers, default=float)
+        text = json.dumps(json.loads(json.dumps(numbers), parse_float=lambda digits: round(float(digits), 5)))
         ckpt.write_whole(out / f"{Path(folder).name}.json", lambda file, text=text: file.write(text.encode()))
     draw(r, out / "figures")
     table_6(Path(settings.runs[0]), settings.data_dir, out)
