@@ -34,7 +34,7 @@ def save(figure, path):
 
 def bars(panels, path, ylabel, top, fmt):
     """A panel for each domain, a bar for each model; panels: {domain: {model: value}}."""
-    figure, axes = canvas(len(panels), 2.3 * len(panels), 3.4)
+    figure, axes = canvas(len(panels), 2.5 * len(panels), 3.6)
     for axis, (domain, values) in zip(axes, panels.items(), strict=True):
         drawn = axis.bar(list(values), list(values.values()), color=[COLORS[i % len(COLORS)] for i in range(len(values))])
         axis.bar_label(drawn, fmt=fmt, fontsize=7)
@@ -126,7 +126,7 @@ def normalised(scores, domains, path):
     columns = {d: {name: row[i] for name, row in scores.items()} for i, d in enumerate(domains)}
     best = {d: max(column.values()) or 1.0 for d, column in columns.items()}
     bars({d: {name: v / best[d] for name, v in column.items()} for d, column in columns.items()}, path,
-         "accuracy over the best model's", 1.08, "%.2f")
+         "accuracy / best model's", 1.1, "%.2f")
 
 
 def probabilities(routings, path):
