@@ -76,7 +76,7 @@ results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every 
 	for s in $(RUNS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
 	$(PY) summarise.py $(RUNS:%=out/seed%) --out results/demo
 
-test: .venv/dev  ## the tests, under three minutes
+test: .venv/dev  ## the tests, three to four minutes
 	$(PY) -m pytest
 
 lint: .venv/dev  ## ruff
