@@ -119,7 +119,6 @@ class BTM(nn.Module):
         parts = [cache[start:end] if cache is not None else None for start, end in pairwise(ends)]
         log_probs = torch.stack([expert(idx, cache=part)[0].log_softmax(-1)
                                  for expert, part in zip(self.experts, parts, strict=True)])  # (E, B, T, V)
-        scores = None
         if self.method == "tfidf":
             tokens = torch.cat([cache[-1][0], idx], 1) if cache else idx
             scores = self.tfidf_scores(tokens)[:, -idx.shape[1]:]  # (B, T, E)

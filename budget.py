@@ -20,12 +20,6 @@ class Settings:
     by: str = option("flops", "which cost", choices=("flops", "time", "elapsed"))
 
 
-def cost(lineage, key, before=()):
-    """The sum of `key` over the stages of a lineage that are not in the lineage `before`."""
-    known = {entry["id"] for entry in before}
-    return sum(entry[key] for entry in lineage if entry["id"] not in known)
-
-
 def main(argv=None):
     settings = parse(Settings, argv)
     if len(settings.model) != 1:
@@ -36,7 +30,11 @@ def main(argv=None):
     last, key = model[-1], "flops" if settings.by == "flops" else "seconds"
     if "settings" not in last or not last[key]:
         raise BadInput(f"{settings.model[0]}: its last stage is no training")
-    budget = ckpt.elapsed(like) - ckpt.elapsed(since) if settings.by == "elapsed" else cost(like, key, since)
+    if settings.by == "elapsed":
+        budget = ckpt.elapsed(like) - ckpt.elapsed(since)
+    else:
+        known = {entry["id"] for entry in since}
+        budget = ckpt.totals([entry for entry in like if entry["id"] not in known])[key]
     if budget <= 0:
         raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
     print(max(1, round(budget / last[key] * last["settings"]["steps"])))

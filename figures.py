@@ -9,18 +9,17 @@ from matplotlib.figure import Figure
 COLORS = ["#8c8c8c", "#2f6fb0", "#e08a1e", "#3a9a5b", "#a05bb0", "#c94f4f", "#5bb5c4", "#8a6d3b"]
 
 
-def grid_canvas(n_rows, n_columns, width, height):
-    """A figure with rows of panels, all axes shared; returns it and the rows, lists of axes."""
+def grid_canvas(n_rows, n_columns, width, height, sharex=True):
+    """A figure with rows of panels, the axes shared; returns it and the rows, lists of axes."""
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).tolist()
+        return figure, figure.subplots(n_rows, n_columns, sharex=sharex, sharey=True, squeeze=False).tolist()
 
 
 def canvas(n_panels, width, height):
     """A figure with n_panels side by side, the y axis shared; returns it and a list of axes."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(1, n_panels, sharey=True, squeeze=False)[0].tolist()
+    figure, (axes,) = grid_canvas(1, n_panels, width, height, sharex=False)
+    return figure, axes
 
 
 def legend_below(figure, axis):
