@@ -37,7 +37,7 @@ $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 
 # when does branching pay? small runs over the seed's age (steps), the branches' learning rate, and the facts to be known by heart
-AGES       = 1000 4000
+AGES       = 1000 4000 12000
 BRANCH_LR  = 1e-3 4e-3
 FACT_LOADS = 50 200
 REGIMES    = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
