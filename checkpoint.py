@@ -145,9 +145,9 @@ def build(checkpoint, device="cpu"):
     return model.to(device=device, dtype=torch.float32).eval()
 
 
-def pack(model, tokenizer, experts, lineage):
-    """The dictionary to save."""
-    return {"model": model.state_dict(), "config": asdict(model.config), "tokenizer": tokenizer, "experts": experts,
+def pack(weights, config, tokenizer, experts, lineage):
+    """The dictionary to save: a state dict, a GPTConfig, and the rest as above."""
+    return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts,
             "lineage": lineage}
 
 

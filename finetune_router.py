@@ -8,6 +8,7 @@ may choose what trains. The default mixture is the paper's.
 from dataclasses import dataclass
 
 import checkpoint as ckpt
+import parallel
 from data.loader import read_meta
 from settings import BadInput, option, parse, run, signals
 from train_expert import TrainSettings, start, train
@@ -43,7 +44,9 @@ def main(argv=None):
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size
     freeze(model, settings.train)
-    with signals() as stop:
+    if settings.recompute and model.config.routing == "sample":
+        raise BadInput("--recompute: Sample Top-1 would draw other experts the second time; leave the option out")
+    with signals() as stop, parallel.ranks(device) as device:
         train(model, settings, weights, device, header, stage="finetune", alpha=settings.alpha, stop=stop)
 
 

@@ -7,11 +7,13 @@ Shapes in the comments: B sequences, T tokens in each, C = n_embd, V = vocab_siz
 """
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
@@ -60,18 +62,40 @@ class GPTConfig:
 # ---- attention --------------------------------------------------------------------------------------------------------
 
 
-def rope(x, positions, theta):
+def rope_angles(positions, head_dim, theta):
+    """Cosine and sine, (T, d/2) float32, of the angles position * theta^(-2j/d) for the pairs j of a head of width d."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)  # (d/2,)
+    angles = positions[:, None].float() * frequencies  # (T, d/2)
+    return angles.cos(), angles.sin()
+
+
+def rope(x, angles):
     """Rotary position embedding (Su et al. 2021), in the half-split form of Hugging Face's Llama.
 
-    Turns the pair (x_j, x_{j+d/2}) of every head by the angle position * theta^(-2j/d), so that a query and a key meet
-    at an angle that depends on their distance alone. x: (B, heads, T, d); positions: (T,); returns x's shape and dtype.
+    Turns the pair (x_j, x_{j+d/2}) of every head by its angle, so that a query and a key meet at an angle that depends on
+    their distance alone. x: (B, heads, T, d); angles: see rope_angles; returns x's shape and dtype.
     """
-    d = x.shape[-1]
-    frequencies = theta ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)  # (d/2,)
-    angles = positions[:, None].float() * frequencies  # (T, d/2)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cos, sin = angles[0].to(x.dtype), angles[1].to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class KVCache:
+    """The keys and values of all tokens that one attention layer has read. The memory doubles when it is full."""
+
+    def __init__(self):
+        self.length, self.memory = 0, None
+
+    def append(self, k, v):
+        """k, v: (B, n_kv_head, T, d), those of T new tokens. Returns those of all tokens, (B, n_kv_head, length, d)."""
+        old, self.length = self.length, self.length + k.shape[2]
+        if self.memory is None or self.length > self.memory.shape[3]:
+            memory = k.new_empty(2, *k.shape[:2], 2 * self.length, k.shape[3])  # (2, B, n_kv_head, room, d)
+            if old:
+                memory[:, :, :, :old] = self.memory[:, :, :, :old]
+            self.memory = memory
+        self.memory[0, :, :, old:self.length], self.memory[1, :, :, old:self.length] = k, v
+        return self.memory[:, :, :, :self.length].unbind()
 
 
 class Attention(nn.Module):
@@ -79,28 +103,27 @@ class Attention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.n_head, self.n_kv_head, self.rope_theta = config.n_head, config.n_kv_head, config.rope_theta
-        self.head_dim = config.n_embd // config.n_head
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.n_embd // config.n_head
         self.wq = nn.Linear(config.n_embd, self.n_head * self.head_dim, bias=False)
         self.wk = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
         self.wv = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
         self.wo = nn.Linear(self.n_head * self.head_dim, config.n_embd, bias=False)
 
-    def forward(self, x, positions, past=None):
-        """x: (B, T, C); past: keys and values of earlier tokens or None. Returns (B, T, C) and the keys and values so far."""
+    def forward(self, x, angles, cache=None):
+        """x: (B, T, C); angles: see rope; cache: a KVCache of earlier tokens or None. Returns (B, T, C)."""
         B, T, _ = x.shape
         q = self.wq(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)     # (B, n_head, T, d)
         k = self.wk(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
-        q, k = rope(q, positions, self.rope_theta), rope(k, positions, self.rope_theta)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)  # (B, n_kv_head, S, d)
+        q, k = rope(q, angles), rope(k, angles)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, n_kv_head, S, d)
         S, mask = k.shape[2], None
         if 1 < T < S:  # several new tokens after cached ones: SDPA's is_causal would align the mask to the wrong corner
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S,
                                            enable_gqa=self.n_kv_head != self.n_head)
-        return self.wo(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
+        return self.wo(y.transpose(1, 2).reshape(B, T, -1))
 
 
 # ---- feed-forward: dense, or a mixture of experts ---------------------------------------------------------------------
@@ -192,15 +215,38 @@ def mix_experts(x, routing, w_gate, w_up, w_down):
     x: (M, C); routing: see Routing; w_gate, w_up: (N, d_ff, C); w_down: (N, C, d_ff). Returns (M, C).
     """
     M, k = routing.experts.shape
-    expert_of_slot = routing.experts.reshape(-1)  # (M*k,), slot = token * k + choice
-    order = expert_of_slot.argsort(stable=True)
-    counts = expert_of_slot.bincount(minlength=len(w_gate)).tolist()
-    slices = x.index_select(0, order // k).split(counts)  # N slices, (M*k, C) in all
+    if M == 1:  # decoding: nothing to sort
+        y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in routing.experts[0].tolist()])  # (k, C)
+        return routing.gates.to(y.dtype) @ y
+    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
+    ends = torch.searchsorted(sorted_experts, torch.arange(len(w_gate), device=x.device), right=True)  # (N,) where slices end
+    swiglu_of_slices = swiglu_grouped if can_group(x, w_gate) else swiglu_loop
+    sorted_y = swiglu_of_slices(x.index_select(0, order // k), ends, w_gate, w_up, w_down)  # (M*k, C)
+    y = sorted_y.index_select(0, order.argsort()).view(M, k, -1)
+    return torch.bmm(routing.gates.to(y.dtype)[:, None], y)[:, 0]  # (M, C)
+
+
+def swiglu_loop(x, ends, w_gate, w_up, w_down):
+    """FF_i of the i-th slice of x, one expert after another. x: (S, C), slice i ending before row ends[i]. Returns (S, C)."""
+    slices = x.tensor_split(ends[:-1].cpu())
     # unbind, not w[i]: the gradient of w[i] would be a tensor of zeros of the size of all experts, once per expert.
     weights = zip(w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
-    sorted_y = torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])  # (M*k, C)
-    y = torch.empty_like(sorted_y).index_copy(0, order, sorted_y).view(M, k, -1)
-    return (routing.gates.to(y.dtype)[..., None] * y).sum(1)  # (M, C)
+    return torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])
+
+
+def swiglu_grouped(x, ends, w_gate, w_up, w_down):
+    """The same as swiglu_loop, all experts in one call for each matrix: the device never waits for Python to learn the sizes."""
+    def linear(x, w):  # autocast does not know grouped_mm
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return F.grouped_mm(x.to(dtype), w.to(dtype).transpose(1, 2), offs=ends.int())
+    return linear(F.silu(linear(x, w_gate)) * linear(x, w_up), w_down)
+
+
+def can_group(x, w):
+    """Whether F.grouped_mm takes these: there is one, rows are of whole 16 bytes, and no float64; torch.compile wants bfloat16."""
+    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
+    fits = bf16 or x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return hasattr(F, "grouped_mm") and fits and w.shape[1] % 8 == w.shape[2] % 8 == 0
 
 
 class FeedForward(nn.Module):
@@ -238,14 +284,15 @@ class MoE(nn.Module):
         return mix_experts(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
 
 
-def load_balancing_loss(routing):
+def load_balancing_loss(routing, over_ranks=lambda mean: mean):
     """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
 
     u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts: a product of two
     means, not a mean of products, which would punish sure decisions instead of uneven loads.
-    routing: a list of Routing, one per layer. Returns a scalar.
+    routing: a list of Routing, one per layer; over_ranks averages the means over data-parallel ranks. Returns a scalar.
     """
-    return sum(r.probs.shape[-1] * (expert_load(r) * r.probs.mean(0)).sum() for r in routing)
+    u_and_p = over_ranks(torch.stack([torch.stack([expert_load(r), r.probs.mean(0)]) for r in routing]))  # (n_layer, 2, N)
+    return u_and_p.shape[-1] * u_and_p.prod(dim=1).sum()
 
 
 def expert_load(routing):
@@ -264,11 +311,21 @@ class Block(nn.Module):
         self.ff_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.ff = MoE(config, layer) if config.n_expert else FeedForward(config)
 
-    def forward(self, x, positions, past=None, **noise):
-        y, past = self.attn(self.attn_norm(x), positions, past)
-        x = x + y
+    def forward(self, x, angles, cache=None, **noise):
+        x = x + self.attn(self.attn_norm(x), angles, cache)
         y, routing = self.ff(self.ff_norm(x), **noise)
-        return x + y, routing, past
+        return x + y, routing
+
+
+def chunked_cross_entropy(x, head, targets, chunk):
+    """F.cross_entropy(head(x), targets, ignore_index=-1), with the logits of `chunk` tokens at a time, in both passes.
+
+    x: (M, C); targets: (M,). Returns a scalar.
+    """
+    def total(x, targets):
+        return F.cross_entropy(head(x).float(), targets, ignore_index=-1, reduction="sum")
+    parts = [checkpoint(total, *part, use_reentrant=False) for part in zip(x.split(chunk), targets.split(chunk), strict=True)]
+    return sum(parts) / (targets != -1).sum()
 
 
 class GPT(nn.Module):
@@ -301,27 +358,33 @@ class GPT(nn.Module):
                 std = ROUTER_STD
             p.normal_(0, std, generator=generator)
 
-    def forward(self, idx, targets=None, cache=None, **noise):
+    def forward(self, idx, targets=None, cache=None, recompute=False, loss_chunk=0, **noise):
         """Predict the next token at every position.
 
-        idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list that forward reads and replaces
-        the entries of, [] at first; then idx holds the tokens that follow those already in the cache. noise: `generator` and
-        `tau` for Sample Top-1's router (see route_sample); the others draw nothing.
-        Returns logits (B, T, V) float32; loss, the mean cross-entropy over targets in nats, None without targets; and
-        routing, one Routing per layer, an empty list for a dense model.
+        idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list of KVCache, one
+        for each layer, [] at first; then idx holds the tokens that follow those already in the cache. noise: `generator` and
+        `tau` for Sample Top-1's router (see route_sample); the others draw nothing. Two options save memory in training:
+        recompute drops what a block computed inside and does it again in the backward pass (not with a generator, which would
+        draw anew); loss_chunk makes the logits of so many tokens at a time, for the loss alone.
+        Returns logits (B, T, V) float32, None with loss_chunk; loss, the mean cross-entropy over targets in nats, None without
+        targets; and routing, one Routing per layer, an empty list for a dense model.
         """
-        start = cache[0][0].shape[2] if cache else 0
+        if cache == []:
+            cache.extend(KVCache() for _ in self.blocks)
+        start = cache[0].length if cache else 0
         positions = torch.arange(start, start + idx.shape[1], device=idx.device)
+        angles = rope_angles(positions, self.config.n_embd // self.config.n_head, self.config.rope_theta)
         x = self.embed(idx)  # (B, T, C)
-        routing, past = [], cache if cache else [None] * len(self.blocks)
-        for i, block in enumerate(self.blocks):
-            x, r, past[i] = block(x, positions, past[i], **noise)
-            routing.append(r)
-        if cache is not None:
-            cache[:] = past
+        routing = []
+        for block, past in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
+            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            x, r = run(x, angles, past, **noise)
+            routing += [r] if r else []
+        if loss_chunk:
+            return None, chunked_cross_entropy(self.norm(x).flatten(0, 1), self.head, targets.flatten(), loss_chunk), routing
         logits = self.head(self.norm(x)).float()  # (B, T, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
-        return logits, loss, routing if self.config.n_expert else []
+        return logits, loss, routing
 
     @torch.inference_mode()
     def stream(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None):
@@ -332,7 +395,7 @@ class GPT(nn.Module):
         """
         cache, new = [], idx
         for _ in range(max_new_tokens):
-            if idx.shape[1] > self.config.block_size and (cache and cache[0][0].shape[2] >= self.config.block_size):
+            if idx.shape[1] > self.config.block_size and (cache and cache[0].length >= self.config.block_size):
                 cache, new = [], idx[:, -(self.config.block_size + 1) // 2:]
             logits, _, routing = self(new, cache=cache)
             logits = logits[:, -1]  # (B, V)

@@ -9,6 +9,7 @@ Beside the checkpoint lie NAME.jsonl, a line for each validation, and, until the
 """
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoint as ckpt
+import parallel
 from data.loader import first_windows, get_batch, open_split, prepared, read_meta
 from model import GPT, MIN_TAU, GPTConfig, expert_load, load_balancing_loss
 from settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
@@ -45,9 +47,12 @@ class TrainSettings:
     resume: bool = option(False, "go on from NAME.state if there is one")
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
-    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it and it pays",
+    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it",
                         choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
+    recompute: bool = option(False, "save memory: keep no activations inside a block, compute them again in the backward pass")
+    loss_chunk: int = option(0, "save memory: make the logits of only so many tokens at a time; 0: of all", low=0)
+    shard: bool = option(False, "under torchrun: share out the weights too (FSDP2), where a rank cannot hold them all")
 
 
 @dataclass
@@ -73,17 +78,14 @@ def pick_device(name):
     return device
 
 
-def pick_dtype(name, device, n_expert):
-    """The dtype for autocast; weights stay in float32.
-
-    On a CPU autocast casts the weights of all experts anew in every step, which eats up what bfloat16 saves: dense only.
-    """
+def pick_dtype(name, device):
+    """The dtype for autocast; weights stay in float32. auto: bfloat16 where the hardware multiplies in it."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native and not n_expert else torch.float32
+    return torch.bfloat16 if native else torch.float32
 
 
 def learning_rate(step, steps, peak, warmup):
@@ -95,16 +97,16 @@ def learning_rate(step, steps, peak, warmup):
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def router_noise(config, seed, stage, step, steps, device):
-    """What a training step must give to `GPT.forward`: for Sample Top-1 a generator seeded from the step, and tau; else {}.
+def router_noise(config, key, progress, device):
+    """What a training step must give to `GPT.forward`: for Sample Top-1 a generator seeded from `key`, and tau; else {}.
 
-    The paper prints tau = max(0.5, -r t), which is always 0.5; we read Jang et al.'s max(0.5, exp(-r t)). Its r = 1e-4 for a run
-    of 40,000 steps is r t = 4 * step / steps for a run of any length.
+    key: (seed, stage, step, rank); progress: the share of the steps done. The paper prints tau = max(0.5, -r t), which is always
+    0.5; we read Jang et al.'s max(0.5, exp(-r t)). Its r = 1e-4 for a run of 40,000 steps is r t = 4 * progress for any length.
     """
     if config.routing != "sample":
         return {}
-    key = np.random.SeedSequence([seed, stage, step]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    return {"generator": torch.Generator(device).manual_seed(int(key)), "tau": max(MIN_TAU, math.exp(-4 * step / steps))}
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return {"generator": torch.Generator(device).manual_seed(seed), "tau": max(MIN_TAU, math.exp(-4 * progress))}
 
 
 def make_optimizer(model, settings, device):
@@ -113,6 +115,26 @@ def make_optimizer(model, settings, device):
     groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": settings.weight_decay},
               {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
+
+
+def training_step(forward, optimizer, x, y, autocast, grad_accum=1, clip=1.0, alpha=0.0, **options):
+    """One optimizer step on the batch x, y (B, T): mean cross-entropy + alpha * load_balancing_loss (3.3), gradients clipped.
+
+    options: see GPT.forward. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
+    were finite: the weights are left alone if not.
+    """
+    for xs, ys in zip(x.chunk(grad_accum), y.chunk(grad_accum), strict=True):
+        with autocast:
+            _, nll, routing = forward(xs, ys, **options)
+            balance = load_balancing_loss(routing, parallel.mean_over_ranks) if routing and alpha else 0.0
+        ((nll + alpha * balance) / grad_accum).backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip or math.inf)
+    nll = parallel.mean_over_ranks(nll.detach())
+    finite = bool(torch.isfinite(norm + nll))
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return nll.item(), routing, finite
 
 
 @torch.no_grad()
@@ -138,8 +160,10 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4
 def start(settings):
     """Check the settings that both stages share, before anything is written. Returns device and mixture. Raises BadInput."""
     ckpt.check_name(settings.out)
-    if settings.batch_size % settings.grad_accum:
-        raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}")
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    if settings.batch_size % (settings.grad_accum * ranks):
+        raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
+                       + f" times the {ranks} ranks" * (ranks > 1))
     device, weights = pick_device(settings.device), mixture(settings.data)
     meta = {domain: read_meta(settings.data_dir, domain) for domain in [*weights, *prepared(settings.data_dir)]}
     if len({m["fingerprint"] for m in meta.values()}) > 1:
@@ -160,86 +184,92 @@ def train(model, settings, weights, device, header, stage, alpha=0.0, stop=()):
     windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
                for domain in prepared(settings.data_dir)
                if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
-    ckpt.prepare_output(out)
+    rank, world_size = parallel.rank_and_size()
+    stage_number = len(header["lineage"])
+    if rank == 0:
+        ckpt.prepare_output(out)
     state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
+    flops_per_step = model.flops_per_token(T) * settings.batch_size * T
     model.to(device).train()
+    forward = parallel.spread(model, device, settings.shard)
+    if settings.compile:
+        forward = torch.compile(forward)
     optimizer = make_optimizer(model, settings, device)
     state = {"step": 0, "seconds": 0.0, "log": []}
     if settings.resume and state_file.exists():
         state = load_state(state_file, model, optimizer, settings, header["lineage"])
     log, skipped = state["log"], 0
-    forward = torch.compile(model) if settings.compile else model
-    dtype = pick_dtype(settings.dtype, device, model.config.n_expert)
+    dtype = pick_dtype(settings.dtype, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    options = {"recompute": settings.recompute, "loss_chunk": settings.loss_chunk}
     eval_every = settings.eval_every or max(1, settings.steps // 10)
-    flops_per_step = model.flops_per_token(T) * settings.batch_size * T
     clock = time.perf_counter() - state["seconds"]
     bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-               mininterval=1.0, dynamic_ncols=True)
+               mininterval=1.0, dynamic_ncols=True, disable=rank > 0)
     for step in bar:
-        x, y = get_batch(tokens, weights, T, settings.batch_size, settings.seed, step, stage=len(header["lineage"]))
+        batch = get_batch(tokens, weights, T, settings.batch_size, settings.seed, step, rank=rank, world_size=world_size,
+                          stage=stage_number)
+        x, y = (t.to(device, non_blocking=True) for t in batch)
         lr = learning_rate(step, settings.steps, settings.lr, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        noise = router_noise(model.config, settings.seed, len(header["lineage"]), step, settings.steps, device)
-        for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
-            with autocast:
-                _, nll, routing = forward(xs.to(device, non_blocking=True), ys.to(device, non_blocking=True), **noise)
-                loss = nll + alpha * load_balancing_loss(routing)
-            (loss / settings.grad_accum).backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
-        skipped = 0 if torch.isfinite(norm + nll) else skipped + 1
+        noise = router_noise(model.config, (settings.seed, stage_number, step, rank), step / settings.steps, device)
+        nll, routing, finite = training_step(forward, optimizer, x, y, autocast, settings.grad_accum, settings.clip, alpha,
+                                             **options, **noise)
+        skipped = 0 if finite else skipped + 1
         if skipped == settings.patience:
             raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; "
                            f"{f'{state_file} is from before, ' if state_file.exists() else ''}try a lower --lr")
-        if not skipped:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
         if done % 20 == 0 or done == settings.steps:
             seconds = time.perf_counter() - clock
-            rate = (done * settings.batch_size * T) / seconds
-            shown = {"loss": f"{nll.item():.3f}", "tokens/s": f"{rate:,.0f}"}
+            shown = {"loss": f"{nll:.3f}", "tokens/s": f"{done * settings.batch_size * T / seconds:,.0f}"}
             if peak_flops(device):
-                shown["MFU"] = f"{done * flops_per_step / seconds / peak_flops(device):.1%}"
+                shown["MFU"] = f"{done * flops_per_step / seconds / peak_flops(device) / world_size:.1%}"
             if routing:
                 shown["load"] = " ".join(f"{share:.0%}" for share in mean_load(routing))
             bar.set_postfix(shown)
         if done % eval_every == 0 or done == settings.steps:
             pause = time.perf_counter()
             model.eval()
-            entry = {"step": done, "tokens": done * settings.batch_size * T, "lr": lr, "train_loss": nll.item(),
+            entry = {"step": done, "tokens": done * settings.batch_size * T, "lr": lr, "train_loss": nll,
                      "val_loss": {domain: validate(model, w, device) for domain, w in windows.items()},
                      "seconds": pause - clock}
             if routing:
                 entry["load"] = dict(zip(header["experts"], mean_load(routing), strict=True))
-                entry["balance"] = load_balancing_loss(routing).item() / len(routing)
+                entry["balance"] = load_balancing_loss(routing, parallel.mean_over_ranks).item() / len(routing)
             model.train()
             log.append(entry)
-            text = "".join(json.dumps(line) + "\n" for line in log)
-            ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
+            if rank == 0:
+                text = "".join(json.dumps(line) + "\n" for line in log)
+                ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
             clock += time.perf_counter() - pause  # the ledger counts training alone
-        if (stop or done % settings.save_every == 0) and done < settings.steps:
-            ckpt.save(state_file, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "log": log,
-                                   "seconds": time.perf_counter() - clock, "settings": run_settings(settings),
-                                   "lineage": header["lineage"]})
-        if stop and done < settings.steps:
+        stopping = parallel.any_rank(stop, device) and done < settings.steps
+        if stopping or done % settings.save_every == 0 and done < settings.steps:
+            weights_now, optimizer_now = parallel.full_state(model, optimizer)
+            if rank == 0:
+                ckpt.save(state_file, {"model": weights_now, "optimizer": optimizer_now, "step": done, "log": log,
+                                       "seconds": time.perf_counter() - clock, "settings": run_settings(settings),
+                                       "lineage": header["lineage"]})
+        if stopping:
             bar.close()
             raise Stopped(stop[0], f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
-                              flops=settings.steps * flops_per_step, seconds=time.perf_counter() - clock,
+                              flops=settings.steps * flops_per_step, seconds=(time.perf_counter() - clock) * world_size,
                               alpha=alpha, settings=run_settings(settings) | {"block_size": T, "device": str(device)})
-    result = ckpt.pack(model, header["tokenizer"], header["experts"], header["lineage"] + [entry])
-    ckpt.save(out, result)
-    state_file.unlink(missing_ok=True)
+    result = ckpt.pack(parallel.full_state(model, optimizer)[0], model.config, header["tokenizer"], header["experts"],
+                       header["lineage"] + [entry])
+    if rank == 0:
+        ckpt.save(out, result)
+        state_file.unlink(missing_ok=True)
     return result
 
 
 def mean_load(routing):
     """Share of the gates that each expert has, averaged over layers; a list of N floats."""
-    return torch.stack([expert_load(r) for r in routing]).mean(0).tolist()
+    return parallel.mean_over_ranks(torch.stack([expert_load(r) for r in routing]).mean(0)).tolist()
 
 
 def run_settings(settings):
@@ -258,8 +288,7 @@ def load_state(path, model, optimizer, settings, lineage):
             raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
     if state["lineage"] != lineage:
         raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    parallel.load_full_state(model, optimizer, state["model"], state["optimizer"])
     return state
 
 
@@ -289,7 +318,7 @@ def main(argv=None):
         except ValueError as error:
             raise BadInput(f"--{error}") from None
         model = GPT(config, torch.Generator().manual_seed(settings.seed))
-    with signals() as stop:
+    with signals() as stop, parallel.ranks(device) as device:
         train(model, settings, weights, device, header, stage="train", stop=stop)
 
 

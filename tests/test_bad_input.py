@@ -526,7 +526,7 @@ OTHER_SHAPES = {"n_layer": 2, "n_head": 4, "n_kv_head": 1, "n_embd": 32, "d_ff":
 def test_another_architecture_is_refused_in_mix(name, value, tiny, folder, refused):
     c = torch.load(tiny / "math.pt", weights_only=True)
     model = GPT(GPTConfig(**c["config"] | {name: value}))
-    ckpt.save(folder / "bad.pt", ckpt.pack(model, c["tokenizer"], [], c["lineage"]))
+    ckpt.save(folder / "bad.pt", ckpt.pack(model.state_dict(), model.config, c["tokenizer"], [], c["lineage"]))
     for models in ("{tiny}/seed.pt bad.pt", "bad.pt {tiny}/seed.pt", "{tiny}/seed.pt {tiny}/math.pt bad.pt"):
         for soup in ("", "--soup"):
             assert name in refused(f"mix {models} --out new/o.pt {soup}")

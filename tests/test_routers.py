@@ -147,14 +147,15 @@ def test_the_first_layer_of_a_sampling_model_is_soft():
 
 def test_the_temperature_falls_from_1_to_its_floor_and_the_noise_follows_the_step():
     config = GPTConfig(n_expert=4, routing="sample")
-    taus = [router_noise(config, 0, 1, step, 100, "cpu")["tau"] for step in range(100)]
+    taus = [router_noise(config, (0, 1, step, 0), step / 100, "cpu")["tau"] for step in range(100)]
     assert taus[0] == 1.0 and taus == sorted(taus, reverse=True) and taus[-1] == MIN_TAU
     assert taus[10] == pytest.approx(math.exp(-0.4))
 
-    def draw(seed, stage, step):
-        return torch.rand(1, generator=router_noise(config, seed, stage, step, 100, "cpu")["generator"]).item()
-    assert draw(0, 1, 5) == draw(0, 1, 5) and len({draw(0, 1, 5), draw(1, 1, 5), draw(0, 2, 5), draw(0, 1, 6)}) == 4
-    assert router_noise(GPTConfig(n_expert=4), 0, 1, 5, 100, "cpu") == {}
+    def draw(*key):
+        return torch.rand(1, generator=router_noise(config, key, 0.05, "cpu")["generator"]).item()
+    keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
+    assert draw(*keys[0]) == draw(*keys[0]) and len({draw(*key) for key in keys}) == 5
+    assert router_noise(GPTConfig(n_expert=4), keys[0], 0.05, "cpu") == {}
 
 
 @pytest.mark.parametrize("method", ROUTERS)

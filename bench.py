@@ -1,0 +1,306 @@
+"""How fast is it? Every number is a ratio of two things timed in turn, in one run, on this machine.
+
+    python bench.py                                         # all of it, as `make bench` does
+    python bench.py step hf_step --n_embd 512 --device cuda --dtype bfloat16 --compile
+    python bench.py profile --n_embd 512                    # where the time of a training step goes
+
+Prints a table and writes JSON. All that starts with hf_ compares with transformers' Llama and Mixtral of the same weights, whose
+logits are checked first; a ratio over 1 says that they take longer.
+"""
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+
+import checkpoint as ckpt
+import mix
+from data.loader import get_batch, open_split
+from evaluate import machine
+from model import GPT, GPTConfig
+from settings import BadInput, option, parse, run
+from train_expert import TrainSettings, make_optimizer, peak_flops, pick_device, pick_dtype, training_step
+
+
+@dataclass
+class Settings:
+    what: list = option([], "any of step, forward, experts, generate, loader, parallel, mix, hf_step, hf_generate, profile; "
+                            "nothing: all but profile", positional=True)
+    n_embd: int = option(128, "width; feed-forwards are 11/4 as wide", low=1)
+    n_layer: int = option(4, "layers", low=1)
+    n_head: int = option(4, "attention heads", low=1)
+    n_expert: int = option(4, "experts", low=1)
+    top_k: int = option(2, "experts for a token", low=1)
+    vocab_size: int = option(1024, "tokens there are", low=1)
+    block_size: int = option(128, "tokens in a sequence", low=2)
+    batch_size: int = option(8, "sequences in a training step", low=1)
+    new_tokens: int = option(128, "tokens to generate", low=1)
+    repeats: int = option(7, "of each side; the medians count", low=1)
+    data_dir: str = option("data/bin", "folder written by data.prepare, for loader and parallel")
+    compile: bool = option(False, "torch.compile the models, theirs too")
+    device: str = option("auto", "auto, cpu, cuda ...")
+    dtype: str = option("float32", "of the matrix products, on both sides", choices=("auto", "float32", "bfloat16"))
+    out: str = option("out/bench.json", "file to write")
+
+
+def in_turn(sides, repeats, device, warm=2):
+    """Seconds that each of several functions takes, called in turn: {name: function} -> {name: median}."""
+    def seconds(call):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+    for call in [*sides.values()] * warm:
+        call()  # the first calls allocate, and compile
+    times = [{name: seconds(call) for name, call in sides.items()} for _ in range(repeats)]
+    return {name: median(t[name] for t in times) for name in sides}
+
+
+# ---- models -----------------------------------------------------------------------------------------------------------
+
+
+def new(s, device, **changes):
+    """A random model of the shape asked for; changes: fields of GPTConfig."""
+    shape = {name: getattr(s, name) for name in ("n_embd", "n_layer", "n_head", "vocab_size", "block_size")}
+    try:
+        config = GPTConfig(**{**shape, "d_ff": 11 * s.n_embd // 4, "top_k": s.top_k} | changes)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
+    return GPT(config, torch.Generator().manual_seed(0)).to(device)
+
+
+def to_hf(name):
+    """Our name of a tensor as Hugging Face's Llama spells it."""
+    for ours, theirs in (("blocks.", "model.layers."), ("attn_norm", "input_layernorm"), ("ff_norm", "post_attention_layernorm"),
+                         ("attn.wq", "self_attn.q_proj"), ("attn.wk", "self_attn.k_proj"), ("attn.wv", "self_attn.v_proj"),
+                         ("attn.wo", "self_attn.o_proj"), ("ff.w_gate", "mlp.gate_proj.weight"),
+                         ("ff.w_up", "mlp.up_proj.weight"), ("ff.w_down", "mlp.down_proj.weight"), ("head.", "lm_head."),
+                         ("embed.", "model.embed_tokens.")):
+        name = name.replace(ours, theirs)
+    return "model.norm.weight" if name == "norm.weight" else name
+
+
+def hf_twin(model):
+    """transformers' Llama, or Mixtral for an MoE of topk routing, with the weights of `model`. Raises BadInput without it."""
+    try:
+        import transformers
+    except ImportError:
+        raise BadInput("hf_*: transformers is not installed; pip install -r requirements-dev.txt") from None
+    c, ours = model.config, model.state_dict()
+    shape = dict(vocab_size=c.vocab_size, hidden_size=c.n_embd, intermediate_size=c.d_ff, num_hidden_layers=c.n_layer,
+                 num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, rms_norm_eps=c.norm_eps, rope_theta=c.rope_theta,
+                 tie_word_embeddings=False, max_position_embeddings=8 * c.block_size)
+    if not c.n_expert:
+        twin = transformers.LlamaForCausalLM(transformers.LlamaConfig(attention_bias=False, **shape))
+        state = {to_hf(name): p for name, p in ours.items()}
+    else:
+        twin = transformers.MixtralForCausalLM(
+            transformers.MixtralConfig(num_local_experts=c.n_expert, num_experts_per_tok=c.top_k, **shape))
+        state = {to_hf(name): p for name, p in ours.items() if ".ff." not in name}
+        for layer in range(c.n_layer):
+            ff = model.blocks[layer].ff.state_dict()
+            for i in range(c.n_expert):  # some versions keep one tensor for each expert
+                for ours_name, w in (("w_gate", "w1"), ("w_up", "w3"), ("w_down", "w2")):
+                    state[f"model.layers.{layer}.block_sparse_moe.experts.{i}.{w}.weight"] = ff[ours_name][i]
+            for prefix in ("mlp", "block_sparse_moe"):
+                state[f"model.layers.{layer}.{prefix}.gate.weight"] = ff["router"]
+                state[f"model.layers.{layer}.{prefix}.experts.gate_up_proj"] = torch.cat([ff["w_gate"], ff["w_up"]], dim=1)
+                state[f"model.layers.{layer}.{prefix}.experts.down_proj"] = ff["w_down"]
+    twin = twin.to(device=model.embed.weight.device, dtype=model.embed.weight.dtype)
+    twin.load_state_dict({name: state[name] for name in twin.state_dict()})
+    return twin.eval()
+
+
+def hf_pair(s, device, **changes):
+    """One of our models and its twin, whose logits agree, both in evaluation mode."""
+    ours = new(s, device, **changes).eval()
+    theirs, idx = hf_twin(ours), random_tokens(s, device, 2)
+    with torch.inference_mode():
+        difference = (ours(idx)[0] - theirs(idx).logits).abs().max().item()
+    if not difference < 1e-2:
+        raise BadInput(f"hf_*: the logits of transformers' model differ by {difference}; its version may be too new or too old")
+    return ours, theirs
+
+
+def random_tokens(s, device, batch_size):
+    return torch.randint(0, s.vocab_size, (batch_size, s.block_size), generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def trainer(s, device, model, forward=None):
+    """A function that takes one training step of the real loop; forward: what to call instead of the model."""
+    dtype = pick_dtype(s.dtype, device)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    optimizer, idx = make_optimizer(model.train(), TrainSettings(lr=1e-5), device), random_tokens(s, device, s.batch_size)
+    forward = forward or model
+    forward = torch.compile(forward) if s.compile else forward
+    alpha = 0.01 if isinstance(model, GPT) else 0.0
+    return lambda: training_step(forward, optimizer, idx, idx, autocast, alpha=alpha)
+
+
+def hf_forward(model):
+    """transformers' model, called like ours."""
+    def forward(idx, targets):
+        logits = model(idx, use_cache=False).logits
+        return logits, F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), []
+    return forward
+
+
+# ---- what is timed: each returns {name of a ratio: value} ---------------------------------------------------------------
+
+
+def step(s, device):
+    """Training: our MoE against our dense model of equal active FLOPs (d_ff * top_k); also the plain dense model."""
+    models = {"moe": new(s, device, n_expert=s.n_expert), "iso_dense": new(s, device, d_ff=s.top_k * (11 * s.n_embd // 4)),
+              "dense": new(s, device)}
+    t = in_turn({name: trainer(s, device, m) for name, m in models.items()}, s.repeats, device)
+    tokens = s.batch_size * s.block_size
+    speed = {f"{name}_tokens_per_second": tokens / t[name] for name in t}
+    if peak_flops(device):
+        speed["dense_mfu"] = models["dense"].flops_per_token() * tokens / t["dense"] / peak_flops(device)
+    return {"moe_over_iso_dense": t["moe"] / t["iso_dense"], **speed}
+
+
+def forward(s, device):
+    """Forward pass alone, MoE against the dense model of equal active FLOPs."""
+    idx = random_tokens(s, device, s.batch_size)
+    models = {"moe": new(s, device, n_expert=s.n_expert), "iso_dense": new(s, device, d_ff=s.top_k * (11 * s.n_embd // 4))}
+    with torch.inference_mode():
+        t = in_turn({name: lambda m=m: m(idx) for name, m in models.items()}, s.repeats, device)
+    return {"moe_forward_over_iso_dense": t["moe"] / t["iso_dense"]}
+
+
+def experts(s, device):
+    """Training: 16 experts against 4, two for each token."""
+    t = in_turn({n: trainer(s, device, new(s, device, n_expert=n, top_k=2)) for n in (16, 4)}, s.repeats, device)
+    return {"experts16_over_4": t[16] / t[4]}
+
+
+def generate(s, device):
+    """Generation: our MoE against our plain dense model."""
+    prompt = random_tokens(s, device, 1)[:, :8]
+    models = {"moe": new(s, device, n_expert=s.n_expert).eval(), "dense": new(s, device).eval()}
+    t = in_turn({name: lambda m=m: m.generate(prompt, s.new_tokens) for name, m in models.items()}, s.repeats, device)
+    return {"moe_generate_over_dense": t["moe"] / t["dense"], "generate_tokens_per_second": s.new_tokens / t["moe"]}
+
+
+def hf_step(s, device):
+    """Training: transformers' Mixtral against our MoE, its Llama against our dense model."""
+    ratios = {}
+    for name, changes in (("moe", {"n_expert": s.n_expert}), ("dense", {})):
+        ours, theirs = hf_pair(s, device, **changes)
+        sides = {"ours": trainer(s, device, ours), "theirs": trainer(s, device, theirs, hf_forward(theirs))}
+        t = in_turn(sides, s.repeats, device)
+        ratios[f"hf_{name}_over_ours"] = t["theirs"] / t["ours"]
+    return ratios
+
+
+def hf_generate(s, device):
+    """Generation with a cache: transformers' Mixtral against our MoE, for 1 and for 16 sequences."""
+    ours, theirs = hf_pair(replace(s, block_size=s.new_tokens + 8), device, n_expert=s.n_expert)
+    theirs.generation_config.eos_token_id = theirs.generation_config.pad_token_id = None
+    ratios = {}
+    for n in (1, 16):
+        prompt = random_tokens(s, device, n)[:, :8]
+        hf = dict(max_new_tokens=s.new_tokens, min_new_tokens=s.new_tokens, do_sample=False,
+                  attention_mask=torch.ones_like(prompt))
+        t = in_turn({"ours": lambda p=prompt: ours.generate(p, s.new_tokens),
+                     "theirs": lambda p=prompt, hf=hf: theirs.generate(p, **hf)}, s.repeats, device)
+        ratios[str(n)] = t["theirs"] / t["ours"]
+    return {"hf_generate_over_ours": ratios}
+
+
+def loader(s, device):
+    """The next batch and the progress line, against a training step."""
+    tokens = {"general": open_split(s.data_dir, "general", "train", s.block_size)}
+    weights, count = {"general": 1.0}, iter(range(10**9))
+    take = trainer(s, device, new(s, device))
+    t = in_turn({"load": lambda: get_batch(tokens, weights, s.block_size, s.batch_size, 0, next(count)), "step": take},
+                10 * s.repeats, device)
+    return {"loader_over_step": t["load"] / t["step"]}
+
+
+def parallel(s, device):
+    """Three branches at the same time by the Makefile's own rule, `make -j3`, against one after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        seed, branches = f"{folder}/seed.pt", [f"{folder}/{name}.pt" for name in ("math", "code", "wiki")]
+        quiet = dict(cwd=Path(__file__).parent, check=True, capture_output=True)
+        data = Path(s.data_dir).resolve()
+        first = ["train_expert.py", "--data", "general", "--data_dir", data, "--steps", "1", "--out", seed]
+        subprocess.run([sys.executable, *first], **quiet)
+
+        def make(*more):
+            for file in branches:
+                Path(file).unlink(missing_ok=True)
+            subprocess.run(["make", "-o", seed, f"OUT={folder}", f"DATA={data}", f"PY={sys.executable}",
+                            "BRANCH=--steps 200 --lr 1e-3", *more, *branches], **quiet)
+        t = in_turn({"parallel": lambda: make("-j3"), "serial": make}, 5, device, warm=0)
+    return {"parallel_over_serial": t["parallel"] / t["serial"]}
+
+
+def mixing(s, device):
+    """mix.py on four checkpoints against copying the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{folder}/{name}.pt" for name in ("seed", "math", "code", "wiki")]
+        model = new(replace(s, n_embd=512, n_layer=8, n_head=8), torch.device("cpu"))
+        tokenizer = {"name": "btx", "fingerprint": "", "vocab_size": s.vocab_size}
+        for path in paths:
+            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, tokenizer, [], [ckpt.ledger_entry("train", path, [])]))
+
+        def copy_all():
+            for path in paths:
+                ckpt.write_whole(f"{path}.copy", lambda file, path=path: shutil.copyfileobj(open(path, "rb"), file, 2**20))
+
+        def mix_all():
+            with redirect_stdout(StringIO()):
+                mix.main([*paths, "--out", f"{folder}/mixed.pt"])
+        t = in_turn({"mix": mix_all, "copy": copy_all}, s.repeats, device)
+    return {"mix_over_copy": t["mix"] / t["copy"]}
+
+
+def profile(s, device):
+    """Where the time of a training step of the MoE goes: prints torch's table of operations."""
+    take = trainer(s, device, new(s, device, n_expert=s.n_expert))
+    take()
+    with torch.profiler.profile() as seen:
+        for _ in range(5):
+            take()
+    print(seen.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=25, max_name_column_width=40))
+    return {}
+
+
+PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "parallel": parallel,
+         "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
+WIDTHS = (128, 512)  # of `make bench`, for the parts that depend on it most
+
+
+def main(argv=None):
+    s = parse(Settings, argv)
+    for name in s.what:
+        if name not in PARTS:
+            raise BadInput(f"{name}: not one of {', '.join(PARTS)}")
+    device = pick_device(s.device)
+    ckpt.prepare_output(s.out)
+    results = {}
+    for name in s.what or [n for n in PARTS if n != "profile"]:
+        if s.what or name != "step":
+            results |= PARTS[name](s, device)
+        else:
+            by_width = {str(w): step(replace(s, n_embd=w, n_head=w // 32), device) for w in WIDTHS}
+            results["moe_over_iso_dense"] = {w: r["moe_over_iso_dense"] for w, r in by_width.items()}
+        print(name, results, flush=True)
+    results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}
+    ckpt.write_whole(s.out, lambda file: file.write(json.dumps(results, indent=1).encode()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,84 @@
+"""Several ranks train one model, through torch's own engines: DDP, or FSDP2 where the model does not fit one device.
+
+    torchrun --nproc_per_node=8 train_expert.py ...            # each rank has a copy of the model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ... --shard # each rank has a part of the weights too, gathered block by block
+
+torchrun starts the processes and says so in their environment. Without it everything here does nothing.
+"""
+import os
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+def rank_and_size():
+    """This process's number and how many there are; 0 and 1 without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@contextmanager
+def ranks(device):
+    """Be one of torchrun's ranks, if torchrun started this process. Yields the device to use, a GPU for each rank on CUDA."""
+    if "RANK" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(model, device, shard):
+    """What to call instead of `model` in training, so that gradients are averages over all ranks."""
+    if not dist.is_initialized():
+        return model
+    if not shard:
+        return torch.nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    from torch.distributed.fsdp import fully_shard
+    mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def mean_over_ranks(x):
+    """The mean of a tensor over all ranks, with the gradient of the own part: DDP and FSDP then average that over the ranks.
+
+    For m = (x_1 + ... + x_R) / R and any L(m), each rank's dL/dx_r is taken as dL/dm, and the average over R ranks
+    is what the chain rule asks for: sum_r dL/dm / R * dx_r/dw.
+    """
+    if not dist.is_initialized():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return x + (total / dist.get_world_size() - x).detach()
+
+
+def any_rank(flag, device):
+    """Whether flag is true on any rank: all must stop after the same step."""
+    if not dist.is_initialized():
+        return bool(flag)
+    total = torch.tensor([bool(flag)], dtype=torch.int32, device=device)
+    dist.all_reduce(total)
+    return total.item() > 0
+
+
+def full_state(model, optimizer):
+    """The state dicts of model and optimizer, whole and on the CPU, as if there were one rank; empty on all ranks but the first.
+
+    Parameters go by their names in both, which sharding does not change.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=dist.is_initialized()))
+
+
+def load_full_state(model, optimizer, model_state, optimizer_state):
+    """Give model and optimizer what full_state returned, for any number of ranks."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state,
+                   options=StateDictOptions(full_state_dict=True))

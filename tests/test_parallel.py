@@ -1,0 +1,63 @@
+"""Two ranks train as one does with the same global batch, whole or sharded; and what saves memory changes nothing."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint as ckpt
+
+RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
+        "accumulated": {"init": "btx_mixed", "grad_accum": 2}}
+WORKER = Path(__file__).parent / "two_ranks.py"
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """Checkpoints NAME_RANKS_HOW.pt of 4 steps; "resumed" began on two sharded ranks and ended on one."""
+    folder = tmp_path_factory.mktemp("ranks")
+
+    def settings(name, label, **more):
+        changes = {"data_dir": str(tiny / "data"), "steps": 4, "batch_size": 8, "lr": 0.01, "save_every": 2, "block_size": 16}
+        init = str(tiny / f"{RUNS[name]['init']}.pt")
+        return changes | RUNS[name] | {"init": init, "out": f"{folder}/{name}_{label}.pt"} | more
+    one = [settings(name, "1") for name in RUNS]
+    two = [settings(name, f"2_{how}", shard=how == "shard") for name in RUNS for how in ("ddp", "shard")]
+    two += [settings("moe", "resumed", stop_after=3)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(WORKER), json.dumps(two)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for command in (launch, [sys.executable, str(WORKER), json.dumps([*one, settings("moe", "resumed", resume=True)])]):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
+        assert done.returncode == 0, done.stderr[-12000:]
+    return folder
+
+
+def difference(a, b):
+    assert a.keys() == b.keys() and all(a[name].dtype == torch.float64 for name in a)
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+@pytest.mark.parametrize("how", ["2_ddp", "2_shard"])
+def test_two_ranks_equal_one(trained, name, how):
+    """Weights after four steps, the balancing loss of the whole batch among what they learn from."""
+    one, two = (ckpt.load(trained / f"{name}_{label}.pt") for label in ("1", how))
+    assert difference(one["model"], two["model"]) < 1e-10
+    assert one["lineage"][-1]["tokens"] == two["lineage"][-1]["tokens"]
+    logs = [[json.loads(line) for line in (trained / f"{name}_{label}.jsonl").read_text().splitlines()] for label in ("1", how)]
+    for a, b in zip(*logs, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"]) and a["val_loss"] == pytest.approx(b["val_loss"])  # float32
+        assert a.get("balance", 0) == pytest.approx(b.get("balance", 0))
+
+
+def test_ranks_accumulate_gradients_alike(trained):
+    a, b = (ckpt.load(trained / f"accumulated_{how}.pt")["model"] for how in ("2_ddp", "2_shard"))
+    assert difference(a, b) < 1e-10
+
+
+def test_a_run_on_two_sharded_ranks_goes_on_with_one(trained):
+    a, b = (ckpt.load(trained / f"moe_{label}.pt")["model"] for label in ("1", "resumed"))
+    assert difference(a, b) < 1e-10
