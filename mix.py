@@ -13,7 +13,7 @@ import torch
 
 import checkpoint as ckpt
 from data.loader import first_windows, read_meta
-from model import GPT, ROUTERS, GPTConfig
+from model import GPT, ROUTER_STD, ROUTERS, GPTConfig
 from settings import BadInput, option, parse, run
 
 
@@ -77,9 +77,9 @@ def hidden_routers(model, windows):
     subtracted, and each row scaled to length 1. The idea of mergekit's hidden gates; FlexOlmo starts from embeddings.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, C) for each expert
-    positions = torch.arange(windows[0].shape[1])
+    angles = model.angles(0, windows[0].shape[1], windows[0].device)
     for block in model.blocks:
-        after = [x + block.attn(block.attn_norm(x), positions)[0] for x in streams]
+        after = [x + block.attn(block.attn_norm(x), angles) for x in streams]
         means = torch.stack([block.ff_norm(x).mean((0, 1)) for x in after])  # (N, C)
         block.ff.router.copy_(torch.nn.functional.normalize(means - means.mean(0), dim=1))
         streams = [x + block.ff(block.ff_norm(x))[0] for x in after]
@@ -99,11 +99,13 @@ def mix(states, config, generator, feed_forwards="stacked"):
     "averaged", "split" (into config.n_expert / N chunks) or "blended". Every tensor of the mixed model is made by exactly
     one rule, and every tensor of the dense models is used exactly once; anything else raises ValueError.
     """
-    model = GPT(config, generator)  # draws the routers; every other tensor is replaced below
-    mixed, rules, unused = model.state_dict(), {}, set(states[0])
+    with torch.device("meta"):  # names and shapes alone
+        mixed = GPT(config).state_dict()
+    rules, unused = {}, set(states[0])
     for name, new in mixed.items():
         rules[name] = rule_for(name, feed_forwards)
         if rules[name] == "new":
+            mixed[name] = torch.empty(new.shape).normal_(0, ROUTER_STD, generator=generator)
             continue
         if name not in unused:
             raise ValueError(f"{name} is not in the dense models, or is used twice")

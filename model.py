@@ -243,7 +243,7 @@ def swiglu_grouped(x, ends, w_gate, w_up, w_down):
 
 
 def can_group(x, w):
-    """Whether F.grouped_mm takes these: there is one, rows are of whole 16 bytes, and no float64; torch.compile wants bfloat16."""
+    """Whether F.grouped_mm takes these: there is one, rows are of whole 16 bytes, no float64; torch.compile wants bfloat16."""
     bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
     fits = bf16 or x.dtype == torch.float32 and not torch.compiler.is_compiling()
     return hasattr(F, "grouped_mm") and fits and w.shape[1] % 8 == w.shape[2] % 8 == 0
@@ -358,6 +358,11 @@ class GPT(nn.Module):
                 std = ROUTER_STD
             p.normal_(0, std, generator=generator)
 
+    def angles(self, start, end, device):
+        """The rotary angles of the tokens at positions start to end, see `rope`."""
+        positions = torch.arange(start, end, device=device)
+        return rope_angles(positions, self.config.n_embd // self.config.n_head, self.config.rope_theta)
+
     def forward(self, idx, targets=None, cache=None, recompute=False, loss_chunk=0, **noise):
         """Predict the next token at every position.
 
@@ -372,8 +377,7 @@ class GPT(nn.Module):
         if cache == []:
             cache.extend(KVCache() for _ in self.blocks)
         start = cache[0].length if cache else 0
-        positions = torch.arange(start, start + idx.shape[1], device=idx.device)
-        angles = rope_angles(positions, self.config.n_embd // self.config.n_head, self.config.rope_theta)
+        angles = self.angles(start, start + idx.shape[1], idx.device)
         x = self.embed(idx)  # (B, T, C)
         routing = []
         for block, past in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):

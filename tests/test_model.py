@@ -119,6 +119,52 @@ def test_routing_has_the_promised_shapes():
     assert new()(tokens())[1:] == (None, [])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("N,M,k", [(4, 33, 2), (6, 2, 1), (3, 9, 3)])
+def test_grouped_products_equal_the_loop(N, M, k, dtype, monkeypatch):
+    """Values and all gradients, with experts that no token chose among them."""
+    x, router, weights, _ = random_moe(N, M, C=16, d_ff=24, k=k)
+    leaves = [t.detach().to(dtype).requires_grad_() for t in (x, *weights)]
+    routing = route_topk(F.linear(x, router).detach().float(), k)
+    assert model_file.can_group(leaves[0], leaves[1]) == hasattr(F, "grouped_mm")
+    results = []
+    for grouped in (True, False):
+        if not grouped:
+            monkeypatch.setattr(model_file, "can_group", lambda *_: False)
+        y = mix_experts(leaves[0], routing, *leaves[1:])
+        results.append([y, *torch.autograd.grad((y * y).sum(), leaves)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, **({} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1 * b.abs().max().item()}))
+
+
+@pytest.mark.parametrize("config", [{}, {"n_expert": 3}, {"n_expert": 3, "routing": "switch"}])
+def test_what_saves_memory_changes_no_gradient(config):
+    model, idx = new(**config).train(), tokens(3, 9)
+    targets = idx.roll(-1, 1)
+    targets[0, :4] = -1
+
+    def loss_and_gradients(**options):
+        loss = model(idx, targets, **options)[1]
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+    want = loss_and_gradients()
+    for options in ({"recompute": True}, {"loss_chunk": 5}, {"loss_chunk": 100, "recompute": True}):
+        for a, b in zip(loss_and_gradients(**options), want, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # logits are float32
+
+
+@pytest.mark.parametrize("config", [{}, {"n_expert": 4}])
+def test_the_model_is_one_graph_for_torch_compile(config):
+    """fullgraph=True raises at a graph break. In bfloat16, as on a GPU; this backend needs no compiler."""
+    model, idx = new(**config, n_embd=32, d_ff=48).float(), tokens(3, 8)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, want = compiled(idx, idx)[1], model(idx, idx)[1]
+    torch.testing.assert_close(got, want)
+    a, b = (torch.autograd.grad(loss, list(model.parameters())) for loss in (got, want))
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y, rtol=0.05, atol=0.05 * y.abs().max().item())
+
+
 # ---- load balancing ----
 
 
