@@ -7,10 +7,12 @@ A checkpoint is a dictionary:
     experts    for an MoE the names of its experts in order, for a dense model []
     lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger_entry`)
 """
+import fcntl
 import hashlib
 import json
 import os
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -49,6 +51,33 @@ def prepare_output(path):
         part.unlink()
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+@contextmanager
+def output(path):
+    """prepare_output, and no other process may write to `path` inside this: raises BadInput if one does.
+
+    The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
+    """
+    path = Path(path)
+    file = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(file, "w")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(lock.fileno()).st_nlink:  # the other run ended just now, and took the file with it
+                raise BlockingIOError
+        except OSError:
+            raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
+        try:
+            prepare_output(path)
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def part_of(path):

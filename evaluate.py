@@ -248,7 +248,6 @@ def main(argv=None):
     windows = {d: first_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
     known_by = {method: btm.expert_data(method, settings.data_dir, settings.btm_data, [checkpoints[name] for name in merged])
                 for method, _ in methods}
-    ckpt.prepare_output(out / "figures" / "accuracy.png")
 
     def models():  # one at a time; dense ones, then Branch-Train-Merge, then mixtures of experts
         for name in [n for n, c in checkpoints.items() if not c["experts"]]:
@@ -260,26 +259,28 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
-    results, loads = {}, {}
-    for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
-        drawn = settings.hard_sampling and model.config.routing == "sample"
-        forward = partial(model, generator=torch.Generator(device).manual_seed(0)) if drawn else model
-        scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
-        results[name] = summary(scores, model, lineage)
-        if model.config.n_expert:
-            loads[name] = {"experts": checkpoints[name]["experts"],
-                           **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
-    logs = {Path(path).stem: (c, figures.read_log(path)) for path, c in zip(settings.models, checkpoints.values(), strict=True)}
-    if settings.figures:
-        figures.accuracy(results, out / "figures" / "accuracy.png")
-        figures.routing(loads, out / "figures" / "routing.png")
-        figures.curves(logs, list(results), domains, out / "figures" / "curves.png")
-    info = machine()
-    text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
-    ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))
-    ckpt.write_whole(out / "report.md", lambda file: file.write(report(results, info, out).encode()))
-    print(table(results))
-    print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json")
+    with ckpt.output(out / "results.json"):
+        ckpt.prepare_output(out / "figures" / "accuracy.png")
+        results, loads = {}, {}
+        for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
+            drawn = settings.hard_sampling and model.config.routing == "sample"
+            forward = partial(model, generator=torch.Generator(device).manual_seed(0)) if drawn else model
+            scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
+            results[name] = summary(scores, model, lineage)
+            if model.config.n_expert:
+                loads[name] = {"experts": checkpoints[name]["experts"],
+                               **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
+        if settings.figures:
+            logs = {Path(path).stem: (checkpoints[Path(path).stem], figures.read_log(path)) for path in settings.models}
+            figures.accuracy(results, out / "figures" / "accuracy.png")
+            figures.routing(loads, out / "figures" / "routing.png")
+            figures.curves(logs, list(results), domains, out / "figures" / "curves.png")
+        info = machine()
+        text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
+        ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))
+        ckpt.write_whole(out / "report.md", lambda file: file.write(report(results, info, out).encode()))
+        print(table(results))
+        print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json")
 
 
 if __name__ == "__main__":

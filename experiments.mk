@@ -18,8 +18,8 @@ $(RUNS:%=paper-seed%): paper-seed%: paper-data
 
 # the learning rates: the branches' with the finetuning at the recipe's rate, and everything else's; where the best is the highest,
 # one more, as in make grid RATES=8e-3 BRANCH_RATES= GRID_MODELS="large dense_dm"
-RATES        = 1e-3 2e-3 4e-3
-BRANCH_RATES = $(RATES)
+RATES        = 1e-3 2e-3 4e-3 8e-3
+BRANCH_RATES = 2e-3 4e-3 8e-3
 GRID_MODELS  = large dense_dm su_dm btx top2_short soft_short sample_short switch_short
 SHARED       = seed math code wiki
 .PHONY: grid grid-shared $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)
@@ -43,7 +43,7 @@ FACT_LOADS = 50 200
 REGIMES    = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
 CELLS      = $(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$r_$l))
 word_of    = $(word $2,$(subst -, ,$1))
-REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900
+REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
 	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)

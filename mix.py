@@ -207,22 +207,23 @@ def main(argv=None):
             "top_k": settings.top_k if settings.routing == "topk" else 1}))
     except ValueError as error:
         raise BadInput(f"--{error}") from None
-    ckpt.prepare_output(settings.out)
-    generator = torch.Generator().manual_seed(settings.seed)
-    feed_forwards = "averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend else "stacked"
-    state, rules = mix([parent["model"] for parent in parents], config, generator, feed_forwards)
-    if windows:
-        mixed = ckpt.build({"config": asdict(config), "model": state})
-        hidden_routers(mixed, windows)
-        state = mixed.state_dict()
-    print_rules(rules, state, config.n_layer)
-    lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
-    entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
-                              experts=experts, routing=config.routing, top_k=config.top_k,
-                              split=settings.split, blend=settings.blend, router_init=settings.router_init, seed=settings.seed)
-    ckpt.save(settings.out, {"model": state, "config": asdict(config), "tokenizer": first["tokenizer"],
-                             "experts": experts, "lineage": lineage + [entry]})
-    print(f"wrote {settings.out}")
+    with ckpt.output(settings.out):
+        generator = torch.Generator().manual_seed(settings.seed)
+        feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
+                         else "stacked")
+        state, rules = mix([parent["model"] for parent in parents], config, generator, feed_forwards)
+        if windows:
+            mixed = ckpt.build({"config": asdict(config), "model": state})
+            hidden_routers(mixed, windows)
+            state = mixed.state_dict()
+        print_rules(rules, state, config.n_layer)
+        lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
+        entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
+                                  experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
+                                  blend=settings.blend, router_init=settings.router_init, seed=settings.seed)
+        ckpt.save(settings.out, {"model": state, "config": asdict(config), "tokenizer": first["tokenizer"],
+                                 "experts": experts, "lineage": lineage + [entry]})
+        print(f"wrote {settings.out}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ PY     ?= .venv/bin/python
 
 # ---- the recipe: the learning rates are the best of `make grid`, see results/grid.md ---------------------------------------
 
-ALPHA     = 0
+ALPHA     = 0.01
 LR_SEED   = 5e-3
 LR_LARGE  = 8e-3
 LR_BRANCH = 4e-3
@@ -23,10 +23,10 @@ LR_sample = 4e-3
 ifeq ($(SIZE),laptop)
 SHAPE     = --n_embd 32 --n_layer 3 --n_head 2
 D_FF      = 96
-FACTS     = 150
-S         = 4000
-B         = 2000
-F         = 3000
+FACTS     = 200
+S         = 12000
+B         = 600
+F         = 900
 RUN       = --eval_windows 8 --dtype float32
 EVALUATE  =
 else ifeq ($(SIZE),tiny)
@@ -63,7 +63,7 @@ EXPERTS   = $(O)/math.pt $(O)/code.pt $(O)/wiki.pt
 
 SHORT     = switch sample top2 soft lb frozen blend split2of8 split4of8 hidden
 MEDIUM    = sample top2 soft
-MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time su_cm_elapsed btx btx_lb btx_sample \
+MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time su_cm_elapsed btx btx_nolb btx_sample \
             $(SHORT:%=%_short) $(MEDIUM:%=%_medium)
 
 .PHONY: all
@@ -126,8 +126,8 @@ $(O)/frozen_short.pt: $(O)/top2_mixed.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(quarter) --lr $(LR_BTX) --alpha 0 --train all-but-experts
 $(O)/btx.pt: $(O)/top2_mixed.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
-$(O)/btx_lb.pt: $(O)/top2_mixed.pt
-	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_BTX) --alpha 0.01
+$(O)/btx_nolb.pt: $(O)/top2_mixed.pt
+	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_BTX) --alpha 0
 # twice the tokens, as in the paper; not its equal compute, since one soft layer of three weighs more than one of 32
 $(O)/btx_sample.pt: $(O)/sample_mixed.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(double) --lr $(or $(LR_sample),$(LR_BTX)) --alpha $(ALPHA)

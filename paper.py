@@ -30,14 +30,14 @@ TABLE_2 = {  # math, code, knowledge, reasoning, MMLU, average
     "dense_dm": (18.3, 25.8, 39.6, 63.3, 49.8, 44.5), "su_dm": (28.1, 34.7, 34.0, 62.3, 51.1, 46.3),
     "btm_tfidf_top1": (21.3, 36.4, 26.5, 61.0, 44.3, 43.1), "btm_tfidf_top2": (21.5, 36.6, 26.9, 61.2, 44.3, 43.4),
     "btm_bayes_top1": None, "btm_bayes_top2": None, "soup": None,
-    "btx_sample": (26.4, 31.5, 40.1, 63.7, 53.2, 47.3), "btx_lb": (27.4, 34.0, 41.0, 63.5, 52.5, 47.9), "btx": None}
+    "btx_sample": (26.4, 31.5, 40.1, 63.7, 53.2, 47.3), "btx": (27.4, 34.0, 41.0, 63.5, 52.5, 47.9), "btx_nolb": None}
 TABLE_3 = {  # tokens, GPU-days, share of compute in MoE training, average
     "btx": ("533B", 926.1, "23 %", 47.9), "su_cm_time": ("252B", 1007.1, "100 %", 47.3), "su_cm_flops": None,
     "su_cm_elapsed": None, "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None}
 TABLE_4 = {  # average at 10B, 40B, 80B (Sample Top-1: 160B) tokens
     "switch": ("switch_short", 24.7, None, None, None, None),
     "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
-    "top2": ("top2_short", 34.6, "top2_medium", 35.9, "btx", 37.3), "soft": ("soft_short", 35.8, "soft_medium", 37.3, None, None)}
+    "top2": ("top2_short", 34.6, "top2_medium", 35.9, "btx_nolb", 37.3), "soft": ("soft_short", 35.8, "soft_medium", 37.3, None, None)}
 TABLE_5 = {  # GSM8K, HumanEval, NQ, ARC-c, MMLU, average
     "lb_short": (29.8, 27.4, 23.0, 43.4, 50.0, 34.7), "top2_short": (34.6, 19.5, 23.2, 44.4, 51.6, 34.6),
     "frozen_short": (34.8, 18.3, 24.1, 44.9, 51.4, 34.7), "blend_short": (13.9, 17.1, 9.9, 34.1, 36.2, 22.2),
@@ -48,7 +48,7 @@ NAMES = {
     "su_cm_time": "Sparse upcycling (CM), equal time", "su_cm_flops": "Sparse upcycling (CM), equal FLOPs",
     "su_cm_elapsed": "Sparse upcycling (CM), equal elapsed time",
     "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top1": "BTM Top-1, Bayes",
-    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "btx_lb": "BTX Top-2, balanced",
+    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "btx_nolb": "BTX Top-2, unbalanced",
     "switch": "Switch", "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb": "Top-2, balanced",
     "frozen": "Top-2, frozen experts", "blend": "blending", "hidden": "Top-2, hidden start",
     "split2of8": "split, top-2 of 8", "split4of8": "split, top-4 of 8"}
@@ -125,7 +125,7 @@ ORDER = [  # what the paper's tables say of these models: (better, sign, worse)
 MORE = [  # and what it does not say: a stronger BTM, equal FLOPs, and the router's start
     ("btx", ">", "btm_bayes_top2"), ("btm_bayes_top2", ">", "btm_tfidf_top2"), ("btx", ">", "su_cm_flops"),
     ("btx", ">", "su_cm_elapsed"),
-    ("btx", ">", "btx_lb"), ("hidden_short", ">", "top2_short")]
+    ("btx", ">", "btx_nolb"), ("hidden_short", ">", "top2_short")]
 
 
 def tables(r):
@@ -218,7 +218,7 @@ def draw(r, out):
                         ("seed", "math", "code", "wiki", "large", "dense_dm", "su_dm", "btm_tfidf_top2", "btx")}, DOMAINS,
                        out / "figure2_right.png")
     routing = r.runs[0]["routing"]
-    balanced = {"BTX Top-2, balanced": routing["btx_lb"], "BTX Top-2": routing["btx"]}
+    balanced = {"BTX Top-2": routing["btx"], "BTX Top-2, unbalanced": routing["btx_nolb"]}
     figures.routing(balanced, out / "figure3_4.png")
     figures.routing({full(f"{m}_short"): routing[f"{m}_short"] for m in TABLE_4}, out / "figure6.png")
     figures.probabilities(balanced, out / "figure5.png")

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -172,7 +173,7 @@ def start(settings):
 
 
 def train(model, settings, weights, device, header, stage, alpha=0.0, stop=()):
-    """Train `model` in place and write settings.out; the one training loop of this project.
+    """Train `model` in place and write settings.out, by the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage. The loss is the mean cross-entropy + alpha * load_balancing_loss (3.3). Returns the checkpoint written.
@@ -184,10 +185,14 @@ def train(model, settings, weights, device, header, stage, alpha=0.0, stop=()):
     windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
                for domain in prepared(settings.data_dir)
                if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
+    with ckpt.output(out) if parallel.rank_and_size()[0] == 0 else nullcontext():
+        return loop(model, settings, weights, tokens, windows, device, header, stage, alpha, stop)
+
+
+def loop(model, settings, weights, tokens, windows, device, header, stage, alpha, stop):
+    """The training loop; see `train`. tokens, windows: of each domain, what to train on and what to validate on."""
+    out, T, stage_number = Path(settings.out), model.config.block_size, len(header["lineage"])
     rank, world_size = parallel.rank_and_size()
-    stage_number = len(header["lineage"])
-    if rank == 0:
-        ckpt.prepare_output(out)
     state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
     flops_per_step = model.flops_per_token(T) * settings.batch_size * T
     model.to(device).train()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
+import checkpoint as ckpt
 from data import tokenizer
 from data.task import Task
 from settings import BadInput, option, parse, run
@@ -81,19 +82,14 @@ def encode(encoding, texts, n_tokens=None):
 
 def write(folder, train, val, tasks, meta):
     """Write one domain; files appear under their names only when whole, meta.json last."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {folder.parent}: cannot be written ({error.strerror})") from None
     lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
     for name, content in (("train.bin", train), ("val.bin", val), ("tasks.jsonl", lines), ("meta.json", json.dumps(meta))):
         if isinstance(content, array):
             if os.sys.byteorder == "big":
                 content.byteswap()
             content = content.tobytes()
-        part = folder / f".{name}.part"
-        part.write_bytes(content if isinstance(content, bytes) else content.encode())
-        part.replace(folder / name)
+        content = content if isinstance(content, bytes) else content.encode()
+        ckpt.write_whole(folder / name, lambda file, content=content: file.write(content))
 
 
 def read_texts(path):
@@ -150,7 +146,8 @@ def main(argv=None):
     jobs.sort(key=lambda job: job[1] is not prepare_text)  # what can be wrong comes first
     for name, prepare, arguments in jobs:
         train, val, tasks = prepare(*arguments, encoding, settings)
-        write(Path(settings.out) / name, train, val, tasks, meta)
+        with ckpt.output(Path(settings.out) / name / "meta.json"):
+            write(Path(settings.out) / name, train, val, tasks, meta)
         print(f"{settings.out}/{name}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
 
 
