@@ -36,7 +36,7 @@ def test_the_report_is_whole(tiny_paper):
     numbers = json.loads((folder / "seed0.json").read_text())
     assert len(numbers["models"]) >= 30 and set(numbers["hard"]) == {"btx_sample"}
     for link in re.findall(r"\]\(([^)#]+)\)", text):
-        if not link.startswith(("http", "..", "grid", "demo")):
+        if not link.startswith(("http", "..", "grid", "demo", "regimes")):
             assert (folder / link).exists(), link
     assert (folder / "table6.html").read_text().count("<span") > 50
 
