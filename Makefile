@@ -75,7 +75,7 @@ $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py btm.py figures.py san
 
 RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
-.PHONY: results bench test lint help clean
+.PHONY: results bench test torture lint help clean
 bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, some five minutes with nothing else running
 	$(PY) bench.py --data_dir $(DATA)
 
@@ -83,8 +83,13 @@ results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every 
 	for s in $(RUNS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
 	$(PY) summarise.py $(RUNS:%=out/seed%) --out results/demo
 
-test: .venv/dev  ## the tests, three to four minutes
+test: .venv/dev  ## the tests, about three minutes
 	$(PY) -m pytest
+
+torture: .venv/ready  ## kill runs at random moments, many more times than the tests do
+	rm -rf out/torture
+	OMP_NUM_THREADS=1 $(PY) tests/torture.py kill out/torture 30
+	OMP_NUM_THREADS=1 $(PY) tests/torture.py soak out/torture 500
 
 lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .

@@ -7,6 +7,7 @@ A checkpoint is a dictionary:
     experts    for an MoE the names of its experts in order, for a dense model []
     lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger_entry`)
 """
+import errno
 import fcntl
 import hashlib
 import json
@@ -75,6 +76,8 @@ def output(path):
             raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
         try:
             prepare_output(path)
+            for part in path.parent.glob(f".{path.stem}.*.part"):  # of a run that was killed
+                part.unlink()
             yield
         finally:
             file.unlink(missing_ok=True)
@@ -103,7 +106,12 @@ def write_whole(path, write):
 
 def save(path, checkpoint):
     """Write a dictionary of tensors and plain values; raises BadInput if the disk does not let us."""
-    write_whole(path, lambda file: torch.save(checkpoint, file))
+    def write(file):
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError:  # what torch makes of a write that failed
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+    write_whole(path, write)
 
 
 def read(path):

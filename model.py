@@ -335,7 +335,7 @@ class GPT(nn.Module):
         """Weights are drawn from `generator` (the global one if None); build under torch.device("meta") to draw none."""
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)  # see init_weights
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -347,8 +347,8 @@ class GPT(nn.Module):
     def init_weights(self, generator=None):
         """std 1/sqrt(fan_in); embeddings 1; writes to the residual stream over sqrt(2 n_layer), as in GPT-2; router 0.02."""
         for name, p in self.named_parameters():
-            if p.ndim == 1:
-                continue  # norms start at 1
+            if p.ndim == 1 or p.is_meta:
+                continue  # norms start at 1; to draw on "meta", torch would import its compiler
             std = p.shape[-1] ** -0.5
             if name == "embed.weight" and not self.config.tie_weights:
                 std = 1.0

@@ -37,7 +37,8 @@ TABLE_3 = {  # tokens, GPU-days, share of compute in MoE training, average
 TABLE_4 = {  # average at 10B, 40B, 80B (Sample Top-1: 160B) tokens
     "switch": ("switch_short", 24.7, None, None, None, None),
     "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
-    "top2": ("top2_short", 34.6, "top2_medium", 35.9, "btx_nolb", 37.3), "soft": ("soft_short", 35.8, "soft_medium", 37.3, None, None)}
+    "top2": ("top2_short", 34.6, "top2_medium", 35.9, "btx_nolb", 37.3),
+    "soft": ("soft_short", 35.8, "soft_medium", 37.3, None, None)}
 TABLE_5 = {  # GSM8K, HumanEval, NQ, ARC-c, MMLU, average
     "lb_short": (29.8, 27.4, 23.0, 43.4, 50.0, 34.7), "top2_short": (34.6, 19.5, 23.2, 44.4, 51.6, 34.6),
     "frozen_short": (34.8, 18.3, 24.1, 44.9, 51.4, 34.7), "blend_short": (13.9, 17.1, 9.9, 34.1, 36.2, 22.2),
@@ -48,7 +49,8 @@ NAMES = {
     "su_cm_time": "Sparse upcycling (CM), equal time", "su_cm_flops": "Sparse upcycling (CM), equal FLOPs",
     "su_cm_elapsed": "Sparse upcycling (CM), equal elapsed time",
     "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top1": "BTM Top-1, Bayes",
-    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "btx_nolb": "BTX Top-2, unbalanced",
+    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2",
+    "btx_nolb": "BTX Top-2, unbalanced",
     "switch": "Switch", "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb": "Top-2, balanced",
     "frozen": "Top-2, frozen experts", "blend": "blending", "hidden": "Top-2, hidden start",
     "split2of8": "split, top-2 of 8", "split4of8": "split, top-4 of 8"}

@@ -29,6 +29,7 @@ def ranks(device):
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        dist.barrier()  # nobody leaves while another still sends or writes
     finally:
         dist.destroy_process_group()
 
@@ -69,16 +70,22 @@ def any_rank(flag, device):
 
 
 def full_state(model, optimizer):
-    """The state dicts of model and optimizer, whole and on the CPU, as if there were one rank; empty on all ranks but the first.
+    """The state dicts of model and optimizer as one rank alone would have them: shards are gathered on the CPU, on every rank."""
+    def whole(tensor):
+        return tensor.full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor
+    state = optimizer.state_dict()
+    moments = {i: {key: whole(value) for key, value in moment.items()} for i, moment in state["state"].items()}
+    return {name: whole(p) for name, p in model.state_dict().items()}, state | {"state": moments}
 
-    Parameters go by their names in both, which sharding does not change.
-    """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=dist.is_initialized()))
 
-
-def load_full_state(model, optimizer, model_state, optimizer_state):
-    """Give model and optimizer what full_state returned, for any number of ranks."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state,
-                   options=StateDictOptions(full_state_dict=True))
+def load_full_state(model, optimizer, weights, state):
+    """Give model and optimizer what full_state returned, whatever the number of ranks was and is."""
+    def part(full, like):
+        if not hasattr(like, "full_tensor") or full.shape != like.shape:
+            return full
+        from torch.distributed.tensor import distribute_tensor
+        return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {i: {key: part(value, params[i]) for key, value in moment.items()} for i, moment in state["state"].items()}
+    model.load_state_dict({name: part(weights[name], p) for name, p in model.state_dict().items()})
+    optimizer.load_state_dict(state | {"state": moments})

@@ -37,12 +37,12 @@ run each: the report's standard deviations over seeds say how much of it is nois
 
 {cells}
 
-What we read in it: **branching pays when the seed is old.** With a young one BTX is behind both rivals in every cell: the branches
-still learn what all of them need, each for itself, and go so far from each other that the average of their attention fits none
-of the experts (see the mixed model before finetuning). With twelve times the tokens it is ahead of Dense (DM) in every cell and
-level with or ahead of sparse upcycling; and the more there is to know by heart, the more it is ahead. The branches' higher
-rate is the better one though it leaves a worse mixed model: what an expert knows counts for more than where the finetuning starts.
-Llama-2, the paper's seed, had seen ten times what a branch sees.
+What we read in it: **branching pays when the seed is old.** With a young one BTX is behind both rivals in every cell: the
+branches still learn what all of them need, each for itself, and go so far from each other that the average of their attention
+fits none of the experts (see the mixed model before finetuning). With twelve times the tokens it is ahead of Dense (DM) in
+every cell and level with or ahead of sparse upcycling; and the more there is to know by heart, the more it is ahead. The
+branches' higher rate is the better one though it leaves a worse mixed model: what an expert knows counts for more than where
+the finetuning starts. Llama-2, the paper's seed, had seen ten times what a branch sees.
 
 `make regimes` repeats it (one seed; {where}).
 """

@@ -1,25 +1,11 @@
-"""What several test files share: tiny data and tiny checkpoints, made once per session by the scripts themselves."""
+"""What several test files share."""
 import pytest
-
-import mix
-import train_expert
-from data import prepare
-
-SHAPE = "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 --device cpu --dtype float32".split()
+import tiny as tiny_models
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with data/, and seed.pt, math.pt, code.pt of 3 steps each, btx_mixed.pt, sample_mixed.pt (Sample
-    Top-1). Only read it."""
+    """The folder that tests/tiny.py makes, once per session. Only read it."""
     folder = tmp_path_factory.mktemp("tiny")
-    data = ["--data_dir", str(folder / "data")]
-    prepare.main(["--out", str(folder / "data"), "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"])
-    seed, branches = str(folder / "seed.pt"), {name: str(folder / f"{name}.pt") for name in ("math", "code")}
-    train_expert.main(["--data", "general", "--out", seed, *data, *SHAPE])
-    for name, out in branches.items():
-        train_expert.main(["--init", seed, "--data", name, "--out", out, *data, "--steps", "3", "--device", "cpu",
-                           "--dtype", "float32"])
-    mix.main([seed, *branches.values(), "--out", str(folder / "btx_mixed.pt")])
-    mix.main([seed, *branches.values(), "--routing", "sample", "--out", str(folder / "sample_mixed.pt")])
+    tiny_models.make(folder)
     return folder

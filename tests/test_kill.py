@@ -1,0 +1,157 @@
+"""Nothing is lost: runs that are killed, full disks, two runs at once, and checkpoints with random damage."""
+import errno
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint as ckpt
+import train_expert
+from settings import BadInput
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    """A copy of `tiny`, in memory where there is such a folder: these runs write a lot."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path) as folder:
+        yield shutil.copytree(tiny, Path(folder) / "tiny")
+
+
+def torture(what, folder, n):
+    done = subprocess.run([sys.executable, HERE / "torture.py", what, folder, str(n)], capture_output=True, text=True,
+                          timeout=100, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_killed_at_random_moments_every_stage_ends_with_the_same_weights(copy):
+    """`make torture` does it 30 times."""
+    assert torture("kill", copy, 3) == dict.fromkeys(("train", "finetune", "sample", "mix"), 3)
+
+
+def test_going_on_again_and_again_leaves_nothing_behind(copy):
+    """`make torture` does it 500 times."""
+    assert torture("soak", copy, 20)["grown_kib"] < 2000
+
+
+def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
+    arguments = ["--init", str(tiny / "seed.pt"), "--data", "math", "--data_dir", str(tiny / "data"), "--steps", "1",
+                 "--device", "cpu", "--out", str(tmp_path / "a.pt")]
+    with ckpt.output(tmp_path / "a.pt"):
+        done = subprocess.run([sys.executable, "train_expert.py", *arguments], cwd=HERE.parent, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".a.pt.lock").touch()  # that of a run that was killed
+    (tmp_path / ".a.state.part").touch()
+    train_expert.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "a.jsonl"}
+
+
+@pytest.mark.parametrize("size", [0, 100, 10_000])
+def test_a_disk_that_is_full_leaves_the_last_good_file(tiny, tmp_path, size):
+    """In a child process whose files may not grow beyond `size` bytes."""
+    ckpt.save(tmp_path / "a.pt", {"good": torch.ones(1)})
+    script = ("import resource, sys, checkpoint as ckpt\n"
+              f"good = ckpt.load({str(tiny / 'seed.pt')!r})\n"
+              f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+              f"from settings import run\nrun(lambda: ckpt.save({str(tmp_path / 'a.pt')!r}, good))")
+    done = subprocess.run([sys.executable, "-c", script], cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "a.pt: cannot be written" in done.stderr
+    assert ckpt.read(tmp_path / "a.pt") == {"good": torch.ones(1)} and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_any_write_of_a_run_may_fail(tiny, tmp_path, monkeypatch, nth):
+    """The log, the state, another log, the checkpoint: one line, and what was saved before is whole."""
+    real, calls = os.fsync, []
+
+    def fsync(file):
+        calls.append(file)
+        if len(calls) == nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file)
+    arguments = ["--init", str(tiny / "seed.pt"), "--data", "math", "--data_dir", str(tiny / "data"), "--steps", "4", "--resume",
+                 "--device", "cpu", "--batch_size", "2", "--save_every", "2", "--eval_every", "2", "--out", f"{tmp_path}/a.pt"]
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="No space left"):
+        patch.setattr(os, "fsync", fsync)
+        train_expert.main(arguments)
+    assert not (tmp_path / "a.pt").exists() and not list(tmp_path.glob(".*"))
+    assert (tmp_path / "a.state").exists() == (nth > 2)
+    train_expert.main(arguments)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "a.jsonl"}
+
+
+def damaged(good, rng):
+    """The bytes of a checkpoint with some bits turned, cut off, or a part copied over another."""
+    data, kind = bytearray(good), rng.randrange(4)
+    if kind == 0:
+        for _ in range(rng.choice((1, 1, 8, 64))):
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del data[rng.randrange(len(data)):]
+    else:
+        a, b, n = rng.randrange(len(data)), rng.randrange(len(data)), rng.choice((4, 16, 64, 1024))
+        if kind == 2:
+            data[a:a + n] = data[b:b + n]
+        else:
+            del data[a:a + n]
+    return bytes(data)
+
+
+def test_damaged_checkpoints_are_refused_or_whole(tiny, tmp_path):
+    """2,000 of them, in memory enough for none that lies about its size."""
+    good, rng, refused = (tiny / "btx_mixed.pt").read_bytes(), random.Random(0), 0
+    shapes = {name: t.shape for name, t in ckpt.load(tiny / "btx_mixed.pt")["model"].items()}
+    path, before = tmp_path / "a.pt", resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + 2**30, before[1]))
+    try:
+        for _ in range(2000):
+            path.write_bytes(damaged(good, rng))
+            try:
+                model = ckpt.build(ckpt.load(path))
+            except BadInput as error:
+                assert "\n" not in str(error)
+                refused += 1
+            else:
+                assert all(t.shape == shapes.get(name, t.shape) for name, t in model.state_dict().items())
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert 500 < refused < 2000
+
+
+def test_swapped_tensors_of_another_shape_are_refused(tiny, tmp_path):
+    checkpoint = ckpt.load(tiny / "btx_mixed.pt")
+    weights = checkpoint["model"]
+    a, b = "blocks.0.ff.router", "blocks.0.attn.wq.weight"
+    weights[a], weights[b] = weights[b], weights[a]
+    ckpt.save(tmp_path / "a.pt", checkpoint)
+    with pytest.raises(BadInput, match="shape"):
+        ckpt.load(tmp_path / "a.pt")
+
+
+def test_no_other_way_to_read_a_checkpoint():
+    """One call of torch.load in all of the code, with weights_only=True, and no pickle."""
+    sources = {p: p.read_text() for p in [*HERE.parent.glob("*.py"), *HERE.parent.glob("data/*.py")]}
+    loads = [(p.name, line) for p, text in sources.items() for line in text.splitlines() if "torch.load(" in line]
+    assert [name for name, _ in loads] == ["checkpoint.py"] and "weights_only=True" in loads[0][1]
+    assert not any("import pickle" in text or "np.load(" in text or "allow_pickle" in text for text in sources.values())
+
+
+def test_the_lock_is_gone_with_its_process(tmp_path):
+    with open(tmp_path / ".a.pt.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="another run"), ckpt.output(tmp_path / "a.pt"):
+            pass
+    with ckpt.output(tmp_path / "a.pt"):
+        pass

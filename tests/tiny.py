@@ -1,0 +1,27 @@
+"""Tiny data and tiny checkpoints, made by the scripts themselves: python tests/tiny.py FOLDER."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import mix
+import train_expert
+from data import prepare
+
+SHAPE = "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 --device cpu --dtype float32".split()
+
+
+def make(folder):
+    """Write data/, and seed.pt, math.pt, code.pt of 3 steps each, btx_mixed.pt, sample_mixed.pt (Sample Top-1) into `folder`."""
+    data = ["--data_dir", str(folder / "data")]
+    prepare.main(["--out", str(folder / "data"), "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"])
+    seed, branches = str(folder / "seed.pt"), {name: str(folder / f"{name}.pt") for name in ("math", "code")}
+    train_expert.main(["--data", "general", "--out", seed, *data, *SHAPE])
+    for name, out in branches.items():
+        train_expert.main(["--init", seed, "--data", name, "--out", out, *data, "--steps", "3", "--device", "cpu",
+                           "--dtype", "float32"])
+    mix.main([seed, *branches.values(), "--out", str(folder / "btx_mixed.pt")])
+    mix.main([seed, *branches.values(), "--routing", "sample", "--out", str(folder / "sample_mixed.pt")])
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))
