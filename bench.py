@@ -7,6 +7,7 @@
 Prints a table and writes JSON. All that starts with hf_ compares with transformers' Llama and Mixtral of the same weights, whose
 logits are checked first; a ratio over 1 says that they take longer.
 """
+import copy
 import json
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ from data.loader import get_batch, open_split
 from evaluate import machine
 from model import GPT, GPTConfig
 from settings import BadInput, option, parse, run
+from summarise import table
 from train_expert import TrainSettings, make_optimizer, peak_flops, pick_device, pick_dtype, training_step
 
 
@@ -46,7 +48,7 @@ class Settings:
     new_tokens: int = option(128, "tokens to generate", low=1)
     repeats: int = option(7, "of each side; the medians count", low=1)
     data_dir: str = option("data/bin", "folder written by data.prepare, for loader and parallel")
-    compile: bool = option(False, "torch.compile the models, theirs too")
+    compile: bool = option(False, "torch.compile our models")
     device: str = option("auto", "auto, cpu, cuda ...")
     dtype: str = option("float32", "of the matrix products, on both sides", choices=("auto", "float32", "bfloat16"))
     out: str = option("out/bench.json", "file to write")
@@ -194,13 +196,15 @@ def generate(s, device):
 
 
 def hf_step(s, device):
-    """Training: transformers' Mixtral against our MoE, its Llama against our dense model."""
-    ratios = {}
+    """Training: transformers' Mixtral against our MoE, its Llama against our dense model; with compile, ours compiled too."""
+    ratios, plain = {}, replace(s, compile=False)
     for name, changes in (("moe", {"n_expert": s.n_expert}), ("dense", {})):
         ours, theirs = hf_pair(s, device, **changes)
-        sides = {"ours": trainer(s, device, ours), "theirs": trainer(s, device, theirs, hf_forward(theirs))}
+        sides = {"ours": trainer(plain, device, ours), "theirs": trainer(plain, device, theirs, hf_forward(theirs))}
+        if s.compile:
+            sides["ours_compiled"] = trainer(s, device, copy.deepcopy(ours))
         t = in_turn(sides, s.repeats, device)
-        ratios[f"hf_{name}_over_ours"] = t["theirs"] / t["ours"]
+        ratios |= {f"hf_{name}_over_{side}": t["theirs"] / t[side] for side in sides if side != "theirs"}
     return ratios
 
 
@@ -278,9 +282,22 @@ def profile(s, device):
     return {}
 
 
+def everything(s, device):
+    """What `make bench` measures. The dtype is float32 or, where it is said or transformers is the rival, this device's own."""
+    own = replace(s, dtype="auto")
+
+    def by_width(s):
+        wide = {w: replace(s, n_embd=w, n_head=w // 32) for w in (128, 512)}
+        return {str(w): step(s, device)["moe_over_iso_dense"] for w, s in wide.items()}
+    ratios = {"moe_over_iso_dense": by_width(s), "moe_over_iso_dense_auto_dtype": by_width(own)}
+    for part in (experts, forward, generate, loader, parallel, mixing, hf_generate):
+        ratios |= part(s, device)
+        print(*list(ratios.items())[-1], flush=True)
+    return ratios | hf_step(replace(own, compile=True), device)
+
+
 PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "parallel": parallel,
          "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
-WIDTHS = (128, 512)  # of `make bench`, for the parts that depend on it most
 
 
 def main(argv=None):
@@ -289,15 +306,14 @@ def main(argv=None):
         if name not in PARTS:
             raise BadInput(f"{name}: not one of {', '.join(PARTS)}")
     device = pick_device(s.device)
+    new(s, torch.device("meta"))  # is it a shape at all?
     ckpt.prepare_output(s.out)
     results = {}
-    for name in s.what or [n for n in PARTS if n != "profile"]:
-        if s.what or name != "step":
-            results |= PARTS[name](s, device)
-        else:
-            by_width = {str(w): step(replace(s, n_embd=w, n_head=w // 32), device) for w in WIDTHS}
-            results["moe_over_iso_dense"] = {w: r["moe_over_iso_dense"] for w, r in by_width.items()}
-        print(name, results, flush=True)
+    for part in [PARTS[name] for name in s.what] or [everything]:
+        results |= part(s, device)
+    flat = {name: value for name, value in results.items() if not isinstance(value, dict)}
+    flat |= {f"{name}, {key}": value for name in results.keys() - flat.keys() for key, value in results[name].items()}
+    print(table(["ratio", "measured"], [[name, f"{v:.2f}" if v < 100 else f"{v:,.0f}"] for name, v in sorted(flat.items())]))
     results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}
     ckpt.write_whole(s.out, lambda file: file.write(json.dumps(results, indent=1).encode()))
 

@@ -36,14 +36,15 @@ $(RATES:%=grid-%): grid-%: grid-shared
 $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 
-# when does branching pay? small runs over the seed's age (steps), the branches' learning rate, and the facts to be known by heart
-AGES       = 1000 4000 12000
-BRANCH_LR  = 1e-3 4e-3
-FACT_LOADS = 50 200
-REGIMES    = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
-CELLS      = $(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$r_$l))
-word_of    = $(word $2,$(subst -, ,$1))
-REGIME     = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
+# when does branching pay? small runs over the seed's age (steps), the learning rate of the branches (and of the rivals, the better
+# of which counts), and the facts to be known by heart
+AGES         = 1000 4000 12000
+REGIME_RATES = 1e-3 4e-3
+FACT_LOADS   = 50 200
+REGIMES      = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
+CELLS        = $(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$r_$l))
+word_of      = $(word $2,$(subst -, ,$1))
+REGIME       = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
 	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)
@@ -51,13 +52,13 @@ regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) a
 data/bin/facts%/switch/meta.json: | .venv/ready
 	$(PY) -m data.prepare --facts $* --out data/bin/facts$*
 define regime
-out/regimes/$1/su_dm.pt: | data/bin/facts$(call word_of,$1,1)/switch/meta.json  # what does not depend on the branches' rate
-	$$(call REGIME,$1) O=out/regimes/$1 out/regimes/$1/dense_dm.pt out/regimes/$1/su_dm.pt
+out/regimes/$1/seed.pt: | data/bin/facts$(call word_of,$1,1)/switch/meta.json
+	$$(call REGIME,$1) O=out/regimes/$1 out/regimes/$1/seed.pt
 endef
 $(foreach r,$(REGIMES),$(eval $(call regime,$r)))
 define cell
-out/regimes/$1_$2/some/results.json: out/regimes/$1/su_dm.pt
-	mkdir -p out/regimes/$1_$2 && ln -f out/regimes/$1/seed.pt out/regimes/$1/dense_dm.pt out/regimes/$1/su_dm.pt out/regimes/$1_$2
-	$$(call REGIME,$1) O=out/regimes/$1_$2 LR_BRANCH=$2 out/regimes/$1_$2/some/results.json
+out/regimes/$1_$2/some/results.json: out/regimes/$1/seed.pt
+	mkdir -p out/regimes/$1_$2 && ln -f out/regimes/$1/seed.pt out/regimes/$1_$2
+	$$(call REGIME,$1) O=out/regimes/$1_$2 LR_BRANCH=$2 LR_DENSE=$2 LR_SU=$2 out/regimes/$1_$2/some/results.json
 endef
-$(foreach r,$(REGIMES),$(foreach l,$(BRANCH_LR),$(eval $(call cell,$r,$l))))
+$(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$(eval $(call cell,$r,$l))))

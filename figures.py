@@ -187,7 +187,7 @@ def regimes(cells, rivals, path):
     for row, (rival, name) in zip(grid, rivals.items(), strict=True):
         for axis, n in zip(row, facts, strict=True):
             for c in (c for c in cells if c["facts"] == n):
-                x, y, points = ages.index(c["age"]), rates.index(c["rate"]), 100 * (c["btx"] - c[rival])
+                x, y, points = ages.index(c["age"]), rates.index(c["rate"]), 100 * (c["btx"] - c["best"][rival])
                 axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, edgecolor="white", linewidth=2,
                                                             facecolor=matplotlib.colormaps["RdBu"](0.5 + points / 80)))
                 axis.text(x, y, f"{points:+.0f}", ha="center", va="center")

@@ -3,7 +3,8 @@
     python regimes.py out/regimes/100-1000_1e-3 out/regimes/100-4000_1e-3 --out results
 
 A folder is called FACTS-AGE_RATE: how many lands, people and functions are to be known by heart; the seed's steps; the peak
-learning rate of the branches. Reads its some/results.json; writes regimes.md, regimes.json and figures/regimes.png.
+learning rate of the branches and of the rivals, of whom the better counts. Reads its some/results.json; writes regimes.md,
+regimes.json and figures/regimes.png.
 """
 import json
 import re
@@ -30,8 +31,8 @@ TEXT = """# When does branching pay?
 
 BTX minus its data-matched rivals, in points of mean accuracy, one run a cell: over the load of facts to be known by heart (so
 many lands with three facts, as many people with two, as many functions), the age of the seed (tokens; the branches have
-{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. Rivals have the recipe's rate. A single
-run each: the report's standard deviations over seeds say how much of it is noise.
+{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. Of each rival the better of its runs at
+the same rates counts. A single run each: the report's standard deviations over seeds say how much of it is noise.
 
 ![BTX minus Dense (DM) and minus sparse upcycling (DM)](figures/regimes.png)
 
@@ -66,10 +67,13 @@ def main(argv=None):
         raise BadInput("name the folders of the runs, as in: regimes.py out/regimes/* --out results")
     out = Path(settings.out)
     ckpt.prepare_output(out / "figures" / "regimes.png")
+    for cell in cells:
+        regime = [c for c in cells if (c["facts"], c["age"]) == (cell["facts"], cell["age"])]
+        cell["best"] = {rival: max(c[rival] for c in regime) for rival in RIVALS}
     figures.regimes(cells, RIVALS, out / "figures" / "regimes.png")
     scores = {"seed": "seed", "experts_at_home": "experts, each at home", "top2_mixed": "mixed, not finetuned",
               **RIVALS, "btx": "BTX"}
-    head = ["load", "facts per 1000 parameters", "seed's tokens, M", "branch rate", *scores.values()]
+    head = ["load", "facts per 1000 parameters", "seed's tokens, M", "rate", *scores.values()]
     rows = [[str(c["facts"]), f"{1000 * FACTS_EACH * c['facts'] / c['params']:.0f}", f"{c['age'] / 1e6:.1f}", c["rate"],
              *(f"{100 * c[name]:.1f}" for name in scores)] for c in cells]
     tokens = {"branch": models["math"]["tokens"] - models["seed"]["tokens"]}

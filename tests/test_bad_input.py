@@ -17,6 +17,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
+import bench
 import budget
 import checkpoint as ckpt
 import evaluate
@@ -34,7 +35,7 @@ from model import GPT, GPTConfig
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,
            "sample": sample, "data.prepare": prepare, "budget": budget, "paper": paper, "regimes": regimes,
-           "summarise": summarise}
+           "summarise": summarise, "bench": bench}
 
 # Commands without a mistake; what follows an option on the command line overrides it.
 DATA = "--data_dir {tiny}/data --device cpu"
