@@ -16,25 +16,26 @@ paper-data: .venv/ready
 $(RUNS:%=paper-seed%): paper-seed%: paper-data
 	$(PAPER_MAKE) SEED=$* O=$(PAPER)/seed$*
 
-# the learning rates: the branches' with the finetuning at the recipe's rate, and everything else's; where the best is the highest,
-# one more, as in make grid RATES=8e-3 BRANCH_RATES= GRID_MODELS="large dense_dm"
+# the learning rates, in shorter runs: the branches' with the finetuning at the recipe's rate, and everything else's
 RATES        = 1e-3 2e-3 4e-3 8e-3
 BRANCH_RATES = 2e-3 4e-3 8e-3
 GRID_MODELS  = large dense_dm su_dm btx top2_short soft_short sample_short switch_short
 SHARED       = seed math code wiki
+SHORTER      = $(PAPER_MAKE) B=600 F=900
 .PHONY: grid grid-shared $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)
 grid: $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
 	$(PY) paper.py --grid $(PAPER)/grid/[0-9]*e-[0-9] $(PAPER)/grid/branch-* --out $(REPORT)
 
 grid-shared: paper-data
-	$(PAPER_MAKE) O=$(PAPER)/seed0 $(SHARED:%=$(PAPER)/seed0/%.pt)
-	for r in $(RATES); do mkdir -p $(PAPER)/grid/$$r && ln -f $(SHARED:%=$(PAPER)/seed0/%.pt) $(PAPER)/grid/$$r; done
+	$(PAPER_MAKE) O=$(PAPER)/seed0 $(PAPER)/seed0/seed.pt
+	mkdir -p $(PAPER)/grid/shared && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/shared
+	$(SHORTER) O=$(PAPER)/grid/shared $(SHARED:%=$(PAPER)/grid/shared/%.pt)
+	for r in $(RATES); do mkdir -p $(PAPER)/grid/$$r && ln -f $(SHARED:%=$(PAPER)/grid/shared/%.pt) $(PAPER)/grid/$$r; done
 	for r in $(BRANCH_RATES); do mkdir -p $(PAPER)/grid/branch-$$r && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/branch-$$r; done
 $(RATES:%=grid-%): grid-%: grid-shared
-	$(PAPER_MAKE) O=$(PAPER)/grid/$* LR_LARGE=$* LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_switch=$* LR_sample=$* LR_soft=$* \
-	    WANT="$(GRID_MODELS)" $(PAPER)/grid/$*/some/results.json
+	$(SHORTER) O=$(PAPER)/grid/$* LR_LARGE=$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="$(GRID_MODELS)" $(PAPER)/grid/$*/some/results.json
 $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
-	$(PAPER_MAKE) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
+	$(SHORTER) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 
 # when does branching pay? small runs over the seed's age (steps), the learning rate of the branches (and of the rivals, the better
 # of which counts), and the facts to be known by heart
@@ -44,7 +45,7 @@ FACT_LOADS   = 50 200
 REGIMES      = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
 CELLS        = $(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$r_$l))
 word_of      = $(word $2,$(subst -, ,$1))
-REGIME       = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900
+REGIME       = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
 	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)

@@ -17,16 +17,15 @@ LR_SEED   = 5e-3
 LR_LARGE  = 8e-3
 LR_BRANCH = 4e-3
 LR_BTX    = 2e-3
-LR_DENSE  = 4e-3
-LR_SU     = 4e-3
-LR_sample = 4e-3
+LR_DENSE  = 1e-3
+LR_SU     = 2e-3
 ifeq ($(SIZE),laptop)
 SHAPE     = --n_embd 32 --n_layer 3 --n_head 2
 D_FF      = 96
 FACTS     = 200
 S         = 12000
-B         = 600
-F         = 900
+B         = 1000
+F         = 1500
 RUN       = --eval_windows 8 --dtype float32
 EVALUATE  =
 else ifeq ($(SIZE),tiny)
