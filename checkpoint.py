@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import warnings
+import zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -119,8 +120,11 @@ def read(path):
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
             warnings.simplefilter("ignore")
+            files = archive.infolist()  # torch compresses nothing: a small file that unpacks to a large one is not by it
+            if any(f.compress_type for f in files) or sum(f.file_size for f in files) > Path(path).stat().st_size:
+                raise ValueError
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # bytes that are no checkpoint can make the unpickler fail in any way
         raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None

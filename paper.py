@@ -170,10 +170,10 @@ def tables(r):
 
 GRID = """# Every model at its own learning rate
 
-One seed, mean accuracy (loss) at each peak learning rate, the best in bold, in runs a little over half as long as the report's (600
-steps a branch, 900 of finetuning); from these the rates in [paper.mk](../paper.mk) were chosen, on the test tasks of the
-first of the report's seeds. Where two rates are level the lower loss decided. Dense (DM) and sparse upcycling have one rate for both of their
-phases, BTX one for the branches (second table) and one for the finetuning.
+One seed, mean accuracy (loss) at each peak learning rate, the best in bold, in runs a little over half as long as the report's
+(600 steps a branch, 900 of finetuning); from these the rates in [paper.mk](../paper.mk) were chosen, on the test tasks of the
+first of the report's seeds. Where two rates are level the lower loss decided. Dense (DM) and sparse upcycling have one rate for
+both of their phases, BTX one for the branches (second table) and one for the finetuning.
 
 {rates}
 

@@ -370,6 +370,16 @@ def a_zip():
     return file.getvalue()
 
 
+def a_zip_bomb(good):
+    """The same checkpoint, its files compressed and one of them a thousand times as long as its compressed bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for i, name in enumerate(old.namelist()):
+            new.writestr(name, old.read(name) if i else old.read(name) + bytes(100_000_000))
+    assert len(file.getvalue()) < 2_000_000
+    return file.getvalue()
+
+
 NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "empty": lambda good: b"",
     "a text": lambda good: b"only some text\n" * 20,
@@ -378,6 +388,7 @@ NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "a checkpoint but for its end": lambda good: good[:-100],
     "a checkpoint but for its start": lambda good: good[100:],
     "a zip": lambda good: a_zip(),
+    "a zip bomb": a_zip_bomb,
     "a pickle": lambda good: pickle.dumps({"model": 1}, protocol=2),
     "a list": lambda good: saved([1, 2]),
     "a tensor": lambda good: saved(torch.zeros(3)),

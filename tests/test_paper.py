@@ -1,9 +1,12 @@
 """`make paper` from end to end at a tiny size, and the arithmetic of its report."""
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -20,10 +23,15 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def tiny_paper(tmp_path_factory):
-    """The folder of a whole `make -j2 paper` of one seed; results/ in it. Only read it."""
+    """The folder of a whole `make -j2 paper` of one seed, killed once and started again; results/ in it. Only read it."""
     folder = tmp_path_factory.mktemp("paper")
     command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "SIZE=tiny", f"PY={sys.executable}", f"PAPER={folder}/out",
                f"PAPER_DATA={folder}/data", f"REPORT={folder}/results"]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(8)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert (folder / "data").exists() and not (folder / "results").exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, command
