@@ -10,6 +10,7 @@ Beside the checkpoint lie NAME.jsonl, a line for each validation, and, until the
 import json
 import math
 import os
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -259,7 +260,7 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
                                        "lineage": header["lineage"]})
         if stopping:
             bar.close()
-            raise Stopped(stop[0], f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
+            raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
                               flops=settings.steps * flops_per_step, seconds=(time.perf_counter() - clock) * world_size,
@@ -278,22 +279,28 @@ def mean_load(routing):
 
 
 def run_settings(settings):
-    """The settings that a resumed run must share with the interrupted one: all but --resume itself."""
-    return {k: v for k, v in asdict(settings).items() if k != "resume"}
+    """The settings that a resumed run must share with the interrupted one: all but those that say how it is computed."""
+    return {k: v for k, v in asdict(settings).items() if k not in ("resume", "compile", "recompute", "loss_chunk", "shard")}
+
+
+STATE = {"model": dict, "optimizer": dict, "step": int, "log": list, "seconds": float, "settings": dict, "lineage": list}
 
 
 def load_state(path, model, optimizer, settings, lineage):
     """Put an interrupted run's state into model and optimizer; raises BadInput if its settings or its parents were others."""
     state = ckpt.read(path)
     now = run_settings(settings)
-    if not isinstance(state, dict) or not {"model", "optimizer", "step", "log", "seconds", "settings", "lineage"} <= state.keys():
+    if not isinstance(state, dict) or any(not isinstance(state.get(k), t) for k, t in STATE.items()):
         raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
     for name, value in state["settings"].items():
         if now.get(name) != value:
             raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
     if state["lineage"] != lineage:
         raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
-    parallel.load_full_state(model, optimizer, state["model"], state["optimizer"])
+    try:
+        parallel.load_full_state(model, optimizer, state["model"], state["optimizer"])
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+        raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
     return state
 
 

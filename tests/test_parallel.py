@@ -26,7 +26,7 @@ def trained(tiny, tmp_path_factory):
         return changes | RUNS[name] | {"init": init, "out": f"{folder}/{name}_{label}.pt"} | more
     one = [settings(name, "1") for name in RUNS]
     two = [settings(name, f"2_{how}", shard=how == "shard") for name in RUNS for how in ("ddp", "shard")]
-    two += [settings("moe", "resumed", stop_after=3)]
+    two += [settings("moe", "resumed", stop_after=3, shard=True)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(WORKER), json.dumps(two)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for command in (launch, [sys.executable, str(WORKER), json.dumps([*one, settings("moe", "resumed", resume=True)])]):

@@ -80,6 +80,18 @@ def test_resume_with_other_settings_is_refused(tiny, tmp_path, monkeypatch):
         run(tiny, tmp_path / "a.pt", resume=True, lr=0.02)
 
 
+@pytest.mark.parametrize("key,value", [("optimizer", {}), ("optimizer", {"state": {0: 1}, "param_groups": []}), ("model", {}),
+                                       ("model", {"embed.weight": torch.ones(2)}), ("step", "1"), ("settings", [])])
+def test_a_state_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch, key, value):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(InterruptedError):
+            run(tiny, tmp_path / "a.pt")
+    ckpt.save(tmp_path / "a.state", ckpt.read(tmp_path / "a.state") | {key: value})
+    with pytest.raises(BadInput, match="a.state.*delete the file"):
+        run(tiny, tmp_path / "a.pt", resume=True)
+
+
 def test_gradient_accumulation_changes_nothing_but_rounding(tiny, tmp_path):
     one, four = (run(tiny, tmp_path / f"{n}.pt", init=tiny / "seed.pt", grad_accum=n, steps=2) for n in (1, 4))
     for name, p in one["model"].items():
