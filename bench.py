@@ -26,11 +26,12 @@ import torch.nn.functional as F
 import checkpoint as ckpt
 import mix
 from data.loader import get_batch, open_split
+from devices import peak_flops, pick_device, pick_dtype
 from evaluate import machine
 from model import GPT, GPTConfig
 from settings import BadInput, option, parse, run
 from summarise import table
-from train_expert import TrainSettings, make_optimizer, peak_flops, pick_device, pick_dtype, training_step
+from train_expert import TrainSettings, make_optimizer, training_step
 
 
 @dataclass

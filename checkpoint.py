@@ -57,7 +57,7 @@ def prepare_output(path):
 
 @contextmanager
 def output(path):
-    """prepare_output, and no other process may write to `path` inside this: raises BadInput if one does.
+    """As prepare_output, and holds a lock inside: raises BadInput if another process does.
 
     The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
     """
@@ -73,12 +73,14 @@ def output(path):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(lock.fileno()).st_nlink:  # the other run ended just now, and took the file with it
                 raise BlockingIOError
-        except OSError:
+        except BlockingIOError:
             raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
+        except OSError as error:
+            raise BadInput(f"{path}: its folder allows no lock ({error.strerror}); choose another --out") from None
         try:
             prepare_output(path)
-            for part in path.parent.glob(f".{path.stem}.*.part"):  # of a run that was killed
-                part.unlink()
+            for name in (path, path.with_suffix(".state"), path.with_suffix(".jsonl")):  # of a run that was killed
+                part_of(name).unlink(missing_ok=True)
             yield
         finally:
             file.unlink(missing_ok=True)
@@ -110,8 +112,10 @@ def save(path, checkpoint):
     def write(file):
         try:
             torch.save(checkpoint, file)
-        except RuntimeError:  # what torch makes of a write that failed
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        except RuntimeError as error:
+            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None  # what torch makes of a write that failed
     write_whole(path, write)
 
 
@@ -218,5 +222,5 @@ def elapsed(lineage):
     """Seconds from start to end if every stage starts as soon as the stages it needs are done, branches at the same time."""
     done = {}
     for entry in lineage:
-        done[entry["id"]] = entry["seconds"] + max((done[p] for p in entry["parents"]), default=0.0)
+        done[entry["id"]] = entry["seconds"] / entry.get("ranks", 1) + max((done[p] for p in entry["parents"]), default=0.0)
     return max(done.values(), default=0.0)

@@ -27,9 +27,9 @@ from data import tokenizer
 from data.loader import first_windows, read_meta
 from data.prepare import DOMAINS
 from data.task import Task
+from devices import pick_device
 from model import expert_load
 from settings import BadInput, option, parse, run
-from train_expert import pick_device
 
 
 @dataclass

@@ -8,7 +8,7 @@ may choose what trains. The default mixture is the paper's.
 from dataclasses import dataclass
 
 import checkpoint as ckpt
-import parallel
+import devices
 from data.loader import read_meta
 from settings import BadInput, option, parse, run, signals
 from train_expert import TrainSettings, start, train
@@ -46,7 +46,7 @@ def main(argv=None):
     freeze(model, settings.train)
     if settings.recompute and model.config.routing == "sample":
         raise BadInput("--recompute: Sample Top-1 would draw other experts the second time; leave the option out")
-    with signals() as stop, parallel.ranks(device) as device:
+    with signals() as stop, devices.ranks(device):
         train(model, settings, weights, device, header, stage="finetune", alpha=settings.alpha, stop=stop)
 
 

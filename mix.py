@@ -221,8 +221,7 @@ def main(argv=None):
         entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
                                   experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                                   blend=settings.blend, router_init=settings.router_init, seed=settings.seed)
-        ckpt.save(settings.out, {"model": state, "config": asdict(config), "tokenizer": first["tokenizer"],
-                                 "experts": experts, "lineage": lineage + [entry]})
+        ckpt.save(settings.out, ckpt.pack(state, config, first["tokenizer"], experts, lineage + [entry]))
         print(f"wrote {settings.out}")
 
 

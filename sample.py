@@ -16,8 +16,8 @@ import btm
 import checkpoint as ckpt
 import figures
 from data import tokenizer
+from devices import pick_device
 from settings import BadInput, option, parse, run
-from train_expert import pick_device
 
 
 @dataclass

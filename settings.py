@@ -1,6 +1,7 @@
 """One dataclass per script becomes its command line; a wrong call ends with one line and exit code 2."""
 import argparse
 import difflib
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -27,11 +28,11 @@ class Stopped(Exception):
 
 @contextmanager
 def signals():
-    """Yield a list to which Ctrl-C and SIGTERM are appended instead of killing us; a second one kills."""
+    """Yield a list to which Ctrl-C and SIGTERM are appended instead of killing us; a second one kills (not torchrun's ranks)."""
     seen = []
 
     def note(number, frame):
-        if seen:
+        if seen and "RANK" not in os.environ:  # torchrun and the terminal may both pass one on to its ranks
             raise KeyboardInterrupt
         seen.append(number)
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -132,10 +133,17 @@ def run(main):
 
     2 for BadInput, 3 for Diverged, 128 + its number for a signal.
     """
+    code = 0
     try:
         main()
     except (BadInput, Diverged, Stopped) as error:
-        print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
+        sys.stdout.flush()
+        os._exit(code)
+    if code:
+        sys.exit(code)

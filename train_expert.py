@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import checkpoint as ckpt
-import parallel
+import devices
 from data.loader import first_windows, get_batch, open_split, prepared, read_meta
 from model import GPT, MIN_TAU, GPTConfig, expert_load, load_balancing_loss
 from settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
@@ -53,7 +53,7 @@ class TrainSettings:
                         choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
     recompute: bool = option(False, "save memory: keep no activations inside a block, compute them again in the backward pass")
-    loss_chunk: int = option(0, "save memory: make the logits of only so many tokens at a time; 0: of all", low=0)
+    loss_chunk: int = option(0, "save memory: compute the logits of so many tokens at a time; 0: of all", low=0)
     shard: bool = option(False, "under torchrun: share out the weights too (FSDP2), where a rank cannot hold them all")
 
 
@@ -66,28 +66,6 @@ class Settings(TrainSettings):
     n_embd: int = option(GPTConfig.n_embd, "width", low=1)
     d_ff: int = option(GPTConfig.d_ff, "width inside the feed-forward", low=1)
     tie_weights: bool = option(GPTConfig.tie_weights, "use the token embeddings as output head")
-
-
-def pick_device(name):
-    """The torch.device for --device. Raises BadInput if this machine does not have it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError):
-        raise BadInput(f"--device: this machine has no {name!r}; try auto or cpu") from None
-    return device
-
-
-def pick_dtype(name, device):
-    """The dtype for autocast; weights stay in float32. auto: bfloat16 where the hardware multiplies in it."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
 
 
 def learning_rate(step, steps, peak, warmup):
@@ -128,10 +106,10 @@ def training_step(forward, optimizer, x, y, autocast, grad_accum=1, clip=1.0, al
     for xs, ys in zip(x.chunk(grad_accum), y.chunk(grad_accum), strict=True):
         with autocast:
             _, nll, routing = forward(xs, ys, **options)
-            balance = load_balancing_loss(routing, parallel.mean_over_ranks) if routing and alpha else 0.0
+            balance = load_balancing_loss(routing, devices.mean_over_ranks) if routing and alpha else 0.0
         ((nll + alpha * balance) / grad_accum).backward()
     norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip or math.inf)
-    nll = parallel.mean_over_ranks(nll.detach())
+    nll = devices.mean_over_ranks(nll.detach())
     finite = bool(torch.isfinite(norm + nll))
     if finite:
         optimizer.step()
@@ -140,23 +118,14 @@ def training_step(forward, optimizer, x, y, autocast, grad_accum=1, clip=1.0, al
 
 
 @torch.no_grad()
-def validate(model, windows, device, batch_size=16):
-    """Mean loss in nats per token on fixed windows (n, T + 1); the batch size changes nothing but the memory used."""
+def validate(model, windows, device, batch_size=16, loss_chunk=0):
+    """Mean loss in nats per token on fixed windows (n, T + 1); batch_size and loss_chunk change nothing but the memory used."""
     total = 0.0
     for chunk in windows.split(batch_size):
         chunk = chunk.to(device)
-        _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
+        _, loss, _ = model(chunk[:, :-1], chunk[:, 1:], loss_chunk=loss_chunk)
         total += loss.item() * len(chunk)
     return total / len(windows)
-
-
-def peak_flops(device):
-    """Dense bf16 FLOP/s of a known GPU by its data sheet, else None."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
-
-
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
 
 
 def start(settings):
@@ -166,7 +135,7 @@ def start(settings):
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
-    device, weights = pick_device(settings.device), mixture(settings.data)
+    device, weights = devices.pick_device(settings.device), mixture(settings.data)
     meta = {domain: read_meta(settings.data_dir, domain) for domain in [*weights, *prepared(settings.data_dir)]}
     if len({m["fingerprint"] for m in meta.values()}) > 1:
         raise BadInput(f"--data: {', '.join(meta)} were prepared with different tokenizers; prepare them again together")
@@ -186,26 +155,25 @@ def train(model, settings, weights, device, header, stage, alpha=0.0, stop=()):
     windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
                for domain in prepared(settings.data_dir)
                if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
-    with ckpt.output(out) if parallel.rank_and_size()[0] == 0 else nullcontext():
+    with ckpt.output(out) if devices.rank_and_size()[0] == 0 else nullcontext():
         return loop(model, settings, weights, tokens, windows, device, header, stage, alpha, stop)
 
 
 def loop(model, settings, weights, tokens, windows, device, header, stage, alpha, stop):
     """The training loop; see `train`. tokens, windows: of each domain, what to train on and what to validate on."""
     out, T, stage_number = Path(settings.out), model.config.block_size, len(header["lineage"])
-    rank, world_size = parallel.rank_and_size()
+    rank, world_size = devices.rank_and_size()
     state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
     flops_per_step = model.flops_per_token(T) * settings.batch_size * T
-    model.to(device).train()
-    forward = parallel.spread(model, device, settings.shard)
+    forward = devices.spread(model.train(), device, settings.shard)
     if settings.compile:
         forward = torch.compile(forward)
     optimizer = make_optimizer(model, settings, device)
     state = {"step": 0, "seconds": 0.0, "log": []}
     if settings.resume and state_file.exists():
         state = load_state(state_file, model, optimizer, settings, header["lineage"])
-    log, skipped = state["log"], 0
-    dtype = pick_dtype(settings.dtype, device)
+    log, skipped, micro_batch = state["log"], 0, settings.batch_size // settings.grad_accum // world_size
+    dtype = devices.pick_dtype(settings.dtype, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     options = {"recompute": settings.recompute, "loss_chunk": settings.loss_chunk}
     eval_every = settings.eval_every or max(1, settings.steps // 10)
@@ -225,14 +193,14 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
         skipped = 0 if finite else skipped + 1
         if skipped == settings.patience:
             raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; "
-                           f"{f'{state_file} is from before, ' if state_file.exists() else ''}try a lower --lr")
+                           f"{f'{state_file} is from before; delete it and ' if state_file.exists() else ''}try a lower --lr")
 
         done = step + 1
         if done % 20 == 0 or done == settings.steps:
             seconds = time.perf_counter() - clock
             shown = {"loss": f"{nll:.3f}", "tokens/s": f"{done * settings.batch_size * T / seconds:,.0f}"}
-            if peak_flops(device):
-                shown["MFU"] = f"{done * flops_per_step / seconds / peak_flops(device) / world_size:.1%}"
+            if devices.peak_flops(device):
+                shown["MFU"] = f"{done * flops_per_step / seconds / devices.peak_flops(device) / world_size:.1%}"
             if routing:
                 shown["load"] = " ".join(f"{share:.0%}" for share in mean_load(routing))
             bar.set_postfix(shown)
@@ -240,32 +208,36 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
             pause = time.perf_counter()
             model.eval()
             entry = {"step": done, "tokens": done * settings.batch_size * T, "lr": lr, "train_loss": nll,
-                     "val_loss": {domain: validate(model, w, device) for domain, w in windows.items()},
+                     "val_loss": {domain: validate(model, w, device, micro_batch, settings.loss_chunk)
+                                  for domain, w in windows.items()},
                      "seconds": pause - clock}
             if routing:
                 entry["load"] = dict(zip(header["experts"], mean_load(routing), strict=True))
-                entry["balance"] = load_balancing_loss(routing, parallel.mean_over_ranks).item() / len(routing)
+                entry["balance"] = load_balancing_loss(routing, devices.mean_over_ranks).item() / len(routing)
             model.train()
             log.append(entry)
             if rank == 0:
                 text = "".join(json.dumps(line) + "\n" for line in log)
                 ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
             clock += time.perf_counter() - pause  # the ledger counts training alone
-        stopping = parallel.any_rank(stop, device) and done < settings.steps
+        stopping = devices.any_rank(stop, device) and done < settings.steps
         if stopping or done % settings.save_every == 0 and done < settings.steps:
-            weights_now, optimizer_now = parallel.full_state(model, optimizer)
+            weights_now, optimizer_now = devices.full_state(model, optimizer)
             if rank == 0:
                 ckpt.save(state_file, {"model": weights_now, "optimizer": optimizer_now, "step": done, "log": log,
                                        "seconds": time.perf_counter() - clock, "settings": run_settings(settings),
                                        "lineage": header["lineage"]})
         if stopping:
+            devices.any_rank(True, device)  # nobody leaves before the state is written
             bar.close()
-            raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
+            raise Stopped((stop or [signal.SIGTERM])[0],
+                          f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
-                              flops=settings.steps * flops_per_step, seconds=(time.perf_counter() - clock) * world_size,
-                              alpha=alpha, settings=run_settings(settings) | {"block_size": T, "device": str(device)})
-    result = ckpt.pack(parallel.full_state(model, optimizer)[0], model.config, header["tokenizer"], header["experts"],
+                              flops=settings.steps * flops_per_step, ranks=world_size,
+                              seconds=(time.perf_counter() - clock) * world_size, alpha=alpha,
+                              settings=run_settings(settings) | {"block_size": T, "device": str(device)})
+    result = ckpt.pack(devices.whole(model.state_dict()), model.config, header["tokenizer"], header["experts"],
                        header["lineage"] + [entry])
     if rank == 0:
         ckpt.save(out, result)
@@ -275,7 +247,7 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
 
 def mean_load(routing):
     """Share of the gates that each expert has, averaged over layers; a list of N floats."""
-    return parallel.mean_over_ranks(torch.stack([expert_load(r) for r in routing]).mean(0)).tolist()
+    return devices.mean_over_ranks(torch.stack([expert_load(r) for r in routing]).mean(0)).tolist()
 
 
 def run_settings(settings):
@@ -293,12 +265,14 @@ def load_state(path, model, optimizer, settings, lineage):
     if not isinstance(state, dict) or any(not isinstance(state.get(k), t) for k, t in STATE.items()):
         raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
     for name, value in state["settings"].items():
-        if now.get(name) != value:
+        if now.get(name, value) != value:
             raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
     if state["lineage"] != lineage:
         raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
     try:
-        parallel.load_full_state(model, optimizer, state["model"], state["optimizer"])
+        devices.load_full_state(model, optimizer, state["model"], state["optimizer"])
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
         raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
     return state
@@ -330,7 +304,7 @@ def main(argv=None):
         except ValueError as error:
             raise BadInput(f"--{error}") from None
         model = GPT(config, torch.Generator().manual_seed(settings.seed))
-    with signals() as stop, parallel.ranks(device) as device:
+    with signals() as stop, devices.ranks(device):
         train(model, settings, weights, device, header, stage="train", stop=stop)
 
 

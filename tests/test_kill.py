@@ -42,7 +42,8 @@ def test_killed_at_random_moments_every_stage_ends_with_the_same_weights(copy):
 
 def test_going_on_again_and_again_leaves_nothing_behind(copy):
     """`make torture` does it 500 times."""
-    assert torture("soak", copy, 20)["grown_kib"] < 2000
+    result = torture("soak", copy, 25)
+    assert result["ended"] > 2 and result["memory"] < 1.1
 
 
 def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
@@ -109,8 +110,9 @@ def damaged(good, rng):
     return bytes(data)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from Linux's own count")
 def test_damaged_checkpoints_are_refused_or_whole(tiny, tmp_path):
-    """2,000 of them, in memory enough for none that lies about its size."""
+    """2,000 of them, with too little memory for one that lies about its size."""
     good, rng, refused = (tiny / "btx_mixed.pt").read_bytes(), random.Random(0), 0
     shapes = {name: t.shape for name, t in ckpt.load(tiny / "btx_mixed.pt")["model"].items()}
     path, before = tmp_path / "a.pt", resource.getrlimit(resource.RLIMIT_AS)

@@ -146,6 +146,12 @@ def test_what_saves_memory_changes_no_gradient(config):
     def loss_and_gradients(**options):
         loss = model(idx, targets, **options)[1]
         return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+    def bytes_kept(**options):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            logits = model(idx, targets, **options)[0]
+        return sum(sizes), logits
+    assert bytes_kept(recompute=True)[0] < bytes_kept()[0] / 2 and bytes_kept(loss_chunk=5)[1] is None
     want = loss_and_gradients()
     for options in ({"recompute": True}, {"loss_chunk": 5}, {"loss_chunk": 100, "recompute": True}):
         for a, b in zip(loss_and_gradients(**options), want, strict=True):

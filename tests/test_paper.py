@@ -28,10 +28,12 @@ def tiny_paper(tmp_path_factory):
     command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "SIZE=tiny", f"PY={sys.executable}", f"PAPER={folder}/out",
                f"PAPER_DATA={folder}/data", f"REPORT={folder}/results"]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    time.sleep(8)
+    while not list(folder.glob("out/seed0/*.state")) and not (folder / "out/seed0/seed.pt").exists():
+        time.sleep(0.1)
+    time.sleep(5)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert (folder / "data").exists() and not (folder / "results").exists()
+    assert not (folder / "results").exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, command

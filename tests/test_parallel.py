@@ -1,4 +1,4 @@
-"""Two ranks train as one does with the same global batch, whole or sharded; and what saves memory changes nothing."""
+"""Two ranks train as one does with the same global batch, whole or sharded."""
 import json
 import os
 import subprocess
@@ -11,25 +11,27 @@ import torch
 import checkpoint as ckpt
 
 RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
-        "accumulated": {"init": "btx_mixed", "grad_accum": 2}}
+        "accumulated": {"init": "seed", "grad_accum": 2},
+        "thrifty": {"init": "btx_mixed", "alpha": 0.1, "recompute": True, "loss_chunk": 7}}
 WORKER = Path(__file__).parent / "two_ranks.py"
 
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
-    """Checkpoints NAME_RANKS_HOW.pt of 4 steps; "resumed" began on two sharded ranks and ended on one."""
+    """Checkpoints NAME_RANKS_HOW.pt of 4 steps; those called resumed began on two sharded ranks, and ended on one, or on two."""
     folder = tmp_path_factory.mktemp("ranks")
 
     def settings(name, label, **more):
         changes = {"data_dir": str(tiny / "data"), "steps": 4, "batch_size": 8, "lr": 0.01, "save_every": 2, "block_size": 16}
         init = str(tiny / f"{RUNS[name]['init']}.pt")
         return changes | RUNS[name] | {"init": init, "out": f"{folder}/{name}_{label}.pt"} | more
-    one = [settings(name, "1") for name in RUNS]
+    one = [settings(name, "1") for name in ("dense", "moe")]
     two = [settings(name, f"2_{how}", shard=how == "shard") for name in RUNS for how in ("ddp", "shard")]
-    two += [settings("moe", "resumed", stop_after=3, shard=True)]
+    two += [settings("moe", "resumed_1", stop_after=3, shard=True), settings("moe", "resumed_2", stop_after=3, shard=True),
+            settings("moe", "resumed_2", resume=True, shard=True)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(WORKER), json.dumps(two)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for command in (launch, [sys.executable, str(WORKER), json.dumps([*one, settings("moe", "resumed", resume=True)])]):
+    for command in (launch, [sys.executable, str(WORKER), json.dumps([*one, settings("moe", "resumed_1", resume=True)])]):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
         assert done.returncode == 0, done.stderr[-12000:]
     return folder
@@ -53,11 +55,14 @@ def test_two_ranks_equal_one(trained, name, how):
         assert a.get("balance", 0) == pytest.approx(b.get("balance", 0))
 
 
-def test_ranks_accumulate_gradients_alike(trained):
-    a, b = (ckpt.load(trained / f"accumulated_{how}.pt")["model"] for how in ("2_ddp", "2_shard"))
-    assert difference(a, b) < 1e-10
+@pytest.mark.parametrize("how", ["2_ddp", "2_shard"])
+@pytest.mark.parametrize("name,same_as", [("accumulated", "dense"), ("thrifty", "moe")])
+def test_micro_batches_and_what_saves_memory_change_nothing_with_ranks_either(trained, name, same_as, how):
+    a, b = (ckpt.load(trained / f"{label}.pt")["model"] for label in (f"{name}_{how}", f"{same_as}_1"))
+    assert difference(a, b) < 1e-8  # the loss is float32
 
 
-def test_a_run_on_two_sharded_ranks_goes_on_with_one(trained):
-    a, b = (ckpt.load(trained / f"moe_{label}.pt")["model"] for label in ("1", "resumed"))
+@pytest.mark.parametrize("label", ["resumed_1", "resumed_2"])
+def test_a_run_on_two_sharded_ranks_goes_on_with_one_or_two(trained, label):
+    a, b = (ckpt.load(trained / f"moe_{label}.pt")["model"] for label in ("1", label))
     assert difference(a, b) < 1e-10

@@ -1,15 +1,14 @@
 """Kill runs at random moments, start them again, and see whether anything is lost; `make torture` does more of it than the tests.
 
     python tests/torture.py kill FOLDER 30   # SIGKILL each stage 30 times, also while it saves; the weights must not differ
-    python tests/torture.py soak FOLDER 500  # go on 500 times with a run of ten steps; no memory, process or file is left over
+    python tests/torture.py soak FOLDER 500  # go on 500 times with a run of ten steps; no memory or file is left over
 
 FOLDER is as tests/tiny.py makes it, and made if it does not exist. Runs are forked from this process,
-which has imported everything and computed nothing: a start takes no time, and a killed run is a real process.
+which has imported everything and trains nothing: a start takes no time, and a killed run is a real process.
 """
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -46,8 +45,9 @@ def start(main, arguments):
 
 
 def finish(process):
-    """Wait for a process; its exit code, or minus the signal that killed it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    """Wait for a process; its exit code, or minus the signal that killed it, and the most memory it had, in KiB."""
+    _, status, used = os.wait4(process, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_maxrss
 
 
 def stages(folder):
@@ -70,10 +70,10 @@ def kill(folder, kills):
     for name, (main, arguments) in stages(folder).items():
         out = folder / f"{name}_kill" / "model.pt"
         begin = time.perf_counter()
-        assert finish(start(main, [*arguments, "--out", str(out)])) == 0
+        assert finish(start(main, [*arguments, "--out", str(out)]))[0] == 0
         duration = time.perf_counter() - begin
         want, files = ckpt.load(out)["model"], sorted(p.name for p in out.parent.iterdir())
-        counts[name], code = 0, 0
+        counts[name], code, step, state = 0, 0, 0, out.with_suffix(".state")
         while True:
             if out.exists():  # whole again: from the start
                 assert same(ckpt.load(out)["model"], want), f"{name}: other weights"
@@ -83,42 +83,46 @@ def kill(folder, kills):
                     break
                 for file in out.parent.iterdir():
                     file.unlink()
+                step = 0
             process = start(main, [*arguments, "--out", str(out)])
             if counts[name] < kills:
                 time.sleep(rng.uniform(0, duration))
                 os.kill(process, signal.SIGKILL)
-            code = finish(process)
+            code, _ = finish(process)
             assert code in (0, -signal.SIGKILL), f"{name}: exit code {code}"
             counts[name] += code != 0
-            for file in out.parent.glob("*"):
-                if file.suffix in (".pt", ".state") and not file.name.startswith("."):
-                    ckpt.read(file)
+            if state.exists() and not out.exists():  # whole, and never of an earlier step than before
+                before, step = step, ckpt.read(state)["step"]
+                assert step >= before, f"{name}: back from step {before} to {step}"
     return counts
 
 
 def soak(folder, times):
-    """Stop a run after each step and go on, again and again. Returns the parent's growth in KiB, a step's children and files."""
+    """Stop a run of ten steps after each, and go on, `times` times. Returns how many runs came to their end, and the most memory
+    of a late process over that of an early one. Raises AssertionError for other weights, or if something is left over."""
     main, arguments = stages(folder)["train"]
     out = folder / "soak" / "model.pt"
     arguments = [*arguments, "--steps", "10", "--save_every", "1", "--out", str(out)]
-    assert finish(start(main, arguments)) == 0
-    want, files = ckpt.load(out)["model"], sorted(p.name for p in out.parent.iterdir())
-    state, before, open_files = out.with_suffix(".state"), None, len(os.listdir("/proc/self/fd"))
+    assert finish(start(main, arguments))[0] == 0
+    want, files, ended, memory = ckpt.load(out)["model"], sorted(p.name for p in out.parent.iterdir()), 1, []
+    out.unlink()
+    state = out.with_suffix(".state")
     for i in range(times):
-        if out.exists():
-            assert same(ckpt.load(out)["model"], want), f"resume {i}: other weights"
-            assert sorted(p.name for p in out.parent.iterdir()) == files
-            out.unlink()
         process = start(main, arguments)
         step = ckpt.read(state)["step"] if state.exists() else 0
         while not out.exists() and (not state.exists() or ckpt.read(state)["step"] == step):
             time.sleep(0.001)
         os.kill(process, signal.SIGTERM)
-        assert finish(process) in (0, 128 + signal.SIGTERM)
-        if i == times // 5:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert len(os.listdir("/proc/self/fd")) == open_files
-    return {"grown_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "times": times}
+        code, used = finish(process)
+        memory.append(used)
+        assert code in (0, 128 + signal.SIGTERM), f"resume {i}: exit code {code}"
+        if code == 0:
+            assert same(ckpt.load(out)["model"], want), f"resume {i}: other weights"
+            assert sorted(p.name for p in out.parent.iterdir()) == files, f"resume {i}: something is left over"
+            out.unlink()
+            ended += 1
+    tenth = max(1, times // 10)
+    return {"ended": ended, "memory": max(memory[-tenth:]) / max(memory[:tenth])}
 
 
 if __name__ == "__main__":

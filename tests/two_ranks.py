@@ -1,6 +1,6 @@
 """What tests/test_parallel.py starts under torchrun: train a model in float64 and write its weights.
 
-    torchrun --nproc_per_node=2 tests/two_ranks.py DATA OUT INIT... with several runs, described on the command line as JSON
+    torchrun --nproc_per_node=2 tests/two_ranks.py '[{"init": "seed.pt", "out": "a.pt", ...}]'  # one run after the other
 """
 import json
 import sys
@@ -10,17 +10,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import checkpoint as ckpt
-import parallel
+import devices
+import settings
 import train_expert
 from finetune_router import Settings
 
 
 def main():
-    with parallel.ranks(torch.device("cpu")) as device:
+    device = torch.device("cpu")
+    with devices.ranks(device):
         for changes in json.loads(sys.argv[1]):
             stop_after = changes.pop("stop_after", None)
-            settings = Settings(device="cpu", dtype="float32", eval_windows=1, **changes)
-            header = ckpt.load(settings.init)
+            options = Settings(device="cpu", dtype="float32", eval_windows=1, **changes)
+            header = ckpt.load(options.init)
             model = ckpt.build(header).double()
             real = train_expert.get_batch
 
@@ -30,10 +32,10 @@ def main():
                 return real(*args, **rest)
             train_expert.get_batch = get_batch
             try:
-                train_expert.train(model, settings, {"math": 0.5, "general": 0.5}, device, header, "test", alpha=settings.alpha)
+                train_expert.train(model, options, {"math": 0.5, "general": 0.5}, device, header, "test", alpha=options.alpha)
             except InterruptedError:
                 pass
             train_expert.get_batch = real
 
 
-main()
+settings.run(main)

@@ -1,0 +1,141 @@
+"""Where a model runs: which device and dtype; and several ranks that train one model, through torch's own DDP and FSDP2.
+
+    torchrun --nproc_per_node=8 train_expert.py ...            # each rank has a copy of the model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ... --shard # each rank has a part of the weights too, gathered block by block
+
+torchrun starts the processes and says so in their environment; without it there is one rank.
+"""
+import os
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from settings import BadInput
+
+
+def pick_device(name):
+    """The torch.device for --device. Raises BadInput if this machine does not have it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError):
+        raise BadInput(f"--device: this machine has no {name!r}; try auto or cpu") from None
+    return device
+
+
+def pick_dtype(name, device):
+    """The dtype for autocast; weights stay in float32. auto: bfloat16 where the hardware multiplies in it."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if native else torch.float32
+
+
+def peak_flops(device):
+    """Dense bf16 FLOP/s of a known GPU by its data sheet, else None."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
+
+
+def rank_and_size():
+    """This process's number and how many there are; 0 and 1 without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@contextmanager
+def ranks(device):
+    """Inside, this process is one of torchrun's ranks, if torchrun started it."""
+    if "RANK" not in os.environ:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+        dist.barrier()  # nobody leaves while another still sends or writes
+    finally:
+        dist.destroy_process_group()
+
+
+def spread(model, device, shard):
+    """Move `model` to the device; returns what to call instead of it in training, so that gradients are averages over all ranks.
+
+    Sharded, a rank never holds more than its part and one block. Experts are cut along their width, since there may be fewer
+    experts than ranks. Raises BadInput if they cannot be.
+    """
+    size = rank_and_size()[1]
+    if size == 1 or not shard:
+        model.to(device)
+        return model if size == 1 else DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+    c = model.config
+    if c.n_expert and (c.d_ff % size or c.n_embd % size):
+        raise BadInput(f"--shard: d_ff {c.d_ff} and n_embd {c.n_embd} must be multiples of the {size} ranks")
+    how = dict(mesh=dist.init_device_mesh(device.type, (size,)), shard_placement_fn=lambda p: Shard(1 if p.ndim == 3 else 0))
+    for block in model.blocks:
+        fully_shard(block, **how)
+    return fully_shard(model, **how)
+
+
+def mean_over_ranks(x):
+    """The mean of a tensor over all ranks, with the gradient of this rank's part alone: DDP and FSDP then average gradients.
+
+    For m = (x_1 + ... + x_R) / R and any L(m), each rank's dL/dx_r is taken as dL/dm, and the average over R ranks
+    is what the chain rule asks for: sum_r dL/dm / R * dx_r/dw.
+    """
+    if not dist.is_initialized():
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return x + (total / dist.get_world_size() - x).detach()
+
+
+def any_rank(flag, device):
+    """Whether flag is true on any rank: all must stop after the same step."""
+    if not dist.is_initialized():
+        return bool(flag)
+    total = torch.tensor([bool(flag)], dtype=torch.int32, device=device)
+    dist.all_reduce(total)
+    return total.item() > 0
+
+
+def whole(tensors):
+    """A dictionary of tensors, shards gathered on the first rank's CPU as if it were alone; the others get None for them."""
+    def gather(tensor):
+        if not hasattr(tensor, "full_tensor"):
+            return tensor
+        full = tensor.full_tensor()  # all ranks must ask
+        return full.cpu() if dist.get_rank() == 0 else None
+    return {name: gather(tensor) for name, tensor in tensors.items()}
+
+
+def full_state(model, optimizer):
+    """The state dicts of model and optimizer, whole."""
+    state = optimizer.state_dict()
+    return whole(model.state_dict()), state | {"state": {i: whole(moments) for i, moments in state["state"].items()}}
+
+
+def load_full_state(model, optimizer, weights, state):
+    """Give model and optimizer what full_state returned, whatever the number of ranks was and is."""
+    def part(full, like):
+        if not hasattr(like, "full_tensor") or full.shape != like.shape:
+            return full
+        from torch.distributed.tensor import distribute_tensor
+        return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {i: {key: part(value, params[i]) for key, value in moment.items()} for i, moment in state["state"].items()}
+    model.load_state_dict({name: part(weights[name], p) for name, p in model.state_dict().items()})
+    optimizer.load_state_dict(state | {"state": moments})
