@@ -33,7 +33,7 @@ endif
 
 PY = .venv/bin/python
 EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
-LIBRARY = model.py checkpoint.py settings.py data/loader.py
+LIBRARY = model.py fast.py devices.py checkpoint.py settings.py data/loader.py
 # under make -j the experts share the cores, and a thread each is best: more would wait for one another
 ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program

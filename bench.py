@@ -1,6 +1,6 @@
 """How fast is it? Every number is a ratio of two things timed in turn, in one run, on this machine.
 
-    python bench.py                                         # all of it, as `make bench` does
+    python bench.py                                         # all of it; `make bench` sets the environment as for all else
     python bench.py step hf_step --n_embd 512 --device cuda --dtype bfloat16 --compile
     python bench.py profile --n_embd 512                    # where the time of a training step goes
 
@@ -36,7 +36,7 @@ from train_expert import TrainSettings, make_optimizer, training_step
 
 @dataclass
 class Settings:
-    what: list = option([], "any of step, forward, experts, generate, loader, parallel, mix, hf_step, hf_generate, profile; "
+    what: list = option([], "any of step, forward, experts, generate, loader, branches, mix, hf_step, hf_generate, profile; "
                             "nothing: all but profile", positional=True)
     n_embd: int = option(128, "width; feed-forwards are 11/4 as wide", low=1)
     n_layer: int = option(4, "layers", low=1)
@@ -48,10 +48,10 @@ class Settings:
     batch_size: int = option(8, "sequences in a training step", low=1)
     new_tokens: int = option(128, "tokens to generate", low=1)
     repeats: int = option(7, "of each side; the medians count", low=1)
-    data_dir: str = option("data/bin", "folder written by data.prepare, for loader and parallel")
-    compile: bool = option(False, "torch.compile our models")
+    data_dir: str = option("data/bin", "folder written by data.prepare, for loader and branches")
+    compile: bool = option(False, "torch.compile our models in training")
     device: str = option("auto", "auto, cpu, cuda ...")
-    dtype: str = option("float32", "of the matrix products, on both sides", choices=("auto", "float32", "bfloat16"))
+    dtype: str = option("float32", "of the matrix products in training, on both sides", choices=("auto", "float32", "bfloat16"))
     out: str = option("out/bench.json", "file to write")
 
 
@@ -225,7 +225,7 @@ def hf_generate(s, device):
 
 
 def loader(s, device):
-    """The next batch and the progress line, against a training step."""
+    """Making the next batch, against a training step."""
     tokens = {"general": open_split(s.data_dir, "general", "train", s.block_size)}
     weights, count = {"general": 1.0}, iter(range(10**9))
     take = trainer(s, device, new(s, device))
@@ -234,20 +234,20 @@ def loader(s, device):
     return {"loader_over_step": t["load"] / t["step"]}
 
 
-def parallel(s, device):
+def branches(s, device):
     """Three branches at the same time by the Makefile's own rule, `make -j3`, against one after the other."""
     with tempfile.TemporaryDirectory() as folder:
-        seed, branches = f"{folder}/seed.pt", [f"{folder}/{name}.pt" for name in ("math", "code", "wiki")]
+        seed, files = f"{folder}/seed.pt", [f"{folder}/{name}.pt" for name in ("math", "code", "wiki")]
         quiet = dict(cwd=Path(__file__).parent, check=True, capture_output=True)
         data = Path(s.data_dir).resolve()
         first = ["train_expert.py", "--data", "general", "--data_dir", data, "--steps", "1", "--out", seed]
         subprocess.run([sys.executable, *first], **quiet)
 
         def make(*more):
-            for file in branches:
+            for file in files:
                 Path(file).unlink(missing_ok=True)
             subprocess.run(["make", "-o", seed, f"OUT={folder}", f"DATA={data}", f"PY={sys.executable}",
-                            "BRANCH=--steps 200 --lr 1e-3", *more, *branches], **quiet)
+                            "BRANCH=--steps 200 --lr 1e-3", *more, *files], **quiet)
         t = in_turn({"parallel": lambda: make("-j3"), "serial": make}, 5, device, warm=0)
     return {"parallel_over_serial": t["parallel"] / t["serial"]}
 
@@ -284,20 +284,20 @@ def profile(s, device):
 
 
 def everything(s, device):
-    """What `make bench` measures. The dtype is float32 or, where it is said or transformers is the rival, this device's own."""
+    """What `make bench` measures: in float32, or where the name says so, and in hf_step, in this device's own dtype."""
     own = replace(s, dtype="auto")
 
     def by_width(s):
         wide = {w: replace(s, n_embd=w, n_head=w // 32) for w in (128, 512)}
         return {str(w): step(s, device)["moe_over_iso_dense"] for w, s in wide.items()}
     ratios = {"moe_over_iso_dense": by_width(s), "moe_over_iso_dense_auto_dtype": by_width(own)}
-    for part in (experts, forward, generate, loader, parallel, mixing, hf_generate):
+    for part in (experts, forward, generate, loader, branches, mixing, hf_generate):
         ratios |= part(s, device)
         print(*list(ratios.items())[-1], flush=True)
     return ratios | hf_step(replace(own, compile=True), device)
 
 
-PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "parallel": parallel,
+PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "branches": branches,
          "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
 
 
@@ -315,6 +315,8 @@ def main(argv=None):
     flat = {name: value for name, value in results.items() if not isinstance(value, dict)}
     flat |= {f"{name}, {key}": value for name in results.keys() - flat.keys() for key, value in results[name].items()}
     print(table(["ratio", "measured"], [[name, f"{v:.2f}" if v < 100 else f"{v:,.0f}"] for name, v in sorted(flat.items())]))
+    if s.what == ["profile"]:
+        return
     results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}
     ckpt.write_whole(s.out, lambda file: file.write(json.dumps(results, indent=1).encode()))
 

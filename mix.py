@@ -13,7 +13,7 @@ import torch
 
 import checkpoint as ckpt
 from data.loader import first_windows, read_meta
-from model import GPT, ROUTER_STD, ROUTERS, GPTConfig
+from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from settings import BadInput, option, parse, run
 
 
@@ -77,7 +77,7 @@ def hidden_routers(model, windows):
     subtracted, and each row scaled to length 1. The idea of mergekit's hidden gates; FlexOlmo starts from embeddings.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, C) for each expert
-    angles = model.angles(0, windows[0].shape[1], windows[0].device)
+    angles = rope_angles(model.config, 0, windows[0].shape[1], windows[0].device)
     for block in model.blocks:
         after = [x + block.attn(block.attn_norm(x), angles) for x in streams]
         means = torch.stack([block.ff_norm(x).mean((0, 1)) for x in after])  # (N, C)

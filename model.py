@@ -15,6 +15,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fast import can_group, chunked_cross_entropy, swiglu_grouped
+
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
 MIN_TAU = 0.5      # Sample Top-1: the temperature at the end of training (3.3)
@@ -62,10 +64,12 @@ class GPTConfig:
 # ---- attention --------------------------------------------------------------------------------------------------------
 
 
-def rope_angles(positions, head_dim, theta):
-    """Cosine and sine, (T, d/2) float32, of the angles position * theta^(-2j/d) for the pairs j of a head of width d."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)  # (d/2,)
-    angles = positions[:, None].float() * frequencies  # (T, d/2)
+def rope_angles(config, start, end, device):
+    """Cosine and sine, (T, d/2) float32, of position * theta^(-2j/d) for the positions from start to end and each pair j of a
+    head of width d."""
+    d = config.n_embd // config.n_head
+    frequencies = config.rope_theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d/2,)
+    angles = torch.arange(start, end, device=device)[:, None].float() * frequencies  # (T, d/2)
     return angles.cos(), angles.sin()
 
 
@@ -234,21 +238,6 @@ def swiglu_loop(x, ends, w_gate, w_up, w_down):
     return torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])
 
 
-def swiglu_grouped(x, ends, w_gate, w_up, w_down):
-    """The same as swiglu_loop, all experts in one call for each matrix: the device never waits for Python to learn the sizes."""
-    def linear(x, w):  # autocast does not know grouped_mm
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        return F.grouped_mm(x.to(dtype), w.to(dtype).transpose(1, 2), offs=ends.int())
-    return linear(F.silu(linear(x, w_gate)) * linear(x, w_up), w_down)
-
-
-def can_group(x, w):
-    """Whether F.grouped_mm takes these: there is one, rows are of whole 16 bytes, no float64; torch.compile wants bfloat16."""
-    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
-    fits = bf16 or x.dtype == torch.float32 and not torch.compiler.is_compiling()
-    return hasattr(F, "grouped_mm") and fits and w.shape[1] % 8 == w.shape[2] % 8 == 0
-
-
 class FeedForward(nn.Module):
     """A dense feed-forward sublayer, FF_i of the paper."""
 
@@ -317,17 +306,6 @@ class Block(nn.Module):
         return x + y, routing
 
 
-def chunked_cross_entropy(x, head, targets, chunk):
-    """F.cross_entropy(head(x), targets, ignore_index=-1), with the logits of `chunk` tokens at a time, in both passes.
-
-    x: (M, C); targets: (M,). Returns a scalar.
-    """
-    def total(x, targets):
-        return F.cross_entropy(head(x).float(), targets, ignore_index=-1, reduction="sum")
-    parts = [checkpoint(total, *part, use_reentrant=False) for part in zip(x.split(chunk), targets.split(chunk), strict=True)]
-    return sum(parts) / (targets != -1).sum()
-
-
 class GPT(nn.Module):
     """A decoder-only transformer: `logits, loss, routing = GPT(GPTConfig())(idx, targets)`."""
 
@@ -358,11 +336,6 @@ class GPT(nn.Module):
                 std = ROUTER_STD
             p.normal_(0, std, generator=generator)
 
-    def angles(self, start, end, device):
-        """The rotary angles of the tokens at positions start to end, see `rope`."""
-        positions = torch.arange(start, end, device=device)
-        return rope_angles(positions, self.config.n_embd // self.config.n_head, self.config.rope_theta)
-
     def forward(self, idx, targets=None, cache=None, recompute=False, loss_chunk=0, **noise):
         """Predict the next token at every position.
 
@@ -377,7 +350,7 @@ class GPT(nn.Module):
         if cache == []:
             cache.extend(KVCache() for _ in self.blocks)
         start = cache[0].length if cache else 0
-        angles = self.angles(start, start + idx.shape[1], idx.device)
+        angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
         x = self.embed(idx)  # (B, T, C)
         routing = []
         for block, past in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
@@ -399,7 +372,7 @@ class GPT(nn.Module):
         """
         cache, new = [], idx
         for _ in range(max_new_tokens):
-            if idx.shape[1] > self.config.block_size and (cache and cache[0].length >= self.config.block_size):
+            if cache and cache[0].length >= self.config.block_size:
                 cache, new = [], idx[:, -(self.config.block_size + 1) // 2:]
             logits, _, routing = self(new, cache=cache)
             logits = logits[:, -1]  # (B, V)
