@@ -31,8 +31,9 @@ TEXT = """# When does branching pay?
 
 BTX minus its data-matched rivals, in points of mean accuracy, one run a cell: over the load of facts to be known by heart (so
 many lands with three facts, as many people with two, as many functions), the age of the seed (tokens; the branches have
-{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. Of each rival the better of its runs at
-the same rates counts. No load balancing. A single run each: the report's standard deviations over seeds say how much of it is noise.
+{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. Of each rival the better of its runs
+at the same rates counts. No load balancing. A single run each: the report's standard deviations over seeds say how much of it
+is noise.
 
 ![BTX minus Dense (DM) and minus sparse upcycling (DM)](figures/regimes.png)
 
