@@ -213,7 +213,7 @@ def where(machine):
 
 def draw(r, out):
     """All figures but Table 6's."""
-    main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1")]
+    main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
     main += ["su_cm_time", "su_cm_flops", "su_cm_elapsed"]
     figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
                     out / "figure2_left.png")
