@@ -39,12 +39,15 @@ is noise.
 
 {cells}
 
-What we read in it: **branching pays when the seed is old.** With a young one BTX is behind both rivals in every cell: the
-branches still learn what all of them need, each for itself, and go so far from each other that the average of their attention
-fits none of the experts (see the mixed model before finetuning). With twelve times the tokens it is ahead of Dense (DM) in
-every cell and level with or ahead of sparse upcycling; and the more there is to know by heart, the more it is ahead. The
-branches' higher rate is the better one though it leaves a worse mixed model: what an expert knows counts for more than where
-the finetuning starts. Llama-2, the paper's seed, had seen ten times what a branch sees.
+What we read in the committed run: **branching too early is what loses.** With the youngest seed BTX is behind both rivals in
+every cell: the branches still learn what all of them need, each for itself, and go so far from each other that the average of
+their attention fits none of the experts (see the mixed model before finetuning). An older seed closes the gap: with twelve
+times the tokens BTX is level with Dense (DM) and within a few points of sparse upcycling. In no cell is it clearly ahead; in
+the [report](README.md), whose branches and finetuning from the oldest of these seeds are longer, it is ahead of Dense (DM). The
+more there is to know by heart, the more a second expert from the start is worth while the seed is young. The branches' higher
+rate is the better one in every regime though it leaves a worse mixed model: what an expert knows counts for more than where the
+finetuning starts. Read the trend, not the cell: two runs of one cell that differed in rounding alone were up to seven points
+apart. Llama-2, the paper's seed, had seen ten times what a branch sees.
 
 `make regimes` repeats it (one seed; {where}).
 """
