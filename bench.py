@@ -17,6 +17,7 @@ import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -135,19 +136,24 @@ def hf_pair(s, device, **changes):
     return ours, theirs
 
 
-def random_tokens(s, device, batch_size):
-    return torch.randint(0, s.vocab_size, (batch_size, s.block_size), generator=torch.Generator().manual_seed(1)).to(device)
+def random_tokens(s, device, batch_size, seed=0):
+    return torch.randint(0, s.vocab_size, (batch_size, s.block_size), generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def trainer(s, device, model, forward=None):
-    """A function that takes one training step of the real loop; forward: what to call instead of the model."""
-    dtype = pick_dtype(s.dtype, device)
+    """A function that takes one training step of the real loop, each on another batch: slices of the same sizes again and again
+    would spare an MoE work. forward: what to call instead of the model."""
+    dtype = pick_dtype(s.dtype, device, 0)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    optimizer, idx = make_optimizer(model.train(), TrainSettings(lr=1e-5), device), random_tokens(s, device, s.batch_size)
+    optimizer = make_optimizer(model.train(), TrainSettings(lr=1e-5), device)
     forward = forward or model
     forward = torch.compile(forward) if s.compile else forward
-    alpha = 0.01 if isinstance(model, GPT) else 0.0
-    return lambda: training_step(forward, optimizer, idx, idx, autocast, alpha=alpha)
+    alpha, seeds = 0.01 if isinstance(model, GPT) else 0.0, count()
+
+    def take():
+        idx = random_tokens(s, device, s.batch_size, next(seeds))
+        return training_step(forward, optimizer, idx, idx, autocast, alpha=alpha)
+    return take
 
 
 def hf_forward(model):
@@ -227,9 +233,9 @@ def hf_generate(s, device):
 def loader(s, device):
     """Making the next batch, against a training step."""
     tokens = {"general": open_split(s.data_dir, "general", "train", s.block_size)}
-    weights, count = {"general": 1.0}, iter(range(10**9))
+    weights, steps = {"general": 1.0}, count()
     take = trainer(s, device, new(s, device))
-    t = in_turn({"load": lambda: get_batch(tokens, weights, s.block_size, s.batch_size, 0, next(count)), "step": take},
+    t = in_turn({"load": lambda: get_batch(tokens, weights, s.block_size, s.batch_size, 0, next(steps)), "step": take},
                 10 * s.repeats, device)
     return {"loader_over_step": t["load"] / t["step"]}
 
@@ -284,17 +290,18 @@ def profile(s, device):
 
 
 def everything(s, device):
-    """What `make bench` measures: in float32, or where the name says so, and in hf_step, in this device's own dtype."""
-    own = replace(s, dtype="auto")
+    """What `make bench` measures: in float32, or in bfloat16 where the name says so."""
 
     def by_width(s):
         wide = {w: replace(s, n_embd=w, n_head=w // 32) for w in (128, 512)}
         return {str(w): step(s, device)["moe_over_iso_dense"] for w, s in wide.items()}
-    ratios = {"moe_over_iso_dense": by_width(s), "moe_over_iso_dense_auto_dtype": by_width(own)}
+    ratios = {"moe_over_iso_dense": by_width(s), "moe_over_iso_dense_bfloat16": by_width(replace(s, dtype="bfloat16"))}
     for part in (experts, forward, generate, loader, branches, mixing, hf_generate):
         ratios |= part(s, device)
         print(*list(ratios.items())[-1], flush=True)
-    return ratios | hf_step(replace(own, compile=True), device)
+    ratios |= hf_step(replace(s, compile=device.type == "cuda"), device)
+    in_bf16 = hf_step(replace(s, dtype="bfloat16", compile=True), device)
+    return ratios | {f"{name}_bfloat16": ratio for name, ratio in in_bf16.items()}
 
 
 PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "branches": branches,
