@@ -304,6 +304,13 @@ def everything(s, device):
     return ratios | {f"{name}_bfloat16": ratio for name, ratio in in_bf16.items()}
 
 
+def shown(results):
+    """Each number as in the tables: {"moe_over_iso_dense, 128": "1.10", ...}."""
+    flat = {name: value for name, value in results.items() if not isinstance(value, dict)}
+    flat |= {f"{name}, {key}": value for name in results.keys() - flat.keys() - {"machine"} for key, value in results[name].items()}
+    return {name: f"{value:.2f}" if value < 100 else f"{value:,.0f}" for name, value in flat.items()}
+
+
 PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "branches": branches,
          "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
 
@@ -319,9 +326,7 @@ def main(argv=None):
     results = {}
     for part in [PARTS[name] for name in s.what] or [everything]:
         results |= part(s, device)
-    flat = {name: value for name, value in results.items() if not isinstance(value, dict)}
-    flat |= {f"{name}, {key}": value for name in results.keys() - flat.keys() for key, value in results[name].items()}
-    print(table(["ratio", "measured"], [[name, f"{v:.2f}" if v < 100 else f"{v:,.0f}"] for name, v in sorted(flat.items())]))
+    print(table(["ratio", "measured"], [list(row) for row in sorted(shown(results).items())]))
     if s.what == ["profile"]:
         return
     results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}

@@ -1,4 +1,5 @@
 """The README is true: its commands run, its links lead somewhere, its table is the committed one."""
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+import bench
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -84,6 +87,14 @@ def test_names_of_functions_exist():
     assert len(names) > 10
     for name in names:
         assert f"def {name}(" in sources, name
+
+
+def test_the_speed_table_is_the_committed_one():
+    measured = bench.shown(json.loads((ROOT / "results" / "bench.json").read_text()))
+    rows = re.findall(r"\| `([\w, ]+)` \| ([\d.,]+) \|", README.split("## Speed")[1].split("\n## ")[0])
+    assert len(rows) > 10
+    for name, value in rows:
+        assert measured[name] == value, name
 
 
 def test_the_results_table_is_the_committed_one():
