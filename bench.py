@@ -307,7 +307,8 @@ def everything(s, device):
 def shown(results):
     """Each number as in the tables: {"moe_over_iso_dense, 128": "1.10", ...}."""
     flat = {name: value for name, value in results.items() if not isinstance(value, dict)}
-    flat |= {f"{name}, {key}": value for name in results.keys() - flat.keys() - {"machine"} for key, value in results[name].items()}
+    for name in results.keys() - flat.keys() - {"machine"}:
+        flat |= {f"{name}, {key}": value for key, value in results[name].items()}
     return {name: f"{value:.2f}" if value < 100 else f"{value:,.0f}" for name, value in flat.items()}
 
 
