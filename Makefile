@@ -97,7 +97,7 @@ lint: .venv/dev  ## ruff
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s%s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=3 (for results, paper)"
+	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=3 (for results, paper)  SIZE=tiny (a rehearsal of paper)"
 
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin

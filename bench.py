@@ -1,6 +1,6 @@
 """How fast is it? Every number is a ratio of two things timed in turn, in one run, on this machine.
 
-    python bench.py                                         # all of it; `make bench` sets the environment as for all else
+    python bench.py                                         # all of it; `make bench` also sets the Makefile's environment
     python bench.py step hf_step --n_embd 512 --device cuda --dtype bfloat16 --compile
     python bench.py profile --n_embd 512                    # where the time of a training step goes
 
@@ -44,11 +44,11 @@ class Settings:
     n_head: int = option(4, "attention heads", low=1)
     n_expert: int = option(4, "experts", low=1)
     top_k: int = option(2, "experts for a token", low=1)
-    vocab_size: int = option(1024, "tokens there are", low=1)
+    vocab_size: int = option(1024, "vocabulary size", low=1)
     block_size: int = option(128, "tokens in a sequence", low=2)
     batch_size: int = option(8, "sequences in a training step", low=1)
     new_tokens: int = option(128, "tokens to generate", low=1)
-    repeats: int = option(7, "of each side; the medians count", low=1)
+    repeats: int = option(7, "timings of each side; medians are reported", low=1)
     data_dir: str = option("data/bin", "folder written by data.prepare, for loader and branches")
     compile: bool = option(False, "torch.compile our models in training")
     device: str = option("auto", "auto, cpu, cuda ...")

@@ -1,9 +1,10 @@
 # The paper's experiments: `make paper`, `make grid`, `make regimes`. What each model is stands in paper.mk.
 
-# paper.mk's graph once for each seed, all at the same time; SIZE=tiny is a rehearsal of seconds
-PAPER      = out/paper
-PAPER_DATA = data/bin/paper
-REPORT     = results
+# paper.mk's graph once for each seed, all at the same time; SIZE=tiny is a rehearsal of a minute, in folders of its own
+TINY       = $(addprefix -,$(filter tiny,$(SIZE)))
+PAPER      = out/paper$(TINY)
+PAPER_DATA = data/bin/paper$(TINY)
+REPORT     = $(if $(TINY),$(PAPER)/results,results)
 PAPER_MAKE = $(MAKE) -f paper.mk D=$(PAPER_DATA)
 
 .PHONY: paper paper-data $(RUNS:%=paper-seed%)

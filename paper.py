@@ -168,12 +168,13 @@ def tables(r):
     return out
 
 
-GRID = """# Every model at its own learning rate
+GRID = """# Models at several learning rates
 
 One seed, mean accuracy (loss) at each peak learning rate, the best in bold, in runs a little over half as long as the report's
 (600 steps a branch, 900 of finetuning); from these the rates in [paper.mk](../paper.mk) were chosen, on the test tasks of the
-first of the report's seeds. Where two rates are level the lower loss decided. Dense (DM) and sparse upcycling have one rate for
-both of their phases, BTX one for the branches (second table) and one for the finetuning.
+first of the report's seeds. Where two are level, one of them was taken; the short runs have the rate of the long ones. Dense
+(DM) and sparse upcycling have one rate for both of their phases, BTX one for the branches (second table) and one for the
+finetuning.
 
 {rates}
 
@@ -217,7 +218,7 @@ def draw(r, out):
     main += ["su_cm_time", "su_cm_flops", "su_cm_elapsed"]
     figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
                     out / "figure2_left.png")
-    figures.normalised({m: [mean(r.of(m, "accuracy", d)) for d in DOMAINS] for m in
+    figures.normalised({full(m): [mean(r.of(m, "accuracy", d)) for d in DOMAINS] for m in
                         ("seed", "math", "code", "wiki", "large", "dense_dm", "su_dm", "btm_tfidf_top2", "btx")}, DOMAINS,
                        out / "figure2_right.png")
     routing = r.runs[0]["routing"]

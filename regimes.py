@@ -31,9 +31,9 @@ TEXT = """# When does branching pay?
 
 BTX minus its data-matched rivals, in points of mean accuracy, one run a cell: over the load of facts to be known by heart (so
 many lands with three facts, as many people with two, as many functions), the age of the seed (tokens; the branches have
-{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. Of each rival the better of its runs
-at the same rates counts. No load balancing. A single run each: the report's standard deviations over seeds say how much of it
-is noise.
+{branch:.1f}M each, the finetuning {finetune:.1f}M) and the branches' peak learning rate. The figure compares BTX at each rate
+with each rival at the better of the two; the table has each rate. No load balancing. A single run each: the report's standard
+deviations over seeds say how much of it is noise.
 
 ![BTX minus Dense (DM) and minus sparse upcycling (DM)](figures/regimes.png)
 
@@ -41,13 +41,13 @@ is noise.
 
 What we read in the committed run: **branching too early is what loses.** With the youngest seed BTX is behind both rivals in
 every cell: the branches still learn what all of them need, each for itself, and go so far from each other that the average of
-their attention fits none of the experts (see the mixed model before finetuning). An older seed closes the gap: with twelve
-times the tokens BTX is level with Dense (DM) and within a few points of sparse upcycling. In no cell is it clearly ahead; in
-the [report](README.md), whose branches and finetuning from the oldest of these seeds are longer, it is ahead of Dense (DM). The
-more there is to know by heart, the more a second expert from the start is worth while the seed is young. The branches' higher
-rate is the better one in every regime though it leaves a worse mixed model: what an expert knows counts for more than where the
-finetuning starts. Read the trend, not the cell: two runs of one cell that differed in rounding alone were up to seven points
-apart. Llama-2, the paper's seed, had seen ten times what a branch sees.
+their attention fits none of the experts (see the mixed model before finetuning). An older seed narrows the gap: with twelve
+times the tokens BTX is within five points of Dense (DM), on either side, and from level to six points behind sparse upcycling.
+In no cell is it clearly ahead; in the [report](README.md), whose branches and finetuning from the oldest of these seeds are
+longer, it is ahead of Dense (DM). The more there is to memorise, the more a second expert from the start is worth while the
+seed is young. BTX is a little better at the branches' higher rate in every regime, though the mixed model before finetuning is
+worse there. Read the trend, not the cell: two runs of one cell that differed in rounding alone were up to seven points apart.
+Llama-2, the paper's seed, had seen ten times what a branch sees.
 
 `make regimes` repeats it (one seed; {where}).
 """

@@ -29,7 +29,7 @@ class Settings:
     prompt: str = option("", "text to continue; the empty prompt starts a new text")
     tokens: int = option(100, "tokens to write at most; ends earlier where the model ends its text", low=1)
     temperature: float = option(0.0, "0: always the likeliest token", low=0.0)
-    top_k: int = option(0, "draw from the so many likeliest tokens; 0: from all", low=0)
+    top_k: int = option(0, "draw from the N likeliest tokens only; 0: from all", low=0)
     seed: int = option(0, "seed of the draws", low=0)
     layer: int = option(0, "layer whose router colours the tokens, 1 to n_layer; 0: mean over the layers", low=0)
     experts: bool = option(False, "colour each token by its top expert")

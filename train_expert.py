@@ -44,7 +44,7 @@ class TrainSettings:
     clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
     eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0)
     eval_windows: int = option(16, "validation sequences for each domain", low=1)
-    patience: int = option(10, "steps in a row with a loss or gradient that is not finite, each skipped, that end the run", low=1)
+    patience: int = option(10, "give up after N steps in a row whose loss or gradient is not finite (each is skipped)", low=1)
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
@@ -53,7 +53,7 @@ class TrainSettings:
                         choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
     recompute: bool = option(False, "save memory: keep no activations inside a block, compute them again in the backward pass")
-    loss_chunk: int = option(0, "save memory: compute the logits of so many tokens at a time; 0: of all", low=0)
+    loss_chunk: int = option(0, "save memory: compute the logits for N tokens at a time; 0: for all at once", low=0)
     shard: bool = option(False, "under torchrun: share out the weights too (FSDP2), where a rank cannot hold them all")
 
 

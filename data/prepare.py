@@ -24,7 +24,7 @@ DOMAINS = ("general", "math", "code", "wiki")
 class Settings:
     domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas")
     level: int = option(1, "1: for a laptop; 2: for 25M to 100M parameters on a GPU", choices=(1, 2))
-    facts: int = option(0, "so many lands, people (wiki) and functions (code) to know by heart; 0: as the level says", low=0,
+    facts: int = option(0, "how many lands, people (wiki) and functions (code) to memorise; 0: as the level says", low=0,
                         high=10_000)
     text: list = option([], "NAME=PATH: a text file, or a folder with some, as one more domain", nargs="+",
                         metavar="NAME=PATH")
