@@ -253,7 +253,7 @@ def branches(s, device):
             for file in files:
                 Path(file).unlink(missing_ok=True)
             subprocess.run(["make", "-o", seed, f"OUT={folder}", f"DATA={data}", f"PY={sys.executable}",
-                            "BRANCH=--steps 200 --lr 1e-3", *more, *files], **quiet)
+                            "BRANCH=--steps 150 --lr 1e-3", *more, *files], **quiet)
         t = in_turn({"parallel": lambda: make("-j3"), "serial": make}, 5, device, warm=0)
     return {"parallel_over_serial": t["parallel"] / t["serial"]}
 
