@@ -124,12 +124,13 @@ def read(path):
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        with warnings.catch_warnings(), zipfile.ZipFile(path) as archive:
+        with warnings.catch_warnings(), open(path, "rb") as file:  # opened once: another may take its name meanwhile
             warnings.simplefilter("ignore")
-            files = archive.infolist()  # torch compresses nothing: a small file that unpacks to a large one is not by it
-            if any(f.compress_type for f in files) or sum(f.file_size for f in files) > Path(path).stat().st_size:
+            parts = zipfile.ZipFile(file).infolist()  # torch compresses nothing: what unpacks to more than it is, is not by it
+            if any(p.compress_type for p in parts) or sum(p.file_size for p in parts) > os.fstat(file.fileno()).st_size:
                 raise ValueError
-            return torch.load(path, map_location="cpu", weights_only=True)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # bytes that are no checkpoint can make the unpickler fail in any way
         raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
 

@@ -97,6 +97,16 @@ def kill(folder, kills):
     return counts
 
 
+def step_of(state):
+    """The step that a state file is of; 0 if there is none, or it is taken away just now."""
+    try:
+        return ckpt.read(state)["step"]
+    except settings.BadInput:
+        if state.exists():
+            raise
+        return 0
+
+
 def soak(folder, times):
     """Stop a run of ten steps after each, and go on, `times` times. Returns how many runs came to their end, and the most memory
     of a late process over that of an early one. Raises AssertionError for other weights, or if something is left over."""
@@ -109,14 +119,15 @@ def soak(folder, times):
     state = out.with_suffix(".state")
     for i in range(times):
         process = start(main, arguments)
-        step = ckpt.read(state)["step"] if state.exists() else 0
-        while not out.exists() and (not state.exists() or ckpt.read(state)["step"] == step):
+        step = step_of(state)
+        while not out.exists() and step_of(state) == step:
             time.sleep(0.001)
         os.kill(process, signal.SIGTERM)
         code, used = finish(process)
         memory.append(used)
-        assert code in (0, 128 + signal.SIGTERM), f"resume {i}: exit code {code}"
-        if code == 0:
+        ended_just_now = code == -signal.SIGTERM and out.exists()  # too late to stop it, too early for its exit
+        assert code in (0, 128 + signal.SIGTERM) or ended_just_now, f"resume {i}: exit code {code}"
+        if out.exists():
             assert same(ckpt.load(out)["model"], want), f"resume {i}: other weights"
             assert sorted(p.name for p in out.parent.iterdir()) == files, f"resume {i}: something is left over"
             out.unlink()
