@@ -103,6 +103,15 @@ def test_the_report_has_all_that_was_promised(tiny, tmp_path, capsys):
         assert f"figures/{figure}.png" in report
 
 
+def test_the_same_checkpoints_give_the_same_bytes(tiny, tmp_path):
+    """Report, numbers and figures; the seconds in them are the checkpoints' own."""
+    for folder in ("a", "b"):
+        evaluate.main([str(tiny / "seed.pt"), str(tiny / "btx_mixed.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu",
+                       "--tasks", "3", "--windows", "2", "--out", str(tmp_path / folder)])
+    files = [{p.relative_to(tmp_path / f): p.read_bytes() for p in (tmp_path / f).rglob("*.*")} for f in ("a", "b")]
+    assert len(files[0]) >= 5 and files[0] == files[1]
+
+
 def test_a_token_has_the_colour_of_its_largest_gate():
     layer1 = Routing(torch.tensor([[0.9, 0.1]]), torch.tensor([[2, 0]]), torch.zeros(1, 3))
     layer2 = Routing(torch.tensor([[0.6, 0.4]]), torch.tensor([[0, 2]]), torch.zeros(1, 3))
