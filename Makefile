@@ -39,7 +39,7 @@ ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
 # wants a core; spinning only briefly costs nothing and keeps training usable then
 export GOMP_SPINCOUNT ?= 1000
-# and glibc gives memory back to the system and asks for it again in every step; keeping it makes training a quarter faster
+# and glibc gives memory back to the system and asks for it again in every step; keeping it makes float32 training a quarter faster
 export MALLOC_MMAP_THRESHOLD_ ?= 2000000000
 export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
 export MALLOC_TOP_PAD_ ?= 100000000

@@ -83,6 +83,12 @@ def new(s, device, **changes):
     return GPT(config, torch.Generator().manual_seed(0)).to(device)
 
 
+def equal_flops(s, device):
+    """Our MoE, and the dense model whose feed-forward is as wide as all experts of one token together."""
+    moe = new(s, device, n_expert=s.n_expert)
+    return {"moe": moe, "iso_dense": new(s, device, d_ff=s.top_k * moe.config.d_ff)}
+
+
 def to_hf(name):
     """Our name of a tensor as Hugging Face's Llama spells it."""
     for ours, theirs in (("blocks.", "model.layers."), ("attn_norm", "input_layernorm"), ("ff_norm", "post_attention_layernorm"),
@@ -169,8 +175,7 @@ def hf_forward(model):
 
 def step(s, device):
     """Training: our MoE against our dense model of equal active FLOPs (d_ff * top_k); also the plain dense model."""
-    models = {"moe": new(s, device, n_expert=s.n_expert), "iso_dense": new(s, device, d_ff=s.top_k * (11 * s.n_embd // 4)),
-              "dense": new(s, device)}
+    models = equal_flops(s, device) | {"dense": new(s, device)}
     t = in_turn({name: trainer(s, device, m) for name, m in models.items()}, s.repeats, device)
     tokens = s.batch_size * s.block_size
     speed = {f"{name}_tokens_per_second": tokens / t[name] for name in t}
@@ -182,7 +187,7 @@ def step(s, device):
 def forward(s, device):
     """Forward pass alone, MoE against the dense model of equal active FLOPs."""
     idx = random_tokens(s, device, s.batch_size)
-    models = {"moe": new(s, device, n_expert=s.n_expert), "iso_dense": new(s, device, d_ff=s.top_k * (11 * s.n_embd // 4))}
+    models = equal_flops(s, device)
     with torch.inference_mode():
         t = in_turn({name: lambda m=m: m(idx) for name, m in models.items()}, s.repeats, device)
     return {"moe_forward_over_iso_dense": t["moe"] / t["iso_dense"]}

@@ -48,9 +48,9 @@ def prepare_output(path):
         if Path(path).is_dir():
             raise BadInput(f"{path}: this is a folder; choose another --out")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        part = part_of(path)
-        part.touch()  # permission bits say little, to root or about a full disk: try
-        part.unlink()
+        trial = Path(path).with_name(f".{Path(path).name}.try")
+        trial.touch()  # permission bits say little, to root or about a full disk: try
+        trial.unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
@@ -61,14 +61,10 @@ def output(path):
 
     The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
     """
+    prepare_output(path)
     path = Path(path)
     file = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(file, "w")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
-    with lock:
+    with open(file, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(lock.fileno()).st_nlink:  # the other run ended just now, and took the file with it
@@ -78,7 +74,6 @@ def output(path):
         except OSError as error:
             raise BadInput(f"{path}: its folder allows no lock ({error.strerror}); choose another --out") from None
         try:
-            prepare_output(path)
             for name in (path, path.with_suffix(".state"), path.with_suffix(".jsonl")):  # of a run that was killed
                 part_of(name).unlink(missing_ok=True)
             yield

@@ -49,7 +49,7 @@ class TrainSettings:
     resume: bool = option(False, "go on from NAME.state if there is one")
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
-    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it",
+    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it and it pays",
                         choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
     recompute: bool = option(False, "save memory: keep no activations inside a block, compute them again in the backward pass")
