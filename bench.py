@@ -149,7 +149,7 @@ def random_tokens(s, device, batch_size, seed=0):
 def trainer(s, device, model, forward=None):
     """A function that takes one training step of the real loop, each on another batch: slices of the same sizes again and again
     would spare an MoE work. forward: what to call instead of the model."""
-    dtype = pick_dtype(s.dtype, device, 0)
+    dtype = pick_dtype(s.dtype, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     optimizer = make_optimizer(model.train(), TrainSettings(lr=1e-5), device)
     forward = forward or model

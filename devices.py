@@ -29,17 +29,14 @@ def pick_device(name):
     return device
 
 
-def pick_dtype(name, device, n_expert):
-    """The dtype for autocast; weights stay in float32. auto: bfloat16 where the hardware multiplies in it.
-
-    But not for an MoE on a CPU, whose library prepares anew for every size of a bfloat16 product, and slices are never the same.
-    """
+def pick_dtype(name, device):
+    """The dtype for autocast; weights stay in float32. auto: bfloat16 where the hardware multiplies in it."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native and not n_expert else torch.float32
+    return torch.bfloat16 if native else torch.float32
 
 
 def peak_flops(device):

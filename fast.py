@@ -1,30 +1,180 @@
-"""The same as the readable functions of model.py that they name, faster or in less memory. Tests hold them equal."""
+"""The same as the readable functions of model.py or torch that they name, faster or in less memory. Tests hold them equal."""
+from functools import cache
+from pathlib import Path
+
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+ALIGN = 32  # on a CPU a new size of a bfloat16 product costs more than the product, so that slices are rounded up to few sizes
 
-def swiglu_grouped(x, ends, w_gate, w_up, w_down):
-    """The same as model.swiglu_loop, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes."""
-    def linear(x, w):  # autocast does not know grouped_mm
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        return F.grouped_mm(x.to(dtype), w.to(dtype).transpose(1, 2), offs=ends.int())
-    return linear(F.silu(linear(x, w_gate)) * linear(x, w_up), w_down)
+# ---- attention and loss ---------------------------------------------------------------------------------------------------
 
 
-def can_group(x, w):
-    """Whether F.grouped_mm takes these: there is one, rows are of whole 16 bytes, no float64; torch.compile wants bfloat16."""
-    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
-    fits = bf16 or x.dtype == torch.float32 and not torch.compiler.is_compiling()
-    return hasattr(F, "grouped_mm") and fits and w.shape[1] % 8 == w.shape[2] % 8 == 0
+def kernel_pays(q, k):
+    """Whether torch's attention kernel beats model.attention: not on a CPU while the scores are few, or in bfloat16."""
+    scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    return q.device.type != "cpu" or scores > (2**24 if q.dtype == torch.bfloat16 else 2**19)
+
+
+def attention_kernel(q, k, v):
+    """The same as model.attention, never holding all scores."""
+    T, S, mask = q.shape[2], k.shape[2], None
+    if 1 < T < S:  # several new tokens after cached ones: is_causal would align the mask to the wrong corner
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class CrossEntropy(torch.autograd.Function):
+    """F.cross_entropy(logits, targets, ignore_index=-1); the gradient is written over the log-probabilities."""
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        logp = logits.log_softmax(-1)
+        ctx.save_for_backward(logp, targets)
+        return F.nll_loss(logp, targets, ignore_index=-1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        logp, targets = ctx.saved_tensors
+        kept = targets != -1
+        p = logp.exp_().scatter_add_(1, targets.clamp_min(0)[:, None], -torch.ones_like(logp[:, :1]))
+        return p.mul_((grad / kept.sum() * kept)[:, None]), None
+
+
+def cross_entropy(logits, targets):
+    """Mean cross-entropy in nats over the targets that are not -1. logits: (M, V); targets: (M,). Returns a scalar."""
+    if logits.device.type == "cpu" and logits.requires_grad and not torch.compiler.is_compiling():
+        return CrossEntropy.apply(logits, targets)
+    return F.cross_entropy(logits, targets, ignore_index=-1)
 
 
 def chunked_cross_entropy(x, head, targets, chunk):
-    """F.cross_entropy(head(x), targets, ignore_index=-1), with the logits of `chunk` tokens at a time, in both passes.
+    """cross_entropy(head(x), targets), with the logits of `chunk` tokens at a time, in both passes.
 
     x: (M, C); targets: (M,). Returns a scalar.
     """
     def total(x, targets):
-        return F.cross_entropy(head(x).float(), targets, ignore_index=-1, reduction="sum")
+        logits = head(x).to(torch.promote_types(x.dtype, torch.float32))
+        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
     parts = [checkpoint(total, *part, use_reentrant=False) for part in zip(x.split(chunk), targets.split(chunk), strict=True)]
     return sum(parts) / (targets != -1).sum()
+
+
+# ---- products with weights ------------------------------------------------------------------------------------------------
+
+
+@cache
+def mkl_is_slow():
+    """Whether torch's float32 products run at half speed: Intel's library uses no AVX-512 on AMD's processors; oneDNN does."""
+    cpu = Path("/proc/cpuinfo")
+    return (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+
+
+def by_onednn(x):
+    """Whether oneDNN shall multiply x, (M, C) or (B, T, C); for few rows its preparations take longer than the product."""
+    return (x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[:-1].numel() >= 64 and mkl_is_slow()
+            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
+
+
+def onednn_linear(x, w):
+    return torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
+
+
+def onednn_weight_gradient(dy, x, w):
+    return torch.ops.aten.mkldnn_linear_backward(x.to_mkldnn(), dy.to_mkldnn(), w, [False, True, False])[1]
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """F.linear in float32, by oneDNN."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return onednn_linear(x, w)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        dx = onednn_linear(dy, w.mT) if ctx.needs_input_grad[0] else None
+        return dx, onednn_weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), w) if ctx.needs_input_grad[1] else None
+
+
+def linear(x, w):
+    """F.linear(x, w)."""
+    return OneDNNLinear.apply(x, w) if by_onednn(x) else F.linear(x, w)
+
+
+class Linear(nn.Linear):
+    """nn.Linear without a bias."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out, bias=False)
+
+    def forward(self, x):
+        return linear(x, self.weight)
+
+
+# ---- products of slices with the weights of their experts -----------------------------------------------------------------
+
+
+def slices(ends):
+    ends = ends.tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@torch.library.custom_op("btx::grouped_linear", mutates_args=())
+def grouped_linear(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
+    """F.linear(x[slice i], w[i]) for each i. x: (S, a), slice i ending before row ends[i]; w: (N, b, a). Returns (S, b), 0 after
+    the last slice."""
+    y = x.new_empty(len(x), w.shape[1])
+    for rows, w_i in zip(slices(ends), w, strict=True):
+        if by_onednn(x[rows]):
+            y[rows] = onednn_linear(x[rows], w_i)
+        else:
+            torch.mm(x[rows], w_i.mT, out=y[rows])
+    y[ends[-1]:] = 0
+    return y
+
+
+@torch.library.custom_op("btx::grouped_weight_gradient", mutates_args=())
+def grouped_weight_gradient(dy: Tensor, x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
+    """dy[slice i]^T x[slice i] for each i, (N, b, a)."""
+    dw = torch.empty_like(w)
+    for rows, w_i, dw_i in zip(slices(ends), w, dw, strict=True):
+        if by_onednn(x[rows]):
+            dw_i.copy_(onednn_weight_gradient(dy[rows], x[rows], w_i))
+        else:
+            torch.mm(dy[rows].mT, x[rows], out=dw_i)
+    return dw
+
+
+def grouped_linear_backward(ctx, dy):
+    x, w, ends = ctx.saved_tensors
+    dx = grouped_linear(dy, w.mT, ends) if ctx.needs_input_grad[0] else None
+    return dx, grouped_weight_gradient(dy, x, w, ends) if ctx.needs_input_grad[1] else None, None
+
+
+grouped_linear.register_fake(lambda x, w, ends: x.new_empty(len(x), w.shape[1]))
+grouped_weight_gradient.register_fake(lambda dy, x, w, ends: torch.empty_like(w))
+grouped_linear.register_autograd(grouped_linear_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+def swiglu_grouped(x, ends, w_gate, w_up, w_down):
+    """The same as model.swiglu_loop, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):  # autocast does not know these products
+        x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
+
+    def product(x, w):
+        return grouped_linear(x, w, ends) if device == "cpu" else F.grouped_mm(x, w.mT, offs=ends.int())
+    return product(F.silu(product(x, w_gate)) * product(x, w_up), w_down)
+
+
+def can_group(x, w):
+    """Whether swiglu_grouped takes these: on a GPU, torch has F.grouped_mm for bfloat16 with rows of whole 16 bytes."""
+    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
+    return x.device.type == "cpu" or hasattr(F, "grouped_mm") and bf16 and w.shape[1] % 8 == w.shape[2] % 8 == 0

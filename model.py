@@ -15,7 +15,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fast import can_group, chunked_cross_entropy, swiglu_grouped
+from fast import (ALIGN, Linear, attention_kernel, can_group, chunked_cross_entropy, cross_entropy, kernel_pays, linear,
+                  swiglu_grouped)
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
@@ -102,16 +103,31 @@ class KVCache:
         return self.memory[:, :, :, :self.length].unbind()
 
 
+def attention(q, k, v):
+    """SoftMax(q k^T / sqrt(d)) v, each query reading the keys up to its own place; the T queries are the last of S places.
+
+    q: (B, n_head, T, d); k, v: (B, n_kv_head, S, d), each read by n_head / n_kv_head heads. Returns (B, n_head, T, d).
+    """
+    B, n_head, T, d = q.shape
+    S, readers = k.shape[2], n_head // k.shape[1]
+    if readers > 1:
+        k, v = k.repeat_interleave(readers, dim=1), v.repeat_interleave(readers, dim=1)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)                                 # (B*n_head, T or S, d)
+    future = torch.full((T, S), -math.inf, dtype=q.dtype, device=q.device).triu(S - T + 1)      # (T, S)
+    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=d ** -0.5)                       # (B*n_head, T, S)
+    return torch.bmm(scores.float().softmax(-1).to(v.dtype), v).view(B, n_head, T, d)
+
+
 class Attention(nn.Module):
     """Causal self-attention; averaged over the experts by `mix.py`, as everything outside the feed-forward (3.2)."""
 
     def __init__(self, config):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.n_embd // config.n_head
-        self.wq = nn.Linear(config.n_embd, self.n_head * self.head_dim, bias=False)
-        self.wk = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
-        self.wv = nn.Linear(config.n_embd, self.n_kv_head * self.head_dim, bias=False)
-        self.wo = nn.Linear(self.n_head * self.head_dim, config.n_embd, bias=False)
+        self.wq = Linear(config.n_embd, self.n_head * self.head_dim)
+        self.wk = Linear(config.n_embd, self.n_kv_head * self.head_dim)
+        self.wv = Linear(config.n_embd, self.n_kv_head * self.head_dim)
+        self.wo = Linear(self.n_head * self.head_dim, config.n_embd)
 
     def forward(self, x, angles, cache=None):
         """x: (B, T, C); angles: see rope; cache: a KVCache of earlier tokens or None. Returns (B, T, C)."""
@@ -122,11 +138,7 @@ class Attention(nn.Module):
         q, k = rope(q, angles), rope(k, angles)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, n_kv_head, S, d)
-        S, mask = k.shape[2], None
-        if 1 < T < S:  # several new tokens after cached ones: SDPA's is_causal would align the mask to the wrong corner
-            mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T == S,
-                                           enable_gqa=self.n_kv_head != self.n_head)
+        y = (attention_kernel if kernel_pays(q, k) else attention)(q, k, v)  # (B, n_head, T, d)
         return self.wo(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -135,7 +147,7 @@ class Attention(nn.Module):
 
 def swiglu(x, w_gate, w_up, w_down):
     """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (M, C); w_gate, w_up: (d_ff, C); w_down: (C, d_ff)."""
-    return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
+    return linear(F.silu(linear(x, w_gate)) * linear(x, w_up), w_down)
 
 
 class Routing(NamedTuple):
@@ -215,27 +227,33 @@ ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "samp
 def mix_experts(x, routing, w_gate, w_up, w_down):
     """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2), computing the chosen experts only; no token is dropped.
 
-    Tokens are sorted by expert so that each expert is one matrix product over a contiguous slice.
+    Tokens are sorted by expert so that each expert is one matrix product over a contiguous slice; where `align` is more than
+    one, slices start at multiples of it and the rows between them are zero.
     x: (M, C); routing: see Routing; w_gate, w_up: (N, d_ff, C); w_down: (N, C, d_ff). Returns (M, C).
     """
     M, k = routing.experts.shape
+    N, experts = len(w_gate), routing.experts.reshape(-1)  # (M*k,)
     if M == 1:  # decoding: nothing to sort
-        y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in routing.experts[0].tolist()])  # (k, C)
+        y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in experts.tolist()])  # (k, C)
         return routing.gates.to(y.dtype) @ y
-    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
-    ends = torch.searchsorted(sorted_experts, torch.arange(len(w_gate), device=x.device), right=True)  # (N,) where slices end
+    align = ALIGN if x.device.type == "cpu" and M * k >= 2 * ALIGN * N else 1
+    sizes = F.one_hot(experts, N).sum(0)                         # (N,) tokens of each expert
+    room = (sizes + align - 1) // align * align                  # (N,)
+    shift = (room - sizes).cumsum(0) - (room - sizes)            # (N,) by how much aligning moves a slice
+    place = experts.argsort(stable=True).argsort() + shift[experts]  # (M*k,) the row of each of a token's k copies
+    sorted_x = x.new_zeros(M * k + N * (align - 1), x.shape[1]).index_copy(0, place, x.repeat_interleave(k, dim=0))
     swiglu_of_slices = swiglu_grouped if can_group(x, w_gate) else swiglu_loop
-    sorted_y = swiglu_of_slices(x.index_select(0, order // k), ends, w_gate, w_up, w_down)  # (M*k, C)
-    y = sorted_y.index_select(0, order.argsort()).view(M, k, -1)
-    return torch.bmm(routing.gates.to(y.dtype)[:, None], y)[:, 0]  # (M, C)
+    sorted_y = swiglu_of_slices(sorted_x, room.cumsum(0), w_gate, w_up, w_down)  # (rows, C)
+    y = sorted_y.index_select(0, place).view(M, k, -1)
+    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
 
 
 def swiglu_loop(x, ends, w_gate, w_up, w_down):
     """FF_i of the i-th slice of x, one expert after another. x: (S, C), slice i ending before row ends[i]. Returns (S, C)."""
-    slices = x.tensor_split(ends[:-1].cpu())
+    *slices, rest = x.tensor_split(ends.cpu())
     # unbind, not w[i]: the gradient of w[i] would be a tensor of zeros of the size of all experts, once per expert.
     weights = zip(w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
-    return torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])
+    return torch.cat([*(swiglu(s, *w) for s, w in zip(slices, weights, strict=True)), torch.zeros_like(rest)])
 
 
 class FeedForward(nn.Module):
@@ -316,7 +334,7 @@ class GPT(nn.Module):
         self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)  # see init_weights
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Linear(config.n_embd, config.vocab_size)
         if config.tie_weights:
             self.head.weight = self.embed.weight
         self.init_weights(generator)
@@ -344,7 +362,7 @@ class GPT(nn.Module):
         `tau` for Sample Top-1's router (see route_sample); the others draw nothing. Two options save memory in training:
         recompute drops what a block computed inside and does it again in the backward pass (not with a generator, which would
         draw anew); loss_chunk makes the logits of so many tokens at a time, for the loss alone.
-        Returns logits (B, T, V) float32, None with loss_chunk; loss, the mean cross-entropy over targets in nats, None without
+        Returns logits (B, T, V) in float32 at least, None with loss_chunk; loss, the mean cross-entropy over targets in nats, None without
         targets; and routing, one Routing per layer, an empty list for a dense model.
         """
         if cache == []:
@@ -359,8 +377,8 @@ class GPT(nn.Module):
             routing += [r] if r else []
         if loss_chunk:
             return None, chunked_cross_entropy(self.norm(x).flatten(0, 1), self.head, targets.flatten(), loss_chunk), routing
-        logits = self.head(self.norm(x)).float()  # (B, T, V)
-        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        logits = self.head(self.norm(x)).to(torch.promote_types(x.dtype, torch.float32))  # (B, T, V)
+        loss = None if targets is None else cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss, routing
 
     @torch.inference_mode()

@@ -173,7 +173,7 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
     if settings.resume and state_file.exists():
         state = load_state(state_file, model, optimizer, settings, header["lineage"])
     log, skipped, micro_batch = state["log"], 0, settings.batch_size // settings.grad_accum // world_size
-    dtype = devices.pick_dtype(settings.dtype, device, model.config.n_expert)
+    dtype = devices.pick_dtype(settings.dtype, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     options = {"recompute": settings.recompute, "loss_chunk": settings.loss_chunk}
     eval_every = settings.eval_every or max(1, settings.steps // 10)

@@ -220,7 +220,7 @@ def test_causality(config):
     model, idx = new(**config), tokens()
     changed = idx.clone()
     changed[:, 5] = (changed[:, 5] + 1) % 50
-    difference = (model(idx)[0] - model(changed)[0]).abs().amax((0, 2))
+    difference = (model(idx)[0].float() - model(changed)[0].float()).abs().amax((0, 2))  # a slice of other tokens rounds anew
     assert difference[:5].max() == 0 and difference[5] > 0
 
 
@@ -281,9 +281,10 @@ def test_loss_ignores_targets_of_minus_one():
 @pytest.mark.parametrize("config", [{}, {"tie_weights": True}, {"n_expert": 4, "top_k": 2},
                                     {"n_expert": 8, "top_k": 4, "d_ff": 12},
                                     *({"n_expert": 3, "routing": method} for method in ("switch", "soft", "sample"))])
-def test_flops_agree_with_torchs_counter(config):
+def test_flops_agree_with_torchs_counter(config, monkeypatch):
     """Of the forward pass and of a training step, within 2 %: the counter sees every matrix product, attention included."""
-    model = GPT(GPTConfig(**{**SMALL, **config})).double()  # the counter does not know grouped_mm, which takes no float64
+    model = GPT(GPTConfig(**{**SMALL, **config})).double()
+    monkeypatch.setattr(model_file, "can_group", lambda *_: False)  # the counter does not look inside
     idx = tokens(4, 16)
     for training in (False, True):
         with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
