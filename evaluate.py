@@ -62,8 +62,8 @@ def token_losses(model, idx):
     Also returns the routing of the pass. model: anything that is called like a GPT.
     """
     logits, _, routing = model(idx[:, :-1])
-    losses = F.cross_entropy(logits.transpose(1, 2), idx[:, 1:], reduction="none")
-    return losses, logits.argmax(-1) == idx[:, 1:], routing
+    losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
+    return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
 
 
 BINS = 20  # of the histograms of router probabilities

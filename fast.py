@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 ALIGN = 32  # on a CPU a new size of a bfloat16 product costs more than the product, so that slices are rounded up to few sizes
+FEW = 16    # tokens of which most experts get some, in decoding: reading an expert's weights takes longer than its products
 
 # ---- attention and loss ---------------------------------------------------------------------------------------------------
 
@@ -172,6 +173,14 @@ def swiglu_grouped(x, ends, w_gate, w_up, w_down):
     def product(x, w):
         return grouped_linear(x, w, ends) if device == "cpu" else F.grouped_mm(x, w.mT, offs=ends.int())
     return product(F.silu(product(x, w_gate)) * product(x, w_up), w_down)
+
+
+def mix_all_experts(x, routing, w_gate, w_up, w_down):
+    """The same as model.mix_experts, for a few tokens: every expert computes all of them, in one call for each matrix."""
+    gates = torch.zeros_like(routing.probs).scatter(1, routing.experts, routing.gates.to(routing.probs.dtype))  # (M, N)
+    x = x.expand(len(w_gate), *x.shape)  # (N, M, C)
+    y = torch.bmm(F.silu(torch.bmm(x, w_gate.mT)) * torch.bmm(x, w_up.mT), w_down.mT)  # (N, M, C)
+    return (gates.T[:, :, None].to(y.dtype) * y).sum(0)  # (M, C)
 
 
 def can_group(x, w):

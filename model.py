@@ -15,8 +15,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fast import (ALIGN, Linear, attention_kernel, can_group, chunked_cross_entropy, cross_entropy, kernel_pays, linear,
-                  swiglu_grouped)
+from fast import (ALIGN, FEW, Linear, attention_kernel, can_group, chunked_cross_entropy, cross_entropy, kernel_pays, linear,
+                  mix_all_experts, swiglu_grouped)
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
@@ -113,9 +113,11 @@ def attention(q, k, v):
     if readers > 1:
         k, v = k.repeat_interleave(readers, dim=1), v.repeat_interleave(readers, dim=1)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)                                 # (B*n_head, T or S, d)
-    future = torch.full((T, S), -math.inf, dtype=q.dtype, device=q.device).triu(S - T + 1)      # (T, S)
-    scores = torch.baddbmm(future, q, k.transpose(1, 2), alpha=d ** -0.5)                       # (B*n_head, T, S)
-    return torch.bmm(scores.float().softmax(-1).to(v.dtype), v).view(B, n_head, T, d)
+    scores = torch.bmm(q * d ** -0.5, k.transpose(1, 2))                                        # (B*n_head, T, S)
+    scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    if T > 1:  # a last token sees everything
+        scores = scores + torch.full((T, S), -math.inf, dtype=scores.dtype, device=q.device).triu(S - T + 1)
+    return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(B, n_head, T, d)
 
 
 class Attention(nn.Module):
@@ -236,6 +238,8 @@ def mix_experts(x, routing, w_gate, w_up, w_down):
     if M == 1:  # decoding: nothing to sort
         y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in experts.tolist()])  # (k, C)
         return routing.gates.to(y.dtype) @ y
+    if M <= FEW and M * k >= N:
+        return mix_all_experts(x, routing, w_gate, w_up, w_down)
     align = ALIGN if x.device.type == "cpu" and M * k >= 2 * ALIGN * N else 1
     sizes = F.one_hot(experts, N).sum(0)                         # (N,) tokens of each expert
     room = (sizes + align - 1) // align * align                  # (N,)
