@@ -300,13 +300,19 @@ def everything(s, device):
     def by_width(s):
         wide = {w: replace(s, n_embd=w, n_head=w // 32) for w in (128, 512)}
         return {str(w): step(s, device)["moe_over_iso_dense"] for w, s in wide.items()}
-    ratios = {"moe_over_iso_dense": by_width(s), "moe_over_iso_dense_bfloat16": by_width(replace(s, dtype="bfloat16"))}
+    in_bf16, ratios = replace(s, dtype="bfloat16"), {}
+    for name, settings in (("", s), ("_bfloat16", in_bf16), ("_4x_tokens", replace(s, batch_size=4 * s.batch_size)),
+                           ("_4x_tokens_bfloat16", replace(in_bf16, batch_size=4 * s.batch_size))):
+        ratios[f"moe_over_iso_dense{name}"] = by_width(settings)
+        print(name, ratios[f"moe_over_iso_dense{name}"], flush=True)
     for part in (experts, forward, generate, loader, branches, mixing, hf_generate):
         ratios |= part(s, device)
         print(*list(ratios.items())[-1], flush=True)
     ratios |= hf_step(replace(s, compile=device.type == "cuda"), device)
-    in_bf16 = hf_step(replace(s, dtype="bfloat16", compile=True), device)
-    return ratios | {f"{name}_bfloat16": ratio for name, ratio in in_bf16.items()}
+    for name, settings in (("_bfloat16", replace(in_bf16, compile=True)), ("_512", replace(s, n_embd=512, n_head=16)),
+                           ("_512_bfloat16", replace(in_bf16, n_embd=512, n_head=16))):
+        ratios |= {f"{key}{name}": ratio for key, ratio in hf_step(settings, device).items()}
+    return ratios
 
 
 def shown(results):

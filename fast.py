@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 ALIGN = 32  # on a CPU a new size of a bfloat16 product costs more than the product, so that slices are rounded up to few sizes
-FEW = 16    # tokens of which most experts get some, in decoding: reading an expert's weights takes longer than its products
+FEW = 16    # in decoding so few tokens are worth asking every expert: reading its weights takes longer than the products
 
 # ---- attention and loss ---------------------------------------------------------------------------------------------------
 
@@ -29,7 +28,7 @@ def attention_kernel(q, k, v):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """F.cross_entropy(logits, targets, ignore_index=-1); the gradient is written over the log-probabilities."""
+    """F.cross_entropy(logits, targets, ignore_index=-1), with fewer passes over the logits."""
 
     @staticmethod
     def forward(ctx, logits, targets):
@@ -41,7 +40,7 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         logp, targets = ctx.saved_tensors
         kept = targets != -1
-        p = logp.exp_().scatter_add_(1, targets.clamp_min(0)[:, None], -torch.ones_like(logp[:, :1]))
+        p = logp.exp().scatter_add_(1, targets.clamp_min(0)[:, None], -torch.ones_like(logp[:, :1]))
         return p.mul_((grad / kept.sum() * kept)[:, None]), None
 
 
@@ -75,9 +74,9 @@ def mkl_is_slow():
             and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
-def by_onednn(x):
-    """Whether oneDNN shall multiply x, (M, C) or (B, T, C); for few rows its preparations take longer than the product."""
-    return (x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[:-1].numel() >= 64 and mkl_is_slow()
+def by_onednn(x, w):
+    """Whether oneDNN shall multiply x, (..., a), by w, (b, a); in a small product its preparations take longer than the rest."""
+    return (x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[:-1].numel() * w.numel() >= 2**22 and mkl_is_slow()
             and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
 
 
@@ -106,7 +105,7 @@ class OneDNNLinear(torch.autograd.Function):
 
 def linear(x, w):
     """F.linear(x, w)."""
-    return OneDNNLinear.apply(x, w) if by_onednn(x) else F.linear(x, w)
+    return OneDNNLinear.apply(x, w) if by_onednn(x, w) else F.linear(x, w)
 
 
 class Linear(nn.Linear):
@@ -122,68 +121,82 @@ class Linear(nn.Linear):
 # ---- products of slices with the weights of their experts -----------------------------------------------------------------
 
 
-def slices(ends):
-    ends = ends.tolist()
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+class GroupedLinear(torch.autograd.Function):
+    """F.linear(x[slice i], w[i]) for each i. x: (S, a), cut by N slices; w: (N, b, a). Returns (S, b), 0 behind the slices."""
+
+    @staticmethod
+    def forward(ctx, x, w, slices):
+        ctx.save_for_backward(x, w)
+        ctx.slices = slices
+        return GroupedLinear.products(x, w, slices)
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x, w), slices, dx, dw = ctx.saved_tensors, ctx.slices, None, None
+        if ctx.needs_input_grad[0]:
+            dx = GroupedLinear.products(dy, w.mT, slices)
+        if ctx.needs_input_grad[1]:
+            dw = torch.empty_like(w)
+            for rows, w_i, dw_i in zip(slices, w, dw, strict=True):
+                if by_onednn(x[rows], w_i):
+                    dw_i.copy_(onednn_weight_gradient(dy[rows], x[rows], w_i))
+                else:
+                    torch.mm(dy[rows].T, x[rows], out=dw_i)
+        return dx, dw, None
+
+    @staticmethod
+    def products(x, w, slices):
+        y = x.new_empty(len(x), w.shape[1])
+        for rows, w_i in zip(slices, w, strict=True):
+            if by_onednn(x[rows], w_i):
+                y[rows] = onednn_linear(x[rows], w_i)
+            else:
+                torch.mm(x[rows], w_i.T, out=y[rows])
+        y[slices[-1].stop:] = 0
+        return y
 
 
-@torch.library.custom_op("btx::grouped_linear", mutates_args=())
-def grouped_linear(x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
-    """F.linear(x[slice i], w[i]) for each i. x: (S, a), slice i ending before row ends[i]; w: (N, b, a). Returns (S, b), 0 after
-    the last slice."""
-    y = x.new_empty(len(x), w.shape[1])
-    for rows, w_i in zip(slices(ends), w, strict=True):
-        if by_onednn(x[rows]):
-            y[rows] = onednn_linear(x[rows], w_i)
-        else:
-            torch.mm(x[rows], w_i.mT, out=y[rows])
-    y[ends[-1]:] = 0
-    return y
-
-
-@torch.library.custom_op("btx::grouped_weight_gradient", mutates_args=())
-def grouped_weight_gradient(dy: Tensor, x: Tensor, w: Tensor, ends: Tensor) -> Tensor:
-    """dy[slice i]^T x[slice i] for each i, (N, b, a)."""
-    dw = torch.empty_like(w)
-    for rows, w_i, dw_i in zip(slices(ends), w, dw, strict=True):
-        if by_onednn(x[rows]):
-            dw_i.copy_(onednn_weight_gradient(dy[rows], x[rows], w_i))
-        else:
-            torch.mm(dy[rows].mT, x[rows], out=dw_i)
-    return dw
-
-
-def grouped_linear_backward(ctx, dy):
-    x, w, ends = ctx.saved_tensors
-    dx = grouped_linear(dy, w.mT, ends) if ctx.needs_input_grad[0] else None
-    return dx, grouped_weight_gradient(dy, x, w, ends) if ctx.needs_input_grad[1] else None, None
-
-
-grouped_linear.register_fake(lambda x, w, ends: x.new_empty(len(x), w.shape[1]))
-grouped_weight_gradient.register_fake(lambda dy, x, w, ends: torch.empty_like(w))
-grouped_linear.register_autograd(grouped_linear_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
-
-
-def swiglu_grouped(x, ends, w_gate, w_up, w_down):
-    """The same as model.swiglu_loop, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes."""
-    device = x.device.type
+def mix_grouped(x, routing, w_gate, w_up, w_down):
+    """The same as model.mix_experts, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes."""
+    (M, k), (N, _, C), device = routing.experts.shape, w_gate.shape, x.device.type
     if torch.is_autocast_enabled(device):  # autocast does not know these products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
+    if M <= FEW and M * k >= N:
+        return mix_all(x, routing, w_gate, w_up, w_down)
+    align = ALIGN if device == "cpu" and M * k >= 2 * ALIGN * N else 1
+    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
+    sizes = torch.searchsorted(sorted_experts, torch.arange(N + 1, device=x.device)).diff()  # (N,)
+    room = (sizes + align - 1) // align * align                                              # (N,) with rows of zeros behind
+    shift = (room - sizes).cumsum(0) - (room - sizes)                                        # (N,) how far slices move for them
+    rows = torch.arange(M * k, device=x.device) + shift[sorted_experts]                      # (M*k,)
+    place = torch.empty_like(order).index_copy(0, order, rows)                               # (M*k,) the row of each slot
+    product = grouped_product(room.cumsum(0), device)
+    x = x.new_zeros(M * k + N * (align - 1), C).index_copy(0, place, x.repeat_interleave(k, dim=0))
+    y = product(F.silu(product(x, w_gate)) * product(x, w_up), w_down)
+    y = y.index_select(0, place).view(M, k, C)
+    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
 
-    def product(x, w):
-        return grouped_linear(x, w, ends) if device == "cpu" else F.grouped_mm(x, w.mT, offs=ends.int())
-    return product(F.silu(product(x, w_gate)) * product(x, w_up), w_down)
+
+def grouped_product(ends, device):
+    """A function of x (S, a) and w (N, b, a): F.linear of each slice of x and its w[i]; slice i ends before row ends[i]."""
+    if device != "cpu" or torch.compiler.is_compiling():
+        return lambda x, w: F.grouped_mm(x, w.mT, offs=ends.int())
+    ends = ends.tolist()
+    slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    return lambda x, w: GroupedLinear.apply(x, w, slices)
 
 
-def mix_all_experts(x, routing, w_gate, w_up, w_down):
-    """The same as model.mix_experts, for a few tokens: every expert computes all of them, in one call for each matrix."""
+def mix_all(x, routing, w_gate, w_up, w_down):
+    """The same as model.mix_experts, for a few tokens: every expert computes all of them."""
     gates = torch.zeros_like(routing.probs).scatter(1, routing.experts, routing.gates.to(routing.probs.dtype))  # (M, N)
-    x = x.expand(len(w_gate), *x.shape)  # (N, M, C)
+    x = x.expand(len(w_gate), *x.shape)                                                # (N, M, C)
     y = torch.bmm(F.silu(torch.bmm(x, w_gate.mT)) * torch.bmm(x, w_up.mT), w_down.mT)  # (N, M, C)
-    return (gates.T[:, :, None].to(y.dtype) * y).sum(0)  # (M, C)
+    return (gates.T[:, :, None].to(y.dtype) * y).sum(0)                                # (M, C)
 
 
 def can_group(x, w):
-    """Whether swiglu_grouped takes these: on a GPU, torch has F.grouped_mm for bfloat16 with rows of whole 16 bytes."""
+    """Whether mix_grouped takes these, more than one token; F.grouped_mm, if there is one, wants bfloat16 in whole 16 bytes."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return len(x) > 1
     bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
-    return x.device.type == "cpu" or hasattr(F, "grouped_mm") and bf16 and w.shape[1] % 8 == w.shape[2] % 8 == 0
+    return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0

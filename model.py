@@ -15,8 +15,16 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fast import (ALIGN, FEW, Linear, attention_kernel, can_group, chunked_cross_entropy, cross_entropy, kernel_pays, linear,
-                  mix_all_experts, swiglu_grouped)
+from fast import (
+    Linear,
+    attention_kernel,
+    can_group,
+    chunked_cross_entropy,
+    cross_entropy,
+    kernel_pays,
+    linear,
+    mix_grouped,
+)
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
@@ -229,35 +237,21 @@ ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "samp
 def mix_experts(x, routing, w_gate, w_up, w_down):
     """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2), computing the chosen experts only; no token is dropped.
 
-    Tokens are sorted by expert so that each expert is one matrix product over a contiguous slice; where `align` is more than
-    one, slices start at multiples of it and the rows between them are zero.
+    Tokens are sorted by expert so that each expert is one matrix product over a contiguous slice.
     x: (M, C); routing: see Routing; w_gate, w_up: (N, d_ff, C); w_down: (N, C, d_ff). Returns (M, C).
     """
     M, k = routing.experts.shape
-    N, experts = len(w_gate), routing.experts.reshape(-1)  # (M*k,)
     if M == 1:  # decoding: nothing to sort
-        y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in experts.tolist()])  # (k, C)
+        y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in routing.experts[0].tolist()])  # (k, C)
         return routing.gates.to(y.dtype) @ y
-    if M <= FEW and M * k >= N:
-        return mix_all_experts(x, routing, w_gate, w_up, w_down)
-    align = ALIGN if x.device.type == "cpu" and M * k >= 2 * ALIGN * N else 1
-    sizes = F.one_hot(experts, N).sum(0)                         # (N,) tokens of each expert
-    room = (sizes + align - 1) // align * align                  # (N,)
-    shift = (room - sizes).cumsum(0) - (room - sizes)            # (N,) by how much aligning moves a slice
-    place = experts.argsort(stable=True).argsort() + shift[experts]  # (M*k,) the row of each of a token's k copies
-    sorted_x = x.new_zeros(M * k + N * (align - 1), x.shape[1]).index_copy(0, place, x.repeat_interleave(k, dim=0))
-    swiglu_of_slices = swiglu_grouped if can_group(x, w_gate) else swiglu_loop
-    sorted_y = swiglu_of_slices(sorted_x, room.cumsum(0), w_gate, w_up, w_down)  # (rows, C)
-    y = sorted_y.index_select(0, place).view(M, k, -1)
-    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
-
-
-def swiglu_loop(x, ends, w_gate, w_up, w_down):
-    """FF_i of the i-th slice of x, one expert after another. x: (S, C), slice i ending before row ends[i]. Returns (S, C)."""
-    *slices, rest = x.tensor_split(ends.cpu())
+    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
+    ends = torch.searchsorted(sorted_experts, torch.arange(len(w_gate), device=x.device), right=True)  # (N,) where slices end
+    slices = x.index_select(0, order // k).tensor_split(ends[:-1].cpu())
     # unbind, not w[i]: the gradient of w[i] would be a tensor of zeros of the size of all experts, once per expert.
     weights = zip(w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
-    return torch.cat([*(swiglu(s, *w) for s, w in zip(slices, weights, strict=True)), torch.zeros_like(rest)])
+    sorted_y = torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])  # (M*k, C)
+    y = sorted_y.index_select(0, order.argsort()).view(M, k, -1)
+    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
 
 
 class FeedForward(nn.Module):
@@ -292,7 +286,8 @@ class MoE(nn.Module):
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             logits = F.linear(tokens.to(dtype), self.router.to(dtype))  # (M, N)
         routing = self.route(logits, self.top_k, self.training, **noise)
-        return mix_experts(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
+        mix = mix_grouped if can_group(tokens, self.w_gate) else mix_experts
+        return mix(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
 
 
 def load_balancing_loss(routing, over_ranks=lambda mean: mean):
@@ -366,8 +361,8 @@ class GPT(nn.Module):
         `tau` for Sample Top-1's router (see route_sample); the others draw nothing. Two options save memory in training:
         recompute drops what a block computed inside and does it again in the backward pass (not with a generator, which would
         draw anew); loss_chunk makes the logits of so many tokens at a time, for the loss alone.
-        Returns logits (B, T, V) in float32 at least, None with loss_chunk; loss, the mean cross-entropy over targets in nats, None without
-        targets; and routing, one Routing per layer, an empty list for a dense model.
+        Returns logits (B, T, V) in float32 at least, None with loss_chunk; loss, the mean cross-entropy over targets in nats,
+        None without targets; and routing, one Routing per layer, an empty list for a dense model.
         """
         if cache == []:
             cache.extend(KVCache() for _ in self.blocks)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import bench
+import fast
 import model as model_file
 from model import GPT, GPTConfig, Routing, expert_load, load_balancing_loss, mix_experts, route_soft, route_topk, swiglu
 
@@ -54,15 +55,20 @@ def test_identical_experts_give_the_dense_models_logits(top_k):
     torch.testing.assert_close(moe(tokens())[0], dense(tokens())[0])  # logits are float32
 
 
+MIXES = pytest.mark.parametrize("mix", [mix_experts, fast.mix_grouped], ids=["readable", "fast"])
+
+
+@MIXES
 @pytest.mark.parametrize("N,M,k,route", [(5, 17, 2, route_topk), (5, 17, 1, route_topk), (5, 1, 2, route_topk),
+                                         (3, 199, 2, route_topk), (4, 16, 2, route_topk),
                                          (1, 4, 1, route_topk), (40, 3, 2, route_topk), (4, 9, 4, route_topk),
                                          (4, 9, 1, route_soft)])
-def test_output_and_all_gradients_equal_compute_every_expert(N, M, k, route):
-    """Includes one token, one expert, and far more experts than tokens, most of them unused."""
+def test_output_and_all_gradients_equal_compute_every_expert(N, M, k, route, mix):
+    """Includes one token, one expert, far more experts than tokens, most of them unused, and slices that are rounded up."""
     x, router, weights, routing = random_moe(N, M, k=k, route=route)
     inputs = [x, router, *weights]
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(9), dtype=x.dtype)
-    got, want = mix_experts(x, routing(), *weights), compute_every_expert(x, routing(), weights)
+    got, want = mix(x, routing(), *weights), compute_every_expert(x, routing(), weights)
     torch.testing.assert_close(got, want)
     got_grads = torch.autograd.grad((got * direction).sum(), inputs, allow_unused=True)
     want_grads = torch.autograd.grad((want * direction).sum(), inputs, allow_unused=True)
@@ -70,9 +76,10 @@ def test_output_and_all_gradients_equal_compute_every_expert(N, M, k, route):
         torch.testing.assert_close(a, b)
 
 
-def test_gradients_equal_finite_differences():
-    x, router, weights, _ = random_moe(N=3, M=4, C=4, d_ff=3)
-    assert torch.autograd.gradcheck(lambda x, r, *w: mix_experts(x, route_topk(F.linear(x, r), 2), *w), (x, router, *weights))
+@MIXES
+def test_gradients_equal_finite_differences(mix):
+    x, router, weights, _ = random_moe(N=3, M=17, C=4, d_ff=3)
+    assert torch.autograd.gradcheck(lambda x, r, *w: mix(x, route_topk(F.linear(x, r), 2), *w), (x, router, *weights))
 
 
 def test_topk_over_all_experts_is_soft_routing():
@@ -119,22 +126,61 @@ def test_routing_has_the_promised_shapes():
     assert new()(tokens())[1:] == (None, [])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("N,M,k", [(4, 33, 2), (6, 2, 1), (3, 9, 3)])
-def test_grouped_products_equal_the_loop(N, M, k, dtype, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("N,M,k", [(4, 33, 2), (4, 300, 2), (6, 2, 1), (3, 9, 3)])
+def test_fast_mixing_equals_the_readable_one(N, M, k, dtype):
     """Values and all gradients, with experts that no token chose among them."""
     x, router, weights, _ = random_moe(N, M, C=16, d_ff=24, k=k)
     leaves = [t.detach().to(dtype).requires_grad_() for t in (x, *weights)]
     routing = route_topk(F.linear(x, router).detach().float(), k)
-    assert model_file.can_group(leaves[0], leaves[1]) == hasattr(F, "grouped_mm")
     results = []
-    for grouped in (True, False):
-        if not grouped:
-            monkeypatch.setattr(model_file, "can_group", lambda *_: False)
-        y = mix_experts(leaves[0], routing, *leaves[1:])
+    for mix in (fast.mix_grouped, mix_experts):
+        y = mix(leaves[0], routing, *leaves[1:])
         results.append([y, *torch.autograd.grad((y * y).sum(), leaves)])
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, **({} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.1 * b.abs().max().item()}))
+        torch.testing.assert_close(a, b, **({} if dtype == torch.float64 else {"rtol": 0.1, "atol": 0.1 * b.abs().max().item()}))
+
+
+@pytest.mark.parametrize("T,S", [(7, 7), (3, 7), (1, 7), (1, 1)])
+def test_the_attention_kernel_equals_the_equation(T, S):
+    """Values and gradients, with cached tokens before the new ones, and two readers for each key."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, n, 8, generator=g, dtype=torch.float64).requires_grad_()
+               for heads, n in ((4, T), (2, S), (2, S)))
+    want = torch.zeros(2, 4, T, 8, dtype=torch.float64)
+    for t in range(T):  # query t stands at place S - T + t
+        seen = S - T + t + 1
+        scores = torch.einsum("bhd,bhsd->bhs", q[:, :, t], k[:, :, :seen].repeat_interleave(2, 1)) / 8 ** 0.5
+        want[:, :, t] = torch.einsum("bhs,bhsd->bhd", scores.softmax(-1), v[:, :, :seen].repeat_interleave(2, 1))
+    for function in (model_file.attention, fast.attention_kernel):
+        got = function(q, k, v)
+        torch.testing.assert_close(got, want)
+        for a, b in zip(*(torch.autograd.grad((y * y).sum(), (q, k, v), retain_graph=True) for y in (got, want)), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_fast_loss_is_torchs():
+    logits = torch.randn(9, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    targets = torch.tensor([0, 4, -1, 2, 2, -1, 1, 0, 3])
+    assert torch.autograd.gradcheck(lambda logits: fast.cross_entropy(logits, targets), logits)
+    torch.testing.assert_close(fast.cross_entropy(logits, targets), F.cross_entropy(logits, targets, ignore_index=-1))
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN")
+def test_onednn_multiplies_like_torch(monkeypatch):
+    """The layer, and the slices of an MoE, large enough for oneDNN to be asked; values and gradients."""
+    g = torch.Generator().manual_seed(0)
+    x, w = torch.randn(2, 300, 64, generator=g).requires_grad_(), torch.randn(128, 64, generator=g).requires_grad_()
+    router, weights = torch.randn(2, 64, generator=g), [torch.randn(2, 128, 64, generator=g).requires_grad_() for _ in range(2)]
+    weights.append(torch.randn(2, 64, 128, generator=g).requires_grad_())
+    routing, results = route_topk(F.linear(x.detach().flatten(0, 1), router), 2), []
+    for slow in (True, False):
+        monkeypatch.setattr(fast, "mkl_is_slow", lambda slow=slow: slow)
+        assert fast.by_onednn(x, w) == slow and not fast.by_onednn(x.double(), w)
+        a, b = fast.linear(x, w), fast.mix_grouped(x.flatten(0, 1), routing, *weights)
+        results.append([a, b, *torch.autograd.grad((a * a).sum() + (b * b).sum(), (x, w, *weights))])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5 * want.abs().max().item())
 
 
 @pytest.mark.parametrize("config", [{}, {"n_expert": 3}, {"n_expert": 3, "routing": "switch"}])
