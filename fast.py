@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-ALIGN = 32  # on a CPU a new size of a bfloat16 product costs more than the product, so that slices are rounded up to few sizes
+ALIGN = 32  # oneDNN prepares for every new size of a product, longer than it multiplies: round slices up to few sizes
 FEW = 16    # in decoding so few tokens are worth asking every expert: reading its weights takes longer than the products
 
 # ---- attention and loss ---------------------------------------------------------------------------------------------------
@@ -75,9 +75,13 @@ def mkl_is_slow():
 
 
 def by_onednn(x, w):
-    """Whether oneDNN shall multiply x, (..., a), by w, (b, a); in a small product its preparations take longer than the rest."""
-    return (x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[:-1].numel() * w.numel() >= 2**22 and mkl_is_slow()
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
+    """Whether oneDNN shall multiply x, (..., a), by w, (b, a), or each slice of x by one of w, (N, b, a).
+
+    In a small product its preparations take longer than the rest.
+    """
+    size = x.shape[:-1].numel() * w.shape[-2] * w.shape[-1] // (len(w) if w.ndim == 3 else 1)
+    return (x.dtype == torch.float32 and x.device.type == "cpu" and size >= 2**23 and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling() and mkl_is_slow())
 
 
 def onednn_linear(x, w):
@@ -122,37 +126,38 @@ class Linear(nn.Linear):
 
 
 class GroupedLinear(torch.autograd.Function):
-    """F.linear(x[slice i], w[i]) for each i. x: (S, a), cut by N slices; w: (N, b, a). Returns (S, b), 0 behind the slices."""
+    """F.linear of each slice of x and its w[i]. x: (S, a); w: (N, b, a); sizes: N and the rest. Returns (S, b), 0 in the rest."""
 
     @staticmethod
-    def forward(ctx, x, w, slices):
+    def forward(ctx, x, w, sizes):
         ctx.save_for_backward(x, w)
-        ctx.slices = slices
-        return GroupedLinear.products(x, w, slices)
+        ctx.sizes = sizes
+        return GroupedLinear.products(x, w, sizes)
 
     @staticmethod
     def backward(ctx, dy):
-        (x, w), slices, dx, dw = ctx.saved_tensors, ctx.slices, None, None
+        (x, w), dx, dw = ctx.saved_tensors, None, None
         if ctx.needs_input_grad[0]:
-            dx = GroupedLinear.products(dy, w.mT, slices)
+            dx = GroupedLinear.products(dy, w.mT, ctx.sizes)
         if ctx.needs_input_grad[1]:
-            dw = torch.empty_like(w)
-            for rows, w_i, dw_i in zip(slices, w, dw, strict=True):
-                if by_onednn(x[rows], w_i):
-                    dw_i.copy_(onednn_weight_gradient(dy[rows], x[rows], w_i))
+            dw, onednn = torch.empty_like(w), by_onednn(x, w)
+            for dy_i, x_i, w_i, dw_i in zip(dy.split(ctx.sizes), x.split(ctx.sizes), w, dw, strict=False):
+                if onednn:
+                    dw_i.copy_(onednn_weight_gradient(dy_i, x_i, w_i))
                 else:
-                    torch.mm(dy[rows].T, x[rows], out=dw_i)
+                    torch.mm(dy_i.T, x_i, out=dw_i)
         return dx, dw, None
 
     @staticmethod
-    def products(x, w, slices):
-        y = x.new_empty(len(x), w.shape[1])
-        for rows, w_i in zip(slices, w, strict=True):
-            if by_onednn(x[rows], w_i):
-                y[rows] = onednn_linear(x[rows], w_i)
+    def products(x, w, sizes):
+        y, onednn = x.new_empty(len(x), w.shape[1]), by_onednn(x, w)
+        *slices, rest = y.split(sizes)
+        for x_i, w_i, y_i in zip(x.split(sizes), w, slices, strict=False):
+            if onednn:
+                y_i.copy_(onednn_linear(x_i, w_i))
             else:
-                torch.mm(x[rows], w_i.T, out=y[rows])
-        y[slices[-1].stop:] = 0
+                torch.mm(x_i, w_i.T, out=y_i)
+        rest.zero_()
         return y
 
 
@@ -163,27 +168,29 @@ def mix_grouped(x, routing, w_gate, w_up, w_down):
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     if M <= FEW and M * k >= N:
         return mix_all(x, routing, w_gate, w_up, w_down)
-    align = ALIGN if device == "cpu" and M * k >= 2 * ALIGN * N else 1
+    prepares = device == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x.expand(k, M, C), w_gate))
+    align = ALIGN if prepares and M * k >= 2 * ALIGN * N else 1
     sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
     sizes = torch.searchsorted(sorted_experts, torch.arange(N + 1, device=x.device)).diff()  # (N,)
     room = (sizes + align - 1) // align * align                                              # (N,) with rows of zeros behind
     shift = (room - sizes).cumsum(0) - (room - sizes)                                        # (N,) how far slices move for them
     rows = torch.arange(M * k, device=x.device) + shift[sorted_experts]                      # (M*k,)
     place = torch.empty_like(order).index_copy(0, order, rows)                               # (M*k,) the row of each slot
-    product = grouped_product(room.cumsum(0), device)
     x = x.new_zeros(M * k + N * (align - 1), C).index_copy(0, place, x.repeat_interleave(k, dim=0))
+    product = grouped_product(room, len(x))
     y = product(F.silu(product(x, w_gate)) * product(x, w_up), w_down)
     y = y.index_select(0, place).view(M, k, C)
     return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
 
 
-def grouped_product(ends, device):
-    """A function of x (S, a) and w (N, b, a): F.linear of each slice of x and its w[i]; slice i ends before row ends[i]."""
-    if device != "cpu" or torch.compiler.is_compiling():
-        return lambda x, w: F.grouped_mm(x, w.mT, offs=ends.int())
-    ends = ends.tolist()
-    slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    return lambda x, w: GroupedLinear.apply(x, w, slices)
+def grouped_product(sizes, n_rows):
+    """A function of x (n_rows, a) and w (N, b, a): F.linear of each slice of x and its w[i]; sizes: (N,), of the slices."""
+    if sizes.device.type != "cpu" or torch.compiler.is_compiling():
+        ends = sizes.cumsum(0, dtype=torch.int32)
+        return lambda x, w: F.grouped_mm(x, w.mT, offs=ends)
+    sizes = sizes.tolist()
+    sizes.append(n_rows - sum(sizes))
+    return lambda x, w: GroupedLinear.apply(x, w, sizes)
 
 
 def mix_all(x, routing, w_gate, w_up, w_down):

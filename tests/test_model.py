@@ -170,7 +170,7 @@ def test_the_fast_loss_is_torchs():
 def test_onednn_multiplies_like_torch(monkeypatch):
     """The layer, and the slices of an MoE, large enough for oneDNN to be asked; values and gradients."""
     g = torch.Generator().manual_seed(0)
-    x, w = torch.randn(2, 300, 64, generator=g).requires_grad_(), torch.randn(128, 64, generator=g).requires_grad_()
+    x, w = torch.randn(2, 600, 64, generator=g).requires_grad_(), torch.randn(128, 64, generator=g).requires_grad_()
     router, weights = torch.randn(2, 64, generator=g), [torch.randn(2, 128, 64, generator=g).requires_grad_() for _ in range(2)]
     weights.append(torch.randn(2, 64, 128, generator=g).requires_grad_())
     routing, results = route_topk(F.linear(x.detach().flatten(0, 1), router), 2), []
