@@ -39,10 +39,6 @@ ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
 # wants a core; spinning only briefly costs nothing and keeps training usable then
 export GOMP_SPINCOUNT ?= 1000
-# and glibc gives memory back to the system and asks for it again in every step; keeping it makes float32 training a quarter faster
-export MALLOC_MMAP_THRESHOLD_ ?= 2000000000
-export MALLOC_TRIM_THRESHOLD_ ?= 8000000000
-export MALLOC_TOP_PAD_ ?= 100000000
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------
 
@@ -76,7 +72,7 @@ $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py btm.py figures.py san
 RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
 .PHONY: results bench test torture lint help clean
-bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, some five minutes with nothing else running
+bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, some seven minutes with nothing else running
 	$(PY) bench.py --data_dir $(DATA)
 
 results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 import checkpoint as ckpt
 import mix
 from data.loader import get_batch, open_split
-from devices import peak_flops, pick_device, pick_dtype
+from devices import keep_memory, peak_flops, pick_device, pick_dtype
 from evaluate import machine
 from model import GPT, GPTConfig
 from settings import BadInput, option, parse, run
@@ -332,6 +332,7 @@ def main(argv=None):
     for name in s.what:
         if name not in PARTS:
             raise BadInput(f"{name}: not one of {', '.join(PARTS)}")
+    keep_memory()
     device = pick_device(s.device)
     new(s, torch.device("meta"))  # is it a shape at all?
     ckpt.prepare_output(s.out)

@@ -27,7 +27,7 @@ from data import tokenizer
 from data.loader import first_windows, read_meta
 from data.prepare import DOMAINS
 from data.task import Task
-from devices import pick_device
+from devices import keep_memory, pick_device
 from model import expert_load
 from settings import BadInput, option, parse, run
 
@@ -230,6 +230,7 @@ def main(argv=None):
     if len(set(methods)) < len(methods):
         raise BadInput(f"--btm_methods {settings.btm_methods}: one way is named twice")
     ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
+    keep_memory()
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size}

@@ -49,7 +49,7 @@ class TrainSettings:
     resume: bool = option(False, "go on from NAME.state if there is one")
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
-    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it and it pays",
+    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it",
                         choices=("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
     recompute: bool = option(False, "save memory: keep no activations inside a block, compute them again in the backward pass")
@@ -135,6 +135,7 @@ def start(settings):
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
+    devices.keep_memory()
     device, weights = devices.pick_device(settings.device), mixture(settings.data)
     meta = {domain: read_meta(settings.data_dir, domain) for domain in [*weights, *prepared(settings.data_dir)]}
     if len({m["fingerprint"] for m in meta.values()}) > 1:
