@@ -55,7 +55,8 @@ def stop_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("module,init,changes", [(train_expert, "seed", {}), (train_expert, "seed", {"grad_accum": 2}),
-                                                 (finetune_router, "btx_mixed", {}), (finetune_router, "sample_mixed", {})])
+                                                 (finetune_router, "btx_mixed", {}), (finetune_router, "sample_mixed", {}),
+                                                 (finetune_router, "btx_mixed", {"dtype": "bfloat16", "batch_size": 16})])
 def test_resume_equals_no_interruption_bit_for_bit(tiny, tmp_path, monkeypatch, module, init, changes):
     changes = {"init": tiny / f"{init}.pt"} | changes
     want = run(tiny, tmp_path / "a.pt", module, **changes)
