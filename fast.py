@@ -195,10 +195,9 @@ def grouped_product(sizes, n_rows):
 
 def mix_all(x, routing, w_gate, w_up, w_down):
     """The same as model.mix_experts, for a few tokens: every expert computes all of them."""
-    gates = torch.zeros_like(routing.probs).scatter(1, routing.experts, routing.gates.to(routing.probs.dtype))  # (M, N)
     x = x.expand(len(w_gate), *x.shape)                                                # (N, M, C)
     y = torch.bmm(F.silu(torch.bmm(x, w_gate.mT)) * torch.bmm(x, w_up.mT), w_down.mT)  # (N, M, C)
-    return (gates.T[:, :, None].to(y.dtype) * y).sum(0)                                # (M, C)
+    return (routing.dense_gates().to(y.dtype).T[:, :, None] * y).sum(0)                # (M, C)
 
 
 def can_group(x, w):

@@ -15,16 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fast import (
-    Linear,
-    attention_kernel,
-    can_group,
-    chunked_cross_entropy,
-    cross_entropy,
-    kernel_pays,
-    linear,
-    mix_grouped,
-)
+import fast
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
@@ -134,10 +125,10 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.n_embd // config.n_head
-        self.wq = Linear(config.n_embd, self.n_head * self.head_dim)
-        self.wk = Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.wv = Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.wo = Linear(self.n_head * self.head_dim, config.n_embd)
+        self.wq = fast.Linear(config.n_embd, self.n_head * self.head_dim)
+        self.wk = fast.Linear(config.n_embd, self.n_kv_head * self.head_dim)
+        self.wv = fast.Linear(config.n_embd, self.n_kv_head * self.head_dim)
+        self.wo = fast.Linear(self.n_head * self.head_dim, config.n_embd)
 
     def forward(self, x, angles, cache=None):
         """x: (B, T, C); angles: see rope; cache: a KVCache of earlier tokens or None. Returns (B, T, C)."""
@@ -148,7 +139,7 @@ class Attention(nn.Module):
         q, k = rope(q, angles), rope(k, angles)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, n_kv_head, S, d)
-        y = (attention_kernel if kernel_pays(q, k) else attention)(q, k, v)  # (B, n_head, T, d)
+        y = (fast.attention_kernel if fast.kernel_pays(q, k) else attention)(q, k, v)  # (B, n_head, T, d)
         return self.wo(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -157,7 +148,7 @@ class Attention(nn.Module):
 
 def swiglu(x, w_gate, w_up, w_down):
     """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (M, C); w_gate, w_up: (d_ff, C); w_down: (C, d_ff)."""
-    return linear(F.silu(linear(x, w_gate)) * linear(x, w_up), w_down)
+    return fast.linear(F.silu(fast.linear(x, w_gate)) * fast.linear(x, w_up), w_down)
 
 
 class Routing(NamedTuple):
@@ -165,6 +156,10 @@ class Routing(NamedTuple):
     gates: torch.Tensor    # (M, k) weight of each chosen expert, g_i(W_l x) of the paper
     experts: torch.Tensor  # (M, k) index of each chosen expert, int64
     probs: torch.Tensor    # (M, N) softmax over all experts
+
+    def dense_gates(self):
+        """The gates of all experts, (M, N): 0 for those not chosen."""
+        return torch.zeros_like(self.probs).scatter(1, self.experts, self.gates.to(self.probs.dtype))
 
 
 # The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs: top_k; whether this is training;
@@ -286,7 +281,7 @@ class MoE(nn.Module):
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             logits = F.linear(tokens.to(dtype), self.router.to(dtype))  # (M, N)
         routing = self.route(logits, self.top_k, self.training, **noise)
-        mix = mix_grouped if can_group(tokens, self.w_gate) else mix_experts
+        mix = fast.mix_grouped if fast.can_group(tokens, self.w_gate) else mix_experts
         return mix(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
 
 
@@ -303,7 +298,7 @@ def load_balancing_loss(routing, over_ranks=lambda mean: mean):
 
 def expert_load(routing):
     """u_i of section 3.3: the mean gate of each expert over the tokens of one layer. Returns (N,), sum 1 for top-k."""
-    return torch.zeros_like(routing.probs).scatter(1, routing.experts, routing.gates.to(routing.probs.dtype)).mean(0)
+    return routing.dense_gates().mean(0)
 
 
 # ---- the model --------------------------------------------------------------------------------------------------------
@@ -333,7 +328,7 @@ class GPT(nn.Module):
         self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)  # see init_weights
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.head = Linear(config.n_embd, config.vocab_size)
+        self.head = fast.Linear(config.n_embd, config.vocab_size)
         if config.tie_weights:
             self.head.weight = self.embed.weight
         self.init_weights(generator)
@@ -375,9 +370,9 @@ class GPT(nn.Module):
             x, r = run(x, angles, past, **noise)
             routing += [r] if r else []
         if loss_chunk:
-            return None, chunked_cross_entropy(self.norm(x).flatten(0, 1), self.head, targets.flatten(), loss_chunk), routing
+            return None, fast.chunked_cross_entropy(self.norm(x).flatten(0, 1), self.head, targets.flatten(), loss_chunk), routing
         logits = self.head(self.norm(x)).to(torch.promote_types(x.dtype, torch.float32))  # (B, T, V)
-        loss = None if targets is None else cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = None if targets is None else fast.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss, routing
 
     @torch.inference_mode()

@@ -330,7 +330,7 @@ def test_loss_ignores_targets_of_minus_one():
 def test_flops_agree_with_torchs_counter(config, monkeypatch):
     """Of the forward pass and of a training step, within 2 %: the counter sees every matrix product, attention included."""
     model = GPT(GPTConfig(**{**SMALL, **config})).double()
-    monkeypatch.setattr(model_file, "can_group", lambda *_: False)  # the counter does not look inside
+    monkeypatch.setattr(fast, "can_group", lambda *_: False)  # the counter does not look inside
     idx = tokens(4, 16)
     for training in (False, True):
         with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
