@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 ALIGN = 32  # oneDNN prepares for every new size of a product, longer than it multiplies: round slices up to few sizes
@@ -14,7 +15,10 @@ FEW = 16    # in decoding so few tokens are worth asking every expert: reading i
 
 
 def kernel_pays(q, k):
-    """Whether torch's attention kernel beats model.attention: not on a CPU while the scores are few, or in bfloat16."""
+    """Whether torch's attention kernel beats model.attention: not on a CPU while the scores are few, or in bfloat16.
+
+    There model.attention takes up to 100 MiB a layer for its scores; --recompute keeps none of them.
+    """
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     return q.device.type != "cpu" or scores > (2**24 if q.dtype == torch.bfloat16 else 2**19)
 
@@ -37,11 +41,12 @@ class CrossEntropy(torch.autograd.Function):
         return F.nll_loss(logp, targets, ignore_index=-1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         logp, targets = ctx.saved_tensors
         kept = targets != -1
         p = logp.exp().scatter_add_(1, targets.clamp_min(0)[:, None], -torch.ones_like(logp[:, :1]))
-        return p.mul_((grad / kept.sum() * kept)[:, None]), None
+        return p.mul_((grad / kept.sum().clamp_min(1) * kept)[:, None]), None
 
 
 def cross_entropy(logits, targets):
@@ -70,8 +75,8 @@ def chunked_cross_entropy(x, head, targets, chunk):
 def mkl_is_slow():
     """Whether torch's float32 products run at half speed: Intel's library uses no AVX-512 on AMD's processors; oneDNN does."""
     cpu = Path("/proc/cpuinfo")
-    return (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-            and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    return (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+            and torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def by_onednn(x, w):
@@ -79,9 +84,9 @@ def by_onednn(x, w):
 
     In a small product its preparations take longer than the rest.
     """
-    size = x.shape[:-1].numel() * w.shape[-2] * w.shape[-1] // (len(w) if w.ndim == 3 else 1)
-    return (x.dtype == torch.float32 and x.device.type == "cpu" and size >= 2**23 and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling() and mkl_is_slow())
+    size = x.numel() * w.shape[-2] // (len(w) if w.ndim == 3 else 1)
+    return (not torch.compiler.is_compiling() and size >= 2**23 and x.dtype == torch.float32 and x.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
 
 
 def onednn_linear(x, w):
@@ -101,6 +106,7 @@ class OneDNNLinear(torch.autograd.Function):
         return onednn_linear(x, w)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
         dx = onednn_linear(dy, w.mT) if ctx.needs_input_grad[0] else None
@@ -135,6 +141,7 @@ class GroupedLinear(torch.autograd.Function):
         return GroupedLinear.products(x, w, sizes)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         (x, w), dx, dw = ctx.saved_tensors, None, None
         if ctx.needs_input_grad[0]:
@@ -161,15 +168,18 @@ class GroupedLinear(torch.autograd.Function):
         return y
 
 
-def mix_grouped(x, routing, w_gate, w_up, w_down):
-    """The same as model.mix_experts, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes."""
+def mix_grouped(x, routing, w_gate, w_up, w_down, align=None):
+    """The same as model.mix_experts, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes.
+
+    align: slices are rounded up to so many rows; None: as many as pays.
+    """
     (M, k), (N, _, C), device = routing.experts.shape, w_gate.shape, x.device.type
     if torch.is_autocast_enabled(device):  # autocast does not know these products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     if M <= FEW and M * k >= N:
         return mix_all(x, routing, w_gate, w_up, w_down)
     prepares = device == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x.expand(k, M, C), w_gate))
-    align = ALIGN if prepares and M * k >= 2 * ALIGN * N else 1
+    align = align or (ALIGN if prepares and M * k >= 2 * ALIGN * N else 1)
     sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
     sizes = torch.searchsorted(sorted_experts, torch.arange(N + 1, device=x.device)).diff()  # (N,)
     room = (sizes + align - 1) // align * align                                              # (N,) with rows of zeros behind
@@ -194,7 +204,7 @@ def grouped_product(sizes, n_rows):
 
 
 def mix_all(x, routing, w_gate, w_up, w_down):
-    """The same as model.mix_experts, for a few tokens: every expert computes all of them."""
+    """The same as model.mix_experts, for a few tokens and finite weights: every expert computes all of them."""
     x = x.expand(len(w_gate), *x.shape)                                                # (N, M, C)
     y = torch.bmm(F.silu(torch.bmm(x, w_gate.mT)) * torch.bmm(x, w_up.mT), w_down.mT)  # (N, M, C)
     return (routing.dense_gates().to(y.dtype).T[:, :, None] * y).sum(0)                # (M, C)

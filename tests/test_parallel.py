@@ -59,7 +59,7 @@ def test_two_ranks_equal_one(trained, name, how):
 @pytest.mark.parametrize("name,same_as", [("accumulated", "dense"), ("thrifty", "moe")])
 def test_micro_batches_and_what_saves_memory_change_nothing_with_ranks_either(trained, name, same_as, how):
     a, b = (ckpt.load(trained / f"{label}.pt")["model"] for label in (f"{name}_{how}", f"{same_as}_1"))
-    assert difference(a, b) < 1e-8  # the loss is float32
+    assert difference(a, b) < 1e-10
 
 
 @pytest.mark.parametrize("label", ["resumed_1", "resumed_2"])
