@@ -76,7 +76,8 @@ def mkl_is_slow():
     """Whether torch's float32 products run at half speed: Intel's library uses no AVX-512 on AMD's processors; oneDNN does."""
     cpu = Path("/proc/cpuinfo")
     return (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-            and torch.backends.cpu.get_cpu_capability() == "AVX512" and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+            and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def by_onednn(x, w):
