@@ -2,12 +2,14 @@
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+SMALL, LARGE = 2**22, 2**24  # multiplications from which oneDNN pays for a product of sizes met before, and for weight gradients
 ALIGN = 32  # oneDNN prepares for every new size of a product, longer than it multiplies: round slices up to few sizes
 FEW = 16    # in decoding so few tokens are worth asking every expert: reading its weights takes longer than the products
 
@@ -80,22 +82,27 @@ def mkl_is_slow():
             and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
-def by_onednn(x, w):
-    """Whether oneDNN shall multiply x, (..., a), by w, (b, a), or each slice of x by one of w, (N, b, a).
-
-    In a small product its preparations take longer than the rest.
-    """
-    size = x.numel() * w.shape[-2] // (len(w) if w.ndim == 3 else 1)
-    return (not torch.compiler.is_compiling() and size >= 2**23 and x.dtype == torch.float32 and x.device.type == "cpu"
+def by_onednn(x, work, least=2**23):
+    """Whether oneDNN shall do a product of x and a matrix, of `work` multiplications; fewer than `least` take MKL no longer."""
+    return (work >= least and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
 
 
-def onednn_linear(x, w):
-    return torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
+def product(x, w, onednn, out=None):
+    """F.linear(x, w)."""
+    if not onednn:
+        return torch.mm(x, w.T, out=out)
+    y = torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
+    return y if out is None else out.copy_(y)
 
 
-def onednn_weight_gradient(dy, x, w):
-    return torch.ops.aten.mkldnn_linear_backward(x.to_mkldnn(), dy.to_mkldnn(), w, [False, True, False])[1]
+def weight_gradient(dy, x, onednn, out=None):
+    """The gradient of w, (b, a), where that of product(x, w) is dy. x: (M, a); dy: (M, b)."""
+    if not onednn:
+        return torch.mm(dy.T, x, out=out)
+    w = x.new_empty(dy.shape[1], x.shape[1]) if out is None else out  # for its shape
+    dw = torch.ops.aten.mkldnn_linear_backward(x.to_mkldnn(), dy.to_mkldnn(), w, [False, True, False])[1]
+    return dw if out is None else out.copy_(dw)
 
 
 class OneDNNLinear(torch.autograd.Function):
@@ -104,19 +111,21 @@ class OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w):
         ctx.save_for_backward(x, w)
-        return onednn_linear(x, w)
+        return product(x, w, onednn=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
-        dx = onednn_linear(dy, w.mT) if ctx.needs_input_grad[0] else None
-        return dx, onednn_weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), w) if ctx.needs_input_grad[1] else None
+        dx = product(dy, w.mT, onednn=True) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return dx, None
+        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), by_onednn(x, x.numel() * len(w), LARGE))
 
 
 def linear(x, w):
     """F.linear(x, w)."""
-    return OneDNNLinear.apply(x, w) if by_onednn(x, w) else F.linear(x, w)
+    return OneDNNLinear.apply(x, w) if by_onednn(x, x.numel() * len(w)) else F.linear(x, w)
 
 
 class Linear(nn.Linear):
@@ -129,79 +138,26 @@ class Linear(nn.Linear):
         return linear(x, self.weight)
 
 
-# ---- products of slices with the weights of their experts -----------------------------------------------------------------
+# ---- mixtures of experts --------------------------------------------------------------------------------------------------
 
 
-class GroupedLinear(torch.autograd.Function):
-    """F.linear of each slice of x and its w[i]. x: (S, a); w: (N, b, a); sizes: N and the rest. Returns (S, b), 0 in the rest."""
-
-    @staticmethod
-    def forward(ctx, x, w, sizes):
-        ctx.save_for_backward(x, w)
-        ctx.sizes = sizes
-        return GroupedLinear.products(x, w, sizes)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        (x, w), dx, dw = ctx.saved_tensors, None, None
-        if ctx.needs_input_grad[0]:
-            dx = GroupedLinear.products(dy, w.mT, ctx.sizes)
-        if ctx.needs_input_grad[1]:
-            dw, onednn = torch.empty_like(w), by_onednn(x, w)
-            for dy_i, x_i, w_i, dw_i in zip(dy.split(ctx.sizes), x.split(ctx.sizes), w, dw, strict=False):
-                if onednn:
-                    dw_i.copy_(onednn_weight_gradient(dy_i, x_i, w_i))
-                else:
-                    torch.mm(dy_i.T, x_i, out=dw_i)
-        return dx, dw, None
-
-    @staticmethod
-    def products(x, w, sizes):
-        y, onednn = x.new_empty(len(x), w.shape[1]), by_onednn(x, w)
-        *slices, rest = y.split(sizes)
-        for x_i, w_i, y_i in zip(x.split(sizes), w, slices, strict=False):
-            if onednn:
-                y_i.copy_(onednn_linear(x_i, w_i))
-            else:
-                torch.mm(x_i, w_i.T, out=y_i)
-        rest.zero_()
-        return y
-
-
-def mix_grouped(x, routing, w_gate, w_up, w_down, align=None):
-    """The same as model.mix_experts, all experts in one call for each matrix. On a GPU, Python need not wait for the sizes.
-
-    align: slices are rounded up to so many rows; None: as many as pays.
-    """
-    (M, k), (N, _, C), device = routing.experts.shape, w_gate.shape, x.device.type
-    if torch.is_autocast_enabled(device):  # autocast does not know these products
+def mix_fast(x, routing, w_gate, w_up, w_down):
+    """The same as model.mix_experts, by whichever of the following suits the device and the number of tokens."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):  # autocast does not know their products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
-    if M <= FEW and M * k >= N:
-        return mix_all(x, routing, w_gate, w_up, w_down)
-    prepares = device == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x.expand(k, M, C), w_gate))
-    align = align or (ALIGN if prepares and M * k >= 2 * ALIGN * N else 1)
-    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
-    sizes = torch.searchsorted(sorted_experts, torch.arange(N + 1, device=x.device)).diff()  # (N,)
-    room = (sizes + align - 1) // align * align                                              # (N,) with rows of zeros behind
-    shift = (room - sizes).cumsum(0) - (room - sizes)                                        # (N,) how far slices move for them
-    rows = torch.arange(M * k, device=x.device) + shift[sorted_experts]                      # (M*k,)
-    place = torch.empty_like(order).index_copy(0, order, rows)                               # (M*k,) the row of each slot
-    x = x.new_zeros(M * k + N * (align - 1), C).index_copy(0, place, x.repeat_interleave(k, dim=0))
-    product = grouped_product(room, len(x))
-    y = product(F.silu(product(x, w_gate)) * product(x, w_up), w_down)
-    y = y.index_select(0, place).view(M, k, C)
-    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
+    mix = mix_grouped if device != "cpu" or torch.compiler.is_compiling() else mix_slices
+    if len(x) <= FEW and routing.experts.numel() >= len(w_gate):
+        mix = mix_all
+    return mix(x, routing, w_gate, w_up, w_down)
 
 
-def grouped_product(sizes, n_rows):
-    """A function of x (n_rows, a) and w (N, b, a): F.linear of each slice of x and its w[i]; sizes: (N,), of the slices."""
-    if sizes.device.type != "cpu" or torch.compiler.is_compiling():
-        ends = sizes.cumsum(0, dtype=torch.int32)
-        return lambda x, w: F.grouped_mm(x, w.mT, offs=ends)
-    sizes = sizes.tolist()
-    sizes.append(n_rows - sum(sizes))
-    return lambda x, w: GroupedLinear.apply(x, w, sizes)
+def can_mix(x, w):
+    """Whether mix_fast takes these, more than one token; F.grouped_mm, if there is one, wants bfloat16 in whole 16 bytes."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return len(x) > 1
+    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
+    return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0
 
 
 def mix_all(x, routing, w_gate, w_up, w_down):
@@ -211,9 +167,78 @@ def mix_all(x, routing, w_gate, w_up, w_down):
     return (routing.dense_gates().to(y.dtype).T[:, :, None] * y).sum(0)                # (M, C)
 
 
-def can_group(x, w):
-    """Whether mix_grouped takes these, more than one token; F.grouped_mm, if there is one, wants bfloat16 in whole 16 bytes."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        return len(x) > 1
-    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
-    return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0
+def mix_grouped(x, routing, w_gate, w_up, w_down):
+    """The same as model.mix_experts, all experts in one call for each matrix: Python need not wait for a GPU to know the sizes."""
+    M, k = routing.experts.shape
+    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
+    experts = torch.arange(len(w_gate), device=x.device)
+    ends = torch.searchsorted(sorted_experts, experts, right=True).to(torch.int32)  # (N,) where slices end
+    x = x.index_select(0, order // k)  # (M*k, C)
+    h = F.silu(F.grouped_mm(x, w_gate.mT, offs=ends)) * F.grouped_mm(x, w_up.mT, offs=ends)
+    y = F.grouped_mm(h, w_down.mT, offs=ends).index_select(0, order.argsort()).view(M, k, -1)
+    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
+
+
+def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
+    """The same as model.mix_experts, with fewer passes over memory, and of the small calls that cost more than they compute.
+
+    align: slices are rounded up to so many rows; None: as many as pays.
+    """
+    (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
+    work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
+    prepares = x.dtype == torch.bfloat16 or by_onednn(x, work, SMALL)
+    align = align or (ALIGN if prepares and M * k >= 2 * ALIGN * N else 1)
+    experts = routing.experts.flatten().numpy()
+    order, sizes = experts.astype(np.uint16).argsort(kind="stable"), np.bincount(experts, minlength=N)  # slot = token * k + choice
+    room = -(-sizes // align) * align                                                 # (N,) with rows to spare behind
+    rows = np.arange(M * k) + np.repeat(np.cumsum(room - sizes) - (room - sizes), sizes)
+    token = np.zeros(room.sum(), np.int64)                                            # (S,) whose each row is; spare ones: any
+    token[rows] = order // k
+    place = np.empty_like(order)                                                      # (M*k,) the row of each slot
+    place[order] = rows
+    token, place = torch.from_numpy(token), torch.from_numpy(place).view(M, k)
+    return MixSlices.apply(x, routing.gates.to(x.dtype), w_gate, w_up, w_down, token, place, room.tolist(), work)
+
+
+class MixSlices(torch.autograd.Function):
+    """y = sum_i g_i FF_i(x) (3.2), one expert after another. x: (M, C); gates: (M, k); token, place, sizes: see mix_slices.
+
+    F.embedding_bag adds up the rows that belong to a token: with the gates for y, without for the gradient of x.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gates, w_gate, w_up, w_down, token, place, sizes, work):
+        x = x.index_select(0, token)  # (S, C)
+        y, inner, onednn = torch.empty_like(x), [], by_onednn(x, work, SMALL)
+        for x_i, y_i, gate_i, up_i, down_i in zip(x.split(sizes), y.split(sizes), w_gate, w_up, w_down, strict=True):
+            a, b = product(x_i, gate_i, onednn), product(x_i, up_i, onednn)  # (S_i, d_ff)
+            s = F.silu(a)
+            h = s * b
+            product(h, down_i, onednn, out=y_i)
+            if any(ctx.needs_input_grad):
+                inner += [a, b, s, h]
+        ctx.save_for_backward(x, y, gates, w_gate, w_up, w_down, token, place, *inner)
+        ctx.sizes, ctx.work = sizes, work
+        return F.embedding_bag(place, y, mode="sum", per_sample_weights=gates)  # (M, C)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, y, gates, w_gate, w_up, w_down, token, place, *inner = ctx.saved_tensors
+        onednn, large = by_onednn(x, ctx.work, SMALL), by_onednn(x, ctx.work, LARGE)
+        dy = dy.index_select(0, token)                                                           # (S, C)
+        dgates = (dy * y).sum(-1)[place]                                                         # (M, k)
+        dy *= gates.new_zeros(len(x)).index_copy_(0, place.flatten(), gates.flatten())[:, None]  # 0 in spare rows
+        dx, weights = torch.empty_like(x), (w_gate, w_up, w_down)
+        dw = [torch.empty_like(w) if need else None for w, need in zip(weights, ctx.needs_input_grad[2:5], strict=True)]
+        for i, (x_i, dy_i, dx_i) in enumerate(zip(*(t.split(ctx.sizes) for t in (x, dy, dx)), strict=True)):
+            a, b, s, h = inner[4 * i:4 * i + 4]
+            dh = product(dy_i, w_down[i].T, onednn)
+            db = dh * s
+            da = torch.ops.aten.silu_backward(dh.mul_(b), a)
+            product(da, w_gate[i].T, onednn, out=dx_i)
+            dx_i += product(db, w_up[i].T, onednn)
+            for dw_all, d, to in zip(dw, (da, db, dy_i), (x_i, x_i, h), strict=True):
+                if dw_all is not None:  # not frozen
+                    weight_gradient(d, to, large, out=dw_all[i])
+        return F.embedding_bag(place, dx, mode="sum"), dgates, *dw, None, None, None, None

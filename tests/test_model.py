@@ -56,7 +56,7 @@ def test_identical_experts_give_the_dense_models_logits(top_k):
     torch.testing.assert_close(moe(tokens())[0], dense(tokens())[0])
 
 
-MIXES = pytest.mark.parametrize("mix", [mix_experts, fast.mix_grouped, partial(fast.mix_grouped, align=8)],
+MIXES = pytest.mark.parametrize("mix", [mix_experts, fast.mix_fast, partial(fast.mix_slices, align=8)],
                                 ids=["readable", "fast", "rounded"])
 
 
@@ -136,12 +136,14 @@ def test_fast_mixing_equals_the_readable_one(N, M, k, dtype):
     leaves = [t.detach().to(dtype).requires_grad_() for t in (x, *weights)]
     routing = route_topk(F.linear(x, router).detach().float(), k)
     results = []
-    assert fast.can_group(leaves[0], leaves[1])
-    for mix in (fast.mix_grouped, mix_experts):
+    assert fast.can_mix(leaves[0], leaves[1])
+    for mix in (mix_experts, fast.mix_fast, *([fast.mix_grouped] if dtype == torch.bfloat16 else [])):
         y = mix(leaves[0], routing, *leaves[1:])
         results.append([y, *torch.autograd.grad((y * y).sum(), leaves)])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, **({} if dtype == torch.float64 else {"rtol": 0.1, "atol": 0.1 * b.abs().max().item()}))
+    for same in zip(*results, strict=True):
+        for other in same[1:]:
+            tolerance = {} if dtype == torch.float64 else {"rtol": 0.1, "atol": 0.1 * same[0].abs().max().item()}
+            torch.testing.assert_close(other, same[0], **tolerance)
 
 
 @pytest.mark.parametrize("T,S", [(7, 7), (3, 7), (1, 7), (1, 1)])
@@ -179,8 +181,8 @@ def test_onednn_multiplies_like_torch(monkeypatch):
     routing, results = route_topk(logits, 1), []
     for slow in (True, False):
         monkeypatch.setattr(fast, "mkl_is_slow", lambda slow=slow: slow)
-        assert fast.by_onednn(x, w) == fast.by_onednn(x.flatten(0, 1), weights[0]) == slow and not fast.by_onednn(x.double(), w)
-        a, b = fast.linear(x, w), fast.mix_grouped(x.flatten(0, 1), routing, *weights)
+        assert fast.by_onednn(x, 2**24) == slow and not fast.by_onednn(x.double(), 2**24)
+        a, b = fast.linear(x, w), fast.mix_fast(x.flatten(0, 1), routing, *weights)
         results.append([a, b, *torch.autograd.grad((a * a).sum() + (b * b).sum(), (x, w, *weights))])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5 * want.abs().max().item())
@@ -214,7 +216,7 @@ def test_the_model_is_one_graph_for_torch_compile(config):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
         got, want = compiled(idx, idx)[1], model(idx, idx)[1]
-    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=0)
     a, b = (torch.autograd.grad(loss, list(model.parameters())) for loss in (got, want))
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y, rtol=0.05, atol=0.05 * y.abs().max().item())
@@ -333,7 +335,7 @@ def test_loss_ignores_targets_of_minus_one():
 def test_flops_agree_with_torchs_counter(config, monkeypatch):
     """Of the forward pass and of a training step, within 2 %: the counter sees every matrix product, attention included."""
     model = GPT(GPTConfig(**{**SMALL, **config})).double()
-    monkeypatch.setattr(fast, "can_group", lambda *_: False)  # the counter does not look inside
+    monkeypatch.setattr(fast, "can_mix", lambda *_: False)  # the counter does not look inside
     idx = tokens(4, 16)
     for training in (False, True):
         with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
