@@ -160,6 +160,12 @@ def can_mix(x, w):
     return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0
 
 
+def rows_of_slices(x, size, work=0):
+    """Slices of x, of so many rows on average, are rounded up to a multiple of this. work: as in by_onednn."""
+    onednn = x.device.type == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x, work, SMALL))
+    return ALIGN if onednn and size >= 2 * ALIGN else 1
+
+
 def mix_all(x, routing, w_gate, w_up, w_down):
     """The same as model.mix_experts, for a few tokens and finite weights: every expert computes all of them."""
     x = x.expand(len(w_gate), *x.shape)                                                # (N, M, C)
@@ -169,13 +175,18 @@ def mix_all(x, routing, w_gate, w_up, w_down):
 
 def mix_grouped(x, routing, w_gate, w_up, w_down):
     """The same as model.mix_experts, all experts in one call for each matrix: Python need not wait for a GPU to know the sizes."""
-    M, k = routing.experts.shape
-    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
-    experts = torch.arange(len(w_gate), device=x.device)
-    ends = torch.searchsorted(sorted_experts, experts, right=True).to(torch.int32)  # (N,) where slices end
-    x = x.index_select(0, order // k)  # (M*k, C)
+    (M, k), (N, _, C) = routing.experts.shape, w_gate.shape
+    align = rows_of_slices(x, M * k // N)
+    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
+    sizes = torch.searchsorted(sorted_experts, torch.arange(N + 1, device=x.device)).diff()  # (N,)
+    room = (sizes + align - 1) // align * align                                              # (N,) with rows to spare behind
+    shift = (room - sizes).cumsum(0) - (room - sizes)                                        # (N,) how far slices move for them
+    rows = torch.arange(M * k, device=x.device) + shift[sorted_experts]                      # (M*k,)
+    place = torch.empty_like(order).index_copy(0, order, rows)                               # (M*k,) the row of each slot
+    x = x.new_zeros(M * k + N * (align - 1), C).index_copy(0, place, x.repeat_interleave(k, dim=0))
+    ends = room.cumsum(0, dtype=torch.int32)
     h = F.silu(F.grouped_mm(x, w_gate.mT, offs=ends)) * F.grouped_mm(x, w_up.mT, offs=ends)
-    y = F.grouped_mm(h, w_down.mT, offs=ends).index_select(0, order.argsort()).view(M, k, -1)
+    y = F.grouped_mm(h, w_down.mT, offs=ends).index_select(0, place).view(M, k, C)
     return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
 
 
@@ -186,8 +197,7 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     """
     (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
     work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
-    prepares = x.dtype == torch.bfloat16 or by_onednn(x, work, SMALL)
-    align = align or (ALIGN if prepares and M * k >= 2 * ALIGN * N else 1)
+    align = align or rows_of_slices(x, M * k // N, work)
     experts = routing.experts.flatten().numpy()
     order, sizes = experts.astype(np.uint16).argsort(kind="stable"), np.bincount(experts, minlength=N)  # slot = token * k + choice
     room = -(-sizes // align) * align                                                 # (N,) with rows to spare behind
