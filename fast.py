@@ -174,7 +174,7 @@ def mix_all(x, routing, w_gate, w_up, w_down):
 
 
 def mix_grouped(x, routing, w_gate, w_up, w_down):
-    """The same as model.mix_experts, all experts in one call for each matrix: Python need not wait for a GPU to know the sizes."""
+    """The same as model.mix_experts, all experts in one call for each matrix: Python need not wait for the sizes."""
     (M, k), (N, _, C) = routing.experts.shape, w_gate.shape
     align = rows_of_slices(x, M * k // N)
     sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
@@ -191,33 +191,35 @@ def mix_grouped(x, routing, w_gate, w_up, w_down):
 
 
 def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
-    """The same as model.mix_experts, with fewer passes over memory, and of the small calls that cost more than they compute.
+    """The same as model.mix_experts for finite weights, with fewer passes over memory and fewer calls.
 
     align: slices are rounded up to so many rows; None: as many as pays.
     """
     (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
     work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
     align = align or rows_of_slices(x, M * k // N, work)
-    experts = routing.experts.flatten().numpy()
-    order, sizes = experts.astype(np.uint16).argsort(kind="stable"), np.bincount(experts, minlength=N)  # slot = token * k + choice
-    room = -(-sizes // align) * align                                                 # (N,) with rows to spare behind
-    rows = np.arange(M * k) + np.repeat(np.cumsum(room - sizes) - (room - sizes), sizes)
-    token = np.zeros(room.sum(), np.int64)                                            # (S,) whose each row is; spare ones: any
-    token[rows] = order // k
-    place = np.empty_like(order)                                                      # (M*k,) the row of each slot
-    place[order] = rows
+    experts = routing.experts.flatten().numpy()                             # (M*k,), slot = token * k + choice
+    order = experts.astype(np.uint16).argsort(kind="stable")                # of 16 bits, by counting
+    sizes = np.bincount(experts, minlength=N)
+    room = -(-sizes // align) * align                                       # (N,) with rows to spare behind
+    shift = np.cumsum(room - sizes) - (room - sizes)                        # (N,) how far slices move for them
+    token, place = np.zeros(room.sum(), np.int64), np.empty_like(order)     # (S,) whose each row is; (M*k,) the row of each slot
+    place[order] = rows = np.arange(M * k) + np.repeat(shift, sizes)
+    token[rows] = order // k                                                # spare rows are the first token's, and nobody's
     token, place = torch.from_numpy(token), torch.from_numpy(place).view(M, k)
-    return MixSlices.apply(x, routing.gates.to(x.dtype), w_gate, w_up, w_down, token, place, room.tolist(), work)
+    return MixSlices.apply(x, routing.gates.to(x.dtype), w_gate, w_up, w_down, token, place, room.tolist(), work,
+                           torch.is_grad_enabled())
 
 
 class MixSlices(torch.autograd.Function):
-    """y = sum_i g_i FF_i(x) (3.2), one expert after another. x: (M, C); gates: (M, k); token, place, sizes: see mix_slices.
+    """y = sum_i g_i FF_i(x) (3.2), one expert after another. x: (M, C); gates: (M, k); token, place, sizes, work: see mix_slices.
 
     F.embedding_bag adds up the rows that belong to a token: with the gates for y, without for the gradient of x.
+    keep: whether there will be a backward pass.
     """
 
     @staticmethod
-    def forward(ctx, x, gates, w_gate, w_up, w_down, token, place, sizes, work):
+    def forward(ctx, x, gates, w_gate, w_up, w_down, token, place, sizes, work, keep):
         x = x.index_select(0, token)  # (S, C)
         y, inner, onednn = torch.empty_like(x), [], by_onednn(x, work, SMALL)
         for x_i, y_i, gate_i, up_i, down_i in zip(x.split(sizes), y.split(sizes), w_gate, w_up, w_down, strict=True):
@@ -225,7 +227,7 @@ class MixSlices(torch.autograd.Function):
             s = F.silu(a)
             h = s * b
             product(h, down_i, onednn, out=y_i)
-            if any(ctx.needs_input_grad):
+            if keep:
                 inner += [a, b, s, h]
         ctx.save_for_backward(x, y, gates, w_gate, w_up, w_down, token, place, *inner)
         ctx.sizes, ctx.work = sizes, work
@@ -251,4 +253,60 @@ class MixSlices(torch.autograd.Function):
             for dw_all, d, to in zip(dw, (da, db, dy_i), (x_i, x_i, h), strict=True):
                 if dw_all is not None:  # not frozen
                     weight_gradient(d, to, large, out=dw_all[i])
-        return F.embedding_bag(place, dx, mode="sum"), dgates, *dw, None, None, None, None
+        return F.embedding_bag(place, dx, mode="sum"), dgates, *dw, None, None, None, None, None
+
+
+# ---- generation -----------------------------------------------------------------------------------------------------------
+
+
+def decoder(model):
+    """What `model`, a GPT, does when it is called with (idx, cache=cache), as a function with fewer calls on a CPU.
+
+    They are fewer where each text has one new token. Only for inference, while the weights stay where they are.
+    """
+    from model import rope_angles  # not above: model.py imports this file
+    c, embed = model.config, model.embed.weight
+    if model.training or embed.device.type != "cpu" or embed.dtype not in (torch.float32, torch.float64):
+        return model
+    d, eps = c.n_embd // c.n_head, embed.new_tensor(c.norm_eps)
+
+    def transposed(w):
+        return w.T if w.ndim == 2 else [matrix.T for matrix in w]
+    layers = [(b.attn_norm.weight, *(transposed(linear.weight) for linear in (b.attn.wq, b.attn.wk, b.attn.wv, b.attn.wo)),
+               b.ff_norm.weight, *(transposed(w) for w in (b.ff.w_gate, b.ff.w_up, b.ff.w_down)), b.ff) for b in model.blocks]
+
+    def norm(x, weight):
+        scale = torch.add(eps, torch.linalg.vecdot(x, x), alpha=1 / c.n_embd).rsqrt_()  # (B,)
+        return (x * scale[:, None]).mul_(weight)
+
+    def attend(x, wq, wk, wv, cos, sin, past):
+        B = len(x)
+        qk = torch.cat([torch.mm(x, wq), torch.mm(x, wk)], dim=1).view(B, -1, d)  # (B, n_head + n_kv_head, d)
+        a, b = qk.chunk(2, dim=-1)
+        q, k = torch.addcmul(qk * cos, torch.cat([b, a], dim=-1), sin).split([c.n_head, c.n_kv_head], dim=1)  # see model.rope
+        k, v = past.append(k[:, :, None], torch.mm(x, wv).view(B, -1, 1, d))      # (B, n_kv_head, S, d)
+        q = (q * d ** -0.5).reshape(B * c.n_kv_head, -1, d)                       # with all the heads that read the same keys
+        scores = torch.bmm(q, k.flatten(0, 1).mT).softmax(-1)
+        return torch.bmm(scores, v.flatten(0, 1)).view(B, -1)
+
+    def forward(idx, cache):
+        if not cache or idx.shape[1] > 1:
+            return model(idx, cache=cache)
+        start = cache[0].length
+        cos, sin = (t.to(embed.dtype) for t in rope_angles(c, start, start + 1, idx.device))
+        cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)  # (1, d)
+        x, routing = embed[idx[:, 0]], []  # (B, C)
+        for (attn_norm, wq, wk, wv, wo, ff_norm, w_gate, w_up, w_down, ff), past in zip(layers, cache, strict=True):
+            x = torch.addmm(x, attend(norm(x, attn_norm), wq, wk, wv, cos, sin, past), wo)
+            z = norm(x, ff_norm)
+            if not c.n_expert:
+                x = torch.addmm(x, F.silu(torch.mm(z, w_gate)).mul_(torch.mm(z, w_up)), w_down)
+                continue
+            routing.append(ff.route(torch.mm(z, ff.router.T), ff.top_k))
+            if len(x) > 1:
+                x = x + mix_fast(z, routing[-1], ff.w_gate, ff.w_up, ff.w_down)
+                continue
+            for gate, i in zip(routing[-1].gates[0].tolist(), routing[-1].experts[0].tolist(), strict=True):
+                x = torch.addmm(x, F.silu(torch.mm(z, w_gate[i])).mul_(torch.mm(z, w_up[i])), w_down[i], alpha=gate)
+        return torch.mm(norm(x, model.norm.weight), model.head.weight.T)[:, None], None, routing
+    return forward

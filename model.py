@@ -382,11 +382,11 @@ class GPT(nn.Module):
         temperature 0 takes the most likely token; else tokens are drawn from `generator`, from the top_k likeliest if given.
         Keys and values are cached. When block_size is full, the older half is forgotten and the rest read again.
         """
-        cache, new = [], idx
+        cache, new, forward = [], idx, fast.decoder(self)
         for _ in range(max_new_tokens):
             if cache and cache[0].length >= self.config.block_size:
                 cache, new = [], idx[:, -(self.config.block_size + 1) // 2:]
-            logits, _, routing = self(new, cache=cache)
+            logits, _, routing = forward(new, cache=cache)
             logits = logits[:, -1]  # (B, V)
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)

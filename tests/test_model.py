@@ -310,6 +310,25 @@ def test_cached_generation_equals_uncached(config):
     torch.testing.assert_close(logits, model(want[:, :9])[0])
 
 
+@pytest.mark.parametrize("B", [1, 3, 20])
+@pytest.mark.parametrize("config", [{}, {"n_kv_head": 2, "norm_eps": 0.1}, {"tie_weights": True, "n_expert": 4, "top_k": 3},
+                                    *({"n_expert": 3, "routing": method} for method in ("switch", "soft", "sample"))])
+def test_the_fast_decoder_equals_the_model(config, B):
+    """Logits and routing of one new token after another, with norms that are not all 1; gradients are not asked of it."""
+    model, idx = new(**config), tokens(B, 9)
+    for name, p in model.named_parameters():
+        if "norm" in name:
+            p.data.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(0))
+    decode, caches = fast.decoder(model), ([], [])
+    assert decode is not model
+    for part in idx.split([4, 1, 1, 2, 1], dim=1):
+        with torch.no_grad():
+            got, want = decode(part, cache=caches[0]), model(part, cache=caches[1])
+        torch.testing.assert_close(got[0], want[0])
+        for a, b in zip(got[2], want[2], strict=True):
+            torch.testing.assert_close(tuple(a), tuple(b))
+
+
 def test_generation_goes_on_beyond_the_block_size():
     assert new().generate(tokens(2, 5), 40).shape == (2, 45)
 
