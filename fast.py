@@ -260,14 +260,16 @@ class MixSlices(torch.autograd.Function):
 
 
 def decoder(model):
-    """What `model`, a GPT, does when it is called with (idx, cache=cache), as a function with fewer calls on a CPU.
+    """What `model`, a GPT or what acts like one, does with (idx, cache=cache), as a function with fewer calls.
 
-    They are fewer where each text has one new token. Only for inference, while the weights stay where they are.
+    They are fewer on a CPU where each text has one new token. Only for inference, while the weights stay where they are.
     """
-    from model import rope_angles  # not above: model.py imports this file
-    c, embed = model.config, model.embed.weight
-    if model.training or embed.device.type != "cpu" or embed.dtype not in (torch.float32, torch.float64):
+    from model import GPT, rope_angles  # not above: model.py imports this file
+    weight = next(model.parameters())
+    if (not isinstance(model, GPT) or model.training or weight.device.type != "cpu"
+            or weight.dtype not in (torch.float32, torch.float64)):
         return model
+    c, embed = model.config, model.embed.weight
     d, eps = c.n_embd // c.n_head, embed.new_tensor(c.norm_eps)
 
     def transposed(w):
