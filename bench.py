@@ -305,6 +305,7 @@ def everything(s, device):
                            ("_4x_tokens_bfloat16", replace(in_bf16, batch_size=4 * s.batch_size))):
         ratios[f"moe_over_iso_dense{name}"] = by_width(settings)
         print(name, ratios[f"moe_over_iso_dense{name}"], flush=True)
+    ratios |= {"experts16_over_4_4x_tokens": experts(replace(s, batch_size=4 * s.batch_size), device)["experts16_over_4"]}
     for part in (experts, forward, generate, loader, branches, mixing, hf_generate):
         ratios |= part(s, device)
         print(*list(ratios.items())[-1], flush=True)

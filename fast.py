@@ -274,22 +274,21 @@ def decoder(model):
 
     def transposed(w):
         return w.T if w.ndim == 2 else [matrix.T for matrix in w]
-    layers = [(b.attn_norm.weight, *(transposed(linear.weight) for linear in (b.attn.wq, b.attn.wk, b.attn.wv, b.attn.wo)),
+    layers = [(b.attn_norm.weight, torch.cat([b.attn.wq.weight, b.attn.wk.weight, b.attn.wv.weight]).T, b.attn.wo.weight.T,
                b.ff_norm.weight, *(transposed(w) for w in (b.ff.w_gate, b.ff.w_up, b.ff.w_down)), b.ff) for b in model.blocks]
 
     def norm(x, weight):
         scale = torch.add(eps, torch.linalg.vecdot(x, x), alpha=1 / c.n_embd).rsqrt_()  # (B,)
         return (x * scale[:, None]).mul_(weight)
 
-    def attend(x, wq, wk, wv, cos, sin, past):
-        B = len(x)
-        qk = torch.cat([torch.mm(x, wq), torch.mm(x, wk)], dim=1).view(B, -1, d)  # (B, n_head + n_kv_head, d)
+    def attend(x, wqkv, cos, sin, past):
+        qk, v = torch.mm(x, wqkv).view(len(x), -1, d).split([c.n_head + c.n_kv_head, c.n_kv_head], dim=1)  # (B, heads, d)
         a, b = qk.chunk(2, dim=-1)
-        q, k = torch.addcmul(qk * cos, torch.cat([b, a], dim=-1), sin).split([c.n_head, c.n_kv_head], dim=1)  # see model.rope
-        k, v = past.append(k[:, :, None], torch.mm(x, wv).view(B, -1, 1, d))      # (B, n_kv_head, S, d)
-        q = (q * d ** -0.5).reshape(B * c.n_kv_head, -1, d)                       # with all the heads that read the same keys
+        qk = torch.addcmul(qk * cos, torch.cat([b, a], dim=-1), sin)                           # as in model.rope
+        k, v = past.append(qk[:, c.n_head:, None], v[:, :, None])                              # (B, n_kv_head, S, d)
+        q = (qk[:, :c.n_head] * d ** -0.5).reshape(len(x) * c.n_kv_head, -1, d)                # heads that read the same keys
         scores = torch.bmm(q, k.flatten(0, 1).mT).softmax(-1)
-        return torch.bmm(scores, v.flatten(0, 1)).view(B, -1)
+        return torch.bmm(scores, v.flatten(0, 1)).view(len(x), -1)                             # (B, n_head * d)
 
     def forward(idx, cache):
         if not cache or idx.shape[1] > 1:
@@ -298,8 +297,8 @@ def decoder(model):
         cos, sin = (t.to(embed.dtype) for t in rope_angles(c, start, start + 1, idx.device))
         cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)  # (1, d)
         x, routing = embed[idx[:, 0]], []  # (B, C)
-        for (attn_norm, wq, wk, wv, wo, ff_norm, w_gate, w_up, w_down, ff), past in zip(layers, cache, strict=True):
-            x = torch.addmm(x, attend(norm(x, attn_norm), wq, wk, wv, cos, sin, past), wo)
+        for (attn_norm, wqkv, wo, ff_norm, w_gate, w_up, w_down, ff), past in zip(layers, cache, strict=True):
+            x = torch.addmm(x, attend(norm(x, attn_norm), wqkv, cos, sin, past), wo)
             z = norm(x, ff_norm)
             if not c.n_expert:
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate)).mul_(torch.mm(z, w_up)), w_down)
