@@ -1,17 +1,28 @@
 """The same as the readable functions of model.py or torch that they name, faster or in less memory. Tests hold them equal."""
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-SMALL, LARGE = 2**22, 2**24  # multiplications from which oneDNN pays for a product of sizes met before, and for weight gradients
+# from so many multiplications on oneDNN is faster than MKL: for a slice, for a layer, for a gradient of weights
+SLICE, LAYER, WEIGHTS = 2**22, 2**23, 2**24
 ALIGN = 32  # oneDNN prepares for every new size of a product, longer than it multiplies: round slices up to few sizes
 FEW = 16    # in decoding so few tokens are worth asking every expert: reading its weights takes longer than the products
+
+
+def once_differentiable(backward):
+    """For a backward pass without one of its own. torch's decorator of this name lets some second derivatives pass, wrong."""
+    @wraps(backward)
+    def once(ctx, *grads):
+        if torch.is_grad_enabled():  # as it is in a backward pass with create_graph=True alone
+            raise RuntimeError("fast.py has no second derivatives")
+        return backward(ctx, *grads)
+    return once
+
 
 # ---- attention and loss ---------------------------------------------------------------------------------------------------
 
@@ -82,14 +93,14 @@ def mkl_is_slow():
             and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
-def by_onednn(x, work, least=2**23):
-    """Whether oneDNN shall do a product of x and a matrix, of `work` multiplications; fewer than `least` take MKL no longer."""
-    return (work >= least and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+def by_onednn(x, work, least=LAYER):
+    """Whether oneDNN shall do a product of x and a matrix, of `work` multiplications; with fewer than `least` MKL is as fast."""
+    return (not torch.compiler.is_compiling() and work >= least and x.dtype == torch.float32 and x.device.type == "cpu"
             and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
 
 
 def product(x, w, onednn, out=None):
-    """F.linear(x, w)."""
+    """F.linear(x, w), written to `out` if there is one; x must be a matrix if it is not for oneDNN."""
     if not onednn:
         return torch.mm(x, w.T, out=out)
     y = torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
@@ -120,7 +131,7 @@ class OneDNNLinear(torch.autograd.Function):
         dx = product(dy, w.mT, onednn=True) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return dx, None
-        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), by_onednn(x, x.numel() * len(w), LARGE))
+        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), by_onednn(x, x.numel() * len(w), WEIGHTS))
 
 
 def linear(x, w):
@@ -161,8 +172,8 @@ def can_mix(x, w):
 
 
 def rows_of_slices(x, size, work=0):
-    """Slices of x, of so many rows on average, are rounded up to a multiple of this. work: as in by_onednn."""
-    onednn = x.device.type == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x, work, SMALL))
+    """Slices of x, of `size` rows on average, are rounded up to a multiple of this, if oneDNN does them. work: see by_onednn."""
+    onednn = x.device.type == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x, work, SLICE))
     return ALIGN if onednn and size >= 2 * ALIGN else 1
 
 
@@ -191,7 +202,7 @@ def mix_grouped(x, routing, w_gate, w_up, w_down):
 
 
 def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
-    """The same as model.mix_experts for finite weights, with fewer passes over memory and fewer calls.
+    """The same as model.mix_experts for finite numbers, with fewer passes over memory and fewer calls.
 
     align: slices are rounded up to so many rows; None: as many as pays.
     """
@@ -199,7 +210,7 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
     align = align or rows_of_slices(x, M * k // N, work)
     experts = routing.experts.flatten().numpy()                             # (M*k,), slot = token * k + choice
-    order = experts.astype(np.uint16).argsort(kind="stable")                # of 16 bits, by counting
+    order = experts.astype(np.uint16).argsort(kind="stable")                # numpy sorts 16 bits in linear time
     sizes = np.bincount(experts, minlength=N)
     room = -(-sizes // align) * align                                       # (N,) with rows to spare behind
     shift = np.cumsum(room - sizes) - (room - sizes)                        # (N,) how far slices move for them
@@ -215,20 +226,21 @@ class MixSlices(torch.autograd.Function):
     """y = sum_i g_i FF_i(x) (3.2), one expert after another. x: (M, C); gates: (M, k); token, place, sizes, work: see mix_slices.
 
     F.embedding_bag adds up the rows that belong to a token: with the gates for y, without for the gradient of x.
-    keep: whether there will be a backward pass.
+    keep: whether a backward pass may follow; in here torch.is_grad_enabled() says no.
     """
 
     @staticmethod
     def forward(ctx, x, gates, w_gate, w_up, w_down, token, place, sizes, work, keep):
         x = x.index_select(0, token)  # (S, C)
-        y, inner, onednn = torch.empty_like(x), [], by_onednn(x, work, SMALL)
+        y, inner, onednn = torch.empty_like(x), [], by_onednn(x, work, SLICE)
         for x_i, y_i, gate_i, up_i, down_i in zip(x.split(sizes), y.split(sizes), w_gate, w_up, w_down, strict=True):
             a, b = product(x_i, gate_i, onednn), product(x_i, up_i, onednn)  # (S_i, d_ff)
             s = F.silu(a)
             h = s * b
             product(h, down_i, onednn, out=y_i)
             if keep:
-                inner += [a, b, s, h]
+                inner += [a, b, s, h if ctx.needs_input_grad[4] else None]
+        x = x if any(ctx.needs_input_grad[2:4]) else None
         ctx.save_for_backward(x, y, gates, w_gate, w_up, w_down, token, place, *inner)
         ctx.sizes, ctx.work = sizes, work
         return F.embedding_bag(place, y, mode="sum", per_sample_weights=gates)  # (M, C)
@@ -237,14 +249,15 @@ class MixSlices(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy):
         x, y, gates, w_gate, w_up, w_down, token, place, *inner = ctx.saved_tensors
-        onednn, large = by_onednn(x, ctx.work, SMALL), by_onednn(x, ctx.work, LARGE)
+        onednn, onednn_weights = by_onednn(y, ctx.work, SLICE), by_onednn(y, ctx.work, WEIGHTS)
         dy = dy.index_select(0, token)                                                           # (S, C)
         dgates = (dy * y).sum(-1)[place]                                                         # (M, k)
-        dy *= gates.new_zeros(len(x)).index_copy_(0, place.flatten(), gates.flatten())[:, None]  # 0 in spare rows
-        dx, weights = torch.empty_like(x), (w_gate, w_up, w_down)
+        dy *= gates.new_zeros(len(y)).index_copy_(0, place.flatten(), gates.flatten())[:, None]  # 0 in spare rows
+        dx, weights = torch.empty_like(y), (w_gate, w_up, w_down)
         dw = [torch.empty_like(w) if need else None for w, need in zip(weights, ctx.needs_input_grad[2:5], strict=True)]
+        x = dx if x is None else x  # frozen w_gate and w_up: not read
         for i, (x_i, dy_i, dx_i) in enumerate(zip(*(t.split(ctx.sizes) for t in (x, dy, dx)), strict=True)):
-            a, b, s, h = inner[4 * i:4 * i + 4]
+            a, b, s, h = inner[4 * i:4 * i + 4]  # y = w_down h, h = s * b, s = silu(a), a = w_gate x, b = w_up x
             dh = product(dy_i, w_down[i].T, onednn)
             db = dh * s
             da = torch.ops.aten.silu_backward(dh.mul_(b), a)
@@ -252,7 +265,7 @@ class MixSlices(torch.autograd.Function):
             dx_i += product(db, w_up[i].T, onednn)
             for dw_all, d, to in zip(dw, (da, db, dy_i), (x_i, x_i, h), strict=True):
                 if dw_all is not None:  # not frozen
-                    weight_gradient(d, to, large, out=dw_all[i])
+                    weight_gradient(d, to, onednn_weights, out=dw_all[i])
         return F.embedding_bag(place, dx, mode="sum"), dgates, *dw, None, None, None, None, None
 
 
@@ -262,11 +275,12 @@ class MixSlices(torch.autograd.Function):
 def decoder(model):
     """What `model`, a GPT or what acts like one, does with (idx, cache=cache), as a function with fewer calls.
 
-    They are fewer on a CPU where each text has one new token. Only for inference, while the weights stay where they are.
+    They are fewer on a CPU where each text has one new token; hooks are not called there. Only for inference, while the
+    weights stay where they are.
     """
     from model import GPT, rope_angles  # not above: model.py imports this file
     weight = next(model.parameters())
-    if (not isinstance(model, GPT) or model.training or weight.device.type != "cpu"
+    if (type(model) is not GPT or model.training or weight.device.type != "cpu"
             or weight.dtype not in (torch.float32, torch.float64)):
         return model
     c, embed = model.config, model.embed.weight
@@ -286,12 +300,12 @@ def decoder(model):
         a, b = qk.chunk(2, dim=-1)
         qk = torch.addcmul(qk * cos, torch.cat([b, a], dim=-1), sin)                           # as in model.rope
         k, v = past.append(qk[:, c.n_head:, None], v[:, :, None])                              # (B, n_kv_head, S, d)
-        q = (qk[:, :c.n_head] * d ** -0.5).reshape(len(x) * c.n_kv_head, -1, d)                # heads that read the same keys
+        q = (qk[:, :c.n_head] * d ** -0.5).reshape(len(x) * c.n_kv_head, -1, d)                # n_head / n_kv_head a key
         scores = torch.bmm(q, k.flatten(0, 1).mT).softmax(-1)
         return torch.bmm(scores, v.flatten(0, 1)).view(len(x), -1)                             # (B, n_head * d)
 
     def forward(idx, cache):
-        if not cache or idx.shape[1] > 1:
+        if not cache or idx.shape[1] > 1 or torch.is_autocast_enabled("cpu"):
             return model(idx, cache=cache)
         start = cache[0].length
         cos, sin = (t.to(embed.dtype) for t in rope_angles(c, start, start + 1, idx.device))

@@ -137,7 +137,8 @@ def test_fast_mixing_equals_the_readable_one(N, M, k, dtype):
     routing = route_topk(F.linear(x, router).detach().float(), k)
     results = []
     assert fast.can_mix(leaves[0], leaves[1])
-    for mix in (mix_experts, fast.mix_fast, *([fast.mix_grouped] if dtype == torch.bfloat16 else [])):
+    grouped = [fast.mix_grouped] if dtype == torch.bfloat16 and hasattr(F, "grouped_mm") else []
+    for mix in (mix_experts, fast.mix_fast, *grouped):
         y = mix(leaves[0], routing, *leaves[1:])
         results.append([y, *torch.autograd.grad((y * y).sum(), leaves)])
     for same in zip(*results, strict=True):
@@ -169,6 +170,28 @@ def test_the_fast_loss_is_torchs():
     targets = torch.tensor([0, 4, -1, 2, 2, -1, 1, 0, 3])
     assert torch.autograd.gradcheck(lambda logits: fast.cross_entropy(logits, targets), logits)
     torch.testing.assert_close(fast.cross_entropy(logits, targets), F.cross_entropy(logits, targets, ignore_index=-1))
+
+
+@MIXES
+@pytest.mark.parametrize("frozen", [[0], [1], [2], [0, 1], [0, 1, 2]])
+def test_frozen_weights_change_no_other_gradient(mix, frozen):
+    x, router, weights, route = random_moe()
+    want = torch.autograd.grad(mix(x, route(), *weights).square().sum(), [x, router, *weights])
+    given = [w.detach() if i in frozen else w for i, w in enumerate(weights)]
+    left = [i for i in range(3) if i not in frozen]
+    got = torch.autograd.grad(mix(x, route(), *given).square().sum(), [x, router, *(weights[i] for i in left)])
+    for a, b in zip(got, [*want[:2], *(want[2 + i] for i in left)], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("config", [{}, {"n_expert": 3}])
+def test_second_derivatives_are_refused(config):
+    """They would be wrong: the fast functions' backward passes are written for one."""
+    model = new(**config)
+    parameters = list(model.parameters())
+    for output in (model(tokens(), tokens())[1], *([model(tokens())[0].sum()] if config else [])):
+        with pytest.raises(RuntimeError, match="second derivative"):
+            torch.autograd.grad(output, parameters, create_graph=True)
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN")
@@ -327,6 +350,10 @@ def test_the_fast_decoder_equals_the_model(config, B):
         torch.testing.assert_close(got[0], want[0])
         for a, b in zip(got[2], want[2], strict=True):
             torch.testing.assert_close(tuple(a), tuple(b))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model, cache = model.float(), []
+        fast.decoder(model)(idx[:, :4], cache=cache)
+        assert fast.decoder(model)(idx[:, :1], cache=cache)[0].dtype == torch.float32
 
 
 def test_generation_goes_on_beyond_the_block_size():
