@@ -20,11 +20,13 @@ from pathlib import Path
 
 import torch
 
+import devices
 from model import GPT, GPTConfig
 from settings import BadInput
 
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
+STATE = {"model": dict, "optimizer": dict, "step": int, "log": list, "seconds": float, "settings": dict, "lineage": list}
 ENTRY = {"id", "parents", "tokens", "flops", "seconds"}
 
 
@@ -174,6 +176,28 @@ def load(path):
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         raise BadInput(f"{path}: weights and config do not fit together: {str(error).splitlines()[0]}") from None
     return checkpoint
+
+
+def load_state(path, model, optimizer, settings, lineage):
+    """Put the state of an interrupted run into model and optimizer, and return it: a dictionary with the keys of STATE.
+
+    Raises BadInput if its settings, a dictionary, or the ledger of what it started from were others.
+    """
+    state = read(path)
+    if not isinstance(state, dict) or any(not isinstance(state.get(k), t) for k, t in STATE.items()):
+        raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
+    for name, value in state["settings"].items():
+        if settings.get(name, value) != value:
+            raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
+    if state["lineage"] != lineage:
+        raise BadInput(f"{path} started from another {settings['init']} than there is now; delete the file to start anew")
+    try:
+        devices.load_full_state(model, optimizer, state["model"], state["optimizer"])
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+        raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
+    return state
 
 
 def build(checkpoint, device="cpu"):

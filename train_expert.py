@@ -172,7 +172,7 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
     optimizer = make_optimizer(model, settings, device)
     state = {"step": 0, "seconds": 0.0, "log": []}
     if settings.resume and state_file.exists():
-        state = load_state(state_file, model, optimizer, settings, header["lineage"])
+        state = ckpt.load_state(state_file, model, optimizer, run_settings(settings), header["lineage"])
     log, skipped, micro_batch = state["log"], 0, settings.batch_size // settings.grad_accum // world_size
     dtype = devices.pick_dtype(settings.dtype, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -254,29 +254,6 @@ def mean_load(routing):
 def run_settings(settings):
     """The settings that a resumed run must share with the interrupted one: all but those that say how it is computed."""
     return {k: v for k, v in asdict(settings).items() if k not in ("resume", "compile", "recompute", "loss_chunk", "shard")}
-
-
-STATE = {"model": dict, "optimizer": dict, "step": int, "log": list, "seconds": float, "settings": dict, "lineage": list}
-
-
-def load_state(path, model, optimizer, settings, lineage):
-    """Put an interrupted run's state into model and optimizer; raises BadInput if its settings or its parents were others."""
-    state = ckpt.read(path)
-    now = run_settings(settings)
-    if not isinstance(state, dict) or any(not isinstance(state.get(k), t) for k, t in STATE.items()):
-        raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
-    for name, value in state["settings"].items():
-        if now.get(name, value) != value:
-            raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
-    if state["lineage"] != lineage:
-        raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
-    try:
-        devices.load_full_state(model, optimizer, state["model"], state["optimizer"])
-    except torch.OutOfMemoryError:
-        raise
-    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
-        raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
-    return state
 
 
 def main(argv=None):
