@@ -178,9 +178,12 @@ def table(results):
 
 def machine():
     """Where and from which commit the numbers come."""
+    def git(*words):
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
     try:
-        git = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(git, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        commit = git("describe", "--always")
+        if git("status", "--porcelain", "--untracked-files=no", ":!results"):  # results may change, the code may not
+            commit += "-dirty"
     except OSError:
         commit = ""  # no git on this machine
     cpu = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
