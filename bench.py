@@ -1,4 +1,4 @@
-"""How fast is it? Every number is a ratio of two things timed in turn, in one run, on this machine.
+"""How fast is it? Every number but tokens per second is a ratio of two things timed in turn, in one run, on this machine.
 
     python bench.py                                         # all of it; `make bench` also sets the Makefile's environment
     python bench.py step hf_step --n_embd 512 --device cuda --dtype bfloat16 --compile

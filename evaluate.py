@@ -166,14 +166,15 @@ def table(results):
     """The results as a Markdown table: accuracy in %, mean loss in nats per token and its perplexity, and the costs."""
     domains = list(next(iter(results.values()))["accuracy"])
     head = ["model", *domains, "mean", "loss", "ppl", "params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
-    lines = ["| " + " | ".join(f"{h:>9}" for h in head) + " |", "|" + "|".join(["-" * 10 + ":"] * len(head)) + "|"]
+    wide = max(map(len, ["model", *results]))
+    lines = [head, ["-" * wide, *["-" * 6 + ":"] * (len(head) - 1)]]
     for name, r in results.items():
         loss = mean(r["loss"].values())
         cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains), f"{100 * mean(r['accuracy'].values()):.1f}",
                  f"{loss:.3f}", f"{math.exp(loss):.2f}", f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
                  f"{r['tokens'] / 1e6:.2f}M", f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
-        lines.append("| " + " | ".join(f"{c:>9}" for c in cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return "\n".join(f"| {name:<{wide}} | " + " | ".join(f"{cell:>7}" for cell in cells) + " |" for name, *cells in lines)
 
 
 def machine():

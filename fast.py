@@ -158,7 +158,7 @@ def mix_fast(x, routing, w_gate, w_up, w_down):
     if torch.is_autocast_enabled(device):  # autocast does not know their products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     mix = mix_grouped if device != "cpu" or torch.compiler.is_compiling() else mix_slices
-    if len(x) <= FEW and routing.experts.numel() >= len(w_gate):
+    if len(x) <= FEW and routing.experts.numel() >= len(w_gate):  # enough for most experts to be asked anyway
         mix = mix_all
     return mix(x, routing, w_gate, w_up, w_down)
 
@@ -209,23 +209,25 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
     work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
     align = align or rows_of_slices(x, M * k // N, work)
-    experts = routing.experts.flatten().numpy()                             # (M*k,), slot = token * k + choice
-    order = experts.astype(np.uint16).argsort(kind="stable")                # numpy sorts 16 bits in linear time
+    experts = routing.experts.flatten().numpy()                       # (M*k,), slot = token * k + choice
+    order = experts.astype(np.uint16).argsort(kind="stable")          # numpy sorts 16 bits in linear time
     sizes = np.bincount(experts, minlength=N)
-    room = -(-sizes // align) * align                                       # (N,) with rows to spare behind
-    shift = np.cumsum(room - sizes) - (room - sizes)                        # (N,) how far slices move for them
-    token, place = np.zeros(room.sum(), np.int64), np.empty_like(order)     # (S,) whose each row is; (M*k,) the row of each slot
-    place[order] = rows = np.arange(M * k) + np.repeat(shift, sizes)
-    token[rows] = order // k                                                # spare rows are the first token's, and nobody's
+    room = -(-sizes // align) * align                                 # (N,) with rows to spare behind; S is their sum
+    shift = np.cumsum(room - sizes) - (room - sizes)                  # (N,) how far slices move for them
+    rows = np.arange(M * k) + np.repeat(shift, sizes)                 # (M*k,) of the slots in order
+    place = np.empty_like(order)                                      # (M*k,) the row of each slot
+    place[order] = rows
+    token = np.zeros(room.sum(), np.int64)                            # (S,) the token in each row, any one in spare rows
+    token[rows] = order // k
     token, place = torch.from_numpy(token), torch.from_numpy(place).view(M, k)
     return MixSlices.apply(x, routing.gates.to(x.dtype), w_gate, w_up, w_down, token, place, room.tolist(), work,
                            torch.is_grad_enabled())
 
 
 class MixSlices(torch.autograd.Function):
-    """y = sum_i g_i FF_i(x) (3.2), one expert after another. x: (M, C); gates: (M, k); token, place, sizes, work: see mix_slices.
+    """y = sum_i g_i FF_i(x) (3.2), one expert after another. x: (M, C); gates, place: (M, k); token: (S,); see mix_slices.
 
-    F.embedding_bag adds up the rows that belong to a token: with the gates for y, without for the gradient of x.
+    sizes: the lengths S_i of the slices, rounded up. F.embedding_bag sums rows, y'[m] = sum_j gates[m, j] y[place[m, j]].
     keep: whether a backward pass may follow; in here torch.is_grad_enabled() says no.
     """
 
@@ -255,7 +257,7 @@ class MixSlices(torch.autograd.Function):
         dy *= gates.new_zeros(len(y)).index_copy_(0, place.flatten(), gates.flatten())[:, None]  # 0 in spare rows
         dx, weights = torch.empty_like(y), (w_gate, w_up, w_down)
         dw = [torch.empty_like(w) if need else None for w, need in zip(weights, ctx.needs_input_grad[2:5], strict=True)]
-        x = dx if x is None else x  # frozen w_gate and w_up: not read
+        x = dx if x is None else x  # with w_gate and w_up frozen, anything of S rows: nobody reads it
         for i, (x_i, dy_i, dx_i) in enumerate(zip(*(t.split(ctx.sizes) for t in (x, dy, dx)), strict=True)):
             a, b, s, h = inner[4 * i:4 * i + 4]  # y = w_down h, h = s * b, s = silu(a), a = w_gate x, b = w_up x
             dh = product(dy_i, w_down[i].T, onednn)
@@ -300,7 +302,7 @@ def decoder(model):
         a, b = qk.chunk(2, dim=-1)
         qk = torch.addcmul(qk * cos, torch.cat([b, a], dim=-1), sin)                           # as in model.rope
         k, v = past.append(qk[:, c.n_head:, None], v[:, :, None])                              # (B, n_kv_head, S, d)
-        q = (qk[:, :c.n_head] * d ** -0.5).reshape(len(x) * c.n_kv_head, -1, d)                # n_head / n_kv_head a key
+        q = (qk[:, :c.n_head] * d ** -0.5).reshape(len(x) * c.n_kv_head, -1, d)                # the heads that read a key
         scores = torch.bmm(q, k.flatten(0, 1).mT).softmax(-1)
         return torch.bmm(scores, v.flatten(0, 1)).view(len(x), -1)                             # (B, n_head * d)
 

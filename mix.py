@@ -187,6 +187,10 @@ def main(argv=None):
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
         raise BadInput("--soup, --split and --blend exclude each other; choose one")
+    if settings.routing != "topk" and settings.top_k != GPTConfig.top_k:
+        raise BadInput(f"--top_k {settings.top_k} is for --routing topk; {settings.routing} fixes it")
+    if settings.router_data and settings.router_init != "hidden":
+        raise BadInput("--router_data is for --router_init hidden")
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
     parents = [ckpt.load(path) for path in settings.models]

@@ -219,7 +219,7 @@ def draw(r, out):
     figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
                     out / "figure2_left.png")
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
-             "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2", "btx": "BTX Top-2"}
+             "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
     figures.normalised({name: [mean(r.of(m, "accuracy", d)) for d in DOMAINS] for m, name in short.items()}, DOMAINS,
                        out / "figure2_right.png")
     routing = r.runs[0]["routing"]

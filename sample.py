@@ -82,7 +82,7 @@ def main(argv=None):
             raise BadInput(f"{path}: --btm takes dense models of one tokenizer")
     names, coloured = checkpoint["experts"], settings.experts or bool(settings.html)
     if coloured and not names:
-        raise BadInput(f"--experts: {settings.model[0]} is a dense model, every token is its own")
+        raise BadInput(f"--experts, --html: {settings.model[0]} is a dense model and has none to show; name a mixed one")
     if settings.layer > checkpoint["config"]["n_layer"]:
         raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
     encoding = tokenizer.load(checkpoint["tokenizer"]["name"])

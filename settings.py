@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         message = message.replace("unrecognized arguments:", "unknown option")
         for word in message.split() if message.startswith("unknown option") else ():
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
-            if word.startswith("--") and word not in self._option_string_actions and near:
+            if word.startswith("-") and word not in self._option_string_actions and near:
                 message += f" (did you mean {near[0]}?)"
                 break
         raise BadInput(message)

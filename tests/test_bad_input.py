@@ -229,6 +229,8 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "mix: blended into unequal parts": ("mix {tiny}/seed.pt {tiny}/seed.pt {tiny}/seed.pt --blend --out new/o.pt", "--blend"),
     "mix: split and blended": (f"{MIX} --split 2 --blend", "--split"),
     "mix: split soup": (f"{MIX} --split 2 --soup", "--soup"),
+    "mix: router data for random routers": (f"{MIX} --router_data math,code", "--router_data"),
+    "mix: top_k where all experts compute": (f"{MIX} --routing soft --top_k 3", "--top_k"),
     "mix: hidden routers without data": (f"{MIX} --router_init hidden", "--router_data"),
     "mix: hidden routers of one domain for two": (f"{MIX} --router_init hidden --router_data math", "--router_data"),
     "mix: hidden routers of unknown data": (f"{MIX} --router_init hidden --router_data math,nosuch --data_dir {{tiny}}/data",

@@ -97,7 +97,7 @@ def test_the_report_has_all_that_was_promised(tiny, tmp_path, capsys):
     assert models["btx_mixed"]["tokens"] == sum(models[n]["tokens"] for n in names[1:3]) - models["seed"]["tokens"]
     assert models["btx_mixed"]["active_params"] < models["btx_mixed"]["params"]
     report = (tmp_path / "report.md").read_text()
-    assert all(f"| {name:>9} |" in report for name in models) and "| " in capsys.readouterr().out
+    assert all(f"\n| {name:<14} |" in report for name in models) and "| " in capsys.readouterr().out
     for figure in ("accuracy", "routing", "curves"):
         assert (tmp_path / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert f"figures/{figure}.png" in report
