@@ -171,10 +171,13 @@ def can_mix(x, w):
     return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0
 
 
-def rows_of_slices(x, size, work=0):
-    """Slices of x, of `size` rows on average, are rounded up to a multiple of this, if oneDNN does them. work: see by_onednn."""
-    onednn = x.device.type == "cpu" and (x.dtype == torch.bfloat16 or by_onednn(x, work, SLICE))
-    return ALIGN if onednn and size >= 2 * ALIGN else 1
+def rows_of_slices(x, size, onednn=False):
+    """Slices of x, of `size` rows on average, are rounded up to a multiple of this: ALIGN if oneDNN does them.
+
+    It does those in bfloat16 on a CPU anyway. onednn: whether by_onednn has chosen it for float32.
+    """
+    prepares = onednn or (x.dtype == torch.bfloat16 and x.device.type == "cpu")
+    return ALIGN if prepares and size >= 2 * ALIGN else 1
 
 
 def mix_all(x, routing, w_gate, w_up, w_down):
@@ -208,7 +211,8 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     """
     (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
     work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
-    align = align or rows_of_slices(x, M * k // N, work)
+    onednn, weights_onednn = by_onednn(x, work, SLICE), by_onednn(x, work, WEIGHTS)
+    align = align or rows_of_slices(x, M * k // N, onednn)
     experts = routing.experts.flatten().numpy()                       # (M*k,), slot = token * k + choice
     order = experts.astype(np.uint16).argsort(kind="stable")          # numpy sorts 16 bits in linear time
     sizes = np.bincount(experts, minlength=N)
@@ -220,8 +224,8 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     token = np.zeros(room.sum(), np.int64)                            # (S,) the token in each row, any one in spare rows
     token[rows] = order // k
     token, place = torch.from_numpy(token), torch.from_numpy(place).view(M, k)
-    return MixSlices.apply(x, routing.gates.to(x.dtype), w_gate, w_up, w_down, token, place, room.tolist(), work,
-                           torch.is_grad_enabled())
+    return MixSlices.apply(x, routing.gates.to(x.dtype), w_gate, w_up, w_down, token, place, room.tolist(), onednn,
+                           weights_onednn, torch.is_grad_enabled())
 
 
 class MixSlices(torch.autograd.Function):
@@ -232,9 +236,9 @@ class MixSlices(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, gates, w_gate, w_up, w_down, token, place, sizes, work, keep):
+    def forward(ctx, x, gates, w_gate, w_up, w_down, token, place, sizes, onednn, weights_onednn, keep):
         x = x.index_select(0, token)  # (S, C)
-        y, inner, onednn = torch.empty_like(x), [], by_onednn(x, work, SLICE)
+        y, inner = torch.empty_like(x), []
         for x_i, y_i, gate_i, up_i, down_i in zip(x.split(sizes), y.split(sizes), w_gate, w_up, w_down, strict=True):
             a, b = product(x_i, gate_i, onednn), product(x_i, up_i, onednn)  # (S_i, d_ff)
             s = F.silu(a)
@@ -244,14 +248,13 @@ class MixSlices(torch.autograd.Function):
                 inner += [a, b, s, h if ctx.needs_input_grad[4] else None]
         x = x if any(ctx.needs_input_grad[2:4]) else None
         ctx.save_for_backward(x, y, gates, w_gate, w_up, w_down, token, place, *inner)
-        ctx.sizes, ctx.work = sizes, work
+        ctx.sizes, ctx.onednn, ctx.weights_onednn = sizes, onednn, weights_onednn
         return F.embedding_bag(place, y, mode="sum", per_sample_weights=gates)  # (M, C)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
         x, y, gates, w_gate, w_up, w_down, token, place, *inner = ctx.saved_tensors
-        onednn, onednn_weights = by_onednn(y, ctx.work, SLICE), by_onednn(y, ctx.work, WEIGHTS)
         dy = dy.index_select(0, token)                                                           # (S, C)
         dgates = (dy * y).sum(-1)[place]                                                         # (M, k)
         dy *= gates.new_zeros(len(y)).index_copy_(0, place.flatten(), gates.flatten())[:, None]  # 0 in spare rows
@@ -260,15 +263,15 @@ class MixSlices(torch.autograd.Function):
         x = dx if x is None else x  # with w_gate and w_up frozen, anything of S rows: nobody reads it
         for i, (x_i, dy_i, dx_i) in enumerate(zip(*(t.split(ctx.sizes) for t in (x, dy, dx)), strict=True)):
             a, b, s, h = inner[4 * i:4 * i + 4]  # y = w_down h, h = s * b, s = silu(a), a = w_gate x, b = w_up x
-            dh = product(dy_i, w_down[i].T, onednn)
+            dh = product(dy_i, w_down[i].T, ctx.onednn)
             db = dh * s
             da = torch.ops.aten.silu_backward(dh.mul_(b), a)
-            product(da, w_gate[i].T, onednn, out=dx_i)
-            dx_i += product(db, w_up[i].T, onednn)
+            product(da, w_gate[i].T, ctx.onednn, out=dx_i)
+            dx_i += product(db, w_up[i].T, ctx.onednn)
             for dw_all, d, to in zip(dw, (da, db, dy_i), (x_i, x_i, h), strict=True):
                 if dw_all is not None:  # not frozen
-                    weight_gradient(d, to, onednn_weights, out=dw_all[i])
-        return F.embedding_bag(place, dx, mode="sum"), dgates, *dw, None, None, None, None, None
+                    weight_gradient(d, to, ctx.weights_onednn, out=dw_all[i])
+        return F.embedding_bag(place, dx, mode="sum"), dgates, *dw, *[None] * 6
 
 
 # ---- generation -----------------------------------------------------------------------------------------------------------
