@@ -1,4 +1,5 @@
 """The same as the readable functions of model.py or torch that they name, faster or in less memory. Tests hold them equal."""
+from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 # from so many multiplications on oneDNN is faster than MKL: for a slice, for a layer, for a gradient of weights
 SLICE, LAYER, WEIGHTS = 2**22, 2**23, 2**24
+MATRIX = 2**18  # and for any number of rows if the matrix has so many numbers: oneDNN reads them in half the time
 ALIGN = 32  # oneDNN prepares for every new size of a product, longer than it multiplies: round slices up to few sizes
 FEW = 16    # in decoding so few tokens are worth asking every expert: reading its weights takes longer than the products
 
@@ -93,10 +95,14 @@ def mkl_is_slow():
             and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
-def by_onednn(x, work, least=LAYER):
-    """Whether oneDNN shall do a product of x and a matrix, of `work` multiplications; with fewer than `least` MKL is as fast."""
-    return (not torch.compiler.is_compiling() and work >= least and x.dtype == torch.float32 and x.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
+def by_onednn(x, matrix, least=LAYER, rows=None):
+    """Whether oneDNN shall multiply x, or so many rows like x's, by a matrix of so many numbers.
+
+    MKL is as fast for a small matrix and fewer than `least` multiplications.
+    """
+    work = (rows or x.numel() // x.shape[-1]) * matrix
+    return (not torch.compiler.is_compiling() and (work >= least or matrix >= MATRIX) and x.dtype == torch.float32
+            and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
 
 
 def product(x, w, onednn, out=None):
@@ -131,12 +137,12 @@ class OneDNNLinear(torch.autograd.Function):
         dx = product(dy, w.mT, onednn=True) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return dx, None
-        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), by_onednn(x, x.numel() * len(w), WEIGHTS))
+        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), by_onednn(x, w.numel(), WEIGHTS))
 
 
 def linear(x, w):
     """F.linear(x, w)."""
-    return OneDNNLinear.apply(x, w) if by_onednn(x, x.numel() * len(w)) else F.linear(x, w)
+    return OneDNNLinear.apply(x, w) if by_onednn(x, w.numel()) else F.linear(x, w)
 
 
 class Linear(nn.Linear):
@@ -158,7 +164,8 @@ def mix_fast(x, routing, w_gate, w_up, w_down):
     if torch.is_autocast_enabled(device):  # autocast does not know their products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     mix = mix_grouped if device != "cpu" or torch.compiler.is_compiling() else mix_slices
-    if len(x) <= FEW and routing.experts.numel() >= len(w_gate):  # enough for most experts to be asked anyway
+    asks_most = routing.experts.numel() >= len(w_gate)
+    if len(x) <= FEW and asks_most and not by_onednn(x, w_gate[0].numel()):
         mix = mix_all
     return mix(x, routing, w_gate, w_up, w_down)
 
@@ -210,9 +217,9 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     align: slices are rounded up to so many rows; None: as many as pays.
     """
     (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
-    work = M * k * C * d_ff // N  # multiplications in the product of a slice, on average
-    onednn, weights_onednn = by_onednn(x, work, SLICE), by_onednn(x, work, WEIGHTS)
-    align = align or rows_of_slices(x, M * k // N, onednn)
+    size = M * k // N  # of a slice, on average
+    onednn, weights_onednn = (by_onednn(x, d_ff * C, least, size) for least in (SLICE, WEIGHTS))
+    align = align or rows_of_slices(x, size, onednn)
     experts = routing.experts.flatten().numpy()                       # (M*k,), slot = token * k + choice
     order = experts.astype(np.uint16).argsort(kind="stable")          # numpy sorts 16 bits in linear time
     sizes = np.bincount(experts, minlength=N)
@@ -277,48 +284,54 @@ class MixSlices(torch.autograd.Function):
 # ---- generation -----------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def one_thread():
+    """For little work: waking the other threads takes longer than what they could spare."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def decoder(model):
     """What `model`, a GPT or what acts like one, does with (idx, cache=cache), as a function with fewer calls.
 
-    They are fewer on a CPU where each text has one new token; hooks are not called there. Only for inference, while the
-    weights stay where they are.
+    They are fewer for a small model on a CPU where each text has one new token; hooks are not called there. Only for inference,
+    while the weights stay as they are.
     """
     from model import GPT, rope_angles  # not above: model.py imports this file
-    weight = next(model.parameters())
+    weight, c = next(model.parameters()), model.config
     if (type(model) is not GPT or model.training or weight.device.type != "cpu"
-            or weight.dtype not in (torch.float32, torch.float64)):
+            or weight.dtype not in (torch.float32, torch.float64) or by_onednn(weight[:1], c.d_ff * c.n_embd)):
         return model
-    c, embed = model.config, model.embed.weight
-    d, eps = c.n_embd // c.n_head, embed.new_tensor(c.norm_eps)
+    d = c.n_embd // c.n_head
+    cos, sin = (t.to(weight.dtype) for t in rope_angles(c, 0, c.block_size, weight.device))
+    cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)  # (block_size, d)
 
     def transposed(w):
         return w.T if w.ndim == 2 else [matrix.T for matrix in w]
-    layers = [(b.attn_norm.weight, torch.cat([b.attn.wq.weight, b.attn.wk.weight, b.attn.wv.weight]).T, b.attn.wo.weight.T,
-               b.ff_norm.weight, *(transposed(w) for w in (b.ff.w_gate, b.ff.w_up, b.ff.w_down)), b.ff) for b in model.blocks]
+    layers = [(torch.cat([b.attn.wq.weight * d ** -0.5, b.attn.wk.weight, b.attn.wv.weight]).T,
+               *(transposed(w) for w in (b.attn.wo.weight, b.ff.w_gate, b.ff.w_up, b.ff.w_down)), b) for b in model.blocks]
 
     def norm(x, weight):
-        scale = torch.add(eps, torch.linalg.vecdot(x, x), alpha=1 / c.n_embd).rsqrt_()  # (B,)
-        return (x * scale[:, None]).mul_(weight)
+        return F.rms_norm(x, (c.n_embd,), weight, c.norm_eps)
 
     def attend(x, wqkv, cos, sin, past):
         qk, v = torch.mm(x, wqkv).view(len(x), -1, d).split([c.n_head + c.n_kv_head, c.n_kv_head], dim=1)  # (B, heads, d)
-        a, b = qk.chunk(2, dim=-1)
-        qk = torch.addcmul(qk * cos, torch.cat([b, a], dim=-1), sin)                           # as in model.rope
+        qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)                                 # as in model.rope
         k, v = past.append(qk[:, c.n_head:, None], v[:, :, None])                              # (B, n_kv_head, S, d)
-        q = (qk[:, :c.n_head] * d ** -0.5).reshape(len(x) * c.n_kv_head, -1, d)                # the heads that read a key
+        q = qk[:, :c.n_head].reshape(len(x) * c.n_kv_head, -1, d)                              # the heads that read a key
         scores = torch.bmm(q, k.flatten(0, 1).mT).softmax(-1)
         return torch.bmm(scores, v.flatten(0, 1)).view(len(x), -1)                             # (B, n_head * d)
 
-    def forward(idx, cache):
-        if not cache or idx.shape[1] > 1 or torch.is_autocast_enabled("cpu"):
-            return model(idx, cache=cache)
-        start = cache[0].length
-        cos, sin = (t.to(embed.dtype) for t in rope_angles(c, start, start + 1, idx.device))
-        cos, sin = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)  # (1, d)
-        x, routing = embed[idx[:, 0]], []  # (B, C)
-        for (attn_norm, wqkv, wo, ff_norm, w_gate, w_up, w_down, ff), past in zip(layers, cache, strict=True):
-            x = torch.addmm(x, attend(norm(x, attn_norm), wqkv, cos, sin, past), wo)
-            z = norm(x, ff_norm)
+    def step(idx, cache):
+        at = cache[0].length
+        x, routing = model.embed.weight[idx[:, 0]], []  # (B, C)
+        for (wqkv, wo, w_gate, w_up, w_down, block), past in zip(layers, cache, strict=True):
+            x = torch.addmm(x, attend(norm(x, block.attn_norm.weight), wqkv, cos[at], sin[at], past), wo)
+            z, ff = norm(x, block.ff_norm.weight), block.ff
             if not c.n_expert:
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate)).mul_(torch.mm(z, w_up)), w_down)
                 continue
@@ -329,4 +342,10 @@ def decoder(model):
             for gate, i in zip(routing[-1].gates[0].tolist(), routing[-1].experts[0].tolist(), strict=True):
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate[i])).mul_(torch.mm(z, w_up[i])), w_down[i], alpha=gate)
         return torch.mm(norm(x, model.norm.weight), model.head.weight.T)[:, None], None, routing
+
+    def forward(idx, cache):
+        if not cache or cache[0].length >= c.block_size or idx.shape[1] > 1 or torch.is_autocast_enabled("cpu"):
+            return model(idx, cache=cache)
+        with one_thread() if len(idx) == 1 else nullcontext():
+            return step(idx, cache)
     return forward

@@ -196,19 +196,23 @@ def test_second_derivatives_are_refused(config):
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN")
 def test_onednn_multiplies_like_torch(monkeypatch):
-    """The layer, and the slices of an MoE, large enough for oneDNN to be asked; values and gradients."""
+    """The layer, and the slices of an MoE, large enough for oneDNN to be asked; values and gradients. And few rows, by a large
+    matrix."""
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(2, 600, 64, generator=g).requires_grad_(), torch.randn(256, 64, generator=g).requires_grad_()
     weights = [torch.randn(3, *shape, generator=g).requires_grad_() for shape in ((704, 64), (704, 64), (64, 704))]
     logits = torch.randn(1200, 3, generator=g) + torch.tensor([0.0, 1.0, -99.0])  # nobody asks the third expert
-    routing, results = route_topk(logits, 1), []
+    routing, few_routing, results = route_topk(logits, 1), route_topk(logits[:4], 2), []
+    few, large = torch.randn(4, 512, generator=g), torch.randn(3, 512, 512, generator=g) / 512 ** 0.5
+    assert large[0].numel() == fast.MATRIX
     for slow in (True, False):
         monkeypatch.setattr(fast, "mkl_is_slow", lambda slow=slow: slow)
-        for work in (x.numel() * len(w), x.numel() * 704 // 3):  # enough for the products and for the gradients of weights
-            assert fast.by_onednn(x, work) == fast.by_onednn(x, work, fast.WEIGHTS) == slow
-            assert not fast.by_onednn(x.double(), work)
+        for shape in ((w.numel(),), (704 * 64, fast.WEIGHTS, 400), (fast.MATRIX, fast.WEIGHTS, 1)):
+            assert fast.by_onednn(x, *shape) == slow and not fast.by_onednn(x.double(), *shape)
+        assert not fast.by_onednn(few, fast.MATRIX - 1)
         a, b = fast.linear(x, w), fast.mix_fast(x.flatten(0, 1), routing, *weights)
-        results.append([a, b, *torch.autograd.grad((a * a).sum() + (b * b).sum(), (x, w, *weights))])
+        c, d = fast.linear(few, large[0]), fast.mix_fast(few, few_routing, large, large, large)
+        results.append([a, b, c, d, *torch.autograd.grad((a * a).sum() + (b * b).sum(), (x, w, *weights))])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5 * want.abs().max().item())
 
@@ -346,7 +350,7 @@ def test_the_fast_decoder_equals_the_model(config, B):
     for name, p in model.named_parameters():
         if "norm" in name:
             p.data.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(0))
-    decode, caches = fast.decoder(model), ([], [])
+    decode, caches, threads = fast.decoder(model), ([], []), torch.get_num_threads()
     assert decode is not model
     for part in idx.split([4, 1, 1, 2, 1], dim=1):
         with torch.no_grad():
@@ -354,6 +358,7 @@ def test_the_fast_decoder_equals_the_model(config, B):
         torch.testing.assert_close(got[0], want[0])
         for a, b in zip(got[2], want[2], strict=True):
             torch.testing.assert_close(tuple(a), tuple(b))
+    assert torch.get_num_threads() == threads
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model, cache = model.float(), []
         fast.decoder(model)(idx[:, :4], cache=cache)
