@@ -309,8 +309,10 @@ def everything(s, device):
     for part in (experts, forward, generate, loader, branches, mixing, hf_generate):
         ratios |= part(s, device)
         print(*list(ratios.items())[-1], flush=True)
+    wide = replace(s, n_embd=512, n_head=16)
+    ratios |= {f"{key}_512": ratio for key, ratio in hf_generate(wide, device).items()}
     ratios |= hf_step(replace(s, compile=device.type == "cuda"), device)
-    for name, settings in (("_bfloat16", replace(in_bf16, compile=True)), ("_512", replace(s, n_embd=512, n_head=16)),
+    for name, settings in (("_bfloat16", replace(in_bf16, compile=True)), ("_512", wide),
                            ("_512_bfloat16", replace(in_bf16, n_embd=512, n_head=16))):
         ratios |= {f"{key}{name}": ratio for key, ratio in hf_step(settings, device).items()}
     return ratios
