@@ -37,7 +37,7 @@ LIBRARY = model.py fast.py devices.py checkpoint.py settings.py data/loader.py
 # under make -j the experts share the cores, and a thread each is best: more would wait for one another
 ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
-# wants a core; spinning only briefly costs nothing and keeps training usable then
+# wants a core; to spin only briefly costs 5 % or so, and keeps training usable then
 export GOMP_SPINCOUNT ?= 1000
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------

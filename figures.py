@@ -95,7 +95,7 @@ def curves(logs, order, domains, path):
             before = sum(entry["tokens"] for entry in c["lineage"][:-1])
             points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in lines if domain in line["val_loss"]]
             axis.plot(*zip(*points, strict=True), label=name, color=COLORS[order.index(name) % len(COLORS)], marker=".")
-        axis.set(title=domain, xlabel="training tokens, millions", yscale="log")
+        axis.set(title=domain, xlabel="training tokens, all stages, millions", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
     axes[0].set(ylabel="validation loss, nats per token", yticks=(0.3, 0.5, 1, 2, 4))
