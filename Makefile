@@ -37,7 +37,7 @@ LIBRARY = model.py fast.py devices.py checkpoint.py settings.py data/loader.py
 # under make -j the experts share the cores, and a thread each is best: more would wait for one another
 ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
-# wants a core; to spin only briefly costs 5 % or so, and keeps training usable then
+# wants a core; to spin only briefly costs a few percent of a training step, and keeps training usable then
 export GOMP_SPINCOUNT ?= 1000
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py btm.py figures.py san
 RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
 .PHONY: results bench test torture lint help clean
-bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, some seven minutes with nothing else running
+bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, some nine minutes with nothing else running
 	$(PY) bench.py --data_dir $(DATA)
 
 results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread

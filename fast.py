@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 # from so many multiplications on oneDNN is faster than MKL: for a slice, for a layer, for a gradient of weights
 SLICE, LAYER, WEIGHTS = 2**22, 2**23, 2**24
-MATRIX = 2**18  # and for any number of rows if the matrix has so many numbers: oneDNN reads them in half the time
+MATRIX = 2**18  # and for any number of rows if the matrix has so many numbers: oneDNN reads it in half the time
 ALIGN = 32  # oneDNN prepares for every new size of a product, longer than it multiplies: round slices up to few sizes
 FEW = 16    # in decoding so few tokens are worth asking every expert: reading its weights takes longer than the products
 
@@ -95,13 +95,13 @@ def mkl_is_slow():
             and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
-def by_onednn(x, matrix, least=LAYER, rows=None):
-    """Whether oneDNN shall multiply x, or so many rows like x's, by a matrix of so many numbers.
+def by_onednn(x, numbers, least=LAYER, rows=None):
+    """Whether oneDNN shall multiply x by a matrix of so many numbers; rows: how many, if not all of x's.
 
-    MKL is as fast for a small matrix and fewer than `least` multiplications.
+    It shall from `least` multiplications or MATRIX numbers on.
     """
-    work = (rows or x.numel() // x.shape[-1]) * matrix
-    return (not torch.compiler.is_compiling() and (work >= least or matrix >= MATRIX) and x.dtype == torch.float32
+    rows = x.numel() // x.shape[-1] if rows is None else rows
+    return (not torch.compiler.is_compiling() and (rows * numbers >= least or numbers >= MATRIX) and x.dtype == torch.float32
             and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
 
 
@@ -137,7 +137,7 @@ class OneDNNLinear(torch.autograd.Function):
         dx = product(dy, w.mT, onednn=True) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return dx, None
-        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), by_onednn(x, w.numel(), WEIGHTS))
+        return dx, weight_gradient(dy.flatten(0, -2), x.flatten(0, -2), x.numel() * len(w) >= WEIGHTS)
 
 
 def linear(x, w):
@@ -164,8 +164,8 @@ def mix_fast(x, routing, w_gate, w_up, w_down):
     if torch.is_autocast_enabled(device):  # autocast does not know their products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     mix = mix_grouped if device != "cpu" or torch.compiler.is_compiling() else mix_slices
-    asks_most = routing.experts.numel() >= len(w_gate)
-    if len(x) <= FEW and asks_most and not by_onednn(x, w_gate[0].numel()):
+    most_are_asked = routing.experts.numel() >= len(w_gate)  # if they are asked evenly
+    if len(x) <= FEW and most_are_asked and not by_onednn(x, w_gate[0].numel()):  # torch.bmm would ask MKL
         mix = mix_all
     return mix(x, routing, w_gate, w_up, w_down)
 
@@ -218,7 +218,8 @@ def mix_slices(x, routing, w_gate, w_up, w_down, align=None):
     """
     (M, k), (N, d_ff, C) = routing.experts.shape, w_gate.shape
     size = M * k // N  # of a slice, on average
-    onednn, weights_onednn = (by_onednn(x, d_ff * C, least, size) for least in (SLICE, WEIGHTS))
+    onednn = by_onednn(x, d_ff * C, SLICE, size)
+    weights_onednn = onednn and size * d_ff * C >= WEIGHTS
     align = align or rows_of_slices(x, size, onednn)
     experts = routing.experts.flatten().numpy()                       # (M*k,), slot = token * k + choice
     order = experts.astype(np.uint16).argsort(kind="stable")          # numpy sorts 16 bits in linear time
@@ -286,10 +287,10 @@ class MixSlices(torch.autograd.Function):
 
 @contextmanager
 def one_thread():
-    """For little work: waking the other threads takes longer than what they could spare."""
+    """One thread in this process: for little work, waking the others takes longer than what they could spare."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)
@@ -298,13 +299,13 @@ def one_thread():
 def decoder(model):
     """What `model`, a GPT or what acts like one, does with (idx, cache=cache), as a function with fewer calls.
 
-    They are fewer for a small model on a CPU where each text has one new token; hooks are not called there. Only for inference,
-    while the weights stay as they are.
+    They are fewer for a small model on a CPU where each text has one new token; the rest, and autocast, is left to the model.
+    Hooks are not called there. Only for inference, while the weights do not change.
     """
     from model import GPT, rope_angles  # not above: model.py imports this file
     weight, c = next(model.parameters()), model.config
-    if (type(model) is not GPT or model.training or weight.device.type != "cpu"
-            or weight.dtype not in (torch.float32, torch.float64) or by_onednn(weight[:1], c.d_ff * c.n_embd)):
+    if (type(model) is not GPT or model.training or max(c.d_ff, c.n_embd) * c.n_embd >= MATRIX
+            or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64)):
         return model
     d = c.n_embd // c.n_head
     cos, sin = (t.to(weight.dtype) for t in rope_angles(c, 0, c.block_size, weight.device))
@@ -312,25 +313,25 @@ def decoder(model):
 
     def transposed(w):
         return w.T if w.ndim == 2 else [matrix.T for matrix in w]
-    layers = [(torch.cat([b.attn.wq.weight * d ** -0.5, b.attn.wk.weight, b.attn.wv.weight]).T,
+    layers = [(torch.cat([b.attn.wq.weight * d ** -0.5, b.attn.wk.weight, b.attn.wv.weight]).T,  # scales the scores
                *(transposed(w) for w in (b.attn.wo.weight, b.ff.w_gate, b.ff.w_up, b.ff.w_down)), b) for b in model.blocks]
 
     def norm(x, weight):
         return F.rms_norm(x, (c.n_embd,), weight, c.norm_eps)
 
-    def attend(x, wqkv, cos, sin, past):
+    def attend(x, wqkv, at, past):
         qk, v = torch.mm(x, wqkv).view(len(x), -1, d).split([c.n_head + c.n_kv_head, c.n_kv_head], dim=1)  # (B, heads, d)
-        qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)                                 # as in model.rope
-        k, v = past.append(qk[:, c.n_head:, None], v[:, :, None])                              # (B, n_kv_head, S, d)
-        q = qk[:, :c.n_head].reshape(len(x) * c.n_kv_head, -1, d)                              # the heads that read a key
+        qk = torch.addcmul(qk * cos[at], qk.roll(d // 2, -1), sin[at])  # model.rope: roll swaps the halves
+        k, v = past.append(qk[:, c.n_head:, None], v[:, :, None])       # (B, n_kv_head, S, d)
+        q = qk[:, :c.n_head].reshape(len(x) * c.n_kv_head, -1, d)       # the heads that read a key
         scores = torch.bmm(q, k.flatten(0, 1).mT).softmax(-1)
-        return torch.bmm(scores, v.flatten(0, 1)).view(len(x), -1)                             # (B, n_head * d)
+        return torch.bmm(scores, v.flatten(0, 1)).view(len(x), -1)      # (B, n_head * d)
 
-    def step(idx, cache):
+    def hidden(idx, cache):
         at = cache[0].length
         x, routing = model.embed.weight[idx[:, 0]], []  # (B, C)
         for (wqkv, wo, w_gate, w_up, w_down, block), past in zip(layers, cache, strict=True):
-            x = torch.addmm(x, attend(norm(x, block.attn_norm.weight), wqkv, cos[at], sin[at], past), wo)
+            x = torch.addmm(x, attend(norm(x, block.attn_norm.weight), wqkv, at, past), wo)
             z, ff = norm(x, block.ff_norm.weight), block.ff
             if not c.n_expert:
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate)).mul_(torch.mm(z, w_up)), w_down)
@@ -341,11 +342,12 @@ def decoder(model):
                 continue
             for gate, i in zip(routing[-1].gates[0].tolist(), routing[-1].experts[0].tolist(), strict=True):
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate[i])).mul_(torch.mm(z, w_up[i])), w_down[i], alpha=gate)
-        return torch.mm(norm(x, model.norm.weight), model.head.weight.T)[:, None], None, routing
+        return norm(x, model.norm.weight), routing
 
     def forward(idx, cache):
         if not cache or cache[0].length >= c.block_size or idx.shape[1] > 1 or torch.is_autocast_enabled("cpu"):
             return model(idx, cache=cache)
         with one_thread() if len(idx) == 1 else nullcontext():
-            return step(idx, cache)
+            x, routing = hidden(idx, cache)  # (B, C)
+        return model.head(x)[:, None], None, routing
     return forward

@@ -196,23 +196,27 @@ def test_second_derivatives_are_refused(config):
 
 @pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no oneDNN")
 def test_onednn_multiplies_like_torch(monkeypatch):
-    """The layer, and the slices of an MoE, large enough for oneDNN to be asked; values and gradients. And few rows, by a large
-    matrix."""
+    """Values and gradients of a layer and of an MoE's slices: many rows, or few and a large matrix, which oneDNN is asked for."""
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(2, 600, 64, generator=g).requires_grad_(), torch.randn(256, 64, generator=g).requires_grad_()
     weights = [torch.randn(3, *shape, generator=g).requires_grad_() for shape in ((704, 64), (704, 64), (64, 704))]
     logits = torch.randn(1200, 3, generator=g) + torch.tensor([0.0, 1.0, -99.0])  # nobody asks the third expert
     routing, few_routing, results = route_topk(logits, 1), route_topk(logits[:4], 2), []
-    few, large = torch.randn(4, 512, generator=g), torch.randn(3, 512, 512, generator=g) / 512 ** 0.5
-    assert large[0].numel() == fast.MATRIX
+    few, large = torch.randn(4, 512, generator=g).requires_grad_(), torch.randn(3, 512, 512, generator=g).requires_grad_()
+    assert large[0].numel() == fast.MATRIX and x.numel() * len(w) > fast.WEIGHTS < 400 * 704 * 64
+    asked, product = [], fast.product
+    monkeypatch.setattr(fast, "product", lambda x, w, onednn, out=None: asked.append(onednn) or product(x, w, onednn, out))
     for slow in (True, False):
         monkeypatch.setattr(fast, "mkl_is_slow", lambda slow=slow: slow)
-        for shape in ((w.numel(),), (704 * 64, fast.WEIGHTS, 400), (fast.MATRIX, fast.WEIGHTS, 1)):
-            assert fast.by_onednn(x, *shape) == slow and not fast.by_onednn(x.double(), *shape)
-        assert not fast.by_onednn(few, fast.MATRIX - 1)
+        for arguments in ((w.numel(),), (704 * 64, fast.SLICE, 400), (fast.MATRIX, fast.SLICE, 0)):
+            assert fast.by_onednn(x, *arguments) == slow and not fast.by_onednn(x.double(), *arguments)
+        assert not fast.by_onednn(few, fast.MATRIX - 1) and not fast.by_onednn(x, fast.MATRIX - 1, rows=0)
         a, b = fast.linear(x, w), fast.mix_fast(x.flatten(0, 1), routing, *weights)
-        c, d = fast.linear(few, large[0]), fast.mix_fast(few, few_routing, large, large, large)
-        results.append([a, b, c, d, *torch.autograd.grad((a * a).sum() + (b * b).sum(), (x, w, *weights))])
+        asked.clear()
+        c, d = fast.linear(few, large[0]), fast.mix_fast(few / 512, few_routing, large, large, large)
+        assert asked == [True] * 10 if slow else not any(asked)
+        losses = sum((y * y).mean() for y in (a, b, c, d))
+        results.append([a, b, c, d, *torch.autograd.grad(losses, (x, w, *weights, few, large))])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5 * want.abs().max().item())
 
@@ -341,24 +345,42 @@ def test_cached_generation_equals_uncached(config):
     torch.testing.assert_close(logits, model(want[:, :9])[0])
 
 
+def test_a_large_model_has_no_other_decoder():
+    model = new(d_ff=fast.MATRIX // SMALL["n_embd"])
+    assert fast.decoder(model) is model
+
+
+def test_one_thread_is_for_the_block_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyError), fast.one_thread():
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("B", [1, 3, 20])
 @pytest.mark.parametrize("config", [{}, {"n_kv_head": 2, "norm_eps": 0.1}, {"tie_weights": True, "n_expert": 4, "top_k": 3},
                                     *({"n_expert": 3, "routing": method} for method in ("switch", "soft", "sample"))])
-def test_the_fast_decoder_equals_the_model(config, B):
-    """Logits and routing of one new token after another, with norms that are not all 1; gradients are not asked of it."""
-    model, idx = new(**config), tokens(B, 9)
+def test_the_fast_decoder_equals_the_model(config, B, dtype):
+    """Logits and routing of one new token after another, also beyond the block size, with norms that are not all 1."""
+    model, idx = new(**config).to(dtype), tokens(B, 19)
     for name, p in model.named_parameters():
         if "norm" in name:
             p.data.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(0))
-    decode, caches, threads = fast.decoder(model), ([], []), torch.get_num_threads()
+    decode, caches = fast.decoder(model), ([], [])
     assert decode is not model
-    for part in idx.split([4, 1, 1, 2, 1], dim=1):
+    for part in idx.split([4, 1, 1, 2, 1, 6, 1, 1, 1, 1], dim=1):
         with torch.no_grad():
             got, want = decode(part, cache=caches[0]), model(part, cache=caches[1])
-        torch.testing.assert_close(got[0], want[0])
+        close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+        torch.testing.assert_close(got[0], want[0], **close)
         for a, b in zip(got[2], want[2], strict=True):
-            torch.testing.assert_close(tuple(a), tuple(b))
-    assert torch.get_num_threads() == threads
+            torch.testing.assert_close(tuple(a), tuple(b), **close)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model, cache = model.float(), []
         fast.decoder(model)(idx[:, :4], cache=cache)
