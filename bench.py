@@ -176,14 +176,20 @@ def hf_forward(model):
 
 
 def step(s, device):
-    """Training: our MoE against our dense model of equal active FLOPs (d_ff * top_k); also the plain dense model."""
-    models = equal_flops(s, device) | {"dense": new(s, device)}
-    t = in_turn({name: trainer(s, device, m) for name, m in models.items()}, s.repeats, device)
+    """Training: our MoE against our dense model of equal active FLOPs (d_ff * top_k); also the plain dense model.
+
+    Medians over models built anew: where in memory they happen to lie makes a tenth.
+    """
+    builds = []
+    for _ in range(3):
+        models = equal_flops(s, device) | {"dense": new(s, device)}
+        builds.append(in_turn({name: trainer(s, device, m) for name, m in models.items()}, s.repeats, device))
+    t = {name: median(build[name] for build in builds) for name in models}
     tokens = s.batch_size * s.block_size
     speed = {f"{name}_tokens_per_second": tokens / t[name] for name in t}
     if peak_flops(device):
         speed["dense_mfu"] = models["dense"].flops_per_token() * tokens / t["dense"] / peak_flops(device)
-    return {"moe_over_iso_dense": t["moe"] / t["iso_dense"], **speed}
+    return {"moe_over_iso_dense": median(build["moe"] / build["iso_dense"] for build in builds), **speed}
 
 
 def forward(s, device):
