@@ -313,9 +313,9 @@ def everything(s, device):
     ratios = {}
 
     def measure(part, name="", **changes):
-        new = {f"{key}{name}": ratio for key, ratio in part(replace(s, **changes), device).items()}
-        print(new, flush=True)
-        ratios.update(new)
+        found = {f"{key}{name}": ratio for key, ratio in part(replace(s, **changes), device).items()}
+        print(found, flush=True)
+        ratios.update(found)
 
     def by_width(s, device):
         return {"moe_over_iso_dense": {str(width["n_embd"]): step(replace(s, **width), device)["moe_over_iso_dense"]

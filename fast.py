@@ -26,6 +26,11 @@ def once_differentiable(backward):
     return once
 
 
+def eager_on_cpu(x):
+    """Whether fewer calls are faster, and Python may look at numbers: on a CPU, without a compiler."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 # ---- attention and loss ---------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +71,7 @@ class CrossEntropy(torch.autograd.Function):
 
 def cross_entropy(logits, targets):
     """Mean cross-entropy in nats over the targets that are not -1. logits: (M, V); targets: (M,). Returns a scalar."""
-    if logits.device.type == "cpu" and logits.requires_grad and not torch.compiler.is_compiling():
+    if logits.requires_grad and eager_on_cpu(logits):
         return CrossEntropy.apply(logits, targets)
     return F.cross_entropy(logits, targets, ignore_index=-1)
 
@@ -101,8 +106,8 @@ def by_onednn(x, numbers, least=LAYER, rows=None):
     It shall from `least` multiplications or MATRIX numbers on.
     """
     rows = x.numel() // x.shape[-1] if rows is None else rows
-    return (not torch.compiler.is_compiling() and (rows * numbers >= least or numbers >= MATRIX) and x.dtype == torch.float32
-            and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
+    return (eager_on_cpu(x) and (rows * numbers >= least or numbers >= MATRIX) and x.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu") and mkl_is_slow())
 
 
 def product(x, w, onednn, out=None):
@@ -163,7 +168,7 @@ def mix_fast(x, routing, w_gate, w_up, w_down):
     device = x.device.type
     if torch.is_autocast_enabled(device):  # autocast does not know their products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
-    mix = mix_grouped if device != "cpu" or torch.compiler.is_compiling() else mix_slices
+    mix = mix_slices if eager_on_cpu(x) else mix_grouped
     most_are_asked = routing.experts.numel() >= len(w_gate)  # if they are asked evenly
     if len(x) <= FEW and most_are_asked and not by_onednn(x, w_gate[0].numel()):  # torch.bmm would ask MKL
         mix = mix_all
@@ -172,7 +177,7 @@ def mix_fast(x, routing, w_gate, w_up, w_down):
 
 def can_mix(x, w):
     """Whether mix_fast takes these, more than one token; F.grouped_mm, if there is one, wants bfloat16 in whole 16 bytes."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if eager_on_cpu(x):
         return len(x) > 1
     bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
     return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0
@@ -300,7 +305,7 @@ def decoder(model):
     """What `model`, a GPT or what acts like one, does with (idx, cache=cache), as a function with fewer calls.
 
     They are fewer for a small model on a CPU where each text has one new token; the rest, and autocast, is left to the model.
-    Hooks are not called there. Only for inference, while the weights do not change.
+    Not all hooks are called there. Only for inference, while the weights do not change.
     """
     from model import GPT, rope_angles  # not above: model.py imports this file
     weight, c = next(model.parameters()), model.config
@@ -316,9 +321,6 @@ def decoder(model):
     layers = [(torch.cat([b.attn.wq.weight * d ** -0.5, b.attn.wk.weight, b.attn.wv.weight]).T,  # scales the scores
                *(transposed(w) for w in (b.attn.wo.weight, b.ff.w_gate, b.ff.w_up, b.ff.w_down)), b) for b in model.blocks]
 
-    def norm(x, weight):
-        return F.rms_norm(x, (c.n_embd,), weight, c.norm_eps)
-
     def attend(x, wqkv, at, past):
         qk, v = torch.mm(x, wqkv).view(len(x), -1, d).split([c.n_head + c.n_kv_head, c.n_kv_head], dim=1)  # (B, heads, d)
         qk = torch.addcmul(qk * cos[at], qk.roll(d // 2, -1), sin[at])  # model.rope: roll swaps the halves
@@ -329,10 +331,10 @@ def decoder(model):
 
     def hidden(idx, cache):
         at = cache[0].length
-        x, routing = model.embed.weight[idx[:, 0]], []  # (B, C)
+        x, routing = model.embed(idx[:, 0]), []  # (B, C)
         for (wqkv, wo, w_gate, w_up, w_down, block), past in zip(layers, cache, strict=True):
-            x = torch.addmm(x, attend(norm(x, block.attn_norm.weight), wqkv, at, past), wo)
-            z, ff = norm(x, block.ff_norm.weight), block.ff
+            x = torch.addmm(x, attend(block.attn_norm(x), wqkv, at, past), wo)
+            z, ff = block.ff_norm(x), block.ff
             if not c.n_expert:
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate)).mul_(torch.mm(z, w_up)), w_down)
                 continue
@@ -342,7 +344,7 @@ def decoder(model):
                 continue
             for gate, i in zip(routing[-1].gates[0].tolist(), routing[-1].experts[0].tolist(), strict=True):
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate[i])).mul_(torch.mm(z, w_up[i])), w_down[i], alpha=gate)
-        return norm(x, model.norm.weight), routing
+        return model.norm(x), routing
 
     def forward(idx, cache):
         if not cache or cache[0].length >= c.block_size or idx.shape[1] > 1 or torch.is_autocast_enabled("cpu"):
