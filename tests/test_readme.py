@@ -35,21 +35,33 @@ def clone(tmp_path_factory):
     return folder
 
 
+# what `python WORDS` does, for each list of words in a list, in one process: importing torch takes longer than such a command
+RUN_ALL = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    print(*words, file=sys.stderr)
+    run = runpy.run_path if words[0].endswith(".py") else runpy.run_module
+    sys.argv = words if words[0] != "-m" else words[1:]
+    run(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_every_command_runs(clone):
     """In order, since each uses what those before it wrote. make itself is asked only whether it would know what to do."""
-    assert len(COMMANDS) > 8
-    for line in COMMANDS:
-        words = shlex.split(line)
+    commands = [shlex.split(line) for line in COMMANDS]
+    assert len(commands) > 8
+    for words in commands:
         if words[0] == "make":
-            words.insert(1, "-n")
-        else:
-            assert words.pop(0) == ".venv/bin/python", line
-            script = words[1] if words[0] == "-m" else words[0]
-            words = [sys.executable, *words, *SMALL[script].split()]
-            if script == "train_expert.py" and "--init" not in words:
-                words += "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16".split()
-        done = subprocess.run(words, cwd=clone, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+            subprocess.run(["make", "-n", *words[1:]], cwd=clone, capture_output=True, check=True)
+            continue
+        assert words.pop(0) == ".venv/bin/python", words
+        script = words[1] if words[0] == "-m" else words[0]
+        words += SMALL[script].split()
+        if script == "train_expert.py" and "--init" not in words:
+            words += "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16".split()
+    scripts = json.dumps([words for words in commands if words[0] != "make"])
+    done = subprocess.run([sys.executable, "-c", RUN_ALL, scripts], cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_make_redoes_only_what_is_older_than_its_inputs(clone):
