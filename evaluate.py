@@ -187,7 +187,8 @@ def machine():
             commit += "-dirty"
     except OSError:
         commit = ""  # no git on this machine
-    cpu = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else []
+    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpu = [f"{name} (family {family})" for family, name in re.findall(r"cpu family\s*: (\d+)\n.*\nmodel name\s*: (.+)", about)]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"commit": commit or "unknown", "cpu": (cpu or [platform.processor()])[0], "cores": os.cpu_count(),
             "gpu": gpu, "torch": torch.__version__, "python": platform.python_version()}

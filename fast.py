@@ -1,4 +1,5 @@
 """The same as the readable functions of model.py or torch that they name, faster or in less memory. Tests hold them equal."""
+import re
 from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from pathlib import Path
@@ -93,11 +94,15 @@ def chunked_cross_entropy(x, head, targets, chunk):
 
 @cache
 def mkl_is_slow():
-    """Whether torch's float32 products run at half speed: Intel's library uses no AVX-512 on AMD's processors; oneDNN does."""
+    """Whether torch's float32 products run at half speed: Intel's library uses no AVX-512 on AMD's processors; oneDNN does.
+
+    Family 26, Zen 5, is the first that computes 512 bits at a time; before it nothing is lost.
+    """
     cpu = Path("/proc/cpuinfo")
-    return (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-            and torch.backends.cpu.get_cpu_capability() == "AVX512"
-            and cpu.exists() and "AuthenticAMD" in cpu.read_text() and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    amd = re.search(r"AuthenticAMD\ncpu family\s*: (\d+)", cpu.read_text()) if cpu.exists() else None
+    return (amd is not None and int(amd[1]) >= 26 and torch.backends.cpu.get_cpu_capability() == "AVX512"
+            and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+            and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def by_onednn(x, numbers, least=LAYER, rows=None):
@@ -175,14 +180,6 @@ def mix_fast(x, routing, w_gate, w_up, w_down):
     return mix(x, routing, w_gate, w_up, w_down)
 
 
-def can_mix(x, w):
-    """Whether mix_fast takes these, more than one token; F.grouped_mm, if there is one, wants bfloat16 in whole 16 bytes."""
-    if eager_on_cpu(x):
-        return len(x) > 1
-    bf16 = torch.is_autocast_enabled(x.device.type) or x.dtype == torch.bfloat16
-    return len(x) > 1 and bf16 and hasattr(F, "grouped_mm") and w.shape[1] % 8 == w.shape[2] % 8 == 0
-
-
 def rows_of_slices(x, size, onednn=False):
     """Slices of x, of `size` rows on average, are rounded up to a multiple of this: ALIGN if oneDNN does them.
 
@@ -199,10 +196,48 @@ def mix_all(x, routing, w_gate, w_up, w_down):
     return (routing.dense_gates().to(y.dtype).T[:, :, None] * y).sum(0)                # (M, C)
 
 
+# grouped_product and its gradient are operations of their own, since torch.compile cannot look into a loop over slices.
+
+
+@torch.library.custom_op("btx::grouped_product", mutates_args=())
+def grouped_product(x: torch.Tensor, w: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """w_i x_i for the slices x_i of x, (S, a), that end at the rows `ends`, (N,). w: (N, b, a). Returns (S, b), 0 behind them."""
+    y, ends = x.new_zeros(len(x), w.shape[1]), ends.tolist()
+    for x_i, y_i, w_i in zip(x.tensor_split(ends), y.tensor_split(ends), w, strict=False):
+        product(x_i, w_i, by_onednn(x_i, w_i.numel(), SLICE), out=y_i)
+    return y
+
+
+@torch.library.custom_op("btx::grouped_gradient", mutates_args=())
+def grouped_gradient(dy: torch.Tensor, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """The gradient of w where that of grouped_product(x, w, ends) is dy, (S, b). Returns (N, b, a)."""
+    dw, ends = x.new_empty(len(ends), dy.shape[1], x.shape[1]), ends.tolist()
+    for dy_i, x_i, dw_i in zip(dy.tensor_split(ends), x.tensor_split(ends), dw, strict=False):
+        weight_gradient(dy_i, x_i, by_onednn(x_i, dw_i.numel(), WEIGHTS), out=dw_i)
+    return dw
+
+
+def grouped_backward(ctx, dy):
+    (x, w, ends), need = ctx.saved_tensors, ctx.needs_input_grad
+    return grouped_product(dy, w.mT, ends) if need[0] else None, grouped_gradient(dy, x, ends) if need[1] else None, None
+
+
+grouped_product.register_fake(lambda x, w, ends: x.new_empty(len(x), w.shape[1]))
+grouped_gradient.register_fake(lambda dy, x, ends: x.new_empty(len(ends), dy.shape[1], x.shape[1]))
+grouped_product.register_autograd(grouped_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+def grouped_mm(x, w, ends):
+    """grouped_product(x, w, ends), by torch's own where there is one: for bfloat16 in whole 16 bytes. Its rows behind are anything."""
+    if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and w.shape[1] % 8 == w.shape[2] % 8 == 0:
+        return F.grouped_mm(x, w.mT, offs=ends)
+    return grouped_product(x, w, ends)
+
+
 def mix_grouped(x, routing, w_gate, w_up, w_down):
     """The same as model.mix_experts, all experts in one call for each matrix: Python need not wait for the sizes."""
     (M, k), (N, _, C) = routing.experts.shape, w_gate.shape
-    align = rows_of_slices(x, M * k // N)
+    align = rows_of_slices(x, M * k // N, onednn=x.device.type == "cpu")
     sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)                    # (M*k,), slot = token * k + choice
     sizes = torch.searchsorted(sorted_experts, torch.arange(N + 1, device=x.device)).diff()  # (N,)
     room = (sizes + align - 1) // align * align                                              # (N,) with rows to spare behind
@@ -211,8 +246,8 @@ def mix_grouped(x, routing, w_gate, w_up, w_down):
     place = torch.empty_like(order).index_copy(0, order, rows)                               # (M*k,) the row of each slot
     x = x.new_zeros(M * k + N * (align - 1), C).index_copy(0, place, x.repeat_interleave(k, dim=0))
     ends = room.cumsum(0, dtype=torch.int32)
-    h = F.silu(F.grouped_mm(x, w_gate.mT, offs=ends)) * F.grouped_mm(x, w_up.mT, offs=ends)
-    y = F.grouped_mm(h, w_down.mT, offs=ends).index_select(0, place).view(M, k, C)
+    h = F.silu(grouped_mm(x, w_gate, ends)) * grouped_mm(x, w_up, ends)
+    y = grouped_mm(h, w_down, ends).index_select(0, place).view(M, k, C)
     return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
 
 
