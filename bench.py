@@ -282,7 +282,7 @@ def mixing(s, device):
         model = new(replace(s, n_embd=512, n_layer=8, n_head=8), torch.device("cpu"))
         tokenizer = {"name": "btx", "fingerprint": "", "vocab_size": s.vocab_size}
         for path in paths:
-            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, tokenizer, [], [ckpt.ledger_entry("train", path, [])]))
+            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, tokenizer, [], [ckpt.ledger_entry("train", "seed", [])]))
 
         def copy_all():
             for path in paths:

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import first_windows, read_meta
+from data.loader import first_windows, check_tokenizer
 from model import GPT
 from settings import BadInput
 
@@ -54,9 +54,7 @@ def expert_data(method, data_dir, domains, experts, n_windows=200):
     names = [domain for domain in domains.split(",") if domain]
     if len(names) != len(experts):
         raise BadInput("--btm_data: tfidf needs one domain for each expert, in order, as in general,math,code,wiki")
-    for domain in names:
-        if read_meta(data_dir, domain)["fingerprint"] != experts[0]["tokenizer"]["fingerprint"]:
-            raise BadInput(f"--btm_data: {domain} was prepared with another tokenizer than the experts were trained with")
+    check_tokenizer(data_dir, names, experts[0]["tokenizer"], "--btm: a model")
     block_size = min(expert["config"]["block_size"] for expert in experts)
     return [first_windows(data_dir, domain, block_size, n_windows, "train") for domain in names]
 

@@ -27,7 +27,8 @@ from settings import BadInput
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
 STATE = {"model": dict, "optimizer": dict, "step": int, "log": list, "seconds": float, "settings": dict, "lineage": list}
-ENTRY = {"id", "parents", "tokens", "flops", "seconds"}
+NUMBER = (int, float)
+ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER, "seconds": NUMBER}
 
 
 def check_name(out):
@@ -144,7 +145,9 @@ def load(path):
     state, tokenizer, experts = checkpoint["model"], checkpoint["tokenizer"], checkpoint["experts"]
     ids = set()
     for entry in checkpoint["lineage"]:
-        if not isinstance(entry, dict) or not ENTRY <= entry.keys() or not ids.issuperset(entry["parents"]):
+        if (not isinstance(entry, dict) or any(not isinstance(entry.get(k), t) for k, t in ENTRY.items())
+                or any(not isinstance(p, str) or p not in ids for p in entry["parents"])
+                or not (isinstance(entry.get("ranks", 1), int) and entry.get("ranks", 1) > 0)):
             raise BadInput(f"{path}: its lineage is no list of stages, parents before children")
         ids.add(entry["id"])
     if not ids or any(not isinstance(tokenizer.get(k), t) for k, t in TOKENIZER.items()):

@@ -52,10 +52,11 @@ def pick_dtype(name, device):
 def peak_flops(device):
     """Dense bf16 FLOP/s of a known GPU by its data sheet, else None."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    words = name.replace("-", " ").split()
+    return next((flops for key, flops in PEAK_FLOPS.items() if all(word in words for word in key.split())), None)
 
 
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
+PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "L4": 121e12}
 
 
 def rank_and_size():

@@ -24,7 +24,7 @@ import checkpoint as ckpt
 import figures
 import sandbox
 from data import tokenizer
-from data.loader import first_windows, read_meta
+from data.loader import first_windows, check_tokenizer
 from data.prepare import DOMAINS
 from data.task import Task
 from devices import keep_memory, pick_device
@@ -243,8 +243,7 @@ def main(argv=None):
     if not domains:
         raise BadInput(f"--data_dir: there are no tasks in {settings.data_dir}; run python -m data.prepare")
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
-        if any(read_meta(settings.data_dir, d)["fingerprint"] != c["tokenizer"]["fingerprint"] for d in domains):
-            raise BadInput(f"{path} was trained with another tokenizer than {settings.data_dir} was prepared with")
+        check_tokenizer(settings.data_dir, domains, c["tokenizer"], path)
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")

@@ -161,6 +161,9 @@ class Linear(nn.Linear):
     def __init__(self, n_in, n_out):
         super().__init__(n_in, n_out, bias=False)
 
+    def reset_parameters(self):
+        """GPT.init_weights draws, from its own generator."""
+
     def forward(self, x):
         return linear(x, self.weight)
 

@@ -1,6 +1,6 @@
 """Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): the mixed model learns, token by token, which experts to ask.
 
-    python finetune_router.py --init out/btx_mixed.pt --data general=0.1923,math=0.3016,code=0.4031,wiki=0.1030 --out out/btx.pt
+    python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
 It is stage 1's loop with three differences: the model is an MoE, the load-balancing loss joins the objective (3.3), and one
 may choose what trains. The default mixture is the paper's.
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import checkpoint as ckpt
 import devices
-from data.loader import read_meta
+from data.loader import check_tokenizer
 from settings import BadInput, option, parse, run, signals
 from train_expert import TrainSettings, start, train
 
 
 @dataclass
 class Settings(TrainSettings):
-    data: str = option("general=0.1923,math=0.3016,code=0.4031,wiki=0.1030", "mixture of domains; default: the paper's")
+    data: str = option("general=0.1923,math=0.3016,code=0.4031,wiki=0.1030", "mixture of domains, the paper's by default")
     alpha: float = option(0.01, "weight of the load-balancing loss; 0 turns it off", low=0.0)
     train: str = option("all", "what trains; all-but-experts freezes the experts' feed-forwards (Table 5)",
                         choices=("all", "router", "all-but-experts"))
@@ -38,9 +38,7 @@ def main(argv=None):
     header = ckpt.load(settings.init)
     if not header["config"]["n_expert"]:
         raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
-    for domain in weights:
-        if read_meta(settings.data_dir, domain)["fingerprint"] != header["tokenizer"]["fingerprint"]:
-            raise BadInput(f"{settings.init} was trained with another tokenizer than {domain} was prepared with")
+    check_tokenizer(settings.data_dir, weights, header["tokenizer"], settings.init)
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size
     freeze(model, settings.train)

@@ -7,12 +7,13 @@ With --soup everything is averaged, and the result is dense: the baseline that s
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 """
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import checkpoint as ckpt
-from data.loader import first_windows, read_meta
+from data.loader import check_tokenizer, first_windows
 from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from settings import BadInput, option, parse, run
 
@@ -34,14 +35,14 @@ class Settings:
     seed: int = option(0, "seed of the new routers", low=0)
 
 
-def average(tensors):
-    """The mean of tensors of one shape, taken in float32."""
-    return torch.stack([t.float() for t in tensors]).mean(0)
-
-
 def stack(tensors):
     """One expert each: (N, *shape), float32."""
     return torch.stack([t.float() for t in tensors])
+
+
+def average(tensors):
+    """The mean of tensors of one shape, taken in float32."""
+    return stack(tensors).mean(0)
 
 
 def width_axis(name):
@@ -101,6 +102,8 @@ def mix(states, config, generator, feed_forwards="stacked"):
     """
     with torch.device("meta"):  # names and shapes alone
         mixed = GPT(config).state_dict()
+    make = {"averaged": lambda name, tensors: average(tensors), "stacked": lambda name, tensors: stack(tensors),
+            "split": partial(split, n_chunks=config.n_expert // len(states)), "blended": blend}
     rules, unused = {}, set(states[0])
     for name, new in mixed.items():
         rules[name] = rule_for(name, feed_forwards)
@@ -110,15 +113,7 @@ def mix(states, config, generator, feed_forwards="stacked"):
         if name not in unused:
             raise ValueError(f"{name} is not in the dense models, or is used twice")
         unused.remove(name)
-        tensors = [state[name] for state in states]
-        if rules[name] == "averaged":
-            made = average(tensors)
-        elif rules[name] == "stacked":
-            made = stack(tensors)
-        elif rules[name] == "split":
-            made = split(name, tensors, config.n_expert // len(tensors))
-        else:
-            made = blend(name, tensors)
+        made = make[rules[name]](name, [state[name] for state in states])
         if made.shape != new.shape:
             raise ValueError(f"{name} has the shape {tuple(made.shape)}, not {tuple(new.shape)}")
         mixed[name] = made
@@ -172,9 +167,7 @@ def router_windows(settings, header, n_windows=16):
     if settings.soup or settings.blend or len(domains) != len(settings.models):
         raise BadInput("--router_init hidden: --router_data must name one domain for each model, and each model be an expert "
                        "(no --soup, no --blend)")
-    for domain in domains:
-        if read_meta(settings.data_dir, domain)["fingerprint"] != header["tokenizer"]["fingerprint"]:
-            raise BadInput(f"--router_data: {domain} was prepared with another tokenizer than {settings.models[0]}")
+    check_tokenizer(settings.data_dir, domains, header["tokenizer"], settings.models[0])
     T = header["config"]["block_size"]
     windows = [first_windows(settings.data_dir, domain, T, n_windows, "train")[:, :-1] for domain in domains]
     return [w for w in windows for _ in range(settings.split)]
@@ -183,12 +176,14 @@ def router_windows(settings, header, n_windows=16):
 def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
-    if len(settings.models) < 1:
+    if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
         raise BadInput("--soup, --split and --blend exclude each other; choose one")
     if settings.routing != "topk" and settings.top_k != GPTConfig.top_k:
         raise BadInput(f"--top_k {settings.top_k} is for --routing topk; {settings.routing} fixes it")
+    if settings.soup and (settings.routing != GPTConfig.routing or settings.top_k != GPTConfig.top_k):
+        raise BadInput("--routing, --top_k: a soup is dense and routes nothing; leave them out")
     if settings.router_data and settings.router_init != "hidden":
         raise BadInput("--router_data is for --router_init hidden")
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
@@ -204,6 +199,8 @@ def main(argv=None):
                                "only models of one architecture can be mixed")
         if parent["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.models[0]}; their embeddings cannot be averaged")
+    if not set.intersection(*({entry["id"] for entry in parent["lineage"]} for parent in parents)):
+        raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
     experts, windows = expert_names(settings), router_windows(settings, first)
     try:
         config = GPTConfig(**first["config"] | ({} if settings.soup else {

@@ -40,9 +40,10 @@ class GPTConfig:
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "d_ff"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "norm_eps"):
+            low = {"rope_theta": 1.0, "norm_eps": 0.0}.get(name, 1)
+            if not low <= getattr(self, name) < math.inf:  # also refuses nan
+                raise ValueError(f"{name} must be at least {low} and finite, not {getattr(self, name)}")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise ValueError(f"n_embd {self.n_embd} must be n_head {self.n_head} times an even number (RoPE turns pairs)")
         if self.n_head % self.n_kv_head:
@@ -250,7 +251,7 @@ def mix_experts(x, routing, w_gate, w_up, w_down):
 
 
 class FeedForward(nn.Module):
-    """A dense feed-forward sublayer, FF_i of the paper."""
+    """A dense feed-forward sublayer, FF_i of the paper. It has no router, so that noise is nothing to it."""
 
     def __init__(self, config):
         super().__init__()
@@ -287,6 +288,8 @@ class MoE(nn.Module):
 
 def load_balancing_loss(routing, over_ranks=lambda mean: mean):
     """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
+
+    Less by the mean gate with Switch, and with Sample Top-1 in training, whose gates sum to less than 1.
 
     u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts: a product of two
     means, not a mean of products, which would punish sure decisions instead of uneven loads.
@@ -335,7 +338,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator=None):
-        """std 1/sqrt(fan_in); embeddings 1; writes to the residual stream over sqrt(2 n_layer), as in GPT-2; router 0.02."""
+        """std 1/sqrt(fan_in); embeddings 1; writes to the residual stream over sqrt(2 n_layer), as in GPT-2; router ROUTER_STD."""
         for name, p in self.named_parameters():
             if p.ndim == 1 or p.is_meta:
                 continue  # norms start at 1; to draw on "meta", torch would import its compiler
@@ -380,7 +383,8 @@ class GPT(nn.Module):
         """Yield (token, routing) for each new token, token (B, 1) int64; routing is that of the forward pass before it.
 
         temperature 0 takes the most likely token; else tokens are drawn from `generator`, from the top_k likeliest if given.
-        Keys and values are cached. When block_size is full, the older half is forgotten and the rest read again.
+        Keys and values are cached. When block_size is full, the older half is forgotten and the rest read again. An idx that is
+        longer is read as it is.
         """
         cache, new, forward = [], idx, fast.decoder(self)
         for _ in range(max_new_tokens):
@@ -405,23 +409,24 @@ class GPT(nn.Module):
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those that one token uses: some of the experts of each layer."""
-        total = sum(p.numel() for p in self.parameters())
-        if active and self.config.n_expert:
-            ff = self.blocks[0].ff
-            per_expert = sum(p[0].numel() for p in (ff.w_gate, ff.w_up, ff.w_down))
-            idle = sum(self.config.n_expert - self.config.active_experts(layer) for layer in range(self.config.n_layer))
-            total -= idle * per_expert
-        return total
+        return sum(self.used(name, p) if active else p.numel() for name, p in self.named_parameters())
+
+    def used(self, name, p):
+        """How many numbers of a parameter one token uses: of stacked experts those of some."""
+        if not self.config.n_expert or ".ff.w_" not in name:
+            return p.numel()
+        return p[0].numel() * self.config.active_experts(int(name.split(".")[1]))
 
     def flops_per_token(self, seq_len=None, training=True):
         """FLOPs per token at this sequence length (default block_size).
 
         2 per active weight in a matrix product, 4*T*C a layer for the attention scores and values; times 3 in training, the
-        backward pass costing twice the forward (Kaplan et al. 2020).
+        backward pass costing twice the forward (Kaplan et al. 2020), but for the gradients of frozen weights.
         """
         c = self.config
-        looked_up = 0 if c.tie_weights else self.embed.weight.numel()  # reading an embedding multiplies nothing
-        norms = sum(p.numel() for p in self.parameters() if p.ndim == 1)
-        forward = 2 * (self.num_params(active=True) - looked_up - norms)
+        products = {name: p for name, p in self.named_parameters()  # reading an embedding multiplies nothing
+                    if p.ndim > 1 and (name != "embed.weight" or c.tie_weights)}
+        forward = 2 * sum(self.used(name, p) for name, p in products.items())
         forward += c.n_layer * 4 * (seq_len or c.block_size) * c.n_embd
-        return forward * (3 if training else 1)
+        frozen = 2 * sum(self.used(name, p) for name, p in products.items() if not p.requires_grad)
+        return 3 * forward - frozen if training else forward

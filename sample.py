@@ -40,9 +40,7 @@ class Settings:
 def top_experts(routing, layer):
     """The expert with the largest gate for each token of a forward pass; routing: one Routing per layer. Returns a list."""
     chosen = [routing[layer - 1]] if layer else routing
-    N = chosen[0].probs.shape[-1]
-    total = sum(torch.zeros(len(r.gates), N).scatter(1, r.experts.cpu(), r.gates.float().cpu()) for r in chosen)  # (M, N)
-    return total.argmax(1).tolist()
+    return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
 
 
 def rgb(expert):
@@ -78,8 +76,10 @@ def main(argv=None):
     checkpoints, device = [ckpt.load(path) for path in settings.model], pick_device(settings.device)
     checkpoint = checkpoints[0]
     for path, other in zip(settings.model, checkpoints, strict=True):
-        if settings.btm and (other["experts"] or other["tokenizer"] != checkpoint["tokenizer"]):
-            raise BadInput(f"{path}: --btm takes dense models of one tokenizer")
+        if settings.btm and other["experts"]:
+            raise BadInput(f"{path} is a mixture of experts; --btm takes dense models")
+        if settings.btm and other["tokenizer"] != checkpoint["tokenizer"]:
+            raise BadInput(f"{path} has another tokenizer than {settings.model[0]}; --btm takes models of one")
     names, coloured = checkpoint["experts"], settings.experts or bool(settings.html)
     if coloured and not names:
         raise BadInput(f"--experts, --html: {settings.model[0]} is a dense model and has none to show; name a mixed one")
@@ -97,6 +97,8 @@ def main(argv=None):
     if settings.html:
         ckpt.prepare_output(settings.html)
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
+    if len(prompt) > model.config.block_size:
+        raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
                           settings.top_k or None, generator)

@@ -57,7 +57,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line, and an unknown option is answered with the nearest known one."""
 
     def error(self, message):
-        message = message.replace("unrecognized arguments:", "unknown option")
+        message = message.replace("unrecognized arguments: -", "unknown option -")
+        message = message.replace("unrecognized arguments:", "a value too many (does one need quotes, or commas for spaces?):")
         for word in message.split() if message.startswith("unknown option") else ():
             near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             if word.startswith("-") and word not in self._option_string_actions and near:
@@ -85,7 +86,7 @@ def parse(settings, argv=None):
             kwargs["action"] = argparse.BooleanOptionalAction if default else "store_true"
         elif not isinstance(default, list):
             kwargs["type"] = type(default)
-        if default not in ("", [], False):
+        if default != "" and default != [] and default is not False:
             kwargs["help"] += " (default: %(default)s)"
         if "choices" not in kwargs and not isinstance(default, bool):
             kwargs.setdefault("metavar", {int: "N", float: "X"}.get(type(default), "TEXT"))
@@ -110,9 +111,9 @@ def mixture(text, name="--data"):
     """
     weights = {}
     for part in text.split(","):
-        domain, _, weight = part.strip().partition("=")
+        domain, equals, weight = part.strip().partition("=")
         try:
-            value = float(weight or 1)
+            value = float(weight if equals or ":" in domain else 1)
         except ValueError:
             raise BadInput(f"{name}: {part!r} should read domain=weight") from None
         if not 0 <= value < float("inf") or not domain:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import checkpoint as ckpt
 import devices
-from data.loader import first_windows, get_batch, open_split, prepared, read_meta
+from data.loader import check_tokenizer, first_windows, get_batch, open_split, prepared, read_meta
 from model import GPT, MIN_TAU, GPTConfig, expert_load, load_balancing_loss
 from settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
 
@@ -59,13 +59,13 @@ class TrainSettings:
 
 @dataclass
 class Settings(TrainSettings):
-    """Stage 1 adds the shape of a new model."""
-    n_layer: int = option(GPTConfig.n_layer, "layers", low=1)
-    n_head: int = option(GPTConfig.n_head, "attention heads", low=1)
-    n_kv_head: int = option(GPTConfig.n_kv_head, "key/value heads; 0: as many as heads", low=0)
-    n_embd: int = option(GPTConfig.n_embd, "width", low=1)
-    d_ff: int = option(GPTConfig.d_ff, "width inside the feed-forward", low=1)
-    tie_weights: bool = option(GPTConfig.tie_weights, "use the token embeddings as output head")
+    """Stage 1 adds the shape of a new model. A branch has its seed's."""
+    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0)
+    n_head: int = option(0, f"attention heads; 0: {GPTConfig.n_head}, or as --init has", low=0)
+    n_kv_head: int = option(0, "key/value heads; 0: as many as heads, or as --init has", low=0)
+    n_embd: int = option(0, f"width; 0: {GPTConfig.n_embd}, or as --init has", low=0)
+    d_ff: int = option(0, f"width inside the feed-forward; 0: {GPTConfig.d_ff}, or as --init has", low=0)
+    tie_weights: bool = option(False, "use the token embeddings as output head")
 
 
 def learning_rate(step, steps, peak, warmup):
@@ -74,7 +74,7 @@ def learning_rate(step, steps, peak, warmup):
     if step < n_warmup:
         return peak * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, steps - 1 - n_warmup)
-    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def router_noise(config, key, progress, device):
@@ -131,6 +131,10 @@ def validate(model, windows, device, batch_size=16, loss_chunk=0):
 def start(settings):
     """Check the settings that both stages share, before anything is written. Returns device and mixture. Raises BadInput."""
     ckpt.check_name(settings.out)
+    if settings.init and Path(settings.init).resolve() == Path(settings.out).resolve():
+        raise BadInput(f"--out {settings.out} is the --init too, and would be lost; choose another name")
+    if settings.shard and "RANK" not in os.environ:
+        raise BadInput("--shard shares the weights out among torchrun's ranks, and there are none; leave the option out")
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
@@ -171,14 +175,16 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
         forward = torch.compile(forward)
     optimizer = make_optimizer(model, settings, device)
     state = {"step": 0, "seconds": 0.0, "log": []}
-    if settings.resume and state_file.exists():
+    if state_file.exists():
+        if not settings.resume:
+            raise BadInput(f"{state_file} is what an interrupted run left: --resume goes on from it; delete it to start anew")
         state = ckpt.load_state(state_file, model, optimizer, run_settings(settings), header["lineage"])
     log, skipped, micro_batch = state["log"], 0, settings.batch_size // settings.grad_accum // world_size
     dtype = devices.pick_dtype(settings.dtype, device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     options = {"recompute": settings.recompute, "loss_chunk": settings.loss_chunk}
     eval_every = settings.eval_every or max(1, settings.steps // 10)
-    clock = time.perf_counter() - state["seconds"]
+    clock = time.perf_counter() - state["seconds"] / world_size  # the state and the ledger count those of all ranks
     bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
                mininterval=1.0, dynamic_ncols=True, disable=rank > 0)
     for step in bar:
@@ -220,13 +226,13 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
             if rank == 0:
                 text = "".join(json.dumps(line) + "\n" for line in log)
                 ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
-            clock += time.perf_counter() - pause  # the ledger counts training alone
+            clock += time.perf_counter() - pause  # the ledger counts no validation
         stopping = devices.any_rank(stop, device) and done < settings.steps
         if stopping or done % settings.save_every == 0 and done < settings.steps:
             weights_now, optimizer_now = devices.full_state(model, optimizer)
             if rank == 0:
                 ckpt.save(state_file, {"model": weights_now, "optimizer": optimizer_now, "step": done, "log": log,
-                                       "seconds": time.perf_counter() - clock, "settings": run_settings(settings),
+                                       "seconds": (time.perf_counter() - clock) * world_size, "settings": run_settings(settings),
                                        "lineage": header["lineage"]})
         if stopping:
             devices.any_rank(True, device)  # nobody leaves before the state is written
@@ -243,6 +249,8 @@ def loop(model, settings, weights, tokens, windows, device, header, stage, alpha
     if rank == 0:
         ckpt.save(out, result)
         state_file.unlink(missing_ok=True)
+        losses = " ".join(f"{domain} {loss:.3f}" for domain, loss in log[-1]["val_loss"].items())
+        print(f"wrote {out}; validation loss: {losses}" if losses else f"wrote {out}")
     return result
 
 
@@ -261,24 +269,22 @@ def main(argv=None):
     device, weights = start(settings)
     meta = read_meta(settings.data_dir, next(iter(weights)))
     tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
-    shape = [f.name for f in fields(Settings)[len(fields(TrainSettings)):]]
+    shape = {f.name: getattr(settings, f.name) for f in fields(Settings)[len(fields(TrainSettings)):] if getattr(settings, f.name)}
     if settings.init:
         header = ckpt.load(settings.init)
         if header["config"]["n_expert"]:
             raise BadInput(f"{settings.init} is a mixture of experts; finetune_router.py trains those")
-        if header["tokenizer"]["fingerprint"] != tokenizer["fingerprint"]:
-            raise BadInput(f"{settings.init} was trained with another tokenizer than {settings.data_dir} was prepared with")
-        for name in shape:
-            if getattr(settings, name) not in (getattr(GPTConfig, name), header["config"][name]):
-                raise BadInput(f"--{name} {getattr(settings, name)}: {settings.init} has {header['config'][name]}, "
-                               "and a branch keeps its seed's shape; leave the option out")
+        check_tokenizer(settings.data_dir, weights, header["tokenizer"], settings.init)
+        for name, value in shape.items():
+            if value != header["config"][name]:
+                raise BadInput(f"--{name} {value}: {settings.init} has {header['config'][name]}, and a branch keeps its seed's "
+                               "shape; leave the option out")
         model = ckpt.build(header)
         model.config.block_size = settings.block_size or model.config.block_size
     else:
         header = {"tokenizer": tokenizer, "experts": [], "lineage": []}
         try:
-            config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size,
-                               **{name: getattr(settings, name) for name in shape})
+            config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
         except ValueError as error:
             raise BadInput(f"--{error}") from None
         model = GPT(config, torch.Generator().manual_seed(settings.seed))

@@ -21,7 +21,8 @@ def open_split(folder, domain, split, block_size=1):
     if rest:
         raise BadInput(f"{path} ends in the middle of a token; prepare it again")
     if n <= block_size:
-        raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}")
+        raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}" if n else
+                       f"domain {domain!r} is for testing alone: {path} is empty")
     return np.memmap(path, dtype="<u2", mode="r")
 
 
@@ -39,6 +40,14 @@ def read_meta(folder, domain):
         return {key: meta[key] for key in ("tokenizer", "fingerprint", "vocab_size", "level", "seed")}
     except (OSError, ValueError, TypeError, KeyError):
         raise BadInput(f"{path} is missing or broken; prepare {domain} again") from None
+
+
+def check_tokenizer(folder, domains, tokenizer, path):
+    """Raise BadInput unless all domains were prepared with the tokenizer of the checkpoint in `path`."""
+    for domain in domains:
+        if read_meta(folder, domain)["fingerprint"] != tokenizer["fingerprint"]:
+            raise BadInput(f"{path} was trained with another tokenizer than {folder}/{domain} was prepared with; "
+                           "name another --data_dir, or prepare the data again")
 
 
 def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):

@@ -245,7 +245,7 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "regimes: no runs": ("regimes", "folders"),
     "regimes: no regime": ("regimes nowhere --out new", "nowhere"),
     "summarise: no runs": ("summarise", "folders"),
-    "sample: no such layer": (f"{SAMPLE} --layer 2", "--layer"),
+    "sample: no such layer": (f"{SAMPLE} --layer 3", "--layer"),
     "sample: experts of a dense model": ("sample {tiny}/math.pt --experts", "math.pt"),
     "sample: page of a dense model": ("sample {tiny}/math.pt --html new/o.html", "math.pt"),
 
@@ -446,7 +446,7 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "infinity": lambda c: spoil(c, -torch.inf),
     "a missing tensor": lambda c: c["model"].pop(W),
     "a tensor too many": lambda c: change(c, "model", extra=torch.zeros(2)),
-    "a layer too many": lambda c: change(c, "model", **{W.replace("0", "1"): torch.zeros(16, 16)}),
+    "a layer too many": lambda c: change(c, "model", **{W.replace("0", "2"): torch.zeros(16, 16)}),
     "a wrong shape": lambda c: change(c, "model", **{W: torch.zeros(16, 8)}),
     "a transposed matrix": lambda c: change(c, "model", **{"embed.weight": torch.zeros(16, 1024)}),
     "a list for a tensor": lambda c: change(c, "model", **{W: [0.0]}),
@@ -532,7 +532,7 @@ def test_another_tokenizer_is_refused(tiny, folder, refused):
         assert "bad.pt" in err and "tokenizer" in err, reader
 
 
-OTHER_SHAPES = {"n_layer": 2, "n_head": 4, "n_kv_head": 1, "n_embd": 32, "d_ff": 32, "vocab_size": 512,
+OTHER_SHAPES = {"n_layer": 3, "n_head": 4, "n_kv_head": 1, "n_embd": 32, "d_ff": 32, "vocab_size": 512,
                 "tie_weights": True, "rope_theta": 500.0, "norm_eps": 1e-3}
 
 

@@ -7,7 +7,7 @@ import mix
 import train_expert
 from data import prepare
 
-SHAPE = "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 --device cpu --dtype float32".split()
+SHAPE = "--n_layer 2 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 --device cpu --dtype float32".split()
 
 
 def make(folder):
