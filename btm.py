@@ -85,7 +85,8 @@ class BTM(nn.Module):
             raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}, or lacks its data")
         if not 1 <= top_k <= len(experts):
             raise ValueError(f"top_k {top_k} must be between 1 and the number of experts, {len(experts)}")
-        self.experts, self.method, self.top_k, self.config = nn.ModuleList(experts), method, top_k, experts[0].config
+        self.experts, self.method, self.top_k = nn.ModuleList(experts), method, top_k
+        self.config = min((expert.config for expert in experts), key=lambda config: config.block_size)
         if method == "tfidf":
             device = next(experts[0].parameters()).device
             self.idf, self.centroids = (t.to(device) for t in tfidf(windows_of, self.config.vocab_size))

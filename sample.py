@@ -94,11 +94,11 @@ def main(argv=None):
         model = btm.BTM([ckpt.build(c, device) for c in checkpoints], method, k, data)
     else:
         model = ckpt.build(checkpoint, device)
-    if settings.html:
-        ckpt.prepare_output(settings.html)
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
+    if settings.html:
+        ckpt.prepare_output(settings.html)
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
                           settings.top_k or None, generator)

@@ -179,7 +179,10 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "train: weight is nan": (f"{TRAIN} --data math=nan", "math=nan"),
     "train: weight is infinite": (f"{TRAIN} --data math=inf,code=1", "math=inf"),
     "train: weights sum to infinity": (f"{TRAIN} --data math=1e308,code=1e308", "--data"),
-    "train: nobody trains on switch": (f"{TRAIN} --data switch", "switch"),
+    "train: nobody trains on switch": (f"{TRAIN} --data switch", "testing alone"),
+    "train: no number behind =": (f"{TRAIN} --data math=", "math="),
+    "train: a colon for =": (f"{TRAIN} --data math:0.5", "domain=weight"),
+    "train: a space for a comma": (f"{TRAIN} --data math=0.5 general=0.5", "commas"),
     "train: no such data": (f"{TRAIN} --data_dir nowhere", "nowhere"),
     "finetune: unknown domain": (f"{FINETUNE} --data poems", "poems"),
     "finetune: negative weight": (f"{FINETUNE} --data math=-0.1", "math=-0.1"),
@@ -210,6 +213,13 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "mix: an MoE": ("mix {tiny}/seed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
     "mix: an MoE first": ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --out new/o.pt", "btx_mixed.pt"),
     "mix: only MoEs": ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "dense"),
+    "train: out is init": (f"{TRAIN} --init {{tiny}}/seed.pt --out {{tiny}}/seed.pt", "--out"),
+    "finetune: out is init": (f"{FINETUNE} --out {{tiny}}/btx_mixed.pt", "--out"),
+    "train: another shape than the seed's, though the usual one": (f"{TRAIN} --init {{tiny}}/seed.pt --n_layer 4", "--n_layer"),
+    "train: shared out among nobody": (f"{TRAIN} --shard", "--shard"),
+    "mix: a soup that routes": (f"{MIX} --soup --routing sample", "--routing"),
+    "mix: a soup of three experts a token": (f"{MIX} --soup --top_k 3", "--top_k"),
+    "sample: a prompt too long": (f"{SAMPLE} --prompt {'word ' * 40!r}", "--prompt"),
     "finetune: a dense model": (f"{FINETUNE} --init {{tiny}}/math.pt", "math.pt"),
     "evaluate: a model twice": (f"evaluate {{tiny}}/math.pt {{tiny}}/math.pt {DATA} --out new/folder", "math"),
     "evaluate: btm of none of the models": (f"{EVALUATE} --btm code", "code"),
@@ -463,6 +473,9 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "top_k above the experts": lambda c: change(c, "config", n_expert=2, top_k=3),
     "negative experts": lambda c: change(c, "config", n_expert=-1),
     "zero layers": lambda c: change(c, "config", n_layer=0),
+    "an angle that is no number": lambda c: change(c, "config", rope_theta=torch.nan),
+    "negative angles": lambda c: change(c, "config", rope_theta=-1.0),
+    "norms that subtract": lambda c: change(c, "config", norm_eps=-9.0),
     "a small claim": lambda c: claim_d_ff(c, 17) or c["model"].pop(W),
     "a large claim": lambda c: claim_d_ff(c, 10**12),
 } | {f"{name} = 10**{n}": lambda c, name=name, n=n: change(c, "config", **{name: 10**n}) for n in (9, 30)
@@ -503,6 +516,12 @@ INCOMPLETE = {  # what an older version or a careless hand might have left out
     "an empty lineage": lambda c: c.update(lineage=[]),
     "a lineage of numbers": lambda c: c.update(lineage=[3]),
     "a lineage without ids": lambda c: c.update(lineage=[{}]),
+    "a parent that is a number": lambda c: c["lineage"][-1].update(parents=3),
+    "parents that are lists": lambda c: c["lineage"][-1].update(parents=[[1]]),
+    "an id that is a list": lambda c: c["lineage"][-1].update(id=[1]),
+    "tokens that are text": lambda c: c["lineage"][-1].update(tokens="x"),
+    "a stage without a name": lambda c: c["lineage"][-1].pop("stage"),
+    "no ranks": lambda c: c["lineage"][-1].update(ranks=0),
     "a lineage without its parents": lambda c: c["lineage"][-1].update(parents=["0" * 12]),
     "too many experts": lambda c: c.update(experts=[*"abcd"]),
     "experts without names": lambda c: c.update(experts=[1, 2, 3]),
@@ -521,6 +540,14 @@ def test_incomplete_checkpoints_are_refused_or_do(what, reader, tiny, folder, ca
     except SystemExit as exit:
         assert exit.code == 2 and not (folder / "new").exists()
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_models_of_different_seeds_are_refused_in_mix(tiny, folder, refused):
+    c = torch.load(tiny / "math.pt", weights_only=True)
+    c["lineage"] = [c["lineage"][-1] | {"id": "0" * 12, "parents": []}]
+    (folder / "bad.pt").write_bytes(saved(c))
+    for soup in ("", "--soup"):
+        assert "seed" in refused(f"mix {{tiny}}/seed.pt bad.pt --out new/o.pt {soup}")
 
 
 def test_another_tokenizer_is_refused(tiny, folder, refused):
@@ -555,6 +582,13 @@ def test_a_state_that_is_none_is_not_resumed(what, folder, refused):
     (folder / "new").mkdir()
     (folder / "new" / "o.state").write_bytes(STATES[what])
     assert "o.state" in refused(f"{TRAIN} --resume")
+
+
+def test_an_interrupted_run_is_not_begun_anew_unasked(folder, refused):
+    (folder / "new").mkdir()
+    (folder / "new" / "o.state").write_bytes(b"")
+    err = refused(TRAIN)
+    assert "o.state" in err and "--resume" in err
     assert not (folder / "created").exists()
 
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import bench
 import fast
 import model as model_file
+from finetune_router import freeze
 from model import GPT, GPTConfig, Routing, expert_load, load_balancing_loss, mix_experts, route_soft, route_topk, swiglu
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_embd=32, d_ff=24)
@@ -387,8 +388,34 @@ def test_the_fast_decoder_equals_the_model(config, B, dtype):
         assert fast.decoder(model)(idx[:, :1], cache=cache)[0].dtype == torch.float32
 
 
-def test_generation_goes_on_beyond_the_block_size():
-    assert new().generate(tokens(2, 5), 40).shape == (2, 45)
+@pytest.mark.parametrize("block_size", [8, 9])
+def test_generation_goes_on_beyond_the_block_size(block_size):
+    """As without a cache: when the context is full, its newer half and the token after it are read again."""
+    model, want = new(block_size=block_size), tokens(2, 5)
+    got, start = model.generate(want, 40), 0
+    for _ in range(40):
+        if want.shape[1] - start > block_size:
+            start = want.shape[1] - (block_size // 2 + 1)
+        want = torch.cat([want, model(want[:, start:])[0][:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(got, want)
+
+
+def test_temperature_divides_the_logits():
+    model, cool = new(), new()
+    cool.head.weight.data.mul_(4)
+    draws = [m.generate(tokens(3, 4), 9, temperature=t, generator=torch.Generator().manual_seed(0))
+             for m, t in ((model, 0.25), (cool, 1.0), (model, 1.0))]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+def test_new_weights_have_the_promised_size_and_come_from_the_generator_alone():
+    before = torch.get_rng_state()
+    model = GPT(GPTConfig(n_layer=8, n_expert=2), torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    C, d_ff, attn, ff = 128, 352, model.blocks[0].attn, model.blocks[0].ff
+    for p, std in ((model.embed.weight, 1), (model.head.weight, C**-0.5), (attn.wq.weight, C**-0.5), (ff.w_up, C**-0.5),
+                   (attn.wo.weight, (C * 16)**-0.5), (ff.w_down, (d_ff * 16)**-0.5), (ff.router, model_file.ROUTER_STD)):
+        assert p.std().item() == pytest.approx(std, rel=0.1)
 
 
 def test_sampling_repeats_with_the_same_generator_and_keeps_to_top_k():
@@ -409,11 +436,14 @@ def test_loss_ignores_targets_of_minus_one():
 @pytest.mark.parametrize("config", [{}, {"tie_weights": True}, {"n_expert": 4, "top_k": 2},
                                     {"n_expert": 8, "top_k": 4, "d_ff": 12},
                                     *({"n_expert": 3, "routing": method} for method in ("switch", "soft", "sample"))])
-def test_flops_agree_with_torchs_counter(config, monkeypatch):
+@pytest.mark.parametrize("train", ["all", "all-but-experts"])
+def test_flops_agree_with_torchs_counter(config, train, monkeypatch):
     """Of the forward pass and of a training step, within 2 %: the counter sees every matrix product, attention included."""
     model = GPT(GPTConfig(**{**SMALL, **config})).double()
     monkeypatch.setattr(fast, "mix_fast", mix_experts)  # the counter does not look inside
     idx = tokens(4, 16)
+    if config.get("n_expert"):
+        freeze(model, train)
     for training in (False, True):
         with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             loss = model(idx, idx, generator=torch.Generator().manual_seed(0))[1]

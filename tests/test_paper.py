@@ -70,9 +70,9 @@ def test_budget_by_hand(tmp_path, capsys, monkeypatch):
     seed = [entry("train", "seed", [], flops=100, seconds=10.0)]
     branches = [entry("train", name, [seed[0]["id"]], flops=f, seconds=s) for name, f, s in (("a", 40, 6.0), ("b", 10, 3.0))]
     other = seed + branches + [entry("finetune", "c", [e["id"] for e in branches], flops=25, seconds=3.0)]
-    model = seed + [entry("finetune", "d", [], flops=30, seconds=4.0, settings={"steps": 10})]
+    model = seed + [entry("finetune", "d", [], flops=30, seconds=4.0, ranks=2, settings={"steps": 10})]
     monkeypatch.setattr(ckpt, "load", lambda path: {"lineage": {"seed.pt": seed, "other.pt": other, "model.pt": model}[path]})
-    for by, want in (("flops", 25), ("time", 30), ("elapsed", 22)):  # 75 / 30, 12 / 4 and 9 / 4 times ten steps
+    for by, want in (("flops", 25), ("time", 30), ("elapsed", 45)):  # 75 / 30, 12 / 4 and 9 / 2 times ten steps
         budget.main(["model.pt", "--like", "other.pt", "--since", "seed.pt", "--by", by])
         assert capsys.readouterr().out == f"{want}\n"
 

@@ -1,5 +1,6 @@
 """The training loop: its parts by hand, and that an interruption changes nothing."""
 import json
+import math
 import os
 import signal
 
@@ -12,7 +13,7 @@ import train_expert
 from model import GPT, GPTConfig
 from settings import BadInput, Diverged, Stopped
 from settings import run as settings_run
-from train_expert import learning_rate, make_optimizer, validate
+from train_expert import learning_rate, make_optimizer, training_step, validate
 
 
 def test_learning_rate_by_hand():
@@ -34,6 +35,41 @@ def test_validation_does_not_depend_on_the_batch_size():
     model = GPT(GPTConfig(vocab_size=50, n_layer=1, n_embd=16, n_head=2, d_ff=16)).eval()
     windows = torch.randint(0, 50, (7, 13))
     assert validate(model, windows, "cpu", 2) == pytest.approx(validate(model, windows, "cpu", 7), rel=1e-5)
+
+
+@pytest.mark.parametrize("module,init,stage", [(train_expert, "seed", 1), (finetune_router, "sample_mixed", 4)])
+def test_each_step_has_its_rate_temperature_and_rows(tiny, tmp_path, monkeypatch, module, init, stage):
+    """What the loop hands on: rates by learning_rate, tau by Jang et al.'s formula, rows by the number of stages before this."""
+    real_step, real_batch, seen, stages = train_expert.training_step, train_expert.get_batch, [], set()
+
+    def step(forward, optimizer, *rest, tau=None, **options):
+        seen.append(({group["lr"] for group in optimizer.param_groups}, tau))
+        return real_step(forward, optimizer, *rest, **options, **({"tau": tau} if tau else {}))
+
+    def batch(*arguments, **options):
+        stages.add(options["stage"])
+        return real_batch(*arguments, **options)
+    monkeypatch.setattr(train_expert, "training_step", step)
+    monkeypatch.setattr(train_expert, "get_batch", batch)
+    made = run(tiny, tmp_path / "a.pt", module, init=tiny / f"{init}.pt", warmup=0.4)
+    assert seen == [({learning_rate(s, 6, 0.01, 0.4)}, max(0.5, math.exp(-4 * s / 6)) if stage > 1 else None) for s in range(6)]
+    assert len({tau for _, tau in seen}) == (3 if stage > 1 else 1)
+    assert stages == {stage} and len(made["lineage"]) == stage + 1
+
+
+def test_a_step_is_clipped_and_under_autocast():
+    model, idx, seen = GPT(GPTConfig(n_layer=1, n_embd=16, n_head=2, d_ff=16)), torch.arange(40).view(2, 20), []
+
+    def forward(*arguments, **options):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return model(*arguments, **options)
+    for clip, autocast in ((1e-3, True), (0.0, False)):
+        before = [p.detach().clone() for p in model.parameters()]
+        training_step(forward, torch.optim.SGD(model.parameters(), lr=1.0), idx, idx,
+                      torch.autocast("cpu", torch.bfloat16, enabled=autocast), clip=clip)
+        moved = sum((p - old).square().sum() for p, old in zip(model.parameters(), before, strict=True)).sqrt().item()
+        assert moved == pytest.approx(clip, rel=1e-2) if clip else moved > 0.1
+    assert seen == [True, False]
 
 
 def run(tiny, out, module=train_expert, **changes):
