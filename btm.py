@@ -10,6 +10,7 @@ tfidf   the paper's: the cosine similarity of x_<t, as a tf-idf vector, with eac
 bayes   Li et al. 2022: the posterior p_i ~ prod_{s<t} p_i(x_s | x_<s) of having written x_<t, from a uniform prior
 
 The top_k largest weights are kept and made to sum to 1; the next token's distribution is the weighted mean of the kept experts'.
+In a generation beyond the block size, "the text so far" is what is still read.
 """
 import math
 from itertools import accumulate, pairwise
@@ -18,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import first_windows, check_tokenizer
+from data.loader import check_tokenizer, first_windows
 from model import GPT
 from settings import BadInput
 

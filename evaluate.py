@@ -89,8 +89,9 @@ def score_texts(model, windows, batch_size):
 def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
     """Which tasks greedy decoding solves, (n,) bool.
 
-    Greedy decoding gives the reference answer if and only if, with the reference fed in, the likeliest token at each
-    of its positions is the next token of the reference: one forward pass instead of a generation. Code that differs from the
+    Greedy decoding gives the tokens of the reference answer if and only if, with the reference fed in, the likeliest token at
+    each of its positions is the next one of the reference: one forward pass instead of a generation. What the model would write
+    after them does not matter, but in code. Code that differs from the
     reference may still be right: it is generated, and run in the sandbox. `drawn`: the model draws at random, so that two passes
     differ, and code, which must not have two tries, is generated in any case.
     """
@@ -202,7 +203,8 @@ Columns: accuracy in % on test tasks of each domain (`switch`: a text of one dom
 their mean; `loss`, nats per token in the second half of validation windows given the first, mean over the domains, and `ppl`, its
 exponential;
 parameters in all and for one token; training tokens, PFLOP (10^15 floating-point operations, backward pass included) and device
-seconds of all stages behind the model; `elapsed`, the seconds with all branches trained at the same time.
+seconds of all stages behind the model; `elapsed`, the seconds with all branches trained at the same time. Stages that shared the
+machine with others, as under `make -j`, took longer for it.
 
 {pictures}
 

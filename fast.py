@@ -171,15 +171,18 @@ class Linear(nn.Linear):
 # ---- mixtures of experts --------------------------------------------------------------------------------------------------
 
 
-def mix_fast(x, routing, w_gate, w_up, w_down):
+def mix_experts(x, routing, w_gate, w_up, w_down):
     """The same as model.mix_experts, by whichever of the following suits the device and the number of tokens."""
     device = x.device.type
     if torch.is_autocast_enabled(device):  # autocast does not know their products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
-    mix = mix_slices if eager_on_cpu(x) else mix_grouped
     most_are_asked = routing.experts.numel() >= len(w_gate)  # if they are asked evenly
-    if len(x) <= FEW and most_are_asked and not by_onednn(x, w_gate[0].numel()):  # torch.bmm would ask MKL
+    if len(x) == 1:
+        mix = mix_one
+    elif len(x) <= FEW and most_are_asked and not by_onednn(x, w_gate[0].numel()):  # torch.bmm would ask MKL
         mix = mix_all
+    else:
+        mix = mix_slices if eager_on_cpu(x) else mix_grouped
     return mix(x, routing, w_gate, w_up, w_down)
 
 
@@ -190,6 +193,12 @@ def rows_of_slices(x, size, onednn=False):
     """
     prepares = onednn or (x.dtype == torch.bfloat16 and x.device.type == "cpu")
     return ALIGN if prepares and size >= 2 * ALIGN else 1
+
+
+def mix_one(x, routing, w_gate, w_up, w_down):
+    """The same as model.mix_experts for one token: nothing to sort."""
+    y = torch.cat([linear(F.silu(linear(x, w_gate[i])) * linear(x, w_up[i]), w_down[i]) for i in routing.experts[0].tolist()])
+    return routing.gates.to(y.dtype) @ y  # (1, k) @ (k, C)
 
 
 def mix_all(x, routing, w_gate, w_up, w_down):
@@ -378,7 +387,7 @@ def decoder(model):
                 continue
             routing.append(ff.route(torch.mm(z, ff.router.T), ff.top_k))
             if len(x) > 1:
-                x = x + mix_fast(z, routing[-1], ff.w_gate, ff.w_up, ff.w_down)
+                x = x + mix_experts(z, routing[-1], ff.w_gate, ff.w_up, ff.w_down)
                 continue
             for gate, i in zip(routing[-1].gates[0].tolist(), routing[-1].experts[0].tolist(), strict=True):
                 x = torch.addmm(x, F.silu(torch.mm(z, w_gate[i])).mul_(torch.mm(z, w_up[i])), w_down[i], alpha=gate)

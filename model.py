@@ -148,7 +148,7 @@ class Attention(nn.Module):
 
 
 def swiglu(x, w_gate, w_up, w_down):
-    """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (M, C); w_gate, w_up: (d_ff, C); w_down: (C, d_ff)."""
+    """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (..., C); w_gate, w_up: (d_ff, C); w_down: (C, d_ff)."""
     return fast.linear(F.silu(fast.linear(x, w_gate)) * fast.linear(x, w_up), w_down)
 
 
@@ -237,9 +237,6 @@ def mix_experts(x, routing, w_gate, w_up, w_down):
     x: (M, C); routing: see Routing; w_gate, w_up: (N, d_ff, C); w_down: (N, C, d_ff). Returns (M, C).
     """
     M, k = routing.experts.shape
-    if M == 1:  # decoding: nothing to sort
-        y = torch.cat([swiglu(x, w_gate[i], w_up[i], w_down[i]) for i in routing.experts[0].tolist()])  # (k, C)
-        return routing.gates.to(y.dtype) @ y
     sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
     ends = torch.searchsorted(sorted_experts, torch.arange(len(w_gate), device=x.device), right=True)  # (N,) where slices end
     slices = x.index_select(0, order // k).tensor_split(ends[:-1].cpu())
@@ -282,8 +279,8 @@ class MoE(nn.Module):
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             logits = F.linear(tokens.to(dtype), self.router.to(dtype))  # (M, N)
         routing = self.route(logits, self.top_k, self.training, **noise)
-        mix = fast.mix_fast if len(tokens) > 1 else mix_experts
-        return mix(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
+        y = fast.mix_experts(tokens, routing, self.w_gate, self.w_up, self.w_down)  # mix_experts does the same, slower
+        return y.view(x.shape), routing
 
 
 def load_balancing_loss(routing, over_ranks=lambda mean: mean):

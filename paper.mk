@@ -2,7 +2,7 @@
 # several learning rates. The models' names are those of the report; paper.py says which of them stand in which table.
 #
 #   seed -> math, code, wiki -> *_mixed -> *_short, *_medium, btx, btx_sample        Branch-Train-MiX, by routing method and so on
-#        -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm, su_cm_*           the data- and compute-matched baselines
+#        -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm;  su_mixed -> su_cm_*    the data- and compute-matched baselines
 
 SIZE   ?= laptop
 SEED   ?= 0

@@ -4,7 +4,7 @@
     python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
-Beside the checkpoint lie NAME.jsonl, a line for each validation, and, until the run is done, NAME.state, from which
+Beside the checkpoint lie NAME.jsonl, a line for each validation (its train_loss is of one batch), and, until the run is done, NAME.state, from which
 --resume goes on.
 """
 import json

@@ -57,7 +57,7 @@ def test_identical_experts_give_the_dense_models_logits(top_k):
     torch.testing.assert_close(moe(tokens())[0], dense(tokens())[0])
 
 
-MIXES = pytest.mark.parametrize("mix", [mix_experts, fast.mix_fast, partial(fast.mix_slices, align=8), fast.mix_grouped],
+MIXES = pytest.mark.parametrize("mix", [mix_experts, fast.mix_experts, partial(fast.mix_slices, align=8), fast.mix_grouped],
                                 ids=["readable", "fast", "rounded", "grouped"])
 
 
@@ -137,7 +137,7 @@ def test_fast_mixing_equals_the_readable_one(N, M, k, dtype):
     leaves = [t.detach().to(dtype).requires_grad_() for t in (x, *weights)]
     routing = route_topk(F.linear(x, router).detach().float(), k)
     results = []
-    for mix in (mix_experts, fast.mix_fast, fast.mix_grouped):
+    for mix in (mix_experts, fast.mix_experts, fast.mix_grouped):
         y = mix(leaves[0], routing, *leaves[1:])
         results.append([y, *torch.autograd.grad((y * y).sum(), leaves)])
     for same in zip(*results, strict=True):
@@ -210,9 +210,9 @@ def test_onednn_multiplies_like_torch(monkeypatch):
         for arguments in ((w.numel(),), (704 * 64, fast.SLICE, 400), (fast.MATRIX, fast.SLICE, 0)):
             assert fast.by_onednn(x, *arguments) == slow and not fast.by_onednn(x.double(), *arguments)
         assert not fast.by_onednn(few, fast.MATRIX - 1) and not fast.by_onednn(x, fast.MATRIX - 1, rows=0)
-        a, b = fast.linear(x, w), fast.mix_fast(x.flatten(0, 1), routing, *weights)
+        a, b = fast.linear(x, w), fast.mix_experts(x.flatten(0, 1), routing, *weights)
         asked.clear()
-        c, d = fast.linear(few, large[0]), fast.mix_fast(few / 512, few_routing, large, large, large)
+        c, d = fast.linear(few, large[0]), fast.mix_experts(few / 512, few_routing, large, large, large)
         assert asked == [True] * 10 if slow else not any(asked)
         losses = sum((y * y).mean() for y in (a, b, c, d))
         results.append([a, b, c, d, *torch.autograd.grad(losses, (x, w, *weights, few, large))])
@@ -440,7 +440,7 @@ def test_loss_ignores_targets_of_minus_one():
 def test_flops_agree_with_torchs_counter(config, train, monkeypatch):
     """Of the forward pass and of a training step, within 2 %: the counter sees every matrix product, attention included."""
     model = GPT(GPTConfig(**{**SMALL, **config})).double()
-    monkeypatch.setattr(fast, "mix_fast", mix_experts)  # the counter does not look inside
+    monkeypatch.setattr(fast, "mix_experts", mix_experts)  # the counter does not look inside
     idx = tokens(4, 16)
     if config.get("n_expert"):
         freeze(model, train)

@@ -54,6 +54,7 @@ def test_every_command_runs(clone):
         if words[0] == "make":
             subprocess.run(["make", "-n", *words[1:]], cwd=clone, capture_output=True, check=True)
             continue
+        del words[:words.index("||") + 1 if "||" in words else 0]  # "test -e file || command": the clone has no file
         assert words.pop(0) == ".venv/bin/python", words
         script = words[1] if words[0] == "-m" else words[0]
         words += SMALL[script].split()
