@@ -24,7 +24,7 @@ import checkpoint as ckpt
 import figures
 import sandbox
 from data import tokenizer
-from data.loader import first_windows, check_tokenizer
+from data.loader import check_tokenizer, first_windows
 from data.prepare import DOMAINS
 from data.task import Task
 from devices import keep_memory, pick_device

@@ -240,7 +240,7 @@ grouped_product.register_autograd(grouped_backward, setup_context=lambda ctx, in
 
 
 def grouped_mm(x, w, ends):
-    """grouped_product(x, w, ends), by torch's own where there is one: for bfloat16 in whole 16 bytes. Its rows behind are anything."""
+    """grouped_product(x, w, ends), by torch's own for bfloat16 in whole 16 bytes; its rows behind the slices are anything."""
     if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and w.shape[1] % 8 == w.shape[2] % 8 == 0:
         return F.grouped_mm(x, w.mT, offs=ends)
     return grouped_product(x, w, ends)

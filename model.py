@@ -335,7 +335,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator=None):
-        """std 1/sqrt(fan_in); embeddings 1; writes to the residual stream over sqrt(2 n_layer), as in GPT-2; router ROUTER_STD."""
+        """std 1/sqrt(fan_in); embeddings 1; routers ROUTER_STD; writes to the residual stream / sqrt(2 n_layer), as in GPT-2."""
         for name, p in self.named_parameters():
             if p.ndim == 1 or p.is_meta:
                 continue  # norms start at 1; to draw on "meta", torch would import its compiler

@@ -4,8 +4,8 @@
     python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
-Beside the checkpoint lie NAME.jsonl, a line for each validation (its train_loss is of one batch), and, until the run is done, NAME.state, from which
---resume goes on.
+Beside the checkpoint lie NAME.jsonl, a line for each validation (its train_loss is of one batch), and, until the run is
+done, NAME.state, from which --resume goes on.
 """
 import json
 import math
@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -267,9 +267,8 @@ def run_settings(settings):
 def main(argv=None):
     settings = parse(Settings, argv)
     device, weights = start(settings)
-    meta = read_meta(settings.data_dir, next(iter(weights)))
-    tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
-    shape = {f.name: getattr(settings, f.name) for f in fields(Settings)[len(fields(TrainSettings)):] if getattr(settings, f.name)}
+    options = vars(settings)
+    shape = {name: options[name] for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights") if options[name]}
     if settings.init:
         header = ckpt.load(settings.init)
         if header["config"]["n_expert"]:
@@ -282,6 +281,8 @@ def main(argv=None):
         model = ckpt.build(header)
         model.config.block_size = settings.block_size or model.config.block_size
     else:
+        meta = read_meta(settings.data_dir, next(iter(weights)))
+        tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
         header = {"tokenizer": tokenizer, "experts": [], "lineage": []}
         try:
             config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
