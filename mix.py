@@ -217,6 +217,7 @@ def main(argv=None):
             mixed = ckpt.build({"config": asdict(config), "model": state})
             hidden_routers(mixed, windows)
             state = mixed.state_dict()
+            rules |= {name: "hidden" for name, rule in rules.items() if rule == "new"}
         print_rules(rules, state, config.n_layer)
         lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
         entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
