@@ -72,7 +72,7 @@ $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py btm.py figures.py san
 RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
 .PHONY: results bench test torture lint help clean
-bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, some twelve minutes with nothing else running
+bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, twelve to twenty-five minutes with nothing else running
 	$(PY) bench.py --data_dir $(DATA)
 
 results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread
