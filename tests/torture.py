@@ -99,13 +99,14 @@ def kill(folder, kills):
 
 def step_of(state):
     """The step that a state file is of; 0 if there is none, or it is written or taken away just now."""
-    for again in (True, False):
-        try:
-            return ckpt.read(state)["step"]
-        except settings.BadInput:
-            if state.exists() and not again:
-                raise
-    return 0
+    if not state.exists():  # asked first: it may come while we look
+        return 0
+    try:
+        return ckpt.read(state)["step"]
+    except settings.BadInput:
+        if state.exists():
+            raise
+        return 0
 
 
 def soak(folder, times):
