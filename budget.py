@@ -37,7 +37,7 @@ def main(argv=None):
         budget = ckpt.totals([entry for entry in like if entry["id"] not in known])[key]
     if budget <= 0:
         raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
-    cost = last[key] / (last.get("ranks", 1) if settings.by == "elapsed" else 1)  # of its last stage
+    cost = ckpt.wall_seconds(last) if settings.by == "elapsed" else last[key]  # of its last stage
     print(max(1, round(budget / cost * last["settings"]["steps"])))
 
 

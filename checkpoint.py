@@ -28,7 +28,12 @@ KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "line
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
 STATE = {"model": dict, "optimizer": dict, "step": int, "log": list, "seconds": float, "settings": dict, "lineage": list}
 NUMBER = (int, float)
-ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER, "seconds": NUMBER}
+ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER, "seconds": NUMBER, "ranks": int}
+
+
+def has(value, types):
+    """Whether a value is a dictionary with these keys, of these types."""
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in types.items())
 
 
 def check_name(out):
@@ -136,7 +141,7 @@ def read(path):
 def load(path):
     """Read a checkpoint and check that it is one: keys, config, and the shape of every tensor. Raises BadInput."""
     checkpoint = read(path)
-    if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(k), t) for k, t in KEYS.items()):
+    if not has(checkpoint, KEYS):
         raise BadInput(f"{path}: not a checkpoint of this project, which has the keys {', '.join(KEYS)}")
     known = {f.name: f.type for f in fields(GPTConfig)}
     for name, value in checkpoint["config"].items():
@@ -145,12 +150,11 @@ def load(path):
     state, tokenizer, experts = checkpoint["model"], checkpoint["tokenizer"], checkpoint["experts"]
     ids = set()
     for entry in checkpoint["lineage"]:
-        if (not isinstance(entry, dict) or any(not isinstance(entry.get(k), t) for k, t in ENTRY.items())
-                or any(not isinstance(p, str) or p not in ids for p in entry["parents"])
-                or not (isinstance(entry.get("ranks", 1), int) and entry.get("ranks", 1) > 0)):
+        if (not has({"ranks": 1} | entry if isinstance(entry, dict) else entry, ENTRY) or entry.get("ranks", 1) < 1
+                or any(not isinstance(p, str) or p not in ids for p in entry["parents"])):
             raise BadInput(f"{path}: its lineage is no list of stages, parents before children")
         ids.add(entry["id"])
-    if not ids or any(not isinstance(tokenizer.get(k), t) for k, t in TOKENIZER.items()):
+    if not ids or not has(tokenizer, TOKENIZER):
         raise BadInput(f"{path}: it does not say of which tokenizer and of which stages it is")
     try:
         if known.keys() - checkpoint["config"].keys():
@@ -187,7 +191,7 @@ def load_state(path, model, optimizer, settings, lineage):
     Raises BadInput if its settings, a dictionary, or the ledger of what it started from were others.
     """
     state = read(path)
-    if not isinstance(state, dict) or any(not isinstance(state.get(k), t) for k, t in STATE.items()):
+    if not has(state, STATE):
         raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
     for name, value in state["settings"].items():
         if settings.get(name, value) != value:
@@ -241,9 +245,14 @@ def totals(lineage):
     return {key: sum(entry[key] for entry in lineage) for key in ("tokens", "flops", "seconds")}
 
 
+def wall_seconds(entry):
+    """Seconds from start to end of one stage."""
+    return entry["seconds"] / entry.get("ranks", 1)
+
+
 def elapsed(lineage):
     """Seconds from start to end if every stage starts as soon as the stages it needs are done, branches at the same time."""
     done = {}
     for entry in lineage:
-        done[entry["id"]] = entry["seconds"] / entry.get("ranks", 1) + max((done[p] for p in entry["parents"]), default=0.0)
+        done[entry["id"]] = wall_seconds(entry) + max((done[p] for p in entry["parents"]), default=0.0)
     return max(done.values(), default=0.0)

@@ -7,14 +7,23 @@ torchrun starts the processes and says so in their environment; without it there
 """
 import ctypes
 import os
+import re
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from settings import BadInput
+
+
+def cpu_info():
+    """What Linux says of the first processor, as in {"vendor_id": "AuthenticAMD", "cpu family": "26", ...}; {} elsewhere."""
+    file = Path("/proc/cpuinfo")
+    first = file.read_text().split("\n\n")[0] if file.exists() else ""
+    return dict(re.findall(r"^(.+?)\s*: (.*)$", first, re.M))
 
 
 def pick_device(name):

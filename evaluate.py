@@ -27,7 +27,7 @@ from data import tokenizer
 from data.loader import check_tokenizer, first_windows
 from data.prepare import DOMAINS
 from data.task import Task
-from devices import keep_memory, pick_device
+from devices import cpu_info, keep_memory, pick_device
 from model import expert_load
 from settings import BadInput, option, parse, run
 
@@ -188,10 +188,10 @@ def machine():
             commit += "-dirty"
     except OSError:
         commit = ""  # no git on this machine
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = [f"{name} (family {family})" for family, name in re.findall(r"cpu family\s*: (\d+)\n.*\nmodel name\s*: (.+)", about)]
+    cpu = cpu_info()
+    cpu = f"{cpu['model name']} (family {cpu['cpu family']})" if "cpu family" in cpu else platform.processor()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"commit": commit or "unknown", "cpu": (cpu or [platform.processor()])[0], "cores": os.cpu_count(),
+    return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(),
             "gpu": gpu, "torch": torch.__version__, "python": platform.python_version()}
 
 

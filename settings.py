@@ -113,7 +113,7 @@ def mixture(text, name="--data"):
     for part in text.split(","):
         domain, equals, weight = part.strip().partition("=")
         try:
-            value = float(weight if equals or ":" in domain else 1)
+            value = float(weight if equals or ":" in domain else 1)  # math:0.5 is a slip, not a name
         except ValueError:
             raise BadInput(f"{name}: {part!r} should read domain=weight") from None
         if not 0 <= value < float("inf") or not domain:

@@ -267,8 +267,7 @@ def run_settings(settings):
 def main(argv=None):
     settings = parse(Settings, argv)
     device, weights = start(settings)
-    options = vars(settings)
-    shape = {name: options[name] for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights") if options[name]}
+    shape = {name: value for name, value in vars(settings).items() if value and not hasattr(TrainSettings, name)}
     if settings.init:
         header = ckpt.load(settings.init)
         if header["config"]["n_expert"]:

@@ -42,9 +42,9 @@ def test_each_step_has_its_rate_temperature_and_rows(tiny, tmp_path, monkeypatch
     """What the loop hands on: rates by learning_rate, tau by Jang et al.'s formula, rows by the number of stages before this."""
     real_step, real_batch, seen, stages = train_expert.training_step, train_expert.get_batch, [], set()
 
-    def step(forward, optimizer, *rest, tau=None, **options):
-        seen.append(({group["lr"] for group in optimizer.param_groups}, tau))
-        return real_step(forward, optimizer, *rest, **options, **({"tau": tau} if tau else {}))
+    def step(forward, optimizer, *rest, **options):
+        seen.append(({group["lr"] for group in optimizer.param_groups}, options.get("tau")))
+        return real_step(forward, optimizer, *rest, **options)
 
     def batch(*arguments, **options):
         stages.add(options["stage"])
