@@ -33,7 +33,7 @@ endif
 
 PY = .venv/bin/python
 EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
-LIBRARY = model.py fast.py devices.py checkpoint.py settings.py data/loader.py
+LIBRARY = model.py support/fast.py support/devices.py support/checkpoint.py support/settings.py data/loader.py
 # under make -j the experts share the cores, and a thread each is best: more would wait for one another
 ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
@@ -64,7 +64,7 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(PY) finetune_router.py --init $(OUT)/btx_mixed.pt $(FINETUNE) --data_dir $(DATA) --seed $(SEED) --resume --out $@
 
-$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py btm.py figures.py sandbox.py
+$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py $(addprefix support/,btm.py figures.py sandbox.py)
 	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki --data_dir $(DATA) --out $(OUT)
 
 # ---- everything else -----------------------------------------------------------------------------------------------------
@@ -73,11 +73,11 @@ RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
 .PHONY: results bench test torture lint help clean
 bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, twelve to twenty-five minutes with nothing else running
-	$(PY) bench.py --data_dir $(DATA)
+	$(PY) -m experiments.bench --data_dir $(DATA)
 
 results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread
 	for s in $(RUNS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
-	$(PY) summarise.py $(RUNS:%=out/seed%) --out results/demo
+	$(PY) -m experiments.summarise $(RUNS:%=out/seed%) --out results/demo
 
 test: .venv/dev  ## the tests, about three minutes
 	$(PY) -m pytest
@@ -107,4 +107,4 @@ clean:  ## delete prepared data and what was trained
 	.venv/bin/pip install -q -r requirements-dev.txt
 	touch $@
 
-include experiments.mk  # paper, grid, regimes
+include experiments/experiments.mk  # paper, grid, regimes

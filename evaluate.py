@@ -11,7 +11,6 @@ import platform
 import re
 import subprocess
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -19,17 +18,15 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import btm
-import checkpoint as ckpt
-import figures
-import sandbox
 from data import tokenizer
 from data.loader import check_tokenizer, first_windows
 from data.prepare import DOMAINS
 from data.task import Task
-from devices import cpu_info, keep_memory, pick_device
-from model import expert_load
-from settings import BadInput, option, parse, run
+from model import expert_load, gumbel
+from support import btm, figures, sandbox
+from support import checkpoint as ckpt
+from support.devices import pick_device
+from support.settings import BadInput, option, parse, run
 
 
 @dataclass
@@ -178,6 +175,11 @@ def table(results):
     return "\n".join(f"| {name:<{wide}} | " + " | ".join(f"{cell:>7}" for cell in cells) + " |" for name, *cells in lines)
 
 
+def draw_experts(model, generator):
+    """What a Sample Top-1 model does, called as it is, with its experts drawn from the generator."""
+    return lambda idx, **options: model(idx, noise=gumbel(model.config, idx.numel(), 1.0, generator), **options)
+
+
 def machine():
     """Where and from which commit the numbers come."""
     def git(*words):
@@ -188,8 +190,7 @@ def machine():
             commit += "-dirty"
     except OSError:
         commit = ""  # no git on this machine
-    cpu = cpu_info()
-    cpu = f"{cpu['model name']} (family {cpu['cpu family']})" if "cpu family" in cpu else platform.processor()
+    cpu = f"{platform.processor() or platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(),
             "gpu": gpu, "torch": torch.__version__, "python": platform.python_version()}
@@ -237,7 +238,6 @@ def main(argv=None):
     if len(set(methods)) < len(methods):
         raise BadInput(f"--btm_methods {settings.btm_methods}: one way is named twice")
     ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
-    keep_memory()
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size}
@@ -271,7 +271,7 @@ def main(argv=None):
         results, loads = {}, {}
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
             drawn = settings.hard_sampling and model.config.routing == "sample"
-            forward = partial(model, generator=torch.Generator(device).manual_seed(0)) if drawn else model
+            forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
             scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
             results[name] = summary(scores, model, lineage)
             if model.config.n_expert:

@@ -1,4 +1,4 @@
-"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): the mixed model learns, token by token, which experts to ask.
+"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): the mixed model's routers learn which experts to use for each token.
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
@@ -7,17 +7,16 @@ may choose what trains. The default mixture is the paper's.
 """
 from dataclasses import dataclass
 
-import checkpoint as ckpt
-import devices
-from data.loader import check_tokenizer
-from settings import BadInput, option, parse, run, signals
-from train_expert import TrainSettings, start, train
+from support import devices
+from support.settings import BadInput, option, parse, run, signals
+from train_expert import TrainSettings, check, load_model, train
 
 
 @dataclass
 class Settings(TrainSettings):
     data: str = option("general=0.1923,math=0.3016,code=0.4031,wiki=0.1030", "mixture of domains, the paper's by default")
-    alpha: float = option(0.01, "weight of the load-balancing loss; 0 turns it off", low=0.0)
+    alpha: float = option(0.01, "weight of the load-balancing loss; 0 turns it off", low=0.0,
+                          group="MoE finetuning")
     train: str = option("all", "what trains; all-but-experts freezes the experts' feed-forwards (Table 5)",
                         choices=("all", "router", "all-but-experts"))
 
@@ -32,20 +31,15 @@ def freeze(model, what):
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    device, weights = start(settings)
+    device, domains = check(settings)
     if not settings.init:
         raise BadInput("--init: name the checkpoint that mix.py wrote, as in --init out/btx_mixed.pt")
-    header = ckpt.load(settings.init)
-    if not header["config"]["n_expert"]:
+    model, header = load_model(settings, domains)
+    if not model.config.n_expert:
         raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
-    check_tokenizer(settings.data_dir, weights, header["tokenizer"], settings.init)
-    model = ckpt.build(header)
-    model.config.block_size = settings.block_size or model.config.block_size
     freeze(model, settings.train)
-    if settings.recompute and model.config.routing == "sample":
-        raise BadInput("--recompute: Sample Top-1 would draw other experts the second time; leave the option out")
     with signals() as stop, devices.ranks(device):
-        train(model, settings, weights, device, header, stage="finetune", alpha=settings.alpha, stop=stop)
+        train(model, settings, header, device, stop)
 
 
 if __name__ == "__main__":

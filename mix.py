@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-import checkpoint as ckpt
 from data.loader import check_tokenizer, first_windows
 from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
-from settings import BadInput, option, parse, run
+from support import checkpoint as ckpt
+from support.settings import BadInput, option, parse, run
 
 
 @dataclass
@@ -46,7 +46,7 @@ def average(tensors):
 
 
 def width_axis(name):
-    """The axis of a feed-forward's matrix, (d_ff, C) or (C, d_ff), along which it can be cut into narrower ones."""
+    """The axis of a feed-forward's matrix, (d_ff, D) or (D, d_ff), along which it can be cut into narrower ones."""
     return 1 if name.endswith("w_down") else 0
 
 
@@ -77,11 +77,11 @@ def hidden_routers(model, windows):
     windows: for each expert the text to read, (n, T) int64. The rows' common part, which adds the same to all logits, is
     subtracted, and each row scaled to length 1. The idea of mergekit's hidden gates; FlexOlmo starts from embeddings.
     """
-    streams = [model.embed(idx) for idx in windows]  # an (n, T, C) for each expert
+    streams = [model.embed(idx) for idx in windows]  # an (n, T, D) for each expert
     angles = rope_angles(model.config, 0, windows[0].shape[1], windows[0].device)
     for block in model.blocks:
         after = [x + block.attn(block.attn_norm(x), angles) for x in streams]
-        means = torch.stack([block.ff_norm(x).mean((0, 1)) for x in after])  # (N, C)
+        means = torch.stack([block.ff_norm(x).mean((0, 1)) for x in after])  # (N, D)
         block.ff.router.copy_(torch.nn.functional.normalize(means - means.mean(0), dim=1))
         streams = [x + block.ff(block.ff_norm(x))[0] for x in after]
 

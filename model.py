@@ -3,7 +3,7 @@
 A dense model is a seed, an expert or a baseline; `mix.py` turns several of them into one MoE model. The two differ in the
 feed-forward sublayer alone: the same three matrices with a leading expert dimension, and a router.
 
-Shapes in the comments: B sequences, T tokens in each, C = n_embd, V = vocab_size, M = B*T tokens, N = n_expert, k = top_k.
+Shapes in the comments: B sequences, T tokens in each, D = n_embd, V = vocab_size, M = B*T tokens, N = n_expert, k = top_k.
 """
 import math
 from dataclasses import dataclass
@@ -15,11 +15,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-import fast
-
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
-MIN_TAU = 0.5      # Sample Top-1: the temperature at the end of training (3.3)
+
 
 @dataclass
 class GPTConfig:
@@ -40,18 +38,7 @@ class GPTConfig:
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "norm_eps"):
-            low = {"rope_theta": 1.0, "norm_eps": 0.0}.get(name, 1)
-            if not low <= getattr(self, name) < math.inf:  # also refuses nan
-                raise ValueError(f"{name} must be at least {low} and finite, not {getattr(self, name)}")
-        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
-            raise ValueError(f"n_embd {self.n_embd} must be n_head {self.n_head} times an even number (RoPE turns pairs)")
-        if self.n_head % self.n_kv_head:
-            raise ValueError(f"n_head {self.n_head} must be a multiple of n_kv_head {self.n_kv_head}")
-        if self.n_expert and not 1 <= self.top_k <= self.n_expert:
-            raise ValueError(f"top_k {self.top_k} must be between 1 and the number of experts, {self.n_expert}")
-        if self.routing not in ROUTERS:
-            raise ValueError(f"routing {self.routing!r} is not one of {', '.join(ROUTERS)}")
+        check_config(self)
 
     def layer_routing(self, layer):
         """The key of ROUTERS for a layer: the first layer of a Sample Top-1 model uses soft routing (3.3)."""
@@ -60,6 +47,11 @@ class GPTConfig:
     def active_experts(self, layer):
         """How many experts compute each token in a layer."""
         return {"topk": self.top_k, "soft": self.n_expert}.get(self.layer_routing(layer), 1)
+
+
+def at_least_float32(x):
+    """x, in float32 unless it is finer already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 # ---- attention --------------------------------------------------------------------------------------------------------
@@ -85,71 +77,52 @@ def rope(x, angles):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-class KVCache:
-    """The keys and values of all tokens that one attention layer has read. The memory doubles when it is full."""
-
-    def __init__(self):
-        self.length, self.memory = 0, None
-
-    def append(self, k, v):
-        """k, v: (B, n_kv_head, T, d), those of T new tokens. Returns those of all tokens, (B, n_kv_head, length, d)."""
-        old, self.length = self.length, self.length + k.shape[2]
-        if self.memory is None or self.length > self.memory.shape[3]:
-            memory = k.new_empty(2, *k.shape[:2], 2 * self.length, k.shape[3])  # (2, B, n_kv_head, room, d)
-            if old:
-                memory[:, :, :, :old] = self.memory[:, :, :, :old]
-            self.memory = memory
-        self.memory[0, :, :, old:self.length], self.memory[1, :, :, old:self.length] = k, v
-        return self.memory[:, :, :, :self.length].unbind()
-
-
-def attention(q, k, v):
-    """SoftMax(q k^T / sqrt(d)) v, each query reading the keys up to its own place; the T queries are the last of S places.
-
-    q: (B, n_head, T, d); k, v: (B, n_kv_head, S, d), each read by n_head / n_kv_head heads. Returns (B, n_head, T, d).
-    """
-    B, n_head, T, d = q.shape
-    S, readers = k.shape[2], n_head // k.shape[1]
-    if readers > 1:
-        k, v = k.repeat_interleave(readers, dim=1), v.repeat_interleave(readers, dim=1)
-    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)                                 # (B*n_head, T or S, d)
-    scores = torch.bmm(q * d ** -0.5, k.transpose(1, 2))                                        # (B*n_head, T, S)
-    scores = scores.to(torch.promote_types(q.dtype, torch.float32))
-    if T > 1:  # a last token sees everything
-        scores = scores + torch.full((T, S), -math.inf, dtype=scores.dtype, device=q.device).triu(S - T + 1)
-    return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(B, n_head, T, d)
-
-
 class Attention(nn.Module):
     """Causal self-attention; averaged over the experts by `mix.py`, as everything outside the feed-forward (3.2)."""
 
     def __init__(self, config):
         super().__init__()
-        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.n_embd // config.n_head
-        self.wq = fast.Linear(config.n_embd, self.n_head * self.head_dim)
-        self.wk = fast.Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.wv = fast.Linear(config.n_embd, self.n_kv_head * self.head_dim)
-        self.wo = fast.Linear(self.n_head * self.head_dim, config.n_embd)
+        D, self.head_dim = config.n_embd, config.n_embd // config.n_head
+        self.wq = nn.Linear(D, D, bias=False)
+        self.wk = nn.Linear(D, config.n_kv_head * self.head_dim, bias=False)
+        self.wv = nn.Linear(D, config.n_kv_head * self.head_dim, bias=False)
+        self.wo = nn.Linear(D, D, bias=False)
 
-    def forward(self, x, angles, cache=None):
-        """x: (B, T, C); angles: see rope; cache: a KVCache of earlier tokens or None. Returns (B, T, C)."""
-        B, T, _ = x.shape
-        q = self.wq(x).view(B, T, self.n_head, self.head_dim).transpose(1, 2)     # (B, n_head, T, d)
-        k = self.wk(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)  # (B, n_kv_head, T, d)
-        v = self.wv(x).view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
+    def forward(self, x, angles, past=None):
+        """x: (B, T, D); angles: see rope; past: a list [k, v] of the tokens read before, [] at first, which grows by these T;
+        or None. Returns (B, T, D)."""
+        B, T, D = x.shape
+        q, k, v = (w(x).view(B, T, -1, self.head_dim).transpose(1, 2) for w in (self.wq, self.wk, self.wv))  # (B, heads, T, d)
         q, k = rope(q, angles), rope(k, angles)
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B, n_kv_head, S, d)
-        y = (fast.attention_kernel if fast.kernel_pays(q, k) else attention)(q, k, v)  # (B, n_head, T, d)
-        return self.wo(y.transpose(1, 2).reshape(B, T, -1))
+        if past is not None:
+            past[:] = k, v = [torch.cat(pair, dim=2) for pair in zip(past, (k, v), strict=True)] if past else [k, v]
+        S, mask = k.shape[2], None  # k, v: (B, n_kv_head, S, d)
+        if 1 < T < S:  # several new tokens after those read before: is_causal would align its mask to the wrong corner
+            mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=q.shape[1] != k.shape[1])
+        return self.wo(y.transpose(1, 2).reshape(B, T, D))
 
 
 # ---- feed-forward: dense, or a mixture of experts ---------------------------------------------------------------------
 
 
 def swiglu(x, w_gate, w_up, w_down):
-    """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (..., C); w_gate, w_up: (d_ff, C); w_down: (C, d_ff)."""
-    return fast.linear(F.silu(fast.linear(x, w_gate)) * fast.linear(x, w_up), w_down)
+    """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (..., D); w_gate, w_up: (d_ff, D); w_down: (D, d_ff)."""
+    return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
+
+
+class FeedForward(nn.Module):
+    """A dense feed-forward sublayer, FF_i of the paper."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.w_gate = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
+        self.w_up = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
+        self.w_down = nn.Parameter(torch.empty(config.n_embd, config.d_ff))
+
+    def forward(self, x, noise=None):
+        """x: (B, T, D) -> FF(x), the same shape, and None: it routes nothing, and needs no noise."""
+        return swiglu(x, self.w_gate, self.w_up, self.w_down), None
 
 
 class Routing(NamedTuple):
@@ -163,11 +136,16 @@ class Routing(NamedTuple):
         return torch.zeros_like(self.probs).scatter(1, self.experts, self.gates.to(self.probs.dtype))
 
 
-# The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs: top_k; whether this is training;
-# a generator for noise; the temperature tau.
+class Noise(NamedTuple):
+    """What Sample Top-1 adds to one layer's router: see route_sample and gumbel."""
+    G: torch.Tensor  # (M, N)
+    tau: float       # the temperature
 
 
-def route_topk(logits, top_k, training=False, generator=None, tau=MIN_TAU):
+# The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs.
+
+
+def route_topk(logits, top_k, training=False, noise=None):
     """g(W_l x) = SoftMax(TopK(W_l x)) (3.2): the softmax is taken over the k kept logits, so the gates sum to 1.
 
     >>> route_topk(torch.tensor([[0.0, 2.0, 2.0]]), top_k=2).gates
@@ -177,7 +155,7 @@ def route_topk(logits, top_k, training=False, generator=None, tau=MIN_TAU):
     return Routing(kept.softmax(-1), experts, logits.softmax(-1))
 
 
-def route_soft(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
+def route_soft(logits, top_k=None, training=False, noise=None):
     """g(W_l x) = SoftMax(W_l x) (3.3): every expert computes.
 
     >>> route_soft(torch.tensor([[0.0, 0.0]])).gates
@@ -187,14 +165,12 @@ def route_soft(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
     return Routing(probs, torch.arange(logits.shape[-1], device=logits.device).expand_as(logits), probs)
 
 
-def route_switch(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
+def route_switch(logits, top_k=None, training=False, noise=None):
     """Switch (3.3; Fedus et al. 2022): the likeliest expert, weighted by its probability SoftMax_i(W_l x) among all N.
 
     In training an expert takes CAPACITY * M / N tokens at most, never less than one. Those over it get the gate 0, so that they
     pass by the residual alone: the ones with the smallest gates, wherever in the batch they stand. None in evaluation.
 
-    >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0]]).log_softmax(-1), training=True).gates.squeeze(1)
-    tensor([0.8808, 0.7311, 0.9526])
     >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), training=True).gates.squeeze(1)
     tensor([0.8808, 0.0000, 0.9526, 0.9820])
     """
@@ -210,77 +186,67 @@ def route_switch(logits, top_k=None, training=False, generator=None, tau=MIN_TAU
     return Routing(gates, experts, probs)
 
 
-def route_sample(logits, top_k=None, training=False, generator=None, tau=MIN_TAU):
+def route_sample(logits, top_k=None, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
-    g = SoftMax((W_l x + G) / tau), G_i = -log(-log(U_i)): its largest value is expert i's with probability SoftMax_i(W_l x).
-    In evaluation the gate is 1, of an expert drawn in the same way, or, without a generator, of the likeliest one.
-    Raises ValueError if there is no generator in training.
+    g = SoftMax((W_l x + G) / tau): its largest value is expert i's with probability SoftMax_i(W_l x).
+    In evaluation the gate is 1, of an expert drawn in the same way, or, without noise, of the likeliest one.
+    Raises ValueError if there is no noise in training.
     """
-    if training and generator is None:
-        raise ValueError("Sample Top-1 draws its experts in training: pass a generator to forward")
-    noisy = logits
-    if generator is not None:
-        uniform = torch.rand(logits.shape, generator=generator, device=logits.device, dtype=logits.dtype)
-        noisy = logits - (-uniform.clamp_min(torch.finfo(logits.dtype).tiny).log()).log()
-    gates, experts = (noisy / tau).softmax(-1).max(-1, keepdim=True)  # (M, 1)
+    if training and noise is None:
+        raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
+    G, tau = noise or (0.0, 1.0)
+    gates, experts = ((logits + G) / tau).softmax(-1).max(-1, keepdim=True)  # (M, 1)
     return Routing(gates if training else torch.ones_like(gates), experts, logits.softmax(-1))
+
+
+def gumbel(config, n_tokens, tau, generator):
+    """The noise of a forward pass of n_tokens tokens, a Noise for each layer: G = -log(-log(U)), U uniform in (0, 1)."""
+    U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
+    return [Noise(G, tau) for G in -(-U.clamp_min(torch.finfo(U.dtype).tiny).log()).log()]
 
 
 ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "sample": route_sample}
 
 
-def mix_experts(x, routing, w_gate, w_up, w_down):
-    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2), computing the chosen experts only; no token is dropped.
+def ff_moe(x, routing, w_gate, w_up, w_down):
+    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2): each expert computes the tokens that chose it, no others; none is dropped.
 
-    Tokens are sorted by expert so that each expert is one matrix product over a contiguous slice.
-    x: (M, C); routing: see Routing; w_gate, w_up: (N, d_ff, C); w_down: (N, C, d_ff). Returns (M, C).
+    x: (M, D); routing: see Routing; w_gate, w_up: (N, d_ff, D); w_down: (N, D, d_ff). Returns (M, D).
     """
-    M, k = routing.experts.shape
-    sorted_experts, order = routing.experts.reshape(-1).sort(stable=True)  # (M*k,), slot = token * k + choice
-    ends = torch.searchsorted(sorted_experts, torch.arange(len(w_gate), device=x.device), right=True)  # (N,) where slices end
-    slices = x.index_select(0, order // k).tensor_split(ends[:-1].cpu())
-    # unbind, not w[i]: the gradient of w[i] would be a tensor of zeros of the size of all experts, once per expert.
-    weights = zip(w_gate.unbind(), w_up.unbind(), w_down.unbind(), strict=True)
-    sorted_y = torch.cat([swiglu(s, *w) for s, w in zip(slices, weights, strict=True)])  # (M*k, C)
-    y = sorted_y.index_select(0, order.argsort()).view(M, k, -1)
-    return (routing.gates.to(y.dtype)[:, :, None] * y).sum(1)  # (M, C)
-
-
-class FeedForward(nn.Module):
-    """A dense feed-forward sublayer, FF_i of the paper. It has no router, so that noise is nothing to it."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.w_gate = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
-        self.w_up = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
-        self.w_down = nn.Parameter(torch.empty(config.n_embd, config.d_ff))
-
-    def forward(self, x, **noise):
-        return swiglu(x, self.w_gate, self.w_up, self.w_down), None
+    y = torch.zeros_like(x)
+    for i, expert in enumerate(zip(w_gate, w_up, w_down, strict=True)):
+        token, choice = (routing.experts == i).nonzero(as_tuple=True)                                # (M_i,) those who chose i
+        g_i = routing.gates[token, choice][:, None]                                                  # (M_i, 1)
+        y = y.index_add(0, token, (g_i * swiglu(x.index_select(0, token), *expert)).to(y.dtype))     # (M, D)
+    return y
 
 
 class MoE(nn.Module):
     """The MoE sublayer FF_MoE^l: N feed-forwards under the same names as in FeedForward, and one linear router W_l (3.2)."""
+    ff_moe = staticmethod(ff_moe)  # support/fast.py has another, of the same result
 
     def __init__(self, config, layer):
         super().__init__()
-        N, d_ff, C = config.n_expert, config.d_ff, config.n_embd
+        N, d_ff, D = config.n_expert, config.d_ff, config.n_embd
         self.route, self.top_k = ROUTERS[config.layer_routing(layer)], config.top_k
-        self.router = nn.Parameter(torch.empty(N, C))
-        self.w_gate = nn.Parameter(torch.empty(N, d_ff, C))
-        self.w_up = nn.Parameter(torch.empty(N, d_ff, C))
-        self.w_down = nn.Parameter(torch.empty(N, C, d_ff))
+        self.router = nn.Parameter(torch.empty(N, D))
+        self.w_gate = nn.Parameter(torch.empty(N, d_ff, D))
+        self.w_up = nn.Parameter(torch.empty(N, d_ff, D))
+        self.w_down = nn.Parameter(torch.empty(N, D, d_ff))
 
-    def forward(self, x, **noise):
-        """x: (B, T, C) -> FF_MoE(x), the same shape, and the Routing; noise: generator and tau, for the router."""
-        tokens = x.reshape(-1, x.shape[-1])  # (M, C)
-        with torch.autocast(x.device.type, enabled=False):  # a choice between experts should not hang on bf16's rounding
-            dtype = torch.promote_types(tokens.dtype, torch.float32)
-            logits = F.linear(tokens.to(dtype), self.router.to(dtype))  # (M, N)
-        routing = self.route(logits, self.top_k, self.training, **noise)
-        y = fast.mix_experts(tokens, routing, self.w_gate, self.w_up, self.w_down)  # mix_experts does the same, slower
-        return y.view(x.shape), routing
+    def forward(self, x, noise=None):
+        """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing; noise: for Sample Top-1, see route_sample."""
+        tokens = x.flatten(0, 1)  # (M, D)
+        with torch.autocast(x.device.type, enabled=False):  # a choice between experts should not hang on bfloat16's rounding
+            logits = F.linear(at_least_float32(tokens), at_least_float32(self.router))  # (M, N)
+        routing = self.route(logits, self.top_k, self.training, noise)
+        return self.ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
+
+
+def expert_load(routing):
+    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer. Returns (N,), sum 1 for top-k."""
+    return routing.dense_gates().mean(0)
 
 
 def load_balancing_loss(routing, over_ranks=lambda mean: mean):
@@ -292,19 +258,19 @@ def load_balancing_loss(routing, over_ranks=lambda mean: mean):
     means, not a mean of products, which would punish sure decisions instead of uneven loads.
     routing: a list of Routing, one per layer; over_ranks averages the means over data-parallel ranks. Returns a scalar.
     """
-    u_and_p = over_ranks(torch.stack([torch.stack([expert_load(r), r.probs.mean(0)]) for r in routing]))  # (n_layer, 2, N)
-    return u_and_p.shape[-1] * u_and_p.prod(dim=1).sum()
-
-
-def expert_load(routing):
-    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer. Returns (N,), sum 1 for top-k."""
-    return routing.dense_gates().mean(0)
+    u = torch.stack([expert_load(layer) for layer in routing])      # (n_layer, N)
+    p = torch.stack([layer.probs.mean(0) for layer in routing])     # (n_layer, N)
+    u, p = over_ranks(torch.stack([u, p]))
+    N = u.shape[1]
+    return N * (u * p).sum()
 
 
 # ---- the model --------------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
+    """One layer: attention, then a feed-forward, each on the normed residual stream and added to it."""
+
     def __init__(self, config, layer):
         super().__init__()
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
@@ -312,9 +278,9 @@ class Block(nn.Module):
         self.ff_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.ff = MoE(config, layer) if config.n_expert else FeedForward(config)
 
-    def forward(self, x, angles, cache=None, **noise):
-        x = x + self.attn(self.attn_norm(x), angles, cache)
-        y, routing = self.ff(self.ff_norm(x), **noise)
+    def forward(self, x, angles, past=None, noise=None):
+        x = x + self.attn(self.attn_norm(x), angles, past)  # (B, T, D)
+        y, routing = self.ff(self.ff_norm(x), noise)
         return x + y, routing
 
 
@@ -325,10 +291,10 @@ class GPT(nn.Module):
         """Weights are drawn from `generator` (the global one if None); build under torch.device("meta") to draw none."""
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)  # see init_weights
+        self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.head = fast.Linear(config.n_embd, config.vocab_size)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.embed.weight
         self.init_weights(generator)
@@ -348,32 +314,39 @@ class GPT(nn.Module):
                 std = ROUTER_STD
             p.normal_(0, std, generator=generator)
 
-    def forward(self, idx, targets=None, cache=None, recompute=False, loss_chunk=0, **noise):
+    def forward(self, idx, targets=None, cache=None, noise=None, recompute=False, loss_chunk=0):
         """Predict the next token at every position.
 
-        idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list of KVCache, one
-        for each layer, [] at first; then idx holds the tokens that follow those already in the cache. noise: `generator` and
-        `tau` for Sample Top-1's router (see route_sample); the others draw nothing. Two options save memory in training:
-        recompute drops what a block computed inside and does it again in the backward pass (not with a generator, which would
-        draw anew); loss_chunk makes the logits of so many tokens at a time, for the loss alone.
+        idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list, [] at first, which comes to hold what
+        each layer's attention has read; then idx holds the tokens that follow those. noise: for Sample Top-1 what `gumbel`
+        drew; the others draw nothing. Two options save memory in training: recompute drops what a block computed inside and
+        does it again in the backward pass; loss_chunk makes the logits of so many tokens at a time, for the loss alone.
         Returns logits (B, T, V) in float32 at least, None with loss_chunk; loss, the mean cross-entropy over targets in nats,
         None without targets; and routing, one Routing per layer, an empty list for a dense model.
         """
+        n_layer = self.config.n_layer
         if cache == []:
-            cache.extend(KVCache() for _ in self.blocks)
-        start = cache[0].length if cache else 0
+            cache.extend([] for _ in range(n_layer))
+        start = cache[0][0].shape[2] if cache and cache[0] else 0
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
-        x = self.embed(idx)  # (B, T, C)
-        routing = []
-        for block, past in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
+        x, routing = self.embed(idx), []  # (B, T, D)
+        for block, past, layer_noise in zip(self.blocks, cache or [None] * n_layer, noise or [None] * n_layer, strict=True):
             run = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x, r = run(x, angles, past, **noise)
+            x, r = run(x, angles, past, layer_noise)
             routing += [r] if r else []
+        x = self.norm(x)
         if loss_chunk:
-            return None, fast.chunked_cross_entropy(self.norm(x).flatten(0, 1), self.head, targets.flatten(), loss_chunk), routing
-        logits = self.head(self.norm(x)).to(torch.promote_types(x.dtype, torch.float32))  # (B, T, V)
-        loss = None if targets is None else fast.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            return None, self.chunked_loss(x.flatten(0, 1), targets.flatten(), loss_chunk), routing
+        logits = at_least_float32(self.head(x))  # (B, T, V)
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
         return logits, loss, routing
+
+    def chunked_loss(self, x, targets, chunk):
+        """The cross-entropy of x (M, D) and targets (M,), `chunk` tokens at a time in both passes. Returns a scalar."""
+        def total(x, targets):
+            return F.cross_entropy(at_least_float32(self.head(x)), targets, ignore_index=-1, reduction="sum")
+        parts = zip(x.split(chunk), targets.split(chunk), strict=True)
+        return sum(checkpoint(total, *part, use_reentrant=False) for part in parts) / (targets != -1).sum()
 
     @torch.inference_mode()
     def stream(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None):
@@ -383,12 +356,12 @@ class GPT(nn.Module):
         Keys and values are cached. When block_size is full, the older half is forgotten and the rest read again. An idx that is
         longer is read as it is.
         """
-        cache, new, forward = [], idx, fast.decoder(self)
+        cache, new, n_read = [], idx, 0
         for _ in range(max_new_tokens):
-            if cache and cache[0].length >= self.config.block_size:
-                cache, new = [], idx[:, -(self.config.block_size + 1) // 2:]
-            logits, _, routing = forward(new, cache=cache)
-            logits = logits[:, -1]  # (B, V)
+            if n_read >= self.config.block_size:
+                cache, new, n_read = [], idx[:, -(self.config.block_size + 1) // 2:], 0
+            logits, _, routing = self(new, cache=cache)
+            logits, n_read = logits[:, -1], n_read + new.shape[1]  # (B, V)
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)
             else:
@@ -404,20 +377,19 @@ class GPT(nn.Module):
         """Continue idx (B, T) by max_new_tokens; returns (B, T + max_new_tokens). Options as in `stream`."""
         return torch.cat([idx, *(token for token, _ in self.stream(idx, max_new_tokens, **options))], dim=1)
 
+    def used(self, name, p):
+        """How many numbers of a parameter one token uses: of stacked experts those of some."""
+        stacked = self.config.n_expert and ".ff.w_" in name
+        return p[0].numel() * self.config.active_experts(int(name.split(".")[1])) if stacked else p.numel()
+
     def num_params(self, active=False):
         """Number of parameters; with active=True only those that one token uses: some of the experts of each layer."""
         return sum(self.used(name, p) if active else p.numel() for name, p in self.named_parameters())
 
-    def used(self, name, p):
-        """How many numbers of a parameter one token uses: of stacked experts those of some."""
-        if not self.config.n_expert or ".ff.w_" not in name:
-            return p.numel()
-        return p[0].numel() * self.config.active_experts(int(name.split(".")[1]))
-
     def flops_per_token(self, seq_len=None, training=True):
         """FLOPs per token at this sequence length (default block_size).
 
-        2 per active weight in a matrix product, 4*T*C a layer for the attention scores and values; times 3 in training, the
+        2 per active weight in a matrix product, 4*T*D a layer for the attention scores and values; times 3 in training, the
         backward pass costing twice the forward (Kaplan et al. 2020), but for the gradients of frozen weights.
         """
         c = self.config
@@ -427,3 +399,19 @@ class GPT(nn.Module):
         forward += c.n_layer * 4 * (seq_len or c.block_size) * c.n_embd
         frozen = 2 * sum(self.used(name, p) for name, p in products.items() if not p.requires_grad)
         return 3 * forward - frozen if training else forward
+
+
+def check_config(c):
+    """Raise ValueError, starting with the name of the field, for a GPTConfig that no model can have."""
+    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "norm_eps"):
+        low = {"norm_eps": 0.0}.get(name, 1)
+        if not low <= getattr(c, name) < math.inf:  # also refuses nan
+            raise ValueError(f"{name} must be at least {low} and finite, not {getattr(c, name)}")
+    if c.n_embd % c.n_head or (c.n_embd // c.n_head) % 2:
+        raise ValueError(f"n_embd {c.n_embd} must be n_head {c.n_head} times an even number (RoPE turns pairs)")
+    if c.n_head % c.n_kv_head:
+        raise ValueError(f"n_head {c.n_head} must be a multiple of n_kv_head {c.n_kv_head}")
+    if c.n_expert and not 1 <= c.top_k <= c.n_expert:
+        raise ValueError(f"top_k {c.top_k} must be between 1 and the number of experts, {c.n_expert}")
+    if c.routing not in ROUTERS:
+        raise ValueError(f"routing {c.routing!r} is not one of {', '.join(ROUTERS)}")

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import torch
 
-import btm
-import checkpoint as ckpt
-import figures
 from data import tokenizer
-from devices import pick_device
-from settings import BadInput, option, parse, run
+from support import btm, figures
+from support import checkpoint as ckpt
+from support.devices import pick_device
+from support.settings import BadInput, option, parse, run
 
 
 @dataclass

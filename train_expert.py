@@ -7,60 +7,66 @@ Branches need nothing from each other, so they run at the same time, on one mach
 Beside the checkpoint lie NAME.jsonl, a line for each validation (its train_loss is of one batch), and, until the run is
 done, NAME.state, from which --resume goes on.
 """
-import json
 import math
 import os
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoint as ckpt
-import devices
 from data.loader import check_tokenizer, first_windows, get_batch, open_split, prepared, read_meta
-from model import GPT, MIN_TAU, GPTConfig, expert_load, load_balancing_loss
-from settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
+from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
+from support import checkpoint as ckpt
+from support import devices, fast
+from support.settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
 
 
 @dataclass
 class TrainSettings:
     """What stages 1 and 3 have in common. The recipe is the paper's (4.1), scaled down."""
-    out: str = option("", "checkpoint to write")
+    out: str = option("", "checkpoint to write", group="files")
     init: str = option("", "checkpoint to start from")
     data: str = option("general", "mixture of domains, as in general=0.7,math=0.3")
     data_dir: str = option("data/bin", "folder written by data.prepare")
-    steps: int = option(1000, "optimizer steps", low=1)
-    batch_size: int = option(8, "sequences in a step, over all micro-batches", low=1)
-    grad_accum: int = option(1, "micro-batches a step is split into, to save memory; an MoE balances the load of each", low=1)
+
+    steps: int = option(1000, "optimizer steps", low=1, group="recipe")
+    batch_size: int = option(8, "sequences in a step, over all micro-batches and ranks", low=1)
     block_size: int = option(0, "tokens in a sequence; 0: the model's own, 128 for a new one", low=0)
     lr: float = option(3e-3, "peak learning rate; falls to a tenth of it along a cosine", low=0.0)
     warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
     weight_decay: float = option(0.1, "AdamW's weight decay, on matrices only", low=0.0)
     clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
-    eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0)
+    seed: int = option(0, "seed of the new weights and of the batches", low=0)
+
+    eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0, group="logging and saving")
     eval_windows: int = option(16, "validation sequences for each domain", low=1)
-    patience: int = option(10, "give up after N steps in a row whose loss or gradient is not finite (each is skipped)", low=1)
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
-    seed: int = option(0, "seed of the new weights and of the batches", low=0)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...")
-    dtype: str = option("auto", "of the matrix products; auto: bfloat16 where the hardware has it",
-                        choices=("auto", "float32", "bfloat16"))
-    compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
-    recompute: bool = option(False, "save memory: keep no activations inside a block, compute them again in the backward pass")
-    loss_chunk: int = option(0, "save memory: compute the logits for N tokens at a time; 0: for all at once", low=0)
+    patience: int = option(10, "give up after N steps in a row whose loss or gradient is not finite (each is skipped)", low=1)
+
+    grad_accum: int = option(1, "micro-batches a step is split into; an MoE balances the load of each", low=1, group="memory")
+    recompute: bool = option(False, "keep no activations inside a block, compute them again in the backward pass")
+    loss_chunk: int = option(0, "compute the logits for N tokens at a time; 0: for all at once", low=0)
     shard: bool = option(False, "under torchrun: share out the weights too (FSDP2), where a rank cannot hold them all")
+
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...", group="device")
+    dtype: str = option("auto", "of the matrix products; auto: float32 on a CPU, bfloat16 on a GPU that has it",
+                        choices=("auto", "float32", "bfloat16"))
+    fast: bool = option(False, "all experts in one call for each matrix (support/fast.py): for a GPU, and with --compile")
+    compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
+
+    alpha = 0.0  # no option here: a dense model has no load to balance
 
 
 @dataclass
 class Settings(TrainSettings):
     """Stage 1 adds the shape of a new model. A branch has its seed's."""
-    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0)
+    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0, group="shape of a new model")
     n_head: int = option(0, f"attention heads; 0: {GPTConfig.n_head}, or as --init has", low=0)
     n_kv_head: int = option(0, "key/value heads; 0: as many as heads, or as --init has", low=0)
     n_embd: int = option(0, f"width; 0: {GPTConfig.n_embd}, or as --init has", low=0)
@@ -77,16 +83,22 @@ def learning_rate(step, steps, peak, warmup):
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def router_noise(config, key, progress, device):
-    """What a training step must give to `GPT.forward`: for Sample Top-1 a generator seeded from `key`, and tau; else {}.
+def temperature(progress):
+    """tau of Sample Top-1 (3.3) after this share of the steps: max(0.5, exp(-r t)), as in Jang et al. 2016.
 
-    key: (seed, stage, step, rank); progress: the share of the steps done. The paper prints tau = max(0.5, -r t), which is always
-    0.5; we read Jang et al.'s max(0.5, exp(-r t)). Its r = 1e-4 for a run of 40,000 steps is r t = 4 * progress for any length.
+    The paper prints max(0.5, -r t), which is always 0.5. r = 1e-4 is for its 40,000 steps; t counts in these for any length.
     """
+    r, t = 1e-4, 40_000 * progress
+    return max(0.5, math.exp(-r * t))
+
+
+def router_noise(config, progress, key, device):
+    """For Sample Top-1 a function n_tokens -> noise of a forward pass, drawn from `key`, (seed, stage, step, rank); else None."""
     if config.routing != "sample":
-        return {}
+        return None
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return {"generator": torch.Generator(device).manual_seed(seed), "tau": max(MIN_TAU, math.exp(-4 * progress))}
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda n_tokens: gumbel(config, n_tokens, temperature(progress), generator)
 
 
 def make_optimizer(model, settings, device):
@@ -97,18 +109,20 @@ def make_optimizer(model, settings, device):
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
 
 
-def training_step(forward, optimizer, x, y, autocast, grad_accum=1, clip=1.0, alpha=0.0, **options):
+def training_step(forward, optimizer, x, y, settings, autocast=nullcontext(), noise=None):
     """One optimizer step on the batch x, y (B, T): mean cross-entropy + alpha * load_balancing_loss (3.3), gradients clipped.
 
-    options: see GPT.forward. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
+    noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
     were finite: the weights are left alone if not.
     """
-    for xs, ys in zip(x.chunk(grad_accum), y.chunk(grad_accum), strict=True):
+    for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
         with autocast:
-            _, nll, routing = forward(xs, ys, **options)
-            balance = load_balancing_loss(routing, devices.mean_over_ranks) if routing and alpha else 0.0
-        ((nll + alpha * balance) / grad_accum).backward()
-    norm = torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip or math.inf)
+            _, nll, routing = forward(xs, ys, noise=noise and noise(xs.numel()), recompute=settings.recompute,
+                                      loss_chunk=settings.loss_chunk)
+            balance = load_balancing_loss(routing, devices.mean_over_ranks) if routing and settings.alpha else 0.0
+        ((nll + settings.alpha * balance) / settings.grad_accum).backward()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
     nll = devices.mean_over_ranks(nll.detach())
     finite = bool(torch.isfinite(norm + nll))
     if finite:
@@ -120,16 +134,23 @@ def training_step(forward, optimizer, x, y, autocast, grad_accum=1, clip=1.0, al
 @torch.no_grad()
 def validate(model, windows, device, batch_size=16, loss_chunk=0):
     """Mean loss in nats per token on fixed windows (n, T + 1); batch_size and loss_chunk change nothing but the memory used."""
+    model.eval()
     total = 0.0
     for chunk in windows.split(batch_size):
         chunk = chunk.to(device)
         _, loss, _ = model(chunk[:, :-1], chunk[:, 1:], loss_chunk=loss_chunk)
         total += loss.item() * len(chunk)
+    model.train()
     return total / len(windows)
 
 
-def start(settings):
-    """Check the settings that both stages share, before anything is written. Returns device and mixture. Raises BadInput."""
+def mean_load(routing):
+    """Share of the gates that each expert has, averaged over layers; a list of N floats."""
+    return devices.mean_over_ranks(torch.stack([expert_load(r) for r in routing]).mean(0)).tolist()
+
+
+def check(settings):
+    """Check the settings that both stages share, before anything is written. Returns device and domains. Raises BadInput."""
     ckpt.check_name(settings.out)
     if settings.init and Path(settings.init).resolve() == Path(settings.out).resolve():
         raise BadInput(f"--out {settings.out} is the --init too, and would be lost; choose another name")
@@ -139,157 +160,146 @@ def start(settings):
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
-    devices.keep_memory()
-    device, weights = devices.pick_device(settings.device), mixture(settings.data)
-    meta = {domain: read_meta(settings.data_dir, domain) for domain in [*weights, *prepared(settings.data_dir)]}
-    if len({m["fingerprint"] for m in meta.values()}) > 1:
-        raise BadInput(f"--data: {', '.join(meta)} were prepared with different tokenizers; prepare them again together")
-    return device, weights
+    device, domains = devices.pick_device(settings.device), list(mixture(settings.data))
+    metas = {domain: read_meta(settings.data_dir, domain) for domain in [*domains, *prepared(settings.data_dir)]}
+    if len({meta["fingerprint"] for meta in metas.values()}) > 1:
+        raise BadInput(f"--data: {', '.join(metas)} were prepared with different tokenizers; prepare them again together")
+    return device, domains
 
 
-def train(model, settings, weights, device, header, stage, alpha=0.0, stop=()):
+def open_data(settings, T):
+    """The tokens of each training domain, and validation windows, (n, T + 1), of each that is prepared. Raises BadInput."""
+    tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in mixture(settings.data)}
+    windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
+               for domain in prepared(settings.data_dir)
+               if domain in tokens or len(open_split(settings.data_dir, domain, "val")) > T}
+    return tokens, windows
+
+
+def set_rate(optimizer, rate):
+    """Give all parameters this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def show(bar, nll, routing, tokens_per_second, mfu):
+    """Write the last step's loss and each expert's load, and the whole run's speed, beside the progress bar."""
+    load = {"load": " ".join(f"{share:.0%}" for share in mean_load(routing))} if routing else {}
+    speed = {"tokens/s": f"{tokens_per_second:,.0f}"} | ({"MFU": f"{mfu:.1%}"} if mfu else {})
+    bar.set_postfix({"loss": f"{nll:.3f}"} | speed | load)
+
+
+def routing_entry(routing, experts):
+    """What a line of the log says of an MoE's last step: each expert's load, and the load-balancing loss of a layer."""
+    if not routing:
+        return {}
+    return {"load": dict(zip(experts, mean_load(routing), strict=True)),
+            "balance": load_balancing_loss(routing, devices.mean_over_ranks).item() / len(routing)}
+
+
+def train(model, settings, header, device, stop=()):
     """Train `model` in place and write settings.out, by the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
-    this stage. The loss is the mean cross-entropy + alpha * load_balancing_loss (3.3). Returns the checkpoint written.
-    stop: see settings.signals; with a signal in it the state is saved and Stopped raised. Raises Diverged if the loss or
-    the gradient is not finite for settings.patience steps in a row, none of which changes the weights.
+    this stage. Returns the checkpoint written. stop: see settings.signals; with a signal in it the state is saved and Stopped
+    raised. Raises Diverged if loss or gradient is not finite for settings.patience steps in a row, none of which changes the
+    weights.
     """
-    out, T = Path(settings.out), model.config.block_size
-    tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in weights}
-    windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
-               for domain in prepared(settings.data_dir)
-               if domain in weights or len(open_split(settings.data_dir, domain, "val")) > T}
-    with ckpt.output(out) if devices.rank_and_size()[0] == 0 else nullcontext():
-        return loop(model, settings, weights, tokens, windows, device, header, stage, alpha, stop)
+    out, config, stage = Path(settings.out), model.config, len(header["lineage"])
+    T, (rank, world_size) = config.block_size, devices.rank_and_size()
+    domains, (tokens, windows) = mixture(settings.data), open_data(settings, T)
+    with ckpt.output(out) if rank == 0 else nullcontext():
+        if settings.fast:
+            fast.install(model)
+        forward = devices.spread(model.train(), device, settings.shard)
+        forward = torch.compile(forward) if settings.compile else forward
+        optimizer, autocast = make_optimizer(model, settings, device), devices.autocast(settings.dtype, device)
+        state = ckpt.load_state(out, model, optimizer, settings, header["lineage"])  # its seconds are those of all ranks
+        every, step_tokens, skipped = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T, 0
+        token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
+        start = time.perf_counter() - state["seconds"] / world_size
+        bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
+                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0)
+        for step in bar:
+            x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
+            rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+            set_rate(optimizer, rate)
+            noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
+            nll, routing, finite = training_step(forward, optimizer, x.to(device), y.to(device), settings, autocast, noise)
+            skipped = 0 if finite else skipped + 1
+            if skipped == settings.patience:
+                raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; try a lower --lr"
+                               + f"; {ckpt.state_of(out)} is from before, delete it" * ckpt.state_of(out).exists())
+            done, last, seconds = step + 1, step + 1 == settings.steps, time.perf_counter() - start
+            if done % 20 == 0 or last:
+                speed = done * step_tokens / seconds
+                show(bar, nll, routing, speed, peak and speed * token_flops / peak)
+            if done % every == 0 or last:
+                losses = {domain: validate(model, w, device, len(x), settings.loss_chunk) for domain, w in windows.items()}
+                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll, "val_loss": losses,
+                         "seconds": seconds}
+                state["log"].append(entry | routing_entry(routing, header["experts"]))
+                ckpt.write_log(out, state["log"])
+                start = time.perf_counter() - seconds  # validation does not count
+            stopping = devices.any_rank(stop, device) and not last
+            if stopping or done % settings.save_every == 0 and not last:
+                ckpt.save_state(out, model, optimizer, state | {"step": done, "seconds": seconds * world_size})
+            if stopping:
+                bar.close()
+                devices.any_rank(True, device)  # nobody leaves before the state is written
+                raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done} of {settings.steps}; "
+                              "the same command with --resume goes on")
+        parents = [entry["id"] for entry in header["lineage"][-1:]]
+        entry = ckpt.ledger_entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
+                                  tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
+                                  seconds=(time.perf_counter() - start) * world_size, ranks=world_size,
+                                  settings=ckpt.fixed(settings) | {"block_size": T, "device": str(device)})
+        result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
+                           header["lineage"] + [entry])
+        if rank == 0:
+            ckpt.save(out, result)
+            ckpt.state_of(out).unlink(missing_ok=True)
+            text = " ".join(f"{domain} {loss:.3f}" for domain, loss in state["log"][-1]["val_loss"].items())
+            print(f"wrote {out}; validation loss: {text}" if text else f"wrote {out}")
+        return result
 
 
-def loop(model, settings, weights, tokens, windows, device, header, stage, alpha, stop):
-    """The training loop; see `train`. tokens, windows: of each domain, what to train on and what to validate on."""
-    out, T, stage_number = Path(settings.out), model.config.block_size, len(header["lineage"])
-    rank, world_size = devices.rank_and_size()
-    state_file, log_file = out.with_suffix(".state"), out.with_suffix(".jsonl")
-    flops_per_step = model.flops_per_token(T) * settings.batch_size * T
-    forward = devices.spread(model.train(), device, settings.shard)
-    if settings.compile:
-        forward = torch.compile(forward)
-    optimizer = make_optimizer(model, settings, device)
-    state = {"step": 0, "seconds": 0.0, "log": []}
-    if state_file.exists():
-        if not settings.resume:
-            raise BadInput(f"{state_file} is what an interrupted run left: --resume goes on from it; delete it to start anew")
-        state = ckpt.load_state(state_file, model, optimizer, run_settings(settings), header["lineage"])
-    log, skipped, micro_batch = state["log"], 0, settings.batch_size // settings.grad_accum // world_size
-    dtype = devices.pick_dtype(settings.dtype, device)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    options = {"recompute": settings.recompute, "loss_chunk": settings.loss_chunk}
-    eval_every = settings.eval_every or max(1, settings.steps // 10)
-    clock = time.perf_counter() - state["seconds"] / world_size  # the state and the ledger count those of all ranks
-    bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-               mininterval=1.0, dynamic_ncols=True, disable=rank > 0)
-    for step in bar:
-        batch = get_batch(tokens, weights, T, settings.batch_size, settings.seed, step, rank=rank, world_size=world_size,
-                          stage=stage_number)
-        x, y = (t.to(device, non_blocking=True) for t in batch)
-        lr = learning_rate(step, settings.steps, settings.lr, settings.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        noise = router_noise(model.config, (settings.seed, stage_number, step, rank), step / settings.steps, device)
-        nll, routing, finite = training_step(forward, optimizer, x, y, autocast, settings.grad_accum, settings.clip, alpha,
-                                             **options, **noise)
-        skipped = 0 if finite else skipped + 1
-        if skipped == settings.patience:
-            raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; "
-                           f"{f'{state_file} is from before; delete it and ' if state_file.exists() else ''}try a lower --lr")
-
-        done = step + 1
-        if done % 20 == 0 or done == settings.steps:
-            seconds = time.perf_counter() - clock
-            shown = {"loss": f"{nll:.3f}", "tokens/s": f"{done * settings.batch_size * T / seconds:,.0f}"}
-            if devices.peak_flops(device):
-                shown["MFU"] = f"{done * flops_per_step / seconds / devices.peak_flops(device) / world_size:.1%}"
-            if routing:
-                shown["load"] = " ".join(f"{share:.0%}" for share in mean_load(routing))
-            bar.set_postfix(shown)
-        if done % eval_every == 0 or done == settings.steps:
-            pause = time.perf_counter()
-            model.eval()
-            entry = {"step": done, "tokens": done * settings.batch_size * T, "lr": lr, "train_loss": nll,
-                     "val_loss": {domain: validate(model, w, device, micro_batch, settings.loss_chunk)
-                                  for domain, w in windows.items()},
-                     "seconds": pause - clock}
-            if routing:
-                entry["load"] = dict(zip(header["experts"], mean_load(routing), strict=True))
-                entry["balance"] = load_balancing_loss(routing, devices.mean_over_ranks).item() / len(routing)
-            model.train()
-            log.append(entry)
-            if rank == 0:
-                text = "".join(json.dumps(line) + "\n" for line in log)
-                ckpt.write_whole(log_file, lambda file, text=text: file.write(text.encode()))
-            clock += time.perf_counter() - pause  # the ledger counts no validation
-        stopping = devices.any_rank(stop, device) and done < settings.steps
-        if stopping or done % settings.save_every == 0 and done < settings.steps:
-            weights_now, optimizer_now = devices.full_state(model, optimizer)
-            if rank == 0:
-                ckpt.save(state_file, {"model": weights_now, "optimizer": optimizer_now, "step": done, "log": log,
-                                       "seconds": (time.perf_counter() - clock) * world_size, "settings": run_settings(settings),
-                                       "lineage": header["lineage"]})
-        if stopping:
-            devices.any_rank(True, device)  # nobody leaves before the state is written
-            bar.close()
-            raise Stopped((stop or [signal.SIGTERM])[0],
-                          f"stopped after step {done} of {settings.steps}; the same command with --resume goes on")
-    parents = [entry["id"] for entry in header["lineage"][-1:]]
-    entry = ckpt.ledger_entry(stage, out, parents, tokens=settings.steps * settings.batch_size * T,
-                              flops=settings.steps * flops_per_step, ranks=world_size,
-                              seconds=(time.perf_counter() - clock) * world_size, alpha=alpha,
-                              settings=run_settings(settings) | {"block_size": T, "device": str(device)})
-    result = ckpt.pack(devices.whole(model.state_dict()), model.config, header["tokenizer"], header["experts"],
-                       header["lineage"] + [entry])
-    if rank == 0:
-        ckpt.save(out, result)
-        state_file.unlink(missing_ok=True)
-        losses = " ".join(f"{domain} {loss:.3f}" for domain, loss in log[-1]["val_loss"].items())
-        print(f"wrote {out}; validation loss: {losses}" if losses else f"wrote {out}")
-    return result
+def load_model(settings, domains):
+    """The model in --init, and the rest of that checkpoint. Raises BadInput if the domains have another tokenizer."""
+    header = ckpt.load(settings.init)
+    check_tokenizer(settings.data_dir, domains, header["tokenizer"], settings.init)
+    model = ckpt.build(header)
+    model.config.block_size = settings.block_size or model.config.block_size
+    return model, header
 
 
-def mean_load(routing):
-    """Share of the gates that each expert has, averaged over layers; a list of N floats."""
-    return devices.mean_over_ranks(torch.stack([expert_load(r) for r in routing]).mean(0)).tolist()
-
-
-def run_settings(settings):
-    """The settings that a resumed run must share with the interrupted one: all but those that say how it is computed."""
-    return {k: v for k, v in asdict(settings).items() if k not in ("resume", "compile", "recompute", "loss_chunk", "shard")}
+def new_model(settings, domains, shape):
+    """A model with fresh weights and the header of a first stage. Raises BadInput."""
+    meta = read_meta(settings.data_dir, domains[0])
+    tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
+    try:
+        config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
+    return GPT(config, torch.Generator().manual_seed(settings.seed)), {"tokenizer": tokenizer, "experts": [], "lineage": []}
 
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    device, weights = start(settings)
+    device, domains = check(settings)
     shape = {name: value for name, value in vars(settings).items() if value and not hasattr(TrainSettings, name)}
     if settings.init:
-        header = ckpt.load(settings.init)
-        if header["config"]["n_expert"]:
+        model, header = load_model(settings, domains)
+        if model.config.n_expert:
             raise BadInput(f"{settings.init} is a mixture of experts; finetune_router.py trains those")
-        check_tokenizer(settings.data_dir, weights, header["tokenizer"], settings.init)
         for name, value in shape.items():
             if value != header["config"][name]:
                 raise BadInput(f"--{name} {value}: {settings.init} has {header['config'][name]}, and a branch keeps its seed's "
                                "shape; leave the option out")
-        model = ckpt.build(header)
-        model.config.block_size = settings.block_size or model.config.block_size
     else:
-        meta = read_meta(settings.data_dir, next(iter(weights)))
-        tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
-        header = {"tokenizer": tokenizer, "experts": [], "lineage": []}
-        try:
-            config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
-        except ValueError as error:
-            raise BadInput(f"--{error}") from None
-        model = GPT(config, torch.Generator().manual_seed(settings.seed))
+        model, header = new_model(settings, domains, shape)
     with signals() as stop, devices.ranks(device):
-        train(model, settings, weights, device, header, stage="train", stop=stop)
+        train(model, settings, header, device, stop)
 
 
 if __name__ == "__main__":

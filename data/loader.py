@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from settings import BadInput
+from support.settings import BadInput
 
 
 def open_split(folder, domain, split, block_size=1):
@@ -50,17 +50,17 @@ def check_tokenizer(folder, domains, tokenizer, path):
                            "name another --data_dir, or prepare the data again")
 
 
-def get_batch(tokens, weights, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):
+def get_batch(tokens, mixture, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):
     """The batch of one step: every row a window at a random place in a random domain.
 
-    tokens: {domain: (n,) array}; weights: {domain: probability}. stage: how many stages the model has behind it, so that a
+    tokens: {domain: (n,) array}; mixture: {domain: probability}. stage: how many stages the model has behind it, so that a
     branch does not read again what its seed has read. All ranks draw the same batch_size rows from a
     counter-based generator (Salmon et al. 2011) and keep every world_size-th, so the global batch is the same for any
     number of ranks. Returns inputs and targets, each (batch_size / world_size, block_size) int64.
     """
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stage, step]))
-    names = list(weights)
-    chosen = rng.choice(len(names), size=batch_size, p=[weights[n] for n in names])
+    names = list(mixture)
+    chosen = rng.choice(len(names), size=batch_size, p=[mixture[n] for n in names])
     places = rng.random(batch_size)
     rows = []
     for domain, place in list(zip(chosen, places, strict=True))[rank::world_size]:

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-import checkpoint as ckpt
 from data import tokenizer
 from data.task import Task
-from settings import BadInput, option, parse, run
+from support import checkpoint as ckpt
+from support.settings import BadInput, option, parse, run
 
 DOMAINS = ("general", "math", "code", "wiki")
 

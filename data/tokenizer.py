@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tiktoken
 
-from settings import BadInput
+from support.settings import BadInput
 
 FILE = Path(__file__).parent / "btx.tiktoken"
 N_RANKS = 1023  # with the end-of-text token 1,024 in all

@@ -2,8 +2,8 @@
 import pytest
 import tiny as tiny_models
 
-import checkpoint as ckpt
 from model import route_sample
+from support import checkpoint as ckpt
 
 
 @pytest.fixture(scope="session")

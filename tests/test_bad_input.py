@@ -17,20 +17,16 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
-import bench
-import budget
-import checkpoint as ckpt
 import evaluate
 import finetune_router
 import mix
-import paper
-import regimes
 import sample
-import settings
-import summarise
 import train_expert
 from data import prepare, tokenizer
+from experiments import bench, budget, paper, regimes, summarise
 from model import GPT, GPTConfig
+from support import checkpoint as ckpt
+from support import settings
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,

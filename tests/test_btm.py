@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import sample
-from btm import BTM, METHODS, tfidf
 from model import GPT, GPTConfig
+from support.btm import BTM, METHODS, tfidf
 
 V = 12
 

@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken._educational import bpe_train
 
-import checkpoint as ckpt
 import evaluate
-import sandbox
 from data import loader, prepare, tokenizer, wiki
 from data.prepare import DOMAINS, domain_module
 from data.task import Task, held_out
+from support import checkpoint as ckpt
+from support import sandbox
 from train_expert import validate
 
 ROOT = Path(__file__).parent.parent

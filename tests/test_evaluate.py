@@ -4,13 +4,13 @@ import json
 import pytest
 import torch
 
-import checkpoint as ckpt
 import evaluate
 import sample
 from data import tokenizer
 from data.loader import first_windows
 from data.task import Task
 from model import Routing
+from support import checkpoint as ckpt
 
 DOMAINS = {"general", "math", "code", "wiki", "switch"}
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint as ckpt
 import train_expert
-from settings import BadInput
+from support import checkpoint as ckpt
+from support.settings import BadInput
 
 HERE = Path(__file__).parent
 

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-import checkpoint as ckpt
 import mix
 from model import GPT, GPTConfig, Routing, mix_experts, swiglu
+from support import checkpoint as ckpt
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=24)
 

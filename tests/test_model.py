@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import bench
-import fast
 import model as model_file
+from experiments import bench
 from finetune_router import freeze
 from model import GPT, GPTConfig, Routing, expert_load, load_balancing_loss, mix_experts, route_soft, route_topk, swiglu
+from support import fast
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_embd=32, d_ff=24)
 

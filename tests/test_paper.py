@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import budget
-import checkpoint as ckpt
-import paper
-import regimes
 from data import prepare, wiki
+from experiments import budget, paper, regimes
+from support import checkpoint as ckpt
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,7 +51,7 @@ def test_the_report_is_whole(tiny_paper):
 
 def test_a_second_make_does_nothing_but_the_report(tiny_paper):
     planned = subprocess.run([*tiny_paper[1], "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert not re.search(r"train_expert|finetune_router|mix\.py|evaluate|data\.prepare", planned) and "paper.py" in planned
+    assert not re.search(r"train_expert|finetune_router|mix\.py|evaluate|data\.prepare", planned) and "experiments.paper" in planned
 
 
 def test_baselines_have_the_data_or_the_compute_of_btx(tiny_paper):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint as ckpt
+from support import checkpoint as ckpt
 
 RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
         "accumulated": {"init": "seed", "grad_accum": 2},

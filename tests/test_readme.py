@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import bench
+from experiments import bench
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

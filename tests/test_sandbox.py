@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-import sandbox
+from support import sandbox
 
 SECRET = "only a right answer gets this string"
 HONEST = ("def double(x):\n    return x + x", "double", [([2], 4), (["ab"], "abab"), ([[1]], [1, 1])])

@@ -1,4 +1,4 @@
-"""SCALING.md's numbers follow from its formulas, and the formulas are the model's."""
+"""docs/scaling.md's numbers follow from its formulas, and the formulas are the model's."""
 import re
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from model import GPT, GPTConfig
 
-TEXT = (Path(__file__).parent.parent / "SCALING.md").read_text()
+TEXT = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text()
 LLAMA = dict(vocab_size=32000, block_size=4096, n_layer=32, n_head=32, n_embd=4096, d_ff=11008)
 
 

@@ -7,12 +7,12 @@ import signal
 import pytest
 import torch
 
-import checkpoint as ckpt
 import finetune_router
 import train_expert
 from model import GPT, GPTConfig
-from settings import BadInput, Diverged, Stopped
-from settings import run as settings_run
+from support import checkpoint as ckpt
+from support.settings import BadInput, Diverged, Stopped
+from support.settings import run as settings_run
 from train_expert import learning_rate, make_optimizer, training_step, validate
 
 

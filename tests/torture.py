@@ -19,11 +19,11 @@ import torch
 import torch._dynamo  # noqa: F401  the optimizer would import it in each fork anew
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import checkpoint as ckpt
 import finetune_router
 import mix
-import settings
 import train_expert
+from support import checkpoint as ckpt
+from support import settings
 
 
 def start(main, arguments):

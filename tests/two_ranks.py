@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import checkpoint as ckpt
-import devices
-import settings
 import train_expert
 from finetune_router import Settings
+from support import checkpoint as ckpt
+from support import devices, settings
 
 
 def main():

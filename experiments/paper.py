@@ -1,6 +1,6 @@
 """The paper's tables and figures from our runs, beside the paper's own numbers: what `make paper` ends with.
 
-    python paper.py out/paper/seed0 out/paper/seed1 out/paper/seed2 --out results
+    python -m experiments.paper out/paper/seed0 out/paper/seed1 out/paper/seed2 --out results
 
 Reads each folder's results.json and hard/results.json (written by evaluate.py), and the first one's btx.pt for Table 6. Writes
 README.md, one JSON for each run, and figures/. What the models are is said in paper.mk.
@@ -12,13 +12,13 @@ from statistics import mean, stdev
 
 import torch
 
-import checkpoint as ckpt
-import figures
 import sample
 from data import tokenizer
 from data.loader import first_windows
-from settings import BadInput, option, parse, run
-from summarise import DOMAINS, cell, table
+from experiments.summarise import DOMAINS, cell, table
+from support import checkpoint as ckpt
+from support import figures
+from support.settings import BadInput, option, parse, run
 
 # ---- the paper's numbers (arXiv 2403.07816); rows are named as in paper.mk ------------------------------------------------
 
@@ -171,7 +171,7 @@ def tables(r):
 GRID = """# Models at several learning rates
 
 One seed, mean accuracy (loss) at each peak learning rate, the best in bold, in runs a little over half as long as the report's
-(600 steps a branch, 900 of finetuning); from these the rates in [paper.mk](../paper.mk) were chosen, on the test tasks of the
+(600 steps a branch, 900 of finetuning); from these the rates in [paper.mk](../experiments/paper.mk) were chosen, on the test tasks of the
 first of the report's seeds. Where two are level, one of them was taken; the short runs have the rate of the long ones. Dense
 (DM) and sparse upcycling have one rate for both of their phases, BTX one for the branches (second table) and one for the
 finetuning.
@@ -248,7 +248,7 @@ def table_6(folder, data_dir, out, n_tokens=45):
 def main(argv=None):
     settings = parse(Settings, argv)
     if not settings.runs:
-        raise BadInput("name the folders of the runs, as in: paper.py out/paper/seed0 out/paper/seed1")
+        raise BadInput("name the folders of the runs, as in: python -m experiments.paper out/paper/seed0 out/paper/seed1")
     runs, out = [], Path(settings.out)
     if settings.grid:
         for folder in map(Path, settings.runs):

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-import devices
 from model import GPT, GPTConfig
-from settings import BadInput
+from support import devices
+from support.settings import BadInput
 
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
@@ -185,26 +185,58 @@ def load(path):
     return checkpoint
 
 
-def load_state(path, model, optimizer, settings, lineage):
-    """Put the state of an interrupted run into model and optimizer, and return it: a dictionary with the keys of STATE.
+def state_of(out):
+    """The file in which a run that writes the checkpoint `out` saves its state; it is there until the run is done."""
+    return Path(out).with_suffix(".state")
 
-    Raises BadInput if its settings, a dictionary, or the ledger of what it started from were others.
+
+def fixed(settings):
+    """The settings that a resumed run must share with the interrupted one: all but those that say how it is computed."""
+    free = ("resume", "fast", "compile", "recompute", "loss_chunk", "shard")
+    return {name: value for name, value in asdict(settings).items() if name not in free}
+
+
+def save_state(out, model, optimizer, state):
+    """Write what load_state reads; `state` is a dictionary with the keys of STATE but for model and optimizer."""
+    weights, moments = devices.full_state(model, optimizer)
+    if devices.rank_and_size()[0] == 0:
+        save(state_of(out), state | {"model": weights, "optimizer": moments})
+
+
+def load_state(out, model, optimizer, settings, lineage):
+    """The state to start from: step, seconds, log, settings and lineage. An interrupted run's is put into model and optimizer.
+
+    lineage: the ledger of what the run starts from. Raises BadInput if the state is broken, if its settings or lineage were
+    others, or if there is one and --resume does not ask for it.
     """
+    path = state_of(out)
+    new = {"step": 0, "seconds": 0.0, "log": [], "settings": fixed(settings), "lineage": lineage}
+    if not path.exists():
+        return new
+    if not settings.resume:
+        raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
     state = read(path)
     if not has(state, STATE):
         raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
     for name, value in state["settings"].items():
-        if settings.get(name, value) != value:
+        if new["settings"].get(name, value) != value:
             raise BadInput(f"{path} was written with --{name} {value}; use that again, or delete the file to start anew")
     if state["lineage"] != lineage:
-        raise BadInput(f"{path} started from another {settings['init']} than there is now; delete the file to start anew")
+        raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
     try:
         devices.load_full_state(model, optimizer, state["model"], state["optimizer"])
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
         raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
-    return state
+    return {key: state[key] for key in new}
+
+
+def write_log(out, log):
+    """Write the lines of a run's log beside its checkpoint `out`, from the first rank."""
+    text = "".join(json.dumps(line) + "\n" for line in log)
+    if devices.rank_and_size()[0] == 0:
+        write_whole(Path(out).with_suffix(".jsonl"), lambda file: file.write(text.encode()))
 
 
 def build(checkpoint, device="cpu"):

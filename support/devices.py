@@ -5,25 +5,14 @@
 
 torchrun starts the processes and says so in their environment; without it there is one rank.
 """
-import ctypes
 import os
-import re
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from settings import BadInput
-
-
-def cpu_info():
-    """What Linux says of the first processor, as in {"vendor_id": "AuthenticAMD", "cpu family": "26", ...}; {} elsewhere."""
-    file = Path("/proc/cpuinfo")
-    first = file.read_text().split("\n\n")[0] if file.exists() else ""
-    return dict(re.findall(r"^(.+?)\s*: (.*)$", first, re.M))
+from support.settings import BadInput
 
 
 def pick_device(name):
@@ -40,29 +29,22 @@ def pick_device(name):
     return device
 
 
-def keep_memory():
-    """Let the C library keep what tensors free: giving it back and asking for it again took a quarter of a training step."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**30) or libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, of which an older library takes no more
+def autocast(dtype, device):
+    """The context for --dtype; weights stay in float32. auto: bfloat16 on a GPU that multiplies in it, else float32.
 
-
-def pick_dtype(name, device):
-    """The dtype for autocast; weights stay in float32. auto: bfloat16 where the hardware multiplies in it."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    native = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
+    On a CPU float32, so that results do not depend on the processor.
+    """
+    if dtype == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if native else "float32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def peak_flops(device):
-    """Dense bf16 FLOP/s of a known GPU by its data sheet, else None."""
+    """Dense bfloat16 FLOP/s of a known GPU by its data sheet, else 0."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     words = name.replace("-", " ").split()
-    return next((flops for key, flops in PEAK_FLOPS.items() if all(word in words for word in key.split())), None)
+    return next((flops for key, flops in PEAK_FLOPS.items() if all(word in words for word in key.split())), 0)
 
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "L4": 121e12}

@@ -5,11 +5,11 @@ TINY       = $(addprefix -,$(filter tiny,$(SIZE)))
 PAPER      = out/paper$(TINY)
 PAPER_DATA = data/bin/paper$(TINY)
 REPORT     = $(if $(TINY),$(PAPER)/results,results)
-PAPER_MAKE = $(MAKE) -f paper.mk D=$(PAPER_DATA)
+PAPER_MAKE = $(MAKE) -f experiments/paper.mk D=$(PAPER_DATA)
 
 .PHONY: paper paper-data $(RUNS:%=paper-seed%)
 paper: $(RUNS:%=paper-seed%)  ## every experiment of the paper for SEEDS seeds, and results/: its tables and figures
-	$(PY) paper.py $(RUNS:%=$(PAPER)/seed%) --data_dir $(PAPER_DATA) --out $(REPORT)
+	$(PY) -m experiments.paper $(RUNS:%=$(PAPER)/seed%) --data_dir $(PAPER_DATA) --out $(REPORT)
 
 paper-data: .venv/ready
 	$(PAPER_MAKE) $(PAPER_DATA)/switch/meta.json
@@ -25,7 +25,7 @@ SHARED       = seed math code wiki
 SHORTER      = $(PAPER_MAKE) B=600 F=900
 .PHONY: grid grid-shared $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)
 grid: $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
-	$(PY) paper.py --grid $(PAPER)/grid/[0-9]*e-[0-9] $(PAPER)/grid/branch-* --out $(REPORT)
+	$(PY) -m experiments.paper --grid $(PAPER)/grid/[0-9]*e-[0-9] $(PAPER)/grid/branch-* --out $(REPORT)
 
 grid-shared: paper-data
 	$(PAPER_MAKE) O=$(PAPER)/seed0 $(PAPER)/seed0/seed.pt
@@ -46,10 +46,10 @@ FACT_LOADS   = 50 200
 REGIMES      = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
 CELLS        = $(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$r_$l))
 word_of      = $(word $2,$(subst -, ,$1))
-REGIME       = $(MAKE) -f paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
+REGIME       = $(MAKE) -f experiments/paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
-	$(PY) regimes.py $(CELLS:%=out/regimes/%) --out $(REPORT)
+	$(PY) -m experiments.regimes $(CELLS:%=out/regimes/%) --out $(REPORT)
 
 data/bin/facts%/switch/meta.json: | .venv/ready
 	$(PY) -m data.prepare --facts $* --out data/bin/facts$*

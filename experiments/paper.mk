@@ -101,7 +101,7 @@ $(O)/su_dm.pt: $(O)/su_dm_1.pt
 	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_SU) --alpha $(ALPHA)
 $(O)/su_cm_flops.pt $(O)/su_cm_time.pt $(O)/su_cm_elapsed.pt: $(O)/su_cm_%.pt: $(O)/su_mixed.pt $(O)/su_dm.pt $(O)/btx.pt
 	$(FINETUNE) --data $(MIXTURE) --lr $(LR_SU) --alpha $(ALPHA) \
-	    --steps $$($(PY) budget.py $(O)/su_dm.pt --like $(O)/btx.pt --since $(O)/seed.pt --by $*)
+	    --steps $$($(PY) -m experiments.budget $(O)/su_dm.pt --like $(O)/btx.pt --since $(O)/seed.pt --by $*)
 
 # Branch-Train-MiX: mixed in one way or another, then finetuned for a short, a medium and the full length
 MIX_switch    = --routing switch

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from data.loader import check_tokenizer, first_windows
 from model import GPT
-from settings import BadInput
+from support.settings import BadInput
 
 METHODS = ("tfidf", "bayes")
 TEMPERATURE = 0.1  # of c-BTM
@@ -105,8 +105,8 @@ class BTM(nn.Module):
         norm = (idf**2 * (2 * before + 1)).cumsum(-1).sqrt()  # grows from (n idf)^2 to ((n + 1) idf)^2 with each occurrence
         return (2 / TEMPERATURE * dots / norm).permute(1, 2, 0)
 
-    def weights(self, scores):
-        """The top_k largest of exp(scores), made to sum to 1, zero elsewhere; as logarithms. (..., E) -> (..., E)."""
+    def log_weights(self, scores):
+        """Logarithms of the top_k largest of exp(scores), made to sum to 1, zero elsewhere. (..., E) -> (..., E)."""
         top = scores.topk(self.top_k, dim=-1)
         return torch.full_like(scores, -math.inf).scatter(-1, top.indices, top.values.log_softmax(-1))
 
@@ -131,7 +131,7 @@ class BTM(nn.Module):
             state = (scores[:, -1], log_probs[:, :, -1])
         if cache is not None:
             cache[:] = [entry for part in parts for entry in part] + [state]
-        logits = (self.weights(scores).permute(2, 0, 1)[..., None] + log_probs).logsumexp(0).float()  # (B, T, V)
+        logits = (self.log_weights(scores).permute(2, 0, 1)[..., None] + log_probs).logsumexp(0).float()  # (B, T, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
         return logits, loss, []
 

@@ -1,6 +1,6 @@
 """How many steps of one model's training cost what another model cost: for compute-matched baselines (the paper's Table 3).
 
-    python budget.py out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
+    python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
 Prints the number of steps of the kind of training that su_dm's last stage was, whose FLOPs are those of all stages behind btx
 that are not behind seed; or whose measured seconds are those of all these stages (time), or of the longest chain of them
@@ -8,8 +8,8 @@ that are not behind seed; or whose measured seconds are those of all these stage
 """
 from dataclasses import dataclass
 
-import checkpoint as ckpt
-from settings import BadInput, option, parse, run
+from support import checkpoint as ckpt
+from support.settings import BadInput, option, parse, run
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Settings:
 def main(argv=None):
     settings = parse(Settings, argv)
     if len(settings.model) != 1:
-        raise BadInput("name one checkpoint, as in: budget.py out/su_dm.pt --like out/btx.pt --since out/seed.pt")
+        raise BadInput("name one checkpoint, as in: python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt")
     if not settings.like or not settings.since:
         raise BadInput("--like and --since: name the checkpoint whose cost is to be met, and one whose cost does not count")
     model, like, since = (ckpt.load(path)["lineage"] for path in (settings.model[0], settings.like, settings.since))

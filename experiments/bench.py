@@ -1,8 +1,8 @@
 """How fast is it? Every number but tokens per second is a ratio of two things timed in turn, in one run, on this machine.
 
-    python bench.py                                         # all of it; `make bench` also sets the Makefile's environment
-    python bench.py step hf_step --n_embd 512 --device cuda --dtype bfloat16 --compile
-    python bench.py profile --n_embd 512                    # where the time of a training step goes
+    python -m experiments.bench                                         # all of it; `make bench` also sets the Makefile's environment
+    python -m experiments.bench step hf_step --n_embd 512 --device cuda --fast --compile
+    python -m experiments.bench profile --n_embd 512                    # where the time of a training step goes
 
 Prints a table and writes JSON. All that starts with hf_ compares with transformers' Llama and Mixtral of the same weights, whose
 logits are checked first; a ratio over 1 says that they take longer.
@@ -25,21 +25,21 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 
-import checkpoint as ckpt
-import fast
 import mix
 from data.loader import get_batch, open_split
-from devices import keep_memory, peak_flops, pick_device, pick_dtype
 from evaluate import machine
+from experiments.summarise import table
 from model import GPT, GPTConfig
-from settings import BadInput, option, parse, run
-from summarise import table
+from support import checkpoint as ckpt
+from support import fast
+from support.devices import autocast, peak_flops, pick_device
+from support.settings import BadInput, option, parse, run
 from train_expert import TrainSettings, make_optimizer, training_step
 
 
 @dataclass
 class Settings:
-    what: list = option([], "any of step, forward, experts, generate, loader, branches, mix, hf_step, hf_generate, profile; "
+    what: list = option([], "any of step, readable, forward, experts, generate, loader, branches, mix, hf_step, hf_generate, profile; "
                             "nothing: all but profile", positional=True)
     n_embd: int = option(128, "width; feed-forwards are 11/4 as wide", low=1)
     n_layer: int = option(4, "layers", low=1)
@@ -52,9 +52,10 @@ class Settings:
     new_tokens: int = option(128, "tokens to generate", low=1)
     repeats: int = option(7, "timings of each side; medians are reported", low=1)
     data_dir: str = option("data/bin", "folder written by data.prepare, for loader and branches")
+    fast: bool = option(False, "our models with support/fast.py in training")
     compile: bool = option(False, "torch.compile our models in training")
     device: str = option("auto", "auto, cpu, cuda ...")
-    dtype: str = option("float32", "of the matrix products in training, on both sides", choices=("auto", "float32", "bfloat16"))
+    dtype: str = option("auto", "of the matrix products in training, on both sides", choices=("auto", "float32", "bfloat16"))
     out: str = option("out/bench.json", "file to write")
 
 
@@ -151,22 +152,23 @@ def random_tokens(s, device, batch_size, seed=0):
 def trainer(s, device, model, forward=None):
     """A function that takes one training step of the real loop, each on another batch: slices of the same sizes again and again
     would spare an MoE work. forward: what to call instead of the model."""
-    dtype = pick_dtype(s.dtype, device)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    optimizer = make_optimizer(model.train(), TrainSettings(lr=1e-5), device)
+    settings = TrainSettings(lr=1e-5)
+    settings.alpha = 0.01 if isinstance(model, GPT) else 0.0
+    optimizer = make_optimizer(model.train(), settings, device)
+    if s.fast and isinstance(model, GPT):
+        fast.install(model)
     forward = forward or model
-    forward = torch.compile(forward) if s.compile else forward
-    alpha, seeds = 0.01 if isinstance(model, GPT) else 0.0, count()
+    forward, seeds = torch.compile(forward) if s.compile else forward, count()
 
     def take():
         idx = random_tokens(s, device, s.batch_size, next(seeds))
-        return training_step(forward, optimizer, idx, idx, autocast, alpha=alpha)
+        return training_step(forward, optimizer, idx, idx, settings, autocast(s.dtype, device))
     return take
 
 
 def hf_forward(model):
     """transformers' model, called like ours."""
-    def forward(idx, targets):
+    def forward(idx, targets, **_):
         logits = model(idx, use_cache=False).logits
         return logits, F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), []
     return forward
@@ -190,6 +192,13 @@ def step(s, device):
     if peak_flops(device):
         speed["dense_mfu"] = models["dense"].flops_per_token() * tokens / t["dense"] / peak_flops(device)
     return {"moe_over_iso_dense": median(build["moe"] / build["iso_dense"] for build in builds), **speed}
+
+
+def readable(s, device):
+    """Training: the MoE as model.py has it against the same with support/fast.py."""
+    models = {fast: new(s, device, n_expert=s.n_expert) for fast in (False, True)}
+    t = in_turn({fast: trainer(replace(s, fast=fast), device, model) for fast, model in models.items()}, s.repeats, device)
+    return {"readable_over_fast": t[False] / t[True]}
 
 
 def forward(s, device):
@@ -229,30 +238,24 @@ def hf_step(s, device):
 
 
 def hf_generate(s, device):
-    """Generation with a cache: transformers' Mixtral against our MoE, for 1 and for 16 sequences.
-
-    Also with one thread for transformers, since ours takes one for one sequence.
-    """
+    """Generation with a cache: transformers' Mixtral against our MoE, for 1 and for 16 sequences."""
     ours, theirs = hf_pair(replace(s, block_size=s.new_tokens + 8), device, n_expert=s.n_expert)
     theirs.generation_config.eos_token_id = theirs.generation_config.pad_token_id = None
-    ratios = {"hf_generate_over_ours": {}, "hf_generate_in_one_thread_over_ours": {}}
+    ratios = {}
     for n in (1, 16):
         prompt = random_tokens(s, device, n)[:, :8]
         theirs_go_on = partial(theirs.generate, prompt, max_new_tokens=s.new_tokens, min_new_tokens=s.new_tokens, do_sample=False,
                                attention_mask=torch.ones_like(prompt))
-        t = in_turn({"ours": partial(ours.generate, prompt, s.new_tokens), "hf_generate": theirs_go_on,
-                     "hf_generate_in_one_thread": fast.one_thread()(theirs_go_on)}, s.repeats, device)
-        for name in ("hf_generate", "hf_generate_in_one_thread"):
-            ratios[f"{name}_over_ours"][str(n)] = t[name] / t["ours"]
-    return ratios
+        t = in_turn({"ours": partial(ours.generate, prompt, s.new_tokens), "theirs": theirs_go_on}, s.repeats, device)
+        ratios[str(n)] = t["theirs"] / t["ours"]
+    return {"hf_generate_over_ours": ratios}
 
 
 def loader(s, device):
     """Making the next batch, against a training step."""
-    tokens = {"general": open_split(s.data_dir, "general", "train", s.block_size)}
-    weights, steps = {"general": 1.0}, count()
+    tokens, steps = {"general": open_split(s.data_dir, "general", "train", s.block_size)}, count()
     take = trainer(s, device, new(s, device))
-    t = in_turn({"load": lambda: get_batch(tokens, weights, s.block_size, s.batch_size, 0, next(steps)), "step": take},
+    t = in_turn({"load": lambda: get_batch(tokens, {"general": 1.0}, s.block_size, s.batch_size, 0, next(steps)), "step": take},
                 10 * s.repeats, device)
     return {"loader_over_step": t["load"] / t["step"]}
 
@@ -261,7 +264,7 @@ def branches(s, device):
     """Three branches at the same time by the Makefile's own rule, `make -j3`, against one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         seed, files = f"{folder}/seed.pt", [f"{folder}/{name}.pt" for name in ("math", "code", "wiki")]
-        quiet = dict(cwd=Path(__file__).parent, check=True, capture_output=True)
+        quiet = dict(cwd=Path(__file__).parent.parent, check=True, capture_output=True)
         data = Path(s.data_dir).resolve()
         first = ["train_expert.py", "--data", "general", "--data_dir", data, "--steps", "1", "--out", seed]
         subprocess.run([sys.executable, *first], **quiet)
@@ -307,29 +310,17 @@ def profile(s, device):
 
 
 def everything(s, device):
-    """What `make bench` measures: in float32, or in bfloat16 where the name says so."""
-    narrow, wide = {"n_embd": 128, "n_head": 4}, {"n_embd": 512, "n_head": 16}
-    bf16, tokens4 = {"dtype": "bfloat16"}, {"batch_size": 4 * s.batch_size}
+    """What `make bench` measures: in training both a small and a wide model, and the small one with more tokens in a step."""
+    shapes = {"128": {"n_embd": 128, "n_head": 4}, "512": {"n_embd": 512, "n_head": 16}}
+    shapes["128, 4x tokens"] = {**shapes["128"], "batch_size": 4 * s.batch_size}
     ratios = {}
-
-    def measure(part, name="", **changes):
-        found = {f"{key}{name}": ratio for key, ratio in part(replace(s, **changes), device).items()}
+    for part in (step, readable, experts, hf_step, forward, generate, loader, branches, mixing, hf_generate):
+        by_shape = part in (step, readable, experts, hf_step)
+        found = {name: part(replace(s, **shape), device) for name, shape in shapes.items()} if by_shape else part(s, device)
+        if by_shape:
+            found = {key: {name: result[key] for name, result in found.items()} for key in found["128"]}
         print(found, flush=True)
-        ratios.update(found)
-
-    def by_width(s, device):
-        return {"moe_over_iso_dense": {str(width["n_embd"]): step(replace(s, **width), device)["moe_over_iso_dense"]
-                                       for width in (narrow, wide)}}
-    for name, changes in (("", {}), ("_bfloat16", bf16), ("_4x_tokens", tokens4), ("_4x_tokens_bfloat16", bf16 | tokens4)):
-        measure(by_width, name, **changes)
-    for part in (experts, forward, generate, loader, branches, mixing, hf_generate):
-        measure(part)
-    measure(experts, "_4x_tokens", **tokens4)
-    measure(hf_generate, "_512", **wide)
-    measure(hf_step, compile=device.type == "cuda")
-    measure(hf_step, "_bfloat16", compile=True, **bf16)
-    measure(hf_step, "_512", **wide)
-    measure(hf_step, "_512_bfloat16", **wide, **bf16)
+        ratios |= found
     return ratios
 
 
@@ -341,7 +332,7 @@ def shown(results):
     return {name: f"{value:.2f}" if value < 100 else f"{value:,.0f}" for name, value in flat.items()}
 
 
-PARTS = {"step": step, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "branches": branches,
+PARTS = {"step": step, "readable": readable, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "branches": branches,
          "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
 
 
@@ -350,7 +341,6 @@ def main(argv=None):
     for name in s.what:
         if name not in PARTS:
             raise BadInput(f"{name}: not one of {', '.join(PARTS)}")
-    keep_memory()
     device = pick_device(s.device)
     new(s, torch.device("meta"))  # is it a shape at all?
     ckpt.prepare_output(s.out)

@@ -46,7 +46,8 @@ def signals():
 def option(default, help, **kwargs):
     """A dataclass field that is an option: `option(0.1, "weight decay")`. kwargs go to argparse (choices, nargs, ...).
 
-    `low` and `high` bound a number, both ends included; `positional` marks the list of arguments without a name.
+    `low` and `high` bound a number, both ends included; `positional` marks the list of arguments without a name; `group` is the
+    heading in --help of this option and of those after it.
     """
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help, **kwargs})
@@ -74,12 +75,13 @@ def parse(settings, argv=None):
     """
     parser = Parser(description=sys.modules[settings.__module__].__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    bounds = {}
+    bounds, group = {}, parser
     for f in fields(settings):
         kwargs = dict(f.metadata)
+        group = parser.add_argument_group(kwargs.pop("group")) if "group" in kwargs else group
         bounds[f.name] = kwargs.pop("low", None), kwargs.pop("high", MAX if f.type in (int, float) else None)
         if kwargs.pop("positional", False):
-            parser.add_argument(f.name, nargs="*", **kwargs)
+            group.add_argument(f.name, nargs="*", **kwargs)
             continue
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if isinstance(default, bool):
@@ -90,7 +92,7 @@ def parse(settings, argv=None):
             kwargs["help"] += " (default: %(default)s)"
         if "choices" not in kwargs and not isinstance(default, bool):
             kwargs.setdefault("metavar", {int: "N", float: "X"}.get(type(default), "TEXT"))
-        parser.add_argument(f"--{f.name}", default=default, **kwargs)
+        group.add_argument(f"--{f.name}", default=default, **kwargs)
     values = vars(parser.parse_args(argv))
     for name, (low, high) in bounds.items():
         value = values[name]

@@ -1,6 +1,6 @@
 """Several runs of the pipeline with different seeds become one report: means, spreads, and which of our promises hold.
 
-    python summarise.py out/seed0 out/seed1 out/seed2 --out results/demo    # what `make results` ends with
+    python -m experiments.summarise out/seed0 out/seed1 out/seed2 --out results/demo    # what `make results` ends with
 
 Copies each run's results.json and the figures of the first, and writes README.md.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-import checkpoint as ckpt
-from settings import BadInput, option, parse, run
+from support import checkpoint as ckpt
+from support.settings import BadInput, option, parse, run
 
 DOMAINS = ("general", "math", "code", "wiki", "switch")
 EXPERTS = ("math", "code", "wiki")
@@ -80,7 +80,7 @@ def table(head, lines):
 def main(argv=None):
     settings = parse(Settings, argv)
     if not settings.runs:
-        raise BadInput("name the folders of the runs, as in: summarise.py out/seed0 out/seed1 --out results")
+        raise BadInput("name the folders of the runs, as in: python -m experiments.summarise out/seed0 out/seed1 --out results")
     files = [Path(folder) / "results.json" for folder in settings.runs]
     for file in files:
         if not file.exists():

@@ -1,6 +1,6 @@
 """When does branching pay? BTX minus Dense (DM) and minus sparse upcycling (DM), over a grid of small runs (`make regimes`).
 
-    python regimes.py out/regimes/100-1000_1e-3 out/regimes/100-4000_1e-3 --out results
+    python -m experiments.regimes out/regimes/100-1000_1e-3 out/regimes/100-4000_1e-3 --out results
 
 A folder is called FACTS-AGE_RATE: how many lands, people and functions are to be known by heart; the seed's steps; the peak
 learning rate of the branches and of the rivals, of whom the better counts. Reads its some/results.json; writes regimes.md,
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-import checkpoint as ckpt
-import figures
-from settings import BadInput, option, parse, run
-from summarise import table
+from experiments.summarise import table
+from support import checkpoint as ckpt
+from support import figures
+from support.settings import BadInput, option, parse, run
 
 FACTS_EACH = 6  # a land has three, a person two, a function one
 RIVALS = {"dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)"}
@@ -68,7 +68,7 @@ def main(argv=None):
         cells.append({"facts": int(parts[1]), "age": models["seed"]["tokens"], "rate": parts[3],
                       "params": models["seed"]["params"], "experts_at_home": at_home, **score})
     if not cells:
-        raise BadInput("name the folders of the runs, as in: regimes.py out/regimes/* --out results")
+        raise BadInput("name the folders of the runs, as in: python -m experiments.regimes out/regimes/* --out results")
     out = Path(settings.out)
     ckpt.prepare_output(out / "figures" / "regimes.png")
     for cell in cells:

@@ -1,0 +1,71 @@
+"""ff_moe of model.py once more, for a GPU and for torch.compile: all experts in one call for each matrix.
+
+    fast.install(model)  # what --fast does; tests hold values and gradients equal to those of the readable one
+
+The tokens are sorted by expert, so that an expert's are one slice of rows. Python never needs to know how long the slices are:
+a GPU need not be waited for, and the compiler sees one graph.
+"""
+import torch
+import torch.nn.functional as F
+
+from model import MoE
+
+ALIGN = 8  # F.grouped_mm wants the rows of bfloat16 in whole 16 bytes
+
+
+def install(model):
+    """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Returns the model."""
+    for module in model.modules():
+        if isinstance(module, MoE):
+            module.ff_moe = ff_moe
+    return model
+
+
+def ff_moe(x, routing, w_gate, w_up, w_down):
+    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2); arguments and result as in model.ff_moe."""
+    device, dtype = x.device.type, x.dtype
+    if torch.is_autocast_enabled(device):  # autocast does not know grouped products
+        x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
+    M, k = routing.experts.shape
+    sorted_experts, order = routing.experts.flatten().sort(stable=True)                   # (M*k,), slot = token * k + choice
+    experts = torch.arange(len(w_gate), device=x.device)                                  # (N,)
+    ends = torch.searchsorted(sorted_experts, experts, right=True, out_int32=True)        # (N,) the rows where slices end
+    x = x.index_select(0, order // k)                                                     # (M*k, D)
+    h = F.silu(grouped_mm(x, w_gate, ends)) * grouped_mm(x, w_up, ends)                   # (M*k, d_ff)
+    y = grouped_mm(h, w_down, ends).index_select(0, order.argsort()).view(M, k, -1)       # (M, k, D)
+    return (routing.gates[:, :, None] * y).sum(1).to(dtype)                               # (M, D)
+
+
+def grouped_mm(x, w, ends):
+    """w_i x_i for the slices x_i of x, (S, a), that end at the rows `ends`, (N,) int32; w: (N, b, a). Returns (S, b)."""
+    if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and w.shape[1] % ALIGN == w.shape[2] % ALIGN == 0:
+        return F.grouped_mm(x, w.mT, offs=ends)
+    return grouped_product(x, w, ends)
+
+
+# The same by a loop, for other dtypes and shapes: operations of their own, since torch.compile cannot look into the loop.
+
+
+@torch.library.custom_op("btx::grouped_product", mutates_args=())
+def grouped_product(x: torch.Tensor, w: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """See grouped_mm."""
+    slices = x.tensor_split(ends[:-1].tolist())
+    return torch.cat([F.linear(x_i, w_i) for x_i, w_i in zip(slices, w, strict=True)])
+
+
+@torch.library.custom_op("btx::grouped_gradient", mutates_args=())
+def grouped_gradient(dy: torch.Tensor, x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """The gradient of w, (N, b, a), where that of grouped_product(x, w, ends) is dy, (S, b)."""
+    ends = ends[:-1].tolist()
+    return torch.stack([dy_i.T @ x_i for dy_i, x_i in zip(dy.tensor_split(ends), x.tensor_split(ends), strict=True)])
+
+
+def grouped_backward(ctx, dy):
+    """The gradients of grouped_product's x and w, each where it is needed."""
+    (x, w, ends), need = ctx.saved_tensors, ctx.needs_input_grad
+    return grouped_product(dy, w.mT, ends) if need[0] else None, grouped_gradient(dy, x, ends) if need[1] else None, None
+
+
+grouped_product.register_fake(lambda x, w, ends: x.new_empty(len(x), w.shape[1]))
+grouped_gradient.register_fake(lambda dy, x, ends: x.new_empty(len(ends), dy.shape[1], x.shape[1]))
+grouped_product.register_autograd(grouped_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
