@@ -109,7 +109,7 @@ def make_optimizer(model, settings, device):
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
 
 
-def training_step(forward, optimizer, x, y, settings, autocast=nullcontext(), noise=None):
+def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     """One optimizer step on the batch x, y (B, T): mean cross-entropy + alpha * load_balancing_loss (3.3), gradients clipped.
 
     noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient

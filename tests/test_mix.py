@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import mix
-from model import GPT, GPTConfig, Routing, mix_experts, swiglu
+from model import GPT, GPTConfig, Routing, ff_moe, swiglu
 from support import checkpoint as ckpt
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=24)
@@ -115,7 +115,7 @@ def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output(n_chunks)
     for i, dense in enumerate(states):
         chosen = torch.arange(i * n_chunks, (i + 1) * n_chunks).expand(5, -1)
         routing = Routing(torch.full((5, n_chunks), 1 / n_chunks), chosen, torch.zeros(5, 3 * n_chunks))
-        got = mix_experts(x, routing, *(state[f"blocks.1.ff.{w}"] for w in ("w_gate", "w_up", "w_down")))
+        got = ff_moe(x, routing, *(state[f"blocks.1.ff.{w}"] for w in ("w_gate", "w_up", "w_down")))
         torch.testing.assert_close(got, ff(None, dense, x, 1))
 
 

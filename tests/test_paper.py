@@ -51,7 +51,8 @@ def test_the_report_is_whole(tiny_paper):
 
 def test_a_second_make_does_nothing_but_the_report(tiny_paper):
     planned = subprocess.run([*tiny_paper[1], "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert not re.search(r"train_expert|finetune_router|mix\.py|evaluate|data\.prepare", planned) and "experiments.paper" in planned
+    assert not re.search(r"train_expert|finetune_router|mix\.py|evaluate|data\.prepare", planned) \
+        and "experiments.paper" in planned
 
 
 def test_baselines_have_the_data_or_the_compute_of_btx(tiny_paper):

@@ -5,18 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import CAPACITY, GPT, MIN_TAU, ROUTERS, GPTConfig, load_balancing_loss, mix_experts, route_sample, route_switch
+from model import CAPACITY, GPT, ROUTERS, GPTConfig, Noise, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
 from tests.test_model import compute_every_expert, new, random_moe, tokens
-from train_expert import router_noise
+from train_expert import router_noise, temperature
 
 
 def generator(seed=3):
     return torch.Generator().manual_seed(seed)
 
 
-def gumbel(shape, seed=3):
-    """The noise that a generator in this state gives to route_sample."""
-    return -(-torch.rand(shape, generator=generator(seed), dtype=torch.float64).log()).log()
+def noise(M, N=4, tau=0.7, layers=1, seed=3):
+    """For each layer a Noise, G written down a second time, in float64."""
+    G = -(-torch.rand((layers, M, N), generator=generator(seed), dtype=torch.float64).log()).log()
+    return [Noise(g, tau) for g in G]
 
 
 def gates_by_hand(method, logits, k, training, noisy, tau):
@@ -52,12 +53,12 @@ def gates_by_hand(method, logits, k, training, noisy, tau):
 def test_the_layer_equals_one_that_computes_every_expert_with_gates_by_hand(method, training):
     x, router, weights, _ = random_moe(N=4, M=40)
     logits = F.linear(x, router) + torch.tensor([2.0, 0.0, 0.0, 0.0])  # more want expert 0 than Switch's capacity allows
-    noisy = method == "sample"
-    routing = ROUTERS[method](logits, 2, training, generator() if noisy else None, 0.8)
-    want_gates = gates_by_hand(method, logits, 2, training, gumbel(logits.shape), 0.8)
+    drawn = noise(40, tau=0.8)[0]
+    routing = ROUTERS[method](logits, 2, training, drawn)
+    want_gates = gates_by_hand(method, logits, 2, training, *drawn)
     want = sum(want_gates[:, i, None] * compute_every_expert(
         x, routing._replace(gates=torch.ones(40, 1, dtype=x.dtype), experts=torch.full((40, 1), i)), weights) for i in range(4))
-    got = mix_experts(x, routing, *weights)
+    got = ff_moe(x, routing, *weights)
     torch.testing.assert_close(got, want)
     if method == "switch":
         assert (want_gates.sum(1) == 0).any() == training  # the example drops tokens, in training alone
@@ -65,11 +66,10 @@ def test_the_layer_equals_one_that_computes_every_expert_with_gates_by_hand(meth
 
 @pytest.mark.parametrize("method", ROUTERS)
 def test_the_routers_gradient_equals_finite_differences_with_the_noise_held_fixed(method):
-    x, router, weights, _ = random_moe(N=4, M=9, C=4, d_ff=3)
+    x, router, weights, _ = random_moe(N=4, M=9, D=4, d_ff=3)
 
     def layer(router):
-        noise = generator() if method == "sample" else None
-        return mix_experts(x.detach(), ROUTERS[method](F.linear(x.detach(), router), 2, True, noise, 0.7), *weights)
+        return ff_moe(x.detach(), ROUTERS[method](F.linear(x.detach(), router), 2, True, noise(9)[0]), *weights)
     assert torch.autograd.gradcheck(layer, (router,))
     grad = torch.autograd.grad(layer(router).square().sum(), router)[0]
     assert grad.abs().max() > 1e-3
@@ -78,7 +78,7 @@ def test_the_routers_gradient_equals_finite_differences_with_the_noise_held_fixe
 @pytest.mark.parametrize("method", ROUTERS)
 def test_every_router_learns_from_the_language_model_loss_alone(method):
     model = new(n_expert=4, routing=method).train()
-    _, loss, _ = model(tokens(), tokens(seed=2), generator=generator(), tau=0.7)
+    _, loss, _ = model(tokens(), tokens(seed=2), noise=noise(27, layers=2))
     loss.backward()
     assert all(block.ff.router.grad.abs().max() > 0 for block in model.blocks)
 
@@ -106,7 +106,7 @@ def test_switch_never_has_a_capacity_of_zero(M):
 def test_a_dropped_token_passes_by_the_residual_alone():
     x, router, weights, _ = random_moe(N=4, M=40)
     routing = route_switch(F.linear(x, router * 0 + router[:1]), training=True)  # equal logits: all want one expert
-    assert torch.equal(mix_experts(x, routing, *weights).abs().sum(1) == 0, routing.gates[:, 0] == 0)
+    assert torch.equal(ff_moe(x, routing, *weights).abs().sum(1) == 0, routing.gates[:, 0] == 0)
 
 
 # ---- Sample Top-1 ----
@@ -117,7 +117,8 @@ def test_sampled_experts_come_as_often_as_the_softmax_says():
     logits = torch.tensor([[0.0, 1.0, -1.0, 0.5]], dtype=torch.float64)
     n = 40_000
     for training, tau in ((True, 0.5), (True, 1.0), (False, 0.5)):
-        experts = route_sample(logits.expand(n, 4), None, training, generator(), tau).experts[:, 0]
+        drawn = gumbel(GPTConfig(n_layer=1, n_expert=4), n, tau, generator())[0]
+        experts = route_sample(logits.expand(n, 4), None, training, drawn).experts[:, 0]
         counts = experts.bincount(minlength=4)
         expected = n * logits.softmax(-1)[0]
         assert ((counts - expected) ** 2 / expected).sum() < 16.3
@@ -125,21 +126,21 @@ def test_sampled_experts_come_as_often_as_the_softmax_says():
 
 def test_sampling_ends_with_training():
     logits = torch.randn(50, 4, generator=generator())
-    drawn, likeliest = route_sample(logits, generator=generator()), route_sample(logits)
+    drawn, likeliest = route_sample(logits, noise=noise(50)[0]), route_sample(logits)
     assert torch.equal(likeliest.experts[:, 0], logits.argmax(-1)) and not torch.equal(drawn.experts, likeliest.experts)
     assert (drawn.gates == 1).all() and (likeliest.gates == 1).all()
     model = new(n_expert=4, routing="sample").train()
-    with pytest.raises(ValueError, match="generator"):
+    with pytest.raises(ValueError, match="noise"):
         model(tokens())
     before = torch.random.get_rng_state()
     model.eval()
     assert torch.equal(model(tokens())[0], model(tokens())[0])
-    model.train()(tokens(), generator=generator())
+    model.train()(tokens(), noise=gumbel(model.config, 27, 0.7, generator()))
     assert torch.equal(before, torch.random.get_rng_state())  # the global generator is nobody's
 
 
 def test_the_first_layer_of_a_sampling_model_is_soft():
-    routing = new(n_expert=4, routing="sample", n_layer=3).train()(tokens(), generator=generator())[2]
+    routing = new(n_expert=4, routing="sample", n_layer=3).train()(tokens(), noise=noise(27, layers=3))[2]
     assert [r.gates.shape[1] for r in routing] == [4, 1, 1]
     config = GPTConfig(n_layer=3, n_expert=4, routing="sample")
     assert [config.active_experts(layer) for layer in range(3)] == [4, 1, 1]
@@ -147,15 +148,17 @@ def test_the_first_layer_of_a_sampling_model_is_soft():
 
 def test_the_temperature_falls_from_1_to_its_floor_and_the_noise_follows_the_step():
     config = GPTConfig(n_expert=4, routing="sample")
-    taus = [router_noise(config, (0, 1, step, 0), step / 100, "cpu")["tau"] for step in range(100)]
-    assert taus[0] == 1.0 and taus == sorted(taus, reverse=True) and taus[-1] == MIN_TAU
+    taus = [temperature(step / 100) for step in range(100)]
+    assert taus[0] == 1.0 and taus == sorted(taus, reverse=True) and taus[-1] == 0.5
     assert taus[10] == pytest.approx(math.exp(-0.4))
 
     def draw(*key):
-        return torch.rand(1, generator=router_noise(config, key, 0.05, "cpu")["generator"]).item()
+        drawn = router_noise(config, 0.05, key, "cpu")(3)
+        assert len(drawn) == config.n_layer and all(layer.tau == temperature(0.05) for layer in drawn)
+        return tuple(torch.stack([layer.G for layer in drawn]).flatten().tolist())
     keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
     assert draw(*keys[0]) == draw(*keys[0]) and len({draw(*key) for key in keys}) == 5
-    assert router_noise(GPTConfig(n_expert=4), keys[0], 0.05, "cpu") == {}
+    assert router_noise(GPTConfig(n_expert=4), 0.05, keys[0], "cpu") is None
 
 
 @pytest.mark.parametrize("method", ROUTERS)
@@ -170,9 +173,9 @@ def test_a_cached_forward_routes_as_a_whole_one_does(method):
 def test_the_balancing_loss_is_1_at_balance_and_N_at_collapse(method):
     """Sure routers that take the experts in turn; and N if all take one."""
     logits = 30.0 * torch.eye(4).repeat(25, 1)
-    routing = ROUTERS[method](logits, 1, True, generator(), 0.5)
+    routing = ROUTERS[method](logits, 1, True, noise(100, tau=0.5)[0])
     assert load_balancing_loss([routing]).item() == pytest.approx(1.0, abs=1e-4)
-    assert load_balancing_loss([ROUTERS[method](30.0 * torch.eye(4)[:1].repeat(100, 1), 1, False, None, 0.5)]).item() \
+    assert load_balancing_loss([ROUTERS[method](30.0 * torch.eye(4)[:1].repeat(100, 1), 1, False)]).item() \
         == pytest.approx(4.0, abs=1e-4)
 
 

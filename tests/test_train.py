@@ -42,13 +42,13 @@ def test_each_step_has_its_rate_temperature_and_rows(tiny, tmp_path, monkeypatch
     """What the loop hands on: rates by learning_rate, tau by Jang et al.'s formula, rows by the number of stages before this."""
     real_step, real_batch, seen, stages = train_expert.training_step, train_expert.get_batch, [], set()
 
-    def step(forward, optimizer, *rest, **options):
-        seen.append(({group["lr"] for group in optimizer.param_groups}, options.get("tau")))
-        return real_step(forward, optimizer, *rest, **options)
+    def step(forward, optimizer, x, y, settings, autocast, noise):
+        seen.append(({group["lr"] for group in optimizer.param_groups}, noise(x.numel())[0].tau if noise else None))
+        return real_step(forward, optimizer, x, y, settings, autocast, noise)
 
-    def batch(*arguments, **options):
-        stages.add(options["stage"])
-        return real_batch(*arguments, **options)
+    def batch(*arguments):
+        stages.add(arguments[-1])
+        return real_batch(*arguments)
     monkeypatch.setattr(train_expert, "training_step", step)
     monkeypatch.setattr(train_expert, "get_batch", batch)
     made = run(tiny, tmp_path / "a.pt", module, init=tiny / f"{init}.pt", warmup=0.4)
@@ -65,8 +65,8 @@ def test_a_step_is_clipped_and_under_autocast():
         return model(*arguments, **options)
     for clip, autocast in ((1e-3, True), (0.0, False)):
         before = [p.detach().clone() for p in model.parameters()]
-        training_step(forward, torch.optim.SGD(model.parameters(), lr=1.0), idx, idx,
-                      torch.autocast("cpu", torch.bfloat16, enabled=autocast), clip=clip)
+        training_step(forward, torch.optim.SGD(model.parameters(), lr=1.0), idx, idx, train_expert.TrainSettings(clip=clip),
+                      torch.autocast("cpu", torch.bfloat16, enabled=autocast))
         moved = sum((p - old).square().sum() for p, old in zip(model.parameters(), before, strict=True)).sqrt().item()
         assert moved == pytest.approx(clip, rel=1e-2) if clip else moved > 0.1
     assert seen == [True, False]
@@ -83,15 +83,16 @@ def stop_at(monkeypatch, step):
     """Let the run die in the middle of a step."""
     real = train_expert.get_batch
 
-    def get_batch(tokens, weights, block_size, batch_size, seed, now, **rest):
-        if now == step:
+    def get_batch(*arguments):
+        if arguments[5] == step:
             raise InterruptedError
-        return real(tokens, weights, block_size, batch_size, seed, now, **rest)
+        return real(*arguments)
     monkeypatch.setattr(train_expert, "get_batch", get_batch)
 
 
 @pytest.mark.parametrize("module,init,changes", [(train_expert, "seed", {}), (train_expert, "seed", {"grad_accum": 2}),
                                                  (finetune_router, "btx_mixed", {}), (finetune_router, "sample_mixed", {}),
+                                                 (finetune_router, "sample_mixed", {"recompute": True, "fast": True}),
                                                  (finetune_router, "btx_mixed", {"dtype": "bfloat16", "batch_size": 16})])
 def test_resume_equals_no_interruption_bit_for_bit(tiny, tmp_path, monkeypatch, module, init, changes):
     changes = {"init": tiny / f"{init}.pt"} | changes

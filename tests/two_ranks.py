@@ -20,7 +20,7 @@ def main():
     with devices.ranks(device):
         for changes in json.loads(sys.argv[1]):
             stop_after = changes.pop("stop_after", None)
-            options = Settings(device="cpu", dtype="float32", eval_windows=1, **changes)
+            options = Settings(data="math=0.5,general=0.5", device="cpu", dtype="float32", eval_windows=1, **changes)
             header = ckpt.load(options.init)
             model = ckpt.build(header).double()
             real = train_expert.get_batch
@@ -31,7 +31,7 @@ def main():
                 return real(*args, **rest)
             train_expert.get_batch = get_batch
             try:
-                train_expert.train(model, options, {"math": 0.5, "general": 0.5}, device, header, "test", alpha=options.alpha)
+                train_expert.train(model, options, header, device)
             except InterruptedError:
                 pass
             train_expert.get_batch = real
