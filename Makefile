@@ -4,6 +4,10 @@
 #
 # The experts depend on the seed alone, so `make -j3` trains them at the same time.
 
+ifeq ($(OS),Windows_NT)
+$(error On Windows, run this inside WSL, https://learn.microsoft.com/windows/wsl)
+endif
+
 PRESET ?= cpu
 SEED   ?= 0
 SEEDS  ?= 3
@@ -15,6 +19,7 @@ ifeq ($(PRESET),cpu)
 OUT      ?= out
 DATA     ?= data/bin
 PREPARE   = --level 1
+ALL       =
 SHAPE     =
 SEED_RUN  = --data general=0.84,math=0.08,code=0.02,wiki=0.06 --steps 3000 --lr 3e-3
 BRANCH    = --steps 1000 --lr 1.5e-3
@@ -23,6 +28,7 @@ else ifeq ($(PRESET),gpu)
 OUT      ?= out/gpu
 DATA     ?= data/bin/level2
 PREPARE   = --level 2 --train_tokens 10000000
+ALL       = --device cuda --fast
 SHAPE     = --n_layer 8 --n_head 8 --n_embd 512 --d_ff 1408 --block_size 256
 SEED_RUN  = --data general=0.84,math=0.08,code=0.02,wiki=0.06 --steps 5000 --batch_size 64 --lr 1e-3
 BRANCH    = --steps 2500 --batch_size 64 --lr 5e-4
@@ -32,13 +38,19 @@ $(error PRESET is cpu or gpu, not $(PRESET))
 endif
 
 PY = .venv/bin/python
+TRAIN = $(PY) train_expert.py $(ALL) --data_dir $(DATA) --seed $(SEED) --resume --out $@
 EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
+DOMAINS = $(addsuffix /meta.json,$(addprefix $(DATA)/,general math code wiki switch))
+PREPARES = $(addprefix data/,prepare.py task.py general.py math.py code.py wiki.py btx.tiktoken)
 LIBRARY = model.py support/fast.py support/devices.py support/checkpoint.py support/settings.py data/loader.py
-# under make -j the experts share the cores, and a thread each is best: more would wait for one another
-ONE_THREAD = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1)
+# under make -j the experts share the cores: a thread each is best, more would wait for one another; and lines instead of bars
+AT_ONCE = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1 TQDM_DISABLE=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
 # wants a core; to spin only briefly costs a few percent of a training step, and keeps training usable then
 export GOMP_SPINCOUNT ?= 1000
+# let the C library keep what tensors free; asking the system for it anew costs a tenth of a training step
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
+export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------
 
@@ -46,14 +58,14 @@ export GOMP_SPINCOUNT ?= 1000
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 	@echo "The report is $(OUT)/report.md; its figures are in $(OUT)/figures."
 
-$(DATA)/switch/meta.json: data/prepare.py data/task.py data/general.py data/math.py data/code.py data/wiki.py data/btx.tiktoken | .venv/ready
-	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
+$(DOMAINS): $(DATA)/%/meta.json: $(PREPARES) | .venv/ready
+	$(PY) -m data.prepare --domains $* $(PREPARE) --out $(DATA)
 
-$(OUT)/seed.pt: $(DATA)/switch/meta.json train_expert.py $(LIBRARY)
-	$(PY) train_expert.py $(SEED_RUN) $(SHAPE) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+$(OUT)/seed.pt: $(DOMAINS) train_expert.py $(LIBRARY)
+	$(TRAIN) $(SEED_RUN) $(SHAPE)
 
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
-	$(ONE_THREAD) $(PY) train_expert.py --init $(OUT)/seed.pt --data $*=0.95,general=0.05 $(BRANCH) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+	$(AT_ONCE) $(TRAIN) --init $(OUT)/seed.pt --data $*=0.95,general=0.05 $(BRANCH)
 
 $(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
@@ -62,24 +74,28 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --top_k 2 --seed $(SEED) --out $@
 
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
-	$(PY) finetune_router.py --init $(OUT)/btx_mixed.pt $(FINETUNE) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+	$(subst train_expert,finetune_router,$(TRAIN)) --init $(OUT)/btx_mixed.pt $(FINETUNE)
 
 $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py $(addprefix support/,btm.py figures.py sandbox.py)
-	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki --data_dir $(DATA) --out $(OUT)
+	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki \
+	    --data_dir $(DATA) --out $(OUT)
 
 # ---- everything else -----------------------------------------------------------------------------------------------------
 
 RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
-.PHONY: results bench test torture lint help clean
-bench: $(DATA)/switch/meta.json .venv/dev  ## speed, as ratios: out/bench.json, twelve to twenty-five minutes with nothing else running
+.PHONY: results bench test test-all torture lint help clean
+bench: $(DOMAINS) .venv/dev  ## speed, as ratios: out/bench.json, twelve to twenty-five minutes with nothing else running
 	$(PY) -m experiments.bench --data_dir $(DATA)
 
 results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread
 	for s in $(RUNS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done
 	$(PY) -m experiments.summarise $(RUNS:%=out/seed%) --out results/demo
 
-test: .venv/dev  ## the tests, about three minutes
+test: .venv/dev  ## the tests but for the long ones, two to three minutes
+	$(PY) -m pytest -m "not long"
+
+test-all: .venv/dev  ## all tests
 	$(PY) -m pytest
 
 torture: .venv/ready  ## kill runs at random moments, many more times than the tests do
@@ -91,14 +107,17 @@ lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s%s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3  SEEDS=3 (for results, paper)  SIZE=tiny (a rehearsal of paper)"
+	@echo "Variables: PRESET=cpu|gpu  SEED=0  OUT=folder  DATA=folder  PYTHON=python3"
+	@echo "           SEEDS=3 (of results and paper)  SIZE=tiny (a rehearsal of paper)"
 
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
 
 .venv/ready: requirements.txt
+	@$(PYTHON) -c "import sys; sys.version_info < (3, 10) and sys.exit('$(PYTHON) is Python %d.%d, but 3.10 or newer is needed:' \
+	    ' name one, as in make PYTHON=python3.12' % sys.version_info[:2])"
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@

@@ -182,11 +182,10 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
-def show(bar, nll, routing, tokens_per_second, mfu):
-    """Write the last step's loss and each expert's load, and the whole run's speed, beside the progress bar."""
-    load = {"load": " ".join(f"{share:.0%}" for share in mean_load(routing))} if routing else {}
-    speed = {"tokens/s": f"{tokens_per_second:,.0f}"} | ({"MFU": f"{mfu:.1%}"} if mfu else {})
-    bar.set_postfix({"loss": f"{nll:.3f}"} | speed | load)
+def summary(nll, routing, tokens_per_second, mfu):
+    """What is shown while a model trains: the last step's loss and each expert's load, the whole run's speed."""
+    parts = [f"loss {nll:.3f}", f"{tokens_per_second:,.0f} tokens/s"] + ([f"MFU {mfu:.1%}"] if mfu else [])
+    return ", ".join(parts + (["load " + " ".join(f"{share:.0%}" for share in mean_load(routing))] if routing else []))
 
 
 def routing_entry(routing, experts):
@@ -219,7 +218,7 @@ def train(model, settings, header, device, stop=()):
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         start = time.perf_counter() - state["seconds"] / world_size
         bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0)
+                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or "TQDM_DISABLE" in os.environ)
         for step in bar:
             x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
             rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
@@ -231,9 +230,11 @@ def train(model, settings, header, device, stop=()):
                 raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; try a lower --lr"
                                + f"; {ckpt.state_of(out)} is from before, delete it" * ckpt.state_of(out).exists())
             done, last, seconds = step + 1, step + 1 == settings.steps, time.perf_counter() - start
-            if done % 20 == 0 or last:
+            if done % (every if bar.disable else 20) == 0 or last:
                 speed = done * step_tokens / seconds
-                show(bar, nll, routing, speed, peak and speed * token_flops / peak)
+                bar.set_postfix_str(text := summary(nll, routing, speed, peak and speed * token_flops / peak))
+                if bar.disable and rank == 0:
+                    print(f"{out.stem}: step {done} of {settings.steps}, {text}", flush=True)
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x), settings.loss_chunk) for domain, w in windows.items()}
                 entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll, "val_loss": losses,

@@ -1,8 +1,8 @@
 """How fast is it? Every number but tokens per second is a ratio of two things timed in turn, in one run, on this machine.
 
-    python -m experiments.bench                                         # all of it; `make bench` also sets the Makefile's environment
+    python -m experiments.bench                        # all of it; `make bench` also sets the Makefile's environment
     python -m experiments.bench step hf_step --n_embd 512 --device cuda --fast --compile
-    python -m experiments.bench profile --n_embd 512                    # where the time of a training step goes
+    python -m experiments.bench profile --n_embd 512   # where the time of a training step goes
 
 Prints a table and writes JSON. All that starts with hf_ compares with transformers' Llama and Mixtral of the same weights, whose
 logits are checked first; a ratio over 1 says that they take longer.
@@ -39,8 +39,8 @@ from train_expert import TrainSettings, make_optimizer, training_step
 
 @dataclass
 class Settings:
-    what: list = option([], "any of step, readable, forward, experts, generate, loader, branches, mix, hf_step, hf_generate, profile; "
-                            "nothing: all but profile", positional=True)
+    what: list = option([], "any of step, readable, forward, experts, generate, loader, branches, mix, hf_step, hf_generate, "
+                            "profile; nothing: all but profile", positional=True)
     n_embd: int = option(128, "width; feed-forwards are 11/4 as wide", low=1)
     n_layer: int = option(4, "layers", low=1)
     n_head: int = option(4, "attention heads", low=1)
@@ -332,8 +332,8 @@ def shown(results):
     return {name: f"{value:.2f}" if value < 100 else f"{value:,.0f}" for name, value in flat.items()}
 
 
-PARTS = {"step": step, "readable": readable, "forward": forward, "experts": experts, "generate": generate, "loader": loader, "branches": branches,
-         "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
+PARTS = {"step": step, "readable": readable, "forward": forward, "experts": experts, "generate": generate, "loader": loader,
+         "branches": branches, "mix": mixing, "hf_step": hf_step, "hf_generate": hf_generate, "profile": profile}
 
 
 def main(argv=None):

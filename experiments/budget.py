@@ -23,7 +23,8 @@ class Settings:
 def main(argv=None):
     settings = parse(Settings, argv)
     if len(settings.model) != 1:
-        raise BadInput("name one checkpoint, as in: python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt")
+        raise BadInput("name one checkpoint, as in: python -m experiments.budget out/su_dm.pt --like out/btx.pt "
+                       "--since out/seed.pt")
     if not settings.like or not settings.since:
         raise BadInput("--like and --since: name the checkpoint whose cost is to be met, and one whose cost does not count")
     model, like, since = (ckpt.load(path)["lineage"] for path in (settings.model[0], settings.like, settings.since))

@@ -2,3 +2,7 @@
 
 May import model.py and data/, but no script. data/ takes only settings and checkpoint from here.
 """
+import sys
+
+if sys.platform == "win32":
+    sys.exit("On Windows, run this inside WSL: files are locked and runs are stopped in the manner of Linux and macOS.")

@@ -6,6 +6,8 @@
 torchrun starts the processes and says so in their environment; without it there is one rank.
 """
 import os
+import shutil
+import sys
 from contextlib import contextmanager
 
 import torch
@@ -19,6 +21,9 @@ def pick_device(name):
     """The torch.device for --device. Raises BadInput if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if name == "cpu" and shutil.which("nvidia-smi"):
+            print(f"--device auto: this machine has an NVIDIA GPU that torch {torch.__version__} cannot use; taking the CPU",
+                  file=sys.stderr)
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:

@@ -1,9 +1,27 @@
 """What several test files share."""
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import tiny as tiny_models
 
 from model import route_sample
 from support import checkpoint as ckpt
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """Words that start a script as `python` does, without importing torch again: see tests/warm.py."""
+    file, address = Path(__file__).parent / "warm.py", str(tmp_path_factory.mktemp("warm") / "socket")
+    server = subprocess.Popen([sys.executable, file, "serve", address])
+    while not Path(address).exists():
+        assert server.poll() is None
+        time.sleep(0.05)
+    yield [sys.executable, "-S", "-E", str(file), address]
+    server.kill()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

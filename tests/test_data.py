@@ -49,7 +49,8 @@ def tasks(domain, level, n, seed=0):
     return [domain_module(domain).task(rng, level) for _ in range(n)]
 
 
-@pytest.mark.parametrize("module", ["data.task", "data.general", "data.tokenizer", "settings", "model", "mix"])
+@pytest.mark.parametrize("module", ["data.task", "data.general", "data.tokenizer", "support.settings", "support.btm", "model",
+                                    "mix"])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0 and result.failed == 0

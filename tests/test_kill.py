@@ -63,10 +63,10 @@ def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
 def test_a_disk_that_is_full_leaves_the_last_good_file(tiny, tmp_path, size):
     """In a child process whose files may not grow beyond `size` bytes."""
     ckpt.save(tmp_path / "a.pt", {"good": torch.ones(1)})
-    script = ("import resource, sys, checkpoint as ckpt\n"
+    script = ("import resource, sys\nfrom support import checkpoint as ckpt\n"
               f"good = ckpt.load({str(tiny / 'seed.pt')!r})\n"
               f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-              f"from settings import run\nrun(lambda: ckpt.save({str(tmp_path / 'a.pt')!r}, good))")
+              f"from support.settings import run\nrun(lambda: ckpt.save({str(tmp_path / 'a.pt')!r}, good))")
     done = subprocess.run([sys.executable, "-c", script], cwd=HERE.parent, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "a.pt: cannot be written" in done.stderr
     assert ckpt.read(tmp_path / "a.pt") == {"good": torch.ones(1)} and len(list(tmp_path.iterdir())) == 1

@@ -3,9 +3,9 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -20,15 +20,16 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def tiny_paper(tmp_path_factory):
+def tiny_paper(tmp_path_factory, warm):
     """The folder of a whole `make -j2 paper` of one seed, killed once and started again; results/ in it. Only read it."""
     folder = tmp_path_factory.mktemp("paper")
-    command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "SIZE=tiny", f"PY={sys.executable}", f"PAPER={folder}/out",
+    command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "SIZE=tiny", f"PY={shlex.join(warm)}",
+               f"PAPER={folder}/out",
                f"PAPER_DATA={folder}/data", f"REPORT={folder}/results"]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while not list(folder.glob("out/seed0/*.state")) and not (folder / "out/seed0/seed.pt").exists():
         time.sleep(0.1)
-    time.sleep(5)
+    time.sleep(2)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (folder / "results").exists()
