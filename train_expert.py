@@ -216,9 +216,10 @@ def train(model, settings, header, device, stop=()):
         state = ckpt.load_state(out, model, optimizer, settings, header["lineage"])  # its seconds are those of all ranks
         every, step_tokens, skipped = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T, 0
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
+        lines = "TQDM_DISABLE" in os.environ  # instead of a bar
         start = time.perf_counter() - state["seconds"] / world_size
         bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or "TQDM_DISABLE" in os.environ)
+                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or lines)
         for step in bar:
             x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
             rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
@@ -230,10 +231,10 @@ def train(model, settings, header, device, stop=()):
                 raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; try a lower --lr"
                                + f"; {ckpt.state_of(out)} is from before, delete it" * ckpt.state_of(out).exists())
             done, last, seconds = step + 1, step + 1 == settings.steps, time.perf_counter() - start
-            if done % (every if bar.disable else 20) == 0 or last:
+            if done % (every if lines else 20) == 0 or last:
                 speed = done * step_tokens / seconds
                 bar.set_postfix_str(text := summary(nll, routing, speed, peak and speed * token_flops / peak))
-                if bar.disable and rank == 0:
+                if lines and rank == 0:
                     print(f"{out.stem}: step {done} of {settings.steps}, {text}", flush=True)
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x), settings.loss_chunk) for domain, w in windows.items()}

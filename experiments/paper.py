@@ -172,7 +172,8 @@ GRID = """# Models at several learning rates
 
 One seed, mean accuracy (loss) at each peak learning rate, the best in bold, in runs a little over half as long as the report's
 (600 steps a branch, 900 of finetuning); from these the rates in [paper.mk](../experiments/paper.mk) were chosen, on the test
-tasks of the first of the report's seeds. Where two are level, one of them was taken; the short runs have the rate of the long ones. Dense
+tasks of the first of the report's seeds. Where two are level, one of them was taken; the short runs have the rate of the long
+ones. Dense
 (DM) and sparse upcycling have one rate for both of their phases, BTX one for the branches (second table) and one for the
 finetuning.
 
