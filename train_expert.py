@@ -182,6 +182,15 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
+def one_more_skipped(skipped, step, settings):
+    """How many steps in a row were skipped, this one included. Raises Diverged if that is more than we have patience for."""
+    if skipped + 1 == settings.patience:
+        state = ckpt.state_of(settings.out)
+        raise Diverged(f"step {step}: loss or gradient was not finite for {settings.patience} steps in a row; "
+                       f"{f'{state} is from before; delete it and ' if state.exists() else ''}try a lower --lr")
+    return skipped + 1
+
+
 def summary(nll, routing, tokens_per_second, mfu):
     """What is shown while a model trains: the last step's loss and each expert's load, the whole run's speed."""
     parts = [f"loss {nll:.3f}", f"{tokens_per_second:,.0f} tokens/s"] + ([f"MFU {mfu:.1%}"] if mfu else [])
@@ -226,31 +235,26 @@ def train(model, settings, header, device, stop=()):
             set_rate(optimizer, rate)
             noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
             nll, routing, finite = training_step(forward, optimizer, x.to(device), y.to(device), settings, autocast, noise)
-            skipped = 0 if finite else skipped + 1
-            if skipped == settings.patience:
-                raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; try a lower --lr"
-                               + f"; {ckpt.state_of(out)} is from before, delete it" * ckpt.state_of(out).exists())
+            skipped = 0 if finite else one_more_skipped(skipped, step, settings)
             done, last, seconds = step + 1, step + 1 == settings.steps, time.perf_counter() - start
             if done % (every if lines else 20) == 0 or last:
                 speed = done * step_tokens / seconds
                 bar.set_postfix_str(text := summary(nll, routing, speed, peak and speed * token_flops / peak))
-                if lines and rank == 0:
-                    print(f"{out.stem}: step {done} of {settings.steps}, {text}", flush=True)
+                print(f"{out.stem}: step {done} of {settings.steps}, {text}\n" * (lines and rank == 0), end="", flush=True)
             if done % every == 0 or last:
-                losses = {domain: validate(model, w, device, len(x), settings.loss_chunk) for domain, w in windows.items()}
-                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll, "val_loss": losses,
-                         "seconds": seconds}
-                state["log"].append(entry | routing_entry(routing, header["experts"]))
+                losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
+                          for domain, w in windows.items()}
+                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll, "val_loss": losses}
+                state["log"].append(entry | {"seconds": seconds} | routing_entry(routing, header["experts"]))
                 ckpt.write_log(out, state["log"])
                 start = time.perf_counter() - seconds  # validation does not count
             stopping = devices.any_rank(stop, device) and not last
             if stopping or done % settings.save_every == 0 and not last:
                 ckpt.save_state(out, model, optimizer, state | {"step": done, "seconds": seconds * world_size})
             if stopping:
-                bar.close()
                 devices.any_rank(True, device)  # nobody leaves before the state is written
-                raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done} of {settings.steps}; "
-                              "the same command with --resume goes on")
+                bar.close()
+                raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done}; the same command with --resume goes on")
         parents = [entry["id"] for entry in header["lineage"][-1:]]
         entry = ckpt.ledger_entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
                                   tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
