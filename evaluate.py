@@ -2,7 +2,8 @@
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Writes report.md, results.json and figures/*.png into --out, and prints one table. All decoding is greedy.
+Writes report.md, results.json, figures/*.png and, of mixtures of experts, explore.html into --out, and prints one table. All
+decoding is greedy.
 """
 import json
 import math
@@ -20,10 +21,9 @@ from tqdm import tqdm
 
 from data import tokenizer
 from data.loader import check_tokenizer, first_windows
-from data.prepare import DOMAINS
-from data.task import Task
+from data.task import DOMAINS, Task
 from model import expert_load, gumbel
-from support import btm, figures, sandbox
+from support import btm, explore, figures, sandbox
 from support import checkpoint as ckpt
 from support.devices import pick_device
 from support.settings import BadInput, option, parse, run
@@ -36,7 +36,7 @@ class Settings:
     btm_methods: str = option("bayes:1", "how it chooses (see btm.py) and how many experts, as in bayes:1,tfidf:2")
     btm_data: str = option("", "for tfidf: a domain for each model of --btm, in order, as in general,math,code,wiki")
     hard_sampling: bool = option(False, "Sample Top-1 models draw their experts, as in the paper; else they take the likeliest")
-    figures: bool = option(True, "draw figures/*.png")
+    figures: bool = option(True, "draw figures/*.png, and write explore.html")
     data_dir: str = option("data/bin", "folder written by data.prepare")
     out: str = option("out", "folder for report.md, results.json and figures/")
     tasks: int = option(400, "tasks for each domain, at most", low=1)
@@ -268,7 +268,8 @@ def main(argv=None):
 
     with ckpt.output(out / "results.json"):
         ckpt.prepare_output(out / "figures" / "accuracy.png")
-        results, loads = {}, {}
+        results, loads, pages = {}, {}, {}
+        texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2], 1)}  # to explore
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
             drawn = settings.hard_sampling and model.config.routing == "sample"
             forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
@@ -277,17 +278,22 @@ def main(argv=None):
             if model.config.n_expert:
                 loads[name] = {"experts": checkpoints[name]["experts"],
                                **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
+                reads = [explore.read(model, encoding, text) for text in texts.values()]
+                pages[name] = checkpoints[name]["experts"], reads
         if settings.figures:
             logs = {Path(path).stem: (checkpoints[Path(path).stem], figures.read_log(path)) for path in settings.models}
             figures.accuracy(results, out / "figures" / "accuracy.png")
             figures.routing(loads, out / "figures" / "routing.png")
             figures.curves(logs, list(results), domains, out / "figures" / "curves.png")
+        if pages and settings.figures:
+            explore.write(out / "explore.html", encoding, texts, pages)
         info = machine()
         text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
         ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))
         ckpt.write_whole(out / "report.md", lambda file: file.write(report(results, info, out).encode()))
         print(table(results))
-        print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json")
+        print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json"
+              + f"   routing, token by token: {out}/explore.html" * bool(pages and settings.figures))
 
 
 if __name__ == "__main__":

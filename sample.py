@@ -5,7 +5,6 @@
     python sample.py out/seed.pt out/math.pt out/code.pt --btm bayes:1 --prompt "Tom has 12 apples."
 """
 import codecs
-import html
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from support import btm, figures
+from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
 from support.settings import BadInput, option, parse, run
@@ -32,7 +31,7 @@ class Settings:
     seed: int = option(0, "seed of the draws", low=0)
     layer: int = option(0, "layer whose router colours the tokens, 1 to n_layer; 0: mean over the layers", low=0)
     experts: bool = option(False, "colour each token by its top expert")
-    html: str = option("", "write the text, coloured by expert, as a page to this file")
+    html: str = option("", "write a page to this file in which each token shows its experts")
     device: str = option("auto", "auto, cpu, cuda, mps ...")
 
 
@@ -51,21 +50,6 @@ def rgb(expert):
 def in_terminal(text, expert):
     """Text on the expert's colour, as an ANSI escape sequence."""
     return "\x1b[48;2;{};{};{}m\x1b[38;2;255;255;255m{}\x1b[0m".format(*rgb(expert), text)
-
-
-PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/1.9 ui-monospace,monospace;max-width:50em;margin:3em auto;padding:0 1em}}
-span{{color:#fff;padding:2px 0;white-space:pre-wrap}} .legend span{{padding:2px 8px;margin-right:8px}}</style>
-<h1>{title}</h1><p class="legend">{legend}</p><p>{body}</p>
-"""
-
-
-def page(title, pieces, names):
-    """An HTML page of (text, expert) pieces, each on its expert's colour."""
-    def span(text, expert):
-        return f'<span style="background:{figures.COLORS[expert % len(figures.COLORS)]}">{html.escape(text)}</span>'
-    return PAGE.format(title=html.escape(title), legend="".join(span(name, i) for i, name in enumerate(names)),
-                       body="".join(span(text, expert) for text, expert in pieces))
 
 
 def main(argv=None):
@@ -102,12 +86,12 @@ def main(argv=None):
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
                           settings.top_k or None, generator)
 
-    pieces, decoder = [], codecs.getincrementaldecoder("utf-8")("replace")  # (text, expert) as far as written
+    written, decoder = [], codecs.getincrementaldecoder("utf-8")("replace")
 
     def write(tokens, experts):
         for token, expert in zip(tokens, experts, strict=True):
             text = decoder.decode(encoding.decode_single_token_bytes(token))  # "" until a character is whole
-            pieces.append((text, expert))
+            written.append(token)
             sys.stdout.write(in_terminal(text, expert) if settings.experts else text)
         sys.stdout.flush()
 
@@ -123,8 +107,10 @@ def main(argv=None):
     if settings.experts:
         print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))
     if settings.html:
-        text = page(f"{Path(settings.model[0]).name}: which expert wrote which token", pieces, names)
-        ckpt.write_whole(settings.html, lambda file: file.write(text.encode()))
+        text = (prompt[:1] + written)[-model.config.block_size - 1:]  # as much as the model reads at once
+        reads = [explore.read(model, encoding, text)]
+        name = settings.prompt[:40] or "a new text"
+        explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
 
 
 if __name__ == "__main__":

@@ -1,1 +1,4 @@
-"""Text for Branch-Train-MiX: four synthetic domains, a tokenizer, and batches that are a function of the step."""
+"""Text for Branch-Train-MiX: four synthetic domains, a tokenizer, and batches that are a function of the step.
+
+May import only settings and checkpoint of support/, for options and for writing files.
+"""

@@ -9,15 +9,12 @@ import os
 import random
 from array import array
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 
 from data import tokenizer
-from data.task import Task
+from data.task import DOMAINS, Task, domain_module
 from support import checkpoint as ckpt
 from support.settings import BadInput, option, parse, run
-
-DOMAINS = ("general", "math", "code", "wiki")
 
 
 @dataclass
@@ -34,11 +31,6 @@ class Settings:
     tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2 (ids must fit in 16 bits)")
     seed: int = option(0, "another seed, other text", low=0)
     out: str = option("data/bin", "folder to write to")
-
-
-def domain_module(name):
-    """The module with `document` and `task` of one of DOMAINS."""
-    return import_module(f"data.{name}")
 
 
 def documents(name, rng, level, facts=0):

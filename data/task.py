@@ -1,6 +1,9 @@
 """What a domain hands out besides text: tasks with one right answer, and which of them are kept out of the training text."""
 import zlib
 from dataclasses import dataclass, field
+from importlib import import_module
+
+DOMAINS = ("general", "math", "code", "wiki")
 
 
 @dataclass
@@ -15,6 +18,11 @@ class Task:
     answer: str
     kind: str = "exact"
     cases: list = field(default_factory=list)
+
+
+def domain_module(name):
+    """The module with `document` and `task` of one of DOMAINS."""
+    return import_module(f"data.{name}")
 
 
 def held_out(key):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tiktoken
 
+from data.task import DOMAINS, domain_module
 from support.settings import BadInput
 
 FILE = Path(__file__).parent / "btx.tiktoken"
@@ -87,7 +88,6 @@ def fingerprint(encoding):
 
 def training_texts():
     """What the shipped ranks are trained on: documents of all four domains, mostly of level 1."""
-    from data.prepare import DOMAINS, domain_module
     for name in DOMAINS:
         for level, n in ((1, 3000), (2, 1000)):
             rng = random.Random(f"tokenizer/{name}/{level}")

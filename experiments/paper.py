@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
-
-import sample
 from data import tokenizer
 from data.loader import first_windows
 from experiments.summarise import DOMAINS, cell, table
 from support import checkpoint as ckpt
-from support import figures
+from support import explore, figures
 from support.settings import BadInput, option, parse, run
 
 # ---- the paper's numbers (arXiv 2403.07816); rows are named as in paper.mk ------------------------------------------------
@@ -234,16 +231,15 @@ def table_6(folder, data_dir, out, n_tokens=45):
     """Text of each domain coloured by the expert with the largest gate: a picture, and a page."""
     checkpoint = ckpt.load(folder / "btx.pt")
     model, encoding = ckpt.build(checkpoint), tokenizer.load(checkpoint["tokenizer"]["name"])
+    T = min(n_tokens, checkpoint["config"]["block_size"])
+    texts = {domain: first_windows(data_dir, domain, T, 1)[0].tolist() for domain in ("general", "math", "code", "wiki")}
+    reads = [explore.read(model, encoding, tokens) for tokens in texts.values()]
     rows = {}
-    for domain in ("general", "math", "code", "wiki"):
-        idx = first_windows(data_dir, domain, min(n_tokens, checkpoint["config"]["block_size"]), 1)  # (1, T + 1)
-        with torch.inference_mode():
-            experts = sample.top_experts(model(idx[:, :-1])[2], 0)
-        rows[domain] = list(zip((encoding.decode([t]) for t in idx[0, 1:].tolist()), experts, strict=True))
+    for (domain, tokens), what in zip(texts.items(), reads, strict=True):
+        sums = [[sum(layer[i] for layer in gates) for i in range(len(checkpoint["experts"]))] for gates in what["gates"]]
+        rows[domain] = [(explore.piece(encoding, t), s.index(max(s))) for t, s in zip(tokens[1:], sums, strict=True)]
     figures.coloured_text(rows, checkpoint["experts"], out / "figures" / "table6.png")
-    pieces = [piece for domain, row in rows.items() for piece in [*row, ("\n", 0)]]
-    ckpt.write_whole(out / "table6.html", lambda file: file.write(sample.page("Which expert wrote which token", pieces,
-                                                                              checkpoint["experts"]).encode()))
+    explore.write(out / "table6.html", encoding, texts, {"btx": (checkpoint["experts"], reads)})
 
 
 def main(argv=None):

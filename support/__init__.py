@@ -1,6 +1,6 @@
 """What the scripts share: options, checkpoints, devices, the fast path, Branch-Train-Merge, grading, figures, the routing page.
 
-May import model.py and data/, but no script. data/ takes only settings and checkpoint from here.
+May import model.py and data/, but no script.
 """
 import sys
 

@@ -24,7 +24,7 @@ from tiktoken._educational import bpe_train
 
 import evaluate
 from data import loader, prepare, tokenizer, wiki
-from data.prepare import DOMAINS, domain_module
+from data.task import DOMAINS, domain_module
 from data.task import Task, held_out
 from support import checkpoint as ckpt
 from support import sandbox

@@ -1,0 +1,43 @@
+"""A page in which a person sees which expert wrote which token (the paper's Table 6): explore.html, filled with data."""
+import json
+from pathlib import Path
+
+import torch
+
+from support import checkpoint as ckpt
+from support.figures import COLORS
+
+N_LIKELIEST = 5
+
+
+def piece(encoding, token):
+    """The text of one token; bytes that are no whole character become U+FFFD."""
+    return encoding.decode_single_token_bytes(token).decode("utf-8", "replace")
+
+
+@torch.inference_mode()
+def read(model, encoding, tokens):
+    """What an MoE does with a text, for each token but the first, in JSON's types.
+
+    gates: of each layer and expert in % where the token was predicted, which is at the token before it; p: the probability
+    that it was given; next: the likeliest tokens in its place, [text, probability] each. tokens: T + 1 ids.
+    """
+    idx = torch.tensor([tokens], device=model.embed.weight.device)                    # (1, T + 1)
+    logits, _, routing = model(idx[:, :-1])
+    probs = logits[0].softmax(-1)                                                     # (T, V)
+    gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)            # (T, n_layer, N)
+    top = probs.topk(min(N_LIKELIEST, probs.shape[-1]))
+    likeliest = [[[piece(encoding, t), round(p, 3)] for t, p in zip(*row, strict=True)]
+                 for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return {"gates": (100 * gates).round().int().tolist(), "next": likeliest,
+            "p": [round(p, 3) for p in probs.gather(1, idx[0, 1:, None])[:, 0].tolist()]}
+
+
+def write(path, encoding, texts, models):
+    """Write the page. texts: {name: T + 1 ids}; models: {name: (experts' names, what `read` gave for each text)}."""
+    data = {"texts": [{"name": name, "tokens": [piece(encoding, t) for t in tokens[1:]]} for name, tokens in texts.items()],
+            "models": [{"name": name, "experts": experts, "reads": reads} for name, (experts, reads) in models.items()],
+            "colors": COLORS}
+    page = (Path(__file__).parent / "explore.html").read_text(encoding="utf-8")
+    filled = page.replace(">DATA<", ">" + json.dumps(data, separators=(",", ":")).replace("<", "\\u003c") + "<")
+    ckpt.write_whole(path, lambda file: file.write(filled.encode()))
