@@ -58,8 +58,7 @@ def at_least_float32(x):
 
 
 def rope_angles(config, start, end, device):
-    """Cosine and sine, (T, d/2) float32, of position * theta^(-2j/d) for the positions from start to end and each pair j of a
-    head of width d."""
+    """Cosine and sine, (T, d/2) float32, of position * theta^(-2j/d) from start to end, for each pair j of a head of width d."""
     d = config.n_embd // config.n_head
     frequencies = config.rope_theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d/2,)
     angles = torch.arange(start, end, device=device)[:, None].float() * frequencies  # (T, d/2)
@@ -89,8 +88,7 @@ class Attention(nn.Module):
         self.wo = nn.Linear(D, D, bias=False)
 
     def forward(self, x, angles, past=None):
-        """x: (B, T, D); angles: see rope; past: a list [k, v] of the tokens read before, [] at first, which grows by these T;
-        or None. Returns (B, T, D)."""
+        """x: (B, T, D) -> (B, T, D). angles: see rope; past: None, or a list [k, v] of the tokens before, [] at first; it grows."""
         B, T, D = x.shape
         q, k, v = (w(x).view(B, T, -1, self.head_dim).transpose(1, 2) for w in (self.wq, self.wk, self.wv))  # (B, heads, T, d)
         q, k = rope(q, angles), rope(k, angles)
@@ -210,15 +208,16 @@ ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "samp
 
 
 def ff_moe(x, routing, w_gate, w_up, w_down):
-    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2): each expert computes the tokens that chose it, no others; none is dropped.
+    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2): each expert computes the tokens that chose it; none is dropped.
 
     x: (M, D); routing: see Routing; w_gate, w_up: (N, d_ff, D); w_down: (N, D, d_ff). Returns (M, D).
     """
     y = torch.zeros_like(x)
     for i, expert in enumerate(zip(w_gate, w_up, w_down, strict=True)):
-        token, choice = (routing.experts == i).nonzero(as_tuple=True)                                # (M_i,) those who chose i
-        g_i = routing.gates[token, choice][:, None]                                                  # (M_i, 1)
-        y = y.index_add(0, token, (g_i * swiglu(x.index_select(0, token), *expert)).to(y.dtype))     # (M, D)
+        token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) the tokens that chose expert i
+        g_i = routing.gates[token, choice, None]                       # (M_i, 1)
+        FF_i = swiglu(x.index_select(0, token), *expert)               # (M_i, D)
+        y = y.index_add(0, token, (g_i * FF_i).to(y.dtype))            # (M, D)
     return y
 
 
@@ -252,14 +251,13 @@ def expert_load(routing):
 def load_balancing_loss(routing, over_ranks=lambda mean: mean):
     """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
 
-    Less by the mean gate with Switch, and with Sample Top-1 in training, whose gates sum to less than 1.
-
     u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts: a product of two
-    means, not a mean of products, which would punish sure decisions instead of uneven loads.
+    means, not a mean of products, which would punish sure decisions instead of uneven loads. (Less with Switch, and with
+    Sample Top-1 in training, whose gates sum to less than 1.)
     routing: a list of Routing, one per layer; over_ranks averages the means over data-parallel ranks. Returns a scalar.
     """
-    u = torch.stack([expert_load(layer) for layer in routing])      # (n_layer, N)
-    p = torch.stack([layer.probs.mean(0) for layer in routing])     # (n_layer, N)
+    u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
+    p = torch.stack([layer.probs.mean(0) for layer in routing])  # (n_layer, N)
     u, p = over_ranks(torch.stack([u, p]))
     N = u.shape[1]
     return N * (u * p).sum()

@@ -38,15 +38,16 @@ $(RATES:%=grid-%): grid-%: grid-shared
 $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	$(SHORTER) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
 
-# when does branching pay? small runs over the seed's age (steps), the learning rate of the branches (and of the rivals, the better
-# of which counts), and the facts to be known by heart
+# when does branching pay? small runs over the seed's age (steps), the learning rate of the branches (and of the rivals, the
+# better of which counts), and the facts to be known by heart
 AGES         = 1000 4000 12000
 REGIME_RATES = 1e-3 4e-3
 FACT_LOADS   = 50 200
 REGIMES      = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
 CELLS        = $(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$r_$l))
 word_of      = $(word $2,$(subst -, ,$1))
-REGIME       = $(MAKE) -f experiments/paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
+REGIME       = $(MAKE) -f experiments/paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) \
+               S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
 .PHONY: regimes
 regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
 	$(PY) -m experiments.regimes $(CELLS:%=out/regimes/%) --out $(REPORT)

@@ -62,7 +62,8 @@ EXPERTS   = $(O)/math.pt $(O)/code.pt $(O)/wiki.pt
 
 SHORT     = switch sample top2 soft lb frozen blend split2of8 split4of8 hidden
 MEDIUM    = sample top2 soft
-MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm su_cm_flops su_cm_time su_cm_elapsed btx btx_nolb btx_sample \
+MODELS    = seed large math code wiki soup dense_dm top2_mixed hidden_mixed su_dm \
+            su_cm_flops su_cm_time su_cm_elapsed btx btx_nolb btx_sample \
             $(SHORT:%=%_short) $(MEDIUM:%=%_medium)
 
 .PHONY: all

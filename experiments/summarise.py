@@ -94,6 +94,8 @@ def main(argv=None):
     for folder, file in zip(settings.runs, files, strict=True):
         shutil.copy(file, out / f"{Path(folder).name}.json")
     shutil.copytree(Path(settings.runs[0]) / "figures", out / "figures", dirs_exist_ok=True)
+    if (page := Path(settings.runs[0]) / "explore.html").exists():
+        shutil.copy(page, out)
     head = ["model", *DOMAINS, "mean", "loss", "active of all, M", "tokens, M", "PFLOP", "elapsed, s"]
     machine = runs[0]["machine"]
     text = f"""# Results over {len(runs)} seeds
@@ -101,8 +103,7 @@ def main(argv=None):
 {table(head, rows(runs))}
 
 Accuracy in %, mean ± sample standard deviation over training seeds ({', '.join(Path(f).name for f in settings.runs)})
-on the same data; the columns are
-explained in the glossary of the [README](../../README.md). `make results` repeats this.
+on the same data. The [glossary](../../docs/glossary.md) explains the columns. `make results` repeats this.
 Machine: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}.
 
 {table(['what should hold, over the means', 'measured', ''], [[s, v, 'yes' if ok else '**no**'] for s, v, ok in promises(runs)])}
@@ -114,6 +115,8 @@ Figures of the first seed:
 ![share of the gates that each expert has](figures/routing.png)
 
 ![validation loss](figures/curves.png)
+
+Which expert wrote which token: [explore.html](explore.html), to be opened in a browser.
 """
     ckpt.write_whole(out / "README.md", lambda file: file.write(text.encode()))
     print(text)

@@ -24,8 +24,7 @@ from tiktoken._educational import bpe_train
 
 import evaluate
 from data import loader, prepare, tokenizer, wiki
-from data.task import DOMAINS, domain_module
-from data.task import Task, held_out
+from data.task import DOMAINS, Task, domain_module, held_out
 from support import checkpoint as ckpt
 from support import sandbox
 from train_expert import validate
@@ -72,6 +71,7 @@ def naive_bpe(text, ranks):
     return tokens
 
 
+@pytest.mark.long
 def test_training_again_gives_the_shipped_file():
     ranks = tokenizer.train(tokenizer.training_texts(), tokenizer.N_RANKS)
     assert tokenizer.to_lines(ranks).encode() == tokenizer.FILE.read_bytes()

@@ -35,11 +35,13 @@ def torture(what, folder, n):
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_every_stage_ends_with_the_same_weights(copy):
     """`make torture` does it 30 times."""
     assert torture("kill", copy, 3) == dict.fromkeys(("train", "finetune", "sample", "mix"), 3)
 
 
+@pytest.mark.long
 def test_going_on_again_and_again_leaves_nothing_behind(copy):
     """`make torture` does it 500 times."""
     result = torture("soak", copy, 25)

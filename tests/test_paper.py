@@ -19,6 +19,9 @@ from support import checkpoint as ckpt
 ROOT = Path(__file__).parent.parent
 
 
+LONG = pytest.mark.long  # for what needs the whole of it
+
+
 @pytest.fixture(scope="module")
 def tiny_paper(tmp_path_factory, warm):
     """The folder of a whole `make -j2 paper` of one seed, killed once and started again; results/ in it. Only read it."""
@@ -38,6 +41,7 @@ def tiny_paper(tmp_path_factory, warm):
     return folder, command
 
 
+@LONG
 def test_the_report_is_whole(tiny_paper):
     folder = tiny_paper[0] / "results"
     text = (folder / "README.md").read_text()
@@ -50,12 +54,14 @@ def test_the_report_is_whole(tiny_paper):
     assert (folder / "table6.html").read_text().count('"gates"') == 4
 
 
+@LONG
 def test_a_second_make_does_nothing_but_the_report(tiny_paper):
     planned = subprocess.run([*tiny_paper[1], "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not re.search(r"train_expert|finetune_router|mix\.py|evaluate|data\.prepare", planned) \
         and "experiments.paper" in planned
 
 
+@LONG
 def test_baselines_have_the_data_or_the_compute_of_btx(tiny_paper):
     models = json.loads((tiny_paper[0] / "results" / "seed0.json").read_text())["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]

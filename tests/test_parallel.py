@@ -10,6 +10,7 @@ import torch
 
 from support import checkpoint as ckpt
 
+pytestmark = pytest.mark.long
 RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
         "accumulated": {"init": "seed", "grad_accum": 2},
         "thrifty": {"init": "btx_mixed", "alpha": 0.1, "recompute": True, "loss_chunk": 7}}

@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its links lead somewhere, its table is the committed one."""
+"""The README and docs are true: their commands run, their links lead somewhere, their tables are the committed ones."""
 import json
 import os
 import re
@@ -14,7 +14,8 @@ import pytest
 from experiments import bench
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+README = PAGES[ROOT / "README.md"]
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
 # appended to each command, where the last of two equal options counts: the same command, smaller
 SMALL_RUN = "--steps 2 --batch_size 2 --block_size 32 --eval_windows 1 --device cpu"
@@ -35,22 +36,11 @@ def clone(tmp_path_factory):
     return folder
 
 
-# what `python WORDS` does, for each list of words in a list, in one process: importing torch takes longer than such a command
-RUN_ALL = """
-import json, runpy, sys
-for words in json.loads(sys.argv[1]):
-    print(*words, file=sys.stderr)
-    run = runpy.run_path if words[0].endswith(".py") else runpy.run_module
-    sys.argv = words if words[0] != "-m" else words[1:]
-    run(sys.argv[0], run_name="__main__")
-"""
-
-
-def test_every_command_runs(clone):
+def test_every_command_runs(clone, warm):
     """In order, since each uses what those before it wrote. make itself is asked only whether it would know what to do."""
-    commands = [shlex.split(line) for line in COMMANDS]
-    assert len(commands) > 8
-    for words in commands:
+    assert len(COMMANDS) > 8
+    for line in COMMANDS:
+        words = shlex.split(line)
         if words[0] == "make":
             subprocess.run(["make", "-n", *words[1:]], cwd=clone, capture_output=True, check=True)
             continue
@@ -60,9 +50,8 @@ def test_every_command_runs(clone):
         words += SMALL[script].split()
         if script == "train_expert.py" and "--init" not in words:
             words += "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16".split()
-    scripts = json.dumps([words for words in commands if words[0] != "make"])
-    done = subprocess.run([sys.executable, "-c", RUN_ALL, scripts], cwd=clone, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+        done = subprocess.run([*warm, *words], cwd=clone, capture_output=True, text=True)
+        assert done.returncode == 0, (line, done.stderr[-2000:])
 
 
 def test_make_redoes_only_what_is_older_than_its_inputs(clone):
@@ -70,9 +59,10 @@ def test_make_redoes_only_what_is_older_than_its_inputs(clone):
     def planned():
         out = subprocess.run(["make", "-n", "OUT=o", "DATA=d"], cwd=clone, capture_output=True, text=True, check=True).stdout
         return [m for m in re.findall(r"--out (\S+)", out)]
-    order = ["d", "o/seed.pt", "o/math.pt", "o/code.pt", "o/wiki.pt", "o/soup.pt", "o/btx_mixed.pt", "o/btx.pt", "o"]
+    order = [*["d"] * 5, "o/seed.pt", "o/math.pt", "o/code.pt", "o/wiki.pt", "o/soup.pt", "o/btx_mixed.pt", "o/btx.pt", "o"]
     assert planned() == order
-    made = [".venv/ready", "d/switch/meta.json", *order[1:-1], "o/report.md"]
+    data = [f"d/{domain}/meta.json" for domain in ("general", "math", "code", "wiki", "switch")]
+    made = [".venv/ready", *data, *order[5:-1], "o/report.md"]
     now = time.time()
     for age, file in enumerate(made, -len(made)):  # a second apart, all newer than the scripts
         (clone / file).parent.mkdir(parents=True, exist_ok=True)
@@ -82,35 +72,51 @@ def test_make_redoes_only_what_is_older_than_its_inputs(clone):
     os.utime(clone / "finetune_router.py", (now + 200, now + 200))
     assert planned() == ["o/btx.pt", "o"]
     (clone / "o/code.pt").unlink()
-    assert planned() == ["o/code.pt", *order[5:]]
+    assert planned() == ["o/code.pt", *order[9:]]
+
+
+def test_make_refuses_an_old_python_in_one_line(clone, tmp_path):
+    old = tmp_path / "python3"
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[2])" "$@"\n')
+    old.chmod(0o755)
+    done = subprocess.run(["make", "-B", ".venv/ready", f"PYTHON={old}"], cwd=clone, capture_output=True, text=True)
+    assert done.returncode and not (clone / ".venv/bin").exists()
+    assert f"\n{old} is Python 3.9, but 3.10 or newer is needed: name one, as in make PYTHON=python3.12\n" in "\n" + done.stderr
 
 
 def test_links_lead_somewhere():
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
-    for test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README):
+    """To a file, a heading of a page, or the line on which a function begins."""
+    for page, text in PAGES.items():
+        for name, link, place in re.findall(r"\[([^\]]*)\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            target = (page.parent / link).resolve() if link else page
+            assert target.exists(), (page.name, link)
+            if target.suffix == ".md" and place:
+                headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+                assert place in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], (page.name, place)
+            elif place:
+                lines = target.read_text().splitlines()
+                there = [f"L{n}" for n, line in enumerate(lines, 1) if re.match(rf"\s*def {name}\(", line)]
+                assert place in there, f"{page.name}: {name} is at {link}#{there}"
+    table = README.split("## From the paper to the code")[1].split("\n## ")[0]
+    assert len(re.findall(r"#L\d+\)", table)) > 20
+    for test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGES[ROOT / "docs" / "promises.md"]):
         assert f"def {test[1]}" in (ROOT / test[0]).read_text(), test
 
 
-def test_names_of_functions_exist():
-    """Those that the table from the paper to the code mentions, in the file it names or in model.py."""
-    table = README.split("## From the paper to the code")[1].split("##")[0]
-    sources = "".join(p.read_text() for p in ROOT.glob("*.py"))
-    names = re.findall(r"`([a-z_]+\d?)`", table)
-    assert len(names) > 10
-    for name in names:
-        assert f"def {name}(" in sources, name
-
-
 def test_the_speed_table_is_the_committed_one():
-    one, two = (bench.shown(json.loads((ROOT / "results" / file).read_text())) for file in ("bench.json", "bench_zen4.json"))
-    rows = re.findall(r"\| `([\w, ]+)` \| ([\d.,]+) \| ([\d.,]+) \|", README.split("## Speed")[1].split("\n## ")[0])
+    measured = bench.shown(json.loads((ROOT / "results" / "bench.json").read_text()))
+    rows = re.findall(r"\| `([\w, ]+)` \| ([\d.,]+) \|", PAGES[ROOT / "docs" / "speed.md"])
     assert len(rows) > 10
-    for name, *values in rows:
-        assert [one[name], two[name]] == values, name
+    for name, value in rows:
+        assert measured[name] == value, name
 
 
-def test_the_results_table_is_the_committed_one():
-    committed = (ROOT / "results" / "demo" / "README.md").read_text()
-    shown = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", README, re.S)[1]
-    assert len(shown.splitlines()) == 10 and shown in committed
+def test_the_results_table_is_of_the_committed_one():
+    """Fewer rows and columns; the names of the rows may be explained in brackets."""
+    committed = [line.split(" | ") for line in (ROOT / "results" / "demo" / "README.md").read_text().splitlines()]
+    committed = {cells[0].strip("| "): cells[1:7] for cells in committed if len(cells) > 7}
+    shown = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", README, re.S)[1].splitlines()
+    assert len(shown) == 2 + 7
+    for line in [shown[0], *shown[2:]]:
+        name, *cells = line.strip("| ").split(" | ")
+        assert cells == committed[name.split(" (")[0].strip("`")], name
