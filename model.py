@@ -134,13 +134,7 @@ class Routing(NamedTuple):
         return torch.zeros_like(self.probs).scatter(1, self.experts, self.gates.to(self.probs.dtype))
 
 
-class Noise(NamedTuple):
-    """What Sample Top-1 adds to one layer's router: see route_sample and gumbel."""
-    G: torch.Tensor  # (M, N)
-    tau: float       # the temperature
-
-
-# The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs.
+# The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs; noise is for Sample Top-1 alone.
 
 
 def route_topk(logits, top_k, training=False, noise=None):
@@ -187,9 +181,9 @@ def route_switch(logits, top_k=None, training=False, noise=None):
 def route_sample(logits, top_k=None, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
-    g = SoftMax((W_l x + G) / tau): its largest value is expert i's with probability SoftMax_i(W_l x).
-    In evaluation the gate is 1, of an expert drawn in the same way, or, without noise, of the likeliest one.
-    Raises ValueError if there is no noise in training.
+    g = SoftMax((W_l x + G) / tau): its largest value is expert i's with probability SoftMax_i(W_l x). noise: (G, tau), the
+    Gumbel noise, (M, N), and the temperature. In evaluation the gate is 1, of an expert drawn in the same way, or, without
+    noise, of the likeliest one. Raises ValueError if there is no noise in training.
     """
     if training and noise is None:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
@@ -199,9 +193,9 @@ def route_sample(logits, top_k=None, training=False, noise=None):
 
 
 def gumbel(config, n_tokens, tau, generator):
-    """The noise of a forward pass of n_tokens tokens, a Noise for each layer: G = -log(-log(U)), U uniform in (0, 1)."""
+    """The noise of a forward pass of n_tokens tokens, (G, tau) for each layer: G = -log(-log(U)), U uniform in (0, 1)."""
     U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
-    return [Noise(G, tau) for G in -(-U.clamp_min(torch.finfo(U.dtype).tiny).log()).log()]
+    return [(G, tau) for G in -(-U.clamp_min(torch.finfo(U.dtype).tiny).log()).log()]
 
 
 ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "sample": route_sample}
@@ -363,11 +357,8 @@ class GPT(nn.Module):
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)
             else:
-                logits = logits / temperature
-                if top_k is not None:
-                    kth = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-                    logits = logits.masked_fill(logits < kth, -math.inf)
-                new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+                kept, tokens = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
+                new = tokens.gather(1, torch.multinomial((kept / temperature).softmax(-1), 1, generator=generator))
             idx = torch.cat([idx, new], dim=1)
             yield new, routing
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import CAPACITY, GPT, ROUTERS, GPTConfig, Noise, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
+from model import CAPACITY, GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
 from tests.test_model import compute_every_expert, new, random_moe, tokens
 from train_expert import router_noise, temperature
 
@@ -15,9 +15,9 @@ def generator(seed=3):
 
 
 def noise(M, N=4, tau=0.7, layers=1, seed=3):
-    """For each layer a Noise, G written down a second time, in float64."""
+    """For each layer (G, tau), G written down a second time, in float64."""
     G = -(-torch.rand((layers, M, N), generator=generator(seed), dtype=torch.float64).log()).log()
-    return [Noise(g, tau) for g in G]
+    return [(g, tau) for g in G]
 
 
 def gates_by_hand(method, logits, k, training, noisy, tau):
@@ -154,8 +154,8 @@ def test_the_temperature_falls_from_1_to_its_floor_and_the_noise_follows_the_ste
 
     def draw(*key):
         drawn = router_noise(config, 0.05, key, "cpu")(3)
-        assert len(drawn) == config.n_layer and all(layer.tau == temperature(0.05) for layer in drawn)
-        return tuple(torch.stack([layer.G for layer in drawn]).flatten().tolist())
+        assert len(drawn) == config.n_layer and all(tau == temperature(0.05) for _, tau in drawn)
+        return tuple(torch.stack([G for G, _ in drawn]).flatten().tolist())
     keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
     assert draw(*keys[0]) == draw(*keys[0]) and len({draw(*key) for key in keys}) == 5
     assert router_noise(GPTConfig(n_expert=4), 0.05, keys[0], "cpu") is None
