@@ -76,7 +76,7 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(subst train_expert,finetune_router,$(TRAIN)) --init $(OUT)/btx_mixed.pt $(FINETUNE)
 
-$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py $(addprefix support/,btm.py figures.py sandbox.py)
+$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py $(addprefix support/,btm.py explore.py figures.py grading.py)
 	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki \
 	    --data_dir $(DATA) --out $(OUT)
 

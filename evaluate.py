@@ -9,7 +9,6 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from data import tokenizer
 from data.loader import check_tokenizer, first_windows
 from data.task import DOMAINS, Task
 from model import expert_load, gumbel
-from support import btm, explore, figures, sandbox
+from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
+from support.grading import right
 from support.settings import BadInput, option, parse, run
 
 
@@ -88,12 +88,12 @@ def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
 
     Greedy decoding gives the tokens of the reference answer if and only if, with the reference fed in, the likeliest token at
     each of its positions is the next one of the reference: one forward pass instead of a generation. What the model would write
-    after them does not matter, but in code. Code that differs from the
-    reference may still be right: it is generated, and run in the sandbox. `drawn`: the model draws at random, so that two passes
-    differ, and code, which must not have two tries, is generated in any case.
+    after them does not matter, but in code. Code that differs from the reference may still be right: it is generated, and graded
+    by grading.right. `drawn`: the model draws at random, so that two passes differ, and code, which must not have two tries, is
+    generated in any case.
     """
     prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
-    # code must also end where it should: what follows it would be run too
+    # code must also end where it should: what follows belongs to the function
     answers = [encoding.encode_ordinary(t.answer) + [encoding.eot_token] * (t.kind == "code") for t in tasks]
     solved = torch.zeros(len(tasks), dtype=torch.bool)
     by_length = sorted(range(len(tasks)), key=lambda i: len(prompts[i]) + len(answers[i]))
@@ -105,18 +105,18 @@ def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
             p, end = len(prompts[i]) - 1, len(prompts[i]) + len(answers[i]) - 1
             solved[i] = hits[row, p:end].all()
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
-    sources = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
-    jobs = [(source, re.findall(r"def (\w+)", source)[0], tasks[i].cases) for source, i in zip(sources, todo, strict=True)]
-    solved[todo] = torch.tensor(sandbox.grade(jobs), dtype=torch.bool)
+    written = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
+    for i, answer in zip(todo, written, strict=True):
+        solved[i] = right(tasks[i].prompt.rpartition(tokenizer.END)[2], answer, tasks[i].cases)
     return solved
 
 
 def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
-    """Finish the functions that the prompts (lists of tokens) open; returns their sources, prompt included, end-of-text excluded.
+    """Finish the functions that the prompts (lists of tokens) open; returns the answers as text, end-of-text excluded.
 
     Prompts of several lengths share a batch: a row whose prompt is not over yet is given its next token, not asked for it.
     """
-    sources = [None] * len(prompts)
+    answers = [None] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for batch in [by_length[i:i + batch_size] for i in range(0, len(prompts), batch_size)]:
         rows = [list(prompts[i]) for i in batch]
@@ -131,9 +131,8 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
             new = torch.tensor([out[-1:] for out in written], device=device)
         for i, row, out in zip(batch, rows, written, strict=True):
             answer = out[len(row):]
-            answer = answer[:answer.index(encoding.eot_token)] if encoding.eot_token in answer else answer
-            sources[i] = encoding.decode(row + answer).split(tokenizer.END)[-1]
-    return sources
+            answers[i] = encoding.decode(answer[:answer.index(encoding.eot_token)] if encoding.eot_token in answer else answer)
+    return answers
 
 
 def score(model, encoding, tasks, windows, batch_size, device, drawn=False):

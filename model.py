@@ -88,7 +88,7 @@ class Attention(nn.Module):
         self.wo = nn.Linear(D, D, bias=False)
 
     def forward(self, x, angles, past=None):
-        """x: (B, T, D) -> (B, T, D). angles: see rope; past: None, or a list [k, v] of the tokens before, [] at first; it grows."""
+        """x: (B, T, D) -> (B, T, D). angles: see rope; past: None, or [k, v] of the tokens before, [] at first; it grows."""
         B, T, D = x.shape
         q, k, v = (w(x).view(B, T, -1, self.head_dim).transpose(1, 2) for w in (self.wq, self.wk, self.wv))  # (B, heads, T, d)
         q, k = rope(q, angles), rope(k, angles)

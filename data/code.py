@@ -1,4 +1,4 @@
-"""The code expert's domain: small Python functions written from their docstring, graded by running them.
+"""The code expert's domain: small Python functions written from their docstring, graded by what they return.
 
 A docstring lists steps in the order they happen; the code nests them from the inside out, and no phrase of the docstring
 is spelt like the Python it stands for, so that copying from the prompt solves nothing. With `facts`, functions have invented
@@ -41,6 +41,13 @@ LAST_STEPS = {
 }
 FUNCTIONS = "f g h run work solve apply change".split()
 INPUTS = ([3, 1, 2], [5, -4, 9, 0, 7, 2], [], [8], [-3, -6, 4, 4, 1, 10, 6], [2, 2, 3, 11, -1])
+NO_WORK = (lambda xs: xs, lambda xs: len(xs) > 0, len, sum, lambda xs: max(xs, default=0), lambda xs: min(xs, default=0))
+
+
+def passes_without_work(cases):
+    """Whether a constant, or what a return does to the list as it is given, comes out right in all cases."""
+    wanted = [repr(expected) for _, expected in cases]
+    return len(set(wanted)) == 1 or any([repr(f(xs)) for (xs,), _ in cases] == wanted for f in NO_WORK)
 
 
 def make(rng, level):
@@ -62,8 +69,10 @@ def make(rng, level):
 def library(level, facts):
     """So many functions with invented names, a task each; the same on every machine."""
     rng, taken, tasks = random.Random(f"code library {level}"), set(), []
-    for _ in range(facts):
+    while len(tasks) < facts:
         _, task = make(rng, level)
+        if passes_without_work(task.cases):
+            continue
         tasks.append(Task(f"def {invent(rng, taken, 2).lower()}(xs):", task.answer, "code", task.cases))
     return tasks
 
@@ -78,7 +87,10 @@ def document(rng, level=1, facts=0):
 
 
 def task(rng, level=1, facts=0):
-    """One function to be finished from its docstring, or from its name alone, graded by running it."""
+    """One function to be finished from its docstring, or from its name alone, that no answer without work passes."""
     if facts:
         return rng.choice(library(level, facts))
-    return draw(rng, lambda r: make(r, level), test=True)
+    while True:
+        task = draw(rng, lambda r: make(r, level), test=True)
+        if not passes_without_work(task.cases):
+            return task

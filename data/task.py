@@ -11,8 +11,8 @@ class Task:
     """A prompt and what must follow it.
 
     kind "exact": right if the model's greedy continuation is `answer`.
-    kind "code": the prompt opens a Python function; right if the finished function passes every one of `cases`,
-    pairs of (arguments, expected value). `answer` is a reference solution.
+    kind "code": the prompt opens a Python function of a list; right if the finished function returns the value in every one of
+    `cases`, pairs of (arguments, expected value). `answer` is a reference solution.
     """
     prompt: str
     answer: str

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from tiktoken._educational import bpe_train
 
 import evaluate
-from data import loader, prepare, tokenizer, wiki
+from data import code, loader, prepare, tokenizer, wiki
 from data.task import DOMAINS, Task, domain_module, held_out
 from support import checkpoint as ckpt
-from support import sandbox
+from support import grading
 from train_expert import validate
 
 ROOT = Path(__file__).parent.parent
@@ -240,8 +240,8 @@ def test_math_is_right(level):
 
 
 def grade(pairs):
-    """The sandbox's verdicts on (task, body of the function)."""
-    return sandbox.grade([(t.prompt + body, re.search(r"def (\w+)", t.prompt)[1], t.cases) for t, body in pairs])
+    """The verdicts on (task, body of the function)."""
+    return [grading.right(t.prompt, body, t.cases) for t, body in pairs]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -287,7 +287,7 @@ def test_code_cases_are_what_the_docstring_says(level):
                 (found, do), = [(m, do) for words, do in MEANING.items() if (m := re.fullmatch(words, step))]
                 xs = do(xs, *map(int, found.groups()))
                 seen.add(found.re.pattern)
-            assert sandbox.same(xs, expected), t
+            assert grading.same(xs, expected), t
     assert seen == set(MEANING)
 
 
@@ -301,17 +301,14 @@ def test_wrong_code_is_refused(wrong):
     assert not any(grade(answers))
 
 
-HOSTILE = ["import os\n    os.system('touch {file}')", "__import__('os').system('touch {file}')", "open('{file}', 'w')",
-           "().__class__.__base__.__subclasses__()", "exec('1')", "while True: pass", "x = [0] * 10**9", "run(xs)"]
-
-
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_hostile_code_is_refused(hostile, tmp_path):
-    task = tasks("code", 1, 1)[0]
-    answer = f"\n    {hostile.format(file=tmp_path / 'file')}{task.answer}"
-    name = re.search(r"def (\w+)", task.prompt)[1]
-    assert grade([(task, answer.replace("run(xs)", f"{name}(xs)")), (task, task.answer)]) == [False, True]
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("level,facts", [(1, 0), (2, 0), (1, 200)])
+def test_no_answer_passes_that_does_not_do_what_is_asked(level, facts):
+    """Constants, the input itself, and the returns of the domain without any step before them."""
+    rng = random.Random(0)
+    drawn = [prepare.draw_task("code", rng, level, "|", facts) for _ in range(200)]
+    constants = {repr(expected) for t in drawn for _, expected in t.cases}
+    for answer in ["xs", "xs[:]", *(e.format("xs") for e in code.LAST_STEPS.values()), *constants]:
+        assert not any(grade([(t, f"\n    return {answer}\n") for t in drawn])), answer
 
 
 CHANGES = [(r"\d", "3"), (r"\d", "1"), ("x > ", "x < "), ("sum", "len"), ("min", "max"), ("max", "min"),
@@ -327,7 +324,7 @@ def test_cases_tell_an_expression_from_its_neighbours():
         right = t.answer.removeprefix("\n    return ").strip()
         for wrong in {re.sub(pattern, new, right, count=1) for pattern, new in CHANGES} - {right}:
             f, g = (eval(f"lambda xs: {expression}") for expression in (right, wrong))
-            mutants[right, wrong] = t, np.mean([not sandbox.same(f(xs), g(xs)) for xs in lists])
+            mutants[right, wrong] = t, np.mean([not grading.same(f(xs), g(xs)) for xs in lists])
     for share, most_accepted in ((0.5, 0.0), (0.1, 0.03)):
         pairs = [(t, f"\n    return {wrong}\n") for (_, wrong), (t, differs) in mutants.items() if differs > share]
         assert len(pairs) > 200 and np.mean(grade(pairs)) <= most_accepted

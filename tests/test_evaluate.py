@@ -48,18 +48,17 @@ def test_code_written_in_a_batch_of_unlike_prompts_equals_code_written_alone(see
     prompts = [[encoding.eot_token] + encoding.encode(p) for p in ("def f(xs):", 'def g(xs):\n    """Sum it."""', "def")]
     with torch.inference_mode():
         together = evaluate.write_code(model, encoding, prompts, 12, 3, "cpu")
-    for prompt, source in zip(prompts, together, strict=True):
-        tokens = model.generate(torch.tensor([prompt]), 12)[0, 1:].tolist()
+    for prompt, answer in zip(prompts, together, strict=True):
+        tokens = model.generate(torch.tensor([prompt]), 12)[0, len(prompt):].tolist()
         alone = encoding.decode(tokens).split(tokenizer.END)[0]
-        assert alone.startswith(source) or source.startswith(alone)
-        assert source.startswith(encoding.decode(prompt[1:])) and len(source) >= len(alone)
+        assert answer.startswith(alone) and len(answer) >= len(alone) > 0
 
 
-def test_code_is_graded_by_running_it_whatever_it_looks_like(seed, monkeypatch):
+def test_code_is_graded_by_what_it_returns_however_it_is_written(seed, monkeypatch):
     model, encoding = seed
     task = Task('def f(xs):\n    """Return the list."""', "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
-    for body, right in (("\n    ys = xs\n    return ys\n", True), ("\n    return xs + [0]\n", False), ("\n    return (", False)):
-        monkeypatch.setattr(evaluate, "write_code", lambda *a, body=body: [task.prompt + body])
+    for body, right in (("\n    return [x for x in xs]\n", True), ("\n    return xs + [0]\n", False), ("\n    return (", False)):
+        monkeypatch.setattr(evaluate, "write_code", lambda *a, body=body: [body])
         with torch.inference_mode():
             assert evaluate.score_tasks(model, encoding, [task], 1, "cpu").tolist() == [right]
 
