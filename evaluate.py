@@ -10,7 +10,9 @@ import math
 import os
 import platform
 import subprocess
+import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -25,6 +27,7 @@ from model import expert_load, gumbel
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
+from support.files import has, open_input, output, prepare_output, read_json, reading, write_text
 from support.grading import right
 from support.settings import BadInput, option, parse, run
 
@@ -34,7 +37,6 @@ class Settings:
     models: list = option([], "checkpoints; each is called by its file's name", positional=True)
     btm: str = option("", "also Branch-Train-Merge of these models, by name, as in seed,math,code,wiki")
     btm_methods: str = option("bayes:1", "how it chooses (see btm.py) and how many experts, as in bayes:1,tfidf:2")
-    btm_data: str = option("", "for tfidf: a domain for each model of --btm, in order, as in general,math,code,wiki")
     hard_sampling: bool = option(False, "Sample Top-1 models draw their experts, as in the paper; else they take the likeliest")
     figures: bool = option(True, "draw figures/*.png, and write explore.html")
     data_dir: str = option("data/bin", "folder written by data.prepare")
@@ -46,11 +48,14 @@ class Settings:
 
 
 def read_tasks(folder, domain, n):
+    """The first n tasks of a domain. Raises BadInput."""
     path = Path(folder) / domain / "tasks.jsonl"
-    try:
-        return [Task(**json.loads(line)) for line in path.read_text().splitlines()[:n]]
-    except (ValueError, TypeError):
-        raise BadInput(f"{path} is broken; prepare {domain} again") from None
+    with reading(path), open_input(path) as file:
+        tasks = [Task(**read_json(path, line)) for line in file.read().decode().splitlines()[:n]]
+    types = {"prompt": str, "answer": str, "kind": str, "cases": list}
+    if not all(has(vars(task), types) and 0 < len(task.prompt) < 10_000 and task.answer for task in tasks):
+        raise BadInput(f"{path} is broken; prepare {domain} again")
+    return tasks
 
 
 def token_losses(model, idx):
@@ -228,6 +233,22 @@ def report(results, info, out):
                          pictures="\n\n".join(pictures))
 
 
+def draw(out, paths, checkpoints, results, loads, domains):
+    """Write figures/*.png. What fails is one line of warning: the scores are there."""
+    def curves(path):
+        logs = {Path(p).stem: (checkpoints[Path(p).stem], ckpt.read_log(p)) for p in paths}
+        figures.curves(logs, list(results), domains, path)
+    for name, figure in (("accuracy", partial(figures.accuracy, results)), ("routing", partial(figures.routing, loads)),
+                         ("curves", curves)):
+        path = out / "figures" / f"{name}.png"
+        path.unlink(missing_ok=True)
+        try:
+            with reading(path, "drawn"):
+                figure(path)
+        except BadInput as error:
+            print(f"evaluate.py: {error}", file=sys.stderr)
+
+
 def main(argv=None):
     settings = parse(Settings, argv)
     if not settings.models:
@@ -239,7 +260,7 @@ def main(argv=None):
     ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
-    known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.stat().st_size}
+    known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.is_file() and p.stat().st_size}
     domains = [d for d in (*DOMAINS, "switch") if d in known] + sorted(known - {*DOMAINS, "switch"})
     if not domains:
         raise BadInput(f"--data_dir: there are no tasks in {settings.data_dir}; run python -m data.prepare")
@@ -252,7 +273,7 @@ def main(argv=None):
     tasks = {d: read_tasks(settings.data_dir, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
-    known_by = {method: btm.expert_data(method, settings.data_dir, settings.btm_data, [checkpoints[name] for name in merged])
+    known_by = {method: btm.expert_data(method, settings.data_dir, merged, [checkpoints[name] for name in merged])
                 for method, _ in methods}
 
     def models():  # one at a time; dense ones, then Branch-Train-Merge, then mixtures of experts
@@ -265,8 +286,8 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
-    with ckpt.output(out / "results.json"):
-        ckpt.prepare_output(out / "figures" / "accuracy.png")
+    with output(out / "results.json"):
+        prepare_output(out / "figures" / "accuracy.png")
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2], 1)}  # to explore
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
@@ -279,17 +300,13 @@ def main(argv=None):
                                **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
                 reads = [explore.read(model, encoding, text) for text in texts.values()]
                 pages[name] = checkpoints[name]["experts"], reads
+        info = machine()
+        write_text(out / "results.json", json.dumps({"models": results, "routing": loads, "machine": info}, indent=1))
         if settings.figures:
-            logs = {Path(path).stem: (checkpoints[Path(path).stem], figures.read_log(path)) for path in settings.models}
-            figures.accuracy(results, out / "figures" / "accuracy.png")
-            figures.routing(loads, out / "figures" / "routing.png")
-            figures.curves(logs, list(results), domains, out / "figures" / "curves.png")
+            draw(out, settings.models, checkpoints, results, loads, domains)
         if pages and settings.figures:
             explore.write(out / "explore.html", encoding, texts, pages)
-        info = machine()
-        text = json.dumps({"models": results, "routing": loads, "machine": info}, indent=1)
-        ckpt.write_whole(out / "results.json", lambda file: file.write(text.encode()))
-        ckpt.write_whole(out / "report.md", lambda file: file.write(report(results, info, out).encode()))
+        write_text(out / "report.md", report(results, info, out))
         print(table(results))
         print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json"
               + f"   routing, token by token: {out}/explore.html" * bool(pages and settings.figures))

@@ -31,15 +31,15 @@ def freeze(model, what):
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    device, domains = check(settings)
+    device, metas = check(settings)
     if not settings.init:
         raise BadInput("--init: name the checkpoint that mix.py wrote, as in --init out/btx_mixed.pt")
-    model, header = load_model(settings, domains)
+    model, header = load_model(settings, metas)
     if not model.config.n_expert:
         raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
     freeze(model, settings.train)
     with signals() as stop, devices.ranks(device):
-        train(model, settings, header, device, stop)
+        train(model, settings, header, device, metas, stop)
 
 
 if __name__ == "__main__":

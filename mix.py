@@ -15,6 +15,7 @@ import torch
 from data.loader import check_tokenizer, first_windows
 from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
+from support.files import check_other, output
 from support.settings import BadInput, option, parse, run
 
 
@@ -176,6 +177,7 @@ def router_windows(settings, header, n_windows=16):
 def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
+    check_other("--out", settings.out, settings.models)
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
@@ -201,14 +203,15 @@ def main(argv=None):
             raise BadInput(f"{path} has another tokenizer than {settings.models[0]}; their embeddings cannot be averaged")
     if not set.intersection(*({entry["id"] for entry in parent["lineage"]} for parent in parents)):
         raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
+    d_ff = cut_width(settings, first["config"]["d_ff"])
     experts, windows = expert_names(settings), router_windows(settings, first)
     try:
         config = GPTConfig(**first["config"] | ({} if settings.soup else {
-            "n_expert": len(experts), "d_ff": cut_width(settings, first["config"]["d_ff"]), "routing": settings.routing,
+            "n_expert": len(experts), "d_ff": d_ff, "routing": settings.routing,
             "top_k": settings.top_k if settings.routing == "topk" else 1}))
     except ValueError as error:
         raise BadInput(f"--{error}") from None
-    with ckpt.output(settings.out):
+    with output(settings.out):
         generator = torch.Generator().manual_seed(settings.seed)
         feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
                          else "stacked")

@@ -357,8 +357,9 @@ class GPT(nn.Module):
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)
             else:
-                kept, tokens = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))
-                new = tokens.gather(1, torch.multinomial((kept / temperature).softmax(-1), 1, generator=generator))
+                kept, tokens = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # in falling order
+                probs = ((kept - kept[:, :1]) / temperature).softmax(-1)  # (B, top_k)
+                new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))
             idx = torch.cat([idx, new], dim=1)
             yield new, routing
 

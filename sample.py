@@ -15,6 +15,7 @@ from data import tokenizer
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
+from support.files import check_other, prepare_output
 from support.settings import BadInput, option, parse, run
 
 
@@ -22,7 +23,6 @@ from support.settings import BadInput, option, parse, run
 class Settings:
     model: list = option([], "one checkpoint, or several dense ones with --btm", positional=True)
     btm: str = option("", "several models answer together by Branch-Train-Merge (see btm.py), as in bayes:1 or tfidf:2")
-    btm_data: str = option("", "for tfidf: a domain for each model, in order, as in general,math,code,wiki")
     data_dir: str = option("data/bin", "for tfidf: folder written by data.prepare")
     prompt: str = option("", "text to continue; the empty prompt starts a new text")
     tokens: int = option(100, "tokens to write at most; ends earlier where the model ends its text", low=1)
@@ -73,7 +73,7 @@ def main(argv=None):
         raise BadInput(f"{settings.model[0]} was trained with another tokenizer than today's {checkpoint['tokenizer']['name']}")
     if settings.btm:
         method, k = btm.read_method(settings.btm, len(checkpoints))
-        data = btm.expert_data(method, settings.data_dir, settings.btm_data, checkpoints)
+        data = btm.expert_data(method, settings.data_dir, settings.model, checkpoints)
         model = btm.BTM([ckpt.build(c, device) for c in checkpoints], method, k, data)
     else:
         model = ckpt.build(checkpoint, device)
@@ -81,7 +81,8 @@ def main(argv=None):
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
     if settings.html:
-        ckpt.prepare_output(settings.html)
+        check_other("--html", settings.html, settings.model)
+        prepare_output(settings.html)
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
                           settings.top_k or None, generator)

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.loader import check_tokenizer, first_windows, get_batch, open_split, prepared, read_meta
+from data.loader import first_windows, get_batch, open_split, prepared, read_meta
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
 from support import devices, fast
+from support.files import check_other, output, reading
 from support.settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
 
 
@@ -150,21 +151,21 @@ def mean_load(routing):
 
 
 def check(settings):
-    """Check the settings that both stages share, before anything is written. Returns device and domains. Raises BadInput."""
+    """Check what both stages share, before anything is written. Returns the device, and of each domain in --data what
+    data.prepare noted. Raises BadInput."""
     ckpt.check_name(settings.out)
-    if settings.init and Path(settings.init).resolve() == Path(settings.out).resolve():
-        raise BadInput(f"--out {settings.out} is the --init too, and would be lost; choose another name")
+    check_other("--out", settings.out, [settings.init] if settings.init else [])
     if settings.shard and "RANK" not in os.environ:
         raise BadInput("--shard shares the weights out among torchrun's ranks, and there are none; leave the option out")
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
-    device, domains = devices.pick_device(settings.device), list(mixture(settings.data))
-    metas = {domain: read_meta(settings.data_dir, domain) for domain in [*domains, *prepared(settings.data_dir)]}
+    device, domains = devices.pick_device(settings.device), mixture(settings.data)
+    metas = {domain: read_meta(settings.data_dir, domain) for domain in {**domains, **dict.fromkeys(prepared(settings.data_dir))}}
     if len({meta["fingerprint"] for meta in metas.values()}) > 1:
         raise BadInput(f"--data: {', '.join(metas)} were prepared with different tokenizers; prepare them again together")
-    return device, domains
+    return device, {domain: metas[domain] for domain in domains}
 
 
 def open_data(settings, T):
@@ -205,24 +206,25 @@ def routing_entry(routing, experts):
             "balance": load_balancing_loss(routing, devices.mean_over_ranks).item() / len(routing)}
 
 
-def train(model, settings, header, device, stop=()):
+def train(model, settings, header, device, metas, stop=()):
     """Train `model` in place and write settings.out, by the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
-    this stage. Returns the checkpoint written. stop: see settings.signals; with a signal in it the state is saved and Stopped
-    raised. Raises Diverged if loss or gradient is not finite for settings.patience steps in a row, none of which changes the
-    weights.
+    this stage; metas: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
+    Returns the checkpoint written. Raises Diverged if loss or gradient is not finite for settings.patience steps in a row,
+    none of which changes the weights, or if the weights are not finite at the end.
     """
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()
     domains, (tokens, windows) = mixture(settings.data), open_data(settings, T)
-    with ckpt.output(out) if rank == 0 else nullcontext():
+    setup = ckpt.setup(settings, config, device, {domain: meta["files"]["train.bin"] for domain, meta in metas.items()})
+    with output(out) if rank == 0 else nullcontext():
         if settings.fast:
             fast.install(model)
         forward = devices.spread(model.train(), device, settings.shard)
         forward = torch.compile(forward) if settings.compile else forward
         optimizer, autocast = make_optimizer(model, settings, device), devices.autocast(settings.dtype, device)
-        state = ckpt.load_state(out, model, optimizer, settings, header["lineage"])  # its seconds are those of all ranks
+        state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
         every, step_tokens, skipped = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T, 0
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         lines = "TQDM_DISABLE" in os.environ  # instead of a bar
@@ -244,6 +246,8 @@ def train(model, settings, header, device, stop=()):
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
+                if not all(map(math.isfinite, losses.values())):
+                    raise Diverged(f"step {step}: the validation loss is not finite; try a lower --lr")
                 entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll, "val_loss": losses}
                 state["log"].append(entry | {"seconds": seconds} | routing_entry(routing, header["experts"]))
                 ckpt.write_log(out, state["log"])
@@ -259,7 +263,7 @@ def train(model, settings, header, device, stop=()):
         entry = ckpt.ledger_entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
                                   tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
                                   seconds=(time.perf_counter() - start) * world_size, ranks=world_size,
-                                  settings=ckpt.fixed(settings) | {"block_size": T, "device": str(device)})
+                                  settings=setup)
         result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
                            header["lineage"] + [entry])
         if rank == 0:
@@ -270,32 +274,36 @@ def train(model, settings, header, device, stop=()):
         return result
 
 
-def load_model(settings, domains):
+def load_model(settings, metas):
     """The model in --init, and the rest of that checkpoint. Raises BadInput if the domains have another tokenizer."""
     header = ckpt.load(settings.init)
-    check_tokenizer(settings.data_dir, domains, header["tokenizer"], settings.init)
+    if {meta["fingerprint"] for meta in metas.values()} != {header["tokenizer"]["fingerprint"]}:
+        raise BadInput(f"{settings.init} was trained with another tokenizer than {', '.join(metas)} in {settings.data_dir} were "
+                       "prepared with; name another --data_dir, or prepare the data again")
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size
     return model, header
 
 
-def new_model(settings, domains, shape):
+def new_model(settings, metas, shape):
     """A model with fresh weights and the header of a first stage. Raises BadInput."""
-    meta = read_meta(settings.data_dir, domains[0])
+    meta = next(iter(metas.values()))
     tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
     try:
         config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
     except ValueError as error:
         raise BadInput(f"--{error}") from None
-    return GPT(config, torch.Generator().manual_seed(settings.seed)), {"tokenizer": tokenizer, "experts": [], "lineage": []}
+    with reading("--n_layer, --n_embd, --d_ff: a model of this shape", "made"):
+        model = GPT(config, torch.Generator().manual_seed(settings.seed))
+    return model, {"tokenizer": tokenizer, "experts": [], "lineage": []}
 
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    device, domains = check(settings)
+    device, metas = check(settings)
     shape = {name: value for name, value in vars(settings).items() if value and not hasattr(TrainSettings, name)}
     if settings.init:
-        model, header = load_model(settings, domains)
+        model, header = load_model(settings, metas)
         if model.config.n_expert:
             raise BadInput(f"{settings.init} is a mixture of experts; finetune_router.py trains those")
         for name, value in shape.items():
@@ -303,9 +311,9 @@ def main(argv=None):
                 raise BadInput(f"--{name} {value}: {settings.init} has {header['config'][name]}, and a branch keeps its seed's "
                                "shape; leave the option out")
     else:
-        model, header = new_model(settings, domains, shape)
+        model, header = new_model(settings, metas, shape)
     with signals() as stop, devices.ranks(device):
-        train(model, settings, header, device, stop)
+        train(model, settings, header, device, metas, stop)
 
 
 if __name__ == "__main__":

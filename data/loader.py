@@ -1,11 +1,17 @@
 """Batches as a pure function of (seed, step, rank): a resumed run needs no sampler state, and all runs see the same data."""
 import json
+import os
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from support.files import digest, has, open_input, read_json
 from support.settings import BadInput
+
+META = {"tokenizer": str, "fingerprint": str, "vocab_size": int, "level": int, "facts": int, "seed": int, "max_id": int,
+        "files": dict}
 
 
 def open_split(folder, domain, split, block_size=1):
@@ -17,13 +23,14 @@ def open_split(folder, domain, split, block_size=1):
     if not path.exists():
         raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
                        "see python -m data.prepare --help")
-    n, rest = divmod(path.stat().st_size, 2)
-    if rest:
-        raise BadInput(f"{path} ends in the middle of a token; prepare it again")
-    if n <= block_size:
-        raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}" if n else
-                       f"domain {domain!r} is for testing alone: {path} is empty")
-    return np.memmap(path, dtype="<u2", mode="r")
+    with open_input(path) as file:
+        n, rest = divmod(os.fstat(file.fileno()).st_size, 2)
+        if rest:
+            raise BadInput(f"{path} ends in the middle of a token; prepare it again")
+        if n <= block_size:
+            raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}" if n else
+                           f"domain {domain!r} is for testing alone: {path} is empty")
+        return np.memmap(file, dtype="<u2", mode="r")
 
 
 def prepared(folder):
@@ -32,14 +39,18 @@ def prepared(folder):
 
 
 def read_meta(folder, domain):
-    """What `data.prepare` noted about a domain: tokenizer, fingerprint, vocab_size, level, seed."""
+    """What `data.prepare` noted about a domain, META; its files are checked to be those that were written then."""
     open_split(folder, domain, "val")
     path = Path(folder) / domain / "meta.json"
-    try:
-        meta = json.loads(path.read_text())
-        return {key: meta[key] for key in ("tokenizer", "fingerprint", "vocab_size", "level", "seed")}
-    except (OSError, ValueError, TypeError, KeyError):
-        raise BadInput(f"{path} is missing or broken; prepare {domain} again") from None
+    meta = read_json(path)
+    if not has(meta, META) or meta["files"].keys() != {"train.bin", "val.bin", "tasks.jsonl"}:
+        raise BadInput(f"{path} is broken; prepare {domain} again")
+    for name, wanted in meta["files"].items():
+        if digest(path.with_name(name)) != wanted:
+            raise BadInput(f"{path.with_name(name)} is not what data.prepare wrote; prepare {domain} again")
+    if meta["max_id"] >= meta["vocab_size"]:
+        raise BadInput(f"{path}: the text has tokens that its vocabulary of {meta['vocab_size']} lacks; prepare {domain} again")
+    return meta
 
 
 def check_tokenizer(folder, domains, tokenizer, path):
@@ -54,12 +65,14 @@ def get_batch(tokens, mixture, block_size, batch_size, seed, step, rank=0, world
     """The batch of one step: every row a window at a random place in a random domain.
 
     tokens: {domain: (n,) array}; mixture: {domain: probability}. stage: how many stages the model has behind it, so that a
-    branch does not read again what its seed has read. All ranks draw the same batch_size rows from a
+    branch does not read again what its seed has read. The mixture is part of the key, so that two branches read other rows of
+    the domains that both have. All ranks draw the same batch_size rows from a
     counter-based generator (Salmon et al. 2011) and keep every world_size-th, so the global batch is the same for any
     number of ranks. Returns inputs and targets, each (batch_size / world_size, block_size) int64.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stage, step]))
-    names = list(mixture)
+    branch = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, stage, step]))
+    names = sorted(mixture)
     chosen = rng.choice(len(names), size=batch_size, p=[mixture[n] for n in names])
     places = rng.random(batch_size)
     rows = []

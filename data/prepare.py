@@ -5,15 +5,15 @@
     python -m data.prepare --text poems=~/poems --domains ""  # a file or folder of text as one more domain
 """
 import json
-import os
 import random
+import sys
 from array import array
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data import tokenizer
 from data.task import DOMAINS, Task, domain_module
-from support import checkpoint as ckpt
+from support.files import digest, open_input, output, reading, write_text, write_whole
 from support.settings import BadInput, option, parse, run
 
 
@@ -33,9 +33,15 @@ class Settings:
     out: str = option("data/bin", "folder to write to")
 
 
-def documents(name, rng, level, facts=0):
-    """Endless text of one domain, a document at a time; `switch` goes to another domain with each document."""
+def documents(name, rng, level, facts=0, unseen=False):
+    """Endless text of one domain, a document at a time; `switch` goes to another domain with each document.
+
+    unseen: code consists of functions that are never in the training text, unless they are to be known by heart.
+    """
     previous = None
+    while unseen and name == "code":
+        task = domain_module(name).task(rng, level, facts)
+        yield task.prompt + task.answer
     while True:
         previous = rng.choice([d for d in DOMAINS if d != previous]) if name == "switch" else name
         yield domain_module(previous).document(rng, level, facts)
@@ -73,24 +79,29 @@ def encode(encoding, texts, n_tokens=None):
 
 
 def write(folder, train, val, tasks, meta):
-    """Write one domain; files appear under their names only when whole, meta.json last."""
+    """Write one domain: an old meta.json goes first and the new one comes last, with a digest of each file."""
+    if sys.byteorder == "big":
+        train.byteswap(), val.byteswap()
     lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
-    for name, content in (("train.bin", train), ("val.bin", val), ("tasks.jsonl", lines), ("meta.json", json.dumps(meta))):
-        if isinstance(content, array):
-            if os.sys.byteorder == "big":
-                content.byteswap()
-            content = content.tobytes()
-        content = content if isinstance(content, bytes) else content.encode()
-        ckpt.write_whole(folder / name, lambda file, content=content: file.write(content))
+    files = {"train.bin": train.tobytes(), "val.bin": val.tobytes(), "tasks.jsonl": lines.encode()}
+    (folder / "meta.json").unlink(missing_ok=True)
+    for name, content in files.items():
+        write_whole(folder / name, lambda file, content=content: file.write(content))
+    write_text(folder / "meta.json", json.dumps(meta | {"files": {name: digest(folder / name) for name in files}}))
 
 
 def read_texts(path):
     """The texts of a file, or of all files below a folder in sorted order; undecodable bytes become U+FFFD."""
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [f.read_text(encoding="utf-8", errors="replace") for f in files]
+    with reading(path):
+        path = Path(path).expanduser()
+        if not path.exists():
+            raise BadInput(f"{path}: no such file or folder")
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        texts = []
+        for name in files:
+            with open_input(name) as file:
+                texts.append(file.read().decode("utf-8", "replace"))
+        return texts
 
 
 def prepare_text(name, path, encoding, settings):
@@ -110,7 +121,7 @@ def prepare_text(name, path, encoding, settings):
 def prepare_domain(name, encoding, settings):
     """A synthetic domain; training text, validation text and tasks come from generators of their own."""
     rngs = {part: random.Random(f"{settings.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    texts = {part: documents(name, rngs[part], settings.level, settings.facts) for part in ("train", "val")}
+    texts = {part: documents(name, rngs[part], settings.level, settings.facts, part == "val") for part in ("train", "val")}
     n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
     separator = encoding.decode([encoding.eot_token])
     return (encode(encoding, texts["train"], n_train), encode(encoding, texts["val"], settings.val_tokens),
@@ -138,8 +149,8 @@ def main(argv=None):
     jobs.sort(key=lambda job: job[1] is not prepare_text)  # what can be wrong comes first
     for name, prepare, arguments in jobs:
         train, val, tasks = prepare(*arguments, encoding, settings)
-        with ckpt.output(Path(settings.out) / name / "meta.json"):
-            write(Path(settings.out) / name, train, val, tasks, meta)
+        with output(Path(settings.out) / name / "meta.json"):
+            write(Path(settings.out) / name, train, val, tasks, meta | {"max_id": max([*train, *val], default=0)})
         print(f"{settings.out}/{name}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
 
 

@@ -33,6 +33,7 @@ from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import fast
 from support.devices import autocast, peak_flops, pick_device
+from support.files import prepare_output, write_text, write_whole
 from support.settings import BadInput, option, parse, run
 from train_expert import TrainSettings, make_optimizer, training_step
 
@@ -289,7 +290,7 @@ def mixing(s, device):
 
         def copy_all():
             for path in paths:
-                ckpt.write_whole(f"{path}.copy", lambda file, path=path: shutil.copyfileobj(open(path, "rb"), file, 2**20))
+                write_whole(f"{path}.copy", lambda file, path=path: shutil.copyfileobj(open(path, "rb"), file, 2**20))
 
         def mix_all():
             with redirect_stdout(StringIO()):
@@ -343,7 +344,7 @@ def main(argv=None):
             raise BadInput(f"{name}: not one of {', '.join(PARTS)}")
     device = pick_device(s.device)
     new(s, torch.device("meta"))  # is it a shape at all?
-    ckpt.prepare_output(s.out)
+    prepare_output(s.out)
     results = {}
     for part in [PARTS[name] for name in s.what] or [everything]:
         results |= part(s, device)
@@ -351,7 +352,7 @@ def main(argv=None):
     if s.what == ["profile"]:
         return
     results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}
-    ckpt.write_whole(s.out, lambda file: file.write(json.dumps(results, indent=1).encode()))
+    write_text(s.out, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

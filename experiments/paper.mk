@@ -134,7 +134,7 @@ $(O)/btx_sample.pt: $(O)/sample_mixed.pt
 
 # ---- their scores ---------------------------------------------------------------------------------------------------------
 
-BTM = --btm seed,math,code,wiki --btm_data general,math,code,wiki --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
+BTM = --btm seed,math,code,wiki --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
 $(O)/results.json: $(MODELS:%=$(O)/%.pt)
 	$(PY) evaluate.py $^ $(BTM) $(EVALUATE) --no-figures --data_dir $(D) --out $(O)
 $(O)/hard/results.json: $(O)/btx_sample.pt

@@ -15,6 +15,7 @@ from data.loader import first_windows
 from experiments.summarise import DOMAINS, cell, table
 from support import checkpoint as ckpt
 from support import explore, figures
+from support.files import prepare_output, read_json, write_text
 from support.settings import BadInput, option, parse, run
 
 # ---- the paper's numbers (arXiv 2403.07816); rows are named as in paper.mk ------------------------------------------------
@@ -186,7 +187,7 @@ The branches' rate, with the finetuning at the recipe's: each expert at home, an
 
 def grid(folders):
     """The report of `make grid`; folders are named RATE or branch-RATE."""
-    results = {folder.name: json.loads((folder / "some" / "results.json").read_text()) for folder in folders}
+    results = {folder.name: read_json(folder / "some" / "results.json") for folder in folders}
     texts = {}
     for kind, prefix in (("rates", ""), ("branches", "branch-")):
         names = [n for n in results if n.startswith("branch-") == bool(prefix)]
@@ -251,34 +252,34 @@ def main(argv=None):
         for folder in map(Path, settings.runs):
             if not (folder / "some" / "results.json").exists():
                 raise BadInput(f"{folder}/some/results.json: no such file; make grid writes it")
-        ckpt.prepare_output(out / "grid.md")
+        prepare_output(out / "grid.md")
         text = grid([Path(folder) for folder in settings.runs])
-        ckpt.write_whole(out / "grid.md", lambda file: file.write(text.encode()))
+        write_text(out / "grid.md", text)
         print(text)
         return
     for folder in map(Path, settings.runs):
         for file in (folder / "results.json", folder / "hard" / "results.json"):
             if not file.exists():
                 raise BadInput(f"{file}: no such file; make paper writes it")
-        runs.append(json.loads((folder / "results.json").read_text()))
-        runs[-1]["hard"] = json.loads((folder / "hard" / "results.json").read_text())["models"]
+        runs.append(read_json(folder / "results.json"))
+        runs[-1]["hard"] = read_json(folder / "hard" / "results.json")["models"]
     ordered = {model for line in ORDER + MORE for model in line[::2]}
     needed = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, *ordered, "hidden_mixed", "top2_mixed"}
     for folder, numbers in zip(settings.runs, runs, strict=True):
         if needed - numbers["models"].keys():
             raise BadInput(f"{folder}/results.json lacks {', '.join(sorted(needed - numbers['models'].keys()))}; run make paper")
-    ckpt.prepare_output(out / "figures" / "table6.png")
+    prepare_output(out / "figures" / "table6.png")
     r = Results(runs)
     for folder, numbers in zip(settings.runs, runs, strict=True):
         text = json.dumps(json.loads(json.dumps(numbers), parse_float=lambda digits: round(float(digits), 5)))
-        ckpt.write_whole(out / f"{Path(folder).name}.json", lambda file, text=text: file.write(text.encode()))
+        write_text(out / f"{Path(folder).name}.json", text)
     draw(r, out / "figures")
     table_6(Path(settings.runs[0]), settings.data_dir, out)
     template = (Path(__file__).parent / "paper.md").read_text()
     for name, text in tables(r).items():
         template = template.replace(f"[[table {name}]]", text)
     template = template.replace("[[n]]", str(len(runs))).replace("[[where]]", where(runs[0]["machine"]))
-    ckpt.write_whole(out / "README.md", lambda file: file.write(template.encode()))
+    write_text(out / "README.md", template)
     print(tables(r)["order"])
     print(f"\nreport: {out}/README.md   figures: {out}/figures/*.png")
 

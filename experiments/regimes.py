@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import mean
 
 from experiments.summarise import table
-from support import checkpoint as ckpt
 from support import figures
+from support.files import prepare_output, read_json, write_text
 from support.settings import BadInput, option, parse, run
 
 FACTS_EACH = 6  # a land has three, a person two, a function one
@@ -61,7 +61,7 @@ def main(argv=None):
         file = Path(folder) / "some" / "results.json"
         if not parts or not file.exists():
             raise BadInput(f"{folder}: should be named FACTS-AGE_RATE and hold some/results.json; make regimes makes it so")
-        results = json.loads(file.read_text())
+        results = read_json(file)
         models, machine = results["models"], results["machine"]
         score = {name: mean(m["accuracy"].values()) for name, m in models.items()}
         at_home = mean(models[d]["accuracy"][d] for d in ("math", "code", "wiki"))
@@ -70,7 +70,7 @@ def main(argv=None):
     if not cells:
         raise BadInput("name the folders of the runs, as in: python -m experiments.regimes out/regimes/* --out results")
     out = Path(settings.out)
-    ckpt.prepare_output(out / "figures" / "regimes.png")
+    prepare_output(out / "figures" / "regimes.png")
     for cell in cells:
         regime = [c for c in cells if (c["facts"], c["age"]) == (cell["facts"], cell["age"])]
         cell["best"] = {rival: max(c[rival] for c in regime) for rival in RIVALS}
@@ -84,8 +84,8 @@ def main(argv=None):
     tokens["finetune"] = models["btx"]["tokens"] - models["seed"]["tokens"] - 3 * tokens["branch"]
     where = f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
     text = TEXT.format(cells=table(head, rows), where=where, **{k: v / 1e6 for k, v in tokens.items()})
-    ckpt.write_whole(out / "regimes.md", lambda file: file.write(text.encode()))
-    ckpt.write_whole(out / "regimes.json", lambda file: file.write(json.dumps(cells, indent=1).encode()))
+    write_text(out / "regimes.md", text)
+    write_text(out / "regimes.json", json.dumps(cells, indent=1))
     print(table(head, rows))
 
 

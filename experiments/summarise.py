@@ -4,13 +4,12 @@
 
 Copies each run's results.json and the figures of the first, and writes README.md.
 """
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from support import checkpoint as ckpt
+from support.files import prepare_output, read_json, write_text
 from support.settings import BadInput, option, parse, run
 
 DOMAINS = ("general", "math", "code", "wiki", "switch")
@@ -85,12 +84,12 @@ def main(argv=None):
     for file in files:
         if not file.exists():
             raise BadInput(f"{file}: no such file; evaluate.py writes it")
-    runs, out = [json.loads(file.read_text()) for file in files], Path(settings.out)
+    runs, out = [read_json(file) for file in files], Path(settings.out)
     for file, r in zip(files, runs, strict=True):
         missing = {"btx", "seed", *EXPERTS, "soup", "btm_bayes_top1"} - r["models"].keys()
         if missing:
             raise BadInput(f"{file}: lacks the models {', '.join(sorted(missing))}; `make` evaluates all of them")
-    ckpt.prepare_output(out / "README.md")
+    prepare_output(out / "README.md")
     for folder, file in zip(settings.runs, files, strict=True):
         shutil.copy(file, out / f"{Path(folder).name}.json")
     shutil.copytree(Path(settings.runs[0]) / "figures", out / "figures", dirs_exist_ok=True)
@@ -118,7 +117,7 @@ Figures of the first seed:
 
 Which expert wrote which token: [explore.html](explore.html), to be opened in a browser.
 """
-    ckpt.write_whole(out / "README.md", lambda file: file.write(text.encode()))
+    write_text(out / "README.md", text)
     print(text)
 
 

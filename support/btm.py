@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from data.loader import check_tokenizer, first_windows
 from model import GPT
-from support.settings import BadInput
+from support.settings import BadInput, mixture
 
 METHODS = ("tfidf", "bayes")
 TEMPERATURE = 0.1  # of c-BTM
@@ -44,20 +44,20 @@ def name(method, top_k):
     return f"btm_{method}_top{top_k}"
 
 
-def expert_data(method, data_dir, domains, experts, n_windows=200):
-    """For tfidf the start of the training text of each expert's domain, (n, T) int64 each; else None.
+def expert_data(method, data_dir, paths, experts, n_windows=200):
+    """For tfidf the start of what each expert was trained on last, (n, T) int64 each, by the mixture in its ledger; else None.
 
-    domains: "general,math"; experts: their checkpoints. An expert's little replay of other domains is left out.
-    Raises BadInput.
+    experts: their checkpoints; paths: where these are. Raises BadInput.
     """
     if method != "tfidf":
         return None
-    names = [domain for domain in domains.split(",") if domain]
-    if len(names) != len(experts):
-        raise BadInput("--btm_data: tfidf needs one domain for each expert, in order, as in general,math,code,wiki")
-    check_tokenizer(data_dir, names, experts[0]["tokenizer"], "--btm: a model")
-    block_size = min(expert["config"]["block_size"] for expert in experts)
-    return [first_windows(data_dir, domain, block_size, n_windows, "train") for domain in names]
+    block_size, data = min(expert["config"]["block_size"] for expert in experts), []
+    for path, expert in zip(paths, experts, strict=True):
+        domains = mixture(str(expert["lineage"][-1].get("settings", {}).get("data", "")), f"{path}: its ledger's data")
+        check_tokenizer(data_dir, domains, expert["tokenizer"], path)
+        data.append(torch.cat([first_windows(data_dir, domain, block_size, max(1, round(n_windows * share)), "train")
+                               for domain, share in domains.items()]))
+    return data
 
 
 def tfidf(windows_of, vocab_size):
@@ -107,8 +107,9 @@ class BTM(nn.Module):
 
     def log_weights(self, scores):
         """Logarithms of the top_k largest of exp(scores), made to sum to 1, zero elsewhere. (..., E) -> (..., E)."""
-        top = scores.topk(self.top_k, dim=-1)
-        return torch.full_like(scores, -math.inf).scatter(-1, top.indices, top.values.log_softmax(-1))
+        values, indices = scores.sort(dim=-1, descending=True, stable=True)  # of equals the first expert, unlike topk
+        values, indices = values[..., :self.top_k], indices[..., :self.top_k]
+        return torch.full_like(scores, -math.inf).scatter(-1, indices, values.log_softmax(-1))
 
     def forward(self, idx, targets=None, cache=None):
         """As `GPT.forward`; the logits are the logarithms of the mixed distribution, and there is no routing.

@@ -8,6 +8,8 @@ torchrun starts the processes and says so in their environment; without it there
 import os
 import shutil
 import sys
+import threading
+import time
 from contextlib import contextmanager
 
 import torch
@@ -29,20 +31,23 @@ def pick_device(name):
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError):
+    except Exception:  # each kind of device that torch lacks fails in its own way
         raise BadInput(f"--device: this machine has no {name!r}; try auto or cpu") from None
     return device
 
 
-def autocast(dtype, device):
-    """The context for --dtype; weights stay in float32. auto: bfloat16 on a GPU that multiplies in it, else float32.
+def pick_dtype(name, device):
+    """"float32" or "bfloat16" for --dtype. auto: bfloat16 on a GPU that multiplies in it, else float32.
 
     On a CPU float32, so that results do not depend on the processor.
     """
-    if dtype == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype = "bfloat16" if native else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return name if name != "auto" else "bfloat16" if native else "float32"
+
+
+def autocast(name, device):
+    """The context in which products are computed in the dtype of --dtype; weights stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(name, device) == "bfloat16")
 
 
 def peak_flops(device):
@@ -68,6 +73,13 @@ def ranks(device):
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    parent = os.getppid()
+
+    def follow():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=follow, daemon=True).start()  # torchrun was killed: nobody waits for us
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -129,20 +141,29 @@ def whole(tensors):
     return {name: gather(tensor) for name, tensor in tensors.items()}
 
 
+def moments_like(optimizer):
+    """AdamW's moments as full_state names them, {"0.exp_avg": ...}: what has their shapes."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return {f"{i}.{key}": torch.empty(()) if key == "step" else p
+            for i, p in enumerate(params) for key in ("step", "exp_avg", "exp_avg_sq")}
+
+
 def full_state(model, optimizer):
-    """The state dicts of model and optimizer, whole."""
-    state = optimizer.state_dict()
-    return whole(model.state_dict()), state | {"state": {i: whole(moments) for i, moments in state["state"].items()}}
+    """The weights, and AdamW's moments by the number of their parameter, {"0.exp_avg": ...}, whole."""
+    state = optimizer.state_dict()["state"]
+    return whole(model.state_dict()), whole({f"{i}.{key}": t for i, entry in state.items() for key, t in entry.items()})
 
 
-def load_full_state(model, optimizer, weights, state):
+def load_full_state(model, optimizer, weights, moments):
     """Give model and optimizer what full_state returned, whatever the number of ranks was and is."""
     def part(full, like):
         if not hasattr(like, "full_tensor") or full.shape != like.shape:
             return full
         from torch.distributed.tensor import distribute_tensor
         return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = {i: {key: part(value, params[i]) for key, value in moment.items()} for i, moment in state["state"].items()}
+    params, state = [p for group in optimizer.param_groups for p in group["params"]], {}
+    for name, full in moments.items():
+        i, key = name.split(".")
+        state.setdefault(int(i), {})[key] = part(full, params[int(i)])
     model.load_state_dict({name: part(weights[name], p) for name, p in model.state_dict().items()})
-    optimizer.load_state_dict(state | {"state": moments})
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

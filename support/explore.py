@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from support import checkpoint as ckpt
 from support.figures import COLORS
+from support.files import write_text
 
 N_LIKELIEST = 5
 
@@ -40,4 +40,4 @@ def write(path, encoding, texts, models):
             "colors": COLORS}
     page = (Path(__file__).parent / "explore.html").read_text(encoding="utf-8")
     filled = page.replace(">DATA<", ">" + json.dumps(data, separators=(",", ":")).replace("<", "\\u003c") + "<")
-    ckpt.write_whole(path, lambda file: file.write(filled.encode()))
+    write_text(path, filled)

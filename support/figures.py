@@ -1,10 +1,9 @@
 """The pictures of the report: scores as bars, whom the routers ask (the paper's Figure 3), and training curves."""
-import json
-from pathlib import Path
-
 import matplotlib
 import matplotlib.patches
 from matplotlib.figure import Figure
+
+from support.files import write_whole
 
 COLORS = ["#8c8c8c", "#2f6fb0", "#e08a1e", "#3a9a5b", "#a05bb0", "#c94f4f", "#5bb5c4", "#8a6d3b", "#e377a2", "#b5bd3c",
           "#1b3a5c"]
@@ -12,7 +11,7 @@ COLORS = ["#8c8c8c", "#2f6fb0", "#e08a1e", "#3a9a5b", "#a05bb0", "#c94f4f", "#5b
 
 def grid_canvas(n_rows, n_columns, width, height, sharex=True):
     """A figure with rows of panels, the axes shared; returns it and the rows, lists of axes."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(n_rows, n_columns, sharex=sharex, sharey=True, squeeze=False).tolist()
 
@@ -29,7 +28,7 @@ def legend_below(figure, axis):
 
 
 def save(figure, path):
-    figure.savefig(path, dpi=130)
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
 def bars(panels, path, ylabel, top, fmt):
@@ -72,12 +71,6 @@ def routing(loads, path):
         axis.set_xlabel("layer")
     legend_below(figure, grid[0][0])
     save(figure, path)
-
-
-def read_log(checkpoint_path):
-    """The lines that training wrote beside a checkpoint; [] if there are none."""
-    path = Path(checkpoint_path).with_suffix(".jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def curves(logs, order, domains, path):

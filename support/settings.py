@@ -88,6 +88,8 @@ def parse(settings, argv=None):
             kwargs["action"] = argparse.BooleanOptionalAction if default else "store_true"
         elif not isinstance(default, list):
             kwargs["type"] = type(default)
+        else:
+            kwargs["action"] = "extend"  # given twice, they add up
         if default != "" and default != [] and default is not False:
             kwargs["help"] += " (default: %(default)s)"
         if "choices" not in kwargs and not isinstance(default, bool):

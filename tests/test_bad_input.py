@@ -1,6 +1,7 @@
 """Whatever a user gets wrong, a script says so in one line, exits with code 2, and writes nothing."""
 import io
 import json
+import os
 import pickle
 import resource
 import shlex
@@ -224,13 +225,18 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "evaluate: btm of no expert": (f"{EVALUATE} --btm math --btm_methods bayes:0", "bayes:0"),
     "evaluate: btm of more experts than there are": (f"{EVALUATE} --btm math --btm_methods bayes:2", "bayes:2"),
     "evaluate: btm twice in one way": (f"{EVALUATE} --btm math --btm_methods bayes:1,bayes:1", "bayes"),
-    "evaluate: tf-idf without data": (f"{EVALUATE} --btm math --btm_methods tfidf:1", "--btm_data"),
-    "evaluate: tf-idf of too much data": (f"{EVALUATE} --btm math --btm_methods tfidf:1 --btm_data math,code", "--btm_data"),
-    "evaluate: tf-idf of unknown data": (f"{EVALUATE} --btm math --btm_methods tfidf:1 --btm_data nosuch", "nosuch"),
+    "evaluate: tf-idf without its data": (f"{EVALUATE} --btm math --btm_methods tfidf:1 --data_dir nowhere", "nowhere"),
+    "mix: out is an input": ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
+    "sample: html is an input": ("sample {tiny}/btx_mixed.pt --html {tiny}/btx_mixed.pt", "btx_mixed.pt"),
+    "mix: more parts than anything has": (f"{MIX} --split 1000000000", "--split"),
+    "train: wider than any memory": (f"{TRAIN} --n_embd 200000000 --n_head 2", "--n_embd"),
+    "train: a device of nobody's": (f"{TRAIN} --device privateuseone", "privateuseone"),
+    "prepare: text of a user that is not": (f"{PREPARE} --domains '' --text a=~nosuch/x", "nosuch"),
+    "prepare: a text twice": (f"{PREPARE} --domains '' --text poems=file --text poems=file", "twice"),
     "sample: several models": ("sample {tiny}/seed.pt {tiny}/math.pt --html new/o.html", "--btm"),
     "sample: btm of an MoE": ("sample {tiny}/seed.pt {tiny}/btx_mixed.pt --btm bayes:1", "btx_mixed.pt"),
     "sample: btm in no way": ("sample {tiny}/seed.pt {tiny}/math.pt --btm bayes", "bayes"),
-    "sample: tf-idf without data": ("sample {tiny}/seed.pt {tiny}/math.pt --btm tfidf:1", "--btm_data"),
+    "sample: tf-idf without data": ("sample {tiny}/seed.pt {tiny}/math.pt --btm tfidf:1 --data_dir nowhere", "nowhere"),
     "mix: split into unequal parts": (f"{MIX} --split 3", "--split"),
     "mix: blended into unequal parts": ("mix {tiny}/seed.pt {tiny}/seed.pt {tiny}/seed.pt --blend --out new/o.pt", "--blend"),
     "mix: split and blended": (f"{MIX} --split 2 --blend", "--split"),
@@ -563,6 +569,7 @@ OTHER_SHAPES = {"n_layer": 3, "n_head": 4, "n_kv_head": 1, "n_embd": 32, "d_ff":
 def test_another_architecture_is_refused_in_mix(name, value, tiny, folder, refused):
     c = torch.load(tiny / "math.pt", weights_only=True)
     model = GPT(GPTConfig(**c["config"] | {name: value}))
+    c["tokenizer"]["vocab_size"] = model.config.vocab_size
     ckpt.save(folder / "bad.pt", ckpt.pack(model.state_dict(), model.config, c["tokenizer"], [], c["lineage"]))
     for models in ("{tiny}/seed.pt bad.pt", "bad.pt {tiny}/seed.pt", "{tiny}/seed.pt {tiny}/math.pt bad.pt"):
         for soup in ("", "--soup"):
@@ -601,6 +608,22 @@ def edit(path, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def link(path, to):
+    path.unlink()
+    path.symlink_to(to)
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 def cut(path, n):
     path.write_bytes(path.read_bytes()[:n])
 
@@ -623,6 +646,15 @@ BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands 
     "half a task": (lambda d: cut(d / "math/tasks.jsonl", 30), (EVALUATE,)),
     "other tasks": (lambda d: (d / "math/tasks.jsonl").write_text("[1]\n"), (EVALUATE,)),
     "no tasks": (lambda d: [p.unlink() for p in d.glob("*/tasks.jsonl")], (EVALUATE,)),
+    "one bit of the text": (lambda d: flip(d / "math/train.bin"), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
+    "one bit of the tasks": (lambda d: flip(d / "math/tasks.jsonl"), (EVALUATE,)),
+    "a token beyond the vocabulary": (lambda d: edit(d / "math/meta.json", max_id=1024), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
+    "NaN in the meta": (lambda d: (d / "math/meta.json").write_text("NaN"), (TRAIN, EVALUATE)),
+    "a deep meta": (lambda d: (d / "math/meta.json").write_text("[" * 10**5), (TRAIN, EVALUATE)),
+    "a pipe for the meta": (lambda d: pipe(d / "math/meta.json"), (TRAIN, EVALUATE)),
+    "a pipe for a text": (lambda d: pipe(d / "math/val.bin"), (TRAIN, EVALUATE)),
+    "an endless meta": (lambda d: link(d / "math/meta.json", "/dev/zero"), (TRAIN, EVALUATE)),
+    "a meta that is itself": (lambda d: link(d / "math/meta.json", "meta.json"), (TRAIN,)),
 }
 
 

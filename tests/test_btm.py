@@ -109,7 +109,7 @@ def test_the_posterior_moves_to_the_expert_that_the_text_is_of():
 
 def test_sample_py_takes_a_merged_model(tiny, capsys):
     models = [str(tiny / f"{n}.pt") for n in ("seed", "math", "code")]
-    data = ["--btm_data", "general,math,code", "--data_dir", str(tiny / "data")]
+    data = ["--data_dir", str(tiny / "data")]
     for options in (["--btm", "bayes:2"], ["--btm", "tfidf:1", *data]):
         sample.main([*models, *options, "--prompt", "Tom has 3", "--tokens", "5"])
         assert capsys.readouterr().out.startswith("Tom has 3")

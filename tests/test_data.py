@@ -1,12 +1,14 @@
 """The tokenizer is an honest BPE, tasks are right and not in the training text, batches depend on the step alone."""
 import ast
 import base64
+import contextlib
 import doctest
 import importlib
 import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -26,7 +28,7 @@ import evaluate
 from data import code, loader, prepare, tokenizer, wiki
 from data.task import DOMAINS, Task, domain_module, held_out
 from support import checkpoint as ckpt
-from support import grading
+from support import files, grading
 from train_expert import validate
 
 ROOT = Path(__file__).parent.parent
@@ -493,9 +495,43 @@ def test_what_is_written(tiny, domain):
     assert whole == [domain_module(domain).document(rng, 1) for _ in whole] and len(whole) > 10
     found = [Task(**json.loads(line)) for line in (folder / "tasks.jsonl").read_text().splitlines()]
     assert len(found) == 6 and all(t.prompt and t.answer for t in found)
-    assert json.loads((folder / "meta.json").read_text()) == {
-        "tokenizer": "btx", "fingerprint": tokenizer.fingerprint(ENCODING), "vocab_size": 1024, "level": 1, "facts": 0,
-        "seed": 0}
+    meta = json.loads((folder / "meta.json").read_text())
+    assert {name: files.digest(folder / name) for name in ("train.bin", "val.bin", "tasks.jsonl")} == meta.pop("files")
+    assert meta == {"tokenizer": "btx", "fingerprint": tokenizer.fingerprint(ENCODING), "vocab_size": 1024, "level": 1,
+                    "facts": 0, "seed": 0, "max_id": ENCODING.eot_token}
+
+
+def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkeypatch):
+    """Over old data, at each write: either it is refused, or it is whole, all old or all new."""
+    whole = {}
+    for seed in ("0", "7"):
+        prepare.main(["--out", str(tmp_path / seed), "--domains", "math", "--seed", seed, *SMALL])
+        whole[seed] = contents(tmp_path / seed / "math")
+    real, left = files.write_whole, [0]
+
+    def write_whole(*arguments):
+        if not left[0]:
+            raise InterruptedError
+        left[0] -= 1
+        real(*arguments)
+    for n in range(5):
+        shutil.copytree(tmp_path / "0", tmp_path / f"killed{n}")
+        left[0] = n
+        with monkeypatch.context() as patch, contextlib.suppress(InterruptedError):
+            patch.setattr(prepare, "write_whole", write_whole)
+            patch.setattr(prepare, "write_text", lambda path, text: write_whole(path, lambda file: file.write(text.encode())))
+            prepare.main(["--out", str(tmp_path / f"killed{n}"), "--domains", "math", "--seed", "7", *SMALL])
+        assert loader.prepared(tmp_path / f"killed{n}") == (["math"] if n > 3 else [])
+    loader.read_meta(tmp_path / "killed4", "math")
+    assert contents(tmp_path / "killed4" / "math") == whole["7"]
+
+
+def test_validation_code_is_of_functions_that_training_never_shows(tmp_path):
+    size = ["--train_tokens", "100000", "--val_tokens", "5000", "--tasks", "1"]
+    prepare.main(["--out", str(tmp_path), "--domains", "code", *size])
+    texts = [set(ENCODING.decode(np.fromfile(tmp_path / "code" / f"{split}.bin", "<u2")).split(tokenizer.END)[:-1])
+             for split in ("train", "val")]
+    assert min(map(len, texts)) > 30 and not texts[0] & texts[1]
 
 
 def test_switch_tasks_have_a_document_and_a_task_of_different_domains(monkeypatch):

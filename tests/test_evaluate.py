@@ -85,7 +85,7 @@ def test_gate_shares_sum_to_one_in_every_layer(tiny):
 def test_the_report_has_all_that_was_promised(tiny, tmp_path, capsys):
     names = ["seed", "math", "code", "btx_mixed"]
     evaluate.main([*(str(tiny / f"{n}.pt") for n in names), "--btm", "seed,math,code", "--btm_methods",
-                   "bayes:1,tfidf:2", "--btm_data", "general,math,code", "--data_dir", str(tiny / "data"), "--out",
+                   "bayes:1,tfidf:2", "--data_dir", str(tiny / "data"), "--out",
                    str(tmp_path), "--tasks", "4", "--windows", "2", "--device", "cpu"])
     models = json.loads((tmp_path / "results.json").read_text())["models"]
     assert set(models) == {*names, "btm_bayes_top1", "btm_tfidf_top2"}

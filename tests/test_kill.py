@@ -16,7 +16,8 @@ import torch
 
 import train_expert
 from support import checkpoint as ckpt
-from support.settings import BadInput
+from support import files
+from support.settings import BadInput, Diverged
 
 HERE = Path(__file__).parent
 
@@ -51,7 +52,7 @@ def test_going_on_again_and_again_leaves_nothing_behind(copy):
 def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
     arguments = ["--init", str(tiny / "seed.pt"), "--data", "math", "--data_dir", str(tiny / "data"), "--steps", "1",
                  "--device", "cpu", "--out", str(tmp_path / "a.pt")]
-    with ckpt.output(tmp_path / "a.pt"):
+    with files.output(tmp_path / "a.pt"):
         done = subprocess.run([sys.executable, "train_expert.py", *arguments], cwd=HERE.parent, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "another run" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -64,7 +65,7 @@ def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
 @pytest.mark.parametrize("size", [0, 100, 10_000])
 def test_a_disk_that_is_full_leaves_the_last_good_file(tiny, tmp_path, size):
     """In a child process whose files may not grow beyond `size` bytes."""
-    ckpt.save(tmp_path / "a.pt", {"good": torch.ones(1)})
+    ckpt.write(tmp_path / "a.pt", {"good": torch.ones(1)})
     script = ("import resource, sys\nfrom support import checkpoint as ckpt\n"
               f"good = ckpt.load({str(tiny / 'seed.pt')!r})\n"
               f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
@@ -139,7 +140,9 @@ def test_swapped_tensors_of_another_shape_are_refused(tiny, tmp_path):
     weights = checkpoint["model"]
     a, b = "blocks.0.ff.router", "blocks.0.attn.wq.weight"
     weights[a], weights[b] = weights[b], weights[a]
-    ckpt.save(tmp_path / "a.pt", checkpoint)
+    with pytest.raises(Diverged, match="shape"):
+        ckpt.save(tmp_path / "a.pt", checkpoint)
+    ckpt.write(tmp_path / "a.pt", checkpoint)
     with pytest.raises(BadInput, match="shape"):
         ckpt.load(tmp_path / "a.pt")
 
@@ -156,7 +159,7 @@ def test_no_other_way_to_read_a_checkpoint():
 def test_the_lock_is_gone_with_its_process(tmp_path):
     with open(tmp_path / ".a.pt.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BadInput, match="another run"), ckpt.output(tmp_path / "a.pt"):
+        with pytest.raises(BadInput, match="another run"), files.output(tmp_path / "a.pt"):
             pass
-    with ckpt.output(tmp_path / "a.pt"):
+    with files.output(tmp_path / "a.pt"):
         pass

@@ -9,6 +9,7 @@ import torch
 
 import finetune_router
 import train_expert
+from data import prepare
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support.settings import BadInput, Diverged, Stopped
@@ -120,14 +121,25 @@ def test_resume_with_other_settings_is_refused(tiny, tmp_path, monkeypatch):
         run(tiny, tmp_path / "a.pt", resume=True, lr=0.02)
 
 
-@pytest.mark.parametrize("key,value", [("optimizer", {}), ("optimizer", {"state": {0: 1}, "param_groups": []}), ("model", {}),
-                                       ("model", {"embed.weight": torch.ones(2)}), ("step", "1"), ("settings", [])])
+M, W = "0.exp_avg", torch.zeros(1024, 16)  # the embedding's
+STATES = [*(("moments", {M: t}) for t in (1, torch.ones(2), torch.ones(16384).as_strided((1024, 16), (0, 0)), W.to(torch.int64),
+                                           W / 0, W.to_sparse(), torch.empty(1024, 16, device="meta"))),
+          ("moments", {"0.step": torch.ones(2)}), ("moments", {"x": W}), ("moments", []),
+          *(("model", {name: t}) for name, t in (("embed.weight", torch.ones(2)), ("embed.weight", W / 0), ("x", W))),
+          *(("step", n) for n in ("1", 6, -1, 10**600)), *(("seconds", n) for n in (math.nan, torch.ones(1), -1.0)),
+          *(("settings", change) for change in ([], {"lr": 0.02}, {"torch": "1.0"}, {"device": "cuda"}, {"dtype": "bfloat16"},
+                                                {"data_digests": {"math": "0"}}, {3: 4}, {"new": 1})),
+          ("lineage", [torch.ones(1)]), ("lineage", [math.nan])]
+
+
+@pytest.mark.parametrize("key,value", STATES, ids=range(len(STATES)))
 def test_a_state_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch, key, value):
     with monkeypatch.context() as patch:
         stop_at(patch, 3)
         with pytest.raises(InterruptedError):
             run(tiny, tmp_path / "a.pt")
-    ckpt.save(tmp_path / "a.state", ckpt.read(tmp_path / "a.state") | {key: value})
+    state = ckpt.read(tmp_path / "a.state")
+    ckpt.write(tmp_path / "a.state", state | {key: state[key] | value if isinstance(value, dict) else value})
     with pytest.raises(BadInput, match="a.state.*delete the file"):
         run(tiny, tmp_path / "a.pt", resume=True)
 
@@ -208,6 +220,80 @@ def test_divergence_is_never_stepped_on_and_ends_the_run(tiny, tmp_path, monkeyp
     real, steps = torch.optim.AdamW.step, []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (steps.append(1), real(self, *a)))
     with pytest.raises(Diverged, match="step 3.*3 steps in a row"):
-        run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", lr=1e18, patience=3, save_every=1, steps=9)
+        run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", lr=1e18, patience=3, save_every=1, steps=9, eval_every=9)
     assert len(steps) == 1 and not (tmp_path / "a.pt").exists()
-    assert ckpt.read(tmp_path / "a.state")["step"] < 4
+
+
+def test_a_run_whose_last_step_diverges_writes_no_checkpoint(tiny, tmp_path):
+    with pytest.raises(Diverged, match="not finite"):
+        run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", lr=9e18, steps=2)
+    assert not (tmp_path / "a.pt").exists()
+
+
+@pytest.mark.parametrize("save_every", [1, 500])
+def test_what_could_not_be_read_is_not_written(tiny, tmp_path, monkeypatch, save_every):
+    """Weights that are not finite after a step of finite loss and gradient: neither a state nor a checkpoint of them."""
+    real = torch.optim.AdamW.step
+
+    def step(self):
+        real(self)
+        self.param_groups[1]["params"][0].data.fill_(math.inf)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(train_expert, "validate", lambda *a: 1.0)
+    with pytest.raises(Diverged, match="is not written: .* not finite"):
+        run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", steps=1 if save_every == 500 else 2, save_every=save_every)
+    assert {p.name for p in tmp_path.iterdir()} <= {"a.jsonl"}
+
+
+def test_float64_beyond_float32_is_not_mixed(tiny, tmp_path):
+    """The average of the models would be infinite: refused where it is read, not written where it is mixed."""
+    c = ckpt.load(tiny / "math.pt")
+    c["model"]["embed.weight"] = c["model"]["embed.weight"].double().fill_(1e300)
+    ckpt.write(tmp_path / "a.pt", c)
+    with pytest.raises(BadInput, match="not finite"):
+        ckpt.load(tmp_path / "a.pt")
+    c["lineage"].append(c["lineage"][0])
+    c["model"]["embed.weight"].fill_(1.0)
+    ckpt.write(tmp_path / "a.pt", c)
+    with pytest.raises(BadInput, match="lineage"):  # an entry twice would make a cycle
+        ckpt.load(tmp_path / "a.pt")
+
+
+def test_moments_of_another_layout_are_copied(tiny, tmp_path, monkeypatch):
+    """A view with strides of its own is as good as the tensor it shows, and nothing is written past its end."""
+    changes = {"init": tiny / "seed.pt"}
+    want = run(tiny, tmp_path / "a.pt", **changes)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        stop_at(patch, 5)
+        run(tiny, tmp_path / "b.pt", **changes)
+    state = ckpt.read(tmp_path / "b.state")
+    turned = {name: t.T.contiguous().T if t.ndim == 2 else t for name, t in state["moments"].items()}
+    ckpt.write(tmp_path / "b.state", state | {"moments": turned})
+    got = run(tiny, tmp_path / "b.pt", resume=True, **changes)
+    assert all(torch.equal(got["model"][name], p) for name, p in want["model"].items())
+
+
+def test_two_branches_do_not_replay_the_same_rows(tiny, tmp_path, monkeypatch):
+    """What each reads of the domain that both have; the same branch reads the same."""
+    real, rows = train_expert.get_batch, {}
+
+    def get_batch(*arguments):
+        x, y = real(*arguments)
+        rows.setdefault(name, []).extend(tuple(row) for row in x.tolist())
+        return x, y
+    monkeypatch.setattr(train_expert, "get_batch", get_batch)
+    for name, data in (("math", "math=0.5,general=0.5"), ("code", "code=0.5,general=0.5"), ("again", "general=0.5,math=0.5")):
+        run(tiny, tmp_path / f"{name}.pt", data=data, init=tiny / "seed.pt")
+    assert set(rows["math"]) == set(rows["again"]) and not set(rows["math"]) & set(rows["code"])
+
+
+def test_a_ledger_knows_its_data(tiny, tmp_path):
+    """Seeds of the same name, from data prepared with another seed, are two seeds."""
+    size = ["--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"]
+    prepare.main(["--out", str(tmp_path / "data"), "--seed", "7", *size])
+    (tmp_path / "other").mkdir()
+    a, b = run(tiny, tmp_path / "a.pt", steps=1), run(tiny, tmp_path / "other" / "a.pt", steps=1, data_dir=tmp_path / "data")
+    assert a["lineage"][0]["id"] != b["lineage"][0]["id"]
+    settings = a["lineage"][0]["settings"]
+    assert settings["dtype"] == "float32" and settings["torch"] == torch.__version__ and settings["device"] == "cpu"
+    assert settings["data_digests"].keys() == {"math", "general"}

@@ -31,7 +31,7 @@ def main():
                 return real(*args, **rest)
             train_expert.get_batch = get_batch
             try:
-                train_expert.train(model, options, header, device)
+                train_expert.train(model, options, header, device, train_expert.check(options)[1])
             except InterruptedError:
                 pass
             train_expert.get_batch = real

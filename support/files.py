@@ -1,0 +1,141 @@
+"""Files: read only where they are what they seem, written whole or not at all, and by one run at a time."""
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.settings import BadInput
+
+
+def has(value, types):
+    """Whether a value is a dictionary with these keys, of these types."""
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in types.items())
+
+
+@contextmanager
+def reading(path, verb="read"):
+    """Whatever goes wrong inside becomes one line that names the file, as BadInput; with BTX_TRACE=1 the whole trace."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BadInput) or os.environ.get("BTX_TRACE"):
+            raise
+        what = str(getattr(error, "strerror", None) or error).partition("\n")[0][:100]
+        raise BadInput(f"{path}: cannot be {verb} ({what or type(error).__name__})") from None
+
+
+def open_input(path):
+    """Open a file to read its bytes. Raises BadInput if it is no regular file: others may never end, or never begin."""
+    with reading(path):
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise BadInput(f"{path}: not a file; name one, or a folder's file")
+        return file
+
+
+def read_json(path, text=None):
+    """The value in a JSON file, or in `text` out of that file. Raises BadInput."""
+    def refuse(constant):
+        raise ValueError(f"{constant} is no number")
+    with reading(path):
+        if text is None:
+            with open_input(path) as file:
+                text = file.read()
+        return json.loads(text, parse_constant=refuse)
+
+
+def digest(path):
+    """A short hash of a file's bytes."""
+    found = hashlib.sha256()
+    with open_input(path) as file:
+        for chunk in iter(lambda: file.read(2**20), b""):
+            found.update(chunk)
+    return found.hexdigest()[:16]
+
+
+def check_other(option, out, inputs):
+    """Raise BadInput if `out`, the value of an option, is one of the inputs, which would be lost."""
+    for path in inputs:
+        if Path(path).resolve() == Path(out).resolve():
+            raise BadInput(f"{option} {out} is an input, too, and would be lost; choose another name")
+
+
+def prepare_output(path):
+    """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise BadInput(f"{path}: this is a folder; choose another --out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part_of(path).unlink(missing_ok=True)
+        part_of(path).touch()  # permission bits say little, to root or about a full disk: try
+        part_of(path).unlink()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+
+
+@contextmanager
+def output(path):
+    """As prepare_output, and holds a lock inside: raises BadInput if another process does.
+
+    The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
+    """
+    prepare_output(path)
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(file).st_nlink:  # the other run ended just now, and took the file with it
+            raise BlockingIOError
+        for name in (path, path.with_suffix(".state"), path.with_suffix(".jsonl")):  # of a run that was killed
+            part_of(name).unlink(missing_ok=True)
+    except BlockingIOError:
+        os.close(file)
+        raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
+    except OSError as error:
+        os.close(file)
+        raise BadInput(f"{path}: its folder allows no lock ({error.strerror}); choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(file)
+
+
+def part_of(path):
+    """The temporary file beside `path` that becomes it when it is whole."""
+    return Path(path).with_name(f".{Path(path).name}.part")
+
+
+def write_whole(path, write, check=None):
+    """Call write(file) on a temporary file beside `path` and rename it: under its own name a file is always whole.
+
+    check(temporary file) may raise an error before it is renamed. Raises BadInput if the disk does not let us.
+    """
+    path = Path(path)
+    part = part_of(path)
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if check:
+            check(part)
+        part.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text as write_whole does."""
+    write_whole(path, lambda file: file.write(text.encode()))
