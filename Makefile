@@ -38,11 +38,11 @@ $(error PRESET is cpu or gpu, not $(PRESET))
 endif
 
 PY = .venv/bin/python
-TRAIN = $(PY) train_expert.py $(ALL) --data_dir $(DATA) --seed $(SEED) --resume --out $@
+RUN = $(ALL) --data_dir $(DATA) --seed $(SEED) --resume --out $@
 EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
 DOMAINS = $(addsuffix /meta.json,$(addprefix $(DATA)/,general math code wiki switch))
 PREPARES = $(addprefix data/,prepare.py task.py general.py math.py code.py wiki.py btx.tiktoken)
-LIBRARY = model.py support/fast.py support/devices.py support/checkpoint.py support/settings.py data/loader.py
+LIBRARY = model.py data/loader.py $(addprefix support/,fast.py devices.py checkpoint.py files.py settings.py)
 # under make -j the experts share the cores: a thread each is best, more would wait for one another; and lines instead of bars
 AT_ONCE = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1 TQDM_DISABLE=1)
 # GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
@@ -50,7 +50,7 @@ AT_ONCE = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1 TQDM_DISAB
 export GOMP_SPINCOUNT ?= 1000
 # let the C library keep what tensors free; asking the system for it anew costs a tenth of a training step
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
-export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------------
 
@@ -62,10 +62,10 @@ $(DOMAINS): $(DATA)/%/meta.json: $(PREPARES) | .venv/ready
 	$(PY) -m data.prepare --domains $* $(PREPARE) --out $(DATA)
 
 $(OUT)/seed.pt: $(DOMAINS) train_expert.py $(LIBRARY)
-	$(TRAIN) $(SEED_RUN) $(SHAPE)
+	$(PY) train_expert.py $(RUN) $(SEED_RUN) $(SHAPE)
 
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
-	$(AT_ONCE) $(TRAIN) --init $(OUT)/seed.pt --data $*=0.95,general=0.05 $(BRANCH)
+	$(AT_ONCE) $(PY) train_expert.py $(RUN) --init $(OUT)/seed.pt --data $*=0.95,general=0.05 $(BRANCH)
 
 $(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
@@ -74,9 +74,10 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --top_k 2 --seed $(SEED) --out $@
 
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
-	$(subst train_expert,finetune_router,$(TRAIN)) --init $(OUT)/btx_mixed.pt $(FINETUNE)
+	$(PY) finetune_router.py $(RUN) --init $(OUT)/btx_mixed.pt $(FINETUNE)
 
-$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py $(addprefix support/,btm.py explore.py figures.py grading.py)
+EVALUATES = evaluate.py $(addprefix support/,btm.py explore.py explore.html figures.py grading.py)
+$(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt $(EVALUATES)
 	$(PY) evaluate.py $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt --btm seed,math,code,wiki \
 	    --data_dir $(DATA) --out $(OUT)
 
@@ -84,9 +85,11 @@ $(OUT)/report.md: $(OUT)/soup.pt $(OUT)/btx.pt evaluate.py $(addprefix support/,
 
 RUNS = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 
-.PHONY: results bench test test-all torture lint help clean
+.PHONY: data results bench test test-all torture lint help clean
 bench: $(DOMAINS) .venv/dev  ## speed, as ratios: out/bench.json, twelve to twenty-five minutes with nothing else running
 	$(PY) -m experiments.bench --data_dir $(DATA)
+
+data: $(DOMAINS)  ## the domains alone, as tokens
 
 results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every run's numbers, mean and spread
 	for s in $(RUNS); do $(MAKE) SEED=$$s OUT=out/seed$$s || exit 1; done

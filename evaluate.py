@@ -36,11 +36,11 @@ from support.settings import BadInput, option, parse, run
 class Settings:
     models: list = option([], "checkpoints; each is called by its file's name", positional=True)
     btm: str = option("", "also Branch-Train-Merge of these models, by name, as in seed,math,code,wiki")
-    btm_methods: str = option("bayes:1", "how it chooses (see btm.py) and how many experts, as in bayes:1,tfidf:2")
+    btm_methods: str = option("bayes:1", "how it chooses (see support/btm.py) and how many experts, as in bayes:1,tfidf:2")
     hard_sampling: bool = option(False, "Sample Top-1 models draw their experts, as in the paper; else they take the likeliest")
     figures: bool = option(True, "draw figures/*.png, and write explore.html")
     data_dir: str = option("data/bin", "folder written by data.prepare")
-    out: str = option("out", "folder for report.md, results.json and figures/")
+    out: str = option("out", "folder for report.md, results.json, explore.html and figures/")
     tasks: int = option(400, "tasks for each domain, at most", low=1)
     windows: int = option(100, "validation sequences for each domain, at most", low=1)
     batch_size: int = option(50, "sequences at a time", low=1)
@@ -180,7 +180,7 @@ def table(results):
 
 
 def draw_experts(model, generator):
-    """What a Sample Top-1 model does, called as it is, with its experts drawn from the generator."""
+    """A function called like the model, whose experts are drawn from the generator."""
     return lambda idx, **options: model(idx, noise=gumbel(model.config, idx.numel(), 1.0, generator), **options)
 
 
@@ -229,6 +229,8 @@ def report(results, info, out):
     losses = ["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
     losses += [f"| {name} | " + " | ".join(f"{r['loss'][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
     where = ", ".join(f"{key} {value}" for key, value in info.items() if value)
+    if (out / "explore.html").exists():
+        pictures.append("Which expert wrote which token: [explore.html](explore.html), to be opened in a browser.")
     return REPORT.format(table=table(results), losses="\n".join(losses), where=where,
                          pictures="\n\n".join(pictures))
 
@@ -298,18 +300,19 @@ def main(argv=None):
             if model.config.n_expert:
                 loads[name] = {"experts": checkpoints[name]["experts"],
                                **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
-                reads = [explore.read(model, encoding, text) for text in texts.values()]
-                pages[name] = checkpoints[name]["experts"], reads
+                if settings.figures:
+                    reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
+                    pages[name] = checkpoints[name]["experts"], reads
         info = machine()
         write_text(out / "results.json", json.dumps({"models": results, "routing": loads, "machine": info}, indent=1))
         if settings.figures:
             draw(out, settings.models, checkpoints, results, loads, domains)
-        if pages and settings.figures:
+        if pages:
             explore.write(out / "explore.html", encoding, texts, pages)
         write_text(out / "report.md", report(results, info, out))
         print(table(results))
         print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json"
-              + f"   routing, token by token: {out}/explore.html" * bool(pages and settings.figures))
+              + f"   routing, token by token: {out}/explore.html" * bool(pages))
 
 
 if __name__ == "__main__":

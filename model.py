@@ -92,8 +92,10 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = (w(x).view(B, T, -1, self.head_dim).transpose(1, 2) for w in (self.wq, self.wk, self.wv))  # (B, heads, T, d)
         q, k = rope(q, angles), rope(k, angles)
+        if past:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         if past is not None:
-            past[:] = k, v = [torch.cat(pair, dim=2) for pair in zip(past, (k, v), strict=True)] if past else [k, v]
+            past[:] = k, v
         S, mask = k.shape[2], None  # k, v: (B, n_kv_head, S, d)
         if 1 < T < S:  # several new tokens after those read before: is_causal would align its mask to the wrong corner
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
@@ -110,13 +112,13 @@ def swiglu(x, w_gate, w_up, w_down):
 
 
 class FeedForward(nn.Module):
-    """A dense feed-forward sublayer, FF_i of the paper."""
+    """A dense feed-forward sublayer, FF_i of the paper; with N the matrices of N of them, stacked."""
 
-    def __init__(self, config):
+    def __init__(self, config, *N):
         super().__init__()
-        self.w_gate = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
-        self.w_up = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
-        self.w_down = nn.Parameter(torch.empty(config.n_embd, config.d_ff))
+        self.w_gate = nn.Parameter(torch.empty(*N, config.d_ff, config.n_embd))
+        self.w_up = nn.Parameter(torch.empty(*N, config.d_ff, config.n_embd))
+        self.w_down = nn.Parameter(torch.empty(*N, config.n_embd, config.d_ff))
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF(x), the same shape, and None: it routes nothing, and needs no noise."""
@@ -210,23 +212,19 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     for i, expert in enumerate(zip(w_gate, w_up, w_down, strict=True)):
         token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) the tokens that chose expert i
         g_i = routing.gates[token, choice, None]                       # (M_i, 1)
-        FF_i = swiglu(x.index_select(0, token), *expert)               # (M_i, D)
-        y = y.index_add(0, token, (g_i * FF_i).to(y.dtype))            # (M, D)
+        FF_i = swiglu(x[token], *expert)                               # (M_i, D)
+        y.index_add_(0, token, (g_i * FF_i).to(y.dtype))               # (M, D)
     return y
 
 
-class MoE(nn.Module):
-    """The MoE sublayer FF_MoE^l: N feed-forwards under the same names as in FeedForward, and one linear router W_l (3.2)."""
+class MoE(FeedForward):
+    """The MoE sublayer FF_MoE^l: the matrices of N feed-forwards, and one linear router W_l (3.2)."""
     ff_moe = staticmethod(ff_moe)  # support/fast.py has another, of the same result
 
     def __init__(self, config, layer):
-        super().__init__()
-        N, d_ff, D = config.n_expert, config.d_ff, config.n_embd
+        super().__init__(config, config.n_expert)
         self.route, self.top_k = ROUTERS[config.layer_routing(layer)], config.top_k
-        self.router = nn.Parameter(torch.empty(N, D))
-        self.w_gate = nn.Parameter(torch.empty(N, d_ff, D))
-        self.w_up = nn.Parameter(torch.empty(N, d_ff, D))
-        self.w_down = nn.Parameter(torch.empty(N, D, d_ff))
+        self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing; noise: for Sample Top-1, see route_sample."""
@@ -283,7 +281,8 @@ class GPT(nn.Module):
         """Weights are drawn from `generator` (the global one if None); build under torch.device("meta") to draw none."""
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.n_embd), freeze=False)
+        self.embed = nn.Embedding.from_pretrained(  # not nn.Embedding(): that would import torch's compiler on "meta"
+            torch.empty(config.vocab_size, config.n_embd), freeze=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

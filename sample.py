@@ -22,14 +22,14 @@ from support.settings import BadInput, option, parse, run
 @dataclass
 class Settings:
     model: list = option([], "one checkpoint, or several dense ones with --btm", positional=True)
-    btm: str = option("", "several models answer together by Branch-Train-Merge (see btm.py), as in bayes:1 or tfidf:2")
+    btm: str = option("", "several models answer together by Branch-Train-Merge (see support/btm.py), as in bayes:1 or tfidf:2")
     data_dir: str = option("data/bin", "for tfidf: folder written by data.prepare")
     prompt: str = option("", "text to continue; the empty prompt starts a new text")
     tokens: int = option(100, "tokens to write at most; ends earlier where the model ends its text", low=1)
     temperature: float = option(0.0, "0: always the likeliest token", low=0.0)
     top_k: int = option(0, "draw from the N likeliest tokens only; 0: from all", low=0)
     seed: int = option(0, "seed of the draws", low=0)
-    layer: int = option(0, "layer whose router colours the tokens, 1 to n_layer; 0: mean over the layers", low=0)
+    layer: int = option(0, "layer whose router colours the tokens in the terminal, 1 to n_layer; 0: mean over the layers", low=0)
     experts: bool = option(False, "colour each token by its top expert")
     html: str = option("", "write a page to this file in which each token shows its experts")
     device: str = option("auto", "auto, cpu, cuda, mps ...")
@@ -109,7 +109,9 @@ def main(argv=None):
         print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))
     if settings.html:
         text = (prompt[:1] + written)[-model.config.block_size - 1:]  # as much as the model reads at once
-        reads = [explore.read(model, encoding, text)]
+        if len(text) < 2:
+            raise BadInput("--html: the model wrote nothing that could be shown; give it a --prompt")
+        reads = [explore.read(model, encoding, text, device)]
         name = settings.prompt[:40] or "a new text"
         explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
 

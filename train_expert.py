@@ -58,8 +58,8 @@ class TrainSettings:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...", group="device")
     dtype: str = option("auto", "of the matrix products; auto: float32 on a CPU, bfloat16 on a GPU that has it",
                         choices=("auto", "float32", "bfloat16"))
-    fast: bool = option(False, "all experts in one call for each matrix (support/fast.py): for a GPU, and with --compile")
-    compile: bool = option(False, "torch.compile the model (needs a C++ compiler on the CPU)")
+    fast: bool = option(False, "all experts in one call for each matrix (support/fast.py), for a GPU")
+    compile: bool = option(False, "torch.compile the model, as --fast has it (needs a C++ compiler on the CPU)")
 
     alpha = 0.0  # no option here: a dense model has no load to balance
 
@@ -184,7 +184,7 @@ def set_rate(optimizer, rate):
 
 
 def one_more_skipped(skipped, step, settings):
-    """How many steps in a row were skipped, this one included. Raises Diverged if that is more than we have patience for."""
+    """How many steps in a row were skipped, this one included. Raises Diverged if they are settings.patience."""
     if skipped + 1 == settings.patience:
         state = ckpt.state_of(settings.out)
         raise Diverged(f"step {step}: loss or gradient was not finite for {settings.patience} steps in a row; "
@@ -219,7 +219,7 @@ def train(model, settings, header, device, metas, stop=()):
     domains, (tokens, windows) = mixture(settings.data), open_data(settings, T)
     setup = ckpt.setup(settings, config, device, {domain: meta["files"]["train.bin"] for domain, meta in metas.items()})
     with output(out) if rank == 0 else nullcontext():
-        if settings.fast:
+        if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
             fast.install(model)
         forward = devices.spread(model.train(), device, settings.shard)
         forward = torch.compile(forward) if settings.compile else forward
@@ -227,7 +227,7 @@ def train(model, settings, header, device, metas, stop=()):
         state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
         every, step_tokens, skipped = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T, 0
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
-        lines = "TQDM_DISABLE" in os.environ  # instead of a bar
+        lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
         start = time.perf_counter() - state["seconds"] / world_size
         bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
                    mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or lines)
@@ -239,11 +239,13 @@ def train(model, settings, header, device, metas, stop=()):
             nll, routing, finite = training_step(forward, optimizer, x.to(device), y.to(device), settings, autocast, noise)
             skipped = 0 if finite else one_more_skipped(skipped, step, settings)
             done, last, seconds = step + 1, step + 1 == settings.steps, time.perf_counter() - start
-            if done % (every if lines else 20) == 0 or last:
+            if done % 20 == 0 or done % every == 0 or last:  # the same steps on all ranks
                 speed = done * step_tokens / seconds
-                bar.set_postfix_str(text := summary(nll, routing, speed, peak and speed * token_flops / peak))
-                print(f"{out.stem}: step {done} of {settings.steps}, {text}\n" * (lines and rank == 0), end="", flush=True)
+                text = summary(nll, routing, speed, peak and speed * token_flops / peak)
+                bar.set_postfix_str(text)
             if done % every == 0 or last:
+                if lines and rank == 0:
+                    print(f"{out.stem}: step {done} of {settings.steps}, {text}", flush=True)
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
                 if not all(map(math.isfinite, losses.values())):

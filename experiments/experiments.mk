@@ -8,7 +8,7 @@ REPORT     = $(if $(TINY),$(PAPER)/results,results)
 PAPER_MAKE = $(MAKE) -f experiments/paper.mk D=$(PAPER_DATA)
 
 .PHONY: paper paper-data $(RUNS:%=paper-seed%)
-paper: $(RUNS:%=paper-seed%)  ## every experiment of the paper for SEEDS seeds, and results/: its tables and figures
+paper: $(RUNS:%=paper-seed%)  ## every experiment of the paper for SEEDS seeds, into results/: about 40 minutes with -j2
 	$(PY) -m experiments.paper $(RUNS:%=$(PAPER)/seed%) --data_dir $(PAPER_DATA) --out $(REPORT)
 
 paper-data: .venv/ready

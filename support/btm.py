@@ -3,7 +3,7 @@
     experts = [build(load(f"out/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
     BTM(experts, "bayes", top_k=2)        # is called and generates like a model.GPT
 
-No expert learns of another. Who speaks is decided from the text so far, x_<t, in one of two ways:
+No expert learns of another. Which experts count is decided from the text so far, x_<t, in one of two ways:
 
 tfidf   the paper's: the cosine similarity of x_<t, as a tf-idf vector, with each expert's training data; the weights are
         those of c-BTM (Gururangan et al. 2023), p_i ~ exp(-|v(x_<t) - v_i|^2 / T), T = 0.1: for unit vectors exp(2 cos / T)
@@ -139,5 +139,5 @@ class BTM(nn.Module):
     stream, generate = GPT.stream, GPT.generate
 
     def num_params(self, active=False):
-        """All experts'; with active=True those of the top_k that speak (to find them, bayes asks all)."""
+        """All experts'; with active=True those of the top_k that count (to find them, bayes needs all)."""
         return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])

@@ -16,20 +16,21 @@ def piece(encoding, token):
 
 
 @torch.inference_mode()
-def read(model, encoding, tokens):
+def read(model, encoding, tokens, device="cpu"):
     """What an MoE does with a text, for each token but the first, in JSON's types.
 
     gates: of each layer and expert in % where the token was predicted, which is at the token before it; p: the probability
-    that it was given; next: the likeliest tokens in its place, [text, probability] each. tokens: T + 1 ids.
+    that it was given; next: the likeliest tokens in its place, [text, probability] each. model: what is called like an MoE;
+    tokens: T + 1 ids.
     """
-    idx = torch.tensor([tokens], device=model.embed.weight.device)                    # (1, T + 1)
+    idx = torch.tensor([tokens], device=device)                                       # (1, T + 1)
     logits, _, routing = model(idx[:, :-1])
     probs = logits[0].softmax(-1)                                                     # (T, V)
     gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)            # (T, n_layer, N)
     top = probs.topk(min(N_LIKELIEST, probs.shape[-1]))
     likeliest = [[[piece(encoding, t), round(p, 3)] for t, p in zip(*row, strict=True)]
                  for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    return {"gates": (100 * gates).round().int().tolist(), "next": likeliest,
+    return {"gates": [[[round(100 * g, 1) for g in layer] for layer in token] for token in gates.tolist()], "next": likeliest,
             "p": [round(p, 3) for p in probs.gather(1, idx[0, 1:, None])[:, 0].tolist()]}
 
 

@@ -174,7 +174,10 @@ def coloured_text(rows, names, path, columns=100):
 
 
 def regimes(cells, rivals, path):
-    """BTX minus each rival in points: a row of panels for each rival, a panel for each load of facts; cells: see regimes.py."""
+    """BTX minus each rival in points: a row of panels for each rival, a panel for each load of facts.
+
+    cells: see experiments/regimes.py.
+    """
     facts = sorted({c["facts"] for c in cells})
     figure, grid = grid_canvas(len(rivals), len(facts), 1 + 2.6 * len(facts), 0.6 + 2.0 * len(rivals))
     ages, rates = sorted({c["age"] for c in cells}), sorted({c["rate"] for c in cells}, key=float)

@@ -48,7 +48,7 @@ def test_the_page_holds_what_the_models_do(page, tiny):
                 want = [0] * 3
                 for gate, i in zip(r.gates[t].tolist(), r.experts[t].tolist(), strict=True):
                     want[i] = gate * 100
-                assert read["gates"][t][layer] == pytest.approx(want, abs=0.51)
+                assert read["gates"][t][layer] == pytest.approx(want, abs=0.051)
             assert read["p"][t] == pytest.approx(probs[t, idx[0, t + 1]].item(), abs=6e-4)
             assert [p for _, p in read["next"][t]] == pytest.approx(probs[t].sort(descending=True).values[:5].tolist(), abs=6e-4)
             assert read["next"][t][0][0] == explore.piece(encoding, probs[t].argmax().item())

@@ -1,19 +1,17 @@
 """The house is in order: what may import what, and that a reader reads what runs."""
 import ast
 import re
-import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import finetune_router
 import model
 import train_expert
+from tests.tiny import ROOT, tracked
 
-ROOT = Path(__file__).parent.parent
-TRACKED = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
+TRACKED = tracked()
 MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): ast.parse((ROOT / file).read_text())
-           for file in TRACKED if file.endswith(".py") and not file.startswith("tests/") and (ROOT / file).exists()}
+           for file in TRACKED if file.endswith(".py") and not file.startswith("tests/")}
 SCRIPTS = {name for name in MODULES if "." not in name} - {"model", "data", "support", "experiments"}
 
 
@@ -90,6 +88,6 @@ def test_the_readme_is_short_and_quotes_the_code():
 
 def test_no_line_of_the_source_is_longer_than_130():
     for file in TRACKED:
-        if file.endswith((".py", ".mk", ".html", "Makefile")) and not file.startswith("results/") and (ROOT / file).exists():
+        if file.endswith((".py", ".mk", ".html", "Makefile")) and not file.startswith("results/"):
             long = [n for n, line in enumerate((ROOT / file).read_text().splitlines(), 1) if len(line) > 130]
             assert not long, (file, long)

@@ -1,4 +1,5 @@
 """Tiny data and tiny checkpoints, made by the scripts themselves: python tests/tiny.py FOLDER."""
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,17 @@ import mix
 import train_expert
 from data import prepare
 
+ROOT = Path(__file__).parent.parent
 SHAPE = "--n_layer 2 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 --device cpu --dtype float32".split()
+
+
+def tracked():
+    """The files of this project, as git knows them, or in a copy without git all but what is made here."""
+    git = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    made = (".venv", ".git", "out", "data/bin")
+    names = (git.stdout.splitlines() if git.returncode == 0 else
+             [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if "__pycache__" not in p.parts])
+    return [name for name in names if (ROOT / name).is_file() and not any(Path(name).is_relative_to(m) for m in made)]
 
 
 def make(folder):
