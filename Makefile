@@ -96,10 +96,10 @@ results: .venv/ready  ## the pipeline for SEEDS seeds, and results/demo/: every 
 	$(PY) -m experiments.summarise $(RUNS:%=out/seed%) --out results/demo
 
 test: .venv/dev  ## the tests but for the long ones, two to three minutes
-	$(PY) -m pytest -m "not long"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not long"
 
 test-all: .venv/dev  ## all tests
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 torture: .venv/ready  ## kill runs at random moments, many more times than the tests do
 	rm -rf out/torture

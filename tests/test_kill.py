@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import evaluate
 import train_expert
+from data import loader
 from support import checkpoint as ckpt
 from support import files
 from support.settings import BadInput, Diverged
@@ -96,9 +98,12 @@ def test_any_write_of_a_run_may_fail(tiny, tmp_path, monkeypatch, nth):
     assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "a.jsonl"}
 
 
-def damaged(good, rng):
-    """The bytes of a checkpoint with some bits turned, cut off, or a part copied over another."""
-    data, kind = bytearray(good), rng.randrange(4)
+WORDS = [b"{", b"[", b"]", b",", b'"', b"null", b"NaN", b"-1", b"1e999", b"9" * 400, b"true", b"\n", b"\\ud800", b"\xff"]
+
+
+def damaged(good, rng, text=False):
+    """The bytes of a file with some bits turned, cut off, or a part copied over another; in a text also with other words."""
+    data, kind = bytearray(good), rng.randrange(5 if text else 4)
     if kind == 0:
         for _ in range(rng.choice((1, 1, 8, 64))):
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
@@ -106,7 +111,9 @@ def damaged(good, rng):
         del data[rng.randrange(len(data)):]
     else:
         a, b, n = rng.randrange(len(data)), rng.randrange(len(data)), rng.choice((4, 16, 64, 1024))
-        if kind == 2:
+        if kind == 4:
+            data[a:a + rng.choice((0, 1, 4))] = rng.choice(WORDS)
+        elif kind == 2:
             data[a:a + n] = data[b:b + n]
         else:
             del data[a:a + n]
@@ -133,6 +140,52 @@ def test_damaged_checkpoints_are_refused_or_whole(tiny, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert 500 < refused < 2000
+
+
+def read_state(tiny, path):
+    """As a run of ten steps would that goes on from it."""
+    model = ckpt.build(ckpt.load(tiny / "math.pt")).train()
+    settings = train_expert.TrainSettings(steps=10, resume=True)
+    optimizer = train_expert.make_optimizer(model, settings, torch.device("cpu"))
+    ckpt.load_state(path, model, optimizer, settings, {"lr": 0.1}, [])
+    assert {t.shape for entry in optimizer.state.values() for t in entry.values()} <= {p.shape for p in model.parameters()} | {()}
+
+
+def write_state(tiny, path):
+    """The state that read_state takes, after a step of it."""
+    model = ckpt.build(ckpt.load(tiny / "math.pt")).train()
+    optimizer = train_expert.make_optimizer(model, train_expert.TrainSettings(), torch.device("cpu"))
+    model(torch.ones(1, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64))[1].backward()
+    optimizer.step()
+    ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": []})
+
+
+FILES = {  # kind: (the file, is it text, how it is read from the folder it lies in)
+    "state": ("a.state", False, lambda tiny, folder: read_state(tiny, folder / "a.pt")),
+    "log": ("a.jsonl", True, lambda tiny, folder: ckpt.read_log(folder / "a.pt")),
+    "meta": ("math/meta.json", True, lambda tiny, folder: loader.read_meta(folder, "math")),
+    "tasks": ("math/tasks.jsonl", True, lambda tiny, folder: evaluate.read_tasks(folder, "math", 9)),
+    "text": ("math/val.bin", False, lambda tiny, folder: loader.first_windows(folder, "math", 32, 9)),
+    "prepared text": ("math/val.bin", False, lambda tiny, folder: loader.read_meta(folder, "math"))}
+
+
+@pytest.mark.parametrize("n", [100, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_files_are_refused_in_one_line_or_fit(tiny, tmp_path, kind, n):
+    name, text, read = FILES[kind]
+    shutil.copytree(tiny / "data" / "math", tmp_path / "math")
+    shutil.copy(tiny / "math.jsonl", tmp_path / "a.jsonl")
+    write_state(tiny, tmp_path / "a.pt")
+    read(tiny, tmp_path)
+    good, rng, refused = (tmp_path / name).read_bytes(), random.Random(n), 0
+    for _ in range(n):
+        (tmp_path / name).write_bytes(damaged(good, rng, text))
+        try:
+            read(tiny, tmp_path)
+        except BadInput as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > n / 10
 
 
 def test_swapped_tensors_of_another_shape_are_refused(tiny, tmp_path):
