@@ -175,6 +175,10 @@ ones. Dense
 (DM) and sparse upcycling have one rate for both of their phases, BTX one for the branches (second table) and one for the
 finetuning.
 
+Some best rates lie at the edge of what was tried, where a better one may lie beyond: the lowest of Dense (DM), of sparse
+upcycling and of the math expert, the highest of the larger model. The math expert is better at a rate that was not chosen, since
+BTX is not.
+
 {rates}
 
 The branches' rate, with the finetuning at the recipe's: each expert at home, and BTX made of them.

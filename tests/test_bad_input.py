@@ -27,7 +27,7 @@ from data import prepare, tokenizer
 from experiments import bench, budget, paper, regimes, summarise
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
-from support import settings
+from support import devices, settings
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,
@@ -136,36 +136,11 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "prepare: no domains": (f"{PREPARE} --domains ''", "--domains"),
     "prepare: an argument": (f"{PREPARE} --tasks 2 math", "math"),
 
-    "train: no such init": (f"{TRAIN} --init nowhere.pt", "nowhere.pt"),
-    "train: init is a folder": (f"{TRAIN} --init {{tiny}}/data", "data: "),
-    "finetune: no such init": (f"{FINETUNE} --init nowhere.pt", "nowhere.pt"),
-    "mix: no such model": ("mix {tiny}/seed.pt nowhere.pt --out new/o.pt", "nowhere.pt"),
-    "evaluate: no such model": (f"evaluate {{tiny}}/seed.pt nowhere.pt {DATA} --out new/folder", "nowhere.pt"),
-    "sample: no such model": ("sample nowhere.pt", "nowhere.pt"),
-
-    "train: out below a file": (f"{TRAIN} --out file/o.pt", "file"),
-    "train: out far below a file": (f"{TRAIN} --out file/deep/o.pt", "file/deep"),
-    "train: out below a device": (f"{TRAIN} --out /dev/null/o.pt", "/dev/null"),
-    "train: out is a folder": (f"{TRAIN} --out {{tiny}}/data", "--out"),
-    "train: out too long": (f"{TRAIN} --out {LONG}.pt", LONG),
     "train: out is where the state goes": (f"{TRAIN} --out new/o.state", "--out"),
     "train: out is where the log goes": (f"{TRAIN} --out new/o.jsonl", "--out"),
-    "finetune: out below a file": (f"{FINETUNE} --out file/o.pt", "file"),
-    "finetune: out is a folder": (f"{FINETUNE} --out {{tiny}}/data", "--out"),
-    "mix: out below a file": (f"{MIX} --out file/o.pt", "file"),
-    "mix: out below a device": (f"{MIX} --out /dev/null/o.pt", "/dev/null"),
-    "mix: out is a folder": (f"{MIX} --out {{tiny}}/data", "--out"),
-    "mix: out too long": (f"{MIX} --out {LONG}.pt", LONG),
-    "evaluate: out is a file": (f"{EVALUATE} --out file", "file"),
-    "evaluate: out below a device": (f"{EVALUATE} --out /dev/null/o", "/dev/null"),
-    "evaluate: out too long": (f"{EVALUATE} --out {LONG}", LONG),
-    "sample: html below a file": (f"{SAMPLE} --html file/o.html", "file"),
     "sample: html is a folder": (f"{SAMPLE} --html {{tiny}}/data", "data: "),
-    "sample: html too long": (f"{SAMPLE} --html {LONG}.html", LONG),
+    "evaluate: out is a file": (f"{EVALUATE} --out file", "file"),
     "prepare: out is a file": (f"{PREPARE} --out file", "file"),
-    "prepare: out below a file": (f"{PREPARE} --out file/deep", "file/deep"),
-    "prepare: out below a device": (f"{PREPARE} --out /dev/null/o", "/dev/null"),
-    "prepare: out too long": (f"{PREPARE} --out {LONG}", LONG),
 
     "train: unknown domain": (f"{TRAIN} --data math=0.5,poems=0.5", "poems"),
     "train: no domain": (f"{TRAIN} --data ''", "--data"),
@@ -270,6 +245,14 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "prepare: text under a path": (f"{PREPARE} --domains '' --text ../poems=file", "../poems"),
     "prepare: two texts under one name": (f"{PREPARE} --domains '' --text poems=file poems={__file__}", "poems"),
 }
+
+
+WRITERS = {"train": (TRAIN, "--out", ".pt"), "finetune": (FINETUNE, "--out", ".pt"), "mix": (MIX, "--out", ".pt"),
+           "evaluate": (EVALUATE, "--out", ""), "sample": (SAMPLE, "--html", ".html"), "prepare": (PREPARE, "--out", "")}
+CASES |= {f"{name}: out at {place[:20]}": (f"{line} {option} {place}{ending}", place.removesuffix("/o"))
+          for name, (line, option, ending) in WRITERS.items() for place in ("file/o", "file/deep/o", "/dev/null/o", LONG)}
+CASES |= {f"{name}: out is a folder": (f"{line} --out {{tiny}}/data", "--out")
+          for name, line in (("train", TRAIN), ("finetune", FINETUNE), ("mix", MIX))}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -413,6 +396,12 @@ NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "a malicious checkpoint": lambda good: saved(loaded(good) | {"x": Evil("created")}),
     "an old malicious checkpoint": lambda good: saved({"model": Evil("created")}, _use_new_zipfile_serialization=False),
 }
+
+
+@readers
+def test_no_such_model(reader, refused):
+    assert "nowhere.pt" in refused(READERS[reader].replace("bad.pt", "nowhere.pt"))
+    assert "/data: " in refused(READERS[reader].replace("bad.pt", "{tiny}/data"))
 
 
 @readers
@@ -590,9 +579,7 @@ def test_a_state_that_is_none_is_not_resumed(what, folder, refused):
 def test_an_interrupted_run_is_not_begun_anew_unasked(folder, refused):
     (folder / "new").mkdir()
     (folder / "new" / "o.state").write_bytes(b"")
-    err = refused(TRAIN)
-    assert "o.state" in err and "--resume" in err
-    assert not (folder / "created").exists()
+    assert "o.state" in refused(TRAIN) and "--resume" in refused(TRAIN)
 
 
 def test_a_checkpoint_is_no_state(tiny, folder, refused):
@@ -666,3 +653,13 @@ def test_broken_data(what, tiny, folder, refused):
     for command in commands:
         err = refused(f"{command} --data_dir data")
         assert "data" in err or "math" in err
+
+
+def test_auto_says_so_if_a_gpu_goes_unused(monkeypatch, capsys):
+    """As on a machine with an NVIDIA driver and a torch for CPUs."""
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices.torch.backends.mps, "is_available", lambda: False)
+    for found, lines in (("/usr/bin/nvidia-smi", 1), (None, 0)):
+        monkeypatch.setattr(devices.shutil, "which", lambda name, found=found: found)
+        assert devices.pick_device("auto").type == "cpu"
+        assert capsys.readouterr().err.count("GPU") == lines

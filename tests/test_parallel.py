@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,32 @@ def test_micro_batches_and_what_saves_memory_change_nothing_with_ranks_either(tr
 def test_a_run_on_two_sharded_ranks_goes_on_with_one_or_two(trained, label):
     a, b = (ckpt.load(trained / f"moe_{label}.pt")["model"] for label in ("1", label))
     assert difference(a, b) < 1e-10
+
+
+def running(word):
+    """The numbers of the processes with this word in their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [int(file.parent.name)] if word in file.read_text() else []
+        except OSError:
+            pass  # it ended just now
+    return set(found) - {os.getpid()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are found as Linux shows them")
+def test_ranks_end_with_torchrun(tiny, tmp_path):
+    run = {"init": f"{tiny}/seed.pt", "data_dir": str(tiny / "data"), "steps": 10**6, "save_every": 5, "batch_size": 2,
+           "out": f"{tmp_path}/a.pt"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(WORKER), json.dumps([run])]
+    torchrun = subprocess.Popen(launch, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "a.state").exists():
+        assert torchrun.poll() is None
+        time.sleep(0.1)
+    assert len(running(str(tmp_path))) == 3
+    torchrun.kill()
+    torchrun.wait()
+    deadline = time.time() + 20
+    while running(str(tmp_path)) and time.time() < deadline:
+        time.sleep(0.1)
+    assert not running(str(tmp_path))
