@@ -53,7 +53,7 @@ def read_tasks(folder, domain, n):
     with reading(path), open_input(path) as file:
         tasks = [Task(**read_json(path, line)) for line in file.read().decode().splitlines()[:n]]
     types = {"prompt": str, "answer": str, "kind": str, "cases": list}
-    if not all(has(vars(task), types) and 0 < len(task.prompt) < 10_000 and task.answer for task in tasks):
+    if not all(has(vars(task), types) and 0 < len(task.prompt) < 10_000 and 0 < len(task.answer) < 10_000 for task in tasks):
         raise BadInput(f"{path} is broken; prepare {domain} again")
     return tasks
 
@@ -173,7 +173,8 @@ def table(results):
     for name, r in results.items():
         loss = mean(r["loss"].values())
         cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains), f"{100 * mean(r['accuracy'].values()):.1f}",
-                 f"{loss:.3f}", f"{math.exp(loss):.2f}", f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
+                 f"{loss:.3f}", f"{math.exp(min(loss, 700)):.2f}",
+                 f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
                  f"{r['tokens'] / 1e6:.2f}M", f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
         lines.append(cells)
     return "\n".join(f"| {name:<{wide}} | " + " | ".join(f"{cell:>7}" for cell in cells) + " |" for name, *cells in lines)
@@ -235,18 +236,18 @@ def report(results, info, out):
                          pictures="\n\n".join(pictures))
 
 
+FIGURES = ("figures/accuracy.png", "figures/routing.png", "figures/curves.png")
+
+
 def draw(out, paths, checkpoints, results, loads, domains):
     """Write figures/*.png. What fails is one line of warning: the scores are there."""
     def curves(path):
         logs = {Path(p).stem: (checkpoints[Path(p).stem], ckpt.read_log(p)) for p in paths}
         figures.curves(logs, list(results), domains, path)
-    for name, figure in (("accuracy", partial(figures.accuracy, results)), ("routing", partial(figures.routing, loads)),
-                         ("curves", curves)):
-        path = out / "figures" / f"{name}.png"
-        path.unlink(missing_ok=True)
+    for name, figure in zip(FIGURES, (partial(figures.accuracy, results), partial(figures.routing, loads), curves), strict=True):
         try:
-            with reading(path, "drawn"):
-                figure(path)
+            with reading(out / name, "drawn"):
+                figure(out / name)
         except BadInput as error:
             print(f"evaluate.py: {error}", file=sys.stderr)
 
@@ -271,7 +272,7 @@ def main(argv=None):
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")
-    encoding = tokenizer.load(next(iter(checkpoints.values()))["tokenizer"]["name"])
+    encoding = tokenizer.of(next(iter(checkpoints.values()))["tokenizer"], settings.models[0])
     tasks = {d: read_tasks(settings.data_dir, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
@@ -289,13 +290,16 @@ def main(argv=None):
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
     with output(out / "results.json"):
-        prepare_output(out / "figures" / "accuracy.png")
+        for name in ("report.md", "explore.html", *FIGURES):
+            prepare_output(out / name)
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2], 1)}  # to explore
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
             drawn = settings.hard_sampling and model.config.routing == "sample"
             forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
             scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
+            if not all(math.isfinite(s["loss"]) for s in scores.values()):
+                raise BadInput(f"{name}: its logits are not finite numbers; this model is broken")
             results[name] = summary(scores, model, lineage)
             if model.config.n_expert:
                 loads[name] = {"experts": checkpoints[name]["experts"],
@@ -304,7 +308,10 @@ def main(argv=None):
                     reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
                     pages[name] = checkpoints[name]["experts"], reads
         info = machine()
-        write_text(out / "results.json", json.dumps({"models": results, "routing": loads, "machine": info}, indent=1))
+        for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
+            (out / name).unlink(missing_ok=True)
+        numbers = {"models": results, "routing": loads, "machine": info}
+        write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         if settings.figures:
             draw(out, settings.models, checkpoints, results, loads, domains)
         if pages:

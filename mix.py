@@ -227,6 +227,7 @@ def main(argv=None):
                                   experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                                   blend=settings.blend, router_init=settings.router_init, seed=settings.seed)
         ckpt.save(settings.out, ckpt.pack(state, config, first["tokenizer"], experts, lineage + [entry]))
+        Path(settings.out).with_suffix(".jsonl").unlink(missing_ok=True)  # of another model under this name
         print(f"wrote {settings.out}")
 
 

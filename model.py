@@ -357,7 +357,7 @@ class GPT(nn.Module):
                 new = logits.argmax(-1, keepdim=True)
             else:
                 kept, tokens = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # in falling order
-                probs = ((kept - kept[:, :1]) / temperature).softmax(-1)  # (B, top_k)
+                probs = ((kept - kept[:, :1]) / max(temperature, 1e-6)).softmax(-1)  # (B, top_k)
                 new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))
             idx = torch.cat([idx, new], dim=1)
             yield new, routing

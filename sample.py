@@ -68,9 +68,7 @@ def main(argv=None):
         raise BadInput(f"--experts, --html: {settings.model[0]} is a dense model and has none to show; name a mixed one")
     if settings.layer > checkpoint["config"]["n_layer"]:
         raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
-    encoding = tokenizer.load(checkpoint["tokenizer"]["name"])
-    if tokenizer.fingerprint(encoding) != checkpoint["tokenizer"]["fingerprint"]:
-        raise BadInput(f"{settings.model[0]} was trained with another tokenizer than today's {checkpoint['tokenizer']['name']}")
+    encoding = tokenizer.of(checkpoint["tokenizer"], settings.model[0])
     if settings.btm:
         method, k = btm.read_method(settings.btm, len(checkpoints))
         data = btm.expert_data(method, settings.data_dir, settings.model, checkpoints)
@@ -93,6 +91,7 @@ def main(argv=None):
         for token, expert in zip(tokens, experts, strict=True):
             text = decoder.decode(encoding.decode_single_token_bytes(token))  # "" until a character is whole
             written.append(token)
+            text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)  # no codes for the terminal
             sys.stdout.write(in_terminal(text, expert) if settings.experts else text)
         sys.stdout.flush()
 

@@ -36,7 +36,7 @@ class TrainSettings:
     data_dir: str = option("data/bin", "folder written by data.prepare")
 
     steps: int = option(1000, "optimizer steps", low=1, group="recipe")
-    batch_size: int = option(8, "sequences in a step, over all micro-batches and ranks", low=1)
+    batch_size: int = option(8, "sequences in a step, over all micro-batches and ranks", low=1, high=10**6)
     block_size: int = option(0, "tokens in a sequence; 0: the model's own, 128 for a new one", low=0)
     lr: float = option(3e-3, "peak learning rate; falls to a tenth of it along a cosine", low=0.0)
     warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
@@ -67,7 +67,8 @@ class TrainSettings:
 @dataclass
 class Settings(TrainSettings):
     """Stage 1 adds the shape of a new model. A branch has its seed's."""
-    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0, group="shape of a new model")
+    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0, high=10**4,
+                          group="shape of a new model")
     n_head: int = option(0, f"attention heads; 0: {GPTConfig.n_head}, or as --init has", low=0)
     n_kv_head: int = option(0, "key/value heads; 0: as many as heads, or as --init has", low=0)
     n_embd: int = option(0, f"width; 0: {GPTConfig.n_embd}, or as --init has", low=0)
@@ -151,13 +152,13 @@ def mean_load(routing):
 
 
 def check(settings):
-    """Check what both stages share, before anything is written. Returns the device, and of each domain in --data what
-    data.prepare noted. Raises BadInput."""
+    """Check what both stages share, before anything is written. Returns the device, and what data.prepare noted of each domain
+    in --data and of the others there. Raises BadInput."""
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, [settings.init] if settings.init else [])
     if settings.shard and "RANK" not in os.environ:
         raise BadInput("--shard shares the weights out among torchrun's ranks, and there are none; leave the option out")
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
@@ -165,7 +166,7 @@ def check(settings):
     metas = {domain: read_meta(settings.data_dir, domain) for domain in {**domains, **dict.fromkeys(prepared(settings.data_dir))}}
     if len({meta["fingerprint"] for meta in metas.values()}) > 1:
         raise BadInput(f"--data: {', '.join(metas)} were prepared with different tokenizers; prepare them again together")
-    return device, {domain: metas[domain] for domain in domains}
+    return device, metas
 
 
 def open_data(settings, T):
@@ -217,7 +218,9 @@ def train(model, settings, header, device, metas, stop=()):
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()
     domains, (tokens, windows) = mixture(settings.data), open_data(settings, T)
-    setup = ckpt.setup(settings, config, device, {domain: meta["files"]["train.bin"] for domain, meta in metas.items()})
+    digests = {f"{domain}/{file}": metas[domain]["files"][file]
+               for file, domains_read in (("train.bin", tokens), ("val.bin", windows)) for domain in domains_read}
+    setup = ckpt.setup(settings, config, device, digests)
     with output(out) if rank == 0 else nullcontext():
         if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
             fast.install(model)
@@ -279,7 +282,7 @@ def train(model, settings, header, device, metas, stop=()):
 def load_model(settings, metas):
     """The model in --init, and the rest of that checkpoint. Raises BadInput if the domains have another tokenizer."""
     header = ckpt.load(settings.init)
-    if {meta["fingerprint"] for meta in metas.values()} != {header["tokenizer"]["fingerprint"]}:
+    if any(meta[key] != header["tokenizer"][key] for meta in metas.values() for key in ("fingerprint", "vocab_size")):
         raise BadInput(f"{settings.init} was trained with another tokenizer than {', '.join(metas)} in {settings.data_dir} were "
                        "prepared with; name another --data_dir, or prepare the data again")
     model = ckpt.build(header)

@@ -10,8 +10,7 @@ import torch
 from support.files import digest, has, open_input, read_json
 from support.settings import BadInput
 
-META = {"tokenizer": str, "fingerprint": str, "vocab_size": int, "level": int, "facts": int, "seed": int, "max_id": int,
-        "files": dict}
+META = {"tokenizer": str, "fingerprint": str, "vocab_size": int, "level": int, "facts": int, "seed": int, "files": dict}
 
 
 def open_split(folder, domain, split, block_size=1):
@@ -48,8 +47,9 @@ def read_meta(folder, domain):
     for name, wanted in meta["files"].items():
         if digest(path.with_name(name)) != wanted:
             raise BadInput(f"{path.with_name(name)} is not what data.prepare wrote; prepare {domain} again")
-    if meta["max_id"] >= meta["vocab_size"]:
-        raise BadInput(f"{path}: the text has tokens that its vocabulary of {meta['vocab_size']} lacks; prepare {domain} again")
+        if name.endswith(".bin") and np.fromfile(path.with_name(name), "<u2").max(initial=0) >= meta["vocab_size"]:
+            raise BadInput(f"{path.with_name(name)} has tokens that its vocabulary of {meta['vocab_size']} lacks; "
+                           f"prepare {domain} again")
     return meta
 
 

@@ -25,9 +25,9 @@ class Settings:
                         high=10_000)
     text: list = option([], "NAME=PATH: a text file, or a folder with some, as one more domain", nargs="+",
                         metavar="NAME=PATH")
-    train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1)
-    val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1)
-    tasks: int = option(400, "test tasks for each domain, all different", low=1)
+    train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1, high=10**9)
+    val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1, high=10**9)
+    tasks: int = option(400, "test tasks for each domain, all different", low=1, high=10**6)
     tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2 (ids must fit in 16 bits)")
     seed: int = option(0, "another seed, other text", low=0)
     out: str = option("data/bin", "folder to write to")
@@ -108,6 +108,11 @@ def prepare_text(name, path, encoding, settings):
     """A domain of the user's own: the last tenth of its tokens is for validation; it has no tasks."""
     if not path:
         raise BadInput(f"--text: {name!r} should read NAME=PATH")
+    out = (Path(settings.out) / name).resolve()
+    with reading(path):
+        source = Path(path).expanduser().resolve()
+    if out == source or out in source.parents or source in out.parents and source.is_dir():
+        raise BadInput(f"--text: {path} and {out} lie in each other, where text is read and written; choose another --out")
     if not name.isidentifier() or name in DOMAINS or name == "switch":
         raise BadInput(f"--text: {name!r} is no good name for a new domain; use letters and digits")
     texts = [t for t in read_texts(path) if t.strip()]
@@ -150,7 +155,7 @@ def main(argv=None):
     for name, prepare, arguments in jobs:
         train, val, tasks = prepare(*arguments, encoding, settings)
         with output(Path(settings.out) / name / "meta.json"):
-            write(Path(settings.out) / name, train, val, tasks, meta | {"max_id": max([*train, *val], default=0)})
+            write(Path(settings.out) / name, train, val, tasks, meta)
         print(f"{settings.out}/{name}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
 
 

@@ -80,6 +80,14 @@ def load(name="btx"):
     return tiktoken.Encoding("btx", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
 
 
+def of(about, path):
+    """The tokenizer that a checkpoint, found at `path`, says it has: {"name", "fingerprint", "vocab_size"}. Raises BadInput."""
+    encoding = load(about["name"])
+    if (fingerprint(encoding), encoding.n_vocab) != (about["fingerprint"], about["vocab_size"]):
+        raise BadInput(f"{path} was trained with another tokenizer than today's {about['name']}")
+    return encoding
+
+
 def fingerprint(encoding):
     """A short hash of all that decides how text becomes tokens; stored in checkpoints, compared before mixing."""
     ranks = sorted(encoding._mergeable_ranks.items())

@@ -235,7 +235,7 @@ def draw(r, out):
 def table_6(folder, data_dir, out, n_tokens=45):
     """Text of each domain coloured by the expert with the largest gate: a picture, and a page."""
     checkpoint = ckpt.load(folder / "btx.pt")
-    model, encoding = ckpt.build(checkpoint), tokenizer.load(checkpoint["tokenizer"]["name"])
+    model, encoding = ckpt.build(checkpoint), tokenizer.of(checkpoint["tokenizer"], folder / "btx.pt")
     T = min(n_tokens, checkpoint["config"]["block_size"])
     texts = {domain: first_windows(data_dir, domain, T, 1)[0].tolist() for domain in ("general", "math", "code", "wiki")}
     reads = [explore.read(model, encoding, tokens) for tokens in texts.values()]

@@ -1,4 +1,4 @@
-"""Checkpoints: plain tensors and plain values, never code. They say what they are and how they came to be.
+"""Checkpoints: plain numbers and plain values, never code. They say what they are and how they came to be.
 
 A checkpoint is a dictionary:
     model      state dict of a `model.GPT`
@@ -6,13 +6,14 @@ A checkpoint is a dictionary:
     tokenizer  {"name", "fingerprint", "vocab_size"}
     experts    for an MoE the names of its experts in order, for a dense model []
     lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger_entry`)
+
+In the file it has the layout of safetensors: the length of a header, the header in JSON, and the numbers. Unlike a pickle, it can
+hold nothing else.
 """
-import errno
 import hashlib
 import json
+import math
 import os
-import warnings
-import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from support import devices
 from support.files import has, open_input, read_json, reading, write_text, write_whole
 from support.settings import BadInput, Diverged
 
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; the rest is plain
 NUMBER = (int, float)
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
-ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER, "seconds": NUMBER, "ranks": int}
+ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER,
+         "seconds": NUMBER, "ranks": int, "settings": dict}
 STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "lineage": list}
 LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
 
@@ -35,16 +39,12 @@ LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
 
 
 def check_tensors(tensors, like):
-    """Raise ValueError unless `tensors` are those of `like`, {name: what has its shape}: plain, real, finite, all there."""
-    for name in sorted(like.keys() ^ tensors.keys(), key=str):
+    """Raise ValueError unless `tensors` are those of `like`, {name: what has its shape}, and finite."""
+    for name in sorted(like.keys() ^ tensors.keys()):
         raise ValueError(f"{name} is {'missing' if name in like else 'unknown'}")
     for name, tensor in tensors.items():
-        if type(tensor) is not torch.Tensor or tensor.shape != like[name].shape:
+        if tensor.shape != like[name].shape:
             raise ValueError(f"{name} should have the shape {tuple(like[name].shape)}")
-        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"{name} is no plain matrix of real numbers")
-        if tensor.untyped_storage().nbytes() < tensor.nbytes:
-            raise ValueError(f"{name} claims to be larger than it is")
         if not tensor.float().isfinite().all():  # in the dtype that everything is computed in
             raise ValueError(f"{name} holds values that are not finite")
 
@@ -62,7 +62,7 @@ def check(checkpoint):
         raise ValueError("a number of the config is too large")
     if not has(tokenizer, TOKENIZER) or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
-    if len(experts) != config["n_expert"] or not all(isinstance(name, str) for name in experts):
+    if len(experts) != config["n_expert"] or not all(isinstance(name, str) and name.isprintable() and name for name in experts):
         raise ValueError(f"{len(experts)} names of experts for n_expert {config['n_expert']}")
     check_lineage(checkpoint["lineage"])
     config = GPTConfig(**config)
@@ -78,9 +78,9 @@ def check_lineage(lineage):
     """Raise ValueError unless a value is a ledger: plain entries, parents before children, none twice."""
     ids = set()
     for entry in lineage:
-        numbers = [entry.get(key) for key in ("tokens", "flops", "seconds")] if has({"ranks": 1} | entry, ENTRY) else [-1]
-        if (json.loads(json.dumps(entry, allow_nan=False)) != entry or not all(0 <= n < 1e40 for n in numbers)
-                or entry.get("ranks", 1) < 1 or entry["id"] in ids or not all(p in ids for p in entry["parents"])):
+        if (not has({"ranks": 1, "settings": {}} | entry, ENTRY) or not 1 <= entry.get("ranks", 1)
+                or not all(0 <= entry[key] < 1e40 for key in ("tokens", "flops", "seconds"))
+                or entry["id"] in ids or not all(p in ids for p in entry["parents"])):
             raise ValueError("its lineage is no list of stages, parents before children")
         ids.add(entry["id"])
     if not ids:
@@ -91,29 +91,50 @@ def check_lineage(lineage):
 
 
 def read(path):
-    """Read a file of tensors and plain values without executing anything in it. Raises BadInput if it is none."""
+    """Read a file that `write` wrote. Raises BadInput if it is none."""
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
-    with open_input(path) as file:  # opened once: another may take its name meanwhile
+    with open_input(path) as file:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                parts = zipfile.ZipFile(file).infolist()  # torch compresses nothing: what unpacks to more is not by it
-                if any(p.compress_type for p in parts) or sum(p.file_size for p in parts) > os.fstat(file.fileno()).st_size:
+            size = int.from_bytes(file.read(8), "little")
+            left = os.fstat(file.fileno()).st_size - 8 - size
+            header = read_json(path, file.read(size) if left >= 0 else "")
+            value, end = read_json(path, header.pop("__metadata__")["plain"]) | {part: {} for part in TENSORS}, 0
+            for name, about in header.items():
+                (part, name), dtype, shape = name.split("/"), DTYPES[about["dtype"]], about["shape"]
+                start, end = end, end + math.prod(shape) * dtype.itemsize
+                if about["data_offsets"] != [start, end] or end > left or min(shape, default=1) < 1:
                     raise ValueError
-                file.seek(0)
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # bytes that are no checkpoint can make the unpickler fail in any way
+                value[part][name] = torch.frombuffer(bytearray(file.read(end - start)), dtype=dtype).view(shape)
+            if end < left:
+                raise ValueError
+            return value
+        except Exception:  # whatever the bytes of another file may be taken for
             raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
 
 
-def own(tensors):
-    """Copies in memory of our own: those out of a file may share it, or lie in it as the file wants."""
-    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+def write(path, value, check=None):
+    """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain. check: see write_whole. Raises BadInput."""
+    tensors = {f"{part}/{name}": t.detach().cpu().contiguous() for part in TENSORS for name, t in value.get(part, {}).items()}
+    plain = json.dumps({key: v for key, v in value.items() if key not in TENSORS}, allow_nan=False)
+    names, header, end = {dtype: name for name, dtype in DTYPES.items()}, {"__metadata__": {"plain": plain}}, 0
+    for name, t in tensors.items():
+        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [end, end + t.nbytes]}
+        end += t.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+
+    def save_to(file):
+        file.write(len(text).to_bytes(8, "little") + text)
+        for t in tensors.values():
+            file.write(t.view(-1).view(torch.uint8).numpy().data)
+    write_whole(path, save_to, check)
 
 
 def load(path):
-    """Read a checkpoint and check it. Raises BadInput."""
+    """Read a checkpoint and check it. Its name ends in .pt, so that it is none of the other files here. Raises BadInput."""
+    if Path(path).suffix != ".pt":
+        raise BadInput(f"{path}: not a checkpoint by its name, which should end in .pt")
     checkpoint = read(path)
     try:
         check(checkpoint)
@@ -121,19 +142,7 @@ def load(path):
         message = str(error).partition("\n")[0]
         kind = "" if message.startswith("not a checkpoint") else "weights and config do not fit together: "
         raise BadInput(f"{path}: {kind}{message}") from None
-    return checkpoint | {"model": own(checkpoint["model"])}
-
-
-def write(path, value, check=None):
-    """Write tensors and plain values; raises BadInput if the disk does not let us. check: see write_whole."""
-    def save_to(file):
-        try:
-            torch.save(value, file)
-        except RuntimeError as error:
-            if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None  # what torch makes of a write that failed
-    write_whole(path, save_to, check)
+    return checkpoint
 
 
 def save(path, checkpoint):
@@ -169,7 +178,7 @@ def state_of(out):
 def setup(settings, config, device, digests):
     """All that a run's result depends on, in plain values: its options but those that say how it is computed, and the rest.
 
-    digests: {domain: digest of its training text}. It is in the ledger, and a run that goes on must have the same.
+    digests: those of the files it reads, {"math/train.bin": ...}. It is in the ledger, and a run that goes on must have the same.
     """
     free = ("resume", "fast", "compile", "recompute", "loss_chunk", "shard")
     options = {name: value for name, value in asdict(settings).items() if name not in free}
@@ -220,7 +229,7 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         raise
     except Exception:  # whatever a file may hold in place of what is expected
         raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
-    devices.load_full_state(model, optimizer, own(state["model"]), own(state["moments"]))
+    devices.load_full_state(model, optimizer, state["model"], state["moments"])
     log = [line for line in read_log(out) if line["step"] <= state["step"]]
     return new | {"step": state["step"], "seconds": state["seconds"], "log": log}
 

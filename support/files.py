@@ -68,8 +68,8 @@ def prepare_output(path):
     """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not."""
     path = Path(path)
     try:
-        if path.is_dir():
-            raise BadInput(f"{path}: this is a folder; choose another --out")
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path}: this is a folder, or no file to write to; choose another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
         part_of(path).unlink(missing_ok=True)
         part_of(path).touch()  # permission bits say little, to root or about a full disk: try
@@ -80,30 +80,27 @@ def prepare_output(path):
 
 @contextmanager
 def output(path):
-    """As prepare_output, and holds a lock inside: raises BadInput if another process does.
+    """As prepare_output, also for a log and a state of that name, and holds a lock: raises BadInput if another process does.
 
     The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
     """
-    prepare_output(path)
     path = Path(path)
-    lock = path.with_name(f".{path.name}.lock")
+    lock, file = path.with_name(f".{path.name}.lock"), None
+    prepare_output(path)
     try:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
-    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.fstat(file).st_nlink:  # the other run ended just now, and took the file with it
             raise BlockingIOError
-        for name in (path, path.with_suffix(".state"), path.with_suffix(".jsonl")):  # of a run that was killed
-            part_of(name).unlink(missing_ok=True)
-    except BlockingIOError:
-        os.close(file)
-        raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
     except OSError as error:
-        os.close(file)
-        raise BadInput(f"{path}: its folder allows no lock ({error.strerror}); choose another --out") from None
+        if file is not None:
+            os.close(file)
+        if isinstance(error, BlockingIOError):
+            raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
+        raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
     try:
+        for name in (path, path.with_suffix(".state"), path.with_suffix(".jsonl")):  # and away with parts of a killed run
+            prepare_output(name)
         yield
     finally:
         lock.unlink(missing_ok=True)
@@ -138,4 +135,4 @@ def write_whole(path, write, check=None):
 
 def write_text(path, text):
     """Write a text as write_whole does."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "replace")))

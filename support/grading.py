@@ -29,8 +29,8 @@ def right(prompt, answer, cases):
     """Whether `answer` finishes the function of xs that `prompt` opens so that every case, [[xs], value], comes out."""
     try:
         expression = returned(prompt, answer)
-        return all(same(value(expression, {"xs": list(xs)}, [MAX_STEPS]), expected) for (xs,), expected in cases)
-    except (Wrong, ArithmeticError, LookupError, TypeError, ValueError):  # as Python would have raised
+        return bool(cases) and all(same(value(expression, {"xs": list(xs)}, [MAX_STEPS]), expected) for (xs,), expected in cases)
+    except (Wrong, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError):  # some are Python's own
         return False
 
 
@@ -111,10 +111,10 @@ def value(node, names, steps, depth=0):
         case ast.Call(func=ast.Name(id=name), args=[a], keywords=words) if name in FUNCTIONS and name not in names:
             function, known = FUNCTIONS[name]
             a, options = small(of(a), steps, list), {word.arg: of(word.value) for word in words}
-            if not options.keys() <= known:
+            if not options.keys() <= known or len(options) < len(words):
                 raise Wrong
             result = function(a, **options)
-        case ast.ListComp(elt=element, generators=parts) if all(isinstance(p.target, ast.Name) and not p.is_async for p in parts):
+        case ast.ListComp(elt=element, generators=parts) if not any(p.is_async or "__" in p.target.id for p in parts):
             inner = names | {part.target.id: UNBOUND for part in parts}
             result = [small(of(element, now), steps, int) for now in loop(parts, inner, of(parts[0].iter))]
         case _:

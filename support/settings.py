@@ -139,14 +139,21 @@ def run(main):
     2 for BadInput, 3 for Diverged, 128 + its number for a signal.
     """
     code = 0
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal has no sign for
     try:
         main()
+        sys.stdout.flush()
     except (BadInput, Diverged, Stopped) as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}", file=sys.stderr)
+            line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}"
+            print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
         code = 2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # whoever read our output is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 141
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         sys.stdout.flush()
         os._exit(code)

@@ -498,7 +498,7 @@ def test_what_is_written(tiny, domain):
     meta = json.loads((folder / "meta.json").read_text())
     assert {name: files.digest(folder / name) for name in ("train.bin", "val.bin", "tasks.jsonl")} == meta.pop("files")
     assert meta == {"tokenizer": "btx", "fingerprint": tokenizer.fingerprint(ENCODING), "vocab_size": 1024, "level": 1,
-                    "facts": 0, "seed": 0, "max_id": ENCODING.eot_token}
+                    "facts": 0, "seed": 0}
 
 
 def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkeypatch):

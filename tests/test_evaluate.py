@@ -1,5 +1,6 @@
 """Grading without generation, Branch-Train-Merge by hand, and the files that evaluate.py and sample.py write."""
 import json
+import shutil
 
 import pytest
 import torch
@@ -109,6 +110,26 @@ def test_the_same_checkpoints_give_the_same_bytes(tiny, tmp_path):
                        "--tasks", "3", "--windows", "2", "--out", str(tmp_path / folder)])
     files = [{p.relative_to(tmp_path / f): p.read_bytes() for p in (tmp_path / f).rglob("*.*")} for f in ("a", "b")]
     assert len(files[0]) >= 5 and files[0] == files[1]
+
+
+def test_a_report_shows_no_pictures_of_an_earlier_run(tiny, tmp_path):
+    arguments = ["--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1", "--windows", "1", "--out", str(tmp_path)]
+    evaluate.main([str(tiny / "btx_mixed.pt"), *arguments])
+    assert (tmp_path / "explore.html").exists() and "routing.png" in (tmp_path / "report.md").read_text()
+    evaluate.main([str(tiny / "seed.pt"), *arguments, "--no-figures"])
+    text = (tmp_path / "report.md").read_text()
+    assert ".png" not in text and "explore" not in text
+    assert {p.name for p in tmp_path.rglob("*.*")} == {"report.md", "results.json"}
+
+
+def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
+    """A log that is none: a line of warning, and all the rest."""
+    shutil.copy(tiny / "seed.pt", tmp_path / "a$b$.pt")
+    (tmp_path / "a$b$.jsonl").write_text("no log")
+    evaluate.main([str(tmp_path / "a$b$.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
+                   "--windows", "1", "--out", str(tmp_path / "out")])
+    assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"report.md", "results.json", "accuracy.png"}
+    assert "a$b$.jsonl" in capsys.readouterr().err
 
 
 def test_a_token_has_the_colour_of_its_largest_gate():

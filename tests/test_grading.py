@@ -71,6 +71,10 @@ def test_right_is_equal_in_value_and_type():
         assert not right(PROMPT, f"\n    return {answer}\n", [[[[1, 2]], expected]]), answer
 
 
+def test_a_task_without_cases_is_not_passed():
+    assert not right(PROMPT, "\n    return xs", [])
+
+
 def test_inputs_are_not_changed():
     cases = [[[[3, 1, 2]], [1, 2, 3]]]
     assert right(PROMPT, "\n    return sorted(xs)", cases) and cases == [[[[3, 1, 2]], [1, 2, 3]]]
@@ -239,6 +243,8 @@ MORE = {  # against a grader that interprets
     "many comparisons": "def f(x): return " + " < ".join("x" * 300),
     "an endless default": "def f(x): return max([], default=max([], default=x))[9:9:0]",
     "step of zero": "def f(x): return x[::0]",
+    "a keyword twice": "def f(x): return max([31, 41, 59], default=x, default=x) and [31, 41, 59]",
+    "a name that Python keeps": "def f(x): return [31 + 10 * __debug__ for __debug__ in x]",
 }
 
 
@@ -257,3 +263,10 @@ def test_no_attack_passes_or_takes_long(name, source):
     for answer in answers_of(source):
         assert not right(PROMPT, answer, [[[[3, 1, 2]], [31, 41, 59]]])
     assert time.process_time() - begin < 2
+
+
+def test_deep_lists_are_no_answer():
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
+    assert not right(PROMPT, "\n    return xs", [[[deep], deep]])

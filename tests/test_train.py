@@ -122,14 +122,11 @@ def test_resume_with_other_settings_is_refused(tiny, tmp_path, monkeypatch):
 
 
 M, W = "0.exp_avg", torch.zeros(1024, 16)  # the embedding's
-STATES = [*(("moments", {M: t}) for t in (1, torch.ones(2), torch.ones(16384).as_strided((1024, 16), (0, 0)), W.to(torch.int64),
-                                           W / 0, W.to_sparse(), torch.empty(1024, 16, device="meta"))),
-          ("moments", {"0.step": torch.ones(2)}), ("moments", {"x": W}), ("moments", []),
-          *(("model", {name: t}) for name, t in (("embed.weight", torch.ones(2)), ("embed.weight", W / 0), ("x", W))),
-          *(("step", n) for n in ("1", 6, -1, 10**600)), *(("seconds", n) for n in (math.nan, torch.ones(1), -1.0)),
+STATES = [*(("moments", {M: t}) for t in (torch.ones(2), W.T, W / 0)), ("moments", {"0.step": torch.ones(2)}),
+          ("moments", {"x": W}), ("model", {"embed.weight": W.T}), ("model", {"embed.weight": W / 0}), ("model", {"x": W}),
+          *(("step", n) for n in ("1", 6, -1, 10**600)), *(("seconds", n) for n in (-1.0, 1e300, [])),
           *(("settings", change) for change in ([], {"lr": 0.02}, {"torch": "1.0"}, {"device": "cuda"}, {"dtype": "bfloat16"},
-                                                {"data_digests": {"math": "0"}}, {3: 4}, {"new": 1})),
-          ("lineage", [torch.ones(1)]), ("lineage", [math.nan])]
+                                                {"data_digests": {"math/val.bin": "0"}}, {"3": 4}, {"new": 1})), ("lineage", [1])]
 
 
 @pytest.mark.parametrize("key,value", STATES, ids=range(len(STATES)))
@@ -259,20 +256,6 @@ def test_float64_beyond_float32_is_not_mixed(tiny, tmp_path):
         ckpt.load(tmp_path / "a.pt")
 
 
-def test_moments_of_another_layout_are_copied(tiny, tmp_path, monkeypatch):
-    """A view with strides of its own is as good as the tensor it shows, and nothing is written past its end."""
-    changes = {"init": tiny / "seed.pt"}
-    want = run(tiny, tmp_path / "a.pt", **changes)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        stop_at(patch, 5)
-        run(tiny, tmp_path / "b.pt", **changes)
-    state = ckpt.read(tmp_path / "b.state")
-    turned = {name: t.T.contiguous().T if t.ndim == 2 else t for name, t in state["moments"].items()}
-    ckpt.write(tmp_path / "b.state", state | {"moments": turned})
-    got = run(tiny, tmp_path / "b.pt", resume=True, **changes)
-    assert all(torch.equal(got["model"][name], p) for name, p in want["model"].items())
-
-
 def test_two_branches_do_not_replay_the_same_rows(tiny, tmp_path, monkeypatch):
     """What each reads of the domain that both have; the same branch reads the same."""
     real, rows = train_expert.get_batch, {}
@@ -296,4 +279,4 @@ def test_a_ledger_knows_its_data(tiny, tmp_path):
     assert a["lineage"][0]["id"] != b["lineage"][0]["id"]
     settings = a["lineage"][0]["settings"]
     assert settings["dtype"] == "float32" and settings["torch"] == torch.__version__ and settings["device"] == "cpu"
-    assert settings["data_digests"].keys() == {"math", "general"}
+    assert {"math/train.bin", "general/train.bin", "math/val.bin", "switch/val.bin"} <= settings["data_digests"].keys()
