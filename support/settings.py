@@ -138,22 +138,24 @@ def run(main):
 
     2 for BadInput, 3 for Diverged, 128 + its number for a signal.
     """
-    code = 0
+    code, line = 0, ""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal has no sign for
     try:
         main()
         sys.stdout.flush()
     except (BadInput, Diverged, Stopped) as error:
-        if os.environ.get("RANK", "0") == "0":
-            line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {error}"
-            print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
-        code = 2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number
+        code, line = 2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number, str(error)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # whoever read our output is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 141
+    except OSError as error:  # a disk, a pipe or a terminal that fails at any other time
+        if os.environ.get("BTX_TRACE"):
+            raise
+        code, line = 2, f"{error.filename or 'standard output'}: {error.strerror}"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more at its end
+    if line and os.environ.get("RANK", "0") == "0":
+        line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}"
+        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         sys.stdout.flush()
         os._exit(code)

@@ -122,6 +122,13 @@ def test_a_process_exits_with_code_2_and_one_line(line, tiny, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["evil.pt"] and not (ROOT / "new").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_standard_output_is_one_line(tiny):
+    done = subprocess.run(f"{sys.executable} sample.py {tiny}/math.pt --tokens 3 --device cpu > /dev/full", shell=True, cwd=ROOT,
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "sample.py: standard output: No space left on device\n"
+
+
 # ---- the command line ----------------------------------------------------------------------------------------------
 
 LONG = "x" * 300
