@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.loader import first_windows, get_batch, open_split, prepared, read_meta
+from data.loader import get_batch, open_data, prepared, read_meta
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
 from support import devices, fast
@@ -135,7 +135,10 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
 
 @torch.no_grad()
 def validate(model, windows, device, batch_size=16, loss_chunk=0):
-    """Mean loss in nats per token on fixed windows (n, T + 1); batch_size and loss_chunk change nothing but the memory used."""
+    """Mean loss in nats per token on fixed windows (n, T + 1); batch_size and loss_chunk change nothing but the memory used.
+
+    Raises Diverged if it is not finite.
+    """
     model.eval()
     total = 0.0
     for chunk in windows.split(batch_size):
@@ -143,6 +146,8 @@ def validate(model, windows, device, batch_size=16, loss_chunk=0):
         _, loss, _ = model(chunk[:, :-1], chunk[:, 1:], loss_chunk=loss_chunk)
         total += loss.item() * len(chunk)
     model.train()
+    if not math.isfinite(total):
+        raise Diverged("the validation loss is not finite; try a lower --lr")
     return total / len(windows)
 
 
@@ -167,15 +172,6 @@ def check(settings):
     if len({meta["fingerprint"] for meta in metas.values()}) > 1:
         raise BadInput(f"--data: {', '.join(metas)} were prepared with different tokenizers; prepare them again together")
     return device, metas
-
-
-def open_data(settings, T):
-    """The tokens of each training domain, and validation windows, (n, T + 1), of each that is prepared. Raises BadInput."""
-    tokens = {domain: open_split(settings.data_dir, domain, "train", T) for domain in mixture(settings.data)}
-    windows = {domain: first_windows(settings.data_dir, domain, T, settings.eval_windows)
-               for domain in prepared(settings.data_dir)
-               if domain in tokens or len(open_split(settings.data_dir, domain, "val")) > T}
-    return tokens, windows
 
 
 def set_rate(optimizer, rate):
@@ -217,7 +213,8 @@ def train(model, settings, header, device, metas, stop=()):
     """
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()
-    domains, (tokens, windows) = mixture(settings.data), open_data(settings, T)
+    domains = mixture(settings.data)
+    tokens, windows = open_data(settings.data_dir, domains, T, settings.eval_windows)
     digests = {f"{domain}/{file}": metas[domain]["files"][file]
                for file, domains_read in (("train.bin", tokens), ("val.bin", windows)) for domain in domains_read}
     setup = ckpt.setup(settings, config, device, digests)
@@ -251,10 +248,9 @@ def train(model, settings, header, device, metas, stop=()):
                     print(f"{out.stem}: step {done} of {settings.steps}, {text}", flush=True)
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
-                if not all(map(math.isfinite, losses.values())):
-                    raise Diverged(f"step {step}: the validation loss is not finite; try a lower --lr")
-                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll, "val_loss": losses}
-                state["log"].append(entry | {"seconds": seconds} | routing_entry(routing, header["experts"]))
+                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll if finite else None,
+                         "val_loss": losses, "seconds": seconds}
+                state["log"].append(entry | routing_entry(routing, header["experts"]))
                 ckpt.write_log(out, state["log"])
                 start = time.perf_counter() - seconds  # validation does not count
             stopping = devices.any_rank(stop, device) and not last
@@ -267,8 +263,7 @@ def train(model, settings, header, device, metas, stop=()):
         parents = [entry["id"] for entry in header["lineage"][-1:]]
         entry = ckpt.ledger_entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
                                   tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
-                                  seconds=(time.perf_counter() - start) * world_size, ranks=world_size,
-                                  settings=setup)
+                                  seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
         result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
                            header["lineage"] + [entry])
         if rank == 0:

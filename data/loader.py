@@ -89,3 +89,12 @@ def first_windows(folder, domain, block_size, n_windows, split="val"):
     text = open_split(folder, domain, split, block_size)
     n = min(n_windows, (len(text) - 1) // block_size)
     return torch.from_numpy(np.stack([text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]).astype(np.int64))
+
+
+def open_data(folder, mixture, block_size, n_windows):
+    """The training text of each domain in the mixture, see open_split, and validation windows, see first_windows: of these
+    domains and of all others that are prepared and long enough."""
+    tokens = {domain: open_split(folder, domain, "train", block_size) for domain in mixture}
+    windows = {domain: first_windows(folder, domain, block_size, n_windows) for domain in prepared(folder)
+               if domain in mixture or len(open_split(folder, domain, "val")) > block_size}
+    return tokens, windows
