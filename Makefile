@@ -45,9 +45,9 @@ PREPARES = $(addprefix data/,prepare.py task.py general.py math.py code.py wiki.
 LIBRARY = model.py data/loader.py $(addprefix support/,fast.py devices.py checkpoint.py files.py settings.py)
 # under make -j the experts share the cores: a thread each is best, more would wait for one another; and lines instead of bars
 AT_ONCE = $(if $(findstring jobserver,$(MAKEFLAGS)),OMP_NUM_THREADS=1 TQDM_DISABLE=1)
-# GNU OpenMP's threads wait for each other by spinning, which makes everything ten times slower as soon as another program
-# wants a core; to spin only briefly costs a few percent of a training step, and keeps training usable then
-export GOMP_SPINCOUNT ?= 1000
+# GNU OpenMP's threads wait for each other by spinning, which makes everything many times slower as soon as another program wants
+# a core. Spinning for a shorter time costs nothing alone, and half as much beside a busy program; much shorter slows training
+export GOMP_SPINCOUNT ?= 6000
 # let the C library keep what tensors free; asking the system for it anew costs a tenth of a training step
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432

@@ -275,7 +275,7 @@ def branches(s, device):
                 Path(file).unlink(missing_ok=True)
             subprocess.run(["make", "-o", seed, f"OUT={folder}", f"DATA={data}", f"PY={sys.executable}",
                             "BRANCH=--steps 150 --lr 1e-3", *more, *files], **quiet)
-        t = in_turn({"parallel": lambda: make("-j3"), "serial": make}, 5, device, warm=0)
+        t = in_turn({"parallel": lambda: make("-j3"), "serial": make}, 3, device, warm=0)
     return {"parallel_over_serial": t["parallel"] / t["serial"]}
 
 
