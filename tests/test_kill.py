@@ -201,6 +201,14 @@ def test_swapped_tensors_of_another_shape_are_refused(tiny, tmp_path):
         ckpt.load(tmp_path / "a.pt")
 
 
+def test_the_library_safetensors_reads_our_checkpoints(tiny):
+    """transformers brings it along."""
+    library = pytest.importorskip("safetensors.torch")
+    ours, theirs = ckpt.load(tiny / "btx_mixed.pt")["model"], library.load_file(tiny / "btx_mixed.pt")
+    assert {f"model/{name}" for name in ours} == theirs.keys()
+    assert all(torch.equal(t, theirs[f"model/{name}"]) for name, t in ours.items())
+
+
 def test_nothing_is_unpickled():
     """Nor executed, in all of the code but for our own expressions in data/code.py."""
     files = [p for p in HERE.parent.rglob("*.py") if p.relative_to(HERE.parent).parts[0] not in ("tests", ".venv", "out")]
