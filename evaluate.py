@@ -308,10 +308,10 @@ def main(argv=None):
                     reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
                     pages[name] = checkpoints[name]["experts"], reads
         info = machine()
-        for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
-            (out / name).unlink(missing_ok=True)
         numbers = {"models": results, "routing": loads, "machine": info}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
+        for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
+            (out / name).unlink(missing_ok=True)
         if settings.figures:
             draw(out, settings.models, checkpoints, results, loads, domains)
         if pages:

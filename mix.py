@@ -178,6 +178,7 @@ def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, settings.models)
+    ckpt.read_log(settings.out)  # it goes if it is the log of another model of this name, and nothing else does
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
@@ -190,6 +191,9 @@ def main(argv=None):
         raise BadInput("--router_data is for --router_init hidden")
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
+    for path in settings.models:
+        if not Path(path).stem.isprintable():
+            raise BadInput(f"{path}: experts are called by their files' names, and this one cannot be printed; rename it")
     parents = [ckpt.load(path) for path in settings.models]
     first = parents[0]
     for path, parent in zip(settings.models, parents, strict=True):

@@ -161,6 +161,7 @@ def check(settings):
     in --data and of the others there. Raises BadInput."""
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, [settings.init] if settings.init else [])
+    ckpt.read_log(settings.out)  # what is no log is not written over
     if settings.shard and "RANK" not in os.environ:
         raise BadInput("--shard shares the weights out among torchrun's ranks, and there are none; leave the option out")
     ranks = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1

@@ -108,8 +108,8 @@ def prepare_text(name, path, encoding, settings):
     """A domain of the user's own: the last tenth of its tokens is for validation; it has no tasks."""
     if not path:
         raise BadInput(f"--text: {name!r} should read NAME=PATH")
-    out = (Path(settings.out) / name).resolve()
     with reading(path):
+        out = (Path(settings.out) / name).resolve()
         source = Path(path).expanduser().resolve()
     if out == source or out in source.parents or source in out.parents and source.is_dir():
         raise BadInput(f"--text: {path} and {out} lie in each other, where text is read and written; choose another --out")

@@ -41,7 +41,7 @@ deviations over seeds say how much of it is noise.
 
 What we read in the committed run: **branching too early is what loses.** With the youngest seed BTX is behind both rivals in
 every cell: the branches still learn what all of them need, each for itself, and go so far from each other that the average of
-their attention fits none of the experts (see the mixed model before finetuning). An older seed narrows the gap: with twelve
+their attention fits none of the experts (see the mixed model before finetuning). The oldest seed narrows the gap: with twelve
 times the tokens BTX is from 1.8 points ahead of Dense (DM) to 5.4 behind, and from 0.3 to 6.1 points behind sparse upcycling.
 In no cell is it clearly ahead; in the [report](README.md), whose branches and finetuning from the oldest of these seeds are
 longer, it is ahead of Dense (DM). The more there is to memorise, the more a second expert from the start is worth while the

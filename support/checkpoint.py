@@ -78,7 +78,7 @@ def check_lineage(lineage):
     """Raise ValueError unless a value is a ledger: plain entries, parents before children, none twice."""
     ids = set()
     for entry in lineage:
-        if (not has({"ranks": 1, "settings": {}} | entry, ENTRY) or not 1 <= entry.get("ranks", 1)
+        if (not has({"ranks": 1, "settings": {}} | entry, ENTRY) or not 1 <= entry.get("ranks", 1) < 2**31
                 or not all(0 <= entry[key] < 1e40 for key in ("tokens", "flops", "seconds"))
                 or entry["id"] in ids or not all(p in ids for p in entry["parents"])):
             raise ValueError("its lineage is no list of stages, parents before children")
@@ -225,6 +225,8 @@ def load_state(out, model, optimizer, settings, setup, lineage):
             raise ValueError
         check_tensors(state["model"], model.state_dict())
         check_tensors(state["moments"], devices.moments_like(optimizer) if state["moments"] else {})
+        if any((t < 0).any() for name, t in state["moments"].items() if name.endswith(("step", "exp_avg_sq"))):
+            raise ValueError
     except BadInput:
         raise
     except Exception:  # whatever a file may hold in place of what is expected
@@ -242,14 +244,14 @@ def read_log(out):
     with reading(path), open_input(path) as file:
         lines = [read_json(path, line) for line in file.read().decode().splitlines()]
     if not all(has(line, LINE) and all(isinstance(v, NUMBER) for v in line["val_loss"].values()) for line in lines):
-        raise BadInput(f"{path}: not the log of a training run; delete it")
+        raise BadInput(f"{path}: not the log of a training run; delete it, or choose another --out")
     return lines
 
 
 def write_log(out, log):
     """Write the lines of a run's log beside its checkpoint `out`, from the first rank."""
     if devices.rank_and_size()[0] == 0:
-        write_text(Path(out).with_suffix(".jsonl"), "".join(json.dumps(line) + "\n" for line in log))
+        write_text(Path(out).with_suffix(".jsonl"), "".join(json.dumps(line, allow_nan=False) + "\n" for line in log))
 
 
 # ---- models and their ledgers -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import stat
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from support.settings import BadInput
 
 def has(value, types):
     """Whether a value is a dictionary with these keys, of these types."""
-    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in types.items())
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) and (type(value[key]) is not bool or kind is bool)
+                                           for key, kind in types.items())
 
 
 @contextmanager
@@ -39,13 +41,15 @@ def open_input(path):
 
 def read_json(path, text=None):
     """The value in a JSON file, or in `text` out of that file. Raises BadInput."""
-    def refuse(constant):
-        raise ValueError(f"{constant} is no number")
+    def number(digits):  # JSON's own, and Python's NaN and Infinity
+        if not math.isfinite(float(digits)):
+            raise ValueError(f"{digits[:20]} is no number")
+        return float(digits)
     with reading(path):
         if text is None:
             with open_input(path) as file:
                 text = file.read()
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=number, parse_float=number)
 
 
 def digest(path):
@@ -60,7 +64,7 @@ def digest(path):
 def check_other(option, out, inputs):
     """Raise BadInput if `out`, the value of an option, is one of the inputs, which would be lost."""
     for path in inputs:
-        if Path(path).resolve() == Path(out).resolve():
+        if os.path.realpath(path) == os.path.realpath(out):
             raise BadInput(f"{option} {out} is an input, too, and would be lost; choose another name")
 
 

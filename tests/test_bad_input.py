@@ -299,6 +299,24 @@ def test_what_is_no_file_is_not_written_over(line, name, make, folder, refused):
     assert Path(name).name in refused(line)
 
 
+@pytest.mark.parametrize("line", [TRAIN, MIX])
+def test_a_file_that_is_no_log_is_not_written_over(line, folder, refused):
+    (folder / "new").mkdir()
+    (folder / "new" / "o.jsonl").write_text("my notes")
+    assert "o.jsonl" in refused(line)
+
+
+def test_a_link_to_itself_is_no_input_and_no_output(tiny, folder, refused):
+    (folder / "l.pt").symlink_to("l.pt")
+    for line in (f"{BRANCH} --init l.pt", "mix l.pt {tiny}/seed.pt --out new/o.pt"):
+        assert "l.pt" in refused(line)
+
+
+def test_an_expert_without_a_printable_name_is_refused(tiny, folder, refused):
+    shutil.copy(tiny / "math.pt", folder / "a\nb.pt")
+    assert "rename" in refused("mix {tiny}/seed.pt 'a\nb.pt' --out new/o.pt")
+
+
 def test_what_ends_a_terminal_line_is_escaped(refused):
     assert "no\\nsuch\\x1b[2J.pt" in refused("mix 'no\nsuch\x1b[2J.pt' --out new/o.pt")
 
@@ -541,6 +559,8 @@ INCOMPLETE = {  # what an older version or a careless hand might have left out
     "tokens that are text": lambda c: c["lineage"][-1].update(tokens="x"),
     "a stage without a name": lambda c: c["lineage"][-1].pop("stage"),
     "no ranks": lambda c: c["lineage"][-1].update(ranks=0),
+    "more ranks than numbers hold": lambda c: c["lineage"][-1].update(ranks=10**400),
+    "a truth value for a number": lambda c: change(c, "config", n_layer=True),
     "a lineage without its parents": lambda c: c["lineage"][-1].update(parents=["0" * 12]),
     "too many experts": lambda c: c.update(experts=[*"abcd"]),
     "experts without names": lambda c: c.update(experts=[1, 2, 3]),
