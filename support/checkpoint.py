@@ -189,11 +189,15 @@ def setup(settings, config, device, digests):
 def save_state(out, model, optimizer, state):
     """Write what load_state reads; `state` has the keys of STATE but for the tensors, and the log. Raises Diverged."""
     weights, moments = devices.full_state(model, optimizer)
+
+    def whole(part):
+        written = read(part)
+        check_tensors(written["model"], weights)
+        check_tensors(written["moments"], moments)
     if devices.rank_and_size()[0] == 0:
         plain = {key: state[key] for key in STATE if key in state}
         try:
-            write(state_of(out), plain | {"model": weights, "moments": moments},
-                  lambda part: check_tensors(read(part)["model"], weights) or check_tensors(read(part)["moments"], moments))
+            write(state_of(out), plain | {"model": weights, "moments": moments}, whole)
         except ValueError as error:
             raise Diverged(f"{state_of(out)} is not written: {error}; try a lower --lr") from None
 
