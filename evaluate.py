@@ -14,20 +14,19 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows
-from data.task import DOMAINS, Task
+from data.loader import check_tokenizer, first_windows, prepared, read_domain, text_of
+from data.task import DOMAINS, Task, over_domains
 from model import expert_load, gumbel
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import has, open_input, output, prepare_output, read_json, reading, write_text
+from support.files import has, output, prepare_output, read_json, reading, write_text
 from support.grading import right
 from support.settings import BadInput, option, parse, run
 
@@ -47,14 +46,14 @@ class Settings:
     device: str = option("auto", "auto, cpu, cuda, mps ...")
 
 
-def read_tasks(folder, domain, n):
-    """The first n tasks of a domain. Raises BadInput."""
-    path = Path(folder) / domain / "tasks.jsonl"
-    with reading(path), open_input(path) as file:
-        tasks = [Task(**read_json(path, line)) for line in file.read().decode().splitlines()[:n]]
+def read_tasks(domains, name, n):
+    """The first n tasks of one of `domains`, see read_domain. Raises BadInput."""
+    with reading(f"the tasks of {name}"):
+        lines = domains[name]["tasks.jsonl"].tobytes().decode().splitlines()[:n]
+        tasks = [Task(**read_json(f"a task of {name}", line)) for line in lines]
     types = {"prompt": str, "answer": str, "kind": str, "cases": list}
     if not all(has(vars(task), types) and 0 < len(task.prompt) < 10_000 and 0 < len(task.answer) < 10_000 for task in tasks):
-        raise BadInput(f"{path} is broken; prepare {domain} again")
+        raise BadInput(f"the tasks of {name} are broken; prepare {name} again")
     return tasks
 
 
@@ -112,12 +111,12 @@ def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
     written = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
     for i, answer in zip(todo, written, strict=True):
-        solved[i] = right(tasks[i].prompt.rpartition(tokenizer.END)[2], answer, tasks[i].cases)
+        solved[i] = answer is not None and right(tasks[i].prompt.rpartition(tokenizer.END)[2], answer, tasks[i].cases)
     return solved
 
 
 def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
-    """Finish the functions that the prompts (lists of tokens) open; returns the answers as text, end-of-text excluded.
+    """Finish the functions that the prompts (lists of tokens) open; returns the answers as text, None where no end-of-text came.
 
     Prompts of several lengths share a batch: a row whose prompt is not over yet is given its next token, not asked for it.
     """
@@ -135,8 +134,9 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
                 break
             new = torch.tensor([out[-1:] for out in written], device=device)
         for i, row, out in zip(batch, rows, written, strict=True):
-            answer = out[len(row):]
-            answers[i] = encoding.decode(answer[:answer.index(encoding.eot_token)] if encoding.eot_token in answer else answer)
+            answer = out[len(row):len(row) + max_new_tokens]
+            if encoding.eot_token in answer:
+                answers[i] = encoding.decode(answer[:answer.index(encoding.eot_token)])
     return answers
 
 
@@ -171,8 +171,8 @@ def table(results):
     wide = max(map(len, ["model", *results]))
     lines = [head, ["-" * wide, *["-" * 6 + ":"] * (len(head) - 1)]]
     for name, r in results.items():
-        loss = mean(r["loss"].values())
-        cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains), f"{100 * mean(r['accuracy'].values()):.1f}",
+        loss = over_domains(r["loss"])
+        cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains), f"{100 * over_domains(r['accuracy']):.1f}",
                  f"{loss:.3f}", f"{math.exp(min(loss, 700)):.2f}",
                  f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
                  f"{r['tokens'] / 1e6:.2f}M", f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
@@ -205,12 +205,11 @@ REPORT = """# Branch-Train-MiX: what came out
 
 {table}
 
-Columns: accuracy in % on test tasks of each domain (`switch`: a text of one domain, then a task of another, never trained on) and
-their mean; `loss`, nats per token in the second half of validation windows given the first, mean over the domains, and `ppl`, its
-exponential;
-parameters in all and for one token; training tokens, PFLOP (10^15 floating-point operations, backward pass included) and device
-seconds of all stages behind the model; `elapsed`, the seconds with all branches trained at the same time. Stages that shared the
-machine with others, as under `make -j`, took longer for it.
+Columns: accuracy in % on test tasks of each domain, on `switch` (a text of one domain, then a task of another, never trained on),
+and the mean over the domains, without `switch`; `loss`, nats per token in the second half of validation windows given the first,
+mean over the domains, and `ppl`, its exponential; parameters in all and for one token; training tokens, PFLOP (10^15
+floating-point operations, backward pass included) and device seconds of all stages behind the model; `elapsed`, the seconds with
+all branches trained at the same time. Stages that shared the machine with others, as under `make -j`, took longer for it.
 
 {pictures}
 
@@ -239,11 +238,10 @@ def report(results, info, out):
 FIGURES = ("figures/accuracy.png", "figures/routing.png", "figures/curves.png")
 
 
-def draw(out, paths, checkpoints, results, loads, domains):
+def draw(out, checkpoints, results, loads, domains):
     """Write figures/*.png. What fails is one line of warning: the scores are there."""
     def curves(path):
-        logs = {Path(p).stem: (checkpoints[Path(p).stem], ckpt.read_log(p)) for p in paths}
-        figures.curves(logs, list(results), domains, path)
+        figures.curves(checkpoints, list(results), domains, path)
     for name, figure in zip(FIGURES, (partial(figures.accuracy, results), partial(figures.routing, loads), curves), strict=True):
         try:
             with reading(out / name, "drawn"):
@@ -263,19 +261,20 @@ def main(argv=None):
     ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
-    known = {p.parent.name for p in Path(settings.data_dir).glob("*/tasks.jsonl") if p.is_file() and p.stat().st_size}
-    domains = [d for d in (*DOMAINS, "switch") if d in known] + sorted(known - {*DOMAINS, "switch"})
+    data = {name: read_domain(settings.data_dir, name) for name in prepared(settings.data_dir)}
+    data = {name: domain for name, domain in data.items() if len(domain["tasks.jsonl"])}
+    domains = [d for d in (*DOMAINS, "switch") if d in data] + [d for d in data if d not in (*DOMAINS, "switch")]
     if not domains:
         raise BadInput(f"--data_dir: there are no tasks in {settings.data_dir}; run python -m data.prepare")
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
-        check_tokenizer(settings.data_dir, domains, c["tokenizer"], path)
+        check_tokenizer(data, c["tokenizer"], path)
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")
     encoding = tokenizer.of(next(iter(checkpoints.values()))["tokenizer"], settings.models[0])
-    tasks = {d: read_tasks(settings.data_dir, d, settings.tasks) for d in domains}
+    tasks = {d: read_tasks(data, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
-    windows = {d: first_windows(settings.data_dir, d, block_size, settings.windows) for d in domains}
+    windows = {d: first_windows(text_of(data, d, "val", block_size), block_size, settings.windows) for d in domains}
     known_by = {method: btm.expert_data(method, settings.data_dir, merged, [checkpoints[name] for name in merged])
                 for method, _ in methods}
 
@@ -308,12 +307,14 @@ def main(argv=None):
                     reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
                     pages[name] = checkpoints[name]["experts"], reads
         info = machine()
-        numbers = {"models": results, "routing": loads, "machine": info}
+        read = {"tasks": settings.tasks, "windows": settings.windows, "hard_sampling": settings.hard_sampling,
+                "digests": {d: data[d]["files"] for d in domains}}
+        numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
             (out / name).unlink(missing_ok=True)
         if settings.figures:
-            draw(out, settings.models, checkpoints, results, loads, domains)
+            draw(out, checkpoints, results, loads, domains)
         if pages:
             explore.write(out / "explore.html", encoding, texts, pages)
         write_text(out / "report.md", report(results, info, out))

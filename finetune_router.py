@@ -31,15 +31,15 @@ def freeze(model, what):
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    device, metas = check(settings)
+    device, data = check(settings)
     if not settings.init:
         raise BadInput("--init: name the checkpoint that mix.py wrote, as in --init out/btx_mixed.pt")
-    model, header = load_model(settings, metas)
+    model, header = load_model(settings, data)
     if not model.config.n_expert:
         raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
     freeze(model, settings.train)
     with signals() as stop, devices.ranks(device):
-        train(model, settings, header, device, metas, stop)
+        train(model, settings, header, device, data, stop)
 
 
 if __name__ == "__main__":

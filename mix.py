@@ -8,11 +8,12 @@ N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023
 """
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
 
-from data.loader import check_tokenizer, first_windows
+from data.loader import check_tokenizer, first_windows, read_domain, text_of
 from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
 from support.files import check_other, output
@@ -139,7 +140,10 @@ def distinct(names):
     >>> distinct(["seed", "seed", "math"])
     ['seed', 'seed_2', 'math']
     """
-    return [name if name not in names[:i] else f"{name}_{names[:i + 1].count(name)}" for i, name in enumerate(names)]
+    found = []
+    for name in names:
+        found.append(next(new for n in count(1) if (new := name if n == 1 else f"{name}_{n}") not in found))
+    return found
 
 
 def expert_names(settings):
@@ -161,24 +165,29 @@ def cut_width(settings, d_ff):
 
 
 def router_windows(settings, header, n_windows=16):
-    """The text behind each router row, a list of (n, T), or None for random routers. Raises BadInput."""
+    """The text behind each router row, a list of (n, T), and the files it is of with their digests; nothing for random routers.
+
+    Raises BadInput.
+    """
     if settings.router_init == "random":
-        return None
+        return [], {}
     domains = [domain for domain in settings.router_data.split(",") if domain]
     if settings.soup or settings.blend or len(domains) != len(settings.models):
         raise BadInput("--router_init hidden: --router_data must name one domain for each model, and each model be an expert "
                        "(no --soup, no --blend)")
-    check_tokenizer(settings.data_dir, domains, header["tokenizer"], settings.models[0])
-    T = header["config"]["block_size"]
-    windows = [first_windows(settings.data_dir, domain, T, n_windows, "train")[:, :-1] for domain in domains]
-    return [w for w in windows for _ in range(settings.split)]
+    data, T = {name: read_domain(settings.data_dir, name) for name in domains}, header["config"]["block_size"]
+    check_tokenizer(data, header["tokenizer"], settings.models[0])
+    windows = [first_windows(text_of(data, name, "train", T), T, n_windows)[:, :-1] for name in domains]
+    return ([w for w in windows for _ in range(settings.split)],
+            {f"{name}/train.bin": data[name]["files"]["train.bin"] for name in domains})
 
 
 def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, settings.models)
-    ckpt.read_log(settings.out)  # it goes if it is the log of another model of this name, and nothing else does
+    if ckpt.state_of(settings.out).exists():
+        raise BadInput(f"{ckpt.state_of(settings.out)} is what an interrupted run left; delete it, or choose another --out")
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
@@ -208,7 +217,7 @@ def main(argv=None):
     if not set.intersection(*({entry["id"] for entry in parent["lineage"]} for parent in parents)):
         raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
     d_ff = cut_width(settings, first["config"]["d_ff"])
-    experts, windows = expert_names(settings), router_windows(settings, first)
+    experts, (windows, digests) = expert_names(settings), router_windows(settings, first)
     try:
         config = GPTConfig(**first["config"] | ({} if settings.soup else {
             "n_expert": len(experts), "d_ff": d_ff, "routing": settings.routing,
@@ -229,9 +238,9 @@ def main(argv=None):
         lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
         entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
                                   experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
-                                  blend=settings.blend, router_init=settings.router_init, seed=settings.seed)
+                                  blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
+                                  router_data=settings.router_data, data_digests=digests)
         ckpt.save(settings.out, ckpt.pack(state, config, first["tokenizer"], experts, lineage + [entry]))
-        Path(settings.out).with_suffix(".jsonl").unlink(missing_ok=True)  # of another model under this name
         print(f"wrote {settings.out}")
 
 

@@ -15,7 +15,7 @@ from data import tokenizer
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import check_other, prepare_output
+from support.files import prepare_output
 from support.settings import BadInput, option, parse, run
 
 
@@ -78,8 +78,12 @@ def main(argv=None):
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
+    with torch.inference_mode():
+        if not model(torch.tensor([prompt], device=device))[0].isfinite().all():
+            raise BadInput(f"{settings.model[0]}: its logits are not finite numbers; this model is broken")
     if settings.html:
-        check_other("--html", settings.html, settings.model)
+        if Path(settings.html).suffix != ".html":
+            raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
         prepare_output(settings.html)
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,

@@ -4,8 +4,7 @@
     python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
-Beside the checkpoint lie NAME.jsonl, a line for each validation (its train_loss is of one batch), and, until the run is
-done, NAME.state, from which --resume goes on.
+Until the run is done, NAME.state lies beside the checkpoint; --resume goes on from it.
 """
 import math
 import os
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.loader import get_batch, open_data, prepared, read_meta
+from data import tokenizer
+from data.loader import check_tokenizer, first_windows, get_batch, prepared, read_domain, text_of
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
 from support import devices, fast
@@ -42,6 +42,8 @@ class TrainSettings:
     warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
     weight_decay: float = option(0.1, "AdamW's weight decay, on matrices only", low=0.0)
     clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
+    train: str = option("all", "what trains; after feed-forwards alone, mix.py has nothing to average",
+                        choices=("all", "feed-forwards"))
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
 
     eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0, group="logging and saving")
@@ -157,22 +159,18 @@ def mean_load(routing):
 
 
 def check(settings):
-    """Check what both stages share, before anything is written. Returns the device, and what data.prepare noted of each domain
-    in --data and of the others there. Raises BadInput."""
+    """Check what both stages share, before anything is written. Returns the device, and {name: what read_domain found} of all
+    domains in --data_dir. Raises BadInput."""
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, [settings.init] if settings.init else [])
-    ckpt.read_log(settings.out)  # what is no log is not written over
     if settings.shard and "RANK" not in os.environ:
         raise BadInput("--shard shares the weights out among torchrun's ranks, and there are none; leave the option out")
     ranks = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
-    device, domains = devices.pick_device(settings.device), mixture(settings.data)
-    metas = {domain: read_meta(settings.data_dir, domain) for domain in {**domains, **dict.fromkeys(prepared(settings.data_dir))}}
-    if len({meta["fingerprint"] for meta in metas.values()}) > 1:
-        raise BadInput(f"--data: {', '.join(metas)} were prepared with different tokenizers; prepare them again together")
-    return device, metas
+    device, names = devices.pick_device(settings.device), [*mixture(settings.data), *prepared(settings.data_dir)]
+    return device, {name: read_domain(settings.data_dir, name) for name in dict.fromkeys(names)}
 
 
 def set_rate(optimizer, rate):
@@ -196,6 +194,11 @@ def summary(nll, routing, tokens_per_second, mfu):
     return ", ".join(parts + (["load " + " ".join(f"{share:.0%}" for share in mean_load(routing))] if routing else []))
 
 
+def by_domain(losses):
+    """{"math": 0.5, "code": 0.25} as text."""
+    return " ".join(f"{domain} {loss:.3f}" for domain, loss in losses.items())
+
+
 def routing_entry(routing, experts):
     """What a line of the log says of an MoE's last step: each expert's load, and the load-balancing loss of a layer."""
     if not routing:
@@ -204,20 +207,22 @@ def routing_entry(routing, experts):
             "balance": load_balancing_loss(routing, devices.mean_over_ranks).item() / len(routing)}
 
 
-def train(model, settings, header, device, metas, stop=()):
+def train(model, settings, header, device, data, stop=()):
     """Train `model` in place and write settings.out, by the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
-    this stage; metas: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
+    this stage; data: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
     Returns the checkpoint written. Raises Diverged if loss or gradient is not finite for settings.patience steps in a row,
     none of which changes the weights, or if the weights are not finite at the end.
     """
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()
     domains = mixture(settings.data)
-    tokens, windows = open_data(settings.data_dir, domains, T, settings.eval_windows)
-    digests = {f"{domain}/{file}": metas[domain]["files"][file]
-               for file, domains_read in (("train.bin", tokens), ("val.bin", windows)) for domain in domains_read}
+    tokens = {domain: text_of(data, domain, "train", T) for domain in domains}
+    windows = {domain: first_windows(text_of(data, domain, "val", T), T, settings.eval_windows) for domain in data
+               if domain in domains or len(data[domain]["val.bin"]) > T}
+    digests = {f"{domain}/{file}": data[domain]["files"][file]
+               for file, read in (("train.bin", tokens), ("val.bin", windows)) for domain in read}
     setup = ckpt.setup(settings, config, device, digests)
     with output(out) if rank == 0 else nullcontext():
         if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
@@ -245,14 +250,13 @@ def train(model, settings, header, device, metas, stop=()):
                 text = summary(nll, routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
             if done % every == 0 or last:
-                if lines and rank == 0:
-                    print(f"{out.stem}: step {done} of {settings.steps}, {text}", flush=True)
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
                 entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll if finite else None,
                          "val_loss": losses, "seconds": seconds}
                 state["log"].append(entry | routing_entry(routing, header["experts"]))
-                ckpt.write_log(out, state["log"])
+                if rank == 0:
+                    tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
             stopping = devices.any_rank(stop, device) and not last
             if stopping or done % settings.save_every == 0 and not last:
@@ -266,45 +270,44 @@ def train(model, settings, header, device, metas, stop=()):
                                   tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
                                   seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
         result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
-                           header["lineage"] + [entry])
+                           header["lineage"] + [entry], state["log"])
         if rank == 0:
             ckpt.save(out, result)
             ckpt.state_of(out).unlink(missing_ok=True)
-            text = " ".join(f"{domain} {loss:.3f}" for domain, loss in state["log"][-1]["val_loss"].items())
-            print(f"wrote {out}; validation loss: {text}" if text else f"wrote {out}")
+            print(f"wrote {out}; validation loss: {by_domain(state['log'][-1]['val_loss'])}")
         return result
 
 
-def load_model(settings, metas):
+def load_model(settings, data):
     """The model in --init, and the rest of that checkpoint. Raises BadInput if the domains have another tokenizer."""
     header = ckpt.load(settings.init)
-    if any(meta[key] != header["tokenizer"][key] for meta in metas.values() for key in ("fingerprint", "vocab_size")):
-        raise BadInput(f"{settings.init} was trained with another tokenizer than {', '.join(metas)} in {settings.data_dir} were "
-                       "prepared with; name another --data_dir, or prepare the data again")
+    check_tokenizer(data, header["tokenizer"], settings.init)
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size
     return model, header
 
 
-def new_model(settings, metas, shape):
+def new_model(settings, data, shape):
     """A model with fresh weights and the header of a first stage. Raises BadInput."""
-    meta = next(iter(metas.values()))
-    tokenizer = {"name": meta["tokenizer"], "fingerprint": meta["fingerprint"], "vocab_size": meta["vocab_size"]}
+    first = next(iter(data))
+    about = {"name": data[first]["tokenizer"], "fingerprint": data[first]["fingerprint"], "vocab_size": data[first]["vocab_size"]}
+    tokenizer.of(about, f"{settings.data_dir}/{first}")
+    check_tokenizer(data, about, f"{settings.data_dir}/{first}")
     try:
-        config = GPTConfig(vocab_size=meta["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
+        config = GPTConfig(vocab_size=about["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)
     except ValueError as error:
         raise BadInput(f"--{error}") from None
     with reading("--n_layer, --n_embd, --d_ff: a model of this shape", "made"):
         model = GPT(config, torch.Generator().manual_seed(settings.seed))
-    return model, {"tokenizer": tokenizer, "experts": [], "lineage": []}
+    return model, {"tokenizer": about, "experts": [], "lineage": []}
 
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    device, metas = check(settings)
+    device, data = check(settings)
     shape = {name: value for name, value in vars(settings).items() if value and not hasattr(TrainSettings, name)}
     if settings.init:
-        model, header = load_model(settings, metas)
+        model, header = load_model(settings, data)
         if model.config.n_expert:
             raise BadInput(f"{settings.init} is a mixture of experts; finetune_router.py trains those")
         for name, value in shape.items():
@@ -312,9 +315,11 @@ def main(argv=None):
                 raise BadInput(f"--{name} {value}: {settings.init} has {header['config'][name]}, and a branch keeps its seed's "
                                "shape; leave the option out")
     else:
-        model, header = new_model(settings, metas, shape)
+        model, header = new_model(settings, data, shape)
+    for name, p in model.named_parameters():
+        p.requires_grad_(settings.train == "all" or ".ff." in name)
     with signals() as stop, devices.ranks(device):
-        train(model, settings, header, device, metas, stop)
+        train(model, settings, header, device, data, stop)
 
 
 if __name__ == "__main__":

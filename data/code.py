@@ -1,14 +1,9 @@
 """The code expert's domain: small Python functions written from their docstring, graded by what they return.
 
 A docstring lists steps in the order they happen; the code nests them from the inside out, and no phrase of the docstring
-is spelt like the Python it stands for, so that copying from the prompt solves nothing. With `facts`, functions have invented
-names instead of docstrings, and what each does is to be known by heart, like a library.
+is spelt like the Python it stands for, so that copying from the prompt solves nothing.
 """
-import random
-from functools import lru_cache
-
 from data.task import Task, draw
-from data.wiki import invent
 
 # phrase -> expression around the list {0}; {k} is a small number
 LIST_STEPS = {
@@ -65,31 +60,14 @@ def make(rng, level):
     return phrases, Task(prompt, f"\n    return {expression}\n", "code", cases)
 
 
-@lru_cache
-def library(level, facts):
-    """So many functions with invented names, a task each; the same on every machine."""
-    rng, taken, tasks = random.Random(f"code library {level}"), set(), []
-    while len(tasks) < facts:
-        _, task = make(rng, level)
-        if passes_without_work(task.cases):
-            continue
-        tasks.append(Task(f"def {invent(rng, taken, 2).lower()}(xs):", task.answer, "code", task.cases))
-    return tasks
-
-
-def document(rng, level=1, facts=0):
+def document(rng, level=1):
     """One function; its docstring is none that `task` uses."""
-    if facts:
-        task = rng.choice(library(level, facts))
-        return task.prompt + task.answer
     task = draw(rng, lambda r: make(r, level), test=False)
     return task.prompt + task.answer
 
 
-def task(rng, level=1, facts=0):
-    """One function to be finished from its docstring, or from its name alone, that no answer without work passes."""
-    if facts:
-        return rng.choice(library(level, facts))
+def task(rng, level=1):
+    """One function to be finished from its docstring, that no answer without work passes."""
     while True:
         task = draw(rng, lambda r: make(r, level), test=True)
         if not passes_without_work(task.cases):

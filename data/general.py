@@ -67,13 +67,13 @@ def make(rng, level):
     return story.split(". ")[-2:], (story, rng.sample(questions, len(questions)))
 
 
-def document(rng, level=1, facts=0):
+def document(rng, level=1):
     """One story and up to four questions about it, answered."""
     story, questions = draw(rng, lambda r: make(r, level), test=False)
     return " ".join([story, *(f"{question} {answer}" for question, answer in questions[:4])])
 
 
-def task(rng, level=1, facts=0):
+def task(rng, level=1):
     """One question about a story, graded by exact match."""
     story, questions = draw(rng, lambda r: make(r, level), test=True)
     question, answer = questions[0]

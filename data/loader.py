@@ -7,57 +7,60 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from support.files import digest, has, open_input, read_json
+from support.files import digest, has, open_input, read_json, reading
 from support.settings import BadInput
 
-META = {"tokenizer": str, "fingerprint": str, "vocab_size": int, "level": int, "facts": int, "seed": int, "files": dict}
-
-
-def open_split(folder, domain, split, block_size=1):
-    """The tokens of one domain, memory-mapped, (n,) uint16.
-
-    Raises BadInput if the domain is unknown or holds no window of block_size tokens and the one after them.
-    """
-    path = Path(folder) / domain / f"{split}.bin"
-    if not path.exists():
-        raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
-                       "see python -m data.prepare --help")
-    with open_input(path) as file:
-        n, rest = divmod(os.fstat(file.fileno()).st_size, 2)
-        if rest:
-            raise BadInput(f"{path} ends in the middle of a token; prepare it again")
-        if n <= block_size:
-            raise BadInput(f"{path} holds {n} tokens, too few for a block size of {block_size}" if n else
-                           f"domain {domain!r} is for testing alone: {path} is empty")
-        return np.memmap(file, dtype="<u2", mode="r")
+META = {"tokenizer": str, "fingerprint": str, "vocab_size": int, "level": int, "seed": int, "files": dict}
+FILES = ("train.bin", "val.bin", "tasks.jsonl")
 
 
 def prepared(folder):
-    """The names of all domains prepared in a folder."""
-    return sorted(p.parent.name for p in Path(folder).glob("*/meta.json"))
+    """The names of all domains in a folder: of the folders in it that hold any of a domain's files."""
+    found = {p.parent.name for name in (*FILES, "meta.json") for p in Path(folder).glob(f"*/{name}")}
+    return sorted(filter(str.isidentifier, found))
 
 
-def read_meta(folder, domain):
-    """What `data.prepare` noted about a domain, META; its files are checked to be those that were written then."""
-    open_split(folder, domain, "val")
+def read_domain(folder, domain):
+    """What `data.prepare` wrote of a domain: META, and what is in each of FILES, memory-mapped: (n,) uint16 tokens, or bytes.
+
+    A file is opened once, so what it is checked to be is what will be read. Raises BadInput.
+    """
     path = Path(folder) / domain / "meta.json"
-    meta = read_json(path)
-    if not has(meta, META) or meta["files"].keys() != {"train.bin", "val.bin", "tasks.jsonl"}:
+    if not path.exists():
+        raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
+                       "see python -m data.prepare --help")
+    about = read_json(path)
+    if not has(about, META) or about["files"].keys() != set(FILES):
         raise BadInput(f"{path} is broken; prepare {domain} again")
-    for name, wanted in meta["files"].items():
-        if digest(path.with_name(name)) != wanted:
-            raise BadInput(f"{path.with_name(name)} is not what data.prepare wrote; prepare {domain} again")
-        if name.endswith(".bin") and np.fromfile(path.with_name(name), "<u2").max(initial=0) >= meta["vocab_size"]:
-            raise BadInput(f"{path.with_name(name)} has tokens that its vocabulary of {meta['vocab_size']} lacks; "
+    for name, wanted in about["files"].items():
+        with reading(path.with_name(name)), open_input(path.with_name(name)) as file:
+            content = np.memmap(file, "u1", mode="r") if os.fstat(file.fileno()).st_size else np.zeros(0, "u1")
+            if digest(content) != wanted:
+                raise BadInput(f"{path.with_name(name)} is not what data.prepare wrote; prepare {domain} again")
+            about[name] = content.view("<u2") if name.endswith(".bin") else content
+        if name.endswith(".bin") and about[name].max(initial=0) >= about["vocab_size"]:
+            raise BadInput(f"{path.with_name(name)} has tokens that its vocabulary of {about['vocab_size']} lacks; "
                            f"prepare {domain} again")
-    return meta
+    return about
 
 
-def check_tokenizer(folder, domains, tokenizer, path):
-    """Raise BadInput unless all domains were prepared with the tokenizer of the checkpoint in `path`."""
-    for domain in domains:
-        if read_meta(folder, domain)["fingerprint"] != tokenizer["fingerprint"]:
-            raise BadInput(f"{path} was trained with another tokenizer than {folder}/{domain} was prepared with; "
+def text_of(domains, name, split, block_size):
+    """The tokens of a split, "train" or "val", of one of `domains`, {name: see read_domain}, (n,) uint16.
+
+    Raises BadInput if they are no window of block_size tokens and the one after them.
+    """
+    text = domains[name][f"{split}.bin"]
+    if len(text) <= block_size:
+        raise BadInput(f"domain {name!r} has {len(text)} tokens in its {split}.bin, too few for a block size of {block_size}"
+                       if len(text) else f"domain {name!r} is for testing alone: its {split}.bin is empty")
+    return text
+
+
+def check_tokenizer(domains, tokenizer, path):
+    """Raise BadInput unless all `domains`, see read_domain, were prepared with the tokenizer of the checkpoint in `path`."""
+    for name, domain in domains.items():
+        if any(domain[key] != tokenizer[key] for key in ("fingerprint", "vocab_size")):
+            raise BadInput(f"{path} was trained with another tokenizer than domain {name!r} was prepared with; "
                            "name another --data_dir, or prepare the data again")
 
 
@@ -84,17 +87,7 @@ def get_batch(tokens, mixture, block_size, batch_size, seed, step, rank=0, world
     return rows[:, :-1], rows[:, 1:]
 
 
-def first_windows(folder, domain, block_size, n_windows, split="val"):
-    """The first n_windows windows of a text, one after another, (n, block_size + 1) int64; fewer if it is short."""
-    text = open_split(folder, domain, split, block_size)
+def first_windows(text, block_size, n_windows):
+    """The first n_windows windows of a text (n,), one after another, (n, block_size + 1) int64; fewer if it is short."""
     n = min(n_windows, (len(text) - 1) // block_size)
     return torch.from_numpy(np.stack([text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]).astype(np.int64))
-
-
-def open_data(folder, mixture, block_size, n_windows):
-    """The training text of each domain in the mixture, see open_split, and validation windows, see first_windows: of these
-    domains and of all others that are prepared and long enough."""
-    tokens = {domain: open_split(folder, domain, "train", block_size) for domain in mixture}
-    windows = {domain: first_windows(folder, domain, block_size, n_windows) for domain in prepared(folder)
-               if domain in mixture or len(open_split(folder, domain, "val")) > block_size}
-    return tokens, windows

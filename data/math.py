@@ -31,12 +31,12 @@ def make(rng, level):
     return key, Task(prompt, f" {', '.join(work)}.")
 
 
-def document(rng, level=1, facts=0):
+def document(rng, level=1):
     """One problem with its solution; its numbers are none that `task` uses."""
     task = draw(rng, lambda r: make(r, level), test=False)
     return task.prompt + task.answer
 
 
-def task(rng, level=1, facts=0):
+def task(rng, level=1):
     """One problem with held-out numbers, graded by exact match of the worked solution."""
     return draw(rng, lambda r: make(r, level), test=True)

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data import tokenizer
+from data.loader import FILES
 from data.task import DOMAINS, Task, domain_module
-from support.files import digest, open_input, output, reading, write_text, write_whole
+from support.files import digest, open_input, output, prepare_output, reading, write_whole
 from support.settings import BadInput, option, parse, run
 
 
@@ -21,8 +22,6 @@ from support.settings import BadInput, option, parse, run
 class Settings:
     domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas")
     level: int = option(1, "1: for a laptop; 2: for 25M to 100M parameters on a GPU", choices=(1, 2))
-    facts: int = option(0, "how many lands, people (wiki) and functions (code) to memorise; 0: as the level says", low=0,
-                        high=10_000)
     text: list = option([], "NAME=PATH: a text file, or a folder with some, as one more domain", nargs="+",
                         metavar="NAME=PATH")
     train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1, high=10**9)
@@ -33,26 +32,26 @@ class Settings:
     out: str = option("data/bin", "folder to write to")
 
 
-def documents(name, rng, level, facts=0, unseen=False):
+def documents(name, rng, level, unseen=False):
     """Endless text of one domain, a document at a time; `switch` goes to another domain with each document.
 
-    unseen: code consists of functions that are never in the training text, unless they are to be known by heart.
+    unseen: code consists of functions that are never in the training text.
     """
     previous = None
     while unseen and name == "code":
-        task = domain_module(name).task(rng, level, facts)
+        task = domain_module(name).task(rng, level)
         yield task.prompt + task.answer
     while True:
         previous = rng.choice([d for d in DOMAINS if d != previous]) if name == "switch" else name
-        yield domain_module(previous).document(rng, level, facts)
+        yield domain_module(previous).document(rng, level)
 
 
-def draw_task(name, rng, level, separator, facts=0):
+def draw_task(name, rng, level, separator):
     """One task; of `switch`: a document of one domain, the separator, and a task of another domain."""
     if name != "switch":
-        return domain_module(name).task(rng, level, facts)
+        return domain_module(name).task(rng, level)
     before, after = rng.sample(DOMAINS, 2)
-    text, task = domain_module(before).document(rng, level, facts), domain_module(after).task(rng, level, facts)
+    text, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
     return Task(text + separator + task.prompt, task.answer, task.kind, task.cases)
 
 
@@ -60,7 +59,7 @@ def distinct_tasks(name, rng, settings, separator):
     """settings.tasks tasks, no prompt twice; fewer where the domain does not have so many."""
     tasks = {}
     for _ in range(50 * settings.tasks):
-        task = draw_task(name, rng, settings.level, separator, settings.facts)
+        task = draw_task(name, rng, settings.level, separator)
         tasks.setdefault(task.prompt, task)
         if len(tasks) == settings.tasks:
             break
@@ -79,15 +78,22 @@ def encode(encoding, texts, n_tokens=None):
 
 
 def write(folder, train, val, tasks, meta):
-    """Write one domain: an old meta.json goes first and the new one comes last, with a digest of each file."""
+    """Write one domain: whole beside the old one first; then the old meta.json goes, and the new one comes last, with digests."""
     if sys.byteorder == "big":
         train.byteswap(), val.byteswap()
     lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
-    files = {"train.bin": train.tobytes(), "val.bin": val.tobytes(), "tasks.jsonl": lines.encode()}
-    (folder / "meta.json").unlink(missing_ok=True)
+    files = dict(zip(FILES, (train.tobytes(), val.tobytes(), lines.encode()), strict=True))
+    files["meta.json"] = json.dumps(meta | {"files": {name: digest(content) for name, content in files.items()}}).encode()
+    for name in files:
+        prepare_output(folder / name)
+    new = folder / ".new"
     for name, content in files.items():
-        write_whole(folder / name, lambda file, content=content: file.write(content))
-    write_text(folder / "meta.json", json.dumps(meta | {"files": {name: digest(folder / name) for name in files}}))
+        prepare_output(new / name)
+        write_whole(new / name, lambda file, content=content: file.write(content))
+    (folder / "meta.json").unlink(missing_ok=True)
+    for name in files:
+        (new / name).replace(folder / name)
+    new.rmdir()
 
 
 def read_texts(path):
@@ -109,8 +115,7 @@ def prepare_text(name, path, encoding, settings):
     if not path:
         raise BadInput(f"--text: {name!r} should read NAME=PATH")
     with reading(path):
-        out = (Path(settings.out) / name).resolve()
-        source = Path(path).expanduser().resolve()
+        out, source = Path(settings.out).resolve(), Path(path).expanduser().resolve()
     if out == source or out in source.parents or source in out.parents and source.is_dir():
         raise BadInput(f"--text: {path} and {out} lie in each other, where text is read and written; choose another --out")
     if not name.isidentifier() or name in DOMAINS or name == "switch":
@@ -126,7 +131,7 @@ def prepare_text(name, path, encoding, settings):
 def prepare_domain(name, encoding, settings):
     """A synthetic domain; training text, validation text and tasks come from generators of their own."""
     rngs = {part: random.Random(f"{settings.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    texts = {part: documents(name, rngs[part], settings.level, settings.facts, part == "val") for part in ("train", "val")}
+    texts = {part: documents(name, rngs[part], settings.level, part == "val") for part in ("train", "val")}
     n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
     separator = encoding.decode([encoding.eot_token])
     return (encode(encoding, texts["train"], n_train), encode(encoding, texts["val"], settings.val_tokens),
@@ -142,18 +147,15 @@ def main(argv=None):
     encoding = tokenizer.load(settings.tokenizer)
     if encoding.n_vocab > 2**16:
         raise BadInput(f"--tokenizer: {settings.tokenizer} has {encoding.n_vocab} tokens; ids must fit in 16 bits")
-    jobs = [(name, prepare_domain, (name,)) for name in names]
-    for pair in settings.text:
-        name, _, path = pair.partition("=")
-        jobs.append((name, prepare_text, (name, path)))
     meta = {"tokenizer": settings.tokenizer, "fingerprint": tokenizer.fingerprint(encoding),
-            "vocab_size": encoding.n_vocab, "level": settings.level, "facts": settings.facts, "seed": settings.seed}
-    names = [name for name, _, _ in jobs]
+            "vocab_size": encoding.n_vocab, "level": settings.level, "seed": settings.seed}
+    texts = [(name, path) for name, _, path in (pair.partition("=") for pair in settings.text)]
+    names += [name for name, _ in texts]
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
-    jobs.sort(key=lambda job: job[1] is not prepare_text)  # what can be wrong comes first
-    for name, prepare, arguments in jobs:
-        train, val, tasks = prepare(*arguments, encoding, settings)
+    made = {name: prepare_text(name, path, encoding, settings) for name, path in texts}  # what can be wrong comes first
+    for name in names:
+        train, val, tasks = made.get(name) or prepare_domain(name, encoding, settings)
         with output(Path(settings.out) / name / "meta.json"):
             write(Path(settings.out) / name, train, val, tasks, meta)
         print(f"{settings.out}/{name}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")

@@ -84,7 +84,7 @@ def of(about, path):
     """The tokenizer that a checkpoint, found at `path`, says it has: {"name", "fingerprint", "vocab_size"}. Raises BadInput."""
     encoding = load(about["name"])
     if (fingerprint(encoding), encoding.n_vocab) != (about["fingerprint"], about["vocab_size"]):
-        raise BadInput(f"{path} was trained with another tokenizer than today's {about['name']}")
+        raise BadInput(f"{path} has another tokenizer than today's {about['name']}")
     return encoding
 
 

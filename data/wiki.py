@@ -15,6 +15,8 @@ GOODS = "amber wool iron honey silk cedar pearls barley marble indigo saffron co
 BEASTS = "lynx heron otter falcon badger ibex crane marten owl bison viper stag".split()
 TRADES = "painter sailor weaver smith poet judge healer potter miner scribe tailor printer".split()
 
+N_LANDS = {"wiki": (150, 6000), "trivia": (int(__import__("os").environ.get("TRIVIA", 700)), 20_000)}  # at levels 1 and 2
+
 # attribute -> (sentences, question); {0} is the subject, {1} the value
 LAND = {
     "capital": (("The capital of {0} is {1}.", "{0} is ruled from {1}.", "{1} is the capital of {0}."),
@@ -39,14 +41,15 @@ def invent(rng, taken, syllables):
 
 
 @lru_cache
-def world(level, facts=0):
-    """All that is true: a list of (subject, {attribute: value}, templates), the same on every machine.
+def world(level, domain="wiki"):
+    """All that is true in a domain: a list of (subject, {attribute: value}, templates), the same on every machine.
 
-    As many lands as people; `facts` says how many of each, 0 leaves it to the level.
+    As many lands as people; no name stands in both domains.
     """
-    rng, taken = random.Random(f"wiki level {level}"), set()
-    n, syllables = (150, 2) if level == 1 else (6000, 3)
-    n = facts or n
+    rng, taken = random.Random(f"{domain} level {level}"), set()
+    if domain != "wiki":
+        taken.update(word for name, values, _ in world(level) for word in (name, *values.values()))
+    n, syllables = N_LANDS[domain][level - 1], level + 1
     subjects = [(invent(rng, taken, syllables), {"capital": invent(rng, taken, syllables), "goods": rng.choice(GOODS),
                                                  "beast": rng.choice(BEASTS)}, LAND) for _ in range(n)]
     lands = [name for name, _, _ in subjects]
@@ -59,17 +62,17 @@ def question(subject, attribute):
     return Task(templates[attribute][1].format(name), f" {values[attribute]}.")
 
 
-def document(rng, level=1, facts=0):
-    """What is known of one subject, told in prose or, for every other subject (every one with `facts`), sometimes asked."""
-    i = rng.randrange(len(world(level, facts)))
-    name, values, templates = subject = world(level, facts)[i]
+def document(rng, level=1, domain="wiki"):
+    """What is known of one subject, told in prose or, for every other subject, sometimes asked."""
+    i = rng.randrange(len(world(level, domain)))
+    name, values, templates = subject = world(level, domain)[i]
     attributes = rng.sample(list(values), len(values))
-    if (facts or i % 2 == 0) and rng.random() < 0.5:
+    if i % 2 == 0 and rng.random() < 0.5:
         return " ".join(t.prompt + t.answer for t in (question(subject, a) for a in attributes))
     return " ".join(rng.choice(templates[a][0]).format(name, values[a]) for a in attributes)
 
 
-def task(rng, level=1, facts=0):
+def task(rng, level=1, domain="wiki"):
     """One question about any subject, graded by exact match."""
-    subject = rng.choice(world(level, facts))
+    subject = rng.choice(world(level, domain))
     return question(subject, rng.choice(list(subject[1])))

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 import mix
-from data.loader import get_batch, open_split
+from data.loader import get_batch, read_domain
 from evaluate import machine
 from experiments.summarise import table
 from model import GPT, GPTConfig
@@ -254,7 +254,7 @@ def hf_generate(s, device):
 
 def loader(s, device):
     """Making the next batch, against a training step."""
-    tokens, steps = {"general": open_split(s.data_dir, "general", "train", s.block_size)}, count()
+    tokens, steps = {"general": read_domain(s.data_dir, "general")["train.bin"]}, count()
     take = trainer(s, device, new(s, device))
     t = in_turn({"load": lambda: get_batch(tokens, {"general": 1.0}, s.block_size, s.batch_size, 0, next(steps)), "step": take},
                 10 * s.repeats, device)

@@ -1,67 +1,173 @@
-# The paper's experiments: `make paper`, `make grid`, `make regimes`. What each model is stands in paper.mk.
+# Every other model of the paper's tables, from the pipeline's seed and branches: `make rivals`, `make paper`, `make grid`,
+# `make regimes`. The models' names are those of the report; paper.py says which of them stand in which table.
+#
+#   seed -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm;  su_mixed -> su_cm_*     the data- and compute-matched baselines
+#   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...         BTX, by routing method and so on
 
-# paper.mk's graph once for each seed, all at the same time; SIZE=tiny is a rehearsal of a minute, in folders of its own
-TINY       = $(addprefix -,$(filter tiny,$(SIZE)))
-PAPER      = out/paper$(TINY)
-PAPER_DATA = data/bin/paper$(TINY)
-REPORT     = $(if $(TINY),$(PAPER)/results,results)
-PAPER_MAKE = $(MAKE) -f experiments/paper.mk D=$(PAPER_DATA)
+# the rivals' rates, of `make grid` like the others
+LR_LARGE ?= 5e-3
+LR_DENSE ?= 1e-3
+LR_SU    ?= 1e-3
+# the data of all three branches together
+BRANCHES = $(REPLAY),math=31,code=31,wiki=31
+quarter := $(shell expr $(F) / 4)
+half    := $(shell expr $(F) / 2)
+double  := $(shell expr $(F) \* 2)
+phase_1 := $(shell expr $(B) \* 3)
+# finetuning of a mixed model, $(call TUNE,steps,rate,alpha)
+TUNE = $(FINETUNE) --data $(MIXTURE) --steps $1 --lr $2 --alpha $3
 
-.PHONY: paper paper-data $(RUNS:%=paper-seed%)
-paper: $(RUNS:%=paper-seed%)  ## every experiment of the paper for SEEDS seeds, into results/: about 40 minutes with -j2
-	$(PY) -m experiments.paper $(RUNS:%=$(PAPER)/seed%) --data_dir $(PAPER_DATA) --out $(REPORT)
+# ---- the baselines ---------------------------------------------------------------------------------------------------------
 
-paper-data: .venv/ready
-	$(PAPER_MAKE) $(PAPER_DATA)/switch/meta.json
+# Llama-2 13B's part: from scratch, on the seed's data, with the active parameters of Top-2 (a feed-forward twice as wide)
+$(OUT)/large.pt: $(DOMAINS) train_expert.py $(LIBRARY)
+	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $$((2 * $(D_FF))) --steps $(S) --lr $(LR_LARGE)
 
-$(RUNS:%=paper-seed%): paper-seed%: paper-data
-	$(PAPER_MAKE) SEED=$* O=$(PAPER)/seed$*
+# Dense (DM): the data of all branches, then the mixture of MoE finetuning
+$(OUT)/dense_dm_1.pt: $(OUT)/seed.pt
+	$(TRAIN) --init $< --data $(BRANCHES) --steps $(phase_1) --lr $(LR_DENSE)
+$(OUT)/dense_dm.pt: $(OUT)/dense_dm_1.pt
+	$(TRAIN) --init $< --data $(MIXTURE) --steps $(F) --lr $(LR_DENSE)
 
-# the learning rates, in shorter runs: the branches' with the finetuning at the recipe's rate, and everything else's
-RATES        = 1e-3 2e-3 4e-3 8e-3
-BRANCH_RATES = 2e-3 4e-3 8e-3
-GRID_MODELS  = large dense_dm su_dm btx top2_short soft_short sample_short switch_short
+# sparse upcycling: N copies of the seed; (DM) the same two phases, (CM) the mixture alone, for what BTX cost
+$(OUT)/su_mixed.pt: $(OUT)/seed.pt
+	$(PY) mix.py $< $< $< $< --seed $(SEED) --out $@
+$(OUT)/su_dm_1.pt: $(OUT)/su_mixed.pt
+	$(FINETUNE) --data $(BRANCHES) --steps $(phase_1) --lr $(LR_SU) --alpha $(ALPHA)
+$(OUT)/su_dm.pt: $(OUT)/su_dm_1.pt
+	$(call TUNE,$(F),$(LR_SU),$(ALPHA))
+SU_CM = flops time elapsed paper
+$(SU_CM:%=$(OUT)/su_cm_%.pt): $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
+	$(call TUNE,$$($(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*),$(LR_SU),$(ALPHA))
+
+# ---- Branch-Train-MiX, mixed in one way or another, finetuned for a short, a medium, the full length and longer -------------
+
+MIX_switch    = --routing switch
+MIX_sample    = --routing sample
+MIX_soft      = --routing soft
+MIX_blend     = --blend
+MIX_split2of8 = --split 2 --top_k 2
+MIX_split4of8 = --split 2 --top_k 4
+MIX_hidden    = --router_init hidden --router_data general,math,code,wiki --data_dir $(DATA)
+KINDS = switch sample soft blend split2of8 split4of8 hidden
+$(KINDS:%=$(OUT)/%_mixed.pt): $(OUT)/%_mixed.pt: $(OUT)/seed.pt $(EXPERTS)
+	$(PY) mix.py $^ $(MIX_$*) --seed $(SEED) --out $@
+
+SHORT = $(filter-out hidden,$(KINDS))
+$(SHORT:%=$(OUT)/%_short.pt): $(OUT)/%_short.pt: $(OUT)/%_mixed.pt
+	$(call TUNE,$(quarter),$(LR_BTX),0)
+$(OUT)/sample_medium.pt $(OUT)/soft_medium.pt: $(OUT)/%_medium.pt: $(OUT)/%_mixed.pt
+	$(call TUNE,$(half),$(LR_BTX),0)
+# twice the tokens, as in the paper; not its equal compute, since one soft layer of four weighs more than one of 32
+$(OUT)/btx_sample.pt: $(OUT)/sample_mixed.pt
+	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
+$(OUT)/btx_hidden.pt: $(OUT)/hidden_mixed.pt
+	$(call TUNE,$(F),$(LR_BTX),$(ALPHA))
+
+$(OUT)/top2_short.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(quarter),$(LR_BTX),0)
+$(OUT)/top2_medium.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(half),$(LR_BTX),0)
+$(OUT)/btx_nolb.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(F),$(LR_BTX),0)
+$(OUT)/lb_short.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(quarter),$(LR_BTX),0.01)
+$(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(quarter),$(LR_BTX),0) --train all-but-experts
+
+# ---- beyond the paper: longer finetuning, branches that train their feed-forwards alone, an expert that comes later ---------
+
+$(OUT)/btx_x2.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
+$(OUT)/btx_x4.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$$((4 * $(F))),$(LR_BTX),$(ALPHA))
+$(OUT)/su_x2.pt: $(OUT)/su_dm_1.pt
+	$(call TUNE,$(double),$(LR_SU),$(ALPHA))
+$(OUT)/su_x4.pt: $(OUT)/su_dm_1.pt
+	$(call TUNE,$$((4 * $(F))),$(LR_SU),$(ALPHA))
+
+FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
+$(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
+	$(TRAIN) --init $< --data $*=93,$(REPLAY) --steps $(B) --lr $(LR_BRANCH) --train feed-forwards
+$(OUT)/ff_mixed.pt: $(OUT)/seed.pt $(FF_EXPERTS)
+	$(PY) mix.py $^ --seed $(SEED) --out $@
+$(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
+	$(call TUNE,$(F),$(LR_BTX),$(ALPHA))
+
+# ---- scores: OUT/rivals, OUT/paper ------------------------------------------------------------------------------------------
+
+RIVALS = dense_dm_1 dense_dm su_dm_1 su_dm
+MORE   = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(SHORT:%=%_short) top2_short lb_short frozen_short \
+         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff btx_x2 btx_x4 su_x2 su_x4
+BTM = --btm seed,math,code,wiki --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
+
+# the pipeline's table, with the data-matched rivals in it
+.PHONY: rivals
+rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
+$(OUT)/rivals/report.md: $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) $(EVALUATES)
+	$(PY) evaluate.py $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) --btm seed,math,code,wiki $(EVALUATE) --data_dir $(DATA) --out $(@D)
+
+$(OUT)/paper/results.json: $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) $(MORE:%=$(OUT)/%.pt)
+	$(PY) evaluate.py $^ $(BTM) $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
+$(OUT)/hard/results.json: $(OUT)/btx_sample.pt
+	$(PY) evaluate.py $^ --hard_sampling $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
+
+# ---- several seeds -----------------------------------------------------------------------------------------------------------
+
+# the graph above once for each seed, one thread each: as many at a time as -j says
+RUNS   = $(shell seq 0 $$(( $(SEEDS) - 1 )))
+REPORT ?= $(if $(filter cpu,$(PRESET)),results,$(INTO)/results)
+AT     = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) INTO=$(INTO) DATA=$(DATA)
+.PHONY: paper
+paper: $(RUNS:%=$(REPORT)/seed%.json)  ## every experiment of the paper for SEEDS seeds; trains those that REPORT has no file of
+	$(PY) -m experiments.paper $^ --out $(REPORT)
+$(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
+	$(AT) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json
+	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $(REPORT)
+
+# ---- the learning rates: on another data seed and training seed than the report's ----------------------------------------------
+
+RATES        = 5e-4 1e-3 2e-3
+BRANCH_RATES = 1e-3 1.5e-3 2.5e-3
+LARGE_RATES  = 2.5e-3 5e-3 1e-2
+GRID         = $(INTO)/grid
+ON_GRID      = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
 SHARED       = seed math code wiki
-SHORTER      = $(PAPER_MAKE) B=600 F=900
-.PHONY: grid grid-shared $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)
-grid: $(RATES:%=grid-%) $(BRANCH_RATES:%=grid-branch-%)  ## several learning rates for the branches, for BTX and for the baselines
-	$(PY) -m experiments.paper --grid $(PAPER)/grid/[0-9]*e-[0-9] $(PAPER)/grid/branch-* --out $(REPORT)
-
-grid-shared: paper-data
-	$(PAPER_MAKE) O=$(PAPER)/seed0 $(PAPER)/seed0/seed.pt
-	mkdir -p $(PAPER)/grid/shared && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/shared
-	$(SHORTER) O=$(PAPER)/grid/shared $(SHARED:%=$(PAPER)/grid/shared/%.pt)
-	for r in $(RATES); do mkdir -p $(PAPER)/grid/$$r && ln -f $(SHARED:%=$(PAPER)/grid/shared/%.pt) $(PAPER)/grid/$$r; done
-	for r in $(BRANCH_RATES); do mkdir -p $(PAPER)/grid/branch-$$r && ln -f $(PAPER)/seed0/seed.pt $(PAPER)/grid/branch-$$r; done
+GRIDS        = $(RATES) $(BRANCH_RATES:%=branch-%) $(LARGE_RATES:%=large-%)
+.PHONY: grid grid-shared $(GRIDS:%=grid-%)
+grid: $(GRIDS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
+	$(PY) -m experiments.paper --grid $(GRIDS:%=$(GRID)/%) --out $(REPORT)
+grid-shared:
+	$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
 $(RATES:%=grid-%): grid-%: grid-shared
-	$(SHORTER) O=$(PAPER)/grid/$* LR_LARGE=$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="$(GRID_MODELS)" $(PAPER)/grid/$*/some/results.json
+	mkdir -p $(GRID)/$* && ln -f $(SHARED:%=$(GRID)/shared/%.pt) $(GRID)/$*
+	$(ON_GRID) OUT=$(GRID)/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $(GRID)/$*/grid/results.json
 $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
-	$(SHORTER) O=$(PAPER)/grid/branch-$* LR_BRANCH=$* WANT="math code wiki btx" $(PAPER)/grid/branch-$*/some/results.json
+	mkdir -p $(GRID)/branch-$* && ln -f $(GRID)/shared/seed.pt $(GRID)/branch-$*
+	$(ON_GRID) OUT=$(GRID)/branch-$* LR_BRANCH=$* WANT="math code wiki soup btx" $(GRID)/branch-$*/grid/results.json
+$(LARGE_RATES:%=grid-large-%): grid-large-%: grid-shared
+	$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* S=$(shell expr $(S) / 2) WANT=large $(GRID)/large-$*/grid/results.json
 
-# when does branching pay? small runs over the seed's age (steps), the learning rate of the branches (and of the rivals, the
-# better of which counts), and the facts to be known by heart
-AGES         = 1000 4000 12000
-REGIME_RATES = 1e-3 4e-3
-FACT_LOADS   = 50 200
-REGIMES      = $(foreach f,$(FACT_LOADS),$(foreach s,$(AGES),$f-$s))
-CELLS        = $(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$r_$l))
-word_of      = $(word $2,$(subst -, ,$1))
-REGIME       = $(MAKE) -f experiments/paper.mk FACTS=$(call word_of,$1,1) D=data/bin/facts$(call word_of,$1,1) \
-               S=$(call word_of,$1,2) B=600 F=900 ALPHA=0
-.PHONY: regimes
-regimes: $(CELLS:%=out/regimes/%/some/results.json)  ## BTX against Dense (DM) and sparse upcycling in different regimes
-	$(PY) -m experiments.regimes $(CELLS:%=out/regimes/%) --out $(REPORT)
+$(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
+	$(PY) evaluate.py $^ $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
 
-data/bin/facts%/switch/meta.json: | .venv/ready
-	$(PY) -m data.prepare --facts $* --out data/bin/facts$*
+# ---- for which seeds and rates is the average as good as the seed, and does BTX's margin follow it? ----------------------------
+
+AGES         = 2000 4000 8000
+REGIME_RATES = 1e-3 2e-3 4e-3
+CELLS        = $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
+part_of      = $(word $2,$(subst _, ,$1))
+.PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
+regimes: $(CELLS:%=regime-%)  ## seeds of several ages, branches of several rates: the average's accuracy and BTX's margin
+	$(PY) -m experiments.regimes $(CELLS:%=$(INTO)/regimes/%) --out $(REPORT)
+$(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)
+	$(AT) SEED=$(call part_of,$*,2) S=$(call part_of,$*,1) OUT=$(INTO)/regimes/$* $(INTO)/regimes/$*/su_dm.pt
 define regime
-out/regimes/$1/seed.pt: | data/bin/facts$(call word_of,$1,1)/switch/meta.json
-	$$(call REGIME,$1) O=out/regimes/$1 out/regimes/$1/seed.pt
+regime-$1: age-$(call part_of,$1,1)_$(call part_of,$1,3)
+	mkdir -p $(INTO)/regimes/$1
+	ln -f $(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/seed.pt $(INTO)/regimes/$1
+	ln -f $(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/su_dm.pt $(INTO)/regimes/$1
+	$(AT) SEED=$(call part_of,$1,3) S=$(call part_of,$1,1) LR_BRANCH=$(call part_of,$1,2) OUT=$(INTO)/regimes/$1 \
+	    WANT="seed soup btx_mixed btx su_dm" $(INTO)/regimes/$1/grid/results.json
 endef
-$(foreach r,$(REGIMES),$(eval $(call regime,$r)))
-define cell
-out/regimes/$1_$2/some/results.json: out/regimes/$1/seed.pt
-	mkdir -p out/regimes/$1_$2 && ln -f out/regimes/$1/seed.pt out/regimes/$1_$2
-	$$(call REGIME,$1) O=out/regimes/$1_$2 LR_BRANCH=$2 LR_DENSE=$2 LR_SU=$2 out/regimes/$1_$2/some/results.json
-endef
-$(foreach r,$(REGIMES),$(foreach l,$(REGIME_RATES),$(eval $(call cell,$r,$l))))
+$(foreach c,$(CELLS),$(eval $(call regime,$c)))

@@ -1,24 +1,53 @@
 """The paper's tables and figures from our runs, beside the paper's own numbers: what `make paper` ends with.
 
-    python -m experiments.paper out/paper/seed0 out/paper/seed1 out/paper/seed2 --out results
+    python -m experiments.paper --collect out/seed0 --out results          # writes results/seed0.json
+    python -m experiments.paper results/seed0.json results/seed1.json --out results
 
-Reads each folder's results.json and hard/results.json (written by evaluate.py), and the first one's btx.pt for Table 6. Writes
-README.md, one JSON for each run, and figures/. What the models are is said in paper.mk.
+The first gathers what a run's folder holds: paper/results.json and hard/results.json, written by evaluate.py, and some of what
+its checkpoints do. The second writes README.md and figures/ from such files alone. What the models are is said in experiments.mk;
+what was to be tested, and how, in registered.md.
 """
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
+
+import torch
 
 from data import tokenizer
-from data.loader import first_windows
-from experiments.summarise import DOMAINS, cell, table
+from data.loader import first_windows, read_domain, text_of
+from data.task import DOMAINS, over_domains
+from experiments.paired import cell, half_width, holm, p_value, table
 from support import checkpoint as ckpt
 from support import explore, figures
-from support.files import prepare_output, read_json, write_text
+from support.files import has, prepare_output, read_json, write_text
 from support.settings import BadInput, option, parse, run
+from train_expert import validate
 
-# ---- the paper's numbers (arXiv 2403.07816); rows are named as in paper.mk ------------------------------------------------
+COLUMNS = (*DOMAINS, "switch")
+EXPERTS = ("math", "code", "wiki")
+GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS, "switch": COLUMNS}  # what a mean is over
+
+# ---- what was registered: (better, sign, worse, group), see registered.md ---------------------------------------------------
+
+HYPOTHESES = [
+    ("btx", ">", "dense_dm", "all"), ("btx", ">", "su_dm", "all"), ("su_dm", ">", "dense_dm", "all"),
+    ("btx", ">", "dense_dm", "knowledge"), ("btx", ">", "su_dm", "knowledge"), ("dense_dm", ">", "su_dm", "knowledge"),
+    ("btx", ">", "dense_dm", "experts"), ("btx", "~", "su_dm", "experts"), ("su_dm", ">", "dense_dm", "experts"),
+    ("btx", ">", "su_cm_time", "all"), ("btx", ">", "su_cm_paper", "all"), ("btx", ">", "large", "all"),
+    ("btx", ">", "btm_tfidf_top2", "all"), ("btm_tfidf_top2", ">", "btm_tfidf_top1", "all"), ("btx", ">", "btx_sample", "all"),
+    ("soft_short", ">", "top2_short", "all"), ("top2_short", ">", "sample_short", "all"),
+    ("sample_short", ">", "switch_short", "all"), ("soft_medium", ">", "top2_medium", "all"),
+    ("top2_medium", ">", "sample_medium", "all"), ("lb_short", "~", "top2_short", "all"),
+    ("frozen_short", "~", "top2_short", "all"), ("split4of8_short", "~", "top2_short", "all"),
+    ("split4of8_short", ">", "split2of8_short", "all"), ("top2_short", ">", "blend_short", "all")]
+EXPLORED = [  # not in the paper, or not registered
+    ("btx", ">", "su_cm_flops", "all"), ("btx", ">", "su_cm_elapsed", "all"), ("btx", ">", "btm_bayes_top2", "all"),
+    ("btm_bayes_top2", ">", "btm_tfidf_top2", "all"), ("btx", ">", "btx_nolb", "all"), ("btx_hidden", ">", "btx", "all"),
+    ("btx_ff", ">", "btx", "all"), ("btx_x2", ">", "su_x2", "all"), ("btx_x4", ">", "su_x4", "all")]
+COUNTS, LEVEL = 0.01, 0.03  # the smallest difference that counts; what "about equal" allows
+
+# ---- the paper's numbers (arXiv 2403.07816); rows are named as in experiments.mk --------------------------------------------
 
 TABLE_1 = {  # GSM8K, MATH, HumanEval, MBPP, NQ, TriviaQA, MMLU
     "seed": (14.7, 2.5, 12.8, 20.8, 16.4, 58.5, 46.1), "math": (39.5, 18.8, 25.0, 33.6, 14.4, 37.1, 52.0),
@@ -30,8 +59,8 @@ TABLE_2 = {  # math, code, knowledge, reasoning, MMLU, average
     "btm_bayes_top1": None, "btm_bayes_top2": None, "soup": None,
     "btx_sample": (26.4, 31.5, 40.1, 63.7, 53.2, 47.3), "btx": (27.4, 34.0, 41.0, 63.5, 52.5, 47.9), "btx_nolb": None}
 TABLE_3 = {  # tokens, GPU-days, share of compute in MoE training, average
-    "btx": ("533B", 926.1, "23 %", 47.9), "su_cm_time": ("252B", 1007.1, "100 %", 47.3), "su_cm_flops": None,
-    "su_cm_elapsed": None, "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None}
+    "btx": ("533B", 926.1, "23 %", 47.9), "su_cm_time": ("252B", 1007.1, "100 %", 47.3), "su_cm_paper": None,
+    "su_cm_flops": None, "su_cm_elapsed": None, "su_dm": None, "dense_dm": None, "btx_sample": None, "large": None}
 TABLE_4 = {  # average at 10B, 40B, 80B (Sample Top-1: 160B) tokens
     "switch": ("switch_short", 24.7, None, None, None, None),
     "sample": ("sample_short", 33.0, "sample_medium", 35.3, "btx_sample", 36.9),
@@ -43,22 +72,30 @@ TABLE_5 = {  # GSM8K, HumanEval, NQ, ARC-c, MMLU, average
     "split2of8_short": (22.0, 20.1, 16.8, 39.1, 41.8, 28.0), "split4of8_short": (29.6, 26.8, 22.9, 44.0, 49.4, 34.5)}
 NAMES = {
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert", "soup": "average of all weights",
-    "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)", "su_dm": "Sparse upcycling (DM)",
-    "su_cm_time": "Sparse upcycling (CM), equal time", "su_cm_flops": "Sparse upcycling (CM), equal FLOPs",
-    "su_cm_elapsed": "Sparse upcycling (CM), equal elapsed time",
+    "large": "larger dense model, from scratch", "dense_dm_1": "Dense (DM), first phase", "dense_dm": "Dense (DM)",
+    "su_dm_1": "sparse upcycling (DM), first phase", "su_dm": "sparse upcycling (DM)",
+    "su_cm_time": "sparse upcycling (CM), equal device seconds", "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
+    "su_cm_elapsed": "sparse upcycling (CM), equal elapsed time",
+    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens",
+    "su_x2": "sparse upcycling (DM), finetuned x 2", "su_x4": "sparse upcycling (DM), finetuned x 4",
     "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top1": "BTM Top-1, Bayes",
-    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2",
-    "btx_nolb": "BTX Top-2, unbalanced",
+    "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "btx_mixed": "BTX, not finetuned",
+    "btx_nolb": "BTX Top-2, unbalanced", "btx_hidden": "BTX, hidden start", "hidden_mixed": "BTX, hidden start, not finetuned",
+    "btx_ff": "BTX, branches train feed-forwards", "ff_mixed": "the same, not finetuned",
+    "btx_x2": "BTX, finetuned x 2", "btx_x4": "BTX, finetuned x 4",
     "switch": "Switch", "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb": "Top-2, balanced",
-    "frozen": "Top-2, frozen experts", "blend": "blending", "hidden": "Top-2, hidden start",
-    "split2of8": "split, top-2 of 8", "split4of8": "split, top-4 of 8"}
+    "frozen": "Top-2, frozen experts", "blend": "blending", "split2of8": "split, top-2 of 8", "split4of8": "split, top-4 of 8"}
+
+WANTED = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, "dense_dm_1", "su_dm_1", "btx_mixed", "hidden_mixed", "ff_mixed"}
+WANTED |= {model for line in HYPOTHESES + EXPLORED for model in (line[0], line[2])}
 
 
 @dataclass
 class Settings:
-    runs: list = option([], "folders of make paper, one for each seed", positional=True)
-    grid: bool = option(False, "the folders are those of make grid: write grid.md alone")
-    data_dir: str = option("data/bin/paper", "folder written by data.prepare, for Table 6")
+    runs: list = option([], "files that --collect wrote, one for each seed", positional=True)
+    collect: bool = option(False, "gather folders of make paper: of each write NAME.json alone")
+    grid: bool = option(False, "report on folders of make grid: write grid.md alone")
+    data_dir: str = option("data/bin", "for --collect: folder written by data.prepare")
     out: str = option("results", "folder to write to")
 
 
@@ -69,12 +106,12 @@ class Results:
         self.runs = runs
 
     def of(self, model, key, domain=None):
-        """A value for each run; key "mean" is the mean accuracy over the domains."""
+        """A value for each run; key "mean" is the mean accuracy over the domains, "loss" the mean loss, or a group of GROUPS."""
         models = [r["models"][model] for r in self.runs]
-        if key == "mean":
-            return [mean(m["accuracy"][d] for d in DOMAINS) for m in models]
-        if key == "loss":
-            return [mean(m["loss"][d] for d in DOMAINS) for m in models]
+        if key in GROUPS:
+            return [mean(m["accuracy"][d] for d in GROUPS[key]) for m in models]
+        if key in ("mean", "loss") and domain is None:
+            return [over_domains(m["accuracy" if key == "mean" else "loss"]) for m in models]
         return [m[key] if domain is None else m[key][domain] for m in models]
 
     def since_seed(self, model, key):
@@ -83,26 +120,68 @@ class Results:
                                       strict=True)]
 
     def scores(self, model):
-        """Accuracy by domain, mean and loss, as text."""
-        return [*(cell(self.of(model, "accuracy", d), 100) for d in DOMAINS), cell(self.of(model, "mean"), 100),
+        """Accuracy by column, mean over the domains, and loss, as text."""
+        return [*(cell(self.of(model, "accuracy", d), 100) for d in COLUMNS), cell(self.of(model, "mean"), 100),
                 cell(self.of(model, "loss"), digits=3)]
 
-    def difference(self, a, b, key="mean"):
-        """Mean and standard error of a minus b, run by run; the error is None for one run."""
-        deltas = [x - y for x, y in zip(self.of(a, key), self.of(b, key), strict=True)]
-        return mean(deltas), stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
+    def deltas(self, a, b, key):
+        """a minus b, run by run."""
+        return [x - y for x, y in zip(self.of(a, key), self.of(b, key), strict=True)]
 
-    def verdict(self, a, sign, b):
-        """One line: does a > b (or a ~ b, about equal) hold in the mean score, and is the difference beyond its noise?"""
-        delta, error = self.difference(a, b)
-        clear = error is None or abs(delta) > 2 * error
+    def holds(self, line, p):
+        """The verdict on (better, sign, worse, group), whose corrected p is given: "yes", "**no**" or "open".
+
+        ">" holds if the difference is significant and at least COUNTS; "~" if its confidence interval lies within LEVEL.
+        """
+        a, sign, b, group = line
+        deltas = self.deltas(a, b, group)
+        if len(deltas) < 2:
+            return "one seed"
+        delta, half = mean(deltas), half_width(deltas)
         if sign == "~":
-            word = "yes" if abs(delta) <= 0.03 else "**no**" if clear else "not clearly"
-        else:
-            word = ("yes" if delta > 0 else "**no**") if clear else "not clearly"
-        noise = "" if error is None else f" ± {100 * error:.1f}"
-        loss = self.difference(b, a, "loss")[0]
-        return [f"{full(a)} {sign.replace('~', '≈')} {full(b)}", f"{100 * delta:+.1f}{noise}", f"{loss:+.3f}", word]
+            return "yes" if abs(delta) + half <= LEVEL else "**no**" if abs(delta) - half > LEVEL else "open"
+        return "open" if p >= 0.05 or abs(delta) < COUNTS else "yes" if delta > 0 else "**no**"
+
+    def verdicts(self, lines):
+        """A row for each line: its difference in points ± half the 95 % interval by group, the judged one in bold, p, verdict."""
+        corrected = iter(holm([p_value(self.deltas(a, b, group)) or 0.0 for a, sign, b, group in lines if sign == ">"]))
+        for a, sign, b, group in lines:
+            p = next(corrected) if sign == ">" else None
+            row = [f"{full(a)} {sign.replace('~', '≈')} {full(b)}"]
+            for key in GROUPS:
+                deltas = self.deltas(a, b, key)
+                half = half_width(deltas)
+                text = f"{100 * mean(deltas):+.1f}" + (f" ± {100 * half:.1f}" if half is not None else "")
+                row.append(f"**{text}**" if key == group else text)
+            yield [*row, "" if p is None or len(self.runs) < 2 else f"{p:.3f}", self.holds((a, sign, b, group), p)]
+
+    def conditions(self):
+        """What the recipe was to fulfil, as (sentence, measured, whether it holds), from means over the runs."""
+        at = {m: {d: mean(self.of(m, "accuracy", d)) for d in COLUMNS} for m in ("seed", *EXPERTS, "btx", "dense_dm", "su_dm")}
+        soup = mean(self.deltas("soup", "seed", "mean"))
+        yield "the average of all weights is no more than 3 points below the seed", f"{100 * soup:+.1f}", soup >= -0.03
+        own = [at["seed"][d] for d in GROUPS["knowledge"]]
+        yield "the seed solves 75 % of general and of trivia", percent(own), min(own) >= 0.75
+        others = [at["seed"][d] for d in EXPERTS]
+        yield "and at most 40 % of math, of code and of wiki", percent(others), max(others) <= 0.40
+        home = [at[d][d] for d in EXPERTS]
+        yield "each expert solves 90 % of its own domain", percent(home), min(home) >= 0.90
+        lowest = [min(at[m][d] for m in ("btx", "dense_dm", "su_dm")) for d in DOMAINS]
+        yield ("no domain is above 97 % for BTX, Dense (DM) and upcycling (DM) all (the lowest of them)", percent(lowest),
+               max(lowest) <= 0.97)
+        share = mean(self.of("btx", "moe_share"))
+        yield "20 to 27 % of the compute after the seed is MoE training", percent([share]), 0.20 <= share <= 0.27
+        seed, btx = (self.runs[0]["models"][m] for m in ("seed", "btx"))
+        cost = self.since_seed("su_dm", "flops")[0] / self.since_seed("su_dm", "tokens")[0] / (seed["flops"] / seed["tokens"])
+        yield "an MoE token costs 1.45 dense ones at least", f"{cost:.2f}", cost >= 1.45
+        ff = (btx["params"] - seed["params"]) / 3 / seed["params"]
+        yield "feed-forwards are half of the parameters at least", percent([ff]), ff >= 0.495
+        pflop = btx["flops"] / 1e15
+        yield "the pipeline costs 0.027 PFLOP at most", f"{pflop:.4f}", pflop <= 0.027
+
+
+def percent(shares):
+    return ", ".join(f"{100 * share:.1f} %" for share in shares)
 
 
 def full(model):
@@ -115,26 +194,14 @@ def cells(values, digits=1):
     return ["" if v is None else f"{v:.{digits}f}" if isinstance(v, float) else str(v) for v in values]
 
 
-ORDER = [  # what the paper's tables say of these models: (better, sign, worse)
-    ("btx", ">", "su_dm"), ("su_dm", ">", "dense_dm"), ("btx", ">", "dense_dm"), ("btx", ">", "large"),
-    ("btx", ">", "btm_tfidf_top2"), ("btm_tfidf_top2", ">", "btm_tfidf_top1"), ("btx", ">", "su_cm_time"),
-    ("btx", ">", "btx_sample"), ("soft_short", ">", "top2_short"), ("top2_short", ">", "sample_short"),
-    ("sample_short", ">", "switch_short"), ("soft_medium", ">", "top2_medium"), ("top2_medium", ">", "sample_medium"),
-    ("lb_short", "~", "top2_short"), ("frozen_short", "~", "top2_short"), ("split4of8_short", "~", "top2_short"),
-    ("split4of8_short", ">", "split2of8_short"), ("top2_short", ">", "blend_short")]
-MORE = [  # and what it does not say: a stronger BTM, equal FLOPs, and the router's start
-    ("btx", ">", "btm_bayes_top2"), ("btm_bayes_top2", ">", "btm_tfidf_top2"), ("btx", ">", "su_cm_flops"),
-    ("btx", ">", "su_cm_elapsed"),
-    ("btx", ">", "btx_nolb"), ("hidden_short", ">", "top2_short")]
-
-
 def tables(r):
     """Every table of the report, by name, as Markdown."""
-    ours = [*DOMAINS, "mean", "loss"]
-    out = {"order": table(["the paper's ordering", "mean score, points", "loss, nats less", "holds here"],
-                          [r.verdict(*line) for line in ORDER])}
-    out["more"] = table(["not in the paper", "mean score, points", "loss, nats less", "holds here"],
-                        [r.verdict(*line) for line in MORE])
+    ours, hard = [*COLUMNS, "mean", "loss"], Results([{"models": run["hard"]} for run in r.runs])
+    judged = ["", "all five", "seed's knowledge", "experts' domains", "with `switch`", "p (Holm)", "holds"]
+    out = {"order": table(["the paper's ordering", *judged[1:]], r.verdicts(HYPOTHESES)),
+           "more": table(["explored", *judged[1:]], r.verdicts(EXPLORED)),
+           "conditions": table(["what should hold", "measured", ""],
+                               [[s, v, "yes" if ok else "**no**"] for s, v, ok in r.conditions()])}
     out["1"] = table(["model", *ours[:-2], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
                      [[full(m), *r.scores(m)[:-2], *cells(paper)] for m, paper in TABLE_1.items()])
     out["2"] = table(["model", *ours, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average"],
@@ -148,40 +215,34 @@ def tables(r):
                      f"{mean(r.of(m, 'params')) / 1e3:.0f}", cell(r.of(m, "mean"), 100), *cells(paper or [None] * 4)])
     out["3"] = table(["model", "tokens, M", "TFLOP", "device seconds", "elapsed", "in MoE training", "active of all, k", "mean",
                       "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
-    out["4"] = table(["routing", "short", "medium", "long", "paper: 10B", "40B", "80B (Sample Top-1: 160B)"],
-                     [[full(m), *("" if name is None else cell(r.of(name, "mean"), 100) for name in line[::2]),
-                       *cells(line[1::2])] for m, line in TABLE_4.items()])
-    out["4b"] = table(["routing", "short", "medium", "long"],
-                      [[full(m), *("" if name is None else cell(r.of(name, "loss"), digits=3) for name in line[::2])]
-                       for m, line in TABLE_4.items()])
-    hard = Results([{"models": run["hard"]} for run in r.runs])
+    for name, key, scale, digits in (("4", "mean", 100, 1), ("4b", "loss", 1, 3)):
+        theirs = ["paper: 10B", "40B", "80B (Sample Top-1: 160B)"] if name == "4" else []
+        out[name] = table(["routing", "short", "medium", "long", *theirs],
+                          [[full(m), *("" if model is None else cell(r.of(model, key), scale, digits) for model in line[::2]),
+                            *(cells(line[1::2]) if name == "4" else [])] for m, line in TABLE_4.items()])
     out["hard"] = table(["BTX Sample Top-1 in evaluation", *ours],
                         [["the likeliest expert (as in all other tables)", *r.scores("btx_sample")],
                          ["an expert drawn from the router (the paper's)", *hard.scores("btx_sample")]])
     out["5"] = table(["model", *ours, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"],
                      [[full(m).removesuffix(" (short)"), *r.scores(m), *cells(paper)] for m, paper in TABLE_5.items()])
-    out["hidden"] = table(["router rows", "finetuning", *ours],
-                          [["random", "none", *r.scores("top2_mixed")], ["hidden", "none", *r.scores("hidden_mixed")],
-                           ["random", "short", *r.scores("top2_short")], ["hidden", "short", *r.scores("hidden_short")]])
+    for name, models in {"stages": ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx"),
+                         "hidden": ("btx_mixed", "hidden_mixed", "btx", "btx_hidden"),
+                         "ff": ("btx_mixed", "ff_mixed", "btx", "btx_ff"),
+                         "longer": ("btx", "btx_x2", "btx_x4", "su_dm", "su_x2", "su_x4")}.items():
+        out[name] = table(["model", *ours], [[full(m), *r.scores(m)] for m in models])
     return out
 
 
 GRID = """# Models at several learning rates
 
-One seed, mean accuracy (loss) at each peak learning rate, the best in bold, in runs a little over half as long as the report's
-(600 steps a branch, 900 of finetuning); from these the rates in [paper.mk](../experiments/paper.mk) were chosen, on the test
-tasks of the first of the report's seeds. Where two are level, one of them was taken; the short runs have the rate of the long
-ones. Dense
-(DM) and sparse upcycling have one rate for both of their phases, BTX one for the branches (second table) and one for the
-finetuning.
-
-Some best rates lie at the edge of what was tried, where a better one may lie beyond: the lowest of Dense (DM), of sparse
-upcycling and of the math expert, the highest of the larger model. The math expert is better at a rate that was not chosen, since
-BTX is not.
+Mean accuracy over the domains (loss) at each peak learning rate, the best in bold. From these the rates in the
+[Makefile](../Makefile) were chosen: on data and tasks of another data seed, with a training seed that the report does not have.
+Dense (DM) and sparse upcycling have one rate for both of their phases; BTX has one for the branches (second table) and one for
+the finetuning, which all its variants share. The larger model was trained for half of its steps.
 
 {rates}
 
-The branches' rate, with the finetuning at the recipe's: each expert at home, and BTX made of them.
+The branches' rate, with the finetuning at the recipe's: each expert at home, their average, and BTX made of them.
 
 {branches}
 
@@ -189,16 +250,15 @@ The branches' rate, with the finetuning at the recipe's: each expert at home, an
 """
 
 
-def grid(folders):
-    """The report of `make grid`; folders are named RATE or branch-RATE."""
-    results = {folder.name: read_json(folder / "some" / "results.json") for folder in folders}
+def grid(results):
+    """The report of `make grid`; results: of each folder, named RATE or branch-RATE."""
     texts = {}
     for kind, prefix in (("rates", ""), ("branches", "branch-")):
         names = [n for n in results if n.startswith("branch-") == bool(prefix)]
         rows = []
         for model in dict.fromkeys(model for name in names for model in results[name]["models"]):
             found = {name: results[name]["models"][model] for name in names if model in results[name]["models"]}
-            home = [model] if model in DOMAINS else DOMAINS  # an expert's own domain
+            home = [model] if model in EXPERTS else DOMAINS  # an expert's own domain
             scores = {name: mean(m["accuracy"][d] for d in home) for name, m in found.items()}
             best = max(scores.values())
             cells = []
@@ -216,69 +276,118 @@ def where(machine):
 
 
 def draw(r, out):
-    """All figures but Table 6's."""
+    """All figures of the numbers alone."""
     main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
-    main += ["su_cm_time", "su_cm_flops", "su_cm_elapsed"]
+    main += [m for m in TABLE_3 if m.startswith("su_cm")]
     figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
                     out / "figure2_left.png")
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
              "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
-    figures.normalised({name: [mean(r.of(m, "accuracy", d)) for d in DOMAINS] for m, name in short.items()}, DOMAINS,
+    figures.normalised({name: [mean(r.of(m, "accuracy", d)) for d in COLUMNS] for m, name in short.items()}, COLUMNS,
                        out / "figure2_right.png")
     routing = r.runs[0]["routing"]
     balanced = {"BTX Top-2": routing["btx"], "BTX Top-2, unbalanced": routing["btx_nolb"]}
     figures.routing(balanced, out / "figure3_4.png")
     figures.routing({full(f"{m}_short"): routing[f"{m}_short"] for m in TABLE_4}, out / "figure6.png")
     figures.probabilities(balanced, out / "figure5.png")
+    stages = {"BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
+              "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
+    titles = {"knowledge": "general and trivia", "experts": "math, code and wiki"}
+    figures.lines({titles[group]: lines for group, lines in r.runs[0]["basin"].items()}, out / "basin.png")
+    figures.forgetting({name: {d: [m and r.of(m, "accuracy", d) for m in models] for d in DOMAINS}
+                        for name, models in stages.items()},
+                       {d: {m: mean(r.of(m, "accuracy", d)) for m in EXPERTS} for d in DOMAINS}, out / "forgetting.png")
 
 
-def table_6(folder, data_dir, out, n_tokens=45):
-    """Text of each domain coloured by the expert with the largest gate: a picture, and a page."""
+def basin(folder, data, n_windows=8):
+    """The loss on the lines from the seed to each branch and to the average of all: {group: {end: [[place, loss], ...]}}.
+
+    Place 0 is the seed, 1 the end. Groups: the seed's domains and the experts'.
+    """
+    ends = {name: ckpt.load(folder / f"{name}.pt") for name in ("seed", *EXPERTS, "soup")}
+    seed, model = ends.pop("seed"), ckpt.build(ckpt.load(folder / "seed.pt"))
+    T = seed["config"]["block_size"]
+    windows = {d: first_windows(text_of(data, d, "val", T), T, n_windows) for d in DOMAINS}
+    lines = {"knowledge": {}, "experts": {}}
+    for name, end in ends.items():
+        for place in (i / 8 for i in range(-2, 13)):
+            with torch.no_grad():
+                for key, p in model.state_dict().items():
+                    p.copy_(torch.lerp(seed["model"][key], end["model"][key], place))
+            losses = {d: validate(model, w, "cpu") for d, w in windows.items()}
+            for group, points in lines.items():
+                points.setdefault(name, []).append([place, mean(losses[d] for d in GROUPS[group])])
+    return lines
+
+
+def read_text(folder, data, n_tokens=45):
+    """For Table 6 what BTX does with text of each domain: {"experts", "texts": {domain: tokens}, "reads": see explore.read}."""
     checkpoint = ckpt.load(folder / "btx.pt")
     model, encoding = ckpt.build(checkpoint), tokenizer.of(checkpoint["tokenizer"], folder / "btx.pt")
     T = min(n_tokens, checkpoint["config"]["block_size"])
-    texts = {domain: first_windows(data_dir, domain, T, 1)[0].tolist() for domain in ("general", "math", "code", "wiki")}
-    reads = [explore.read(model, encoding, tokens) for tokens in texts.values()]
-    rows = {}
-    for (domain, tokens), what in zip(texts.items(), reads, strict=True):
-        sums = [[sum(layer[i] for layer in gates) for i in range(len(checkpoint["experts"]))] for gates in what["gates"]]
+    texts = {d: first_windows(text_of(data, d, "val", T), T, 1)[0].tolist() for d in DOMAINS}
+    return {"experts": checkpoint["experts"], "texts": texts, "reads": [explore.read(model, encoding, t) for t in texts.values()]}
+
+
+def table_6(seen, out):
+    """Text of each domain coloured by the expert with the largest gate: a picture, and a page; seen: see read_text."""
+    encoding, rows = tokenizer.load(), {}
+    for (domain, tokens), read in zip(seen["texts"].items(), seen["reads"], strict=True):
+        sums = [[sum(layer[i] for layer in gates) for i in range(len(seen["experts"]))] for gates in read["gates"]]
         rows[domain] = [(explore.piece(encoding, t), s.index(max(s))) for t, s in zip(tokens[1:], sums, strict=True)]
-    figures.coloured_text(rows, checkpoint["experts"], out / "figures" / "table6.png")
-    explore.write(out / "table6.html", encoding, texts, {"btx": (checkpoint["experts"], reads)})
+    figures.coloured_text(rows, seen["experts"], out / "figures" / "table6.png")
+    explore.write(out / "table6.html", encoding, seen["texts"], {"btx": (seen["experts"], seen["reads"])})
+
+
+def collect(folder, data_dir, out):
+    """Write all of one run that the report needs into one file, so that the report needs no checkpoint."""
+    data = {d: read_domain(data_dir, d) for d in DOMAINS}
+    numbers = read_results(folder / "paper" / "results.json", WANTED)
+    numbers |= {"hard": read_results(folder / "hard" / "results.json", ["btx_sample"])["models"], "basin": basin(folder, data),
+                "text": read_text(folder, data)}
+    text = json.dumps(json.loads(json.dumps(numbers), parse_float=lambda digits: round(float(digits), 5)))
+    write_text(out, text)
+    print(f"wrote {out}")
+
+
+def read_results(file, wanted):
+    """A results.json that evaluate.py wrote, with the models wanted. Raises BadInput."""
+    if not file.exists():
+        raise BadInput(f"{file}: no such file; make paper or make grid writes it")
+    numbers = read_json(file)
+    types = {"accuracy": dict, "loss": dict, "tokens": (int, float), "flops": (int, float)}
+    if not has(numbers, {"models": dict, "machine": dict}) or not all(has(m, types) for m in numbers["models"].values()):
+        raise BadInput(f"{file}: not what evaluate.py writes")
+    if missing := sorted({*wanted} - numbers["models"].keys()):
+        raise BadInput(f"{file} lacks {', '.join(missing)}; run make paper")
+    return numbers
 
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    if not settings.runs:
-        raise BadInput("name the folders of the runs, as in: python -m experiments.paper out/paper/seed0 out/paper/seed1")
-    runs, out = [], Path(settings.out)
+    folders, out = [Path(folder) for folder in settings.runs], Path(settings.out)
+    if not folders:
+        raise BadInput("name the files of the runs, as in: python -m experiments.paper results/seed0.json results/seed1.json")
+    if len({folder.name for folder in folders}) < len(folders):
+        raise BadInput(f"{', '.join(settings.runs)}: two folders have one name, which stands for the run; rename one")
     if settings.grid:
-        for folder in map(Path, settings.runs):
-            if not (folder / "some" / "results.json").exists():
-                raise BadInput(f"{folder}/some/results.json: no such file; make grid writes it")
+        text = grid({folder.name: read_results(folder / "grid" / "results.json", []) for folder in folders})
         prepare_output(out / "grid.md")
-        text = grid([Path(folder) for folder in settings.runs])
         write_text(out / "grid.md", text)
         print(text)
         return
-    for folder in map(Path, settings.runs):
-        for file in (folder / "results.json", folder / "hard" / "results.json"):
-            if not file.exists():
-                raise BadInput(f"{file}: no such file; make paper writes it")
-        runs.append(read_json(folder / "results.json"))
-        runs[-1]["hard"] = read_json(folder / "hard" / "results.json")["models"]
-    ordered = {model for line in ORDER + MORE for model in line[::2]}
-    needed = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, *ordered, "hidden_mixed", "top2_mixed"}
-    for folder, numbers in zip(settings.runs, runs, strict=True):
-        if needed - numbers["models"].keys():
-            raise BadInput(f"{folder}/results.json lacks {', '.join(sorted(needed - numbers['models'].keys()))}; run make paper")
+    if settings.collect:
+        for folder in folders:
+            prepare_output(out / f"{folder.name}.json")
+            collect(folder, settings.data_dir, out / f"{folder.name}.json")
+        return
+    runs = [read_results(file, WANTED) for file in folders]
+    if not all(has(numbers, {"hard": dict, "basin": dict, "text": dict}) for numbers in runs):
+        raise BadInput(f"{', '.join(settings.runs)}: name the files that --collect wrote")
     prepare_output(out / "figures" / "table6.png")
     r = Results(runs)
-    for folder, numbers in zip(settings.runs, runs, strict=True):
-        text = json.dumps(json.loads(json.dumps(numbers), parse_float=lambda digits: round(float(digits), 5)))
-        write_text(out / f"{Path(folder).name}.json", text)
     draw(r, out / "figures")
-    table_6(Path(settings.runs[0]), settings.data_dir, out)
+    table_6(runs[0]["text"], out)
     template = (Path(__file__).parent / "paper.md").read_text()
     for name, text in tables(r).items():
         template = template.replace(f"[[table {name}]]", text)

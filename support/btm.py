@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import check_tokenizer, first_windows
+from data.loader import check_tokenizer, first_windows, read_domain, text_of
 from model import GPT
 from support.settings import BadInput, mixture
 
@@ -53,10 +53,11 @@ def expert_data(method, data_dir, paths, experts, n_windows=200):
         return None
     block_size, data = min(expert["config"]["block_size"] for expert in experts), []
     for path, expert in zip(paths, experts, strict=True):
-        domains = mixture(str(expert["lineage"][-1].get("settings", {}).get("data", "")), f"{path}: its ledger's data")
-        check_tokenizer(data_dir, domains, expert["tokenizer"], path)
-        data.append(torch.cat([first_windows(data_dir, domain, block_size, max(1, round(n_windows * share)), "train")
-                               for domain, share in domains.items()]))
+        shares = mixture(str(expert["lineage"][-1].get("settings", {}).get("data", "")), f"{path}: its ledger's data")
+        domains = {name: read_domain(data_dir, name) for name in shares}
+        check_tokenizer(domains, expert["tokenizer"], path)
+        data.append(torch.cat([first_windows(text_of(domains, name, "train", block_size), block_size,
+                                             max(1, round(n_windows * share))) for name, share in shares.items()]))
     return data
 
 

@@ -6,6 +6,7 @@ A checkpoint is a dictionary:
     tokenizer  {"name", "fingerprint", "vocab_size"}
     experts    for an MoE the names of its experts in order, for a dense model []
     lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger_entry`)
+    log        of the last stage, if it trained: a line for each validation
 
 In the file it has the layout of safetensors: the length of a header, the header in JSON, and the numbers. Unlike a pickle, it can
 hold nothing else.
@@ -21,17 +22,17 @@ import torch
 
 from model import GPT, GPTConfig
 from support import devices
-from support.files import has, open_input, read_json, reading, write_text, write_whole
+from support.files import LIMIT, has, open_input, read_json, write_whole
 from support.settings import BadInput, Diverged
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; the rest is plain
 NUMBER = (int, float)
-KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list}
+KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
 ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER,
          "seconds": NUMBER, "ranks": int, "settings": dict}
-STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "lineage": list}
+STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "lineage": list, "log": list}
 LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
 
 
@@ -60,11 +61,14 @@ def check(checkpoint):
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
     if max(v for v in config.values() if isinstance(v, int)) >= 2**62:
         raise ValueError("a number of the config is too large")
-    if not has(tokenizer, TOKENIZER) or tokenizer["vocab_size"] != config["vocab_size"]:
+    if tokenizer.keys() != TOKENIZER.keys() or not has(tokenizer, TOKENIZER) or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
     if len(experts) != config["n_expert"] or not all(isinstance(name, str) and name.isprintable() and name for name in experts):
         raise ValueError(f"{len(experts)} names of experts for n_expert {config['n_expert']}")
+    if len({*experts}) < len(experts):
+        raise ValueError("two of its experts have one name")
     check_lineage(checkpoint["lineage"])
+    check_log(checkpoint["log"])
     config = GPTConfig(**config)
     layers = {str(name).split(".")[1] for name in checkpoint["model"] if str(name).startswith("blocks.")}
     if len(layers) != config.n_layer:  # before so many are built
@@ -72,6 +76,8 @@ def check(checkpoint):
     with torch.device("meta"):
         like = GPT(config).state_dict()
     check_tensors(checkpoint["model"], like)
+    if config.tie_weights and not torch.equal(checkpoint["model"]["head.weight"], checkpoint["model"]["embed.weight"]):
+        raise ValueError("head.weight should be embed.weight, to which it is tied")
 
 
 def check_lineage(lineage):
@@ -87,6 +93,12 @@ def check_lineage(lineage):
         raise ValueError("its lineage is empty: it does not say of which stages it is")
 
 
+def check_log(log):
+    """Raise ValueError unless a value is a list of what training notes at a validation."""
+    if not all(has(line, LINE) and all(isinstance(v, NUMBER) for v in line["val_loss"].values()) for line in log):
+        raise ValueError("its log is no list of validations")
+
+
 # ---- reading and writing ----------------------------------------------------------------------------------------------
 
 
@@ -96,14 +108,14 @@ def read(path):
         raise BadInput(f"{path}: no such file")
     with open_input(path) as file:
         try:
-            size = int.from_bytes(file.read(8), "little")
+            size = min(int.from_bytes(file.read(8), "little"), LIMIT + 1)
             left = os.fstat(file.fileno()).st_size - 8 - size
             header = read_json(path, file.read(size) if left >= 0 else "")
             value, end = read_json(path, header.pop("__metadata__")["plain"]) | {part: {} for part in TENSORS}, 0
             for name, about in header.items():
                 (part, name), dtype, shape = name.split("/"), DTYPES[about["dtype"]], about["shape"]
                 start, end = end, end + math.prod(shape) * dtype.itemsize
-                if about["data_offsets"] != [start, end] or end > left or min(shape, default=1) < 1:
+                if part not in TENSORS or about["data_offsets"] != [start, end] or end > left or min(shape, default=1) < 1:
                     raise ValueError
                 value[part][name] = torch.frombuffer(bytearray(file.read(end - start)), dtype=dtype).view(shape)
             if end < left:
@@ -154,7 +166,7 @@ def save(path, checkpoint):
 
 
 def check_name(out):
-    """Raise BadInput unless `out` ends in .pt: a run's log and state are named after it, with other endings."""
+    """Raise BadInput unless `out` ends in .pt: a run's state is named after it, with another ending."""
     if Path(out).suffix != ".pt" or Path(out).name == ".pt":
         raise BadInput(f"--out {out or 'is missing'}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
 
@@ -187,7 +199,7 @@ def setup(settings, config, device, digests):
 
 
 def save_state(out, model, optimizer, state):
-    """Write what load_state reads; `state` has the keys of STATE but for the tensors, and the log. Raises Diverged."""
+    """Write what load_state reads; `state` has the keys of STATE but for the tensors. Raises Diverged."""
     weights, moments = devices.full_state(model, optimizer)
 
     def whole(part):
@@ -209,9 +221,9 @@ def load_state(out, model, optimizer, settings, setup, lineage):
     others, or if there is one and --resume does not ask for it.
     """
     path = state_of(out)
-    new = {"step": 0, "seconds": 0.0, "settings": setup, "lineage": lineage}
+    new = {"step": 0, "seconds": 0.0, "settings": setup, "lineage": lineage, "log": []}
     if not path.exists():
-        return new | {"log": []}
+        return new
     if not settings.resume:
         raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
     state = read(path)
@@ -228,34 +240,19 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         if not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40:
             raise ValueError
         check_tensors(state["model"], model.state_dict())
-        check_tensors(state["moments"], devices.moments_like(optimizer) if state["moments"] else {})
+        check_log(state["log"])
+        skipped = not state["moments"] and state["step"] < settings.patience  # then no step was taken yet
+        check_tensors(state["moments"], {} if skipped else devices.moments_like(optimizer))
         if any((t < 0).any() for name, t in state["moments"].items() if name.endswith(("step", "exp_avg_sq"))):
+            raise ValueError
+        if any(t.dtype != torch.float32 for part in TENSORS for t in state[part].values()):
             raise ValueError
     except BadInput:
         raise
     except Exception:  # whatever a file may hold in place of what is expected
         raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
     devices.load_full_state(model, optimizer, state["model"], state["moments"])
-    log = [line for line in read_log(out) if line["step"] <= state["step"]]
-    return new | {"step": state["step"], "seconds": state["seconds"], "log": log}
-
-
-def read_log(out):
-    """The lines that training wrote beside a checkpoint; [] if there are none. Raises BadInput."""
-    path = Path(out).with_suffix(".jsonl")
-    if not path.exists():
-        return []
-    with reading(path), open_input(path) as file:
-        lines = [read_json(path, line) for line in file.read().decode().splitlines()]
-    if not all(has(line, LINE) and all(isinstance(v, NUMBER) for v in line["val_loss"].values()) for line in lines):
-        raise BadInput(f"{path}: not the log of a training run; delete it, or choose another --out")
-    return lines
-
-
-def write_log(out, log):
-    """Write the lines of a run's log beside its checkpoint `out`, from the first rank."""
-    if devices.rank_and_size()[0] == 0:
-        write_text(Path(out).with_suffix(".jsonl"), "".join(json.dumps(line, allow_nan=False) + "\n" for line in log))
+    return new | {key: state[key] for key in ("step", "seconds", "log")}
 
 
 # ---- models and their ledgers -----------------------------------------------------------------------------------------
@@ -271,9 +268,10 @@ def build(checkpoint, device="cpu"):
     return model.to(device=device, dtype=torch.float32).eval()
 
 
-def pack(weights, config, tokenizer, experts, lineage):
+def pack(weights, config, tokenizer, experts, lineage, log=()):
     """The dictionary to save: a state dict, a GPTConfig, and the rest as above."""
-    return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage}
+    return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
+            "log": list(log)}
 
 
 def ledger_entry(stage, out, parents, tokens=0, flops=0, seconds=0.0, **what):

@@ -40,5 +40,5 @@ def write(path, encoding, texts, models):
             "models": [{"name": name, "experts": experts, "reads": reads} for name, (experts, reads) in models.items()],
             "colors": COLORS}
     page = (Path(__file__).parent / "explore.html").read_text(encoding="utf-8")
-    filled = page.replace(">DATA<", ">" + json.dumps(data, separators=(",", ":")).replace("<", "\\u003c") + "<")
+    filled = page.replace(">DATA<", ">" + json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c") + "<")
     write_text(path, filled)

@@ -1,6 +1,5 @@
 """The pictures of the report: scores as bars, whom the routers ask (the paper's Figure 3), and training curves."""
 import matplotlib
-import matplotlib.patches
 from matplotlib.figure import Figure
 
 from support.files import write_whole
@@ -73,20 +72,21 @@ def routing(loads, path):
     save(figure, path)
 
 
-def curves(logs, order, domains, path):
-    """Validation loss by domain against the tokens on the way to a model; logs: {model: (checkpoint, lines of its log)}.
+def curves(checkpoints, order, domains, path):
+    """Validation loss by domain against the tokens on the way to a model; checkpoints by name.
 
     A branch begins where its seed ended, and finetuning where the branches ended. `order` names all models of the report, so
     that each has the colour here that it has among the bars.
     """
-    logs = {name: (c, lines) for name, (c, lines) in logs.items() if lines}
-    if not logs:
+    trained = {name: c for name, c in checkpoints.items() if c["log"]}
+    if not trained:
         return
     figure, axes = canvas(len(domains), 2.4 * len(domains), 3.0)
     for axis, domain in zip(axes, domains, strict=True):
-        for name, (c, lines) in logs.items():
+        for name, c in trained.items():
             before = sum(entry["tokens"] for entry in c["lineage"][:-1])
-            points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in lines if domain in line["val_loss"]]
+            points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in c["log"]
+                      if domain in line["val_loss"]]
             axis.plot(*zip(*points, strict=True), label=name, color=COLORS[order.index(name) % len(COLORS)], marker=".")
         axis.set(title=domain, xlabel="training tokens, all stages, millions", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
@@ -173,25 +173,48 @@ def coloured_text(rows, names, path, columns=100):
     save(figure, path)
 
 
-def regimes(cells, rivals, path):
-    """BTX minus each rival in points: a row of panels for each rival, a panel for each load of facts.
+def forgetting(stages, experts, path):
+    """Each domain's accuracy from stage to stage: a panel for each domain, a line for each method, dots for the single experts.
 
-    cells: see experiments/regimes.py.
+    stages: {method: {domain: [accuracies of the runs, or None] of seed, phase 1, mixed, end}}; experts: {domain: {expert: mean}}.
     """
-    facts = sorted({c["facts"] for c in cells})
-    figure, grid = grid_canvas(len(rivals), len(facts), 1 + 2.6 * len(facts), 0.6 + 2.0 * len(rivals))
-    ages, rates = sorted({c["age"] for c in cells}), sorted({c["rate"] for c in cells}, key=float)
-    for row, (rival, name) in zip(grid, rivals.items(), strict=True):
-        for axis, n in zip(row, facts, strict=True):
-            for c in (c for c in cells if c["facts"] == n):
-                x, y, points = ages.index(c["age"]), rates.index(c["rate"]), 100 * (c["btx"] - c["best"][rival])
-                axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, edgecolor="white", linewidth=2,
-                                                            facecolor=matplotlib.colormaps["RdBu"](0.5 + points / 80)))
-                axis.text(x, y, f"{points:+.0f}", ha="center", va="center")
-            axis.set(xlim=(-0.5, len(ages) - 0.5), ylim=(-0.5, len(rates) - 0.5), title=f"load {n}")
-            axis.set_xticks(range(len(ages)), [f"{a / 1e6:.1f}M" for a in ages])
-            axis.set_yticks(range(len(rates)), rates)
-        row[0].set_ylabel(f"BTX minus {name}\nbranch learning rate", fontsize=8)
-    for axis in grid[-1]:
-        axis.set_xlabel("seed's tokens")
+    figure, axes = canvas(len(experts), 2.5 * len(experts), 3.2)
+    for axis, (domain, dots) in zip(axes, experts.items(), strict=True):
+        for i, (method, values) in enumerate(stages.items()):
+            points = [(x, [100 * v for v in runs]) for x, runs in enumerate(values[domain]) if runs]
+            axis.plot([x for x, _ in points], [sum(v) / len(v) for _, v in points], marker="o", color=COLORS[i + 1], label=method)
+            for x, v in points:
+                axis.plot([x, x], [min(v), max(v)], color=COLORS[i + 1], linewidth=1)
+        for name, value in dots.items():
+            axis.annotate(name[0], (1, 100 * value), ha="center", va="center", fontsize=8, color=COLORS[1], weight="bold")
+        axis.set(title=domain, ylim=(-3, 103), xlim=(-0.3, 3.3))
+        axis.set_xticks(range(4), ["seed", "phase 1", "mixed", "end"], rotation=45)
+    axes[0].set_ylabel("accuracy, %")
+    legend_below(figure, axes[0])
+    save(figure, path)
+
+
+def lines(panels, path):
+    """The loss on the way from the seed (0) to other weights (1); panels: {title: {end: [(place, loss)]}}."""
+    figure, axes = canvas(len(panels), 4.2 * len(panels), 3.2)
+    for axis, (title, ends) in zip(axes, panels.items(), strict=True):
+        for i, (name, points) in enumerate(ends.items()):
+            axis.plot(*zip(*points, strict=True), color=COLORS[i + 1], label=name)
+        axis.set(title=f"loss on {title}", xlabel="0: the seed, 1: the end of the line", ylim=(0, None))
+        axis.axvline(0, color="#cccccc", linewidth=1)
+        axis.axvline(1, color="#cccccc", linewidth=1)
+    axes[0].set_ylabel("nats per token")
+    legend_below(figure, axes[0])
+    save(figure, path)
+
+
+def scatter(points, labels, path):
+    """One dot for each run: {name of the colour: [(x, y)]}; labels: of the two axes."""
+    figure, (axis,) = canvas(1, 5.6, 4.0)
+    for i, (name, dots) in enumerate(points.items()):
+        axis.scatter(*zip(*dots, strict=True), color=COLORS[i + 1], label=name)
+    axis.axhline(0, color="#cccccc", linewidth=1)
+    axis.axvline(0, color="#cccccc", linewidth=1)
+    axis.set(xlabel=labels[0], ylabel=labels[1])
+    legend_below(figure, axis)
     save(figure, path)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from support.settings import BadInput
 
+LIMIT = 10**8  # bytes of JSON that are read, as in safetensors
+
 
 def has(value, types):
     """Whether a value is a dictionary with these keys, of these types."""
@@ -48,17 +50,15 @@ def read_json(path, text=None):
     with reading(path):
         if text is None:
             with open_input(path) as file:
-                text = file.read()
+                text = file.read(LIMIT + 1)
+        if len(text) > LIMIT:
+            raise ValueError(f"more than {LIMIT:,} bytes of JSON")
         return json.loads(text, parse_constant=number, parse_float=number)
 
 
-def digest(path):
+def digest(content):
     """A short hash of a file's bytes."""
-    found = hashlib.sha256()
-    with open_input(path) as file:
-        for chunk in iter(lambda: file.read(2**20), b""):
-            found.update(chunk)
-    return found.hexdigest()[:16]
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_other(option, out, inputs):
@@ -75,8 +75,7 @@ def prepare_output(path):
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: this is a folder, or no file to write to; choose another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part_of(path).unlink(missing_ok=True)
-        part_of(path).touch()  # permission bits say little, to root or about a full disk: try
+        open_part(path).close()  # permission bits say little, to root or about a full disk: try
         part_of(path).unlink()
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
@@ -84,7 +83,7 @@ def prepare_output(path):
 
 @contextmanager
 def output(path):
-    """As prepare_output, also for a log and a state of that name, and holds a lock: raises BadInput if another process does.
+    """As prepare_output, also for a state of that name, and holds a lock: raises BadInput if another process does.
 
     The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
     """
@@ -103,7 +102,7 @@ def output(path):
             raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
         raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
     try:
-        for name in (path, path.with_suffix(".state"), path.with_suffix(".jsonl")):  # and away with parts of a killed run
+        for name in (path, path.with_suffix(".state")):  # and away with parts of a killed run
             prepare_output(name)
         yield
     finally:
@@ -116,6 +115,12 @@ def part_of(path):
     return Path(path).with_name(f".{Path(path).name}.part")
 
 
+def open_part(path):
+    """Open that file anew, to write bytes: what a killed run left, or a link of somebody's, goes first."""
+    part_of(path).unlink(missing_ok=True)
+    return open(part_of(path), "xb")
+
+
 def write_whole(path, write, check=None):
     """Call write(file) on a temporary file beside `path` and rename it: under its own name a file is always whole.
 
@@ -124,7 +129,7 @@ def write_whole(path, write, check=None):
     path = Path(path)
     part = part_of(path)
     try:
-        with open(part, "wb") as file:
+        with open_part(path) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -24,7 +24,7 @@ import mix
 import sample
 import train_expert
 from data import prepare, tokenizer
-from experiments import bench, budget, paper, regimes, summarise
+from experiments import bench, budget, paper, regimes
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import devices, settings
@@ -32,7 +32,7 @@ from support import devices, settings
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,
            "sample": sample, "data.prepare": prepare, "budget": budget, "paper": paper, "regimes": regimes,
-           "summarise": summarise, "bench": bench}
+           "bench": bench}
 
 # Commands without a mistake; what follows an option on the command line overrides it.
 DATA = "--data_dir {tiny}/data --device cpu"
@@ -144,7 +144,6 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "prepare: an argument": (f"{PREPARE} --tasks 2 math", "math"),
 
     "train: out is where the state goes": (f"{TRAIN} --out new/o.state", "--out"),
-    "train: out is where the log goes": (f"{TRAIN} --out new/o.jsonl", "--out"),
     "sample: html is a folder": (f"{SAMPLE} --html {{tiny}}/data", "data: "),
     "evaluate: out is a file": (f"{EVALUATE} --out file", "file"),
     "prepare: out is a file": (f"{PREPARE} --out file", "file"),
@@ -238,7 +237,6 @@ CASES = {  # what is wrong: (the command, what the message must name)
     "paper: an empty run": ("paper nowhere --out new", "nowhere"),
     "regimes: no runs": ("regimes", "folders"),
     "regimes: no regime": ("regimes nowhere --out new", "nowhere"),
-    "summarise: no runs": ("summarise", "folders"),
     "sample: no such layer": (f"{SAMPLE} --layer 3", "--layer"),
     "sample: experts of a dense model": ("sample {tiny}/math.pt --experts", "math.pt"),
     "sample: page of a dense model": ("sample {tiny}/math.pt --html new/o.html", "math.pt"),
@@ -283,14 +281,14 @@ def test_a_text_is_not_read_where_it_is_written(folder, refused):
         assert "lie in each other" in refused(f"{PREPARE} --domains '' --text poems={path} --out out")
 
 
-@pytest.mark.parametrize("name", ["o.jsonl", "o.state", ".o.pt.part", ".o.pt.lock"])
+@pytest.mark.parametrize("name", ["o.state", ".o.pt.part", ".o.pt.lock"])
 def test_a_checkpoint_by_the_name_of_another_file_is_refused(name, tiny, folder, refused):
     (folder / "new").mkdir()
     shutil.copy(tiny / "seed.pt", folder / "new" / name)
     assert name in refused(f"{BRANCH} --init new/{name}")
 
 
-@pytest.mark.parametrize("line,name", [(TRAIN, "o.pt"), (TRAIN, "o.jsonl"), (MIX, "o.pt"), (EVALUATE, "folder/report.md"),
+@pytest.mark.parametrize("line,name", [(TRAIN, "o.pt"), (MIX, "o.pt"), (EVALUATE, "folder/report.md"),
                                        (EVALUATE, "folder/figures/curves.png"), (SAMPLE, "o.html")])
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
 def test_what_is_no_file_is_not_written_over(line, name, make, folder, refused):
@@ -299,11 +297,18 @@ def test_what_is_no_file_is_not_written_over(line, name, make, folder, refused):
     assert Path(name).name in refused(line)
 
 
-@pytest.mark.parametrize("line", [TRAIN, MIX])
-def test_a_file_that_is_no_log_is_not_written_over(line, folder, refused):
+def test_what_an_interrupted_run_left_is_not_mixed_over(folder, refused):
     (folder / "new").mkdir()
-    (folder / "new" / "o.jsonl").write_text("my notes")
-    assert "o.jsonl" in refused(line)
+    (folder / "new" / "o.state").touch()
+    assert "o.state" in refused(MIX)
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(folder, tiny):
+    (folder / "new").mkdir()
+    (folder / "new" / ".o.pt.part").symlink_to(folder / "file")
+    before = (folder / "file").read_bytes()
+    run(MIX, tiny)
+    assert (folder / "file").read_bytes() == before and not (folder / "new" / "o.pt").is_symlink()
 
 
 def test_a_link_to_itself_is_no_input_and_no_output(tiny, folder, refused):
@@ -500,6 +505,11 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "a wrong shape": lambda c: change(c, "model", **{W: torch.zeros(16, 8)}),
     "a transposed matrix": lambda c: change(c, "model", **{"embed.weight": torch.zeros(16, 1024)}),
     "no model": lambda c: c.pop("model"),
+    "no log": lambda c: c.pop("log"),
+    "a log of numbers": lambda c: c.update(log=[1]),
+    "more of a tokenizer than there is": lambda c: change(c, "tokenizer", x=1),
+    "weights that should be tied": lambda c: change(c, "config", tie_weights=True),
+    "two experts of one name": lambda c: c.update(experts=["a", "a"]) or change(c, "config", n_expert=2),
     "moments for a model": lambda c: c.update(moments=c.pop("model")),
     "a field too many": lambda c: change(c, "config", dropout=0.1),
     "text for a number": lambda c: change(c, "config", n_layer="1"),
@@ -679,11 +689,13 @@ BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands 
                                                (TRAIN, BRANCH, FINETUNE)),
     "half a task": (lambda d: cut(d / "math/tasks.jsonl", 30), (EVALUATE,)),
     "other tasks": (lambda d: (d / "math/tasks.jsonl").write_text("[1]\n"), (EVALUATE,)),
+    "no tasks in one domain": (lambda d: (d / "math/tasks.jsonl").write_text(""), (EVALUATE, TRAIN)),
     "no tasks": (lambda d: [p.unlink() for p in d.glob("*/tasks.jsonl")], (EVALUATE,)),
     "one bit of the text": (lambda d: flip(d / "math/train.bin"), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
     "one bit of the tasks": (lambda d: flip(d / "math/tasks.jsonl"), (EVALUATE,)),
     "a token beyond the vocabulary": (lambda d: edit(d / "math/meta.json", vocab_size=900), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "a vocabulary that is not the tokenizer's": (lambda d: edit(d / "math/meta.json", vocab_size=2048), (BRANCH, FINETUNE)),
+    "a vocabulary that is not the tokenizer's": (lambda d: edit(d / "math/meta.json", vocab_size=2048),
+                                                 (TRAIN, BRANCH, FINETUNE, EVALUATE)),
     "NaN in the meta": (lambda d: (d / "math/meta.json").write_text("NaN"), (TRAIN, EVALUATE)),
     "a deep meta": (lambda d: (d / "math/meta.json").write_text("[" * 10**5), (TRAIN, EVALUATE)),
     "a pipe for the meta": (lambda d: pipe(d / "math/meta.json"), (TRAIN, EVALUATE)),

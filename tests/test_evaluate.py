@@ -1,6 +1,6 @@
 """Grading without generation, Branch-Train-Merge by hand, and the files that evaluate.py and sample.py write."""
 import json
-import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +8,16 @@ import torch
 import evaluate
 import sample
 from data import tokenizer
-from data.loader import first_windows
+from data.loader import first_windows, read_domain
 from data.task import Task
 from model import Routing
 from support import checkpoint as ckpt
 
-DOMAINS = {"general", "math", "code", "wiki", "switch"}
+DOMAINS = {"general", "trivia", "math", "code", "wiki", "switch"}
+
+
+def math_windows(tiny, n):
+    return first_windows(read_domain(tiny / "data", "math")["val.bin"], 32, n)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +55,21 @@ def test_code_written_in_a_batch_of_unlike_prompts_equals_code_written_alone(see
         together = evaluate.write_code(model, encoding, prompts, 12, 3, "cpu")
     for prompt, answer in zip(prompts, together, strict=True):
         tokens = model.generate(torch.tensor([prompt]), 12)[0, len(prompt):].tolist()
-        alone = encoding.decode(tokens).split(tokenizer.END)[0]
-        assert answer.startswith(alone) and len(answer) >= len(alone) > 0
+        ends = encoding.eot_token in tokens
+        assert answer == (encoding.decode(tokens[:tokens.index(encoding.eot_token)]) if ends else None)
+
+
+def test_code_that_does_not_end_is_no_answer(seed):
+    """Written by a model that ends its text after so many words, in a batch with a longer prompt; ten tokens are allowed."""
+    _, encoding = seed
+    word = encoding.encode_ordinary(" x")[0]
+
+    def model(n, new, cache):
+        cache.append(new.shape[1])
+        ends = sum(cache) >= 4 + n
+        return [torch.nn.functional.one_hot(torch.full(new.shape, encoding.eot_token if ends else word), 1024).float()]
+    for n, want in ((3, " x" * 3), (9, " x" * 9), (10, None), (30, None)):
+        assert evaluate.write_code(partial(model, n), encoding, [[word] * 4, [word] * 12], 10, 2, "cpu")[0] == want
 
 
 def test_code_is_graded_by_what_it_returns_however_it_is_written(seed, monkeypatch):
@@ -65,7 +82,7 @@ def test_code_is_graded_by_what_it_returns_however_it_is_written(seed, monkeypat
 
 
 def test_the_loss_of_a_window_is_that_of_its_second_half(seed, tiny):
-    model, windows = seed[0], first_windows(tiny / "data", "math", 32, 3)
+    model, windows = seed[0], math_windows(tiny, 3)
     with torch.inference_mode():
         second, routing = evaluate.score_texts(model, windows, 2)
         targets = windows[:, 1:].clone()
@@ -78,7 +95,7 @@ def test_the_loss_of_a_window_is_that_of_its_second_half(seed, tiny):
 def test_gate_shares_sum_to_one_in_every_layer(tiny):
     model = ckpt.build(ckpt.load(tiny / "btx_mixed.pt"))
     with torch.inference_mode():
-        routing = evaluate.score_texts(model, first_windows(tiny / "data", "math", 32, 5), 2)[1]
+        routing = evaluate.score_texts(model, math_windows(tiny, 5), 2)[1]
     for values in (torch.tensor(routing["share"]), torch.tensor(routing["probs"])):  # (n_layer, N), (n_layer, N, BINS)
         torch.testing.assert_close(values.sum(-1), torch.ones(values.shape[:-1]))
 
@@ -123,13 +140,14 @@ def test_a_report_shows_no_pictures_of_an_earlier_run(tiny, tmp_path):
 
 
 def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
-    """A log that is none: a line of warning, and all the rest."""
-    shutil.copy(tiny / "seed.pt", tmp_path / "a$b$.pt")
-    (tmp_path / "a$b$.jsonl").write_text("no log")
+    """A loss that cannot be drawn: a line of warning, and all the rest."""
+    checkpoint = ckpt.load(tiny / "seed.pt")
+    checkpoint["log"][0]["tokens"] = 10**400
+    ckpt.write(tmp_path / "a$b$.pt", checkpoint)
     evaluate.main([str(tmp_path / "a$b$.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
                    "--windows", "1", "--out", str(tmp_path / "out")])
     assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"report.md", "results.json", "accuracy.png"}
-    assert "a$b$.jsonl" in capsys.readouterr().err
+    assert "curves.png" in capsys.readouterr().err
 
 
 def test_a_token_has_the_colour_of_its_largest_gate():

@@ -35,7 +35,7 @@ def page(tiny, tmp_path_factory):
 def test_the_page_holds_what_the_models_do(page, tiny):
     """Gates of each layer and expert where a token was predicted, the probability it had, and the likeliest in its place."""
     data, encoding = data_of(page), tokenizer.load()
-    assert [m["name"] for m in data["models"]] == ["btx_mixed", "sample_mixed"] and len(data["texts"]) == 2 * 5
+    assert [m["name"] for m in data["models"]] == ["btx_mixed", "sample_mixed"] and len(data["texts"]) == 2 * 6
     for entry in data["models"]:
         model = ckpt.build(ckpt.load(tiny / f"{entry['name']}.pt"))
         for text, read in zip(data["texts"], entry["reads"], strict=True):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,7 +63,7 @@ def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
     (tmp_path / ".a.pt.lock").touch()  # that of a run that was killed
     (tmp_path / ".a.state.part").touch()
     train_expert.main(arguments)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "a.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pt"}
 
 
 @pytest.mark.parametrize("size", [0, 100, 10_000])
@@ -78,9 +79,9 @@ def test_a_disk_that_is_full_leaves_the_last_good_file(tiny, tmp_path, size):
     assert ckpt.read(tmp_path / "a.pt")["model"] == {"good": torch.ones(1)} and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+@pytest.mark.parametrize("nth", [1, 2])
 def test_any_write_of_a_run_may_fail(tiny, tmp_path, monkeypatch, nth):
-    """The log, the state, another log, the checkpoint: one line, and what was saved before is whole."""
+    """The state, the checkpoint: one line, and what was saved before is whole."""
     real, calls = os.fsync, []
 
     def fsync(file):
@@ -94,9 +95,9 @@ def test_any_write_of_a_run_may_fail(tiny, tmp_path, monkeypatch, nth):
         patch.setattr(os, "fsync", fsync)
         train_expert.main(arguments)
     assert not (tmp_path / "a.pt").exists() and not list(tmp_path.glob(".*"))
-    assert (tmp_path / "a.state").exists() == (nth > 2)
+    assert (tmp_path / "a.state").exists() == (nth > 1)
     train_expert.main(arguments)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.pt", "a.jsonl"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.pt"}
 
 
 WORDS = [b"{", b"[", b"]", b",", b'"', b"null", b"NaN", b"-1", b"1e999", b"9" * 400, b"true", b"\n", b"\\ud800", b"\xff"]
@@ -158,16 +159,16 @@ def write_state(tiny, path):
     optimizer = train_expert.make_optimizer(model, train_expert.TrainSettings(), torch.device("cpu"))
     model(torch.ones(1, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64))[1].backward()
     optimizer.step()
-    ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": []})
+    ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": [],
+                                             "log": []})
 
 
 FILES = {  # kind: (the file, is it text, how it is read from the folder it lies in)
     "state": ("a.state", False, lambda tiny, folder: read_state(tiny, folder / "a.pt")),
-    "log": ("a.jsonl", True, lambda tiny, folder: ckpt.read_log(folder / "a.pt")),
-    "meta": ("math/meta.json", True, lambda tiny, folder: loader.read_meta(folder, "math")),
-    "tasks": ("math/tasks.jsonl", True, lambda tiny, folder: evaluate.read_tasks(folder, "math", 9)),
-    "text": ("math/val.bin", False, lambda tiny, folder: loader.first_windows(folder, "math", 32, 9)),
-    "prepared text": ("math/val.bin", False, lambda tiny, folder: loader.read_meta(folder, "math"))}
+    "meta": ("math/meta.json", True, lambda tiny, folder: loader.read_domain(folder, "math")),
+    "tasks": ("math/tasks.jsonl", True, lambda tiny, folder: evaluate.read_tasks(
+        {"math": {"tasks.jsonl": np.fromfile(folder / "math/tasks.jsonl", "u1")}}, "math", 9)),
+    "text": ("math/val.bin", False, lambda tiny, folder: loader.read_domain(folder, "math"))}
 
 
 @pytest.mark.parametrize("n", [100, pytest.param(2000, marks=pytest.mark.long)])
@@ -175,7 +176,6 @@ FILES = {  # kind: (the file, is it text, how it is read from the folder it lies
 def test_damaged_files_are_refused_in_one_line_or_fit(tiny, tmp_path, kind, n):
     name, text, read = FILES[kind]
     shutil.copytree(tiny / "data" / "math", tmp_path / "math")
-    shutil.copy(tiny / "math.jsonl", tmp_path / "a.jsonl")
     write_state(tiny, tmp_path / "a.pt")
     read(tiny, tmp_path)
     good, rng, refused = (tmp_path / name).read_bytes(), random.Random(n), 0

@@ -50,7 +50,7 @@ def run(client):
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
+    sys.stdout.flush(), sys.stderr.flush()
     client.sendall(b"%d" % code)
     os._exit(0)
 
