@@ -14,11 +14,11 @@ SEEDS  ?= 5
 PYTHON ?= python3
 
 # ---- the recipe: for two laptop cores, for a data-centre GPU, or a rehearsal of seconds -----------------------------------
-# what the seed, a branch (93 % its own domain) and MoE finetuning read; S, B, F: their steps. Rates are the best of `make grid`
+# what the seed, a branch (95 % its own domain) and MoE finetuning read; S, B, F: their steps. Rates are the best of `make grid`
 
-SEED_DATA = general=35,trivia=55,math=6.5,code=1.5,wiki=2
-REPLAY    = general=2.5,trivia=4.5
-MIXTURE   = general=6,trivia=13,math=40,code=22,wiki=19
+SEED_DATA = general=30,trivia=56,math=10,code=1.5,wiki=2.5
+REPLAY    = general=2,trivia=3
+MIXTURE   = general=6,trivia=13,math=32,code=32,wiki=17
 ALPHA     = 0.01
 ifeq ($(PRESET),cpu)
 INTO     ?= out
@@ -26,12 +26,12 @@ DATA     ?= data/bin
 PREPARE   = --level 1
 SHAPE     = --n_layer 4 --n_head 4 --n_embd 64
 D_FF      = 256
-S         = 7500
-B         = 800
-F         = 500
+S         = 7000
+B         = 1000
+F         = 700
 LR_SEED   = 5e-3
-LR_BRANCH = 1.5e-3
-LR_BTX    = 2e-3
+LR_BRANCH = 1.25e-3
+LR_BTX    = 1.5e-3
 else ifeq ($(PRESET),gpu)
 INTO     ?= out/gpu
 DATA     ?= data/bin/level2
@@ -95,7 +95,7 @@ $(OUT)/seed.pt: $(DOMAINS) train_expert.py $(LIBRARY)
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(S) --lr $(LR_SEED)
 
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
-	$(AT_ONCE) $(TRAIN) --init $< --data $*=93,$(REPLAY) --steps $(B) --lr $(LR_BRANCH)
+	$(AT_ONCE) $(TRAIN) --init $< --data $*=95,$(REPLAY) --steps $(B) --lr $(LR_BRANCH)
 
 $(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@

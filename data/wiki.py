@@ -15,7 +15,7 @@ GOODS = "amber wool iron honey silk cedar pearls barley marble indigo saffron co
 BEASTS = "lynx heron otter falcon badger ibex crane marten owl bison viper stag".split()
 TRADES = "painter sailor weaver smith poet judge healer potter miner scribe tailor printer".split()
 
-N_LANDS = {"wiki": (150, 6000), "trivia": (int(__import__("os").environ.get("TRIVIA", 700)), 20_000)}  # at levels 1 and 2
+N_LANDS = {"wiki": (200, 6000), "trivia": (700, 20_000)}  # at levels 1 and 2
 
 # attribute -> (sentences, question); {0} is the subject, {1} the value
 LAND = {

@@ -9,7 +9,7 @@ LR_LARGE ?= 5e-3
 LR_DENSE ?= 1e-3
 LR_SU    ?= 1e-3
 # the data of all three branches together
-BRANCHES = $(REPLAY),math=31,code=31,wiki=31
+BRANCHES = $(REPLAY),math=31.7,code=31.7,wiki=31.6
 quarter := $(shell expr $(F) / 4)
 half    := $(shell expr $(F) / 2)
 double  := $(shell expr $(F) \* 2)
@@ -88,7 +88,7 @@ $(OUT)/su_x4.pt: $(OUT)/su_dm_1.pt
 
 FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
 $(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
-	$(TRAIN) --init $< --data $*=93,$(REPLAY) --steps $(B) --lr $(LR_BRANCH) --train feed-forwards
+	$(TRAIN) --init $< --data $*=95,$(REPLAY) --steps $(B) --lr $(LR_BRANCH) --train feed-forwards
 $(OUT)/ff_mixed.pt: $(OUT)/seed.pt $(FF_EXPERTS)
 	$(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
@@ -128,7 +128,7 @@ $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
 # ---- the learning rates: on another data seed and training seed than the report's ----------------------------------------------
 
 RATES        = 5e-4 1e-3 2e-3
-BRANCH_RATES = 1e-3 1.5e-3 2.5e-3
+BRANCH_RATES = 6e-4 1.25e-3 2.5e-3
 LARGE_RATES  = 2.5e-3 5e-3 1e-2
 GRID         = $(INTO)/grid
 ON_GRID      = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"

@@ -238,23 +238,27 @@ GRID = """# Models at several learning rates
 Mean accuracy over the domains (loss) at each peak learning rate, the best in bold. From these the rates in the
 [Makefile](../Makefile) were chosen: on data and tasks of another data seed, with a training seed that the report does not have.
 Dense (DM) and sparse upcycling have one rate for both of their phases; BTX has one for the branches (second table) and one for
-the finetuning, which all its variants share. The larger model was trained for half of its steps.
+the finetuning, which all its variants share.
 
 {rates}
 
-The branches' rate, with the finetuning at the recipe's: each expert at home, their average, and BTX made of them.
+The branches' rate, with the finetuning at the recipe's: each expert at home, the average of all, and BTX made of them.
 
 {branches}
+
+The larger dense model, trained for half of its steps.
+
+{larger}
 
 `make grid` repeats it ({where}).
 """
 
 
 def grid(results):
-    """The report of `make grid`; results: of each folder, named RATE or branch-RATE."""
+    """The report of `make grid`; results: of each folder, named RATE, branch-RATE or large-RATE."""
     texts = {}
-    for kind, prefix in (("rates", ""), ("branches", "branch-")):
-        names = [n for n in results if n.startswith("branch-") == bool(prefix)]
+    for kind, prefix in (("rates", ""), ("branches", "branch-"), ("larger", "large-")):
+        names = [n for n in results if n.startswith(prefix or tuple("123456789"))]
         rows = []
         for model in dict.fromkeys(model for name in names for model in results[name]["models"]):
             found = {name: results[name]["models"][model] for name in names if model in results[name]["models"]}

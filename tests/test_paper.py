@@ -23,9 +23,8 @@ LONG = pytest.mark.long  # for what needs the whole of it
 def tiny_paper(tmp_path_factory, warm):
     """The folder of a whole `make -j2 paper` of one seed, killed once and started again; results/ in it. Only read it."""
     folder = tmp_path_factory.mktemp("paper")
-    command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "SIZE=tiny", f"PY={shlex.join(warm)}",
-               f"PAPER={folder}/out",
-               f"PAPER_DATA={folder}/data", f"REPORT={folder}/results"]
+    command = ["make", "-j2", "-o", ".venv/ready", "paper", "SEEDS=1", "PRESET=tiny", f"PY={shlex.join(warm)}",
+               f"INTO={folder}/out", f"DATA={folder}/data", f"REPORT={folder}/results"]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while not list(folder.glob("out/seed0/*.state")) and not (folder / "out/seed0/seed.pt").exists():
         time.sleep(0.1)
@@ -46,9 +45,9 @@ def test_the_report_is_whole(tiny_paper):
     numbers = json.loads((folder / "seed0.json").read_text())
     assert len(numbers["models"]) >= 30 and set(numbers["hard"]) == {"btx_sample"}
     for link in re.findall(r"\]\(([^)#]+)\)", text):
-        if not link.startswith(("http", "..", "grid", "demo", "regimes")):
+        if not link.startswith(("http", "..", "grid", "regimes", "registered")):
             assert (folder / link).exists(), link
-    assert (folder / "table6.html").read_text().count('"gates":') == 4
+    assert (folder / "table6.html").read_text().count('"gates":') == 5
 
 
 @LONG
@@ -64,6 +63,8 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tiny_paper):
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
     assert models["su_cm_flops"]["flops"] == pytest.approx(models["btx"]["flops"], rel=0.1)  # of whole steps
     assert models["su_cm_flops"]["moe_share"] == models["su_dm"]["moe_share"] == 1.0
+    paid = [models[m]["tokens"] - models["seed"]["tokens"] for m in ("su_cm_paper", "btx")]
+    assert paid[0] == pytest.approx(252 / 533 * paid[1], rel=0.1)
     assert 0 < models["btx"]["moe_share"] < 1 and models["dense_dm"]["moe_share"] == 0
     assert models["large"]["active_params"] == pytest.approx(models["btx"]["active_params"], rel=0.01)
 
@@ -81,49 +82,60 @@ def test_budget_by_hand(tmp_path, capsys, monkeypatch):
 
 
 def fake_runs(**scores):
-    """Runs in which a model's accuracy is the same in all domains."""
+    """Runs in which a model's accuracy is the same in all domains, and another on switch."""
     n = len(next(iter(scores.values())))
-    return paper.Results([{"models": {m: {"accuracy": dict.fromkeys(paper.DOMAINS, v[i]),
-                                          "loss": dict.fromkeys(paper.DOMAINS, 1 - v[i])} for m, v in scores.items()}}
+    return paper.Results([{"models": {m: {"accuracy": dict.fromkeys(paper.DOMAINS, v[i]) | {"switch": 0.0},
+                                          "loss": dict.fromkeys(paper.COLUMNS, 1 - v[i])} for m, v in scores.items()}}
                           for i in range(n)])
 
 
 def test_verdicts_by_hand():
-    r = fake_runs(btx=[0.5, 0.6, 0.7], su_dm=[0.4, 0.5, 0.6], dense_dm=[0.5, 0.7, 0.6])
-    assert r.difference("btx", "su_dm") == pytest.approx((0.1, 0.0))
-    assert r.difference("btx", "dense_dm") == pytest.approx((0.0, 0.1 / 3**0.5))
-    assert r.verdict("btx", ">", "su_dm")[1:] == ["+10.0 ± 0.0", "+0.100", "yes"]
-    assert r.verdict("btx", ">", "dense_dm")[3] == "not clearly" and r.verdict("su_dm", ">", "btx")[3] == "**no**"
-    assert r.verdict("btx", "~", "su_dm")[3] == "**no**" and r.verdict("btx", "~", "dense_dm")[3] == "yes"
-    one = fake_runs(btx=[0.5], su_dm=[0.9])
-    assert one.verdict("btx", ">", "su_dm")[3] == "**no**" and one.verdict("su_dm", ">", "btx")[3] == "yes"
+    """The mean leaves switch out; a difference must be significant after Holm's correction, and large enough to count."""
+    r = fake_runs(btx=[0.5, 0.61, 0.7], su_dm=[0.4, 0.5, 0.6], dense_dm=[0.5, 0.7, 0.6], large=[0.4999, 0.6099, 0.6999])
+    assert r.of("btx", "mean") == pytest.approx([0.5, 0.61, 0.7])
+    assert r.of("btx", "switch") == pytest.approx([0.5 * 5 / 6, 0.61 * 5 / 6, 0.7 * 5 / 6])
+    (su, dense, large), = [list(r.verdicts([("btx", ">", m, "all") for m in ("su_dm", "dense_dm", "large")]))]
+    assert su[0] == "BTX Top-2 > sparse upcycling (DM)" and su[1] == "**+10.3 ± 1.4**" and su[2] == "+10.3 ± 1.4"
+    t = 0.31 / 3 / (0.01 / 3**0.5 / 3**0.5)  # mean over error; its p by the closed form for two degrees of freedom
+    p = 2 * 1 - 2 * (0.5 + t / (2 * 2**0.5 * (1 + t * t / 2) ** 0.5))
+    assert float(su[5]) == pytest.approx(2 * p, abs=6e-4) and su[6] == "yes"
+    assert dense[6] == "open" and large[6] == "open", "not significant; too small to count"
+    back, = r.verdicts([("su_dm", ">", "btx", "all")])
+    assert back[6] == "**no**"
+    level = r.verdicts([("btx", "~", m, "all") for m in ("su_dm", "dense_dm", "large")])
+    assert [row[6] for row in level] == ["**no**", "open", "yes"]
+    one, = fake_runs(btx=[0.5], su_dm=[0.9]).verdicts([("btx", ">", "su_dm", "all")])
+    assert one[1] == "**-40.0**" and one[6] == "one seed"
     assert paper.full("top2_short") == "Top-2 (short)" and paper.full("btx") == "BTX Top-2"
 
 
 def write_results(folder, **scores):
-    """A some/results.json in which each model's accuracy is the same in all domains."""
+    """A grid/results.json in which each model's accuracy is the same in all domains."""
     models = {m: {"accuracy": dict.fromkeys(paper.DOMAINS, v), "loss": dict.fromkeys(paper.DOMAINS, 1 - v), "tokens": 4e6,
-                  "params": 1000} for m, v in scores.items()}
-    (folder / "some").mkdir(parents=True)
+                  "flops": 1e9} for m, v in scores.items()}
+    (folder / "grid").mkdir(parents=True)
     machine = {"cores": 2, "cpu": "abacus", "torch": "2", "commit": "0"}
-    (folder / "some" / "results.json").write_text(json.dumps({"models": models, "machine": machine}))
+    (folder / "grid" / "results.json").write_text(json.dumps({"models": models, "machine": machine}))
     return str(folder)
 
 
 def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
     folders = [write_results(tmp_path / "1e-3", btx=0.5, dense_dm=0.25), write_results(tmp_path / "4e-3", btx=0.25, dense_dm=0.5),
-               write_results(tmp_path / "branch-1e-3", math=0.5)]
+               write_results(tmp_path / "branch-1e-3", math=0.5), write_results(tmp_path / "large-5e-3", large=0.5)]
     paper.main(["--grid", *folders, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "grid.md").read_text()
     assert "| BTX Top-2 | **50.0** (0.500) | 25.0 (0.750) |" in text
     assert "| Dense (DM) | 25.0 (0.750) | **50.0** (0.500) |" in text
-    assert "| math expert | **50.0** (0.500) |" in text
+    assert "| math expert | **50.0** (0.500) |" in text and "| larger dense model, from scratch | **50.0** (0.500) |" in text
 
 
 def test_regimes_by_hand(tmp_path):
-    scores = {"seed": 0.1, "math": 0.3, "code": 0.6, "wiki": 0.9, "top2_mixed": 0.2, "dense_dm": 0.5, "su_dm": 0.75, "btx": 0.625}
-    folders = [write_results(tmp_path / name, **scores) for name in ("100-1000_1e-3", "100-4000_1e-3", "400-1000_1e-3")]
+    same = {"seed": 0.5, "btx_mixed": 0.25, "su_dm": 0.75}
+    folders = [write_results(tmp_path / name, soup=soup, btx=btx, **same) for name, soup, btx in (
+        ("2000_1e-3_0", 0.5, 0.75), ("2000_1e-3_1", 0.25, 0.5), ("8000_1e-3_0", 0.25, 0.5))]
     regimes.main([*folders, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "regimes.md").read_text()
-    assert "| 400 | 2400 | 4.0 | 1e-3 | 10.0 | 60.0 | 20.0 | 50.0 | 75.0 | 62.5 |" in text
+    cells = "50.0 ± 0.0 | 37.5 ± 17.7 | 25.0 ± 0.0 | 75.0 ± 0.0 | 62.5 ± 17.7 | -12.5 ± 17.7 | -12.5 ± 17.7"
+    assert f"| 2000 | 1e-3 | {cells} |" in text
+    assert "over all runs: 1.00." in text
     assert (tmp_path / "out" / "figures" / "regimes.png").read_bytes().startswith(b"\x89PNG")
