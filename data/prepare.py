@@ -1,6 +1,6 @@
 """Write the domains as tokens: data/bin/DOMAIN/{train,val}.bin (uint16), meta.json and tasks.jsonl; same seed, same bytes.
 
-    python -m data.prepare                                    # the four domains and `switch`
+    python -m data.prepare                                    # all domains and `switch`
     python -m data.prepare --domains math --level 2           # one, harder
     python -m data.prepare --text poems=~/poems --domains ""  # a file or folder of text as one more domain
 """

@@ -82,7 +82,10 @@ def load(name="btx"):
 
 def of(about, path):
     """The tokenizer that a checkpoint, found at `path`, says it has: {"name", "fingerprint", "vocab_size"}. Raises BadInput."""
-    encoding = load(about["name"])
+    try:
+        encoding = load(about["name"])
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     if (fingerprint(encoding), encoding.n_vocab) != (about["fingerprint"], about["vocab_size"]):
         raise BadInput(f"{path} has another tokenizer than today's {about['name']}")
     return encoding

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 import mix
 from data.loader import get_batch, read_domain
 from evaluate import machine
-from experiments.summarise import table
+from experiments.paired import table
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import fast
@@ -274,7 +274,7 @@ def branches(s, device):
             for file in files:
                 Path(file).unlink(missing_ok=True)
             subprocess.run(["make", "-o", seed, f"OUT={folder}", f"DATA={data}", f"PY={sys.executable}",
-                            "BRANCH=--steps 150 --lr 1e-3", *more, *files], **quiet)
+                            "B=150", *more, *files], **quiet)
         t = in_turn({"parallel": lambda: make("-j3"), "serial": make}, 3, device, warm=0)
     return {"parallel_over_serial": t["parallel"] / t["serial"]}
 

@@ -1,8 +1,8 @@
 # Every other model of the paper's tables, from the pipeline's seed and branches: `make rivals`, `make paper`, `make grid`,
 # `make regimes`. The models' names are those of the report; paper.py says which of them stand in which table.
 #
-#   seed -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm;  su_mixed -> su_cm_*     the data- and compute-matched baselines
-#   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...         BTX, by routing method and so on
+#   seed -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm;  su_mixed -> su_cm_*   the data- and compute-matched baselines
+#   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...       BTX, by routing method and so on
 
 # the rivals' rates, of `make grid` like the others
 LR_LARGE ?= 5e-3
@@ -38,7 +38,8 @@ $(OUT)/su_dm.pt: $(OUT)/su_dm_1.pt
 	$(call TUNE,$(F),$(LR_SU),$(ALPHA))
 SU_CM = flops time elapsed paper
 $(SU_CM:%=$(OUT)/su_cm_%.pt): $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
-	$(call TUNE,$$($(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*),$(LR_SU),$(ALPHA))
+	$(call TUNE,$$($(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*),\
+	    $(LR_SU),$(ALPHA))
 
 # ---- Branch-Train-MiX, mixed in one way or another, finetuned for a short, a medium, the full length and longer -------------
 

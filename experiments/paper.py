@@ -202,8 +202,8 @@ def tables(r):
            "more": table(["explored", *judged[1:]], r.verdicts(EXPLORED)),
            "conditions": table(["what should hold", "measured", ""],
                                [[s, v, "yes" if ok else "**no**"] for s, v, ok in r.conditions()])}
-    out["1"] = table(["model", *ours[:-2], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
-                     [[full(m), *r.scores(m)[:-2], *cells(paper)] for m, paper in TABLE_1.items()])
+    out["1"] = table(["model", *ours[:-1], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
+                     [[full(m), *r.scores(m)[:-1], *cells(paper)] for m, paper in TABLE_1.items()])
     out["2"] = table(["model", *ours, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average"],
                      [[full(m), *r.scores(m), *cells(paper or [None] * 6)] for m, paper in TABLE_2.items()])
     rows = []
