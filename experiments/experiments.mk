@@ -80,12 +80,8 @@ $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt
 
 $(OUT)/btx_x2.pt: $(OUT)/btx_mixed.pt
 	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
-$(OUT)/btx_x4.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$$((4 * $(F))),$(LR_BTX),$(ALPHA))
 $(OUT)/su_x2.pt: $(OUT)/su_dm_1.pt
 	$(call TUNE,$(double),$(LR_SU),$(ALPHA))
-$(OUT)/su_x4.pt: $(OUT)/su_dm_1.pt
-	$(call TUNE,$$((4 * $(F))),$(LR_SU),$(ALPHA))
 
 FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
 $(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
@@ -99,7 +95,7 @@ $(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
 
 RIVALS = dense_dm_1 dense_dm su_dm_1 su_dm
 MORE   = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(SHORT:%=%_short) top2_short lb_short frozen_short \
-         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff btx_x2 btx_x4 su_x2 su_x4
+         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff btx_x2 su_x2
 BTM = --btm seed,math,code,wiki --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
 
 # the pipeline's table, with the data-matched rivals in it
