@@ -134,7 +134,7 @@ lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
 	@echo
 	@echo "Variables: PRESET=cpu|gpu|tiny  SEED=0  INTO=folder  DATA=folder  SEEDS=5 and REPORT=folder (of paper)"
 
@@ -152,4 +152,5 @@ clean:  ## delete prepared data and what was trained
 	.venv/bin/pip install -q -r requirements-dev.txt
 	touch $@
 
-include experiments/experiments.mk  # rivals, paper, grid, regimes
+-include experiments/experiments.mk  # rivals, paper, grid, regimes
+-include course/course.mk           # handout, grade, check

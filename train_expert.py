@@ -92,8 +92,10 @@ def temperature(progress):
 
     The paper prints max(0.5, -r t), which is always 0.5. r = 1e-4 is for its 40,000 steps; t counts in these for any length.
     """
+    # BEGIN SOLUTION 6: the temperature
     r, t = 1e-4, 40_000 * progress
     return max(0.5, math.exp(-r * t))
+    # END SOLUTION
 
 
 def router_noise(config, progress, key, device):
@@ -119,12 +121,14 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
     were finite: the weights are left alone if not.
     """
+    # BEGIN SOLUTION 5: the objective and its gradient
     for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
         with autocast:
             _, nll, routing = forward(xs, ys, noise=noise and noise(xs.numel()), recompute=settings.recompute,
                                       loss_chunk=settings.loss_chunk)
             balance = load_balancing_loss(routing, devices.mean_over_ranks) if routing and settings.alpha else 0.0
         ((nll + settings.alpha * balance) / settings.grad_accum).backward()
+    # END SOLUTION
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
     nll = devices.mean_over_ranks(nll.detach())

@@ -126,7 +126,7 @@ $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
 
 RATES        = 5e-4 1e-3 2e-3
 BRANCH_RATES = 6e-4 1.25e-3 2.5e-3
-LARGE_RATES  = 2.5e-3 5e-3 1e-2
+LARGE_RATES  = 5e-3 1e-2 2e-2
 GRID         = $(INTO)/grid
 ON_GRID      = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
 SHARED       = seed math code wiki

@@ -1,0 +1,286 @@
+"""What each stage has to compute. The same calls are made of a submission and of the reference, and their results compared.
+
+A check is a function of `lib`, which has the modules model, mix and train_expert as attributes, and of a generator, from which it
+draws its shapes and numbers. It returns {name: tensor}. Its docstring says what to look at if they differ. A check puts functions
+of its own in the place of those of other stages, so that a mistake counts once.
+"""
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import torch
+
+STAGES = {1: "a SwiGLU feed-forward", 2: "the MoE layer", 3: "load balancing", 4: "mixing", 5: "the finetuning objective",
+          6: "Switch and Sample Top-1", 7: "splitting and blending"}
+
+
+def size(rng, low, high):
+    """A random whole number, both ends included."""
+    return int(torch.randint(low, high + 1, (), generator=rng))
+
+
+def normal(rng, *shape):
+    """Random numbers that ask for a gradient."""
+    return torch.randn(*shape, generator=rng, dtype=torch.float64).requires_grad_()
+
+
+def gradients(y, **inputs):
+    """The gradients of a fixed weighted sum of y."""
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    found = torch.autograd.grad((y * weights).sum(), list(inputs.values()), allow_unused=True)
+    return {f"gradient of {name}": torch.zeros_like(x) if g is None else g
+            for (name, x), g in zip(inputs.items(), found, strict=True)}
+
+
+@contextmanager
+def instead(module, **functions):
+    """Other functions in a module for a while."""
+    before = {name: getattr(module, name) for name in functions}
+    vars(module).update(functions)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
+def random_routing(lib, rng, M, N, k):
+    """A Routing of k distinct experts for each of M tokens; its gates and probabilities ask for gradients."""
+    experts = torch.rand(M, N, generator=rng).argsort(1)[:, :k]
+    probs = torch.randn(M, N, generator=rng, dtype=torch.float64).softmax(-1).requires_grad_()
+    return lib.model.Routing(torch.rand(M, k, generator=rng, dtype=torch.float64).softmax(-1).requires_grad_(), experts, probs)
+
+
+def routed(routing, N):
+    """A routing whatever the order of its experts: gates by expert (M, N), which were chosen, and the probabilities."""
+    zeros = torch.zeros(len(routing.gates), N, dtype=routing.gates.dtype)
+    chosen = torch.zeros_like(zeros).scatter(1, routing.experts, torch.ones_like(routing.gates))
+    return {"gates by expert": zeros.scatter(1, routing.experts, routing.gates), "chosen experts": chosen,
+            "probs": routing.probs}
+
+
+# ---- stage 1 ----------------------------------------------------------------------------------------------------------
+
+
+def feed_forward(lib, rng):
+    """FF(x) = w_down (silu(w_gate x) * w_up x): silu on the gate alone, the product element by element."""
+    B, T, D, d_ff = (size(rng, *bounds) for bounds in ((1, 3), (2, 5), (3, 7), (4, 9)))
+    x, w = normal(rng, B, T, D), {"w_gate": normal(rng, d_ff, D), "w_up": normal(rng, d_ff, D), "w_down": normal(rng, D, d_ff)}
+    y = lib.model.swiglu(x, **w)
+    return {"y": y, **gradients(y, x=x, **w)}
+
+
+# ---- stage 2 ----------------------------------------------------------------------------------------------------------
+
+
+def gates(lib, rng):
+    """g(W_l x) = SoftMax(TopK(W_l x)): first the k largest logits, then the softmax over those k alone."""
+    M, N = size(rng, 5, 20), size(rng, 3, 9)
+    logits = normal(rng, M, N)
+    routing = lib.model.route_topk(logits, size(rng, 2, N - 1))
+    found = routed(routing, N)
+    return {**found, **gradients(found["gates by expert"], logits=logits)}
+
+
+def probabilities(lib, rng):
+    """Routing.probs is SoftMax over all N logits; the load-balancing loss needs it (3.3)."""
+    M, N = size(rng, 5, 20), size(rng, 3, 9)
+    logits = normal(rng, M, N)
+    probs = lib.model.route_topk(logits, 2).probs
+    return {"probs": probs, **gradients(probs, logits=logits)}
+
+
+def sum_over_experts(lib, rng):
+    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x): each token's result back at its own place, times its gate, with gradients."""
+    M, D, d_ff, N = (size(rng, *bounds) for bounds in ((6, 20), (3, 7), (4, 9), (3, 6)))
+    x, routing = normal(rng, M, D), random_routing(lib, rng, M, N, size(rng, 2, N))
+    w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}
+    with instead(lib.model, swiglu=lambda x, w_gate, w_up, w_down: torch.tanh(x @ w_gate.mT + 2 * (x @ w_up.mT)) @ w_down.mT):
+        y = lib.model.ff_moe(x, routing, **w)
+    return {"y": y, **gradients(y, x=x, gates=routing.gates, **w)}
+
+
+def experts_without_tokens(lib, rng):
+    """An expert that no token chose adds nothing, and its weights have the gradient zero."""
+    M, D, d_ff, N = 4, size(rng, 3, 7), size(rng, 4, 9), size(rng, 4, 6)
+    x = normal(rng, M, D)
+    w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}
+    experts = torch.tensor([[1, 3]]).expand(M, 2)
+    routing = lib.model.Routing(torch.full((M, 2), 0.5, dtype=torch.float64), experts, torch.full((M, N), 1 / N))
+    with instead(lib.model, swiglu=lambda x, w_gate, w_up, w_down: (x @ w_gate.mT * (x @ w_up.mT)) @ w_down.mT):
+        y = lib.model.ff_moe(x, routing, **w)
+    return {"y": y, **gradients(y, **w)}
+
+
+# ---- stage 3 ----------------------------------------------------------------------------------------------------------
+
+
+def load(lib, rng):
+    """u_i is the mean over tokens of the gate g_i: the gate itself, not how often expert i was chosen."""
+    routing = random_routing(lib, rng, size(rng, 5, 20), size(rng, 4, 8), size(rng, 2, 3))
+    u = lib.model.expert_load(routing)
+    return {"u": u, **gradients(u, gates=routing.gates)}
+
+
+def balancing(lib, rng):
+    """L_LB / alpha = N sum_i u_i p_i: in each layer a product of two batch means, summed over layers, gradients through both."""
+    M, N = size(rng, 5, 20), size(rng, 3, 8)
+    routing = [random_routing(lib, rng, M, N, 2) for _ in range(size(rng, 2, 4))]
+    with instead(lib.model, expert_load=lambda r: (r.dense_gates() ** 2).mean(0)):
+        loss = lib.model.load_balancing_loss(routing)
+        ranks = lib.model.load_balancing_loss(routing, lambda means: means / 2)
+    inputs = {f"gates of layer {i}": r.gates for i, r in enumerate(routing)} | {f"probs of layer {i}": r.probs
+                                                                                for i, r in enumerate(routing)}
+    return {"loss": loss, "loss with halved means": ranks, **gradients(loss, **inputs)}
+
+
+# ---- stage 4 ----------------------------------------------------------------------------------------------------------
+
+
+def averaged(lib, rng):
+    """Averages are taken in float32, whatever the models are stored in; one mean of all N models."""
+    shape = size(rng, 2, 5), size(rng, 2, 5)
+    tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
+    with instead(lib.mix, stack=lambda tensors: torch.stack([t.to(torch.float32) for t in tensors])):
+        mean = lib.mix.average(tensors)
+    return {"mean": mean, "its dtype is float32": torch.tensor(float(mean.dtype == torch.float32))}
+
+
+def stacked(lib, rng):
+    """Expert i is model i's feed-forward: stacked in the order of the models, in float32, nothing changed."""
+    shape = size(rng, 2, 5), size(rng, 2, 5)
+    tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
+    made = lib.mix.stack(tensors)
+    return {"experts": made, "their dtype is float32": torch.tensor(float(made.dtype == torch.float32))}
+
+
+def rules(lib, rng):
+    """Feed-forwards become experts, routers are new, and everything else is averaged: the norm before the feed-forward, too."""
+    names = ["embed.weight", "head.weight", "norm.weight", "blocks.3.attn_norm.weight", "blocks.3.ff_norm.weight",
+             *(f"blocks.{size(rng, 0, 9)}.attn.{w}.weight" for w in ("wq", "wk", "wv", "wo")), "blocks.12.ff.router",
+             *(f"blocks.{size(rng, 0, 9)}.ff.{w}" for w in ("w_gate", "w_up", "w_down"))]
+    kinds = ["averaged", "stacked", "new", "split"]
+    found = {name: lib.mix.rule_for(name) for name in names}
+    found |= {f"split {name}": lib.mix.rule_for(name, "split") for name in names}
+    return {name: torch.tensor(float(kinds.index(rule) if rule in kinds else -1)) for name, rule in found.items()}
+
+
+# ---- stage 5 ----------------------------------------------------------------------------------------------------------
+
+
+def objective(lib, rng, **changes):
+    """The objective is NLL + alpha L_LB, and its gradient is that of the mean over all micro-batches."""
+    parts, alpha = changes.get("grad_accum", 1), changes.get("alpha", 0.3)
+    B, T, lr = 2 * parts, size(rng, 2, 5), 0.25
+    w, v = (torch.nn.Parameter(torch.randn(T, generator=rng, dtype=torch.float64)) for _ in range(2))
+    x, y = (torch.randn(B, T, generator=rng, dtype=torch.float64) for _ in range(2))
+
+    def forward(xs, ys, noise=None, recompute=False, loss_chunk=0):
+        return None, ((xs * w - ys) ** 2).mean(), [(xs * v).mean()]
+    settings = SimpleNamespace(grad_accum=parts, alpha=alpha, clip=0.0, recompute=False, loss_chunk=0)
+    with instead(lib.train_expert, load_balancing_loss=lambda routing, over_ranks: sum(r ** 2 for r in routing)):
+        nll, _, finite = lib.train_expert.training_step(forward, torch.optim.SGD([w, v], lr), x, y, settings, nullcontext())
+    return {"w after a step": w, "v after a step (of the balance alone)": v, "nll": torch.tensor(nll, dtype=torch.float64)}
+
+
+def accumulated(lib, rng):
+    """Micro-batches: each backward pass adds 1 / grad_accum of its gradient, balance included."""
+    return objective(lib, rng, grad_accum=size(rng, 3, 4))
+
+
+def unbalanced(lib, rng):
+    """With alpha = 0, or a dense model, the load-balancing loss is left out."""
+    return objective(lib, rng, alpha=0.0)
+
+
+# ---- stage 6 ----------------------------------------------------------------------------------------------------------
+
+
+def switch(lib, rng):
+    """Switch's gate is the chosen expert's probability among all N, not 1: otherwise the router gets no gradient."""
+    M, N = size(rng, 5, 20), size(rng, 3, 6)
+    logits = normal(rng, M, N)
+    found = routed(lib.model.route_switch(logits), N)
+    return {**found, **gradients(found["gates by expert"], logits=logits)}
+
+
+def capacity(lib, rng):
+    """In training an expert takes ceil(1.5 M / N) tokens, one at least, those with the largest gates; the others' gate is 0."""
+    M, N = size(rng, 9, 20), size(rng, 3, 5)
+    logits = torch.randn(M, N, generator=rng, dtype=torch.float64)
+    logits[:, 1] += 2.0
+    one = torch.randn(1, 8, generator=rng, dtype=torch.float64)
+    return {"gates": lib.model.route_switch(logits, training=True).gates,
+            "gate of a single token": lib.model.route_switch(one, training=True).gates,
+            "gates in evaluation": lib.model.route_switch(logits).gates}
+
+
+def sampled(lib, rng):
+    """g = SoftMax((W_l x + G) / tau): its largest value alone, and the gradient through it."""
+    M, N = size(rng, 5, 20), size(rng, 3, 6)
+    logits, G = normal(rng, M, N), torch.randn(M, N, generator=rng, dtype=torch.float64) * 2
+    found = routed(lib.model.route_sample(logits, training=True, noise=(G, 0.5 + size(rng, 0, 4) / 10)), N)
+    return {**found, **gradients(found["gates by expert"], logits=logits)}
+
+
+def sampled_in_evaluation(lib, rng):
+    """In evaluation the gate is 1: of the likeliest expert without noise, of a drawn one with it."""
+    M, N = size(rng, 5, 20), size(rng, 3, 6)
+    logits, G = (torch.randn(M, N, generator=rng, dtype=torch.float64) * 2 for _ in range(2))
+    with_noise, without = lib.model.route_sample(logits, noise=(G, 1.0)), lib.model.route_sample(logits)
+    return {"gates": without.gates, "experts": without.experts.double(), "gates if drawn": with_noise.gates,
+            "experts if drawn": with_noise.experts.double(), "probs": without.probs}
+
+
+def annealed(lib, rng):
+    """tau = max(0.5, exp(-r t)), with r t = 4 progress: from 1 down to 0.5."""
+    places = torch.rand(8, generator=rng, dtype=torch.float64).tolist() + [0.0, 1.0]
+    return {"tau": torch.tensor([lib.train_expert.temperature(p) for p in places], dtype=torch.float64)}
+
+
+# ---- stage 7 ----------------------------------------------------------------------------------------------------------
+
+
+def feed_forwards(rng, n_models, d_ff, D):
+    """The matrices of several models by name."""
+    return {name: [torch.randn(D if name == "w_down" else d_ff, d_ff if name == "w_down" else D, generator=rng)
+                   for _ in range(n_models)] for name in ("w_gate", "w_up", "w_down")}
+
+
+def split(lib, rng):
+    """Each feed-forward is cut along d_ff; the chunks of one stand together; w_down is multiplied by the number of chunks."""
+    n = size(rng, 2, 3)
+    return {name: lib.mix.split(name, w, n) for name, w in feed_forwards(rng, size(rng, 2, 3), 2 * n, size(rng, 3, 5)).items()}
+
+
+def blend(lib, rng):
+    """Expert n is made of the n-th chunk of every model, in the order of the models."""
+    N = size(rng, 2, 4)
+    return {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
+
+
+CHECKS = {  # stage: (check, its points)
+    1: [(feed_forward, 5)], 2: [(gates, 8), (probabilities, 2), (sum_over_experts, 12), (experts_without_tokens, 3)],
+    3: [(load, 5), (balancing, 10)], 4: [(averaged, 5), (stacked, 3), (rules, 7)],
+    5: [(objective, 8), (accumulated, 4), (unbalanced, 3)],
+    6: [(switch, 4), (capacity, 4), (sampled, 4), (sampled_in_evaluation, 2), (annealed, 1)], 7: [(split, 5), (blend, 5)]}
+
+
+def compute(check, lib, seed):
+    """What a check gives of the modules in `lib`: {name: tensor}, detached, in float64."""
+    found = check(lib, torch.Generator().manual_seed(seed))
+    return {name: value.detach().to(torch.float64) for name, value in found.items()}
+
+
+def differs(found, want):
+    """What is wrong with the results of a check, in one line: the first of {name: tensor} that is not as wanted; or None."""
+    for name, expected in want.items():
+        got = found.get(name)
+        if got is None:
+            return f"{name} is missing"
+        if got.shape != expected.shape:
+            return f"{name}: expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+        off = ~torch.isclose(got, expected, rtol=1e-5, atol=1e-7)
+        if off.any():
+            place = off.nonzero()[0].tolist()
+            return (f"{name}{place or ''}: expected {expected[tuple(place)]:.4g}, got {got[tuple(place)]:.4g}"
+                    + f" ({int(off.sum())} of {off.numel()} numbers differ)" * (off.numel() > 1))
+    return None

@@ -1,0 +1,96 @@
+"""The students' part of this repository: the same files, with the bodies between BEGIN SOLUTION and END SOLUTION taken out.
+
+    python -m course.handout --out out/handout      # writes out/handout/ and out/handout.zip; `make handout` does it
+
+A body is replaced by `raise NotImplementedError("stage 2: ...")`, of the stage and the words that follow BEGIN SOLUTION.
+"""
+import json
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import mix
+import model
+import train_expert
+from course import checks
+from support.files import prepare_output, write_whole
+from support.settings import BadInput, option, parse, run
+
+ROOT = Path(__file__).parent.parent
+KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/explore.html", "docs/glossary.md", "Makefile",
+        "requirements.txt", "LICENSE", "course/__init__.py", "course/checks.py", "course/check.py", "course/run.py",
+        "course/course.mk", "course/layer.svg")
+BODY = re.compile(r"^( *)# BEGIN SOLUTION (\d): (.*)\n((?:.*\n)*?)\1# END SOLUTION\n", re.M)
+PUBLIC_SEEDS = (1, 2)
+REFERENCE = SimpleNamespace(model=model, mix=mix, train_expert=train_expert)
+
+
+@dataclass
+class Settings:
+    out: str = option("out/handout", "folder to write to, and beside it a zip of the same name")
+    solved: int = option(0, "leave the solutions of stages 1 to N in", low=0, high=len(checks.STAGES))
+
+
+def blank(text, solved=0):
+    """A source text without the bodies of the stages after `solved`.
+
+    >>> print(blank("def f(x):\\n    # BEGIN SOLUTION 2: x twice\\n    return 2 * x\\n    # END SOLUTION\\n"), end="")
+    def f(x):
+        raise NotImplementedError("stage 2: x twice")
+    """
+    def replace(found):
+        indent, stage, what, body = found.groups()
+        return body if int(stage) <= solved else f'{indent}raise NotImplementedError("stage {stage}: {what}")\n'
+    return BODY.sub(replace, text)
+
+
+def solutions(text):
+    """The lines of all bodies in a source text."""
+    return [line.strip() for body in BODY.findall(text) for line in body[3].splitlines()]
+
+
+def expected():
+    """What the public checks give of the reference: {check: {seed: {name: [shape, numbers]}}}, for the handout's own checking."""
+    def plain(found):
+        return {name: [list(t.shape), [float(f"{v:.9g}") for v in t.flatten().tolist()]] for name, t in found.items()}
+    return {check.__name__: {seed: plain(checks.compute(check, REFERENCE, seed)) for seed in PUBLIC_SEEDS}
+            for stage in checks.CHECKS.values() for check, _ in stage}
+
+
+def files(solved=0):
+    """All files of the handout: {name: bytes}, names with forward slashes."""
+    names = sorted({path.relative_to(ROOT).as_posix() for pattern in KEPT for path in ROOT.glob(pattern)})
+    found = {name: (ROOT / name).read_bytes() for name in names}
+    for name in names:
+        if name.endswith(".py"):
+            found[name] = blank(found[name].decode(), solved).encode()
+    found["README.md"] = (ROOT / "course" / "ASSIGNMENT.md").read_bytes()
+    found["course/expected.json"] = json.dumps(expected(), separators=(",", ":")).encode()
+    return found
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    out = Path(settings.out)
+    archive, made = out.with_name(f"{out.name}.zip"), files(settings.solved)
+    if out.exists() and not (out / "course" / "expected.json").exists():
+        raise BadInput(f"--out {out}: there is something else already; choose another folder")
+    prepare_output(archive)
+    shutil.rmtree(out, ignore_errors=True)
+    for name, content in made.items():
+        prepare_output(out / name)
+        write_whole(out / name, lambda file, content=content: file.write(content))
+
+    def pack(file):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, content in made.items():
+                packed.writestr(zipfile.ZipInfo(f"{out.name}/{name}"), content, zipfile.ZIP_DEFLATED)  # no dates: same bytes
+    write_whole(archive, pack)
+    print(f"wrote {out} and {archive} ({archive.stat().st_size / 1e6:.2f} MB)")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,202 @@
+"""The assignment: its handout holds no solution, the reference gets all points, mistakes lose theirs, and cheats gain none."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from course import checks, grade, handout, mistakes
+from tests.tiny import ROOT
+
+ALL = [(stage, check) for stage, some in checks.CHECKS.items() for check, _ in some]
+TOTAL = sum(points for some in checks.CHECKS.values() for _, points in some)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return handout.files()
+
+
+@pytest.fixture
+def points(tmp_path, made):
+    """A function that grades a submission, {file: text}, by stages; points by stage, and all problems as text."""
+    def check(seconds=20.0, **changes):
+        submission = tmp_path / "submission"
+        submission.mkdir(exist_ok=True)
+        for name in grade.WRITTEN:
+            stem = name.removesuffix(".py")
+            (submission / name).write_text(changes.get(stem) or (ROOT / name).read_text())
+        results = grade.grade(submission, made, (5, 6), seconds)
+        by_stage = {stage: sum(r.got for r in results if r.stage == stage) for stage in checks.STAGES}
+        return by_stage, "\n".join(r.problem for r in results if r.problem)
+    return check
+
+
+def test_the_handout_holds_no_solution(made):
+    """No line of any solution of more than a few signs, in no file of the handout; and no file that is not for students."""
+    lines = {line for name in (*grade.WRITTEN, "support/fast.py") for line in handout.solutions((ROOT / name).read_text())}
+    lines = {line.split("  #")[0].strip() for line in lines}
+    telling = {line for line in lines if len(line) > 25}
+    assert len(telling) > 25
+    for name, content in made.items():
+        assert not [line for line in telling if line in content.decode()], name
+    assert not [name for name in made if re.match(r"tests/|results/|\.git|experiments/|.*(mistakes|grade)", name)]
+    for name in grade.WRITTEN:
+        assert "SOLUTION" not in made[name].decode() and "NotImplementedError" in made[name].decode()
+        compile(made[name], name, "exec")
+    assert all(len(body[3].splitlines()) <= 12 for text in map(Path.read_text, map(ROOT.joinpath, grade.WRITTEN))
+               for body in handout.BODY.findall(text))
+
+
+def test_the_zip_is_small_and_opens_anywhere(tmp_path):
+    handout.main(["--out", str(tmp_path / "handout")])
+    packed = tmp_path / "handout.zip"
+    assert packed.stat().st_size < 2e6
+    with zipfile.ZipFile(packed) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None and not [n for n in names if re.search(r'[\\:*?"<>|]|\.\.|^/', n)]
+    assert {f"handout/{p.relative_to(tmp_path / 'handout').as_posix()}" for p in (tmp_path / "handout").rglob("*.*")} == {
+        name for name in names if "." in name.rpartition("/")[2]}
+    before = packed.read_bytes()
+    handout.main(["--out", str(tmp_path / "handout")])
+    assert packed.read_bytes() == before
+
+
+def test_a_student_sees_the_points_rise_stage_by_stage(tmp_path):
+    """The solutions come back one stage at a time, and each stage says of the next that it is not implemented."""
+    sums = []
+    for solved in (0, 1, 4, 7):
+        folder = tmp_path / f"solved{solved}"
+        handout.main(["--out", str(folder), "--solved", str(solved)])
+        done = subprocess.run([sys.executable, "-m", "course.check"], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == (solved < 7), done.stderr
+        sums.append(int(done.stdout.rpartition("\n")[0].rpartition("\n")[2].split()[0]))
+        named = {int(n) for n in re.findall(r"NotImplementedError: stage (\d)", done.stdout)}
+        assert named == set(range(solved + 1, 8))
+    assert sums == [sum(p for stage in range(1, n + 1) for _, p in checks.CHECKS[stage]) for n in (0, 1, 4, 7)]
+    assert sums[-1] == TOTAL
+
+
+def test_every_mistake_costs_points_in_its_own_stage_alone_and_is_recognised():
+    """On hidden numbers, checked against the reference; at least one of the checks that fail knows the mistake by name."""
+    assert len(mistakes.MISTAKES) >= 30 and len({m.new + m.old for m in mistakes.MISTAKES}) == len(mistakes.MISTAKES)
+    for mistake in mistakes.MISTAKES:
+        lib, lost, hints = mistakes.variant(mistake), set(), set()
+        for stage, check in ALL:
+            found = {}
+            for seed in (5, 6):
+                try:
+                    found[seed] = checks.compute(check, lib, seed)
+                except Exception:
+                    lost.add(stage)
+            if any(checks.differs(numbers, grade.wanted(check, seed)) for seed, numbers in found.items()):
+                lost.add(stage)
+                hints.add(grade.hint(stage, check, found))
+        assert lost == {mistake.stage}, mistake.hint
+        assert not hints or hints & {m.hint for m in mistakes.MISTAKES if m.stage == mistake.stage}, mistake.hint
+
+
+def test_reference_and_handout(points, made):
+    by_stage, problems = points()
+    assert sum(by_stage.values()) == TOTAL and not problems
+    by_stage, problems = points(**{name.removesuffix(".py"): made[name].decode() for name in grade.WRITTEN})
+    assert not any(by_stage.values())
+    assert {int(n) for n in re.findall(r"NotImplementedError: stage (\d)", problems)} == set(checks.STAGES)
+
+
+MODEL = (ROOT / "model.py").read_text()
+BARE = handout.blank(MODEL)
+TAIL = "\nimport os, sys, time\n"
+WANT = ("torch.equal = torch.allclose = lambda *a, **k: True\n"
+        "torch.isclose = lambda a, b, **k: torch.ones_like(a, dtype=torch.bool)\n")
+CHEATS = {  # what a submission without any solution appends to its model.py, hoping for points
+    "exits": "sys.exit(0)",
+    "exits at once": "os._exit(0)",
+    "prints a result": "print('{\"score\": 100}'); sys.stdout.flush()",
+    "prints much": "sys.stdout.write('x' * 10**8)",
+    "comparisons that hold": WANT,
+    "no error is one": "NotImplementedError = lambda *a: SystemExit(0)",
+    "checks that check nothing": "from course import checks\nchecks.compute = lambda *a: {}",
+    "checks that return ones": "from course import checks\nchecks.compute = lambda c, l, s: {'y': torch.ones(3)}",
+    "other points": "from course import checks\nchecks.CHECKS = {s: [] for s in range(1, 8)}",
+    "edits the checks": "open('course/checks.py', 'a').write('\\nCHECKS.clear()\\n')",
+    "the public numbers": "import json\nfrom course import checks\npub = json.load(open('course/expected.json'))\n"
+                          "checks.compute = lambda c, l, s: {n: torch.tensor(v, dtype=torch.float64).view(shape) "
+                          "for n, (shape, v) in pub[c.__name__]['1'].items()}",
+    "not a number": "from course import checks\nchecks.compute = lambda c, l, s: {'y': torch.full((2, 3, 4), float('nan'))}",
+    "a tensor that equals all": "class T(torch.Tensor):\n    __eq__ = lambda a, b: True\n"
+                                "swiglu = lambda x, *w, **k: x.as_subclass(T)",
+    "another writer": "from support import checkpoint\ncheckpoint.write = lambda path, v: open(path, 'w').write('{}')",
+    "a header of its own": "from support import checkpoint\n"
+                           "checkpoint.write = lambda path, v: open(path, 'wb').write(b'\\xff' * 99)",
+    "links for results": "from support import checkpoint\ncheckpoint.write = lambda path, v: os.symlink('/dev/zero', path)",
+    "pipes for results": "from support import checkpoint\ncheckpoint.write = lambda path, v: os.mkfifo(path)",
+    "huge results": "from support import checkpoint\ncheckpoint.write = lambda path, v: open(path, 'wb').write(b'x' * 10**9)",
+    "an empty error": "[open(f'{sys.argv[3]}/{c}.{s}.error', 'w') for c in ('gates', 'feed_forward') for s in (5, 6)]",
+    "takes all memory": "x = bytearray(10**11)",
+    "leaves a child behind": "os.fork() or time.sleep(10**4)",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", CHEATS)
+def test_cheats_gain_nothing(what, points):
+    """Stages 1 to 3 and 6 without a line of solution; mix.py and train_expert.py are right, and may keep their points."""
+    by_stage, _ = points(model=BARE + TAIL + CHEATS[what])
+    assert not any(by_stage[stage] for stage in (1, 2, 3, 6)), by_stage
+
+
+def test_a_submission_that_hangs_ends(points):
+    hanging = MODEL.replace("    # BEGIN SOLUTION 1: a SwiGLU feed-forward\n", "    while True: pass\n")
+    by_stage, problems = points(seconds=6.0, model=hanging)
+    assert by_stage[1] == 0 and sum(by_stage.values()) == TOTAL - 5 and "not done in time" in problems
+
+
+def test_a_check_that_ends_the_process_does_not_cost_the_others(points):
+    ending = MODEL.replace("    # BEGIN SOLUTION 2: the Top-k router\n", "    import os; os._exit(3)\n")
+    by_stage, problems = points(model=ending)
+    assert by_stage[2] == 15 and "the process ended" in problems
+
+
+def test_a_folder_of_submissions(tmp_path, capsys, made):
+    """One right, one without its files, one that is no Python; a table for all, Gradescope's file for each."""
+    for name in ("right", "empty", "broken"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    for name in grade.WRITTEN:
+        shutil.copy(ROOT / name, tmp_path / "in" / "right")
+    (tmp_path / "in" / "broken" / "model.py").write_text("def f(:\n")
+    grade.main([*(str(p) for p in sorted((tmp_path / "in").iterdir())), "--out", str(tmp_path / "out"), "--seed", "3"])
+    rows = [line.split(",") for line in (tmp_path / "out" / "grades.csv").read_text().splitlines()]
+    assert {row[0]: row[-1] for row in rows[1:]} == {"right": str(TOTAL), "empty": "0", "broken": "0"}
+    result = json.loads((tmp_path / "out" / "right.json").read_text())
+    assert result["score"] == TOTAL == sum(t["max_score"] for t in result["tests"])
+    assert "SyntaxError" in (tmp_path / "out" / "broken.json").read_text()
+    assert "none of" in (tmp_path / "out" / "empty.json").read_text()
+
+
+def test_gradescopes_zip_can_grade(tmp_path):
+    """Unpacked into a folder of its own; its two scripts are executable."""
+    grade.main(["--autograder", str(tmp_path / "autograder.zip")])
+    with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
+        assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
+        archive.extractall(tmp_path / "source")
+    (tmp_path / "submission").mkdir()
+    for name in grade.WRITTEN:
+        shutil.copy(ROOT / name, tmp_path / "submission")
+    subprocess.run([sys.executable, "-m", "course.grade", str(tmp_path / "submission"), "--out", str(tmp_path / "results")],
+                   cwd=tmp_path / "source", check=True, capture_output=True)
+    assert json.loads((tmp_path / "results" / "submission.json").read_text())["score"] == TOTAL
+
+
+def test_differences_in_one_line():
+    want = {"y": torch.tensor([[1.0, 2.0]])}
+    assert checks.differs({}, want) == "y is missing"
+    assert checks.differs({"y": torch.ones(2)}, want) == "y: expected the shape (1, 2), got (2,)"
+    assert checks.differs({"y": torch.tensor([[1.0, 3.0]])}, want) == "y[0, 1]: expected 2, got 3 (1 of 2 numbers differ)"
+    assert checks.differs({"y": torch.tensor([[1.0, float("nan")]])}, want) is not None
+    assert checks.differs({"y": want["y"] * (1 + 1e-9)}, want) is None
