@@ -60,9 +60,11 @@ def read_tasks(domains, name, n):
 def token_losses(model, idx):
     """For each token but the first of idx (B, T): its cross-entropy and whether greedy decoding gives it, both (B, T-1).
 
-    Also returns the routing of the pass. model: anything that is called like a GPT.
+    Also returns the routing of the pass. model: anything that is called like a GPT. Raises BadInput if it computes no numbers.
     """
     logits, _, routing = model(idx[:, :-1])
+    if not logits.isfinite().all():
+        raise BadInput("its logits are not finite numbers; this model is broken")
     losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
     return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
 
@@ -262,12 +264,12 @@ def main(argv=None):
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     data = {name: read_domain(settings.data_dir, name) for name in prepared(settings.data_dir)}
-    data = {name: domain for name, domain in data.items() if len(domain["tasks.jsonl"])}
-    domains = [d for d in (*DOMAINS, "switch") if d in data] + [d for d in data if d not in (*DOMAINS, "switch")]
+    known = [name for name in data if len(data[name]["tasks.jsonl"])]
+    domains = [d for d in (*DOMAINS, "switch") if d in known] + [d for d in known if d not in (*DOMAINS, "switch")]
     if not domains:
         raise BadInput(f"--data_dir: there are no tasks in {settings.data_dir}; run python -m data.prepare")
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
-        check_tokenizer(data, c["tokenizer"], path)
+        check_tokenizer({d: data[d] for d in domains}, c["tokenizer"], path)
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")
@@ -275,7 +277,7 @@ def main(argv=None):
     tasks = {d: read_tasks(data, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(text_of(data, d, "val", block_size), block_size, settings.windows) for d in domains}
-    known_by = {method: btm.expert_data(method, settings.data_dir, merged, [checkpoints[name] for name in merged])
+    known_by = {method: btm.expert_data(method, data, merged, [checkpoints[name] for name in merged])
                 for method, _ in methods}
 
     def models():  # one at a time; dense ones, then Branch-Train-Merge, then mixtures of experts
@@ -296,9 +298,8 @@ def main(argv=None):
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
             drawn = settings.hard_sampling and model.config.routing == "sample"
             forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
-            scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
-            if not all(math.isfinite(s["loss"]) for s in scores.values()):
-                raise BadInput(f"{name}: its logits are not finite numbers; this model is broken")
+            with reading(name, "evaluated"):
+                scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
             results[name] = summary(scores, model, lineage)
             if model.config.n_expert:
                 loads[name] = {"experts": checkpoints[name]["experts"],
@@ -308,7 +309,7 @@ def main(argv=None):
                     pages[name] = checkpoints[name]["experts"], reads
         info = machine()
         read = {"tasks": settings.tasks, "windows": settings.windows, "hard_sampling": settings.hard_sampling,
-                "digests": {d: data[d]["files"] for d in domains}}
+                "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run

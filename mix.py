@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from data import tokenizer
 from data.loader import check_tokenizer, first_windows, read_domain, text_of
 from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
@@ -182,9 +183,9 @@ def router_windows(settings, header, n_windows=16):
     if settings.router_init == "random":
         return [], {}
     domains = [domain for domain in settings.router_data.split(",") if domain]
-    if settings.soup or settings.blend or len(domains) != len(settings.models):
-        raise BadInput("--router_init hidden: --router_data must name one domain for each model, and each model be an expert "
-                       "(no --soup, no --blend)")
+    if settings.soup or settings.blend or len(domains) != len(settings.models) or len({*domains}) < len({*settings.models}):
+        raise BadInput("--router_init hidden: --router_data must name one domain for each model, no two the same, and each model "
+                       "be an expert (no --soup, no --blend)")
     data, T = {name: read_domain(settings.data_dir, name) for name in domains}, header["config"]["block_size"]
     check_tokenizer(data, header["tokenizer"], settings.models[0])
     windows = [first_windows(text_of(data, name, "train", T), T, n_windows)[:, :-1] for name in domains]
@@ -196,8 +197,6 @@ def main(argv=None):
     settings = parse(Settings, argv)
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, settings.models)
-    if ckpt.state_of(settings.out).exists():
-        raise BadInput(f"{ckpt.state_of(settings.out)} is what an interrupted run left; delete it, or choose another --out")
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
@@ -215,6 +214,7 @@ def main(argv=None):
             raise BadInput(f"{path}: experts are called by their files' names, and this one cannot be printed; rename it")
     parents = [ckpt.load(path) for path in settings.models]
     first = parents[0]
+    tokenizer.of(first["tokenizer"], settings.models[0])
     for path, parent in zip(settings.models, parents, strict=True):
         if parent["config"]["n_expert"]:
             raise BadInput(f"{path} is a mixture of experts already; mix.py takes dense checkpoints")
@@ -235,6 +235,8 @@ def main(argv=None):
     except ValueError as error:
         raise BadInput(f"--{error}") from None
     with output(settings.out):
+        if ckpt.state_of(settings.out).exists():
+            raise BadInput(f"{ckpt.state_of(settings.out)} is what an interrupted run left; delete it, or choose another --out")
         generator = torch.Generator().manual_seed(settings.seed)
         feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
                          else "stacked")

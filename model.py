@@ -359,7 +359,7 @@ class GPT(nn.Module):
 
         temperature 0 takes the most likely token; else tokens are drawn from `generator`, from the top_k likeliest if given.
         Keys and values are cached. When block_size is full, the older half is forgotten and the rest read again. An idx that is
-        longer is read as it is.
+        longer is read as it is. Raises ValueError if the logits are not finite.
         """
         cache, new, n_read = [], idx, 0
         for _ in range(max_new_tokens):
@@ -367,6 +367,8 @@ class GPT(nn.Module):
                 cache, new, n_read = [], idx[:, -(self.config.block_size + 1) // 2:], 0
             logits, _, routing = self(new, cache=cache)
             logits, n_read = logits[:, -1], n_read + new.shape[1]  # (B, V)
+            if not logits.isfinite().all():
+                raise ValueError("the logits are not finite numbers; this model is broken")
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)
             else:

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
+from data.loader import prepared, read_domain
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import prepare_output
+from support.files import prepare_output, reading
 from support.settings import BadInput, option, parse, run
 
 
@@ -71,16 +72,14 @@ def main(argv=None):
     encoding = tokenizer.of(checkpoint["tokenizer"], settings.model[0])
     if settings.btm:
         method, k = btm.read_method(settings.btm, len(checkpoints))
-        data = btm.expert_data(method, settings.data_dir, settings.model, checkpoints)
+        domains = {} if method == "bayes" else {d: read_domain(settings.data_dir, d) for d in prepared(settings.data_dir)}
+        data = btm.expert_data(method, domains, settings.model, checkpoints)
         model = btm.BTM([ckpt.build(c, device) for c in checkpoints], method, k, data)
     else:
         model = ckpt.build(checkpoint, device)
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
-    with torch.inference_mode():
-        if not model(torch.tensor([prompt], device=device))[0].isfinite().all():
-            raise BadInput(f"{settings.model[0]}: its logits are not finite numbers; this model is broken")
     if settings.html:
         if Path(settings.html).suffix != ".html":
             raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
@@ -100,13 +99,14 @@ def main(argv=None):
         sys.stdout.flush()
 
     # A token is coloured by the experts that read the token before it, for they are those that wrote it.
-    for n, (token, routing) in enumerate(stream):
-        experts = top_experts(routing, settings.layer) if names else [0] * (len(prompt) if n == 0 else 1)
-        if n == 0:
-            write(prompt[1:], experts[:-1])
-        if token.item() == encoding.eot_token:
-            break
-        write([token.item()], experts[-1:])
+    with reading(settings.model[0], "sampled from"):
+        for n, (token, routing) in enumerate(stream):
+            experts = top_experts(routing, settings.layer) if names else [0] * (len(prompt) if n == 0 else 1)
+            if n == 0:
+                write(prompt[1:], experts[:-1])
+            if token.item() == encoding.eot_token:
+                break
+            write([token.item()], experts[-1:])
     print()
     if settings.experts:
         print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))

@@ -1,6 +1,5 @@
 """Batches as a pure function of (seed, step, rank): a resumed run needs no sampler state, and all runs see the same data."""
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -17,15 +16,17 @@ FILES = ("train.bin", "val.bin", "tasks.jsonl")
 def prepared(folder):
     """The names of all domains in a folder: of the folders in it that hold any of a domain's files."""
     found = {p.parent.name for name in (*FILES, "meta.json") for p in Path(folder).glob(f"*/{name}")}
-    return sorted(filter(str.isidentifier, found))
+    return sorted(found)
 
 
 def read_domain(folder, domain):
-    """What `data.prepare` wrote of a domain: META, and what is in each of FILES, memory-mapped: (n,) uint16 tokens, or bytes.
+    """What `data.prepare` wrote of a domain: META, and what is in each of FILES: (n,) uint16 tokens, or bytes.
 
-    A file is opened once, so what it is checked to be is what will be read. Raises BadInput.
+    A file is read once, so what it is checked to be is what will be used. Raises BadInput.
     """
     path = Path(folder) / domain / "meta.json"
+    if not domain.isidentifier():
+        raise BadInput(f"{domain!r} in {folder} is no name of a domain; use letters and digits")
     if not path.exists():
         raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
                        "see python -m data.prepare --help")
@@ -34,7 +35,7 @@ def read_domain(folder, domain):
         raise BadInput(f"{path} is broken; prepare {domain} again")
     for name, wanted in about["files"].items():
         with reading(path.with_name(name)), open_input(path.with_name(name)) as file:
-            content = np.memmap(file, "u1", mode="r") if os.fstat(file.fileno()).st_size else np.zeros(0, "u1")
+            content = np.frombuffer(file.read(), "u1")
             if digest(content) != wanted:
                 raise BadInput(f"{path.with_name(name)} is not what data.prepare wrote; prepare {domain} again")
             about[name] = content.view("<u2") if name.endswith(".bin") else content

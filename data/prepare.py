@@ -6,8 +6,10 @@
 """
 import json
 import random
+import shutil
 import sys
 from array import array
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,22 +80,33 @@ def encode(encoding, texts, n_tokens=None):
 
 
 def write(folder, train, val, tasks, meta):
-    """Write one domain: whole beside the old one first; then the old meta.json goes, and the new one comes last, with digests."""
+    """Write one domain, digests included, into the folder `.new` in its folder."""
     if sys.byteorder == "big":
         train.byteswap(), val.byteswap()
     lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
     files = dict(zip(FILES, (train.tobytes(), val.tobytes(), lines.encode()), strict=True))
     files["meta.json"] = json.dumps(meta | {"files": {name: digest(content) for name, content in files.items()}}).encode()
-    for name in files:
-        prepare_output(folder / name)
-    new = folder / ".new"
+    clear(folder / ".new")
     for name, content in files.items():
-        prepare_output(new / name)
-        write_whole(new / name, lambda file, content=content: file.write(content))
-    (folder / "meta.json").unlink(missing_ok=True)
-    for name in files:
-        (new / name).replace(folder / name)
-    new.rmdir()
+        prepare_output(folder / name)
+        prepare_output(folder / ".new" / name)
+        write_whole(folder / ".new" / name, lambda file, content=content: file.write(content))
+
+
+def clear(folder):
+    """Remove what a killed run left, or a link of somebody's."""
+    shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else folder.unlink(missing_ok=True)
+
+
+def move(folders):
+    """Put the domains that `write` wrote in the place of older ones: all old meta.json go first, the new ones come last."""
+    for folder in folders:
+        (folder / "meta.json").unlink(missing_ok=True)
+    for name in (*FILES, "meta.json"):
+        for folder in folders:
+            (folder / ".new" / name).replace(folder / name)
+    for folder in folders:
+        clear(folder / ".new")
 
 
 def read_texts(path):
@@ -154,11 +167,15 @@ def main(argv=None):
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
     made = {name: prepare_text(name, path, encoding, settings) for name, path in texts}  # what can be wrong comes first
-    for name in names:
-        train, val, tasks = made.get(name) or prepare_domain(name, encoding, settings)
-        with output(Path(settings.out) / name / "meta.json"):
-            write(Path(settings.out) / name, train, val, tasks, meta)
-        print(f"{settings.out}/{name}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
+    folders = [Path(settings.out) / name for name in names]
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(output(folder / "meta.json"))
+        for name, folder in zip(names, folders, strict=True):
+            train, val, tasks = made.get(name) or prepare_domain(name, encoding, settings)
+            write(folder, train, val, tasks, meta)
+            print(f"{folder}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
+        move(folders)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import check_tokenizer, first_windows, read_domain, text_of
+from data.loader import check_tokenizer, first_windows, text_of
 from model import GPT
 from support.settings import BadInput, mixture
 
@@ -44,18 +44,22 @@ def name(method, top_k):
     return f"btm_{method}_top{top_k}"
 
 
-def expert_data(method, data_dir, paths, experts, n_windows=200):
+def expert_data(method, domains, paths, experts, n_windows=200):
     """For tfidf the start of what each expert was trained on last, (n, T) int64 each, by the mixture in its ledger; else None.
 
-    experts: their checkpoints; paths: where these are. Raises BadInput.
+    domains: {name: see read_domain}; experts: their checkpoints; paths: where these are. Raises BadInput, also if an expert was
+    trained on other data.
     """
     if method != "tfidf":
         return None
     block_size, data = min(expert["config"]["block_size"] for expert in experts), []
     for path, expert in zip(paths, experts, strict=True):
-        shares = mixture(str(expert["lineage"][-1].get("settings", {}).get("data", "")), f"{path}: its ledger's data")
-        domains = {name: read_domain(data_dir, name) for name in shares}
-        check_tokenizer(domains, expert["tokenizer"], path)
+        about = expert["lineage"][-1].get("settings", {})
+        shares, digests = mixture(str(about.get("data", "")), f"{path}: its ledger's data"), about.get("data_digests", {})
+        for name in shares:
+            if name not in domains or domains[name]["files"]["train.bin"] != digests.get(f"{name}/train.bin"):
+                raise BadInput(f"{path} was trained on other data of {name!r} than there is in --data_dir; name what it read")
+        check_tokenizer({name: domains[name] for name in shares}, expert["tokenizer"], path)
         data.append(torch.cat([first_windows(text_of(domains, name, "train", block_size), block_size,
                                              max(1, round(n_windows * share))) for name, share in shares.items()]))
     return data

@@ -39,20 +39,22 @@ LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
 # ---- what a valid file is ---------------------------------------------------------------------------------------------
 
 
-def check_tensors(tensors, like):
-    """Raise ValueError unless `tensors` are those of `like`, {name: what has its shape}, and finite."""
+def check_tensors(tensors, like, tied=False):
+    """Raise ValueError unless `tensors` are those of `like`, {name: what has its shape}, and finite (where they are not meta)."""
     for name in sorted(like.keys() ^ tensors.keys()):
         raise ValueError(f"{name} is {'missing' if name in like else 'unknown'}")
     for name, tensor in tensors.items():
         if tensor.shape != like[name].shape:
             raise ValueError(f"{name} should have the shape {tuple(like[name].shape)}")
-        if not tensor.float().isfinite().all():  # in the dtype that everything is computed in
+        if not tensor.is_meta and not tensor.float().isfinite().all():  # in the dtype that everything is computed in
             raise ValueError(f"{name} holds values that are not finite")
+    if tied and not tensors["head.weight"].is_meta and not torch.equal(tensors["head.weight"], tensors["embed.weight"]):
+        raise ValueError("head.weight should be embed.weight, to which it is tied")
 
 
 def check(checkpoint):
     """Raise ValueError unless a value is a checkpoint whose parts fit together: what load accepts, and what save writes."""
-    if not has(checkpoint, KEYS):
+    if not has(checkpoint, KEYS) or checkpoint.keys() != KEYS.keys():
         raise ValueError(f"not a checkpoint of this project, which has the keys {', '.join(KEYS)}")
     config, tokenizer, experts = (checkpoint[key] for key in ("config", "tokenizer", "experts"))
     known = {f.name: NUMBER if f.type is float else f.type for f in fields(GPTConfig)}
@@ -75,9 +77,7 @@ def check(checkpoint):
         raise ValueError(f"{len(layers)} layers of weights for n_layer {config.n_layer}")
     with torch.device("meta"):
         like = GPT(config).state_dict()
-    check_tensors(checkpoint["model"], like)
-    if config.tie_weights and not torch.equal(checkpoint["model"]["head.weight"], checkpoint["model"]["embed.weight"]):
-        raise ValueError("head.weight should be embed.weight, to which it is tied")
+    check_tensors(checkpoint["model"], like, config.tie_weights)
 
 
 def check_lineage(lineage):
@@ -102,27 +102,39 @@ def check_log(log):
 # ---- reading and writing ----------------------------------------------------------------------------------------------
 
 
-def read(path):
-    """Read a file that `write` wrote. Raises BadInput if it is none."""
+def read(path, check=None):
+    """Read a file that `write` wrote. Raises BadInput if it is none.
+
+    check: called with the value, and before that with meta tensors in it, so that nothing large is read in vain.
+    """
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
+    check, none = check or (lambda value: None), "not a checkpoint; train_expert.py, mix.py and finetune_router.py write them"
     with open_input(path) as file:
         try:
             size = min(int.from_bytes(file.read(8), "little"), LIMIT + 1)
             left = os.fstat(file.fileno()).st_size - 8 - size
             header = read_json(path, file.read(size) if left >= 0 else "")
-            value, end = read_json(path, header.pop("__metadata__")["plain"]) | {part: {} for part in TENSORS}, 0
+            value, end = read_json(path, header.pop("__metadata__")["plain"]), 0
             for name, about in header.items():
                 (part, name), dtype, shape = name.split("/"), DTYPES[about["dtype"]], about["shape"]
                 start, end = end, end + math.prod(shape) * dtype.itemsize
                 if part not in TENSORS or about["data_offsets"] != [start, end] or end > left or min(shape, default=1) < 1:
                     raise ValueError
-                value[part][name] = torch.frombuffer(bytearray(file.read(end - start)), dtype=dtype).view(shape)
+                value.setdefault(part, {})[name] = torch.empty(shape, dtype=dtype, device="meta")
             if end < left:
                 raise ValueError
-            return value
         except Exception:  # whatever the bytes of another file may be taken for
-            raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
+            raise BadInput(f"{path}: {none}") from None
+        check(value)
+        for tensors in (value[part] for part in TENSORS if part in value):  # in the order of the header
+            for name, t in tensors.items():
+                numbers = bytearray(t.nbytes)
+                if file.readinto(numbers) < t.nbytes:
+                    raise BadInput(f"{path}: {none}")
+                tensors[name] = torch.frombuffer(numbers, dtype=t.dtype).view(t.shape)
+    check(value)
+    return value
 
 
 def write(path, value, check=None):
@@ -147,27 +159,27 @@ def load(path):
     """Read a checkpoint and check it. Its name ends in .pt, so that it is none of the other files here. Raises BadInput."""
     if Path(path).suffix != ".pt":
         raise BadInput(f"{path}: not a checkpoint by its name, which should end in .pt")
-    checkpoint = read(path)
     try:
-        check(checkpoint)
+        return read(path, check)
+    except BadInput:
+        raise
     except Exception as error:  # whatever a file may hold in place of what is expected
         message = str(error).partition("\n")[0]
         kind = "" if message.startswith("not a checkpoint") else "weights and config do not fit together: "
         raise BadInput(f"{path}: {kind}{message}") from None
-    return checkpoint
 
 
 def save(path, checkpoint):
     """Write a checkpoint that load accepts. Raises Diverged if it would not."""
     try:
-        write(path, checkpoint, lambda part: check(read(part)))
+        write(path, checkpoint, lambda part: read(part, check))
     except ValueError as error:
         raise Diverged(f"{path} is not written: {error}; try a lower --lr") from None
 
 
 def check_name(out):
-    """Raise BadInput unless `out` ends in .pt: a run's state is named after it, with another ending."""
-    if Path(out).suffix != ".pt" or Path(out).name == ".pt":
+    """Raise BadInput unless `out` ends in .pt and can be printed: a state is named after it, and experts are."""
+    if Path(out).suffix != ".pt" or Path(out).name == ".pt" or not Path(out).name.isprintable():
         raise BadInput(f"--out {out or 'is missing'}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
 
 
@@ -227,7 +239,8 @@ def load_state(out, model, optimizer, settings, setup, lineage):
     if not settings.resume:
         raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
     state = read(path)
-    if not has(state, STATE):
+    state.setdefault("moments", {})
+    if not has(state, STATE) or state.keys() != STATE.keys():
         raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
     for name in sorted(setup.keys() | state["settings"].keys(), key=str):
         old, now = state["settings"].get(name), setup.get(name)
@@ -239,11 +252,16 @@ def load_state(out, model, optimizer, settings, setup, lineage):
             raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
         if not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40:
             raise ValueError
-        check_tensors(state["model"], model.state_dict())
+        check_tensors(state["model"], model.state_dict(), model.config.tie_weights)
         check_log(state["log"])
+        if not all(0 < line["step"] <= state["step"] for line in state["log"]):
+            raise ValueError
         skipped = not state["moments"] and state["step"] < settings.patience  # then no step was taken yet
         check_tensors(state["moments"], {} if skipped else devices.moments_like(optimizer))
-        if any((t < 0).any() for name, t in state["moments"].items() if name.endswith(("step", "exp_avg_sq"))):
+        if any((t < 0).any() for name, t in state["moments"].items() if name.endswith("exp_avg_sq")):
+            raise ValueError
+        taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
+        if len(taken) > 1 or not taken <= set(range(1, state["step"] + 1)):
             raise ValueError
         if any(t.dtype != torch.float32 for part in TENSORS for t in state[part].values()):
             raise ValueError
@@ -287,8 +305,12 @@ def ledger_entry(stage, out, parents, tokens=0, flops=0, seconds=0.0, **what):
 
 
 def join_lineages(lineages):
-    """The union of several ledgers, each stage once, parents before children."""
-    return list({entry["id"]: entry for lineage in lineages for entry in lineage}.values())
+    """The union of several ledgers, each stage once, parents before children. Raises BadInput if they contradict each other."""
+    joined = {}
+    for entry in (entry for lineage in lineages for entry in lineage):
+        if joined.setdefault(entry["id"], entry)["parents"] != entry["parents"]:
+            raise BadInput(f"two ledgers have different stages under the id {entry['id']}; one checkpoint is not what it says")
+    return list(joined.values())
 
 
 def totals(lineage):

@@ -13,7 +13,8 @@ import pytest
 from experiments import bench
 from tests.tiny import ROOT, tracked
 
-PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("course/*.md"))]}
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")),
+                                             *sorted(ROOT.glob("course/*.md"))]}
 README = PAGES[ROOT / "README.md"]
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
 # appended to each command, where the last of two equal options counts: the same command, smaller
