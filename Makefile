@@ -30,8 +30,8 @@ S         = 7000
 B         = 1000
 F         = 700
 LR_SEED   = 5e-3
-LR_BRANCH = 1.25e-3
-LR_BTX    = 1.5e-3
+LR_BRANCH = 1.75e-3
+LR_BTX    = 1e-3
 else ifeq ($(PRESET),gpu)
 INTO     ?= out/gpu
 DATA     ?= data/bin/level2

@@ -5,7 +5,7 @@
 #   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...       BTX, by routing method and so on
 
 # the rivals' rates, of `make grid` like the others
-LR_LARGE ?= 5e-3
+LR_LARGE ?= 1e-2
 LR_DENSE ?= 1e-3
 LR_SU    ?= 1e-3
 # the data of all three branches together
@@ -125,7 +125,7 @@ $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
 # ---- the learning rates: on another data seed and training seed than the report's ----------------------------------------------
 
 RATES        = 5e-4 1e-3 2e-3
-BRANCH_RATES = 6e-4 1.25e-3 2.5e-3
+BRANCH_RATES = 1.25e-3 1.75e-3 2.5e-3
 LARGE_RATES  = 5e-3 1e-2 2e-2
 GRID         = $(INTO)/grid
 ON_GRID      = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"

@@ -6,7 +6,9 @@ import numpy as np
 
 
 def cell(values, scale=1.0, digits=1):
-    """Mean and sample standard deviation as text, `91.2 ± 0.4`; the mean alone of a single value."""
+    """Mean and sample standard deviation as text, `91.2 ± 0.4`; the mean alone of a single value, "" of none."""
+    if not values:
+        return ""
     text = f"{scale * mean(values):.{digits}f}"
     return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.{digits}f}"
 

@@ -3,8 +3,8 @@
     python -m experiments.paper --collect out/seed0 --out results          # writes results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
-The first gathers what a run's folder holds: paper/results.json and hard/results.json, written by evaluate.py, and some of what
-its checkpoints do. The second writes README.md and figures/ from such files alone. What the models are is said in experiments.mk;
+The first gathers what a run's folder holds: paper/results.json and hard/results.json, written by evaluate.py (or, of
+`make rivals` alone, rivals/results.json), and some of what its checkpoints do. The second writes README.md and figures/ from such files alone. What the models are is said in experiments.mk;
 what was to be tested, and how, in registered.md.
 """
 import json
@@ -86,8 +86,7 @@ NAMES = {
     "switch": "Switch", "sample": "Sample Top-1", "top2": "Top-2", "soft": "Soft", "lb": "Top-2, balanced",
     "frozen": "Top-2, frozen experts", "blend": "blending", "split2of8": "split, top-2 of 8", "split4of8": "split, top-4 of 8"}
 
-WANTED = {*TABLE_1, *TABLE_2, *TABLE_3, *TABLE_5, "dense_dm_1", "su_dm_1", "btx_mixed", "hidden_mixed", "ff_mixed"}
-WANTED |= {model for line in HYPOTHESES + EXPLORED for model in (line[0], line[2])}
+WANTED = {"seed", *EXPERTS, "soup", "btx_mixed", "btx", "dense_dm_1", "dense_dm", "su_dm_1", "su_dm"}  # of each run
 
 
 @dataclass
@@ -106,8 +105,8 @@ class Results:
         self.runs = runs
 
     def of(self, model, key, domain=None):
-        """A value for each run; key "mean" is the mean accuracy over the domains, "loss" the mean loss, or a group of GROUPS."""
-        models = [r["models"][model] for r in self.runs]
+        """A value for each run that has the model; key: "mean" accuracy over the domains, mean "loss", or a group of GROUPS."""
+        models = [r["models"][model] for r in self.runs if model in r["models"]]
         if key in GROUPS:
             return [mean(m["accuracy"][d] for d in GROUPS[key]) for m in models]
         if key in ("mean", "loss") and domain is None:
@@ -116,8 +115,8 @@ class Results:
 
     def since_seed(self, model, key):
         """A cost without the seed's own, as the paper counts; all of it for the larger model, which has no seed."""
-        return [c - s for c, s in zip(self.of(model, key), [0] * len(self.runs) if model == "large" else self.of("seed", key),
-                                      strict=True)]
+        return [r["models"][model][key] - (model != "large") * r["models"]["seed"][key]
+                for r in self.runs if model in r["models"]]
 
     def scores(self, model):
         """Accuracy by column, mean over the domains, and loss, as text."""
@@ -125,8 +124,9 @@ class Results:
                 cell(self.of(model, "loss"), digits=3)]
 
     def deltas(self, a, b, key):
-        """a minus b, run by run."""
-        return [x - y for x, y in zip(self.of(a, key), self.of(b, key), strict=True)]
+        """a minus b, in each run that has both."""
+        both = Results([r for r in self.runs if {a, b} <= r["models"].keys()])
+        return [x - y for x, y in zip(both.of(a, key), both.of(b, key), strict=True)]
 
     def holds(self, line, p):
         """The verdict on (better, sign, worse, group), whose corrected p is given: "yes", "**no**" or "open".
@@ -143,15 +143,17 @@ class Results:
         return "open" if p >= 0.05 or abs(delta) < COUNTS else "yes" if delta > 0 else "**no**"
 
     def verdicts(self, lines):
-        """A row for each line: its difference in points ± half the 95 % interval by group, the judged one in bold, p, verdict."""
+        """A row for each line that some run can answer: its difference in points ± half the 95 % interval by group, the judged
+        one in bold, the number of runs, p, and the verdict."""
+        lines = [line for line in lines if self.deltas(line[0], line[2], line[3])]
         corrected = iter(holm([p_value(self.deltas(a, b, group)) or 0.0 for a, sign, b, group in lines if sign == ">"]))
         for a, sign, b, group in lines:
-            p = next(corrected) if sign == ">" else None
+            p, n = next(corrected) if sign == ">" else None, len(self.deltas(a, b, group))
             row = [f"{full(a)} {sign.replace('~', '≈')} {full(b)}"]
             for key in GROUPS:
                 text = points(self.deltas(a, b, key))
                 row.append(f"**{text}**" if key == group else text)
-            yield [*row, "" if p is None or len(self.runs) < 2 else f"{p:.3f}", self.holds((a, sign, b, group), p)]
+            yield [*row, str(n), "" if p is None or n < 2 else f"{p:.3f}", self.holds((a, sign, b, group), p)]
 
     def conditions(self):
         """What the recipe was to fulfil, as (sentence, measured, whether it holds), from means over the runs."""
@@ -199,19 +201,21 @@ def cells(values, digits=1):
 
 
 def tables(r):
-    """Every table of the report, by name, as Markdown."""
+    """Every table of the report, by name, as Markdown; a model that no run has is left out."""
+    def there(models):
+        return {m: paper for m, paper in dict(models).items() if r.of(m, "tokens")}
     ours, hard = [*COLUMNS, "mean", "loss"], Results([{"models": run["hard"]} for run in r.runs])
-    judged = ["", "all five", "seed's knowledge", "experts' domains", "with `switch`", "p (Holm)", "holds"]
+    judged = ["", "all five", "seed's knowledge", "experts' domains", "with `switch`", "seeds", "p (Holm)", "holds"]
     out = {"order": table(["the paper's ordering", *judged[1:]], r.verdicts(HYPOTHESES)),
            "more": table(["explored", *judged[1:]], r.verdicts(EXPLORED)),
            "conditions": table(["what should hold", "measured", ""],
                                [[s, v, "yes" if ok else "**no**"] for s, v, ok in r.conditions()])}
     out["1"] = table(["model", *ours[:-1], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
-                     [[full(m), *r.scores(m)[:-1], *cells(paper)] for m, paper in TABLE_1.items()])
+                     [[full(m), *r.scores(m)[:-1], *cells(paper)] for m, paper in there(TABLE_1).items()])
     out["2"] = table(["model", *ours, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average"],
-                     [[full(m), *r.scores(m), *cells(paper or [None] * 6)] for m, paper in TABLE_2.items()])
+                     [[full(m), *r.scores(m), *cells(paper or [None] * 6)] for m, paper in there(TABLE_2).items()])
     rows = []
-    for m, paper in TABLE_3.items():
+    for m, paper in there(TABLE_3).items():
         share = r.of(m, "moe_share")[0]
         rows.append([full(m), f"{mean(r.since_seed(m, 'tokens')) / 1e6:.1f}", f"{mean(r.since_seed(m, 'flops')) / 1e12:.1f}",
                      cell(r.since_seed(m, "seconds"), digits=0), cell(r.since_seed(m, "elapsed"), digits=0),
@@ -228,12 +232,12 @@ def tables(r):
                         [["the likeliest expert (as in all other tables)", *r.scores("btx_sample")],
                          ["an expert drawn from the router (the paper's)", *hard.scores("btx_sample")]])
     out["5"] = table(["model", *ours, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"],
-                     [[full(m).removesuffix(" (short)"), *r.scores(m), *cells(paper)] for m, paper in TABLE_5.items()])
+                     [[full(m).removesuffix(" (short)"), *r.scores(m), *cells(paper)] for m, paper in there(TABLE_5).items()])
     for name, models in {"stages": ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx"),
                          "hidden": ("btx_mixed", "hidden_mixed", "btx", "btx_hidden"),
                          "ff": ("btx_mixed", "ff_mixed", "btx", "btx_ff"),
                          "longer": ("btx", "btx_x2", "su_dm", "su_x2")}.items():
-        out[name] = table(["model", *ours], [[full(m), *r.scores(m)] for m in models])
+        out[name] = table(["model", *ours], [[full(m), *r.scores(m)] for m in there(dict.fromkeys(models))])
     return out
 
 
@@ -286,17 +290,17 @@ def where(machine):
 def draw(r, out):
     """All figures of the numbers alone."""
     main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
-    main += [m for m in TABLE_3 if m.startswith("su_cm")]
+    main = [m for m in main + [m for m in TABLE_3 if m.startswith("su_cm")] if r.of(m, "tokens")]
     figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
                     out / "figure2_left.png")
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
              "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
-    figures.normalised({name: [mean(r.of(m, "accuracy", d)) for d in COLUMNS] for m, name in short.items()}, COLUMNS,
-                       out / "figure2_right.png")
-    routing = r.runs[0]["routing"]
-    balanced = {"BTX Top-2": routing["btx"], "BTX Top-2, unbalanced": routing["btx_nolb"]}
+    figures.normalised({name: [mean(r.of(m, "accuracy", d)) for d in COLUMNS] for m, name in short.items() if r.of(m, "tokens")},
+                       COLUMNS, out / "figure2_right.png")
+    routing = max((run["routing"] for run in r.runs), key=len)
+    balanced = {full(m): routing[m] for m in ("btx", "btx_nolb") if m in routing}
     figures.routing(balanced, out / "figure3_4.png")
-    figures.routing({full(f"{m}_short"): routing[f"{m}_short"] for m in TABLE_4}, out / "figure6.png")
+    figures.routing({full(f"{m}_short"): routing[f"{m}_short"] for m in TABLE_4 if f"{m}_short" in routing}, out / "figure6.png")
     figures.probabilities(balanced, out / "figure5.png")
     stages = {"BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
               "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
@@ -350,8 +354,9 @@ def table_6(seen, out):
 def collect(folder, data_dir, out):
     """Write all of one run that the report needs into one file, so that the report needs no checkpoint."""
     data = {d: read_domain(data_dir, d) for d in DOMAINS}
-    numbers = read_results(folder / "paper" / "results.json", WANTED)
-    numbers |= {"hard": read_results(folder / "hard" / "results.json", ["btx_sample"])["models"], "basin": basin(folder, data),
+    file, hard = folder / "paper" / "results.json", folder / "hard" / "results.json"
+    numbers = read_results(file if file.exists() else folder / "rivals" / "results.json", WANTED)
+    numbers |= {"hard": read_results(hard, ["btx_sample"])["models"] if hard.exists() else {}, "basin": basin(folder, data),
                 "text": read_text(folder, data)}
     text = json.dumps(json.loads(json.dumps(numbers), parse_float=lambda digits: round(float(digits), 5)))
     write_text(out, text)

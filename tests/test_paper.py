@@ -85,7 +85,8 @@ def fake_runs(**scores):
     """Runs in which a model's accuracy is the same in all domains, and another on switch."""
     n = len(next(iter(scores.values())))
     return paper.Results([{"models": {m: {"accuracy": dict.fromkeys(paper.DOMAINS, v[i]) | {"switch": 0.0},
-                                          "loss": dict.fromkeys(paper.COLUMNS, 1 - v[i])} for m, v in scores.items()}}
+                                          "loss": dict.fromkeys(paper.COLUMNS, 1 - v[i])}
+                                      for m, v in scores.items() if v[i] is not None}}
                           for i in range(n)])
 
 
@@ -98,14 +99,16 @@ def test_verdicts_by_hand():
     assert su[0] == "BTX Top-2 > sparse upcycling (DM)" and su[1] == "**+10.3 ± 1.4**" and su[2] == "+10.3 ± 1.4"
     t = 0.31 / 3 / (0.01 / 3**0.5 / 3**0.5)  # mean over error; its p by the closed form for two degrees of freedom
     p = 2 * 1 - 2 * (0.5 + t / (2 * 2**0.5 * (1 + t * t / 2) ** 0.5))
-    assert float(su[5]) == pytest.approx(2 * p, abs=6e-4) and su[6] == "yes"
-    assert dense[6] == "open" and large[6] == "open", "not significant; too small to count"
+    assert su[5] == "3" and float(su[6]) == pytest.approx(2 * p, abs=6e-4) and su[7] == "yes"
+    assert dense[7] == "open" and large[7] == "open", "not significant; too small to count"
     back, = r.verdicts([("su_dm", ">", "btx", "all")])
-    assert back[6] == "**no**"
+    assert back[7] == "**no**"
     level = r.verdicts([("btx", "~", m, "all") for m in ("su_dm", "dense_dm", "large")])
-    assert [row[6] for row in level] == ["**no**", "open", "yes"]
+    assert [row[7] for row in level] == ["**no**", "open", "yes"]
+    partly, = fake_runs(btx=[0.5, 0.5], su_dm=[0.25, None]).verdicts([("btx", ">", "su_dm", "all"), ("btx", ">", "large", "all")])
+    assert partly[1] == "**+25.0**" and partly[5] == "1", "in the runs that have both; and no row for what no run has"
     one, = fake_runs(btx=[0.5], su_dm=[0.9]).verdicts([("btx", ">", "su_dm", "all")])
-    assert one[1] == "**-40.0**" and one[6] == "one seed"
+    assert one[1] == "**-40.0**" and one[7] == "one seed"
     assert paper.full("top2_short") == "Top-2 (short)" and paper.full("btx") == "BTX Top-2"
 
 
