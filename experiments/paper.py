@@ -4,8 +4,8 @@
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
 The first gathers what a run's folder holds: paper/results.json and hard/results.json, written by evaluate.py (or, of
-`make rivals` alone, rivals/results.json), and some of what its checkpoints do. The second writes README.md and figures/ from such files alone. What the models are is said in experiments.mk;
-what was to be tested, and how, in registered.md.
+`make rivals` alone, rivals/results.json), and some of what its checkpoints do. The second writes README.md and figures/ from
+such files alone. What the models are is said in experiments.mk; what was to be tested, and how, in registered.md.
 """
 import json
 import re
