@@ -260,9 +260,9 @@ The larger dense model, trained for half of its steps.
 
 What was chosen in the committed run: 1e-3 for Dense (DM), sparse upcycling and BTX's finetuning. For the branches 1.75e-3, not
 2.5e-3: at 2.5e-3 the average of all weights falls below the seed by more than the [conditions](../experiments/registered.md)
-allow (the seed has 41.0), and BTX's lead there is code, which one of three code experts learnt wholly. The finetuning of the second
-table had the rate 1.5e-3, chosen in the search. The larger model's best rate is the highest that was tried, so a higher one may
-be better.
+allow (the seed has 41.0), and BTX's lead there is code, which one of three code experts learnt wholly. The finetuning of the
+second table had the rate 1.5e-3, chosen in the search. The larger model's best rate is the highest that was tried, so a higher
+one may be better.
 
 `make grid` repeats it ({where}).
 """

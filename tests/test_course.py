@@ -200,3 +200,16 @@ def test_differences_in_one_line():
     assert checks.differs({"y": torch.tensor([[1.0, 3.0]])}, want) == "y[0, 1]: expected 2, got 3 (1 of 2 numbers differ)"
     assert checks.differs({"y": torch.tensor([[1.0, float("nan")]])}, want) is not None
     assert checks.differs({"y": want["y"] * (1 + 1e-9)}, want) is None
+
+
+@pytest.mark.long
+def test_the_tour_runs_from_top_to_bottom():
+    """And what it shows at its end is true: finetuning makes the mixed model better at both experts' domains."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    tour = nbformat.read(ROOT / "course" / "tour.ipynb", 4)
+    assert all(cell.outputs for cell in tour.cells if "plt.show" in cell.source), "outputs are committed"
+    nbclient.NotebookClient(tour, timeout=600, resources={"metadata": {"path": ROOT / "course"}}).execute()
+    text = "".join(out.get("text", "") for cell in tour.cells if cell.cell_type == "code" for out in cell.outputs)
+    mixed, tuned = ([float(v) for v in re.findall(r"(?:math|code) +([\d.]+)", re.search(rf"^{name} .*", text, re.M)[0])]
+                    for name in ("btx_mixed", "btx"))
+    assert tuned[0] < mixed[0] - 0.05 and tuned[1] < mixed[1] - 0.05 and "the same as the layer: True" in text
