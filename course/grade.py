@@ -180,9 +180,9 @@ def grade(submission, made, seeds, seconds):
 def table(results):
     """A submission's points by stage, and a line for each problem."""
     lines = []
-    for stage, what in checks.STAGES.items():
+    for stage in checks.CHECKS:
         mine = [r for r in results if r.stage == stage]
-        lines.append(f"stage {stage}: {sum(r.got for r in mine):>3} of {sum(r.points for r in mine):>3}  {what}")
+        lines.append(f"stage {stage}: {sum(r.got for r in mine):>3} of {sum(r.points for r in mine):>3}  {checks.STAGES[stage]}")
         for r in mine:
             if r.problem:
                 about = next(check.__doc__ for check, _ in checks.CHECKS[stage] if check.__name__ == r.check)
@@ -260,10 +260,10 @@ def main(argv=None):
         graded = list(tqdm(pool.map(one, folders), total=len(folders), desc="grade", disable=len(folders) == 1))
     lines = io.StringIO()
     sheet = csv.writer(lines)
-    sheet.writerow(["submission", *(f"stage {stage}" for stage in checks.STAGES), "total"])
+    sheet.writerow(["submission", *(f"stage {stage}" for stage in checks.CHECKS), "total"])
     for name, results in zip(names, graded, strict=True):
         write_text(out / f"{name}.json", json.dumps(gradescope(results), indent=1))
-        sheet.writerow([name, *(sum(r.got for r in results if r.stage == stage) for stage in checks.STAGES),
+        sheet.writerow([name, *(sum(r.got for r in results if r.stage == stage) for stage in checks.CHECKS),
                         sum(r.got for r in results)])
     write_text(out / "grades.csv", lines.getvalue())
     print(table(graded[0]) if len(folders) == 1 else lines.getvalue())

@@ -13,8 +13,9 @@ import torch
 from course import checks, grade, handout, mistakes
 from tests.tiny import ROOT
 
-ALL = [(stage, check) for stage, some in checks.CHECKS.items() for check, _ in some]
-TOTAL = sum(points for some in checks.CHECKS.values() for _, points in some)
+ALL_CHECKS = checks.CHECKS
+ALL = [(stage, check) for stage, some in ALL_CHECKS.items() for check, _ in some]
+TOTAL = sum(points for some in ALL_CHECKS.values() for _, points in some)
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +24,17 @@ def made():
 
 
 @pytest.fixture
-def points(tmp_path, made):
-    """A function that grades a submission, {file: text}, by stages; points by stage, and all problems as text."""
-    def check(seconds=20.0, **changes):
+def points(tmp_path, made, monkeypatch):
+    """A function that grades a submission, {file: text}, in some stages; points by stage, and all problems as text."""
+    def check(stages=tuple(checks.STAGES), seconds=20.0, **changes):
         submission = tmp_path / "submission"
+        monkeypatch.setattr(checks, "CHECKS", {stage: ALL_CHECKS[stage] for stage in stages})
         submission.mkdir(exist_ok=True)
         for name in grade.WRITTEN:
             stem = name.removesuffix(".py")
             (submission / name).write_text(changes.get(stem) or (ROOT / name).read_text())
         results = grade.grade(submission, made, (5, 6), seconds)
-        by_stage = {stage: sum(r.got for r in results if r.stage == stage) for stage in checks.STAGES}
+        by_stage = {stage: sum(r.got for r in results if r.stage == stage) for stage in stages}
         return by_stage, "\n".join(r.problem for r in results if r.problem)
     return check
 
@@ -41,7 +43,7 @@ def test_the_handout_holds_no_solution(made):
     """No line of any solution of more than a few signs, in no file of the handout; and no file that is not for students."""
     lines = {line for name in (*grade.WRITTEN, "support/fast.py") for line in handout.solutions((ROOT / name).read_text())}
     lines = {line.split("  #")[0].strip() for line in lines}
-    telling = {line for line in lines if len(line) > 25}
+    telling = {line for line in lines if len(line) > 30}
     assert len(telling) > 25
     for name, content in made.items():
         assert not [line for line in telling if line in content.decode()], name
@@ -67,6 +69,7 @@ def test_the_zip_is_small_and_opens_anywhere(tmp_path):
     assert packed.read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_student_sees_the_points_rise_stage_by_stage(tmp_path):
     """The solutions come back one stage at a time, and each stage says of the next that it is not implemented."""
     sums = []
@@ -101,6 +104,7 @@ def test_every_mistake_costs_points_in_its_own_stage_alone_and_is_recognised():
         assert not hints or hints & {m.hint for m in mistakes.MISTAKES if m.stage == mistake.stage}, mistake.hint
 
 
+@pytest.mark.long
 def test_reference_and_handout(points, made):
     by_stage, problems = points()
     assert sum(by_stage.values()) == TOTAL and not problems
@@ -146,25 +150,26 @@ CHEATS = {  # what a submission without any solution appends to its model.py, ho
 @pytest.mark.long
 @pytest.mark.parametrize("what", CHEATS)
 def test_cheats_gain_nothing(what, points):
-    """Stages 1 to 3 and 6 without a line of solution; mix.py and train_expert.py are right, and may keep their points."""
-    by_stage, _ = points(model=BARE + TAIL + CHEATS[what])
-    assert not any(by_stage[stage] for stage in (1, 2, 3, 6)), by_stage
+    """In two stages without a line of solution."""
+    by_stage, problems = points(stages=(1, 3), model=BARE + TAIL + CHEATS[what])
+    assert by_stage == {1: 0, 3: 0} and problems
 
 
 def test_a_submission_that_hangs_ends(points):
     hanging = MODEL.replace("    # BEGIN SOLUTION 1: a SwiGLU feed-forward\n", "    while True: pass\n")
-    by_stage, problems = points(seconds=6.0, model=hanging)
-    assert by_stage[1] == 0 and sum(by_stage.values()) == TOTAL - 5 and "not done in time" in problems
+    by_stage, problems = points(stages=(1, 4), seconds=15.0, model=hanging)
+    assert by_stage == {1: 0, 4: 15} and problems == "not done in time"
 
 
 def test_a_check_that_ends_the_process_does_not_cost_the_others(points):
     ending = MODEL.replace("    # BEGIN SOLUTION 2: the Top-k router\n", "    import os; os._exit(3)\n")
-    by_stage, problems = points(model=ending)
-    assert by_stage[2] == 15 and "the process ended" in problems
+    by_stage, problems = points(stages=(2,), model=ending)
+    assert by_stage == {2: 15} and problems == "the process ended\nthe process ended"
 
 
-def test_a_folder_of_submissions(tmp_path, capsys, made):
-    """One right, one without its files, one that is no Python; a table for all, Gradescope's file for each."""
+def test_a_folder_of_submissions(tmp_path, monkeypatch):
+    """One right, one without its files, one that is no Python; a table for all, Gradescope's file for each. In one stage."""
+    monkeypatch.setattr(checks, "CHECKS", {3: ALL_CHECKS[3]})
     for name in ("right", "empty", "broken"):
         (tmp_path / "in" / name).mkdir(parents=True)
     for name in grade.WRITTEN:
@@ -172,13 +177,14 @@ def test_a_folder_of_submissions(tmp_path, capsys, made):
     (tmp_path / "in" / "broken" / "model.py").write_text("def f(:\n")
     grade.main([*(str(p) for p in sorted((tmp_path / "in").iterdir())), "--out", str(tmp_path / "out"), "--seed", "3"])
     rows = [line.split(",") for line in (tmp_path / "out" / "grades.csv").read_text().splitlines()]
-    assert {row[0]: row[-1] for row in rows[1:]} == {"right": str(TOTAL), "empty": "0", "broken": "0"}
+    assert {row[0]: row[-1] for row in rows[1:]} == {"right": "15", "empty": "0", "broken": "0"}
     result = json.loads((tmp_path / "out" / "right.json").read_text())
-    assert result["score"] == TOTAL == sum(t["max_score"] for t in result["tests"])
+    assert result["score"] == 15 == sum(t["max_score"] for t in result["tests"])
     assert "SyntaxError" in (tmp_path / "out" / "broken.json").read_text()
     assert "none of" in (tmp_path / "out" / "empty.json").read_text()
 
 
+@pytest.mark.long
 def test_gradescopes_zip_can_grade(tmp_path):
     """Unpacked into a folder of its own; its two scripts are executable."""
     grade.main(["--autograder", str(tmp_path / "autograder.zip")])
