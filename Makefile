@@ -10,7 +10,6 @@ endif
 
 PRESET ?= cpu
 SEED   ?= 0
-SEEDS  ?= 5
 PYTHON ?= python3
 
 # ---- the recipe: for two laptop cores, for a data-centre GPU, or a rehearsal of seconds -----------------------------------
@@ -113,30 +112,13 @@ $(OUT)/report.md: $(PIPELINE) $(EVALUATES)
 
 # ---- everything else -----------------------------------------------------------------------------------------------------
 
-.PHONY: data bench test test-all torture lint help clean
-bench: $(DOMAINS) .venv/dev  ## speed, as ratios: out/bench.json, twelve to twenty-five minutes with nothing else running
-	$(PY) -m experiments.bench --data_dir $(DATA)
-
+.PHONY: data help clean
 data: $(DOMAINS)  ## the domains alone, as tokens
-
-test: .venv/dev  ## the tests but for the long ones, two to three minutes
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not long"
-
-test-all: .venv/dev  ## all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest
-
-torture: .venv/ready  ## kill runs at random moments, many more times than the tests do
-	rm -rf out/torture
-	OMP_NUM_THREADS=1 $(PY) tests/torture.py kill out/torture 30
-	OMP_NUM_THREADS=1 $(PY) tests/torture.py soak out/torture 500
-
-lint: .venv/dev  ## ruff
-	$(PY) -m ruff check .
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PRESET=cpu|gpu|tiny  SEED=0  INTO=folder  DATA=folder  SEEDS=5 and REPORT=folder (of paper)"
+	@echo "Variables: PRESET=cpu|gpu|tiny  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
 
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
@@ -148,9 +130,7 @@ clean:  ## delete prepared data and what was trained
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
 
-.venv/dev: requirements-dev.txt .venv/ready
-	.venv/bin/pip install -q -r requirements-dev.txt
-	touch $@
-
+-include tests/tests.mk              # test, test-all, torture, lint, bench
 -include experiments/experiments.mk  # rivals, paper, grid, regimes
--include course/course.mk           # handout, grade, check
+-include course/course.mk            # handout, grade, autograder
+-include course/check.mk             # check

@@ -166,8 +166,8 @@ def route_soft(logits, top_k=None, training=False, noise=None):
 def route_switch(logits, top_k=None, training=False, noise=None):
     """Switch (3.3; Fedus et al. 2022): the likeliest expert, weighted by its probability SoftMax_i(W_l x) among all N.
 
-    In training an expert takes CAPACITY * M / N tokens at most, never less than one. Those over it get the gate 0, so that they
-    pass by the residual alone: the ones with the smallest gates, wherever in the batch they stand. None in evaluation.
+    In training an expert takes at most CAPACITY * M / N of the tokens that chose it, rounded up. Those over it get the gate 0, so
+    that they pass by the residual alone: the ones with the smallest gates, wherever in the batch they stand. None in evaluation.
 
     >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), training=True).gates.squeeze(1)
     tensor([0.8808, 0.0000, 0.9526, 0.9820])
@@ -177,7 +177,7 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     probs = logits.softmax(-1)
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
-        capacity = max(1, math.ceil(CAPACITY * M / N))
+        capacity = math.ceil(CAPACITY * M / N)
         order = gates[:, 0].argsort(descending=True, stable=True)
         chosen = F.one_hot(experts[order, 0], N)                        # (M, N), surest tokens first
         place = torch.empty_like(order).scatter(0, order, (chosen.cumsum(0) * chosen).sum(-1))  # (M,) 1 is an expert's first
@@ -190,8 +190,8 @@ def route_sample(logits, top_k=None, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
     g = SoftMax((W_l x + G) / tau): its largest value is expert i's with probability SoftMax_i(W_l x). noise: (G, tau), the
-    Gumbel noise, (M, N), and the temperature. In evaluation the gate is 1, of an expert drawn in the same way, or, without
-    noise, of the likeliest one. Raises ValueError if there is no noise in training.
+    Gumbel noise, (M, N), and the temperature; probs are without noise. In evaluation the gate is 1, of an expert drawn in the
+    same way, or, without noise, of the likeliest one. Raises ValueError if there is no noise in training.
     """
     if training and noise is None:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")

@@ -115,20 +115,30 @@ def make_optimizer(model, settings, device):
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
 
 
+def objective(nll, routing, alpha):
+    """What MoE finetuning minimises: NLL + alpha * load_balancing_loss (3.3), its means taken over all ranks. A scalar.
+
+    routing: of every layer, see model.Routing. With alpha = 0 the load-balancing loss is not computed.
+    """
+    # BEGIN SOLUTION 5: the finetuning objective
+    if not alpha:
+        return nll
+    return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)
+    # END SOLUTION
+
+
 def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
-    """One optimizer step on the batch x, y (B, T): mean cross-entropy + alpha * load_balancing_loss (3.3), gradients clipped.
+    """One optimizer step on the batch x, y (B, T): the mean cross-entropy, for an MoE see `objective`, gradients clipped.
 
     noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
     were finite: the weights are left alone if not.
     """
-    # BEGIN SOLUTION 5: the objective and its gradient
     for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
         with autocast:
             _, nll, routing = forward(xs, ys, noise=noise and noise(xs.numel()), recompute=settings.recompute,
                                       loss_chunk=settings.loss_chunk)
-            balance = load_balancing_loss(routing, devices.mean_over_ranks) if routing and settings.alpha else 0.0
-        ((nll + settings.alpha * balance) / settings.grad_accum).backward()
-    # END SOLUTION
+            loss = objective(nll, routing, settings.alpha) if routing else nll
+        (loss / settings.grad_accum).backward()
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
     nll = devices.mean_over_ranks(nll.detach())

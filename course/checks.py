@@ -4,8 +4,7 @@ A check is a function of `lib`, which has the modules model, mix and train_exper
 draws its shapes and numbers. It returns {name: tensor}. Its docstring says what to look at if they differ. A check puts functions
 of its own in the place of those of other stages, so that a mistake counts once.
 """
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from contextlib import contextmanager
 
 import torch
 
@@ -51,6 +50,9 @@ def random_routing(lib, rng, M, N, k):
 
 def routed(routing, N):
     """A routing whatever the order of its experts: gates by expert (M, N), which were chosen, and the probabilities."""
+    if routing.gates.shape != routing.experts.shape:
+        raise ValueError(f"gates and experts should have one shape, (M, k); theirs are {tuple(routing.gates.shape)} and "
+                         f"{tuple(routing.experts.shape)}")
     zeros = torch.zeros(len(routing.gates), N, dtype=routing.gates.dtype)
     chosen = torch.zeros_like(zeros).scatter(1, routing.experts, torch.ones_like(routing.gates))
     return {"gates by expert": zeros.scatter(1, routing.experts, routing.gates), "chosen experts": chosen,
@@ -89,13 +91,18 @@ def probabilities(lib, rng):
 
 
 def sum_over_experts(lib, rng):
-    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x): each token's result back at its own place, times its gate, with gradients."""
+    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x): by swiglu, for the tokens that chose i alone; added at their places, times g_i."""
     M, D, d_ff, N = (size(rng, *bounds) for bounds in ((6, 20), (3, 7), (4, 9), (3, 6)))
     x, routing = normal(rng, M, D), random_routing(lib, rng, M, N, size(rng, 2, N))
     w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}
-    with instead(lib.model, swiglu=lambda x, w_gate, w_up, w_down: torch.tanh(x @ w_gate.mT + 2 * (x @ w_up.mT)) @ w_down.mT):
+    rows = []
+
+    def other(x, w_gate, w_up, w_down):
+        rows.append(len(x))
+        return torch.tanh(x @ w_gate.mT + 2 * (x @ w_up.mT)) @ w_down.mT
+    with instead(lib.model, swiglu=other):
         y = lib.model.ff_moe(x, routing, **w)
-    return {"y": y, **gradients(y, x=x, gates=routing.gates, **w)}
+    return {"y": y, **gradients(y, x=x, gates=routing.gates, **w), "rows that swiglu computed": torch.tensor(float(sum(rows)))}
 
 
 def experts_without_tokens(lib, rng):
@@ -121,7 +128,7 @@ def load(lib, rng):
 
 
 def balancing(lib, rng):
-    """L_LB / alpha = N sum_i u_i p_i: in each layer a product of two batch means, summed over layers, gradients through both."""
+    """L_LB / alpha = N sum_i u_i p_i: u of expert_load, p the mean of probs, both through over_ranks; summed over layers."""
     M, N = size(rng, 5, 20), size(rng, 3, 8)
     routing = [random_routing(lib, rng, M, N, 2) for _ in range(size(rng, 2, 4))]
     with instead(lib.model, expert_load=lambda r: (r.dense_gates() ** 2).mean(0)):
@@ -129,7 +136,7 @@ def balancing(lib, rng):
         ranks = lib.model.load_balancing_loss(routing, lambda means: means / 2)
     inputs = {f"gates of layer {i}": r.gates for i, r in enumerate(routing)} | {f"probs of layer {i}": r.probs
                                                                                 for i, r in enumerate(routing)}
-    return {"loss": loss, "loss with halved means": ranks, **gradients(loss, **inputs)}
+    return {"loss": loss, "loss if over_ranks halves u and p": ranks, **gradients(loss, **inputs)}
 
 
 # ---- stage 4 ----------------------------------------------------------------------------------------------------------
@@ -139,7 +146,7 @@ def averaged(lib, rng):
     """Averages are taken in float32, whatever the models are stored in; one mean of all N models."""
     shape = size(rng, 2, 5), size(rng, 2, 5)
     tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
-    with instead(lib.mix, stack=lambda tensors: torch.stack([t.to(torch.float32) for t in tensors])):
+    with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
         mean = lib.mix.average(tensors)
     return {"mean": mean, "its dtype is float32": torch.tensor(float(mean.dtype == torch.float32))}
 
@@ -159,36 +166,34 @@ def rules(lib, rng):
              *(f"blocks.{size(rng, 0, 9)}.ff.{w}" for w in ("w_gate", "w_up", "w_down"))]
     kinds = ["averaged", "stacked", "new", "split"]
     found = {name: lib.mix.rule_for(name) for name in names}
-    found |= {f"split {name}": lib.mix.rule_for(name, "split") for name in names}
-    return {name: torch.tensor(float(kinds.index(rule) if rule in kinds else -1)) for name, rule in found.items()}
+    found |= {f"{name} if feed_forwards is 'split'": lib.mix.rule_for(name, "split") for name in names}
+    numbers = {name: float(kinds.index(rule) if rule in kinds else -1) for name, rule in found.items()}
+    return {f"{name} (0 averaged, 1 stacked, 2 new, 3 split, -1 else)": torch.tensor(n) for name, n in numbers.items()}
 
 
 # ---- stage 5 ----------------------------------------------------------------------------------------------------------
 
 
-def objective(lib, rng, **changes):
-    """The objective is NLL + alpha L_LB, and its gradient is that of the mean over all micro-batches."""
-    parts, alpha = changes.get("grad_accum", 1), changes.get("alpha", 0.3)
-    B, T, lr = 2 * parts, size(rng, 2, 5), 0.25
-    w, v = (torch.nn.Parameter(torch.randn(T, generator=rng, dtype=torch.float64)) for _ in range(2))
-    x, y = (torch.randn(B, T, generator=rng, dtype=torch.float64) for _ in range(2))
+def objective(lib, rng):
+    """The objective is NLL + alpha L_LB, the means of L_LB taken by devices.mean_over_ranks; its gradient goes through both."""
+    nll, balance, alpha = normal(rng, 1).sum() + 3, normal(rng, 1).sum() + 2, 0.1 * size(rng, 2, 9)
+    means = []
 
-    def forward(xs, ys, noise=None, recompute=False, loss_chunk=0):
-        return None, ((xs * w - ys) ** 2).mean(), [(xs * v).mean()]
-    settings = SimpleNamespace(grad_accum=parts, alpha=alpha, clip=0.0, recompute=False, loss_chunk=0)
-    with instead(lib.train_expert, load_balancing_loss=lambda routing, over_ranks: sum(r ** 2 for r in routing)):
-        nll, _, finite = lib.train_expert.training_step(forward, torch.optim.SGD([w, v], lr), x, y, settings, nullcontext())
-    return {"w after a step": w, "v after a step (of the balance alone)": v, "nll": torch.tensor(nll, dtype=torch.float64)}
-
-
-def accumulated(lib, rng):
-    """Micro-batches: each backward pass adds 1 / grad_accum of its gradient, balance included."""
-    return objective(lib, rng, grad_accum=size(rng, 3, 4))
+    def other(routing, over_ranks=None):
+        means.append(over_ranks)
+        return balance * len(routing)
+    with instead(lib.train_expert, load_balancing_loss=other):
+        loss = lib.train_expert.objective(nll, [None] * 3, alpha)
+    return {"loss": loss, "means over ranks": torch.tensor(float(means == [lib.train_expert.devices.mean_over_ranks])),
+            **gradients(loss, nll=nll, balance=balance)}
 
 
 def unbalanced(lib, rng):
-    """With alpha = 0, or a dense model, the load-balancing loss is left out."""
-    return objective(lib, rng, alpha=0.0)
+    """With alpha = 0 the objective is the NLL alone, and the load-balancing loss is not computed."""
+    nll, calls = normal(rng, 1).sum(), []
+    with instead(lib.train_expert, load_balancing_loss=lambda *inputs: calls.append(inputs) or torch.zeros(())):
+        loss = lib.train_expert.objective(nll, [None], 0.0)
+    return {"loss": loss, "calls of load_balancing_loss": torch.tensor(float(len(calls)))}
 
 
 # ---- stage 6 ----------------------------------------------------------------------------------------------------------
@@ -203,18 +208,22 @@ def switch(lib, rng):
 
 
 def capacity(lib, rng):
-    """In training an expert takes ceil(1.5 M / N) tokens, one at least, those with the largest gates; the others' gate is 0."""
-    M, N = size(rng, 9, 20), size(rng, 3, 5)
-    logits = torch.randn(M, N, generator=rng, dtype=torch.float64)
-    logits[:, 1] += 2.0
+    """In training an expert takes ceil(1.5 M / N) of those that chose it, the ones with the largest gates; else the gate is 0."""
+    M, N = size(rng, 20, 40), size(rng, 3, 5)
+    logits = 0.05 * torch.randn(M, N, generator=rng, dtype=torch.float64)
+    logits[:, 1] += 0.2        # two thirds choose expert 1, with small gates;
+    logits[:M // 3, 1] += 3.3  # the others choose expert 2, though expert 1 is likelier for them than for those
+    logits[:M // 3, 2] += 3.7
+    logits.requires_grad_()
+    gates = lib.model.route_switch(logits, training=True).gates
     one = torch.randn(1, 8, generator=rng, dtype=torch.float64)
-    return {"gates": lib.model.route_switch(logits, training=True).gates,
+    return {"gates": gates, **gradients(gates, logits=logits),
             "gate of a single token": lib.model.route_switch(one, training=True).gates,
             "gates in evaluation": lib.model.route_switch(logits).gates}
 
 
 def sampled(lib, rng):
-    """g = SoftMax((W_l x + G) / tau): its largest value alone, and the gradient through it."""
+    """g = SoftMax((W_l x + G) / tau): its largest value alone, and the gradient through it; probs are without noise."""
     M, N = size(rng, 5, 20), size(rng, 3, 6)
     logits, G = normal(rng, M, N), torch.randn(M, N, generator=rng, dtype=torch.float64) * 2
     found = routed(lib.model.route_sample(logits, training=True, noise=(G, 0.5 + size(rng, 0, 4) / 10)), N)
@@ -248,19 +257,22 @@ def feed_forwards(rng, n_models, d_ff, D):
 def split(lib, rng):
     """Each feed-forward is cut along d_ff; the chunks of one stand together; w_down is multiplied by the number of chunks."""
     n = size(rng, 2, 3)
-    return {name: lib.mix.split(name, w, n) for name, w in feed_forwards(rng, size(rng, 2, 3), 2 * n, size(rng, 3, 5)).items()}
+    models = feed_forwards(rng, size(rng, 2, 3), 2 * n, size(rng, 3, 5))
+    with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
+        return {name: lib.mix.split(name, w, n) for name, w in models.items()}
 
 
 def blend(lib, rng):
     """Expert n is made of the n-th chunk of every model, in the order of the models."""
     N = size(rng, 2, 4)
-    return {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
+    with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
+        return {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
 
 
 CHECKS = {  # stage: (check, its points)
     1: [(feed_forward, 5)], 2: [(gates, 8), (probabilities, 2), (sum_over_experts, 12), (experts_without_tokens, 3)],
     3: [(load, 5), (balancing, 10)], 4: [(averaged, 5), (stacked, 3), (rules, 7)],
-    5: [(objective, 8), (accumulated, 4), (unbalanced, 3)],
+    5: [(objective, 11), (unbalanced, 4)],
     6: [(switch, 4), (capacity, 4), (sampled, 4), (sampled_in_evaluation, 2), (annealed, 1)], 7: [(split, 5), (blend, 5)]}
 
 

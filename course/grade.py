@@ -218,8 +218,8 @@ mv /autograder/results/submission.json /autograder/results/results.json
 def write_autograder(path):
     """Gradescope's zip: its two scripts, and of this repository what grading takes."""
     prepare_output(path)
-    names = sorted({p.relative_to(handout.ROOT).as_posix() for pattern in (*handout.KEPT, "course/*.py", "course/*.md")
-                    for p in handout.ROOT.glob(pattern)})
+    patterns = (*handout.KEPT, "course/*.py", "course/*.md", "results/table6.html")
+    names = sorted({p.relative_to(handout.ROOT).as_posix() for pattern in patterns for p in handout.ROOT.glob(pattern)})
     content = {name: (handout.ROOT / name).read_bytes() for name in names}
     content |= {"setup.sh": SETUP.encode(), "run_autograder": RUN.encode()}
 

@@ -22,7 +22,7 @@ from support.settings import BadInput, option, parse, run
 ROOT = Path(__file__).parent.parent
 KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/explore.html", "docs/glossary.md", "Makefile",
         "requirements.txt", "LICENSE", "course/__init__.py", "course/checks.py", "course/check.py", "course/run.py",
-        "course/course.mk", "course/layer.svg")
+        "course/check.mk", "course/layer.svg")
 BODY = re.compile(r"^( *)# BEGIN SOLUTION (\d): (.*)\n((?:.*\n)*?)\1# END SOLUTION\n", re.M)
 PUBLIC_SEEDS = (1, 2)
 REFERENCE = SimpleNamespace(model=model, mix=mix, train_expert=train_expert)
@@ -67,7 +67,9 @@ def files(solved=0):
     for name in names:
         if name.endswith(".py"):
             found[name] = blank(found[name].decode(), solved).encode()
+    found["Makefile"] = found["Makefile"].replace(b" --fast", b"")  # its sum over experts is a solution, too
     found["README.md"] = (ROOT / "course" / "ASSIGNMENT.md").read_bytes()
+    found["example.html"] = (ROOT / "results" / "table6.html").read_bytes()
     found["course/expected.json"] = json.dumps(expected(), separators=(",", ":")).encode()
     return found
 

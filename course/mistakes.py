@@ -26,9 +26,10 @@ GATE, TOPK = "F.silu(F.linear(x, w_gate)) * F.linear(x, w_up)", "return Routing(
 FF_I, ADD = "swiglu(x[token], *expert)  ", "y.index_add_(0, token, (g_i * FF_i).to(y.dtype))"
 U, P, L_LB = "routing.dense_gates().mean(0)", "layer.probs.mean(0)", "return N * (u * p).sum()"
 MEAN, STACK = "return stack(tensors).mean(0)", "return torch.stack([t.float() for t in tensors])"
-RULE, STEP = 'return feed_forwards if ".ff." in name else "averaged"', "((nll + settings.alpha * balance) / settings.grad_accum)"
+RULE = 'return feed_forwards if ".ff." in name else "averaged"'
+STEP = "return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)"
 SWITCH, KEPT = "gates, experts = probs.max(-1, keepdim=True)", "gates = gates * (place <= capacity)[:, None]"
-CAP, SAMPLE = "max(1, math.ceil(CAPACITY * M / N))", "((logits + G) / tau).softmax(-1).max(-1, keepdim=True)"
+CAP, SAMPLE = "math.ceil(CAPACITY * M / N)", "((logits + G) / tau).softmax(-1).max(-1, keepdim=True)"
 DRAWN, TAU = "gates if training else torch.ones_like(gates)", "max(0.5, math.exp(-r * t))"
 CHUNKS, BLEND = "for t in tensors for c in t.float().chunk(n_chunks, width_axis(name))", "zip(*chunks, strict=True)"
 
@@ -69,6 +70,7 @@ MISTAKES = [
     Mistake(2, "model.py", FF_I, "swiglu(x[token].detach(), *expert)  ", "a detach cuts the gradient to the layers below"),
     Mistake(2, "model.py", FF_I, "swiglu(x[token], w_gate[0], w_up[0], w_down[0])  ",
             "every token goes through the first expert"),
+    Mistake(2, "model.py", FF_I, "swiglu(x, *expert)[token]  ", "each expert computes the tokens that chose it, and no others"),
     Mistake(2, "model.py", FF_I, "swiglu(g_i * x[token], *expert)  ", "the gate scales an expert's output, not its input"),
     Mistake(2, "model.py", "g_i * FF_i).to(y.dtype)", "g_i ** 3 * FF_i).to(y.dtype)",
             "the gate counts three times, as with a router on each of the three projections"),
@@ -103,16 +105,14 @@ MISTAKES = [
     Mistake(4, "mix.py", RULE, 'return "averaged"', "feed-forwards become experts"),
     Mistake(4, "mix.py", RULE, RULE.replace("feed_forwards if", '"stacked" if'), "the argument feed_forwards is not used"),
 
-    Mistake(5, "train_expert.py", STEP, "(nll / settings.grad_accum)",
-            "the load-balancing loss is missing from the objective"),
-    Mistake(5, "train_expert.py", STEP, "((nll + balance) / settings.grad_accum)", "alpha is missing"),
-    Mistake(5, "train_expert.py", STEP, "((nll - settings.alpha * balance) / settings.grad_accum)",
-            "imbalance would be rewarded"),
-    Mistake(5, "train_expert.py", STEP, "(nll + settings.alpha * balance)", "each micro-batch counts 1 / grad_accum"),
-    Mistake(5, "train_expert.py", STEP, "(nll + settings.alpha * balance / settings.grad_accum)",
-            "the loss, too, counts 1 / grad_accum for each micro-batch"),
-    Mistake(5, "train_expert.py", STEP, "(nll * (1 + settings.alpha * float(balance)) / settings.grad_accum)",
-            "the balance enters as a plain number, without a gradient"),
+    Mistake(5, "train_expert.py", STEP, "return nll", "the load-balancing loss is missing from the objective"),
+    Mistake(5, "train_expert.py", STEP, STEP.replace("alpha * ", ""), "alpha is missing"),
+    Mistake(5, "train_expert.py", STEP, STEP.replace("+", "-"), "imbalance would be rewarded"),
+    Mistake(5, "train_expert.py", STEP, STEP.replace("nll +", "(1 - alpha) * nll +"), "the loss itself has no factor"),
+    Mistake(5, "train_expert.py", STEP, STEP.replace(")", ").detach()"), "the balance enters as a number, without a gradient"),
+    Mistake(5, "train_expert.py", STEP, STEP.replace("devices.mean_over_ranks", "lambda mean: mean"),
+            "with several ranks u and p are those of one rank: pass devices.mean_over_ranks"),
+    Mistake(5, "train_expert.py", "    if not alpha:\n        return nll\n", "", "with alpha = 0 nothing has to be computed"),
 
     Mistake(6, "model.py", SWITCH, "gates, experts = torch.ones_like(probs[:, :1]), probs.argmax(-1, keepdim=True)",
             "the gate is fixed at 1, so the router gets no gradient: Switch's is the probability"),
@@ -120,7 +120,11 @@ MISTAKES = [
     Mistake(6, "model.py", KEPT,
             "gates = gates * (F.one_hot(experts[:, 0], N).cumsum(0).gather(1, experts)[:, 0] <= capacity)[:, None]",
             "capacity by position: the ones with the largest gates are kept, wherever they stand"),
-    Mistake(6, "model.py", CAP, "math.floor(M / N)", "the capacity factor is missing, and an expert may get no token at all"),
+    Mistake(6, "model.py", CAP, "math.floor(CAPACITY * M / N)", "rounded down: an expert may get no token at all"),
+    Mistake(6, "model.py", CAP, "math.ceil(M / N)", "the capacity factor is missing"),
+    Mistake(6, "model.py", KEPT,
+            "gates = gates * (probs.gather(1, experts) >= probs.topk(capacity, 0).values[-1][experts])[:, 0, None]",
+            "the largest among the tokens that chose the expert, not among all"),
     Mistake(6, "model.py", CAP, "M", "nobody is over this capacity"),
     Mistake(6, "model.py", "    if training:\n        capacity", "    if True:\n        capacity",
             "in evaluation no token is dropped"),
@@ -131,6 +135,8 @@ MISTAKES = [
     Mistake(6, "model.py", SAMPLE,
             "(lambda e: (logits.softmax(-1).gather(1, e), e))(((logits + G) / tau).argmax(-1, keepdim=True))",
             "the gate is that of the noisy softmax, not the plain probability"),
+    Mistake(6, "model.py", "torch.ones_like(gates), experts, logits.softmax(-1))",
+            "torch.ones_like(gates), experts, ((logits + G) / tau).softmax(-1))", "probs are without noise"),
     Mistake(6, "model.py", DRAWN, "gates", "in evaluation the gate is 1: hard sampling"),
     Mistake(6, "model.py", DRAWN, "torch.ones_like(gates)", "in training the gate is the sample's value; 1 has no gradient"),
     Mistake(6, "train_expert.py", TAU, "max(0.5, math.exp(r * t))", "tau grows: the sign of r t is wrong"),
