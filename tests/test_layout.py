@@ -12,7 +12,7 @@ from tests.tiny import ROOT, tracked
 TRACKED = tracked()
 MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): ast.parse((ROOT / file).read_text())
            for file in TRACKED if file.endswith(".py") and not file.startswith("tests/")}
-SCRIPTS = {name for name in MODULES if "." not in name} - {"model", "data", "support", "experiments"}
+SCRIPTS = {name for name in MODULES if "." not in name} - {"model", "data", "support", "experiments", "course"}
 
 
 def imports(tree):
@@ -32,7 +32,8 @@ def test_imports_run_one_way():
     assert {other.split(".")[0] for other in imports(MODULES["model"])} - sys.stdlib_module_names == {"torch"}
     for name, others in GRAPH.items():
         folder = name.split(".")[0]
-        assert folder == "experiments" or not any(other.startswith("experiments") for other in others), name
+        for last in ("experiments", "course"):
+            assert folder == last or not any(other.startswith(last) for other in others), name
         if folder == "support":
             assert not others & SCRIPTS, name
         if folder == "data":
@@ -42,7 +43,7 @@ def test_imports_run_one_way():
 
 
 def test_every_folder_of_code_says_what_lives_there():
-    for folder in ("data", "support", "experiments"):
+    for folder in ("data", "support", "experiments", "course"):
         assert "import" in ast.get_docstring(MODULES[folder]), folder
 
 
