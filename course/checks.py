@@ -24,6 +24,8 @@ def normal(rng, *shape):
 
 def gradients(y, **inputs):
     """The gradients of a fixed weighted sum of y."""
+    if not y.requires_grad:
+        raise ValueError(f"no gradient reaches {', '.join(inputs)}: is something detached, counted, or a constant?")
     weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
     found = torch.autograd.grad((y * weights).sum(), list(inputs.values()), allow_unused=True)
     return {f"gradient of {name}": torch.zeros_like(x) if g is None else g
@@ -32,13 +34,22 @@ def gradients(y, **inputs):
 
 @contextmanager
 def instead(module, **functions):
-    """Other functions in a module for a while."""
-    before = {name: getattr(module, name) for name in functions}
-    vars(module).update(functions)
+    """Other functions in a module for a while; yields the set of those that were called."""
+    before, called = {name: getattr(module, name) for name in functions}, set()
+
+    def noted(name, function):
+        return lambda *inputs, **options: called.add(name) or function(*inputs, **options)
+    vars(module).update({name: noted(name, function) for name, function in functions.items()})
     try:
-        yield
+        yield called
     finally:
         vars(module).update(before)
+
+
+def must_call(name, called):
+    """Raise ValueError if a function that stood in for another was not called."""
+    if name not in called:
+        raise ValueError(f"call {name}: this check puts a function of its own in its place, so that mistakes there cost nothing here")
 
 
 def random_routing(lib, rng, M, N, k):
@@ -92,21 +103,22 @@ def probabilities(lib, rng):
 
 def sum_over_experts(lib, rng):
     """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x): by swiglu, for the tokens that chose i alone; added at their places, times g_i."""
-    M, D, d_ff, N = (size(rng, *bounds) for bounds in ((6, 20), (3, 7), (4, 9), (3, 6)))
-    x, routing = normal(rng, M, D), random_routing(lib, rng, M, N, size(rng, 2, N))
+    M, D, d_ff, N = (size(rng, *bounds) for bounds in ((6, 20), (3, 7), (4, 9), (4, 6)))
+    x, routing = normal(rng, M, D), random_routing(lib, rng, M, N, size(rng, 2, N - 1))
     w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}
     rows = []
 
     def other(x, w_gate, w_up, w_down):
-        rows.append(len(x))
+        rows.append(x[..., 0].numel())
         return torch.tanh(x @ w_gate.mT + 2 * (x @ w_up.mT)) @ w_down.mT
-    with instead(lib.model, swiglu=other):
+    with instead(lib.model, swiglu=other) as called:
         y = lib.model.ff_moe(x, routing, **w)
+    must_call("swiglu", called)
     return {"y": y, **gradients(y, x=x, gates=routing.gates, **w), "rows that swiglu computed": torch.tensor(float(sum(rows)))}
 
 
 def experts_without_tokens(lib, rng):
-    """An expert that no token chose adds nothing, and its weights have the gradient zero."""
+    """As sum_over_experts, where no token chose some of the experts: they add nothing, and their gradient is zero."""
     M, D, d_ff, N = 4, size(rng, 3, 7), size(rng, 4, 9), size(rng, 4, 6)
     x = normal(rng, M, D)
     w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}
@@ -131,8 +143,9 @@ def balancing(lib, rng):
     """L_LB / alpha = N sum_i u_i p_i: u of expert_load, p the mean of probs, both through over_ranks; summed over layers."""
     M, N = size(rng, 5, 20), size(rng, 3, 8)
     routing = [random_routing(lib, rng, M, N, 2) for _ in range(size(rng, 2, 4))]
-    with instead(lib.model, expert_load=lambda r: (r.dense_gates() ** 2).mean(0)):
+    with instead(lib.model, expert_load=lambda r: (r.dense_gates() ** 2).mean(0)) as called:
         loss = lib.model.load_balancing_loss(routing)
+        must_call("expert_load", called)
         ranks = lib.model.load_balancing_loss(routing, lambda means: means / 2)
     inputs = {f"gates of layer {i}": r.gates for i, r in enumerate(routing)} | {f"probs of layer {i}": r.probs
                                                                                 for i, r in enumerate(routing)}
@@ -143,7 +156,7 @@ def balancing(lib, rng):
 
 
 def averaged(lib, rng):
-    """Averages are taken in float32, whatever the models are stored in; one mean of all N models."""
+    """Averages are computed and returned in float32, whatever the models are stored in; one mean of all N models."""
     shape = size(rng, 2, 5), size(rng, 2, 5)
     tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
     with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
@@ -164,11 +177,13 @@ def rules(lib, rng):
     names = ["embed.weight", "head.weight", "norm.weight", "blocks.3.attn_norm.weight", "blocks.3.ff_norm.weight",
              *(f"blocks.{size(rng, 0, 9)}.attn.{w}.weight" for w in ("wq", "wk", "wv", "wo")), "blocks.12.ff.router",
              *(f"blocks.{size(rng, 0, 9)}.ff.{w}" for w in ("w_gate", "w_up", "w_down"))]
-    kinds = ["averaged", "stacked", "new", "split"]
+    kinds = ["averaged", "stacked", "new", "split", "blended"]
     found = {name: lib.mix.rule_for(name) for name in names}
-    found |= {f"{name} if feed_forwards is 'split'": lib.mix.rule_for(name, "split") for name in names}
+    found |= {f"{name} if feed_forwards is {kind!r}": lib.mix.rule_for(name, kind) for name in names
+              for kind in ("split", "blended", "averaged")}
     numbers = {name: float(kinds.index(rule) if rule in kinds else -1) for name, rule in found.items()}
-    return {f"{name} (0 averaged, 1 stacked, 2 new, 3 split, -1 else)": torch.tensor(n) for name, n in numbers.items()}
+    codes = "(0 averaged, 1 stacked, 2 new, 3 split, 4 blended, -1 else)"
+    return {f"{name} {codes}": torch.tensor(n) for name, n in numbers.items()}
 
 
 # ---- stage 5 ----------------------------------------------------------------------------------------------------------
@@ -182,9 +197,11 @@ def objective(lib, rng):
     def other(routing, over_ranks=None):
         means.append(over_ranks)
         return balance * len(routing)
-    with instead(lib.train_expert, load_balancing_loss=other):
+    with instead(lib.train_expert, load_balancing_loss=other) as called:
         loss = lib.train_expert.objective(nll, [None] * 3, alpha)
-    return {"loss": loss, "means over ranks": torch.tensor(float(means == [lib.train_expert.devices.mean_over_ranks])),
+        must_call("load_balancing_loss", called)
+        small = lib.train_expert.objective(nll, [None] * 3, 1e-4)
+    return {"loss": loss, "loss with a small alpha": small, "means over ranks": torch.tensor(float(means[0] == lib.train_expert.devices.mean_over_ranks)),
             **gradients(loss, nll=nll, balance=balance)}
 
 
@@ -215,9 +232,10 @@ def capacity(lib, rng):
     logits[:M // 3, 1] += 3.3  # the others choose expert 2, though expert 1 is likelier for them than for those
     logits[:M // 3, 2] += 3.7
     logits.requires_grad_()
-    gates = lib.model.route_switch(logits, training=True).gates
+    routing = lib.model.route_switch(logits, training=True)
+    gates = routing.gates
     one = torch.randn(1, 8, generator=rng, dtype=torch.float64)
-    return {"gates": gates, **gradients(gates, logits=logits),
+    return {"gates": gates, **gradients(gates, logits=logits), "experts": routing.experts, "probs": routing.probs,
             "gate of a single token": lib.model.route_switch(one, training=True).gates,
             "gates in evaluation": lib.model.route_switch(logits).gates}
 
@@ -236,7 +254,7 @@ def sampled_in_evaluation(lib, rng):
     logits, G = (torch.randn(M, N, generator=rng, dtype=torch.float64) * 2 for _ in range(2))
     with_noise, without = lib.model.route_sample(logits, noise=(G, 1.0)), lib.model.route_sample(logits)
     return {"gates": without.gates, "experts": without.experts.double(), "gates if drawn": with_noise.gates,
-            "experts if drawn": with_noise.experts.double(), "probs": without.probs}
+            "experts if drawn": with_noise.experts.double(), "probs": without.probs, "probs if drawn": with_noise.probs}
 
 
 def annealed(lib, rng):
@@ -250,8 +268,13 @@ def annealed(lib, rng):
 
 def feed_forwards(rng, n_models, d_ff, D):
     """The matrices of several models by name."""
-    return {name: [torch.randn(D if name == "w_down" else d_ff, d_ff if name == "w_down" else D, generator=rng)
+    return {name: [torch.randn(D if name == "w_down" else d_ff, d_ff if name == "w_down" else D, generator=rng).bfloat16()
                    for _ in range(n_models)] for name in ("w_gate", "w_up", "w_down")}
+
+
+def in_float32(made):
+    """The tensors, and whether they are in float32."""
+    return made | {f"float32: {name}": torch.tensor(float(t.dtype == torch.float32)) for name, t in made.items()}
 
 
 def split(lib, rng):
@@ -259,14 +282,14 @@ def split(lib, rng):
     n = size(rng, 2, 3)
     models = feed_forwards(rng, size(rng, 2, 3), 2 * n, size(rng, 3, 5))
     with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
-        return {name: lib.mix.split(name, w, n) for name, w in models.items()}
+        return in_float32({name: lib.mix.split(name, w, n) for name, w in models.items()})
 
 
 def blend(lib, rng):
-    """Expert n is made of the n-th chunk of every model, in the order of the models."""
+    """Expert n is made of the n-th chunk of every model, side by side in the order of the models; nothing is multiplied."""
     N = size(rng, 2, 4)
     with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
-        return {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
+        return in_float32({name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()})
 
 
 CHECKS = {  # stage: (check, its points)
