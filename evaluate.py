@@ -60,11 +60,11 @@ def read_tasks(domains, name, n):
 def token_losses(model, idx):
     """For each token but the first of idx (B, T): its cross-entropy and whether greedy decoding gives it, both (B, T-1).
 
-    Also returns the routing of the pass. model: anything that is called like a GPT. Raises BadInput if it computes no numbers.
+    Also returns the routing of the pass. model: anything that is called like a GPT. Raises ValueError if it computes no numbers.
     """
     logits, _, routing = model(idx[:, :-1])
     if not logits.isfinite().all():
-        raise BadInput("its logits are not finite numbers; this model is broken")
+        raise ValueError("its logits are not finite numbers; this model is broken")
     losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
     return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
 

@@ -49,7 +49,7 @@ def instead(module, **functions):
 def must_call(name, called):
     """Raise ValueError if a function that stood in for another was not called."""
     if name not in called:
-        raise ValueError(f"call {name}: this check puts a function of its own in its place, so that mistakes there cost nothing here")
+        raise ValueError(f"call {name}: the check puts a function of its own in its place, so mistakes there cost nothing here")
 
 
 def random_routing(lib, rng, M, N, k):
@@ -201,7 +201,8 @@ def objective(lib, rng):
         loss = lib.train_expert.objective(nll, [None] * 3, alpha)
         must_call("load_balancing_loss", called)
         small = lib.train_expert.objective(nll, [None] * 3, 1e-4)
-    return {"loss": loss, "loss with a small alpha": small, "means over ranks": torch.tensor(float(means[0] == lib.train_expert.devices.mean_over_ranks)),
+    over_ranks = torch.tensor(float(means[0] == lib.train_expert.devices.mean_over_ranks))
+    return {"loss": loss, "loss with a small alpha": small, "means by devices.mean_over_ranks": over_ranks,
             **gradients(loss, nll=nll, balance=balance)}
 
 
@@ -289,7 +290,8 @@ def blend(lib, rng):
     """Expert n is made of the n-th chunk of every model, side by side in the order of the models; nothing is multiplied."""
     N = size(rng, 2, 4)
     with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
-        return in_float32({name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()})
+        made = {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
+    return in_float32(made)
 
 
 CHECKS = {  # stage: (check, its points)

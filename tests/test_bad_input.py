@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import resource
 import shlex
 import shutil
@@ -248,6 +249,36 @@ def test_a_link_in_place_of_a_temporary_file_is_not_followed(folder, tiny):
     assert (folder / "file").read_bytes() == before and not (folder / "new" / "o.pt").is_symlink()
 
 
+def test_a_model_that_computes_no_numbers_is_refused(tiny, folder, capsys):
+    """All its weights are finite: logits that are not, in evaluation and in samples."""
+    c = ckpt.load(tiny / "btx_mixed.pt")
+    for name in ("blocks.0.ff.w_gate", "blocks.0.ff.w_up"):
+        c["model"][name].fill_(1e30)
+    ckpt.save(folder / "bad.pt", c)
+    for line in (f"evaluate bad.pt {DATA} --out new/folder", "sample bad.pt --device cpu --tokens 3 --temperature 1",
+                 "sample bad.pt --device cpu --tokens 3 --html new/o.html"):
+        with pytest.raises(SystemExit) as exit:
+            run(line, tiny)
+        assert exit.value.code == 2 and re.search(r"bad.*finite", capsys.readouterr().err.splitlines()[-1])
+        assert not (folder / "new" / "o.html").exists() and not (folder / "new" / "folder" / "results.json").exists()
+
+
+def test_what_lies_where_data_is_made_is_not_followed(folder, tiny):
+    (folder / "new" / "data" / "math").mkdir(parents=True)
+    (folder / "precious").mkdir()
+    (folder / "precious" / "train.bin").write_text("mine")
+    (folder / "new" / "data" / "math" / ".new").symlink_to(folder / "precious")
+    run(PREPARE, tiny)
+    assert (folder / "precious" / "train.bin").read_text() == "mine"
+    assert {p.name for p in (folder / "new" / "data" / "math").iterdir()} == {"train.bin", "val.bin", "tasks.jsonl", "meta.json"}
+
+
+def test_branch_train_merge_knows_its_data(tiny, folder, refused):
+    """By tf-idf it reads what the experts were trained on, and their ledgers know which that was."""
+    run("data.prepare --seed 9 --train_tokens 3000 --val_tokens 600 --tasks 2 --out data", tiny)
+    assert "other data" in refused("sample {tiny}/math.pt {tiny}/code.pt --btm tfidf:1 --data_dir data --device cpu")
+
+
 def test_a_link_to_itself_is_no_input_and_no_output(tiny, folder, refused):
     (folder / "l.pt").symlink_to("l.pt")
     for line in (f"{BRANCH} --init l.pt", "mix l.pt {tiny}/seed.pt --out new/o.pt"):
@@ -443,6 +474,8 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "a transposed matrix": lambda c: change(c, "model", **{"embed.weight": torch.zeros(16, 1024)}),
     "no model": lambda c: c.pop("model"),
     "no log": lambda c: c.pop("log"),
+    "more than a checkpoint has": lambda c: c.update(x=1),
+    "moments beside the model": lambda c: c.update(moments={"0.exp_avg": torch.zeros(1)}),
     "a log of numbers": lambda c: c.update(log=[1]),
     "more of a tokenizer than there is": lambda c: change(c, "tokenizer", x=1),
     "weights that should be tied": lambda c: change(c, "config", tie_weights=True),
