@@ -412,7 +412,7 @@ def main(argv=None):
              "of": lambda model, key: cell(r.of(model, *(["accuracy"] if key in COLUMNS else []), key), 100),
              "minus": lambda a, b, group: points(r.deltas(a, b, group))}
     template = (Path(__file__).parent / "paper.md").read_text()
-    text = re.sub(r"\[\[(\w+) ?([\w ]*)\]\]", lambda m: words[m[1]](*m[2].split()), template)
+    text = re.sub(r"\[\[(\w+)\s*([\w\s]*)\]\]", lambda m: words[m[1]](*m[2].split()), template)
     write_text(out / "README.md", text)
     print(made["order"])
     print(f"\nreport: {out}/README.md   figures: {out}/figures/*.png")

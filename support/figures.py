@@ -200,7 +200,7 @@ def lines(panels, path):
     for axis, (title, ends) in zip(axes, panels.items(), strict=True):
         for i, (name, points) in enumerate(ends.items()):
             axis.plot(*zip(*points, strict=True), color=COLORS[i + 1], label=name)
-        axis.set(title=f"loss on {title}", xlabel="0: the seed, 1: the end of the line", ylim=(0, None))
+        axis.set(title=f"loss on {title}", xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
         axis.axvline(0, color="#cccccc", linewidth=1)
         axis.axvline(1, color="#cccccc", linewidth=1)
     axes[0].set_ylabel("nats per token")
