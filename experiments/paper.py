@@ -229,8 +229,8 @@ def tables(r):
                           [[full(m), *("" if model is None else cell(r.of(model, key), scale, digits) for model in line[::2]),
                             *(cells(line[1::2]) if name == "4" else [])] for m, line in TABLE_4.items()])
     out["hard"] = table(["BTX Sample Top-1 in evaluation", *ours],
-                        [["the likeliest expert (as in all other tables)", *r.scores("btx_sample")],
-                         ["an expert drawn from the router (the paper's)", *hard.scores("btx_sample")]])
+                        [[how, *of.scores("btx_sample")] for how, of in (("the likeliest expert (as in all other tables)", r),
+                         ("an expert drawn from the router (the paper's)", hard)) if of.of("btx_sample", "tokens")])
     out["5"] = table(["model", *ours, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"],
                      [[full(m).removesuffix(" (short)"), *r.scores(m), *cells(paper)] for m, paper in there(TABLE_5).items()])
     for name, models in {"stages": ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx"),
