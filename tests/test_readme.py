@@ -116,7 +116,7 @@ def test_the_results_table_is_of_the_committed_one():
     report, committed = (ROOT / "results" / "README.md").read_text(), {}
     for part in re.findall(r"## Table [12].*?\n\n(\|.*?)\n\n", report, re.S):
         head, _, *rows = [line.strip("| ").split(" | ") for line in part.splitlines()]
-        committed |= {cells[0]: dict(zip(head, cells, strict=False)) for cells in rows}
+        committed |= {cells[0]: dict(zip(head[:8], cells[:8], strict=True)) for cells in rows}  # the rest is the paper's
     shown = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", README, re.S)[1]
     head, _, *rows = [line.strip("| ").split(" | ") for line in shown.splitlines()]
     assert len(rows) == 9
