@@ -214,7 +214,6 @@ def main(argv=None):
             raise BadInput(f"{path}: experts are called by their files' names, and this one cannot be printed; rename it")
     parents = [ckpt.load(path) for path in settings.models]
     first = parents[0]
-    tokenizer.of(first["tokenizer"], settings.models[0])
     for path, parent in zip(settings.models, parents, strict=True):
         if parent["config"]["n_expert"]:
             raise BadInput(f"{path} is a mixture of experts already; mix.py takes dense checkpoints")
@@ -224,6 +223,7 @@ def main(argv=None):
                                "only models of one architecture can be mixed")
         if parent["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.models[0]}; their embeddings cannot be averaged")
+    tokenizer.of(first["tokenizer"], settings.models[0])
     if not set.intersection(*({entry["id"] for entry in parent["lineage"]} for parent in parents)):
         raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
     d_ff = cut_width(settings, first["config"]["d_ff"])

@@ -16,7 +16,7 @@ from data.loader import prepared, read_domain
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import prepare_output, reading
+from support.files import prepare_output
 from support.settings import BadInput, option, parse, run
 
 
@@ -99,7 +99,7 @@ def main(argv=None):
         sys.stdout.flush()
 
     # A token is coloured by the experts that read the token before it, for they are those that wrote it.
-    with reading(settings.model[0], "sampled from"):
+    try:
         for n, (token, routing) in enumerate(stream):
             experts = top_experts(routing, settings.layer) if names else [0] * (len(prompt) if n == 0 else 1)
             if n == 0:
@@ -107,6 +107,8 @@ def main(argv=None):
             if token.item() == encoding.eot_token:
                 break
             write([token.item()], experts[-1:])
+    except ValueError as error:  # of logits that are no numbers
+        raise BadInput(f"{settings.model[0]}: {error}") from None
     print()
     if settings.experts:
         print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))

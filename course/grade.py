@@ -144,7 +144,7 @@ def judge(stage, check, out, seeds, in_time):
                 with open_input(f"{place}.error") as file:
                     problem = problem or file.read(500).decode("utf-8", "replace").partition("\n")[0] or "an error"
                 continue
-            found[seed] = ckpt.read(f"{place}.pt")["model"]
+            found[seed] = ckpt.read(f"{place}.pt").get("model", {})
         except BadInput:
             problem = problem or ("the process ended" if in_time else "not done in time")
             continue

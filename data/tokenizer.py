@@ -98,7 +98,7 @@ def fingerprint(encoding):
 
 
 def training_texts():
-    """What the shipped ranks are trained on: documents of all four domains, mostly of level 1."""
+    """What ranks are trained on: documents of all domains, mostly of level 1."""
     for name in DOMAINS:
         for level, n in ((1, 3000), (2, 1000)):
             rng = random.Random(f"tokenizer/{name}/{level}")

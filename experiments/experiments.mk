@@ -117,7 +117,7 @@ RUNS   = $(shell seq 0 $$(( $(SEEDS) - 1 )))
 REPORT ?= $(if $(filter cpu,$(PRESET)),results,$(INTO)/results)
 AT     = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) INTO=$(INTO) DATA=$(DATA)
 .PHONY: paper
-paper: $(RUNS:%=$(REPORT)/seed%.json)  ## every experiment of the paper for SEEDS=5 seeds, but for those with a file in REPORT=results
+paper: $(RUNS:%=$(REPORT)/seed%.json)  ## the paper's experiments for SEEDS=5 seeds; REPORT=results has those that are done
 	$(PY) -m experiments.paper $^ --out $(REPORT)
 $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
 	$(AT) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json

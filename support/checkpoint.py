@@ -263,7 +263,8 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
         if len(taken) > 1 or not taken <= set(range(1, state["step"] + 1)):
             raise ValueError
-        if any(t.dtype != torch.float32 for part in TENSORS for t in state[part].values()):
+        known = {p.dtype for p in model.parameters()} | {torch.float32}
+        if any(t.dtype not in known for part in TENSORS for t in state[part].values()):
             raise ValueError
     except BadInput:
         raise

@@ -189,7 +189,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("sample {tiny}/seed.pt {tiny}/math.pt --html new/o.html", "--btm"),
         ("sample {tiny}/seed.pt {tiny}/btx_mixed.pt --btm bayes:1", "btx_mixed.pt"),
         ("sample {tiny}/seed.pt {tiny}/math.pt --btm bayes", "bayes"),
-        ("sample {tiny}/seed.pt {tiny}/math.pt --btm tfidf:1 --data_dir nowhere", "nowhere"),
+        ("sample {tiny}/seed.pt {tiny}/math.pt --btm tfidf:1 --data_dir nowhere", "--data_dir"),
         ("mix {tiny}/seed.pt {tiny}/seed.pt {tiny}/seed.pt --blend --out new/o.pt", "--blend"),
         ("budget {tiny}/seed.pt {tiny}/math.pt --like {tiny}/math.pt --since {tiny}/seed.pt", "one checkpoint"),
         ("budget {tiny}/seed.pt --since {tiny}/seed.pt", "--like"),
