@@ -297,12 +297,13 @@ def draw(r, out):
     """All figures of the numbers alone."""
     main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
     main = [m for m in main + [m for m in TABLE_3 if m.startswith("su_cm")] if r.of(m, "tokens")]
-    figures.compute({full(m): (mean(r.since_seed(m, "flops")), r.of(m, "mean"), mean(r.of(m, "active_params"))) for m in main},
-                    out / "figure2_left.png")
+    same = Results([run for run in r.runs if {*main} <= run["models"].keys()])  # or models of other seeds would be compared
+    figures.compute({full(m): (mean(same.since_seed(m, "flops")), same.of(m, "mean"), mean(same.of(m, "active_params")))
+                     for m in main}, out / "figure2_left.png")
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
              "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
-    figures.normalised({name: [mean(r.of(m, "accuracy", d)) for d in COLUMNS] for m, name in short.items() if r.of(m, "tokens")},
-                       COLUMNS, out / "figure2_right.png")
+    figures.normalised({name: [mean(same.of(m, "accuracy", d)) for d in COLUMNS]
+                        for m, name in short.items() if same.of(m, "tokens")}, COLUMNS, out / "figure2_right.png")
     routing = max((run["routing"] for run in r.runs), key=len)
     balanced = {full(m): routing[m] for m in ("btx", "btx_nolb") if m in routing}
     figures.routing(balanced, out / "figure3_4.png")

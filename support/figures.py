@@ -110,7 +110,7 @@ def compute(points, path):
     axis.set(xlabel="training compute since the seed, TFLOP", ylabel="mean accuracy, %")
     axis.margins(0.1)
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8, markerscale=0.4)
     save(figure, path)
 
 
