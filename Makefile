@@ -64,8 +64,8 @@ endif
 
 OUT ?= $(INTO)/seed$(SEED)
 PY = .venv/bin/python
-TRAIN    = $(THREADS) $(PY) train_expert.py $(RUN)
-FINETUNE = $(THREADS) $(PY) finetune_router.py $(RUN) --init $<
+TRAIN    = $(PY) train_expert.py $(RUN)
+FINETUNE = $(PY) finetune_router.py $(RUN) --init $<
 RUN      = $(ALL) --data_dir $(DATA) --seed $(SEED) --resume --out $@
 EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
 DOMAINS = $(addsuffix /meta.json,$(addprefix $(DATA)/,general trivia math code wiki switch))

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows, prepared, read_domain, text_of
+from data.loader import check_tokenizer, first_windows, prepared, read_domains, text_of
 from data.task import DOMAINS, Task, over_domains
 from model import expert_load, gumbel
 from support import btm, explore, figures
@@ -263,7 +263,7 @@ def main(argv=None):
     ckpt.check_stems(settings.models, taken=[btm.name(*m) for m in methods])
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
-    data = {name: read_domain(settings.data_dir, name) for name in prepared(settings.data_dir)}
+    data = read_domains(settings.data_dir, prepared(settings.data_dir))
     known = [name for name in data if len(data[name]["tasks.jsonl"])]
     domains = [d for d in (*DOMAINS, "switch") if d in known] + [d for d in known if d not in (*DOMAINS, "switch")]
     if not domains:

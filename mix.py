@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows, read_domain, text_of
+from data.loader import check_tokenizer, first_windows, read_domains, text_of
 from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
 from support.files import check_other, output
@@ -186,7 +186,7 @@ def router_windows(settings, header, n_windows=16):
     if settings.soup or settings.blend or len(domains) != len(settings.models) or len({*domains}) < len({*settings.models}):
         raise BadInput("--router_init hidden: --router_data must name one domain for each model, no two the same, and each model "
                        "be an expert (no --soup, no --blend)")
-    data, T = {name: read_domain(settings.data_dir, name) for name in domains}, header["config"]["block_size"]
+    data, T = read_domains(settings.data_dir, domains), header["config"]["block_size"]
     check_tokenizer(data, header["tokenizer"], settings.models[0])
     windows = [first_windows(text_of(data, name, "train", T), T, n_windows)[:, :-1] for name in domains]
     return ([w for w in windows for _ in range(settings.split)],

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.loader import prepared, read_domain
+from data.loader import prepared, read_domains
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
@@ -72,7 +72,7 @@ def main(argv=None):
     encoding = tokenizer.of(checkpoint["tokenizer"], settings.model[0])
     if settings.btm:
         method, k = btm.read_method(settings.btm, len(checkpoints))
-        domains = {} if method == "bayes" else {d: read_domain(settings.data_dir, d) for d in prepared(settings.data_dir)}
+        domains = {} if method == "bayes" else read_domains(settings.data_dir, prepared(settings.data_dir))
         data = btm.expert_data(method, domains, settings.model, checkpoints)
         model = btm.BTM([ckpt.build(c, device) for c in checkpoints], method, k, data)
     else:

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows, get_batch, prepared, read_domain, text_of
+from data.loader import check_tokenizer, first_windows, get_batch, prepared, read_domains, text_of
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
 from support import devices, fast
@@ -184,7 +184,7 @@ def check(settings):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
     device, names = devices.pick_device(settings.device), [*mixture(settings.data), *prepared(settings.data_dir)]
-    return device, {name: read_domain(settings.data_dir, name) for name in dict.fromkeys(names)}
+    return device, read_domains(settings.data_dir, dict.fromkeys(names))
 
 
 def set_rate(optimizer, rate):

@@ -23,6 +23,11 @@ class Settings:
     stages: list = option([], "stages to check; none: all", positional=True)
 
 
+def modules():
+    """The three files that are written, as attributes of one object."""
+    return SimpleNamespace(**{name: importlib.import_module(name) for name in ("model", "mix", "train_expert")})
+
+
 def where(error):
     """An error in one line: its kind and message, and the last line of the submission's own that it comes from."""
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem in ("model", "mix", "train_expert")]
@@ -37,8 +42,7 @@ def main(argv=None):
     if wrong:
         raise BadInput(f"{wrong[0]!r} is no stage; they are {', '.join(map(str, checks.STAGES))}")
     wanted = json.loads((Path(__file__).parent / "expected.json").read_text())
-    lib = SimpleNamespace(**{name: importlib.import_module(name) for name in ("model", "mix", "train_expert")})
-    total = 0
+    lib, total, most = modules(), 0, 0
     for stage in [int(word) for word in settings.stages] or checks.STAGES:
         print(f"stage {stage}: {checks.STAGES[stage]}")
         for check, points in checks.CHECKS[stage]:
@@ -49,11 +53,15 @@ def main(argv=None):
                     problem = problem or checks.differs(checks.compute(check, lib, int(seed)), want)
                 except Exception as error:
                     problem = problem or where(error)
-            total += 0 if problem else points
-            print(f"  {0 if problem else points:>2} of {points:>2}  {check.__name__}" + (f"\n      {problem}" if problem else "")
-                  + (f"\n      look at: {check.__doc__}" if problem and "NotImplementedError" not in problem else ""))
+            got = 0 if problem else points
+            total, most = total + got, most + points
+            print(f"  {got:>2} of {points:>2}  {check.__name__}")
+            if problem:
+                print(f"      {problem}")
+                if "NotImplementedError" not in problem:
+                    print(f"      look at: {check.__doc__}")
     print(f"{total} points")
-    sys.exit(total < sum(p for stage in [int(w) for w in settings.stages] or checks.STAGES for _, p in checks.CHECKS[stage]))
+    sys.exit(total < most)
 
 
 if __name__ == "__main__":

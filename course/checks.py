@@ -155,11 +155,16 @@ def balancing(lib, rng):
 # ---- stage 4 ----------------------------------------------------------------------------------------------------------
 
 
+def own_stack(tensors):
+    """What stands in for `stack`."""
+    return torch.cat([t[None].to(torch.float32) for t in tensors])
+
+
 def averaged(lib, rng):
     """Averages are computed and returned in float32, whatever the models are stored in; one mean of all N models."""
     shape = size(rng, 2, 5), size(rng, 2, 5)
     tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
-    with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
+    with instead(lib.mix, stack=own_stack):
         mean = lib.mix.average(tensors)
     return {"mean": mean, "its dtype is float32": torch.tensor(float(mean.dtype == torch.float32))}
 
@@ -282,14 +287,14 @@ def split(lib, rng):
     """Each feed-forward is cut along d_ff; the chunks of one stand together; w_down is multiplied by the number of chunks."""
     n = size(rng, 2, 3)
     models = feed_forwards(rng, size(rng, 2, 3), 2 * n, size(rng, 3, 5))
-    with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
+    with instead(lib.mix, stack=own_stack):
         return in_float32({name: lib.mix.split(name, w, n) for name, w in models.items()})
 
 
 def blend(lib, rng):
     """Expert n is made of the n-th chunk of every model, side by side in the order of the models; nothing is multiplied."""
     N = size(rng, 2, 4)
-    with instead(lib.mix, stack=lambda tensors: torch.cat([t[None].to(torch.float32) for t in tensors])):
+    with instead(lib.mix, stack=own_stack):
         made = {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
     return in_float32(made)
 

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from course import checks, handout, mistakes
 from support import checkpoint as ckpt
-from support.files import open_input, prepare_output, write_text, write_whole
+from support.files import open_input, prepare_output, write_text
 from support.settings import BadInput, option, parse, run
 
 WRITTEN = ("model.py", "mix.py", "train_expert.py")  # all else of a submission is left alone
@@ -218,18 +217,9 @@ mv /autograder/results/submission.json /autograder/results/results.json
 def write_autograder(path):
     """Gradescope's zip: its two scripts, and of this repository what grading takes."""
     prepare_output(path)
-    patterns = (*handout.KEPT, "course/*.py", "course/*.md", "results/table6.html")
-    names = sorted({p.relative_to(handout.ROOT).as_posix() for pattern in patterns for p in handout.ROOT.glob(pattern)})
-    content = {name: (handout.ROOT / name).read_bytes() for name in names}
+    content = handout.originals((*handout.KEPT, "course/*.py", "course/*.md", "results/table6.html"))
     content |= {"setup.sh": SETUP.encode(), "run_autograder": RUN.encode()}
-
-    def pack(file):
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-            for name, text in content.items():
-                info = zipfile.ZipInfo(name)
-                info.external_attr = (0o755 if name in ("setup.sh", "run_autograder") else 0o644) << 16
-                packed.writestr(info, text, zipfile.ZIP_DEFLATED)
-    write_whole(path, pack)
+    handout.pack(path, content, executable=("setup.sh", "run_autograder"))
     print(f"wrote {path}")
 
 

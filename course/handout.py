@@ -60,11 +60,27 @@ def expected():
             for stage in checks.CHECKS.values() for check, _ in stage}
 
 
+def originals(patterns):
+    """The files of this repository that match a pattern: {name: bytes}, names with forward slashes."""
+    names = sorted({path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)})
+    return {name: (ROOT / name).read_bytes() for name in names}
+
+
+def pack(path, content, folder="", executable=()):
+    """Write a zip of {name: bytes}, each name below `folder`; without dates, so that the same files give the same bytes."""
+    def write(file):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, text in content.items():
+                info = zipfile.ZipInfo(folder + name)
+                info.external_attr = (0o755 if name in executable else 0o644) << 16
+                packed.writestr(info, text, zipfile.ZIP_DEFLATED)
+    write_whole(path, write)
+
+
 def files(solved=0):
-    """All files of the handout: {name: bytes}, names with forward slashes."""
-    names = sorted({path.relative_to(ROOT).as_posix() for pattern in KEPT for path in ROOT.glob(pattern)})
-    found = {name: (ROOT / name).read_bytes() for name in names}
-    for name in names:
+    """All files of the handout, as `originals` has them."""
+    found = originals(KEPT)
+    for name in found:
         if name.endswith(".py"):
             found[name] = blank(found[name].decode(), solved).encode()
     found["Makefile"] = found["Makefile"].replace(b" --fast", b"")  # its sum over experts is a solution, too
@@ -85,12 +101,7 @@ def main(argv=None):
     for name, content in made.items():
         prepare_output(out / name)
         write_whole(out / name, lambda file, content=content: file.write(content))
-
-    def pack(file):
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-            for name, content in made.items():
-                packed.writestr(zipfile.ZipInfo(f"{out.name}/{name}"), content, zipfile.ZIP_DEFLATED)  # no dates: same bytes
-    write_whole(archive, pack)
+    pack(archive, made, f"{out.name}/")
     print(f"wrote {out} and {archive} ({archive.stat().st_size / 1e6:.2f} MB)")
 
 

@@ -6,11 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import mix
-import model
-import train_expert
-
-ROOT = Path(__file__).parent.parent
+from course.handout import REFERENCE, ROOT
 
 
 class Mistake(NamedTuple):
@@ -24,7 +20,7 @@ class Mistake(NamedTuple):
 
 GATE, TOPK = "F.silu(F.linear(x, w_gate)) * F.linear(x, w_up)", "return Routing(kept.softmax(-1), experts, logits.softmax(-1))"
 FF_I, ADD = "swiglu(x[token], *expert)  ", "y.index_add_(0, token, (g_i * FF_i).to(y.dtype))"
-U, P, L_LB = "routing.dense_gates().mean(0)", "layer.probs.mean(0)", "return N * (u * p).sum()"
+U, L_LB = "routing.dense_gates().mean(0)", "return N * (u * p).sum()"
 MEAN, STACK = "return stack(tensors).mean(0)", "return torch.stack([t.float() for t in tensors])"
 RULE = 'return feed_forwards if ".ff." in name else "averaged"'
 STEP = "return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)"
@@ -167,4 +163,4 @@ def variant(mistake):
         module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # a dataclass looks its module up there
         spec.loader.exec_module(module)
         del sys.modules[path.stem]
-    return SimpleNamespace(**{"model": model, "mix": mix, "train_expert": train_expert} | {stem: module})
+    return SimpleNamespace(**vars(REFERENCE) | {stem: module})

@@ -34,15 +34,20 @@ def read_domain(folder, domain):
     if not has(about, META) or about["files"].keys() != set(FILES):
         raise BadInput(f"{path} is broken; prepare {domain} again")
     for name, wanted in about["files"].items():
-        with reading(path.with_name(name)), open_input(path.with_name(name)) as file:
+        part = path.with_name(name)
+        with reading(part), open_input(part) as file:
             content = np.frombuffer(file.read(), "u1")
             if digest(content) != wanted:
-                raise BadInput(f"{path.with_name(name)} is not what data.prepare wrote; prepare {domain} again")
+                raise BadInput(f"{part} is not what data.prepare wrote; prepare {domain} again")
             about[name] = content.view("<u2") if name.endswith(".bin") else content
         if name.endswith(".bin") and about[name].max(initial=0) >= about["vocab_size"]:
-            raise BadInput(f"{path.with_name(name)} has tokens that its vocabulary of {about['vocab_size']} lacks; "
-                           f"prepare {domain} again")
+            raise BadInput(f"{part} has tokens that its vocabulary of {about['vocab_size']} lacks; prepare {domain} again")
     return about
+
+
+def read_domains(folder, names):
+    """{name: what read_domain found} of several domains."""
+    return {name: read_domain(folder, name) for name in names}
 
 
 def text_of(domains, name, split, block_size):

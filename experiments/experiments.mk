@@ -76,7 +76,7 @@ $(OUT)/lb_short.pt: $(OUT)/btx_mixed.pt
 $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt
 	$(call TUNE,$(quarter),$(LR_BTX),0) --train all-but-experts
 
-# ---- beyond the paper: longer finetuning, branches that train their feed-forwards alone, an expert that comes later ---------
+# ---- beyond the paper: longer finetuning, branches that train their feed-forwards alone -----------------------------------
 
 $(OUT)/btx_x2.pt: $(OUT)/btx_mixed.pt
 	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
@@ -153,6 +153,7 @@ $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
 
 AGES         = 2000 4000 8000
 REGIME_RATES = 1e-3 2e-3 4e-3
+AGED         = seed su_mixed su_dm_1 su_dm
 CELLS        = $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
 part_of      = $(word $2,$(subst _, ,$1))
 .PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
@@ -163,8 +164,7 @@ $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)
 define regime
 regime-$1: age-$(call part_of,$1,1)_$(call part_of,$1,3)
 	mkdir -p $(INTO)/regimes/$1
-	ln -f $(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/seed.pt $(INTO)/regimes/$1
-	ln -f $(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/su_dm.pt $(INTO)/regimes/$1
+	ln -f $(AGED:%=$(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/%.pt) $(INTO)/regimes/$1
 	$(AT) SEED=$(call part_of,$1,3) S=$(call part_of,$1,1) LR_BRANCH=$(call part_of,$1,2) OUT=$(INTO)/regimes/$1 \
 	    WANT="seed soup btx_mixed btx su_dm" $(INTO)/regimes/$1/grid/results.json
 endef

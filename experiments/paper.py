@@ -16,7 +16,7 @@ from statistics import mean
 import torch
 
 from data import tokenizer
-from data.loader import first_windows, read_domain, text_of
+from data.loader import first_windows, read_domains, text_of
 from data.task import DOMAINS, over_domains
 from experiments.paired import cell, half_width, holm, p_value, table
 from support import checkpoint as ckpt
@@ -105,12 +105,12 @@ class Results:
         self.runs = runs
 
     def of(self, model, key, domain=None):
-        """A value for each run that has the model; key: "mean" accuracy over the domains, mean "loss", or a group of GROUPS."""
+        """A value for each run that has the model; key: a group of GROUPS for the mean accuracy over it, or the mean "loss"."""
         models = [r["models"][model] for r in self.runs if model in r["models"]]
         if key in GROUPS:
             return [mean(m["accuracy"][d] for d in GROUPS[key]) for m in models]
-        if key in ("mean", "loss") and domain is None:
-            return [over_domains(m["accuracy" if key == "mean" else "loss"]) for m in models]
+        if key == "loss" and domain is None:
+            return [over_domains(m["loss"]) for m in models]
         return [m[key] if domain is None else m[key][domain] for m in models]
 
     def since_seed(self, model, key):
@@ -120,7 +120,7 @@ class Results:
 
     def scores(self, model):
         """Accuracy by column, mean over the domains, and loss, as text."""
-        return [*(cell(self.of(model, "accuracy", d), 100) for d in COLUMNS), cell(self.of(model, "mean"), 100),
+        return [*(cell(self.of(model, "accuracy", d), 100) for d in COLUMNS), cell(self.of(model, "all"), 100),
                 cell(self.of(model, "loss"), digits=3)]
 
     def deltas(self, a, b, key):
@@ -158,7 +158,7 @@ class Results:
     def conditions(self):
         """What the recipe was to fulfil, as (sentence, measured, whether it holds), from means over the runs."""
         at = {m: {d: mean(self.of(m, "accuracy", d)) for d in COLUMNS} for m in ("seed", *EXPERTS, "btx", "dense_dm", "su_dm")}
-        soup = mean(self.deltas("soup", "seed", "mean"))
+        soup = mean(self.deltas("soup", "seed", "all"))
         yield "the average of all weights is no more than 3 points below the seed", f"{100 * soup:+.1f}", soup >= -0.03
         own = [at["seed"][d] for d in GROUPS["knowledge"]]
         yield "the seed solves 75 % of general and of trivia", percent(own), min(own) >= 0.75
@@ -205,9 +205,9 @@ def tables(r):
     def there(models):
         return {m: paper for m, paper in dict(models).items() if r.of(m, "tokens")}
     ours, hard = [*COLUMNS, "mean", "loss"], Results([{"models": run["hard"]} for run in r.runs])
-    judged = ["", "all five", "seed's knowledge", "experts' domains", "with `switch`", "seeds", "p (Holm)", "holds"]
-    out = {"order": table(["the paper's ordering", *judged[1:]], r.verdicts(HYPOTHESES)),
-           "more": table(["explored", *judged[1:]], r.verdicts(EXPLORED)),
+    judged = ["all five", "seed's knowledge", "experts' domains", "with `switch`", "seeds", "p (Holm)", "holds"]
+    out = {"order": table(["the paper's ordering", *judged], r.verdicts(HYPOTHESES)),
+           "more": table(["explored", *judged], r.verdicts(EXPLORED)),
            "conditions": table(["what should hold", "measured", ""],
                                [[s, v, "yes" if ok else "**no**"] for s, v, ok in r.conditions()])}
     out["1"] = table(["model", *ours[:-1], "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"],
@@ -220,10 +220,10 @@ def tables(r):
         rows.append([full(m), f"{mean(r.since_seed(m, 'tokens')) / 1e6:.1f}", f"{mean(r.since_seed(m, 'flops')) / 1e12:.1f}",
                      cell(r.since_seed(m, "seconds"), digits=0), cell(r.since_seed(m, "elapsed"), digits=0),
                      "" if share is None else f"{100 * share:.0f} %", f"{mean(r.of(m, 'active_params')) / 1e3:.0f} of "
-                     f"{mean(r.of(m, 'params')) / 1e3:.0f}", cell(r.of(m, "mean"), 100), *cells(paper or [None] * 4)])
+                     f"{mean(r.of(m, 'params')) / 1e3:.0f}", cell(r.of(m, "all"), 100), *cells(paper or [None] * 4)])
     out["3"] = table(["model", "tokens, M", "TFLOP", "device seconds", "elapsed", "in MoE training", "active of all, k", "mean",
                       "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
-    for name, key, scale, digits in (("4", "mean", 100, 1), ("4b", "loss", 1, 3)):
+    for name, key, scale, digits in (("4", "all", 100, 1), ("4b", "loss", 1, 3)):
         theirs = ["paper: 10B", "40B", "80B (Sample Top-1: 160B)"] if name == "4" else []
         out[name] = table(["routing", "short", "medium", "long", *theirs],
                           [[full(m), *("" if model is None else cell(r.of(model, key), scale, digits) for model in line[::2]),
@@ -298,7 +298,7 @@ def draw(r, out):
     main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
     main = [m for m in main + [m for m in TABLE_3 if m.startswith("su_cm")] if r.of(m, "tokens")]
     same = Results([run for run in r.runs if {*main} <= run["models"].keys()])  # or models of other seeds would be compared
-    figures.compute({full(m): (mean(same.since_seed(m, "flops")), same.of(m, "mean"), mean(same.of(m, "active_params")))
+    figures.compute({full(m): (mean(same.since_seed(m, "flops")), same.of(m, "all"), mean(same.of(m, "active_params")))
                      for m in main}, out / "figure2_left.png")
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
              "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
@@ -360,7 +360,7 @@ def table_6(seen, out):
 
 def collect(folder, data_dir, out):
     """Write all of one run that the report needs into one file, so that the report needs no checkpoint."""
-    data = {d: read_domain(data_dir, d) for d in DOMAINS}
+    data = read_domains(data_dir, DOMAINS)
     file, hard = folder / "paper" / "results.json", folder / "hard" / "results.json"
     numbers = read_results(file if file.exists() else folder / "rivals" / "results.json", WANTED)
     numbers |= {"hard": read_results(hard, ["btx_sample"])["models"] if hard.exists() else {}, "basin": basin(folder, data),

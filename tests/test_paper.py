@@ -93,7 +93,7 @@ def fake_runs(**scores):
 def test_verdicts_by_hand():
     """The mean leaves switch out; a difference must be significant after Holm's correction, and large enough to count."""
     r = fake_runs(btx=[0.5, 0.61, 0.7], su_dm=[0.4, 0.5, 0.6], dense_dm=[0.5, 0.7, 0.6], large=[0.4999, 0.6099, 0.6999])
-    assert r.of("btx", "mean") == pytest.approx([0.5, 0.61, 0.7])
+    assert r.of("btx", "all") == pytest.approx([0.5, 0.61, 0.7])
     assert r.of("btx", "switch") == pytest.approx([0.5 * 5 / 6, 0.61 * 5 / 6, 0.7 * 5 / 6])
     (su, dense, large), = [list(r.verdicts([("btx", ">", m, "all") for m in ("su_dm", "dense_dm", "large")]))]
     assert su[0] == "BTX Top-2 > sparse upcycling (DM)" and su[1] == "**+10.3 ± 1.4**" and su[2] == "+10.3 ± 1.4"
