@@ -15,7 +15,7 @@ PYTHON ?= python3
 # ---- the recipe: for two laptop cores, for a data-centre GPU, or a rehearsal of seconds -----------------------------------
 # what the seed, a branch (95 % its own domain) and MoE finetuning read; S, B, F: their steps. Rates are the best of `make grid`
 
-SEED_DATA = general=30,trivia=56,math=10,code=1.5,wiki=2.5
+SEED_DATA = general=30,trivia=55,math=10,code=2.5,wiki=2.5
 REPLAY    = general=2,trivia=3
 MIXTURE   = general=6,trivia=13,math=32,code=32,wiki=17
 ALPHA     = 0.01
@@ -29,7 +29,7 @@ S         = 7000
 B         = 1000
 F         = 700
 LR_SEED   = 5e-3
-LR_BRANCH = 1.75e-3
+LR_BRANCH = 1.25e-3
 LR_BTX    = 1e-3
 else ifeq ($(PRESET),gpu)
 INTO     ?= out/gpu

@@ -1,4 +1,4 @@
-"""What only the seed is to know: facts of wiki's kind about other lands and people, many more of them, and in no expert's domain.
+"""What only the seed is to know: facts about rivers and ships, many more than of wiki, and in no expert's domain.
 
 They stand for the knowledge of the paper's seed, which no branch sees again but in a little replay.
 """
