@@ -177,9 +177,9 @@ def check(settings):
     domains in --data_dir. Raises BadInput."""
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, [settings.init] if settings.init else [])
-    if settings.shard and "RANK" not in os.environ:
-        raise BadInput("--shard shares the weights out among torchrun's ranks, and there are none; leave the option out")
-    ranks = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
+    ranks = devices.n_ranks()
+    if settings.shard and ranks == 1:
+        raise BadInput("--shard shares the weights out among several ranks of torchrun's; leave the option out")
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))

@@ -65,6 +65,16 @@ def rank_and_size():
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def n_ranks():
+    """How many ranks torchrun started; 1 without it. Raises BadInput if the environment says only half of that."""
+    if "RANK" not in os.environ:
+        return 1
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise BadInput(f"the environment has RANK, which torchrun sets, but no {name}; start with torchrun, or unset RANK")
+    return int(os.environ["WORLD_SIZE"])
+
+
 @contextmanager
 def ranks(device):
     """Inside, this process is one of torchrun's ranks, if torchrun started it."""

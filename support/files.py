@@ -53,7 +53,16 @@ def read_json(path, text=None):
                 text = file.read(LIMIT + 1)
         if len(text) > LIMIT:
             raise ValueError(f"more than {LIMIT:,} bytes of JSON")
-        return json.loads(text, parse_constant=number, parse_float=number)
+        value = json.loads(text, parse_constant=number, parse_float=number)
+        if depth(value) > 20:  # or it could be read, and not written again
+            raise ValueError("its JSON is nested too deeply")
+        return value
+
+
+def depth(value):
+    """How deep lists and dictionaries lie in each other in a plain value: 0 for a number, 2 for {"a": [1]}."""
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(depth, inner), default=0) if isinstance(value, (dict, list)) else 0
 
 
 def digest(content):

@@ -421,6 +421,7 @@ NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "a deep header": lambda good: (10**5).to_bytes(8, "little") + b"[" * 10**5,
     "no plain part": lambda good: forged(good, lambda h: h.pop("__metadata__") and None),
     "NaN in the plain part": lambda good: forged(good, plainly(experts=math.nan)),
+    "what can be read, but not written": lambda good: forged(good, plainly(log=json.loads("[" * 900 + "]" * 900))),
     "integers": lambda good: forged(good, lambda h: h[T].update(dtype="I32")),
     "complex numbers": lambda good: forged(good, lambda h: h[T].update(dtype="C64")),
     "code for a dtype": lambda good: forged(good, lambda h: h[T].update(dtype="__import__")),
@@ -653,6 +654,13 @@ def test_broken_data(what, tiny, folder, refused):
     for command in commands:
         err = refused(f"{command} --data_dir data")
         assert "data" in err or "math" in err
+
+
+def test_half_of_torchruns_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(settings.BadInput, match="torchrun"):
+        devices.n_ranks()
 
 
 def test_auto_says_so_if_a_gpu_goes_unused(monkeypatch, capsys):
