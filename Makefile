@@ -17,7 +17,7 @@ PYTHON ?= python3
 
 SEED_DATA = general=30,trivia=55,math=10,code=2.5,wiki=2.5
 REPLAY    = general=2,trivia=3
-MIXTURE   = general=6,trivia=13,math=32,code=32,wiki=17
+MIXTURE   = general=6,trivia=13,math=27,code=27,wiki=27
 ALPHA     = 0.01
 ifeq ($(PRESET),cpu)
 INTO     ?= out
@@ -25,11 +25,11 @@ DATA     ?= data/bin
 PREPARE   = --level 1
 SHAPE     = --n_layer 4 --n_head 4 --n_embd 64
 D_FF      = 256
-S         = 7000
-B         = 1000
-F         = 700
+S         = 6500
+B         = 1100
+F         = 770
 LR_SEED   = 5e-3
-LR_BRANCH = 1.25e-3
+LR_BRANCH = 1.5e-3
 LR_BTX    = 1e-3
 else ifeq ($(PRESET),gpu)
 INTO     ?= out/gpu

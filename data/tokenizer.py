@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import regex  # tiktoken's own dependency
 import tiktoken
 
 from data.task import DOMAINS, domain_module
@@ -30,7 +31,6 @@ def train(texts, n_ranks, pattern=PATTERN):
     >>> [t for t, rank in train(["aaabdaaabac"], 259).items() if rank >= 256]
     [b'aa', b'ab', b'aaab']
     """
-    import regex  # tiktoken's own dependency; only training needs it
     words = Counter(word for text in texts for word in regex.findall(pattern, text))
     words = {tuple(bytes([b]) for b in word.encode()): count for word, count in words.items()}
     ranks = {bytes([b]): b for b in range(256)}
@@ -76,15 +76,42 @@ def load(name="btx"):
             raise BadInput(f"tokenizer {name!r} is neither btx nor one of tiktoken's") from None
         except OSError:
             raise BadInput(f"tokenizer {name!r} could not be downloaded") from None
-    ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, FILE.read_text().splitlines())}
-    return tiktoken.Encoding("btx", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
+    return build("btx", PATTERN, FILE.read_text(), {END: N_RANKS})
+
+
+def build(name, pattern, ranks, special, end=END):
+    """An Encoding. ranks: see to_lines; special: {token: id}; end: which of them ends a text, and is called END here.
+
+    Raises ValueError if two tokens have one id, or a byte has no token and the pattern does not skip its characters.
+    """
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, ranks.splitlines())}
+    special = {END if token == end else token: i for token, i in special.items()}
+    if len({*ranks.values(), *special.values()}) < len(ranks) + len(special):
+        raise ValueError("two of its tokens have one id")
+    missing = [b for b in range(256) if bytes([b]) not in ranks]
+    if any(128 <= b < 192 or regex.search(pattern, first_char(b)) for b in missing):
+        raise ValueError(f"it has no token for the bytes {missing}")
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+def first_char(byte):
+    """The first character whose UTF-8 starts with a byte, "" if there is none.
+
+    >>> first_char(0x41), first_char(0xC3), first_char(0xFF)
+    ('A', 'À', '')
+    """
+    ends = (b"", b"\x80", b"\x80\x80", b"\xa0\x80", b"\x80\x80\x80", b"\x90\x80\x80")
+    return next((c for end in ends if (c := (bytes([byte]) + end).decode("utf-8", "ignore"))), "")
 
 
 def of(about, path):
-    """The tokenizer that a checkpoint, found at `path`, says it has: {"name", "fingerprint", "vocab_size"}. Raises BadInput."""
+    """The tokenizer that a checkpoint, found at `path`, says it has: {"name", "fingerprint", "vocab_size"}. Raises BadInput.
+
+    That of an imported model is in the checkpoint, as "bpe", the arguments of `build`.
+    """
     try:
-        encoding = load(about["name"])
-    except BadInput as error:
+        encoding = build(about["name"], **about["bpe"]) if "bpe" in about else load(about["name"])
+    except Exception as error:  # whatever a file may hold
         raise BadInput(f"{path}: {error}") from None
     if (fingerprint(encoding), encoding.n_vocab) != (about["fingerprint"], about["vocab_size"]):
         raise BadInput(f"{path} has another tokenizer than today's {about['name']}")

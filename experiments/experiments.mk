@@ -126,7 +126,7 @@ $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
 # ---- the learning rates: on another data seed and training seed than the report's ----------------------------------------------
 
 RATES        = 5e-4 1e-3 2e-3
-BRANCH_RATES = 8.75e-4 1.25e-3 1.75e-3
+BRANCH_RATES = 1e-3 1.5e-3 2.25e-3
 LARGE_RATES  = 5e-3 1e-2 2e-2
 GRID         = $(INTO)/grid
 ON_GRID      = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
