@@ -18,6 +18,10 @@ from torch.utils.checkpoint import checkpoint
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
 CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
 
+# Llama 3.1's numbers: waves that turn less than once in so many tokens are made rope_factor times longer, those that turn
+# more than four times are left alone, and those between partly
+ROPE_STRETCH = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
 
 @dataclass
 class GPTConfig:
@@ -31,6 +35,7 @@ class GPTConfig:
     d_ff: int = 352             # about 8/3 n_embd: SwiGLU has three matrices where a ReLU layer has two
     tie_weights: bool = False   # output head = token embeddings
     rope_theta: float = 10000.0
+    rope_factor: float = 1.0    # how many times longer than ROPE_STRETCH says the longest waves are made, as in Llama 3.1; 1: none
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
     top_k: int = 2              # experts computed for each token by topk; the other methods fix it, see active_experts
@@ -61,6 +66,10 @@ def rope_angles(config, start, end, device):
     """Cosine and sine, (T, d/2) float32, of position * theta^(-2j/d) from start to end, for each pair j of a head of width d."""
     d = config.n_embd // config.n_head
     frequencies = config.rope_theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d/2,)
+    if config.rope_factor != 1:
+        low, high, length = ROPE_STRETCH.values()
+        kept = ((frequencies * length / (2 * math.pi) - low) / (high - low)).clamp(0, 1)  # by how often each turns in `length`
+        frequencies = frequencies * (kept + (1 - kept) / config.rope_factor)
     angles = torch.arange(start, end, device=device)[:, None].float() * frequencies  # (T, d/2)
     return angles.cos(), angles.sin()
 
@@ -408,7 +417,7 @@ class GPT(nn.Module):
 
 def check_config(c):
     """Raise ValueError, starting with the name of the field, for a GPTConfig that no model can have."""
-    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "norm_eps"):
+    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "rope_factor", "norm_eps"):
         low = {"norm_eps": 0.0}.get(name, 1)
         if not low <= getattr(c, name) < math.inf:  # also refuses nan
             raise ValueError(f"{name} must be at least {low} and finite, not {getattr(c, name)}")

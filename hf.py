@@ -1,0 +1,355 @@
+"""Models of other tools in and out: Hugging Face's folders of the Llama family, and Mixtral's, the open format of what BTX makes.
+
+    python hf.py import SmolLM2-135M --out out/seed.pt     # a folder with config.json, *.safetensors and tokenizer.json
+    python hf.py export out/btx.pt out/btx-hf              # transformers, vLLM and llama.cpp load it
+
+A dense checkpoint is a LlamaForCausalLM, an MoE with Top-k routing a MixtralForCausalLM: SoftMax(TopK(W_l x)) (3.2) is Mixtral's
+renormalised top-k. What a folder asks for and this project does not have is refused by name. It needs requirements-hf.txt.
+"""
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data import tokenizer
+from model import GPT, ROPE_STRETCH, GPTConfig
+from support import checkpoint as ckpt
+from support.files import output, read_json, reading, write_text
+from support.settings import BadInput, option, parse, run
+
+# ours -> theirs; {} is the number of an expert
+OUTER = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"}
+LAYER = {"attn_norm.weight": "input_layernorm.weight", "ff_norm.weight": "post_attention_layernorm.weight",
+         **{f"attn.w{x}.weight": f"self_attn.{x}_proj.weight" for x in "qkvo"}}
+DENSE = {f"ff.w_{x}": f"mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
+MIXTURE = {"ff.router": "block_sparse_moe.gate.weight", "ff.w_gate": "block_sparse_moe.experts.{}.w1.weight",
+           "ff.w_up": "block_sparse_moe.experts.{}.w3.weight", "ff.w_down": "block_sparse_moe.experts.{}.w2.weight"}
+CONFIG = {"vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_layer": "num_hidden_layers",
+          "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_embd": "hidden_size",
+          "d_ff": "intermediate_size", "tie_weights": "tie_word_embeddings", "norm_eps": "rms_norm_eps"}
+EXPERTS = {"n_expert": "num_local_experts", "top_k": "num_experts_per_tok"}
+ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
+# what else may stand in config.json: with a value that changes nothing, or anything
+NEUTRAL = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "sliding_window": None, "quantization_config": None,
+           "rope_interleaved": False, "partial_rotary_factor": 1.0, "router_jitter_noise": 0.0, "attention_dropout": 0.0}
+ANY = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "initializer_range", "use_cache", "_name_or_path",
+       "bos_token_id", "eos_token_id", "pad_token_id", "pretraining_tp", "output_router_logits", "router_aux_loss_coef",
+       "is_llama_config", "_model_name_or_path", "unk_token_id", "head_dim", "transformers.js_config", "max_window_layers", "btx"}
+
+
+@dataclass
+class Settings:
+    words: list = option([], "import FOLDER, or export CHECKPOINT FOLDER", positional=True, metavar="WORD")
+    out: str = option("", "import: checkpoint to write")
+    block_size: int = option(0, "import: longest text the model will read; 0: its own", low=0)
+    shard_size: int = option(5000, "export: megabytes in a file of weights, at most", low=1)
+
+
+def their_names(name, config):
+    """The names there of a tensor of ours: one, or one for each expert.
+
+    >>> their_names("blocks.3.ff.w_up", GPTConfig())
+    ['model.layers.3.mlp.up_proj.weight']
+    """
+    if name in OUTER:
+        return [OUTER[name]]
+    _, layer, inner = name.split(".", 2)
+    theirs = f"model.layers.{layer}.{(LAYER | (MIXTURE if config.n_expert else DENSE))[inner]}"
+    return [theirs.format(n) for n in range(config.n_expert)] if "{}" in theirs else [theirs]
+
+
+def like(config):
+    """{name: tensor on "meta"} of a model's state dict; of tied weights the embeddings alone, as in their files."""
+    with torch.device("meta"):
+        state = GPT(config).state_dict()
+    return {name: t for name, t in state.items() if name != "head.weight" or not config.tie_weights}
+
+
+def inside(folder, name):
+    """The path of a file that must lie in `folder` itself. Raises BadInput if it is missing, or a link to elsewhere."""
+    path = folder / name
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file, though the folder of a model needs it")
+    if path.resolve().parent != folder.resolve():
+        raise BadInput(f"{path} leads out of {folder}; copy the folder with its files, as cp -rL does")
+    return path
+
+
+# ---- import ------------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder, block_size=0):
+    """The GPTConfig that a folder's config.json asks for, and that file's content. Raises BadInput for what we do not have."""
+    path = inside(folder, "config.json")
+    about = read_json(path)
+    with reading(path):
+        kind = about.get("model_type")
+        if kind not in ("llama", "mixtral"):
+            raise BadInput(f"{path}: model_type {kind!r} is neither llama nor mixtral")
+        ours = CONFIG | (EXPERTS if kind == "mixtral" else {})
+        for key, value in about.items():
+            if key in NEUTRAL and value != NEUTRAL[key] or key not in {*NEUTRAL, *ANY, *ROPE, *ours.values()}:
+                raise BadInput(f"{path}: {key} = {str(value)[:100]} asks for what this project does not have")
+        rope = about.get("rope_parameters") or about.get("rope_scaling") or {}
+        theta = rope.get("rope_theta", about.get("rope_theta", 1e6 if kind == "mixtral" else 1e4))
+        stretch = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type", "type", "factor")}
+        if rope.get("rope_type", rope.get("type", "default")) not in ("default", "llama3") or stretch not in ({}, ROPE_STRETCH):
+            raise BadInput(f"{path}: rope scaling {json.dumps(rope)[:200]} is not Llama 3's")
+        values = {name: about[key] for name, key in ours.items() if key in about}
+        config = GPTConfig(**values, rope_theta=float(theta), rope_factor=float(rope.get("factor", 1.0)))
+        if about.get("head_dim") not in (None, config.n_embd // config.n_head):
+            raise BadInput(f"{path}: head_dim {about['head_dim']} is not hidden_size / num_attention_heads")
+        if missing := sorted(ours.values() - about.keys() - {"num_key_value_heads", "tie_word_embeddings"}):
+            raise BadInput(f"{path} does not say {missing[0]}")
+        config.block_size = block_size or config.block_size
+    return config, about
+
+
+def read_weights(folder, config):
+    """Our state dict from a folder's safetensors, one file at a time, in the dtypes they have. Raises BadInput."""
+    from safetensors import safe_open
+    names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+    if index.exists():
+        with reading(index):
+            names = sorted(set(read_json(inside(folder, index.name))["weight_map"].values()))
+    wanted, state, seen = {}, {}, {}
+    for name, meta in like(config).items():
+        theirs = their_names(name, config)
+        wanted |= {other: (name, n, meta) for n, other in enumerate(theirs)}
+    for path in (inside(folder, name) for name in names):
+        with reading(path), safe_open(path, "pt") as file:
+            for other in file.keys():
+                if other.endswith("rotary_emb.inv_freq"):  # old files keep what follows from the config
+                    continue
+                if other not in wanted or other in seen:
+                    raise BadInput(f"{path}: {other} is {f'in {seen[other]}, too' if other in seen else 'unknown here'}")
+                (name, n, meta), seen[other] = wanted[other], path.name
+                stacked = config.n_expert and ".ff.w_" in name
+                shape = list(meta.shape[1:] if stacked else meta.shape)
+                if file.get_slice(other).get_shape() != shape:
+                    raise BadInput(f"{path}: {other} has the shape {file.get_slice(other).get_shape()}, not {shape}")
+                tensor = file.get_tensor(other)
+                if tensor.dtype not in ckpt.DTYPES.values():
+                    raise BadInput(f"{path}: {other} is of {tensor.dtype}; only floating-point weights are read")
+                if stacked:
+                    state.setdefault(name, torch.empty(meta.shape, dtype=tensor.dtype))[n] = tensor
+                else:
+                    state[name] = tensor.clone()
+    if missing := sorted(wanted.keys() - seen):
+        raise BadInput(f"{folder}: {missing[0]} is missing")
+    if config.tie_weights:
+        state["head.weight"] = state["embed.weight"]
+    return state
+
+
+# the pre-tokenizers of byte-level BPE, as patterns: GPT-2's, and GPT-2's after single digits were cut out; %s is what they skip
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}%s]+|\s+(?!\S)|\s+"
+DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p{N}])|\s+"
+PROBE = """The quick brown fox can't won't I'll they've  two  spaces\ttab\n\n\nlines   12345 3.14 x2 2x 7 8\n    def f(x):\n        return x[0]+1
+Größe, façade, naïve; Привет, мир; 你好,世界。 こんにちは 안녕하세요 नमस्ते مرحبا שלום ελληνικά 👍🏽👨‍👩‍👧 ½ ٣ Ⅷ \u00a0\u3000\u200b e\u0301 \r\n <|x|> 's'S """
+
+
+def alphabet():
+    """The sign that stands for each byte in the files of byte-level BPE: itself if it can be printed, else one from 256 on."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printed]
+    return {b: chr(b) for b in printed} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def halves(ranks, token):
+    """The two tokens that byte-pair encoding joins last to make this one.
+
+    Its merges inside a text are those of the token alone, so this is the only merge that ever makes it.
+    """
+    parts = [token[i:i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        joined = [ranks.get(a + b, len(ranks) * 2**9) for a, b in zip(parts, parts[1:])]  # noqa: B905 (one shorter by intent)
+        i = min(range(len(joined)), key=joined.__getitem__)
+        parts[i:i + 2] = [parts[i] + parts[i + 1]]
+    return tuple(parts)
+
+
+def pattern_of(steps, missing):
+    """The regular expression that cuts as a tokenizer.json's "pre_tokenizer" does. Raises ValueError.
+
+    missing: bytes without a token. Characters with one of them are skipped (SmolLM lacks those of some control codes).
+    """
+    starts = [first for b in missing if (first := tokenizer.first_char(b))]
+    skipped = "".join(c if c < "\x80" else f"{c}-{(c.encode()[:1] + bytes([191]) * (len(c.encode()) - 1)).decode()}" for c in starts)
+    steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
+    first, last = steps[0], steps[-1]
+    if last["type"] == "ByteLevel" and not last["add_prefix_space"]:
+        if len(steps) == 1 and last.get("use_regex", True):
+            return GPT2 % skipped
+        if len(steps) == 2 and first == {"type": "Digits", "individual_digits": True} and last.get("use_regex", True):
+            return DIGITS % skipped
+        if len(steps) == 2 and first["type"] == "Split" and not last.get("use_regex", True):
+            if first["behavior"] == "Isolated" and not first["invert"] and "Regex" in first["pattern"]:
+                return first["pattern"]["Regex"]
+    raise ValueError("its pre-tokenizer is not one of byte-level BPE that is known here")
+
+
+def read_tokenizer(folder, about, vocab_size):
+    """What a checkpoint says of its tokenizer, from a folder's tokenizer.json. Raises BadInput if it is no byte-level BPE."""
+    import tokenizers
+    path = inside(folder, "tokenizer.json")
+    file = read_json(path)
+    with reading(path):
+        model, sign = file["model"], {sign: b for b, sign in alphabet().items()}
+        if model["type"] != "BPE" or model.get("byte_fallback") or file.get("normalizer"):
+            raise ValueError("not a byte-level BPE like GPT-2's, Llama 3's or SmolLM's, which is all that is known here")
+        special = {t["content"]: t["id"] for t in file["added_tokens"]}
+        ranks = {bytes(sign[c] for c in token): i for token, i in model["vocab"].items() if token not in special}
+        made, last = {}, -1
+        for a, b in (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]):
+            pair = tuple(bytes(sign[c] for c in part) for part in (a, b))
+            made.setdefault(ranks[pair[0] + pair[1]], set()).add(pair)
+            if ranks[pair[0] + pair[1]] < last:
+                raise ValueError("its merges are not in the order of its tokens")
+            last = ranks[pair[0] + pair[1]]
+        for token, i in ranks.items():
+            if len(token) > 1 and halves(ranks, token) not in made.get(i, ()):
+                raise ValueError(f"no merge makes its token {token!r}")
+        ends = about.get("eos_token_id")
+        end = next((name for name, i in special.items() if i == (ends[0] if isinstance(ends, list) else ends)), None)
+        if end is None or max([*ranks.values(), *special.values()]) >= vocab_size:
+            raise ValueError("it does not fit config.json: no token is the eos_token_id, or there are more tokens than vocab_size")
+        known = {*ranks.values(), *special.values()}
+        special |= {f"<|unused {i}|>": i for i in range(vocab_size) if i not in known}
+        missing = [b for b in range(256) if bytes([b]) not in ranks]
+        bpe = {"pattern": pattern_of(file["pre_tokenizer"], missing), "ranks": tokenizer.to_lines(ranks), "special": special, "end": end}
+        encoding = tokenizer.build(folder.resolve().name, **bpe)
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(file))
+        for text in (PROBE, *PROBE.split()):
+            if theirs.encode(text, add_special_tokens=False).ids != encoding.encode_ordinary(text):
+                raise ValueError(f"{text[:20]!r} would get other tokens here")
+    return {"name": encoding.name, "fingerprint": tokenizer.fingerprint(encoding), "vocab_size": vocab_size, "bpe": bpe}
+
+
+def import_folder(folder, out, block_size=0):
+    """Write a Hugging Face folder's model to the checkpoint `out`. Raises BadInput."""
+    config, about = read_config(folder, block_size)
+    words = read_tokenizer(folder, about, config.vocab_size)
+    with output(out):
+        state = read_weights(folder, config)
+        key = hashlib.sha256()
+        for name, t in state.items():
+            key.update(name.encode() + t.view(-1).view(torch.uint8).numpy().data)
+        past = about.get("btx") or {}
+        lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
+        entry = ckpt.ledger_entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name,
+                                  weights=key.hexdigest()[:16])
+        ckpt.save(out, ckpt.pack(state, config, words, experts, [*lineage, entry]))
+    print(f"wrote {out}: {sum(t.numel() for t in state.values()):,} numbers, {config}")
+
+
+# ---- export ------------------------------------------------------------------------------------------------------------
+
+
+CARD = """# {name}
+
+Made by Branch-Train-MiX (https://arxiv.org/abs/2403.07816): {what}. These are the stages behind it, oldest first:
+
+| stage | name | from | tokens | FLOPs |
+| --- | --- | --- | --- | --- |
+{lines}
+
+The same, with all settings, is in config.json under `btx`.
+"""
+
+
+def their_config(checkpoint):
+    """config.json of a checkpoint, see `load`. Raises ValueError for what Mixtral does not have."""
+    config, moe = GPTConfig(**checkpoint["config"]), bool(checkpoint["experts"])
+    if moe and config.routing != "topk":
+        raise ValueError(f"it routes by {config.routing!r}; Mixtral has top-k alone")
+    encoding = tokenizer.of(checkpoint["tokenizer"], "")
+    about = {"architectures": ["MixtralForCausalLM" if moe else "LlamaForCausalLM"], "model_type": "mixtral" if moe else "llama",
+             **{key: getattr(config, name) for name, key in (CONFIG | (EXPERTS if moe else {})).items()},
+             "hidden_act": "silu", "head_dim": config.n_embd // config.n_head, "rope_theta": config.rope_theta,
+             "torch_dtype": str(next(iter(checkpoint["model"].values())).dtype).removeprefix("torch."),
+             "bos_token_id": encoding.eot_token, "eos_token_id": encoding.eot_token,
+             "btx": {key: checkpoint[key] for key in ("experts", "lineage")}}
+    if config.rope_factor != 1:
+        about["rope_scaling"] = {"rope_type": "llama3", "factor": config.rope_factor, **ROPE_STRETCH}
+    return about | ({"sliding_window": None} if moe else {"attention_bias": False, "mlp_bias": False})
+
+
+def their_tokenizer(about):
+    """The tokenizer.json of the Encoding that a checkpoint says it has, and the token that ends a text."""
+    import tokenizers
+    encoding = tokenizer.of(about, "")
+    ranks, sign = encoding._mergeable_ranks, alphabet()
+
+    def text(token):
+        return "".join(sign[b] for b in token)
+    merges = [tuple(map(text, halves(ranks, token))) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+    names = about.get("bpe", {"special": encoding._special_tokens, "end": tokenizer.END})
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({text(token): i for token, i in ranks.items()} | names["special"], merges))
+    cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(encoding._pat_str), "isolated")
+    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.Sequence([cut, level]), tokenizers.decoders.ByteLevel()
+    file = json.loads(made.to_str())
+    file["added_tokens"] = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+                             "normalized": False, "special": True} for name, i in names["special"].items()]
+    return file, names["end"]
+
+
+def export(path, folder, shard_size):
+    """Write the checkpoint in `path` as a folder that transformers loads. Raises BadInput."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+    checkpoint, folder = ckpt.load(path), Path(folder)
+    part = folder.with_name(f".{folder.name}.part")
+    with reading(path, "exported"):
+        about = their_config(checkpoint)
+        words, end = their_tokenizer(checkpoint["tokenizer"])
+    if folder.exists():
+        raise BadInput(f"{folder} exists; name a new folder, or delete it")
+    config, theirs = GPTConfig(**checkpoint["config"]), {}
+    for name in like(config):
+        names, t = their_names(name, config), checkpoint["model"][name]
+        theirs |= dict(zip(names, t.unbind() if len(names) > 1 or t.ndim == 3 else [t], strict=True))
+    with reading(folder, "written"):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        shards = split_torch_state_dict_into_shards(theirs, max_shard_size=shard_size * 10**6)
+        for file, names in shards.filename_to_tensors.items():
+            save_file({name: theirs[name].contiguous() for name in names}, part / file, {"format": "pt"})
+        if shards.is_sharded:
+            index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+            write_text(part / "model.safetensors.index.json", json.dumps(index, indent=1))
+        lines = "\n".join(f"| {e['stage']} | {e['name']} | {', '.join(e['parents'])} | {e['tokens']:,} | {e['flops']:.3g} |"
+                          for e in checkpoint["lineage"])
+        what = f"a mixture of {', '.join(checkpoint['experts'])}" if checkpoint["experts"] else "a dense model"
+        ids = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
+        for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words, "tokenizer_config.json": {
+                "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+                "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}}.items():
+            write_text(part / file, json.dumps(value, indent=1, ensure_ascii=False))
+        write_text(part / "README.md", CARD.format(name=folder.name, what=what, lines=lines))
+        part.rename(folder)
+    print(f"wrote {folder}")
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    try:
+        import huggingface_hub, safetensors, tokenizers  # noqa: E401, F401
+    except ImportError as error:
+        raise BadInput(f"{error.name} is not installed; pip install -r requirements-hf.txt") from None
+    match settings.words:
+        case ["import", folder]:
+            ckpt.check_name(settings.out)
+            import_folder(Path(folder), Path(settings.out), settings.block_size)
+        case ["export", path, folder]:
+            export(path, folder, settings.shard_size)
+        case _:
+            raise BadInput("say what to do, as in: hf.py import FOLDER --out out/seed.pt, or: hf.py export out/btx.pt FOLDER")
+
+
+if __name__ == "__main__":
+    run(main)

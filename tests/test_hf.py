@@ -1,0 +1,254 @@
+"""hf.py against transformers: logits, gradients, generation, token ids, and folders that are not what they should be."""
+import json
+import random
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+import hypothesis
+import hypothesis.strategies as st
+import tokenizers
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig
+
+import hf
+import mix
+import sample
+from data import tokenizer
+from data.task import DOMAINS, domain_module
+from support import checkpoint as ckpt
+from support.settings import BadInput
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+SHAPE = {"vocab_size": 400, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "max_position_embeddings": 64,
+         "eos_token_id": 399, "bos_token_id": 399}
+STRETCHED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 8192}
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, num_attention_heads=4),
+    "llama, grouped queries, tied": LlamaConfig(**SHAPE, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True),
+    "llama, one head, other constants": LlamaConfig(**SHAPE, num_attention_heads=1, rms_norm_eps=1e-3, rope_theta=300.0),
+    "llama 3, stretched": LlamaConfig(**SHAPE, num_attention_heads=2, rope_parameters={"rope_theta": 5e5, **STRETCHED}),
+    "mixtral": MixtralConfig(**SHAPE, num_attention_heads=4, num_key_value_heads=4, num_local_experts=3),
+    "mixtral, grouped queries, top-3": MixtralConfig(**SHAPE, num_attention_heads=6, num_key_value_heads=3, num_local_experts=5,
+                                                     num_experts_per_tok=3, tie_word_embeddings=True),
+}
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # Llama 3
+CUTS = {
+    "gpt2": tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "digits": tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Digits(individual_digits=True),
+                                                  tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+    "llama3": tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
+                                                  tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+}
+
+
+def texts(n, seed=0):
+    """Text of the domains, of other scripts, code, emoji and white space, n strings."""
+    rng = random.Random(seed)
+    words = hf.PROBE.split(" ") + ["👍🏽", "\t", "\n\n", " ", "  ", "'ll", "1234", "\u00a0", "naïve", "日本", "\r\n", "e\u0301", "\u200d"]
+    for i in range(n):
+        yield (domain_module(rng.choice(DOMAINS)).document(rng) if i % 3 == 0 else
+               "".join(rng.choice(words) + rng.choice(["", " ", "  "]) for _ in range(rng.randint(1, 12))))
+
+
+def their_tokenizer(cut, folder, missing=()):
+    """A byte-level BPE of 400 tokens, trained by the library `tokenizers`."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer, made.decoder = CUTS[cut], tokenizers.decoders.ByteLevel()
+    letters = [sign for b, sign in hf.alphabet().items() if b not in missing]
+    made.train_from_iterator(texts(300), tokenizers.trainers.BpeTrainer(
+        vocab_size=399, initial_alphabet=letters, limit_alphabet=len(letters), show_progress=False))
+    made.add_special_tokens([tokenizers.AddedToken("<|endoftext|>", special=True)])
+    made.save(str(folder / "tokenizer.json"))
+    return made
+
+
+def folder_of(config, folder, cut="gpt2", **options):
+    """A random model of transformers', saved with a tokenizer; returns it in evaluation mode."""
+    torch.manual_seed(0)
+    kind = transformers.MixtralForCausalLM if config.model_type == "mixtral" else transformers.LlamaForCausalLM
+    model = kind(config).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model.save_pretrained(folder, **options)
+    their_tokenizer(cut, folder)
+    return model
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_in_and_out(name, here):
+    """Logits, greedy generation and gradients are transformers' own, before and after; weights come back bit for bit."""
+    theirs = folder_of(CONFIGS[name], here / "in", max_shard_size="20KB")
+    hf.main(["import", "in", "--out", "a.pt"])
+    hf.main(["export", "a.pt", "out", "--shard_size", "1"])
+    hf.main(["import", "out", "--out", "b.pt"])
+    a, b = ckpt.load("a.pt"), ckpt.load("b.pt")
+    assert a["config"] == b["config"] and a["tokenizer"]["fingerprint"] == b["tokenizer"]["fingerprint"]
+    assert a["model"].keys() == b["model"].keys() and all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
+    assert [e["stage"] for e in b["lineage"]] == ["import", "import"] and b["lineage"][0] == a["lineage"][0]
+    ours, back = ckpt.build(a), AutoModelForCausalLM.from_pretrained("out")
+    assert {n: p.tolist() for n, p in back.named_parameters()} == {n: p.tolist() for n, p in theirs.named_parameters()}
+    idx = torch.randint(400, (2, 48), generator=torch.Generator().manual_seed(1))
+    for model in (theirs, back):
+        for p in (*model.parameters(), *ours.parameters()):
+            p.grad = None
+        logits, loss, _ = ours(idx[:, :-1], idx[:, 1:])
+        expected = model(idx[:, :-1]).logits
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+        loss.backward()
+        torch.nn.functional.cross_entropy(expected.flatten(0, 1), idx[:, 1:].flatten()).backward()
+        wanted = model.model.embed_tokens.weight.grad
+        assert (ours.embed.weight.grad - wanted).norm() <= 1e-4 * wanted.norm() > 0
+        wanted = model.model.layers[0].self_attn.k_proj.weight.grad
+        assert (ours.blocks[0].attn.wk.weight.grad - wanted).norm() <= 1e-4 * wanted.norm() > 0
+    start = idx[:, :10]
+    written = theirs.generate(start, max_new_tokens=50, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert torch.equal(ours.generate(start, 50), written)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_tokenizer_from_there(cut, here):
+    theirs = their_tokenizer(cut, here)
+    about = hf.read_tokenizer(here, {"eos_token_id": 399}, 410)
+    encoding = tokenizer.of(about, "x")
+    assert encoding.n_vocab == 410 and encoding.eot_token == 399
+    back = tokenizers.Tokenizer.from_str(json.dumps(hf.their_tokenizer(about)[0]))
+    for text in texts(3000, seed=1):
+        ids = encoding.encode_ordinary(text)
+        assert theirs.encode(text).ids == ids == back.encode(text).ids
+        assert encoding.decode(ids) == text
+
+    @hypothesis.settings(max_examples=500, deadline=None)
+    @hypothesis.given(st.text())
+    def any_text(text):
+        assert theirs.encode(text).ids == encoding.encode_ordinary(text) == back.encode(text).ids
+    any_text()
+
+
+def test_bytes_that_have_no_token(here):
+    """SmolLM's tokenizer has none for some control codes, and drops them."""
+    theirs = their_tokenizer("digits", here, missing=(4, 29, 0xF1, 0xFF))
+    encoding = tokenizer.of(hf.read_tokenizer(here, {"eos_token_id": 399}, 400), "x")
+    for text in ("a\x04b \x1d c", "\x04", "x \U00040000 1"):
+        assert encoding.decode(encoding.encode_ordinary(text)) == text.translate(dict.fromkeys((4, 29, 0x40000)))
+    assert theirs.encode("a\x04b").ids == encoding.encode_ordinary("a\x04b")
+
+
+def test_our_tokenizer_there(tiny, here):
+    hf.main(["export", str(tiny / "btx_mixed.pt"), "out"])
+    theirs, ours = AutoTokenizer.from_pretrained("out"), tokenizer.load()
+    for text in texts(3000, seed=2):
+        assert theirs(text).input_ids == ours.encode_ordinary(text) and theirs.decode(ours.encode_ordinary(text)) == text
+    assert theirs.eos_token_id == ours.eot_token
+
+    @hypothesis.settings(max_examples=500, deadline=None)
+    @hypothesis.given(st.text())
+    def any_text(text):
+        assert theirs(text, split_special_tokens=True).input_ids == ours.encode_ordinary(text)
+    any_text()
+
+
+def test_what_is_mixed_here_and_what_is_mixed_there(tiny, here):
+    """Each expert of the exported mixture is the exported expert's feed-forward; the rest is the mean of what was exported."""
+    names = ("seed", "math", "code")
+    mix.main([str(tiny / f"{name}.pt") for name in names] + ["--out", "mixed.pt"])
+    hf.main(["export", "mixed.pt", "mixed"])
+    for name in names:
+        hf.main(["export", str(tiny / f"{name}.pt"), name])
+    mixed = AutoModelForCausalLM.from_pretrained("mixed").state_dict()
+    dense = [AutoModelForCausalLM.from_pretrained(name).state_dict() for name in names]
+    fused = {"gate_up_proj": lambda d, at: torch.cat([d[f"{at}gate_proj.weight"], d[f"{at}up_proj.weight"]]),
+             "down_proj": lambda d, at: d[f"{at}down_proj.weight"]}
+    for key, tensor in mixed.items():
+        at, _, last = key.partition("experts.")
+        if last:
+            assert all(torch.equal(tensor[n], fused[last](d, at)) for n, d in enumerate(dense)), key
+        elif not key.endswith("mlp.gate.weight"):
+            torch.testing.assert_close(tensor, torch.stack([d[key] for d in dense]).mean(0), msg=key)
+    assert sum("experts" in key for key in mixed) == 4 and sum(key.endswith("mlp.gate.weight") for key in mixed) == 2
+
+
+def test_branches_that_went_out_and_in_are_still_of_one_seed(tiny, here):
+    for name in ("seed", "math"):
+        hf.main(["export", str(tiny / f"{name}.pt"), f"{name}-hf"])
+        hf.main(["import", f"{name}-hf", "--out", f"{name}.pt"])
+    mix.main(["seed.pt", "math.pt", "--out", "mixed.pt"])
+    sample.main(["mixed.pt", "--prompt", "Tom", "--tokens", "3"])
+
+
+BAD = {
+    "no folder": lambda d: shutil.rmtree(d),
+    "no weights": lambda d: (d / "model-00001-of-00002.safetensors").unlink(),
+    "half of the weights": lambda d: cut(d / "model-00001-of-00002.safetensors"),
+    "a header of any length": lambda d: (d / "model-00001-of-00002.safetensors").write_bytes(b"\xff\xff\xff\x7f\0\0\0\0" + bytes(99)),
+    "no index": lambda d: (d / "model.safetensors.index.json").unlink(),
+    "an index out of the folder": lambda d: edit(d / "model.safetensors.index.json", weight_map={"x": "../x.safetensors"}),
+    "an index that is none": lambda d: edit(d / "model.safetensors.index.json", weight_map=3),
+    "a tensor twice": lambda d: shutil.copy(d / "model-00001-of-00002.safetensors", d / "model-00002-of-00002.safetensors"),
+    "a link out of the folder": lambda d: link(d / "tokenizer.json"),
+    "another family": lambda d: edit(d / "config.json", model_type="gpt2"),
+    "a window": lambda d: edit(d / "config.json", sliding_window=32),
+    "biases": lambda d: edit(d / "config.json", attention_bias=True),
+    "quantised": lambda d: edit(d / "config.json", quantization_config={"bits": 4}),
+    "another activation": lambda d: edit(d / "config.json", hidden_act="gelu"),
+    "another scaling": lambda d: edit(d / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
+    "other numbers of that scaling": lambda d: edit(d / "config.json", rope_parameters=STRETCHED | {"low_freq_factor": 2.0}),
+    "something unheard of": lambda d: edit(d / "config.json", logit_scale=0.1),
+    "another width": lambda d: edit(d / "config.json", intermediate_size=40),
+    "another depth": lambda d: edit(d / "config.json", num_hidden_layers=3),
+    "wide heads": lambda d: edit(d / "config.json", head_dim=12),
+    "no width": lambda d: edit(d / "config.json", hidden_size=None),
+    "words for numbers": lambda d: edit(d / "config.json", num_hidden_layers="two"),
+    "a config that is none": lambda d: (d / "config.json").write_text("[1]"),
+    "a smaller vocabulary": lambda d: edit(d / "config.json", vocab_size=390),
+    "no end of text": lambda d: edit(d / "config.json", eos_token_id=5),
+    "another kind of tokenizer": lambda d: edit(d / "tokenizer.json", model={"type": "Unigram", "vocab": []}),
+    "a normalizer": lambda d: edit(d / "tokenizer.json", normalizer={"type": "NFC"}),
+    "merges out of order": lambda d: edit(d / "tokenizer.json", model=lambda m: m | {"merges": m["merges"][::-1]}),
+    "a merge too few": lambda d: edit(d / "tokenizer.json", model=lambda m: m | {"merges": m["merges"][:-1]}),
+    "an id twice": lambda d: edit(d / "tokenizer.json", model=lambda m: m | {"vocab": m["vocab"] | {"th": 3}}),
+    "another cut": lambda d: edit(d / "tokenizer.json", pre_tokenizer={"type": "Whitespace"}),
+}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def link(path):
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to("../elsewhere")
+
+
+def edit(path, **new):
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {key: v(about[key]) if callable(v) else v for key, v in new.items()}))
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_folders(what, here):
+    folder_of(CONFIGS["llama"], here / "in", max_shard_size="80KB")
+    assert len(list((here / "in").glob("*-of-00002.safetensors"))) == 2
+    BAD[what](here / "in")
+    with pytest.raises(BadInput, match="^in|^--"):
+        hf.main(["import", "in", "--out", "a.pt"])
+    assert not list(here.glob("*.pt"))
+
+
+def test_bad_exports(tiny, here):
+    (here / "old").mkdir()
+    for words in (["export", str(tiny / "sample_mixed.pt"), "out"], ["export", str(tiny / "seed.pt"), "old"],
+                  ["export", "none.pt", "out"], ["export"], []):
+        with pytest.raises(BadInput):
+            hf.main(words)
+    assert [p.name for p in here.iterdir()] == ["old"]
