@@ -66,6 +66,8 @@ def token_losses(model, idx):
     if not logits.isfinite().all():
         raise ValueError("its logits are not finite numbers; this model is broken")
     losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
+    if not losses.isfinite().all():
+        raise ValueError("its loss is not finite; this model is broken")
     return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
 
 
@@ -143,19 +145,30 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
 
 
 def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
-    """All that is measured of one model: {domain: {"accuracy", "loss", "routing"}}."""
+    """All that is measured of one model: {domain: {"loss", "bits_per_byte", "routing", with tasks "accuracy"}}."""
     scores = {}
     with torch.inference_mode():
-        for domain in tasks:
+        for domain in windows:
             losses, routing = score_texts(model, windows[domain].to(device), batch_size)
-            solved = score_tasks(model, encoding, tasks[domain], batch_size, device, drawn)
-            scores[domain] = {"accuracy": solved.float().mean().item(), "loss": losses.mean().item(), "routing": routing}
+            loss = losses.mean().item()
+            scores[domain] = {"loss": loss, "bits_per_byte": loss / math.log(2) / bytes_per_token(encoding, windows[domain]),
+                              "routing": routing}
+            if tasks[domain]:
+                solved = score_tasks(model, encoding, tasks[domain], batch_size, device, drawn)
+                scores[domain]["accuracy"] = solved.float().mean().item()
     return scores
+
+
+def bytes_per_token(encoding, windows):
+    """The mean length of the tokens that score_texts takes the loss of; windows: (n, T + 1)."""
+    scored = windows[:, 1:][:, (windows.shape[1] - 1) // 2:].flatten().tolist()
+    return max(1, len(encoding.decode_bytes(scored))) / len(scored)
 
 
 def summary(scores, model, lineage):
     """One model's entry in results.json."""
-    return {**{key: {domain: s[key] for domain, s in scores.items()} for key in ("accuracy", "loss")},
+    keys = ("accuracy", "loss", "bits_per_byte")
+    return {**{key: {domain: s[key] for domain, s in scores.items() if key in s} for key in keys},
             "params": model.num_params(), "active_params": model.num_params(active=True), **ckpt.totals(lineage),
             "elapsed": ckpt.elapsed(lineage), "moe_share": moe_share(lineage)}
 
@@ -174,7 +187,8 @@ def table(results):
     lines = [head, ["-" * wide, *["-" * 6 + ":"] * (len(head) - 1)]]
     for name, r in results.items():
         loss = over_domains(r["loss"])
-        cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains), f"{100 * over_domains(r['accuracy']):.1f}",
+        cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains),
+                 f"{100 * over_domains(r['accuracy']):.1f}" if domains else "",
                  f"{loss:.3f}", f"{math.exp(min(loss, 700)):.2f}",
                  f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
                  f"{r['tokens'] / 1e6:.2f}M", f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
@@ -215,25 +229,30 @@ all branches trained at the same time. Stages that shared the machine with other
 
 {pictures}
 
-Loss by domain:
+Loss by domain, in nats per token:
 
 {losses}
+
+The same in bits per byte of text, which models of other tokenizers can be compared by:
+
+{bits}
 
 Measured on {where}.
 """
 
 
-def report(results, info, out):
+def report(results, info, out, explored):
     captions = {"accuracy": "accuracy by domain", "routing": "share of the gates of each expert", "curves": "validation loss"}
     pictures = [f"![{caption}](figures/{name}.png)" for name, caption in captions.items()
                 if (out / "figures" / f"{name}.png").exists()]
-    domains = list(next(iter(results.values()))["loss"])
-    losses = ["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
-    losses += [f"| {name} | " + " | ".join(f"{r['loss'][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
+    def by_domain(key):
+        domains = list(next(iter(results.values()))[key])
+        rows = [f"| {name} | " + " | ".join(f"{r[key][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
+        return "\n".join(["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|", *rows])
     where = ", ".join(f"{key} {value}" for key, value in info.items() if value)
-    if (out / "explore.html").exists():
+    if explored:
         pictures.append("Which expert wrote which token: [explore.html](explore.html), to be opened in a browser.")
-    return REPORT.format(table=table(results), losses="\n".join(losses), where=where,
+    return REPORT.format(table=table(results), losses=by_domain("loss"), bits=by_domain("bits_per_byte"), where=where,
                          pictures="\n\n".join(pictures))
 
 
@@ -264,10 +283,9 @@ def main(argv=None):
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     data = read_domains(settings.data_dir, prepared(settings.data_dir))
-    known = [name for name in data if len(data[name]["tasks.jsonl"])]
-    domains = [d for d in (*DOMAINS, "switch") if d in known] + [d for d in known if d not in (*DOMAINS, "switch")]
+    domains = [d for d in (*DOMAINS, "switch") if d in data] + [d for d in data if d not in (*DOMAINS, "switch")]
     if not domains:
-        raise BadInput(f"--data_dir: there are no tasks in {settings.data_dir}; run python -m data.prepare")
+        raise BadInput(f"--data_dir: there are no domains in {settings.data_dir}; run python -m data.prepare")
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
         check_tokenizer({d: data[d] for d in domains}, c["tokenizer"], path)
     for name in merged:
@@ -312,13 +330,13 @@ def main(argv=None):
                 "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
-        for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
+        for name in ("explore.html", *FIGURES):  # of an earlier run
             (out / name).unlink(missing_ok=True)
         if settings.figures:
             draw(out, checkpoints, results, loads, domains)
+        write_text(out / "report.md", report(results, info, out, bool(pages)))
         if pages:
             explore.write(out / "explore.html", encoding, texts, pages)
-        write_text(out / "report.md", report(results, info, out))
         print(table(results))
         print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json"
               + f"   routing, token by token: {out}/explore.html" * bool(pages))

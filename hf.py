@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -35,9 +36,9 @@ ROPE = ("rope_theta", "rope_scaling", "rope_parameters")
 # what else may stand in config.json: with a value that changes nothing, or anything
 NEUTRAL = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "sliding_window": None, "quantization_config": None,
            "rope_interleaved": False, "partial_rotary_factor": 1.0, "router_jitter_noise": 0.0, "attention_dropout": 0.0}
-ANY = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "initializer_range", "use_cache", "_name_or_path",
-       "bos_token_id", "eos_token_id", "pad_token_id", "pretraining_tp", "output_router_logits", "router_aux_loss_coef",
-       "is_llama_config", "_model_name_or_path", "unk_token_id", "head_dim", "transformers.js_config", "max_window_layers", "btx"}
+ANY = {"model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "initializer_range", "use_cache",
+       "head_dim", "_name_or_path", "_model_name_or_path", "bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id",
+       "pretraining_tp", "output_router_logits", "router_aux_loss_coef", "is_llama_config", "transformers.js_config", "btx"}
 
 
 @dataclass
@@ -148,8 +149,10 @@ def read_weights(folder, config):
 # the pre-tokenizers of byte-level BPE, as patterns: GPT-2's, and GPT-2's after single digits were cut out; %s is what they skip
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}%s]+|\s+(?!\S)|\s+"
 DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p{N}])|\s+"
-PROBE = """The quick brown fox can't won't I'll they've  two  spaces\ttab\n\n\nlines   12345 3.14 x2 2x 7 8\n    def f(x):\n        return x[0]+1
-Größe, façade, naïve; Привет, мир; 你好,世界。 こんにちは 안녕하세요 नमस्ते مرحبا שלום ελληνικά 👍🏽👨‍👩‍👧 ½ ٣ Ⅷ \u00a0\u3000\u200b e\u0301 \r\n <|x|> 's'S """
+PROBE = """The quick brown fox can't won't I'll they've  two  spaces\ttab\n\n\nlines   12345 3.14 x2 2x 7 8
+    def f(x):
+        return x[0]+1\nGröße, façade, naïve; Привет, мир; 你好,世界。 こんにちは 안녕하세요 नमस्ते مرحبا שלום ελληνικά 👍🏽👨‍👩‍👧
+½ ٣ Ⅷ \u00a0\u3000\u200b e\u0301 \r\n <|x|> 's'S """
 
 
 def alphabet():
@@ -178,7 +181,8 @@ def pattern_of(steps, missing):
     missing: bytes without a token. Characters with one of them are skipped (SmolLM lacks those of some control codes).
     """
     starts = [first for b in missing if (first := tokenizer.first_char(b))]
-    skipped = "".join(c if c < "\x80" else f"{c}-{(c.encode()[:1] + bytes([191]) * (len(c.encode()) - 1)).decode()}" for c in starts)
+    ranges = [(c, (c.encode()[:1] + b"\xbf" * (len(c.encode()) - 1)).decode()) for c in starts]
+    skipped = "".join(first if first == last else f"{first}-{last}" for first, last in ranges)
     steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     first, last = steps[0], steps[-1]
     if last["type"] == "ByteLevel" and not last["add_prefix_space"]:
@@ -214,13 +218,15 @@ def read_tokenizer(folder, about, vocab_size):
             if len(token) > 1 and halves(ranks, token) not in made.get(i, ()):
                 raise ValueError(f"no merge makes its token {token!r}")
         ends = about.get("eos_token_id")
-        end = next((name for name, i in special.items() if i == (ends[0] if isinstance(ends, list) else ends)), None)
+        ends = ends if isinstance(ends, list) else [ends]
+        end = next((name for name, i in special.items() if i == ends[0]), None)
         if end is None or max([*ranks.values(), *special.values()]) >= vocab_size:
-            raise ValueError("it does not fit config.json: no token is the eos_token_id, or there are more tokens than vocab_size")
+            raise ValueError("no special token is config.json's eos_token_id, or there are more tokens than its vocab_size")
         known = {*ranks.values(), *special.values()}
         special |= {f"<|unused {i}|>": i for i in range(vocab_size) if i not in known}
         missing = [b for b in range(256) if bytes([b]) not in ranks]
-        bpe = {"pattern": pattern_of(file["pre_tokenizer"], missing), "ranks": tokenizer.to_lines(ranks), "special": special, "end": end}
+        bpe = {"pattern": pattern_of(file["pre_tokenizer"], missing), "ranks": tokenizer.to_lines(ranks), "special": special,
+               "end": end}
         encoding = tokenizer.build(folder.resolve().name, **bpe)
         theirs = tokenizers.Tokenizer.from_str(json.dumps(file))
         for text in (PROBE, *PROBE.split()):
@@ -326,9 +332,10 @@ def export(path, folder, shard_size):
                           for e in checkpoint["lineage"])
         what = f"a mixture of {', '.join(checkpoint['experts'])}" if checkpoint["experts"] else "a dense model"
         ids = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
-        for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words, "tokenizer_config.json": {
-                "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
-                "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}}.items():
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+                "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}
+        for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words,
+                            "tokenizer_config.json": kind}.items():
             write_text(part / file, json.dumps(value, indent=1, ensure_ascii=False))
         write_text(part / "README.md", CARD.format(name=folder.name, what=what, lines=lines))
         part.rename(folder)
@@ -337,10 +344,9 @@ def export(path, folder, shard_size):
 
 def main(argv=None):
     settings = parse(Settings, argv)
-    try:
-        import huggingface_hub, safetensors, tokenizers  # noqa: E401, F401
-    except ImportError as error:
-        raise BadInput(f"{error.name} is not installed; pip install -r requirements-hf.txt") from None
+    for package in ("safetensors", "tokenizers", "huggingface_hub"):
+        if not find_spec(package):
+            raise BadInput(f"{package} is not installed; pip install -r requirements-hf.txt")
     match settings.words:
         case ["import", folder]:
             ckpt.check_name(settings.out)

@@ -209,9 +209,6 @@ def main(argv=None):
         raise BadInput("--router_data is for --router_init hidden")
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
-    for path in settings.models:
-        if not Path(path).stem.isprintable():
-            raise BadInput(f"{path}: experts are called by their files' names, and this one cannot be printed; rename it")
     parents = [ckpt.load(path) for path in settings.models]
     first = parents[0]
     for path, parent in zip(settings.models, parents, strict=True):

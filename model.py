@@ -35,7 +35,7 @@ class GPTConfig:
     d_ff: int = 352             # about 8/3 n_embd: SwiGLU has three matrices where a ReLU layer has two
     tie_weights: bool = False   # output head = token embeddings
     rope_theta: float = 10000.0
-    rope_factor: float = 1.0    # how many times longer than ROPE_STRETCH says the longest waves are made, as in Llama 3.1; 1: none
+    rope_factor: float = 1.0    # Llama 3.1's RoPE for longer texts, see ROPE_STRETCH; 1: the ordinary one
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
     top_k: int = 2              # experts computed for each token by topk; the other methods fix it, see active_experts
@@ -417,7 +417,8 @@ class GPT(nn.Module):
 
 def check_config(c):
     """Raise ValueError, starting with the name of the field, for a GPTConfig that no model can have."""
-    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "rope_factor", "norm_eps"):
+    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "rope_factor",
+                 "norm_eps"):
         low = {"norm_eps": 0.0}.get(name, 1)
         if not low <= getattr(c, name) < math.inf:  # also refuses nan
             raise ValueError(f"{name} must be at least {low} and finite, not {getattr(c, name)}")

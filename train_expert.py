@@ -268,7 +268,7 @@ def train(model, settings, header, device, data, stop=()):
                           for domain, w in windows.items()}
                 entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll if finite else None,
                          "val_loss": losses, "seconds": seconds}
-                state["log"].append(entry | routing_entry(routing, header["experts"]))
+                state["log"].append(entry | (routing_entry(routing, header["experts"]) if finite else {}))
                 if rank == 0:
                     tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
@@ -304,7 +304,8 @@ def load_model(settings, data):
 def new_model(settings, data, shape):
     """A model with fresh weights and the header of a first stage. Raises BadInput."""
     first = next(iter(data))
-    about = {"name": data[first]["tokenizer"], "fingerprint": data[first]["fingerprint"], "vocab_size": data[first]["vocab_size"]}
+    about = {"name": data[first]["tokenizer"]} | {key: data[first][key] for key in ("fingerprint", "vocab_size", "bpe")
+                                                  if key in data[first]}
     tokenizer.of(about, f"{settings.data_dir}/{first}")
     check_tokenizer(data, about, f"{settings.data_dir}/{first}")
     try:

@@ -20,7 +20,7 @@ def prepared(folder):
 
 
 def read_domain(folder, domain):
-    """What `data.prepare` wrote of a domain: META, and what is in each of FILES: (n,) uint16 tokens, or bytes.
+    """What `data.prepare` wrote of a domain: META, and what is in each of FILES: (n,) tokens, or bytes.
 
     A file is read once, so what it is checked to be is what will be used. Raises BadInput.
     """
@@ -39,7 +39,7 @@ def read_domain(folder, domain):
             content = np.frombuffer(file.read(), "u1")
             if digest(content) != wanted:
                 raise BadInput(f"{part} is not what data.prepare wrote; prepare {domain} again")
-            about[name] = content.view("<u2") if name.endswith(".bin") else content
+            about[name] = content.view("<u2" if about["vocab_size"] <= 2**16 else "<u4") if name.endswith(".bin") else content
         if name.endswith(".bin") and about[name].max(initial=0) >= about["vocab_size"]:
             raise BadInput(f"{part} has tokens that its vocabulary of {about['vocab_size']} lacks; prepare {domain} again")
     return about
@@ -51,7 +51,7 @@ def read_domains(folder, names):
 
 
 def text_of(domains, name, split, block_size):
-    """The tokens of a split, "train" or "val", of one of `domains`, {name: see read_domain}, (n,) uint16.
+    """The tokens of a split, "train" or "val", of one of `domains`, {name: see read_domain}, (n,) uint16 or uint32.
 
     Raises BadInput if they are no window of block_size tokens and the one after them.
     """

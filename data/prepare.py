@@ -1,10 +1,13 @@
-"""Write the domains as tokens: data/bin/DOMAIN/{train,val}.bin (uint16), meta.json and tasks.jsonl; same seed, same bytes.
+"""Write the domains as tokens: data/bin/DOMAIN/{train,val}.bin, meta.json and tasks.jsonl; same seed, same bytes.
 
-    python -m data.prepare                                    # all domains and `switch`
-    python -m data.prepare --domains math --level 2           # one, harder
-    python -m data.prepare --text poems=~/poems --domains ""  # a file or folder of text as one more domain
+    python -m data.prepare                                             # all domains and `switch`
+    python -m data.prepare --domains math --level 2                    # one, harder
+    python -m data.prepare --domains "" --text poems=~/poems rfc='rfc/*.gz'   # text of one's own, in files or folders
+    python -m data.prepare --domains "" --text news=news.jsonl --init out/seed.pt  # in the tokens of an imported model
 """
+import hashlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -13,10 +16,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data import tokenizer
+from data import text, tokenizer
 from data.loader import FILES
 from data.task import DOMAINS, Task, domain_module
-from support.files import digest, open_input, output, prepare_output, reading, write_whole
+from support import checkpoint as ckpt
+from support.files import output, prepare_output, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 
@@ -24,12 +28,14 @@ from support.settings import BadInput, option, parse, run
 class Settings:
     domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas")
     level: int = option(1, "1: for a laptop; 2: for 25M to 100M parameters on a GPU", choices=(1, 2))
-    text: list = option([], "NAME=PATH: a text file, or a folder with some, as one more domain", nargs="+",
-                        metavar="NAME=PATH")
+    text: list = option([], "NAME=PATH: a file, a folder or a pattern of files as one more domain; a name given twice has both; "
+                        "plain UTF-8 or .jsonl, .gz or not", nargs="+", metavar="NAME=PATH")
+    field: str = option("text", "for .jsonl: what holds the text of a line")
     train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1, high=10**9)
     val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1, high=10**9)
     tasks: int = option(400, "test tasks for each domain, all different", low=1, high=10**6)
-    tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2 (ids must fit in 16 bits)")
+    tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2")
+    init: str = option("", "use the tokenizer of this checkpoint instead, as of an imported model")
     seed: int = option(0, "another seed, other text", low=0)
     out: str = option("data/bin", "folder to write to")
 
@@ -53,8 +59,8 @@ def draw_task(name, rng, level, separator):
     if name != "switch":
         return domain_module(name).task(rng, level)
     before, after = rng.sample(DOMAINS, 2)
-    text, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
-    return Task(text + separator + task.prompt, task.answer, task.kind, task.cases)
+    start, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
+    return Task(start + separator + task.prompt, task.answer, task.kind, task.cases)
 
 
 def distinct_tasks(name, rng, settings, separator):
@@ -68,29 +74,46 @@ def distinct_tasks(name, rng, settings, separator):
     return list(tasks.values())
 
 
-def encode(encoding, texts, n_tokens=None):
-    """Tokens of the texts, each followed by the end-of-text token; exactly n_tokens of them, or all."""
-    tokens = array("H")
-    for text in texts:
-        tokens.extend(encoding.encode_ordinary(text))
+def encode(encoding, texts, n_tokens):
+    """Tokens of the texts, each followed by the end-of-text token; exactly n_tokens of them."""
+    tokens = array("H" if encoding.n_vocab <= 2**16 else "I")
+    for document in texts:
+        tokens.extend(encoding.encode_ordinary(document))
         tokens.append(encoding.eot_token)
-        if n_tokens is not None and len(tokens) >= n_tokens:
+        if len(tokens) >= n_tokens:
             return tokens[:n_tokens]
-    return tokens
 
 
-def write(folder, train, val, tasks, meta):
-    """Write one domain, digests included, into the folder `.new` in its folder."""
-    if sys.byteorder == "big":
-        train.byteswap(), val.byteswap()
-    lines = "".join(json.dumps(asdict(t)) + "\n" for t in tasks)
-    files = dict(zip(FILES, (train.tobytes(), val.tobytes(), lines.encode()), strict=True))
-    files["meta.json"] = json.dumps(meta | {"files": {name: digest(content) for name, content in files.items()}}).encode()
-    clear(folder / ".new")
-    for name, content in files.items():
+def write(folder, parts, tasks, meta):
+    """Write one domain, digests included, into the folder `.new` in its folder. Returns the number of tokens in train and val.
+
+    parts: ("train.bin" or "val.bin", array of tokens) one after another, which are not all held in memory.
+    """
+    new, sizes, keys = folder / ".new", dict.fromkeys(FILES[:2], 0), {name: hashlib.sha256() for name in FILES}
+    clear(new)
+    for name in (*FILES, "meta.json"):
         prepare_output(folder / name)
-        prepare_output(folder / ".new" / name)
-        write_whole(folder / ".new" / name, lambda file, content=content: file.write(content))
+        prepare_output(new / name)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(new / name, "xb")) for name in FILES}
+
+        def add(name, content):
+            with reading(folder / name, "written"):
+                files[name].write(content)
+            keys[name].update(content)
+        for name, tokens in parts:
+            sizes[name] += len(tokens)
+            if sys.byteorder == "big":
+                tokens.byteswap()
+            add(name, tokens.tobytes())
+        add("tasks.jsonl", "".join(json.dumps(asdict(t)) + "\n" for t in tasks).encode())
+        with reading(folder, "written"):
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+    digests = {name: key.hexdigest()[:16] for name, key in keys.items()}
+    write_text(new / "meta.json", json.dumps(meta | {"files": digests}))
+    return sizes.values()
 
 
 def clear(folder):
@@ -109,36 +132,16 @@ def move(folders):
         clear(folder / ".new")
 
 
-def read_texts(path):
-    """The texts of a file, or of all files below a folder in sorted order; undecodable bytes become U+FFFD."""
-    with reading(path):
-        path = Path(path).expanduser()
-        if not path.exists():
-            raise BadInput(f"{path}: no such file or folder")
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        texts = []
-        for name in files:
-            with open_input(name) as file:
-                texts.append(file.read().decode("utf-8", "replace"))
-        return texts
-
-
-def prepare_text(name, path, encoding, settings):
-    """A domain of the user's own: the last tenth of its tokens is for validation; it has no tasks."""
+def check_text(name, path, out):
+    """Raise BadInput unless a domain may have this name, and text be read here and written there."""
     if not path:
         raise BadInput(f"--text: {name!r} should read NAME=PATH")
     with reading(path):
-        out, source = Path(settings.out).resolve(), Path(path).expanduser().resolve()
+        out, source = Path(out).resolve(), Path(path).expanduser().resolve()
     if out == source or out in source.parents or source in out.parents and source.is_dir():
         raise BadInput(f"--text: {path} and {out} lie in each other, where text is read and written; choose another --out")
     if not name.isidentifier() or name in DOMAINS or name == "switch":
         raise BadInput(f"--text: {name!r} is no good name for a new domain; use letters and digits")
-    texts = [t for t in read_texts(path) if t.strip()]
-    tokens = encode(encoding, texts)
-    if len(tokens) < 20:
-        raise BadInput(f"--text: {path} holds {len(tokens)} tokens of text, too few to train on")
-    cut = max(len(tokens) * 9 // 10, len(tokens) - settings.val_tokens)
-    return tokens[:cut], tokens[cut:], []
 
 
 def prepare_domain(name, encoding, settings):
@@ -147,8 +150,9 @@ def prepare_domain(name, encoding, settings):
     texts = {part: documents(name, rngs[part], settings.level, part == "val") for part in ("train", "val")}
     n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
     separator = encoding.decode([encoding.eot_token])
-    return (encode(encoding, texts["train"], n_train), encode(encoding, texts["val"], settings.val_tokens),
-            distinct_tasks(name, rngs["tasks"], settings, separator))
+    sizes = {"train": n_train, "val": settings.val_tokens}
+    parts = [(f"{part}.bin", encode(encoding, texts[part], n)) for part, n in sizes.items()]
+    return parts, distinct_tasks(name, rngs["tasks"], settings, separator)
 
 
 def main(argv=None):
@@ -157,25 +161,32 @@ def main(argv=None):
     for name in names:
         if name not in (*DOMAINS, "switch"):
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
-    encoding = tokenizer.load(settings.tokenizer)
-    if encoding.n_vocab > 2**16:
-        raise BadInput(f"--tokenizer: {settings.tokenizer} has {encoding.n_vocab} tokens; ids must fit in 16 bits")
-    meta = {"tokenizer": settings.tokenizer, "fingerprint": tokenizer.fingerprint(encoding),
-            "vocab_size": encoding.n_vocab, "level": settings.level, "seed": settings.seed}
-    texts = [(name, path) for name, _, path in (pair.partition("=") for pair in settings.text)]
-    names += [name for name, _ in texts]
+    about = ckpt.load(settings.init)["tokenizer"] if settings.init else {"name": settings.tokenizer}
+    encoding = tokenizer.of(about, settings.init) if settings.init else tokenizer.load(settings.tokenizer)
+    meta = {"tokenizer": about["name"], "fingerprint": tokenizer.fingerprint(encoding), "vocab_size": encoding.n_vocab,
+            "level": settings.level, "seed": settings.seed} | {key: about[key] for key in ("bpe",) if key in about}
+    paths = {}
+    for name, _, path in (pair.partition("=") for pair in settings.text):
+        check_text(name, path, settings.out)
+        paths.setdefault(name, []).append(path)
+    names += paths
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
-    made = {name: prepare_text(name, path, encoding, settings) for name, path in texts}  # what can be wrong comes first
-    folders = [Path(settings.out) / name for name in names]
+    made = {name: text.own(name, paths[name], encoding, settings.field, settings.val_tokens) for name in paths}  # what can be
+    folders = [Path(settings.out) / name for name in names]  # wrong comes first
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(output(folder / "meta.json"))
-        for name, folder in zip(names, folders, strict=True):
-            train, val, tasks = made.get(name) or prepare_domain(name, encoding, settings)
-            write(folder, train, val, tasks, meta)
-            print(f"{folder}: {len(train):,} training and {len(val):,} validation tokens, {len(tasks)} tasks")
-        move(folders)
+        try:
+            for name, folder in zip(names, folders, strict=True):
+                parts, tasks = (made[name], []) if name in made else prepare_domain(name, encoding, settings)
+                n_train, n_val = write(folder, parts, tasks, meta)
+                print(f"{folder}: {n_train:,} training and {n_val:,} validation tokens, {len(tasks)} tasks")
+            move(folders)
+        except Exception:
+            for folder in folders:
+                clear(folder / ".new")
+            raise
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from data.loader import check_tokenizer, first_windows, text_of
 from model import GPT
+from support.files import has
 from support.settings import BadInput, mixture
 
 METHODS = ("tfidf", "bayes")
@@ -55,7 +56,9 @@ def expert_data(method, domains, paths, experts, n_windows=200):
     block_size, data = min(expert["config"]["block_size"] for expert in experts), []
     for path, expert in zip(paths, experts, strict=True):
         about = expert["lineage"][-1].get("settings", {})
-        shares, digests = mixture(str(about.get("data", "")), f"{path}: its ledger's data"), about.get("data_digests", {})
+        if not has(about, {"data": str, "data_digests": dict}):
+            raise BadInput(f"{path}: its ledger does not say on what data it was trained")
+        shares, digests = mixture(about["data"], f"{path}: its ledger's data"), about["data_digests"]
         for name in shares:
             if name not in domains or domains[name]["files"]["train.bin"] != digests.get(f"{name}/train.bin"):
                 raise BadInput(f"{path} was trained on other data of {name!r} than there is in --data_dir; name what it read")

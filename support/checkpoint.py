@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -63,7 +63,8 @@ def check(checkpoint):
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
     if max(v for v in config.values() if isinstance(v, int)) >= 2**62:
         raise ValueError("a number of the config is too large")
-    if tokenizer.keys() - {"bpe"} != TOKENIZER.keys() or not has(tokenizer, TOKENIZER) or tokenizer["vocab_size"] != config["vocab_size"]:
+    known = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
+    if not known or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
     if len(experts) != config["n_expert"] or not all(isinstance(name, str) and name.isprintable() and name for name in experts):
         raise ValueError(f"{len(experts)} names of experts for n_expert {config['n_expert']}")
@@ -73,10 +74,11 @@ def check(checkpoint):
     check_log(checkpoint["log"])
     config = GPTConfig(**config)
     layers = {str(name).split(".")[1] for name in checkpoint["model"] if str(name).startswith("blocks.")}
-    if len(layers) != config.n_layer:  # before so many are built
+    if len(layers) != config.n_layer:  # before so many are named
         raise ValueError(f"{len(layers)} layers of weights for n_layer {config.n_layer}")
     with torch.device("meta"):
-        like = GPT(config).state_dict()
+        one = GPT(replace(config, n_layer=1)).state_dict()
+    like = {name.replace("blocks.0.", f"blocks.{i}."): t for i in range(config.n_layer) for name, t in one.items()}
     check_tensors(checkpoint["model"], like, config.tie_weights)
 
 
@@ -116,10 +118,14 @@ def read(path, check=None):
             left = os.fstat(file.fileno()).st_size - 8 - size
             header = read_json(path, file.read(size) if left >= 0 else "")
             value, end = read_json(path, header.pop("__metadata__")["plain"]), 0
+            if not isinstance(value, dict) or not value.keys().isdisjoint(TENSORS):
+                raise ValueError
             for name, about in header.items():
                 (part, name), dtype, shape = name.split("/"), DTYPES[about["dtype"]], about["shape"]
+                if len(shape) > 4 or not all(0 < n <= left for n in shape):
+                    raise ValueError
                 start, end = end, end + math.prod(shape) * dtype.itemsize
-                if part not in TENSORS or about["data_offsets"] != [start, end] or end > left or min(shape, default=1) < 1:
+                if part not in TENSORS or about["data_offsets"] != [start, end] or end > left:
                     raise ValueError
                 value.setdefault(part, {})[name] = torch.empty(shape, dtype=dtype, device="meta")
             if end < left:
@@ -157,14 +163,14 @@ def write(path, value, check=None):
 
 def load(path):
     """Read a checkpoint and check it. Its name ends in .pt, so that it is none of the other files here. Raises BadInput."""
-    if Path(path).suffix != ".pt":
-        raise BadInput(f"{path}: not a checkpoint by its name, which should end in .pt")
+    if Path(path).suffix != ".pt" or not Path(path).stem.isprintable():
+        raise BadInput(f"{path}: not a checkpoint by its name: rename it, so that it ends in .pt and can be printed")
     try:
         return read(path, check)
     except BadInput:
         raise
     except Exception as error:  # whatever a file may hold in place of what is expected
-        message = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0] or type(error).__name__
         kind = "" if message.startswith("not a checkpoint") else "weights and config do not fit together: "
         raise BadInput(f"{path}: {kind}{message}") from None
 
@@ -174,7 +180,7 @@ def save(path, checkpoint):
     try:
         write(path, checkpoint, lambda part: read(part, check))
     except ValueError as error:
-        raise Diverged(f"{path} is not written: {error}; try a lower --lr") from None
+        raise Diverged(f"{path} is not written: {error} (of training: try a lower --lr)") from None
 
 
 def check_name(out):
@@ -238,34 +244,39 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         return new
     if not settings.resume:
         raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
-    state = read(path)
-    state.setdefault("moments", {})
-    if not has(state, STATE) or state.keys() != STATE.keys():
-        raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
-    for name in sorted(setup.keys() | state["settings"].keys(), key=str):
-        old, now = state["settings"].get(name), setup.get(name)
-        if type(old) is not type(now) or old != now:
-            raise BadInput(f"{path} was written with {'--' * hasattr(settings, str(name))}{name} {str(old)[:200]}, now it is "
-                           f"{str(now)[:200]}; use the former again, or delete the file to start anew")
-    try:
+    like, tied = model.state_dict(), model.config.tie_weights
+
+    def fits(state):
+        """Raise an error unless the state is one of this run; first called before there are numbers in it."""
+        state.setdefault("moments", {})
+        if not has(state, STATE) or state.keys() != STATE.keys():
+            raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
+        for name in sorted(setup.keys() | state["settings"].keys(), key=str):
+            old, now = state["settings"].get(name), setup.get(name)
+            if isinstance(old, dict) and isinstance(now, dict):  # show what differs
+                old, now = ({key: v for key, v in these.items() if key not in others or others[key] != v}
+                            for these, others in ((old, now), (now, old)))
+            if type(old) is not type(now) or old != now:
+                raise BadInput(f"{path} was written with {'--' * hasattr(settings, str(name))}{name} {str(old)[:200]}, now it is "
+                               f"{str(now)[:200]}; use the former again, or delete the file to start anew")
         if json.dumps(state["lineage"]) != json.dumps(lineage):
             raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
-        if not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40:
-            raise ValueError
-        check_tensors(state["model"], model.state_dict(), model.config.tie_weights)
+        check_tensors(state["model"], like, tied)
         check_log(state["log"])
-        if not all(0 < line["step"] <= state["step"] for line in state["log"]):
-            raise ValueError
         skipped = not state["moments"] and state["step"] < settings.patience  # then no step was taken yet
         check_tensors(state["moments"], {} if skipped else devices.moments_like(optimizer))
-        if any((t < 0).any() for name, t in state["moments"].items() if name.endswith("exp_avg_sq")):
-            raise ValueError
-        taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
-        if len(taken) > 1 or not taken <= set(range(1, state["step"] + 1)):
-            raise ValueError
         known = {p.dtype for p in model.parameters()} | {torch.float32}
-        if any(t.dtype not in known for part in TENSORS for t in state[part].values()):
+        if (not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40
+                or not all(0 < line["step"] <= state["step"] for line in state["log"])
+                or any(t.dtype not in known for part in TENSORS for t in state[part].values())):
             raise ValueError
+        if not next(iter(state["model"].values())).is_meta:
+            taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
+            negative = any((t < 0).any() for name, t in state["moments"].items() if name.endswith("exp_avg_sq"))
+            if negative or len(taken) > 1 or not taken <= set(range(1, state["step"] + 1)):
+                raise ValueError
+    try:
+        state = read(path, fits)
     except BadInput:
         raise
     except Exception:  # whatever a file may hold in place of what is expected
@@ -309,7 +320,7 @@ def join_lineages(lineages):
     """The union of several ledgers, each stage once, parents before children. Raises BadInput if they contradict each other."""
     joined = {}
     for entry in (entry for lineage in lineages for entry in lineage):
-        if joined.setdefault(entry["id"], entry)["parents"] != entry["parents"]:
+        if joined.setdefault(entry["id"], entry) | {"seconds": 0, "ranks": 1} != entry | {"seconds": 0, "ranks": 1}:
             raise BadInput(f"two ledgers have different stages under the id {entry['id']}; one checkpoint is not what it says")
     return list(joined.values())
 

@@ -69,10 +69,14 @@ def n_ranks():
     """How many ranks torchrun started; 1 without it. Raises BadInput if the environment says only half of that."""
     if "RANK" not in os.environ:
         return 1
-    for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            raise BadInput(f"the environment has RANK, which torchrun sets, but no {name}; start with torchrun, or unset RANK")
-    return int(os.environ["WORLD_SIZE"])
+    try:
+        rank, local, size, port = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"))
+        if not 0 <= local <= rank < size or not 0 < port < 2**16 or not os.environ["MASTER_ADDR"]:
+            raise ValueError
+    except (KeyError, ValueError):
+        raise BadInput("the environment has RANK, which torchrun sets, but not all that belongs to it; start with torchrun, or "
+                       "unset RANK") from None
+    return size
 
 
 @contextmanager

@@ -45,6 +45,8 @@ def bars(panels, path, ylabel, top, fmt):
 def accuracy(results, path):
     """Accuracy by domain and model; results as in results.json."""
     domains = list(next(iter(results.values()))["accuracy"])
+    if not domains:  # none has tasks
+        return
     bars({d: {name: 100 * r["accuracy"][d] for name, r in results.items()} for d in domains}, path, "accuracy, %", 105, "%.0f")
 
 

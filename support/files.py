@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.settings import BadInput
 
-LIMIT = 10**8  # bytes of JSON that are read, as in safetensors
+LIMIT = 2 * 10**7  # bytes of JSON that are read
 
 
 def has(value, types):
@@ -77,15 +77,19 @@ def check_other(option, out, inputs):
             raise BadInput(f"{option} {out} is an input, too, and would be lost; choose another name")
 
 
-def prepare_output(path):
-    """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not."""
+def prepare_output(path, probe=True):
+    """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not.
+
+    probe: by trying, which destroys what another run is just writing there.
+    """
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: this is a folder, or no file to write to; choose another --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        open_part(path).close()  # permission bits say little, to root or about a full disk: try
-        part_of(path).unlink()
+        if probe:  # permission bits say little, to root or about a full disk
+            open_part(path).close()
+            part_of(path).unlink()
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
@@ -98,7 +102,7 @@ def output(path):
     """
     path = Path(path)
     lock, file = path.with_name(f".{path.name}.lock"), None
-    prepare_output(path)
+    prepare_output(path, probe=False)
     try:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +115,7 @@ def output(path):
             raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
         raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
     try:
-        for name in (path, path.with_suffix(".state")):  # and away with parts of a killed run
+        for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # and away with parts of a killed run
             prepare_output(name)
         yield
     finally:

@@ -69,7 +69,7 @@ def value(node, names, steps, depth=0):
         """The variables with which the element of a comprehension is evaluated, again and again."""
         (first, *rest), _ = generators, small(iterable, steps, list)
         for x in iterable:
-            names = names | {first.target.id: x}
+            names[first.target.id] = x  # all clauses of a comprehension have one scope
             if all(of(test, names) for test in first.ifs):
                 yield from loop(rest, names, of(rest[0].iter, names)) if rest else [names]
 

@@ -139,6 +139,8 @@ def run(main):
     2 for BadInput, 3 for Diverged, 128 + its number for a signal.
     """
     code, line = 0, ""
+    for name in ("stdout", "stderr"):  # closed by the shell's >&-
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a model may write what the terminal has no sign for
     try:
@@ -148,13 +150,17 @@ def run(main):
         code, line = 2 if isinstance(error, BadInput) else 3 if isinstance(error, Diverged) else 128 + error.number, str(error)
     except KeyboardInterrupt:
         code = 130
+    except (MemoryError, RuntimeError) as error:  # torch's own of a GPU, and of a CPU, are RuntimeErrors
+        if os.environ.get("BTX_TRACE") or not (isinstance(error, MemoryError) or "memory" in str(error)):
+            raise
+        code, line = 2, "out of memory: try a smaller --batch_size, --grad_accum, --recompute or --loss_chunk, or a smaller model"
     except OSError as error:  # a disk, a pipe or a terminal that fails at any other time
         if os.environ.get("BTX_TRACE"):
             raise
         code, line = 2, f"{error.filename or 'standard output'}: {error.strerror}"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more at its end
-    if line and os.environ.get("RANK", "0") == "0":
-        line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line}"
+    if line and (os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ):  # torchrun's ranks say it once
+        line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
         print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         sys.stdout.flush()

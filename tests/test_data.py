@@ -75,13 +75,8 @@ def naive_bpe(text, ranks):
 
 
 @pytest.mark.long
-def test_training_again_gives_nearly_the_shipped_tokens():
-    """Not just these: the file was made before there was trivia, when wiki had fewer lands. Same texts, same ranks."""
-    texts = list(tokenizer.training_texts())
-    ranks = tokenizer.train(texts, tokenizer.N_RANKS)
-    assert tokenizer.train(texts, tokenizer.N_RANKS) == ranks
-    shipped = {base64.b64decode(line.split()[0]) for line in tokenizer.FILE.read_text().splitlines()}
-    assert len(ranks.keys() & shipped) > 0.8 * len(shipped)
+def test_training_again_gives_the_shipped_file():
+    assert tokenizer.to_lines(tokenizer.train(tokenizer.training_texts(), tokenizer.N_RANKS)) == tokenizer.FILE.read_text()
 
 
 def test_shipped_file_is_a_vocabulary():
@@ -519,16 +514,16 @@ def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkey
             raise KeyboardInterrupt
         left[0] -= 1
         real(*arguments)
-    for n in range(9):  # four files are written whole beside the old ones, then take their places
+    for n in range(6):  # meta.json is renamed when all are written, then four files take the places of the old ones
         shutil.copytree(tmp_path / "0", tmp_path / f"killed{n}")
         left[0] = n
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             patch.setattr(Path, "replace", replace)
             prepare.main(["--out", str(tmp_path / f"killed{n}"), "--domains", "math", "--seed", "7", *SMALL])
-        if n < 4:
+        if n < 1:
             loader.read_domain(tmp_path / f"killed{n}", "math")
         else:
-            if n < 8:
+            if n < 5:
                 with pytest.raises(BadInput, match="meta.json"):
                     loader.read_domain(tmp_path / f"killed{n}", "math")
             prepare.main(["--out", str(tmp_path / f"killed{n}"), "--domains", "math", "--seed", "7", *SMALL])
@@ -586,32 +581,6 @@ def test_switch_tasks_as_written(tiny):
         before, prompt = t.prompt.split(tokenizer.END)
         assert domain_of(before) != domain_of(prompt) and (t.kind == "code") == (domain_of(prompt) == "code")
         assert ENCODING.encode(t.prompt, allowed_special="all").count(ENCODING.eot_token) == 1
-
-
-def decoded(folder):
-    return ENCODING.decode(np.concatenate([np.fromfile(folder / f"{split}.bin", "<u2") for split in ("train", "val")]))
-
-
-def test_text_from_a_file_and_a_folder(tmp_path, capsys):
-    poem = "Tyger Tyger, burning bright, 1794\n" * 9 + f"{tokenizer.END} is no separator here: ünïcödé"
-    (tmp_path / "poem.txt").write_text(poem, encoding="utf-8")
-    (tmp_path / "books" / "deep").mkdir(parents=True)
-    (tmp_path / "books" / "b.txt").write_text("the second book " * 9)
-    (tmp_path / "books" / "a.bin").write_bytes(b"the first \xff book " * 9)
-    (tmp_path / "books" / "deep" / "c.txt").write_text("the third book " * 9)
-    (tmp_path / "books" / "empty.txt").write_text(" \n")
-    out = tmp_path / "out"
-    prepare.main(["--domains", "", "--out", str(out),
-                  "--text", f"poems={tmp_path}/poem.txt", f"books={tmp_path}/books"])
-    assert decoded(out / "poems") == poem + tokenizer.END
-    books = ["the first \ufffd book ", "the second book ", "the third book "]
-    assert decoded(out / "books") == "".join(9 * book + tokenizer.END for book in books)
-    for name in ("poems", "books"):
-        sizes = [(out / name / f"{split}.bin").stat().st_size // 2 for split in ("train", "val")]
-        assert sizes[1] == sum(sizes) - sum(sizes) * 9 // 10 and (out / name / "tasks.jsonl").read_text() == ""
-        assert np.fromfile(out / name / "train.bin", "<u2").max() <= ENCODING.eot_token
-    poems = np.concatenate([np.fromfile(out / "poems" / f"{split}.bin", "<u2") for split in ("train", "val")])
-    assert (poems == ENCODING.eot_token).sum() == 1 and poems[-1] == ENCODING.eot_token
 
 
 # ---- loader --------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ def random_expression(rng, depth, names=frozenset({"xs"})):
         lambda: f"[{part(names | {x})} for {x} in {part()}]",
         lambda: f"[{part(names | {x})} for {x} in {part()} if {part(names | {x})}]",
         lambda: f"[{part(names | {x, y})} for {x} in {part()} for {y} in {part(names | {x, y})}]",
+        lambda: f"[{part(names | {x, y})} for {x} in {part()} for {y} in [0, 1] for {x} in [{part(names | {x, y})}, 2]]",
         lambda: f"({part()} {rng.choice(['+', '-', '*', '//', '%'])} {part()})",
         lambda: f"({part()} {rng.choice(['==', '!=', '<', '<=', '>', '>=', 'in', 'not in'])} {part()})",
         lambda: f"({part()} < {part()} == {part()})", lambda: f"({rng.choice(['-', '+', 'not '])}{part()})",

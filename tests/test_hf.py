@@ -36,7 +36,8 @@ CONFIGS = {
     "mixtral, grouped queries, top-3": MixtralConfig(**SHAPE, num_attention_heads=6, num_key_value_heads=3, num_local_experts=5,
                                                      num_experts_per_tok=3, tie_word_embeddings=True),
 }
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # Llama 3
+SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
+         r"|\s+")  # Llama 3's
 CUTS = {
     "gpt2": tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
     "digits": tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Digits(individual_digits=True),
@@ -49,7 +50,7 @@ CUTS = {
 def texts(n, seed=0):
     """Text of the domains, of other scripts, code, emoji and white space, n strings."""
     rng = random.Random(seed)
-    words = hf.PROBE.split(" ") + ["👍🏽", "\t", "\n\n", " ", "  ", "'ll", "1234", "\u00a0", "naïve", "日本", "\r\n", "e\u0301", "\u200d"]
+    words = hf.PROBE.split(" ") + ["👍🏽", "\t", "\n\n", " ", "  ", "'ll", "1234", "\u00a0", "naïve", "日本", "\r\n"]
     for i in range(n):
         yield (domain_module(rng.choice(DOMAINS)).document(rng) if i % 3 == 0 else
                "".join(rng.choice(words) + rng.choice(["", " ", "  "]) for _ in range(rng.randint(1, 12))))
@@ -190,7 +191,7 @@ BAD = {
     "no folder": lambda d: shutil.rmtree(d),
     "no weights": lambda d: (d / "model-00001-of-00002.safetensors").unlink(),
     "half of the weights": lambda d: cut(d / "model-00001-of-00002.safetensors"),
-    "a header of any length": lambda d: (d / "model-00001-of-00002.safetensors").write_bytes(b"\xff\xff\xff\x7f\0\0\0\0" + bytes(99)),
+    "a header of 2 GB": lambda d: (d / "model-00001-of-00002.safetensors").write_bytes(b"\xff\xff\xff\x7f\0\0\0\0" + bytes(99)),
     "no index": lambda d: (d / "model.safetensors.index.json").unlink(),
     "an index out of the folder": lambda d: edit(d / "model.safetensors.index.json", weight_map={"x": "../x.safetensors"}),
     "an index that is none": lambda d: edit(d / "model.safetensors.index.json", weight_map=3),

@@ -1,0 +1,134 @@
+"""A domain of the user's own text: files, folders and patterns of them, plain or .jsonl, .gz or not, read a piece at a time."""
+import codecs
+import gzip
+import io
+import sys
+from array import array
+from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
+
+from tqdm import tqdm
+
+from support.files import open_input, read_json, reading
+from support.settings import BadInput
+
+PIECE = 2**20  # characters that are read and encoded at once
+
+
+@contextmanager
+def opened(path):
+    """The bytes of a file, unpacked if its name ends in .gz, and the file itself, whose place tells how far we are."""
+    with open_input(path) as file:
+        yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file, file
+
+
+def is_text(path):
+    """Whether a file is UTF-8 (and unpacks): read once, to its end, a piece at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with opened(path) as (content, _):
+            while piece := content.read(PIECE):
+                decoder.decode(piece)
+            decoder.decode(b"", final=True)
+        return True
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile):
+        return False
+
+
+def files_of(paths):
+    """All files that some paths mean: files, all files below folders, patterns like texts/*.gz; in sorted order, none twice.
+
+    Those that are not UTF-8 are reported and left out. Raises BadInput for a path without any file.
+    """
+    found = []
+    for path in paths:
+        with reading(path):
+            wide = str(Path(path).expanduser())
+            names = [wide] if Path(wide).exists() else sorted(glob(wide, recursive=True))
+            if not names:
+                raise BadInput(f"{path}: no such file or folder")
+            for name in map(Path, names):
+                found += sorted(p for p in name.rglob("*") if p.is_file()) if name.is_dir() else [name]
+    good = []
+    for path in dict.fromkeys(found):
+        with reading(path):
+            good += [path] if is_text(path) else []
+        if path not in good[-1:]:
+            print(f"{path}: not UTF-8, left out", file=sys.stderr)
+    return good
+
+
+def documents(files, field, progress=lambda done: None):
+    """Yield the files' texts in pieces, (text, whether its document ends with it). Each line of a .jsonl is a document, else each
+    file. progress is called with the bytes read of the files so far. Raises BadInput for a line without the field."""
+    before = 0
+    for path in files:
+        with reading(path), opened(path) as (content, file):
+            lines = io.TextIOWrapper(content, "utf-8", newline="")
+            if ".jsonl" in path.suffixes[-2:]:
+                for number, line in enumerate(lines, 1):
+                    value = read_json(path, line) if line.strip() else {field: ""}
+                    if not isinstance(value, dict) or not isinstance(value.get(field), str):
+                        raise BadInput(f"{path}: line {number} has no text under {field!r}; name another --field")
+                    yield value[field], True
+                    progress(before + file.tell())
+            else:
+                piece = lines.read(PIECE)
+                while piece:
+                    piece += lines.readline(PIECE)  # to the end of a line, where tokens end, too
+                    ahead = lines.read(PIECE)
+                    yield piece, not ahead
+                    progress(before + file.tell())
+                    piece = ahead
+            before += file.seek(0, io.SEEK_END)
+
+
+def split(pieces, encode, end, share, n_val):
+    """Tokens of documents, as ("train.bin" or "val.bin", tokens), a part at a time.
+
+    encode: text -> array of tokens; end: the token after each document. Whole documents go to validation, as long as it has no
+    more than `share` of all and n_val tokens; if none fits, the end of the text does.
+    """
+    tail, train, val, fresh = encode(""), 0, 0, True
+    for text, ends in pieces:
+        if fresh and ends and not text.strip():
+            continue
+        tokens = encode(text)
+        if ends:
+            tokens.append(end)
+        if fresh and ends and val + len(tokens) <= min(n_val, share * (train + val + len(tokens))):
+            val += len(tokens)
+            yield "val.bin", tokens
+        else:
+            train += len(tokens)
+            tail.extend(tokens)
+            if len(tail) > 4 * n_val:
+                yield "train.bin", tail[:-n_val]
+                tail = tail[-n_val:]
+        fresh = ends
+    cut = len(tail) - (0 if val else min(-(-train // 10), n_val))
+    yield "train.bin", tail[:cut]
+    yield "val.bin", tail[cut:]
+
+
+def own(name, paths, encoding, field, n_val):
+    """The tokens of one domain of own text, see `split`. Raises BadInput before the first if there are too few."""
+    files = files_of(paths)
+
+    def encode(text):
+        return array("H" if encoding.n_vocab <= 2**16 else "I", encoding.encode_ordinary(text))
+    few = 0
+    for text, _ in documents(files, field):
+        few += len(encode(text[:1000].strip()))
+        if few >= 20:
+            break
+    else:
+        raise BadInput(f"--text: {name}={' '.join(map(str, paths))} holds {few} tokens of text, too few to train on")
+    size = sum(path.stat().st_size for path in files)
+
+    def parts():
+        with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=None) as bar:
+            yield from split(documents(files, field, lambda done: bar.update(done - bar.n)), encode, encoding.eot_token,
+                             min(0.1, 4 * n_val / max(size, 1)), n_val)  # about four bytes a token
+    return parts()

@@ -1,0 +1,144 @@
+"""A domain of one's own text: what is read, how it is cut into training and validation, and that little is held in memory."""
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evaluate
+import finetune_router
+import mix
+import sample
+import train_expert
+from data import prepare, text, tokenizer
+from data.loader import read_domain
+from support.settings import BadInput
+from tests.tiny import ROOT, SHAPE
+
+ENCODING = tokenizer.load()
+
+
+def texts_in(folder):
+    """The documents of training and of validation text, without what ends them."""
+    kind = "<u2" if read_domain(folder.parent, folder.name)["vocab_size"] <= 2**16 else "<u4"
+    parts = [ENCODING.decode(np.fromfile(folder / f"{part}.bin", kind).tolist()) for part in ("train", "val")]
+    assert not parts[0] or parts[0].endswith(tokenizer.END) or not parts[1].startswith(tokenizer.END)
+    return [part.split(tokenizer.END)[:-1] if part.endswith(tokenizer.END) else part.split(tokenizer.END) for part in parts]
+
+
+def make(out, *paths, **options):
+    prepare.main(["--domains", "", "--out", str(out), "--text", *(f"own={path}" for path in paths),
+                  *(word for name, value in options.items() for word in (f"--{name}", str(value)))])
+    return out / "own"
+
+
+def test_files_folders_patterns_and_what_is_no_text(tmp_path, capsys):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    second = f"second {tokenizer.END} is no separator here: ünïcödé\r\n" * 5
+    (tmp_path / "a" / "b.txt").write_bytes(second.encode())
+    (tmp_path / "a" / "a.bin").write_bytes(b"the first \xff " * 9)
+    (tmp_path / "a" / "half.txt").write_bytes("é".encode()[:1])
+    (tmp_path / "a" / "deep" / "c.txt").write_text("third " * 9)
+    (tmp_path / "a" / "empty.txt").write_text(" \n")
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"fourth, packed" * 9))
+    (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"cut" * 999)[:-9])
+    lines = [json.dumps({"id": n, "body": f"line {n}\nof json"}) for n in range(3)]
+    (tmp_path / "f.jsonl").write_text("\n".join(lines) + "\n\n")
+    own = make(tmp_path / "out", tmp_path / "a", tmp_path / "*.gz", tmp_path / "f.jsonl", tmp_path / "a" / "b.txt", field="body")
+    train, val = texts_in(own)
+    wanted = [second, "third " * 9, "fourth, packed" * 9, *(f"line {n}\nof json" for n in range(3))]
+    assert sorted(tokenizer.END.join(train + val).split(tokenizer.END)) == sorted(tokenizer.END.join(wanted).split(tokenizer.END))
+    err = capsys.readouterr().err
+    assert [line.split(": not UTF-8")[0][-12:] for line in err.splitlines()] == [
+        str(tmp_path / name)[-12:] for name in ("a/a.bin", "a/half.txt", "e.txt.gz")]
+    assert (own / "tasks.jsonl").read_text() == ""
+
+
+def test_validation_is_of_whole_documents_from_everywhere(tmp_path):
+    lines = [f"document {n}: " + "word " * (n % 50) for n in range(4000)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    train, val = texts_in(make(tmp_path / "out", tmp_path / "own.jsonl", val_tokens=5000))
+    assert sorted(train + val) == sorted(lines) and not set(train) & set(val)
+    places = [lines.index(document) / len(lines) for document in val]
+    assert min(places) < 0.1 and max(places) > 0.5 and len(val) > 50
+    meta = read_domain(tmp_path / "out", "own")
+    assert 2500 < len(meta["val.bin"]) <= 5000
+
+
+def test_a_text_larger_than_a_piece(tmp_path, monkeypatch):
+    """Pieces end where lines do, so that tokens are those of the whole text."""
+    whole = "".join(f"line {n} of a long text, with  spaces\n\n" * (n % 3) + f"{n}\n" for n in range(300))
+    (tmp_path / "own.txt").write_text(whole)
+    monkeypatch.setattr(text, "PIECE", 100)
+    own = make(tmp_path / "out", tmp_path / "own.txt", val_tokens=50)
+    tokens = np.concatenate([np.fromfile(own / f"{part}.bin", "<u2") for part in ("train", "val")])
+    assert tokens[-1] == ENCODING.eot_token and len(np.fromfile(own / "val.bin", "<u2")) == 50
+    assert ENCODING.decode(tokens[:-1].tolist()) == whole
+    assert len(tokens) < 1.02 * len(ENCODING.encode_ordinary(whole))
+
+
+def test_one_text_of_less_than_ten_documents_has_its_end_for_validation(tmp_path):
+    (tmp_path / "poem.txt").write_text("Tyger Tyger, burning bright, 1794\n" * 9)
+    domain = (make(tmp_path / "out", tmp_path / "poem.txt"), read_domain(tmp_path / "out", "own"))[1]
+    sizes = [len(domain[f"{part}.bin"]) for part in ("train", "val")]
+    assert sizes[1] == -(-sum(sizes) // 10)
+
+
+@pytest.mark.parametrize("line", ['{"body": "x"}', '{"text": 3}', "[1]", "no json"])
+def test_a_line_without_its_field(line, tmp_path):
+    good = '{"text": "a line that is good, and long enough to be read, word by word by word"}'
+    (tmp_path / "own.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(BadInput, match="own.jsonl"):
+        make(tmp_path / "out", tmp_path / "own.jsonl")
+    assert not list((tmp_path / "out").rglob("*.bin"))
+
+
+def test_ids_beyond_16_bits(tmp_path, monkeypatch):
+    """As of Llama 3's 128,256 tokens: ours, with all ids of two bytes moved up."""
+    ranks = {token: rank + 70_000 * (len(token) > 1) for token, rank in ENCODING._mergeable_ranks.items()}
+    wide = tokenizer.build("wide", tokenizer.PATTERN, tokenizer.to_lines(ranks), {tokenizer.END: 80_000})
+    monkeypatch.setattr(tokenizer, "load", lambda name: wide)
+    (tmp_path / "own.txt").write_text("the cat and the dog " * 50)
+    domain = (make(tmp_path / "out", tmp_path / "own.txt"), read_domain(tmp_path / "out", "own"))[1]
+    both = np.concatenate([domain["train.bin"], domain["val.bin"]])
+    assert both.dtype == np.dtype("<u4") and both[-1] == 80_000 and wide.decode(both[:-1].tolist()) == "the cat and the dog " * 50
+
+
+def test_every_script_takes_it(tmp_path, monkeypatch, capsys):
+    """From three texts to a mixture, evaluated by loss and bits per byte."""
+    monkeypatch.chdir(tmp_path)
+    for name, sentence in (("cats", "The cat sat on the mat. "), ("dogs", "A dog barks at 12 cars. "), ("code", "x = f(y)\n")):
+        (tmp_path / f"{name}.txt").write_text(sentence * 60)
+    prepare.main(["--domains", "", "--out", "data", "--text", "cats=cats.txt", "dogs=dogs.txt", "python=code.txt"])
+    train_expert.main(["--data", "cats,dogs,python", "--data_dir", "data", "--out", "seed.pt", *SHAPE])
+    for name in ("cats", "dogs"):
+        train_expert.main(["--init", "seed.pt", "--data", name, "--data_dir", "data", "--out", f"{name}.pt", "--steps", "2"])
+    mix.main(["seed.pt", "cats.pt", "dogs.pt", "--out", "mixed.pt"])
+    finetune_router.main(["--init", "mixed.pt", "--data", "cats,dogs,python", "--data_dir", "data", "--out", "btx.pt",
+                          "--steps", "2"])
+    evaluate.main(["seed.pt", "btx.pt", "--data_dir", "data", "--out", "out"])
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["models"]
+    encoded = read_domain("data", "dogs")["val.bin"]
+    windows = encoded[:(len(encoded) - 1) // 32 * 32 + 1]
+    targets = np.concatenate([windows[i * 32 + 17:i * 32 + 33] for i in range(len(windows) // 32)])
+    n_bytes = len(ENCODING.decode_bytes(targets.tolist()))
+    loss, bits = (results["btx"][key]["dogs"] for key in ("loss", "bits_per_byte"))
+    assert bits == pytest.approx(loss * len(targets) / n_bytes / np.log(2))
+    assert results["seed"]["accuracy"] == {} and "bits" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "figures" / "routing.png").exists()
+    sample.main(["btx.pt", "--prompt", "A dog", "--tokens", "3"])
+
+
+@pytest.mark.long
+def test_little_is_held_in_memory(tmp_path):
+    """200 MB of text in less than 300 MB; torch alone is more than half of that."""
+    line = "".join(chr(97 + i % 26) + " " * (i % 5 == 0) for i in range(400)) + "\n"
+    with open(tmp_path / "own.txt", "w") as file:
+        for _ in range(200):
+            file.write(line * 1900)
+    code = (f"import resource; from data import prepare; prepare.main(['--domains', '', '--out', r'{tmp_path}/out', '--text', "
+            f"r'own={tmp_path}/own.txt']); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 300_000
