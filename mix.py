@@ -36,6 +36,8 @@ class Settings:
     data_dir: str = option("data/bin", "for --router_init hidden: folder written by data.prepare")
     soup: bool = option(False, "average the feed-forwards too, which gives a dense model")
     seed: int = option(0, "seed of the new routers", low=0)
+    save_dtype: str = option("float32", "of the weights in the checkpoint; averages are taken in float32",
+                             choices=("float32", "bfloat16"))
 
 
 def stack(tensors):
@@ -249,7 +251,8 @@ def main(argv=None):
                                   experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                                   blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
                                   router_data=settings.router_data, data_digests=digests)
-        ckpt.save(settings.out, ckpt.pack(state, config, first["tokenizer"], experts, lineage + [entry]))
+        ckpt.save(settings.out, ckpt.pack(state, config, first["tokenizer"], experts, lineage + [entry],
+                                          dtype=settings.save_dtype))
         print(f"wrote {settings.out}")
 
 

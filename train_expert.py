@@ -48,6 +48,7 @@ class TrainSettings:
 
     eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0, group="logging and saving")
     eval_windows: int = option(16, "validation sequences for each domain", low=1)
+    save_dtype: str = option("float32", "of the weights in the checkpoint", choices=("float32", "bfloat16"))
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
     patience: int = option(10, "give up after N steps in a row whose loss or gradient is not finite (each is skipped)", low=1)
@@ -284,7 +285,7 @@ def train(model, settings, header, device, data, stop=()):
                                   tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
                                   seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
         result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
-                           header["lineage"] + [entry], state["log"])
+                           header["lineage"] + [entry], state["log"], settings.save_dtype)
         if rank == 0:
             ckpt.save(out, result)
             ckpt.state_of(out).unlink(missing_ok=True)

@@ -298,8 +298,10 @@ def build(checkpoint, device="cpu"):
     return model.to(device=device, dtype=torch.float32).eval()
 
 
-def pack(weights, config, tokenizer, experts, lineage, log=()):
-    """The dictionary to save: a state dict, a GPTConfig, and the rest as above."""
+def pack(weights, config, tokenizer, experts, lineage, log=(), dtype=None):
+    """The dictionary to save: a state dict, in the dtype of this name if there is one, a GPTConfig, and the rest as above."""
+    if dtype:
+        weights = {name: t if t is None else t.to(getattr(torch, dtype)) for name, t in weights.items()}  # None: see whole
     return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
             "log": list(log)}
 

@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+import finetune_router
 import mix
 from model import GPT, GPTConfig, Routing, ff_moe, swiglu
 from support import checkpoint as ckpt
@@ -182,3 +183,18 @@ def test_the_command_line_makes_what_it_says(tiny, tmp_path):
         assert (made["config"]["n_expert"], made["config"]["d_ff"], made["experts"]) == (n_expert, d_ff, experts)
     router = made["model"]["blocks.0.ff.router"]
     assert torch.equal(router[0], router[1]) and not torch.equal(router[0], router[2])
+
+
+def test_weights_in_half_the_space(tiny, tmp_path):
+    """--save_dtype bfloat16: the average is taken in float32 and rounded once; what was rounded can be mixed and trained again."""
+    names = [str(tiny / f"{name}.pt") for name in ("seed", "math", "code")]
+    for dtype in ("float32", "bfloat16"):
+        mix.main([*names, "--out", str(tmp_path / f"{dtype}.pt"), "--save_dtype", dtype])
+    full, half = (ckpt.load(tmp_path / f"{dtype}.pt")["model"] for dtype in ("float32", "bfloat16"))
+    assert all(torch.equal(half[name], t.bfloat16()) and half[name].dtype == torch.bfloat16 for name, t in full.items())
+    sizes = [(tmp_path / f"{dtype}.pt").stat().st_size for dtype in ("float32", "bfloat16")]
+    assert sizes[1] < 0.6 * sizes[0]
+    trained = ["--init", str(tmp_path / "bfloat16.pt"), "--data", "math", "--data_dir", str(tiny / "data"), "--steps", "2",
+               "--out", str(tmp_path / "on.pt"), "--device", "cpu", "--save_dtype", "bfloat16"]
+    finetune_router.main(trained)
+    assert {t.dtype for t in ckpt.load(tmp_path / "on.pt")["model"].values()} == {torch.bfloat16}
