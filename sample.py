@@ -16,7 +16,7 @@ from data.loader import prepared, read_domains
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import prepare_output
+from support.files import output, prepare_output
 from support.settings import BadInput, option, parse, run
 
 
@@ -83,7 +83,7 @@ def main(argv=None):
     if settings.html:
         if Path(settings.html).suffix != ".html":
             raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
-        prepare_output(settings.html)
+        prepare_output(settings.html, probe=False)
     generator = torch.Generator(device).manual_seed(settings.seed)
     stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
                           settings.top_k or None, generator)
@@ -118,7 +118,8 @@ def main(argv=None):
             raise BadInput("--html: the model wrote nothing that could be shown; give it a --prompt")
         reads = [explore.read(model, encoding, text, device)]
         name = settings.prompt[:40] or "a new text"
-        explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
+        with output(settings.html):
+            explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
 
 
 if __name__ == "__main__":

@@ -659,11 +659,23 @@ def test_broken_data(what, tiny, folder, refused):
         assert "data" in err or "math" in err
 
 
-def test_half_of_torchruns_environment(monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+@pytest.mark.parametrize("change", [{"WORLD_SIZE": ""}, {"RANK": "x"}, {"RANK": "3"}, {"MASTER_PORT": "99999"}])
+def test_half_of_torchruns_environment(change, monkeypatch):
+    whole = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in (whole | change).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(settings.BadInput, match="torchrun"):
         devices.n_ranks()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"),
+                                   RuntimeError("DefaultCPUAllocator: not enough memory")])
+def test_too_little_memory(error, capsys):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as exit:
+        settings.run(main)
+    assert exit.value.code == 2 and "--batch_size" in capsys.readouterr().err
 
 
 def test_auto_says_so_if_a_gpu_goes_unused(monkeypatch, capsys):

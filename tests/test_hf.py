@@ -117,14 +117,15 @@ def test_in_and_out(name, here):
     assert torch.equal(ours.generate(start, 50), written)
 
 
+@pytest.mark.parametrize("n", [3_000, pytest.param(100_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_tokenizer_from_there(cut, here):
+def test_a_tokenizer_from_there(cut, n, here):
     theirs = their_tokenizer(cut, here)
     about = hf.read_tokenizer(here, {"eos_token_id": 399}, 410)
     encoding = tokenizer.of(about, "x")
     assert encoding.n_vocab == 410 and encoding.eot_token == 399
     back = tokenizers.Tokenizer.from_str(json.dumps(hf.their_tokenizer(about)[0]))
-    for text in texts(3000, seed=1):
+    for text in texts(n, seed=1):
         ids = encoding.encode_ordinary(text)
         assert theirs.encode(text).ids == ids == back.encode(text).ids
         assert encoding.decode(ids) == text

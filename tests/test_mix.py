@@ -186,7 +186,7 @@ def test_the_command_line_makes_what_it_says(tiny, tmp_path):
 
 
 def test_weights_in_half_the_space(tiny, tmp_path):
-    """--save_dtype bfloat16: the average is taken in float32 and rounded once; what was rounded can be mixed and trained again."""
+    """The average is taken in float32 and rounded once; what was rounded can be trained again."""
     names = [str(tiny / f"{name}.pt") for name in ("seed", "math", "code")]
     for dtype in ("float32", "bfloat16"):
         mix.main([*names, "--out", str(tmp_path / f"{dtype}.pt"), "--save_dtype", dtype])
