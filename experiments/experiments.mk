@@ -134,7 +134,7 @@ SHARED       = seed math code wiki
 GRIDS        = $(RATES) $(BRANCH_RATES:%=branch-%) $(LARGE_RATES:%=large-%)
 .PHONY: grid grid-shared $(GRIDS:%=grid-%)
 grid: $(GRIDS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
-	$(PY) -m experiments.paper --grid $(GRIDS:%=$(GRID)/%) --out $(REPORT)
+	$(PY) -m experiments.grid $(GRIDS:%=$(GRID)/%) --out $(REPORT)
 grid-shared:
 	$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
 $(RATES:%=grid-%): grid-%: grid-shared
@@ -142,7 +142,7 @@ $(RATES:%=grid-%): grid-%: grid-shared
 	$(ON_GRID) OUT=$(GRID)/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $(GRID)/$*/grid/results.json
 $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	mkdir -p $(GRID)/branch-$* && ln -f $(GRID)/shared/seed.pt $(GRID)/branch-$*
-	$(ON_GRID) OUT=$(GRID)/branch-$* LR_BRANCH=$* WANT="math code wiki soup btx" $(GRID)/branch-$*/grid/results.json
+	$(ON_GRID) OUT=$(GRID)/branch-$* LR_BRANCH=$* WANT="seed math code wiki soup btx" $(GRID)/branch-$*/grid/results.json
 $(LARGE_RATES:%=grid-large-%): grid-large-%: grid-shared
 	$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* S=$(shell expr $(S) / 2) WANT=large $(GRID)/large-$*/grid/results.json
 

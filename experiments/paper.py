@@ -93,7 +93,6 @@ WANTED = {"seed", *EXPERTS, "soup", "btx_mixed", "btx", "dense_dm_1", "dense_dm"
 class Settings:
     runs: list = option([], "files that --collect wrote, one for each seed", positional=True)
     collect: bool = option(False, "gather folders of make paper: of each write NAME.json alone")
-    grid: bool = option(False, "report on folders of make grid: write grid.md alone")
     data_dir: str = option("data/bin", "for --collect: folder written by data.prepare")
     out: str = option("results", "folder to write to")
 
@@ -241,54 +240,6 @@ def tables(r):
     return out
 
 
-GRID = """# Models at several learning rates
-
-Mean accuracy over the domains (loss) at each peak learning rate, the best in bold. From these the rates in the
-[Makefile](../Makefile) were chosen: on data and tasks of another data seed, with a training seed that the report does not have.
-Dense (DM) and sparse upcycling have one rate for both of their phases; BTX has one for the branches (second table) and one for
-the finetuning, which all its variants share.
-
-{rates}
-
-The branches' rate, with the finetuning at the recipe's: each expert at home, the average of all, and BTX made of them.
-
-{branches}
-
-The larger dense model, trained for half of its steps.
-
-{larger}
-
-What was chosen in the committed run: 1e-3 for Dense (DM), sparse upcycling and BTX's finetuning. For the branches 1.75e-3, not
-2.5e-3: at 2.5e-3 the average of all weights falls below the seed by more than the [conditions](../experiments/registered.md)
-allow (the seed has 41.0), and BTX's lead there is code, which one of three code experts learnt wholly. The finetuning of the
-second table had the rate 1.5e-3, chosen in the search. The larger model's best rate is the highest that was tried, so a higher
-one may be better.
-
-`make grid` repeats it ({where}).
-"""
-
-
-def grid(results):
-    """The report of `make grid`; results: of each folder, named RATE, branch-RATE or large-RATE."""
-    texts = {}
-    for kind, prefix in (("rates", ""), ("branches", "branch-"), ("larger", "large-")):
-        names = [n for n in results if n.startswith(prefix or tuple("123456789"))]
-        rows = []
-        for model in dict.fromkeys(model for name in names for model in results[name]["models"]):
-            found = {name: results[name]["models"][model] for name in names if model in results[name]["models"]}
-            home = [model] if model in EXPERTS else DOMAINS  # an expert's own domain
-            scores = {name: mean(m["accuracy"][d] for d in home) for name, m in found.items()}
-            best = max(scores.values())
-            cells = []
-            for name in names:
-                mark = "**" if scores.get(name) == best else ""
-                cells.append(f"{mark}{100 * scores[name]:.1f}{mark} ({mean(found[name]['loss'][d] for d in home):.3f})"
-                             if name in found else "")
-            rows.append([full(model), *cells])
-        texts[kind] = table(["model", *(name.removeprefix(prefix) for name in names)], rows)
-    return GRID.format(where=where(next(iter(results.values()))["machine"]), **texts)
-
-
 def where(machine):
     return f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, commit {machine['commit']}"
 
@@ -373,7 +324,7 @@ def collect(folder, data_dir, out):
 def read_results(file, wanted):
     """A results.json that evaluate.py wrote, with the models wanted. Raises BadInput."""
     if not file.exists():
-        raise BadInput(f"{file}: no such file; make paper or make grid writes it")
+        raise BadInput(f"{file}: no such file; see experiments.mk for what writes it")
     numbers = read_json(file)
     types = {"accuracy": dict, "loss": dict, "tokens": (int, float), "flops": (int, float)}
     if not has(numbers, {"models": dict, "machine": dict}) or not all(has(m, types) for m in numbers["models"].values()):
@@ -390,12 +341,6 @@ def main(argv=None):
         raise BadInput("name the files of the runs, as in: python -m experiments.paper results/seed0.json results/seed1.json")
     if len({folder.name for folder in folders}) < len(folders):
         raise BadInput(f"{', '.join(settings.runs)}: two folders have one name, which stands for the run; rename one")
-    if settings.grid:
-        text = grid({folder.name: read_results(folder / "grid" / "results.json", []) for folder in folders})
-        prepare_output(out / "grid.md")
-        write_text(out / "grid.md", text)
-        print(text)
-        return
     if settings.collect:
         for folder in folders:
             prepare_output(out / f"{folder.name}.json")

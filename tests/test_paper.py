@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import budget, paper, regimes
+from experiments import budget, grid, paper, regimes
 from support import checkpoint as ckpt
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +125,7 @@ def write_results(folder, **scores):
 def test_the_grid_marks_the_best_rate_of_each_model(tmp_path):
     folders = [write_results(tmp_path / "1e-3", btx=0.5, dense_dm=0.25), write_results(tmp_path / "4e-3", btx=0.25, dense_dm=0.5),
                write_results(tmp_path / "branch-1e-3", math=0.5), write_results(tmp_path / "large-5e-3", large=0.5)]
-    paper.main(["--grid", *folders, "--out", str(tmp_path / "out")])
+    grid.main([*folders, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "grid.md").read_text()
     assert "| BTX Top-2 | **50.0** (0.500) | 25.0 (0.750) |" in text
     assert "| Dense (DM) | 25.0 (0.750) | **50.0** (0.500) |" in text
