@@ -225,3 +225,15 @@ def test_the_lock_is_gone_with_its_process(tmp_path):
             pass
     with files.output(tmp_path / "a.pt"):
         pass
+
+
+def test_a_run_that_is_refused_leaves_alone_what_the_other_is_writing(tmp_path):
+    def write(file):
+        file.write(b"half of a checkpoint, ")
+        file.flush()
+        with pytest.raises(BadInput, match="another run"), files.output(tmp_path / "a.pt"):
+            pass
+        file.write(b"and the other half")
+    with files.output(tmp_path / "a.pt"):
+        files.write_whole(tmp_path / "a.pt", write)
+    assert (tmp_path / "a.pt").read_bytes() == b"half of a checkpoint, and the other half"
