@@ -13,7 +13,7 @@ SEED   ?= 0
 PYTHON ?= python3
 
 # ---- the recipe: for two laptop cores, for a data-centre GPU, or a rehearsal of seconds -----------------------------------
-# what the seed, a branch (95 % its own domain) and MoE finetuning read; S, B, F: their steps. Rates are the best of `make grid`
+# what the seed, a branch (95 % its own domain) and MoE finetuning read; S, B, F: their steps. Rates: see results/grid.md
 
 SEED_DATA = general=30,trivia=55,math=10,code=2.5,wiki=2.5
 REPLAY    = general=2,trivia=3
