@@ -299,9 +299,9 @@ def build(checkpoint, device="cpu"):
 
 
 def pack(weights, config, tokenizer, experts, lineage, log=(), dtype=None):
-    """The dictionary to save: a state dict, in the dtype of this name if there is one, a GPTConfig, and the rest as above."""
-    if dtype:
-        weights = {name: t if t is None else t.to(getattr(torch, dtype)) for name, t in weights.items()}  # None: see whole
+    """The dictionary to save: a state dict, rounded if dtype is "bfloat16", a GPTConfig, and the rest as above."""
+    if dtype == "bfloat16":
+        weights = {name: t if t is None else t.bfloat16() for name, t in weights.items()}  # None: see devices.whole
     return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
             "log": list(log)}
 
