@@ -71,6 +71,11 @@ def token_losses(model, idx):
     return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
 
 
+def second_half(x):
+    """The columns whose loss counts, of x (n, T)."""
+    return x[:, x.shape[1] // 2:]
+
+
 BINS = 20  # of the histograms of router probabilities
 
 
@@ -83,7 +88,7 @@ def score_texts(model, windows, batch_size):
     losses, loads, histograms = [], 0, 0
     for chunk in windows.split(batch_size):
         loss, _, routing = token_losses(model, chunk)
-        losses.append(loss[:, loss.shape[1] // 2:].mean(1))
+        losses.append(second_half(loss).mean(1))
         if routing:
             loads = loads + torch.stack([expert_load(r) for r in routing]) * len(chunk) / len(windows)
             bins = torch.stack([F.one_hot((r.probs * BINS).long().clamp(max=BINS - 1), BINS).float().mean(0) for r in routing])
@@ -145,14 +150,12 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
 
 
 def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
-    """All that is measured of one model: {domain: {"loss", "bits_per_byte", "routing", with tasks "accuracy"}}."""
+    """All that is measured of one model: {domain: {"loss", "routing", and with tasks "accuracy"}}."""
     scores = {}
     with torch.inference_mode():
         for domain in windows:
             losses, routing = score_texts(model, windows[domain].to(device), batch_size)
-            loss = losses.mean().item()
-            scores[domain] = {"loss": loss, "bits_per_byte": loss / math.log(2) / bytes_per_token(encoding, windows[domain]),
-                              "routing": routing}
+            scores[domain] = {"loss": losses.mean().item(), "routing": routing}
             if tasks[domain]:
                 solved = score_tasks(model, encoding, tasks[domain], batch_size, device, drawn)
                 scores[domain]["accuracy"] = solved.float().mean().item()
@@ -161,14 +164,14 @@ def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
 
 def bytes_per_token(encoding, windows):
     """The mean length of the tokens that score_texts takes the loss of; windows: (n, T + 1)."""
-    scored = windows[:, 1:][:, (windows.shape[1] - 1) // 2:].flatten().tolist()
+    scored = second_half(windows[:, 1:]).flatten().tolist()
     return max(1, len(encoding.decode_bytes(scored))) / len(scored)
 
 
-def summary(scores, model, lineage):
-    """One model's entry in results.json."""
-    keys = ("accuracy", "loss", "bits_per_byte")
-    return {**{key: {domain: s[key] for domain, s in scores.items() if key in s} for key in keys},
+def summary(scores, model, lineage, lengths):
+    """One model's entry in results.json; lengths: {domain: see bytes_per_token}."""
+    return {**{key: {domain: s[key] for domain, s in scores.items() if key in s} for key in ("accuracy", "loss")},
+            "bits_per_byte": {domain: s["loss"] / math.log(2) / lengths[domain] for domain, s in scores.items()},
             "params": model.num_params(), "active_params": model.num_params(active=True), **ckpt.totals(lineage),
             "elapsed": ckpt.elapsed(lineage), "moe_share": moe_share(lineage)}
 
@@ -295,6 +298,7 @@ def main(argv=None):
     tasks = {d: read_tasks(data, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(text_of(data, d, "val", block_size), block_size, settings.windows) for d in domains}
+    lengths = {d: bytes_per_token(encoding, w) for d, w in windows.items()}
     known_by = {method: btm.expert_data(method, data, merged, [checkpoints[name] for name in merged])
                 for method, _ in methods}
 
@@ -318,7 +322,7 @@ def main(argv=None):
             forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
             with reading(name, "evaluated"):
                 scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
-            results[name] = summary(scores, model, lineage)
+            results[name] = summary(scores, model, lineage, lengths)
             if model.config.n_expert:
                 loads[name] = {"experts": checkpoints[name]["experts"],
                                **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}

@@ -8,7 +8,9 @@ renormalised top-k. What a folder asks for and this project does not have is ref
 """
 import hashlib
 import json
+import math
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 from data import tokenizer
 from model import GPT, ROPE_STRETCH, GPTConfig
 from support import checkpoint as ckpt
-from support.files import output, read_json, reading, write_text
+from support.files import digest, output, part_of, read_json, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 # ours -> theirs; {} is the number of an expert
@@ -128,7 +130,7 @@ def read_weights(folder, config):
                 if other not in wanted or other in seen:
                     raise BadInput(f"{path}: {other} is {f'in {seen[other]}, too' if other in seen else 'unknown here'}")
                 (name, n, meta), seen[other] = wanted[other], path.name
-                stacked = config.n_expert and ".ff.w_" in name
+                stacked = meta.ndim == 3  # one of theirs for each expert
                 shape = list(meta.shape[1:] if stacked else meta.shape)
                 if file.get_slice(other).get_shape() != shape:
                     raise BadInput(f"{path}: {other} has the shape {file.get_slice(other).get_shape()}, not {shape}")
@@ -169,7 +171,7 @@ def halves(ranks, token):
     """
     parts = [token[i:i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        joined = [ranks.get(a + b, len(ranks) * 2**9) for a, b in zip(parts, parts[1:])]  # noqa: B905 (one shorter by intent)
+        joined = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]  # noqa: B905 (one shorter by intent)
         i = min(range(len(joined)), key=joined.__getitem__)
         parts[i:i + 2] = [parts[i] + parts[i + 1]]
     return tuple(parts)
@@ -217,12 +219,10 @@ def read_tokenizer(folder, about, vocab_size):
         for token, i in ranks.items():
             if len(token) > 1 and halves(ranks, token) not in made.get(i, ()):
                 raise ValueError(f"no merge makes its token {token!r}")
-        ends = about.get("eos_token_id")
-        ends = ends if isinstance(ends, list) else [ends]
-        end = next((name for name, i in special.items() if i == ends[0]), None)
-        if end is None or max([*ranks.values(), *special.values()]) >= vocab_size:
+        eos, known = about.get("eos_token_id"), {*ranks.values(), *special.values()}
+        end = next((name for name, i in special.items() if i == (eos[0] if isinstance(eos, list) else eos)), None)
+        if end is None or max(known) >= vocab_size:
             raise ValueError("no special token is config.json's eos_token_id, or there are more tokens than its vocab_size")
-        known = {*ranks.values(), *special.values()}
         special |= {f"<|unused {i}|>": i for i in range(vocab_size) if i not in known}
         missing = [b for b in range(256) if bytes([b]) not in ranks]
         bpe = {"pattern": pattern_of(file["pre_tokenizer"], missing), "ranks": tokenizer.to_lines(ranks), "special": special,
@@ -232,14 +232,14 @@ def read_tokenizer(folder, about, vocab_size):
         for text in (PROBE, *PROBE.split()):
             if theirs.encode(text, add_special_tokens=False).ids != encoding.encode_ordinary(text):
                 raise ValueError(f"{text[:20]!r} would get other tokens here")
-    return {"name": encoding.name, "fingerprint": tokenizer.fingerprint(encoding), "vocab_size": vocab_size, "bpe": bpe}
+    return tokenizer.describe(encoding) | {"bpe": bpe}
 
 
 def import_folder(folder, out, block_size=0):
     """Write a Hugging Face folder's model to the checkpoint `out`. Raises BadInput."""
     config, about = read_config(folder, block_size)
     words = read_tokenizer(folder, about, config.vocab_size)
-    with output(out):
+    with output(out), reading(folder, "imported"):  # the ledger in config.json may hold anything, weights may be NaN
         state = read_weights(folder, config)
         key = hashlib.sha256()
         for name, t in state.items():
@@ -247,7 +247,7 @@ def import_folder(folder, out, block_size=0):
         past = about.get("btx") or {}
         lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
         entry = ckpt.ledger_entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name,
-                                  weights=key.hexdigest()[:16])
+                                  weights=digest(key))
         ckpt.save(out, ckpt.pack(state, config, words, experts, [*lineage, entry]))
     print(f"wrote {out}: {sum(t.numel() for t in state.values()):,} numbers, {config}")
 
@@ -267,12 +267,11 @@ The same, with all settings, is in config.json under `btx`.
 """
 
 
-def their_config(checkpoint):
-    """config.json of a checkpoint, see `load`. Raises ValueError for what Mixtral does not have."""
-    config, moe = GPTConfig(**checkpoint["config"]), bool(checkpoint["experts"])
+def their_config(checkpoint, config, encoding):
+    """The config.json of a checkpoint, given its GPTConfig and Encoding. Raises ValueError for what Mixtral does not have."""
+    moe = config.n_expert > 0
     if moe and config.routing != "topk":
         raise ValueError(f"it routes by {config.routing!r}; Mixtral has top-k alone")
-    encoding = tokenizer.of(checkpoint["tokenizer"], "")
     about = {"architectures": ["MixtralForCausalLM" if moe else "LlamaForCausalLM"], "model_type": "mixtral" if moe else "llama",
              **{key: getattr(config, name) for name, key in (CONFIG | (EXPERTS if moe else {})).items()},
              "hidden_act": "silu", "head_dim": config.n_embd // config.n_head, "rope_theta": config.rope_theta,
@@ -284,10 +283,9 @@ def their_config(checkpoint):
     return about | ({"sliding_window": None} if moe else {"attention_bias": False, "mlp_bias": False})
 
 
-def their_tokenizer(about):
-    """The tokenizer.json of the Encoding that a checkpoint says it has, and the token that ends a text."""
+def their_tokenizer(about, encoding):
+    """The tokenizer.json of an Encoding, and the token that ends a text; about: what the checkpoint says of it."""
     import tokenizers
-    encoding = tokenizer.of(about, "")
     ranks, sign = encoding._mergeable_ranks, alphabet()
 
     def text(token):
@@ -308,18 +306,19 @@ def export(path, folder, shard_size):
     """Write the checkpoint in `path` as a folder that transformers loads. Raises BadInput."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
-    checkpoint, folder = ckpt.load(path), Path(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    with reading(path, "exported"):
-        about = their_config(checkpoint)
-        words, end = their_tokenizer(checkpoint["tokenizer"])
+    folder, part = Path(folder), part_of(folder)
     if folder.exists():
         raise BadInput(f"{folder} exists; name a new folder, or delete it")
-    config, theirs = GPTConfig(**checkpoint["config"]), {}
+    checkpoint, theirs = ckpt.load(path), {}
+    config, encoding = GPTConfig(**checkpoint["config"]), tokenizer.of(checkpoint["tokenizer"], path)
+    with reading(path, "exported"):
+        about = their_config(checkpoint, config, encoding)
+        words, end = their_tokenizer(checkpoint["tokenizer"], encoding)
     for name in like(config):
-        names, t = their_names(name, config), checkpoint["model"][name]
-        theirs |= dict(zip(names, t.unbind() if len(names) > 1 or t.ndim == 3 else [t], strict=True))
-    with reading(folder, "written"):
+        t = checkpoint["model"][name]
+        theirs |= dict(zip(their_names(name, config), t.unbind() if t.ndim == 3 else [t], strict=True))
+    with ExitStack() as stack, reading(folder, "written"):
+        stack.callback(shutil.rmtree, part, ignore_errors=True)  # when all is done, or the disk is full
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         shards = split_torch_state_dict_into_shards(theirs, max_shard_size=shard_size * 10**6)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.tokenizer import id_size
 from support.files import digest, has, open_input, read_json, reading
 from support.settings import BadInput
 
@@ -39,7 +40,7 @@ def read_domain(folder, domain):
             content = np.frombuffer(file.read(), "u1")
             if digest(content) != wanted:
                 raise BadInput(f"{part} is not what data.prepare wrote; prepare {domain} again")
-            about[name] = content.view("<u2" if about["vocab_size"] <= 2**16 else "<u4") if name.endswith(".bin") else content
+            about[name] = content.view(f"<u{id_size(about['vocab_size'])}") if name.endswith(".bin") else content
         if name.endswith(".bin") and about[name].max(initial=0) >= about["vocab_size"]:
             raise BadInput(f"{part} has tokens that its vocabulary of {about['vocab_size']} lacks; prepare {domain} again")
     return about

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import sys
-from array import array
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from data import text, tokenizer
 from data.loader import FILES
 from data.task import DOMAINS, Task, domain_module
 from support import checkpoint as ckpt
-from support.files import output, prepare_output, reading, write_text
+from support.files import digest, output, prepare_output, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 
@@ -76,9 +75,9 @@ def distinct_tasks(name, rng, settings, separator):
 
 def encode(encoding, texts, n_tokens):
     """Tokens of the texts, each followed by the end-of-text token; exactly n_tokens of them."""
-    tokens = array("H" if encoding.n_vocab <= 2**16 else "I")
+    tokens = tokenizer.ids(encoding, "")
     for document in texts:
-        tokens.extend(encoding.encode_ordinary(document))
+        tokens.extend(tokenizer.ids(encoding, document))
         tokens.append(encoding.eot_token)
         if len(tokens) >= n_tokens:
             return tokens[:n_tokens]
@@ -111,8 +110,7 @@ def write(folder, parts, tasks, meta):
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-    digests = {name: key.hexdigest()[:16] for name, key in keys.items()}
-    write_text(new / "meta.json", json.dumps(meta | {"files": digests}))
+    write_text(new / "meta.json", json.dumps(meta | {"files": {name: digest(key) for name, key in keys.items()}}))
     return sizes.values()
 
 
@@ -161,10 +159,14 @@ def main(argv=None):
     for name in names:
         if name not in (*DOMAINS, "switch"):
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
-    about = ckpt.load(settings.init)["tokenizer"] if settings.init else {"name": settings.tokenizer}
-    encoding = tokenizer.of(about, settings.init) if settings.init else tokenizer.load(settings.tokenizer)
-    meta = {"tokenizer": about["name"], "fingerprint": tokenizer.fingerprint(encoding), "vocab_size": encoding.n_vocab,
-            "level": settings.level, "seed": settings.seed} | {key: about[key] for key in ("bpe",) if key in about}
+    if settings.init:
+        about = ckpt.load(settings.init)["tokenizer"]
+        encoding = tokenizer.of(about, settings.init)
+    else:
+        encoding = tokenizer.load(settings.tokenizer)
+        about = tokenizer.describe(encoding)
+    meta = {"tokenizer": about["name"], **about, "level": settings.level, "seed": settings.seed}
+    del meta["name"]
     paths = {}
     for name, _, path in (pair.partition("=") for pair in settings.text):
         check_text(name, path, settings.out)
@@ -172,8 +174,9 @@ def main(argv=None):
     names += paths
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
-    made = {name: text.own(name, paths[name], encoding, settings.field, settings.val_tokens) for name in paths}  # what can be
-    folders = [Path(settings.out) / name for name in names]  # wrong comes first
+    # what can be wrong comes first, before anything is written
+    made = {name: text.own(name, paths[name], encoding, settings.field, settings.val_tokens) for name in paths}
+    folders = [Path(settings.out) / name for name in names]
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(output(folder / "meta.json"))

@@ -3,13 +3,14 @@ import codecs
 import gzip
 import io
 import sys
-from array import array
 from contextlib import contextmanager
+from functools import partial
 from glob import glob
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data.tokenizer import ids
 from support.files import open_input, read_json, reading
 from support.settings import BadInput
 
@@ -115,10 +116,7 @@ def split(pieces, encode, end, share, n_val):
 def own(name, paths, encoding, field, n_val):
     """The tokens of one domain of own text, see `split`. Raises BadInput before the first if there are too few."""
     files = files_of(paths)
-
-    def encode(text):
-        return array("H" if encoding.n_vocab <= 2**16 else "I", encoding.encode_ordinary(text))
-    few = 0
+    encode, few = partial(ids, encoding), 0
     for text, _ in documents(files, field):
         few += len(encode(text[:1000].strip()))
         if few >= 20:

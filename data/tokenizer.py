@@ -5,8 +5,8 @@
 One tokenizer serves the seed and all experts, or their embeddings could not be averaged.
 """
 import base64
-import hashlib
 import random
+from array import array
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import regex  # tiktoken's own dependency
 import tiktoken
 
 from data.task import DOMAINS, domain_module
+from support.files import digest
 from support.settings import BadInput
 
 FILE = Path(__file__).parent / "btx.tiktoken"
@@ -121,7 +122,22 @@ def of(about, path):
 def fingerprint(encoding):
     """A short hash of all that decides how text becomes tokens; stored in checkpoints, compared before mixing."""
     ranks = sorted(encoding._mergeable_ranks.items())
-    return hashlib.sha256(repr((ranks, encoding._pat_str, encoding._special_tokens)).encode()).hexdigest()[:16]
+    return digest(repr((ranks, encoding._pat_str, encoding._special_tokens)).encode())
+
+
+def describe(encoding):
+    """What checkpoints say of a tokenizer; that of an imported model also has "bpe", see `of`."""
+    return {"name": encoding.name, "fingerprint": fingerprint(encoding), "vocab_size": encoding.n_vocab}
+
+
+def id_size(vocab_size):
+    """The bytes of an id in train.bin and val.bin."""
+    return 2 if vocab_size <= 2**16 else 4
+
+
+def ids(encoding, text):
+    """The tokens of a text, an array of ids of that size; no special ones."""
+    return array({2: "H", 4: "I"}[id_size(encoding.n_vocab)], encoding.encode_ordinary(text))
 
 
 def training_texts():

@@ -63,8 +63,8 @@ def check(checkpoint):
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
     if max(v for v in config.values() if isinstance(v, int)) >= 2**62:
         raise ValueError("a number of the config is too large")
-    known = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
-    if not known or tokenizer["vocab_size"] != config["vocab_size"]:
+    described = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
+    if not described or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
     if len(experts) != config["n_expert"] or not all(isinstance(name, str) and name.isprintable() and name for name in experts):
         raise ValueError(f"{len(experts)} names of experts for n_expert {config['n_expert']}")

@@ -66,8 +66,8 @@ def depth(value):
 
 
 def digest(content):
-    """A short hash of a file's bytes."""
-    return hashlib.sha256(content).hexdigest()[:16]
+    """A short hash of a file's bytes; content: the bytes, or a hashlib.sha256 that was given them."""
+    return (content if hasattr(content, "hexdigest") else hashlib.sha256(content)).hexdigest()[:16]
 
 
 def check_other(option, out, inputs):
