@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from model import GPT, ROPE_STRETCH, GPTConfig
+from model import ROPE_STRETCH, GPTConfig
 from support import checkpoint as ckpt
 from support.files import digest, output, part_of, read_json, reading, write_text
 from support.settings import BadInput, option, parse, run
@@ -62,13 +62,6 @@ def their_names(name, config):
     _, layer, inner = name.split(".", 2)
     theirs = f"model.layers.{layer}.{(LAYER | (MIXTURE if config.n_expert else DENSE))[inner]}"
     return [theirs.format(n) for n in range(config.n_expert)] if "{}" in theirs else [theirs]
-
-
-def like(config):
-    """{name: tensor on "meta"} of a model's state dict; of tied weights the embeddings alone, as in their files."""
-    with torch.device("meta"):
-        state = GPT(config).state_dict()
-    return {name: t for name, t in state.items() if name != "head.weight" or not config.tie_weights}
 
 
 def inside(folder, name):
@@ -119,7 +112,7 @@ def read_weights(folder, config):
         with reading(index):
             names = sorted(set(read_json(inside(folder, index.name))["weight_map"].values()))
     wanted, state, seen = {}, {}, {}
-    for name, meta in like(config).items():
+    for name, meta in ckpt.shapes(config).items():
         theirs = their_names(name, config)
         wanted |= {other: (name, n, meta) for n, other in enumerate(theirs)}
     for path in (inside(folder, name) for name in names):
@@ -143,8 +136,6 @@ def read_weights(folder, config):
                     state[name] = tensor.clone()
     if missing := sorted(wanted.keys() - seen):
         raise BadInput(f"{folder}: {missing[0]} is missing")
-    if config.tie_weights:
-        state["head.weight"] = state["embed.weight"]
     return state
 
 
@@ -314,7 +305,7 @@ def export(path, folder, shard_size):
     with reading(path, "exported"):
         about = their_config(checkpoint, config, encoding)
         words, end = their_tokenizer(checkpoint["tokenizer"], encoding)
-    for name in like(config):
+    for name in ckpt.shapes(config):
         t = checkpoint["model"][name]
         theirs |= dict(zip(their_names(name, config), t.unbind() if t.ndim == 3 else [t], strict=True))
     with ExitStack() as stack, reading(folder, "written"):

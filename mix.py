@@ -5,9 +5,12 @@
 The feed-forwards become the experts of each layer, in the order of the files; everything else is averaged; routers are new.
 With --soup everything is averaged, and the result is dense: the baseline that shows what the experts are for.
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
+
+The first file may be an MoE that mix.py or finetune_router.py wrote: it keeps its experts and its routers' rows, and the others
+become further experts. Tensors are read, mixed and written one after another, so models larger than the memory can be mixed.
 """
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import torch
 
 from data import tokenizer
 from data.loader import check_tokenizer, first_windows, read_domains, text_of
-from model import GPT, ROUTER_STD, ROUTERS, GPTConfig, rope_angles
+from model import ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
 from support.files import check_other, output
 from support.settings import BadInput, option, parse, run
@@ -23,8 +26,8 @@ from support.settings import BadInput, option, parse, run
 
 @dataclass
 class Settings:
-    models: list = option([], "dense checkpoints of one architecture; the seed may be one (the 'generalist' expert)",
-                         positional=True)
+    models: list = option([], "dense checkpoints of one architecture, the seed one of them (the 'generalist' expert); or an MoE "
+                         "and what to add to it", positional=True)
     out: str = option("", "checkpoint to write")
     top_k: int = option(GPTConfig.top_k, "experts that each token will use, with --routing topk", low=1)
     routing: str = option(GPTConfig.routing, "routing method (3.3)", choices=tuple(ROUTERS))
@@ -108,43 +111,48 @@ def rule_for(name, feed_forwards="stacked"):
     # END SOLUTION
 
 
-def mix(states, config, generator, feed_forwards="stacked"):
-    """The state dict of the mixed model and the rule that made each tensor.
+def contribution(header, weight, name):
+    """What the checkpoint with this header gives to a tensor of the mixed model: one tensor, none to a router.
 
-    states: state dicts of N dense models; config: the mixed model's; feed_forwards: what becomes of these, "stacked",
-    "averaged", "split" (into config.n_expert / N chunks) or "blended". Every tensor of the mixed model is made by exactly
-    one rule, and every tensor of the dense models is used exactly once; anything else raises ValueError.
+    An MoE gives what N dense models would, of whose feed-forwards it was made: one for each expert, and its routers' rows.
     """
-    with torch.device("meta"):  # names and shapes alone
-        mixed = GPT(config).state_dict()
-    make = {"averaged": lambda name, tensors: average(tensors), "stacked": lambda name, tensors: stack(tensors),
-            "split": partial(split, n_chunks=config.n_expert // len(states)), "blended": blend}
-    rules, unused = {}, set(states[0])
-    for name, new in mixed.items():
-        rules[name] = rule_for(name, feed_forwards)
-        if rules[name] == "new":
-            mixed[name] = torch.empty(new.shape).normal_(0, ROUTER_STD, generator=generator)
-            continue
-        if name not in unused:
-            raise ValueError(f"{name} is not in the dense models, or is used twice")
-        unused.remove(name)
-        made = make[rules[name]](name, [state[name] for state in states])
-        if made.shape != new.shape:
-            raise ValueError(f"{name} has the shape {tuple(made.shape)}, not {tuple(new.shape)}")
-        mixed[name] = made
-    if unused:
-        raise ValueError(f"left over from the dense models: {', '.join(sorted(unused))}")
-    return mixed, rules
+    N = header["config"]["n_expert"]
+    if not N:
+        return [] if name.endswith(".ff.router") else [weight(name)]
+    return list(weight(name)) if ".ff." in name else [weight(name)] * N
 
 
-def print_rules(rules, state, n_layer):
+def mix(weights, config, generator, feed_forwards="stacked"):
+    """Yield (name, tensor) for each tensor of the mixed model, whose GPTConfig is `config`.
+
+    weights: name -> a list, that tensor of each of the N dense models, or the rows that a router begins with, often none.
+    feed_forwards: what becomes of these, "stacked", "averaged", "split" (into config.n_expert / N chunks) or "blended". Raises
+    ValueError if they make another shape than config's.
+    """
+    for name, like in ckpt.shapes(config).items():
+        tensors, rule = weights(name), rule_for(name, feed_forwards)
+        if rule == "new":
+            made = torch.empty(like.shape).normal_(0, ROUTER_STD, generator=generator)
+            for i, row in enumerate(tensors):
+                made[i] = row
+        elif rule == "averaged":
+            made = average(tensors)
+        elif rule == "stacked":
+            made = stack(tensors)
+        else:
+            made = blend(name, tensors) if rule == "blended" else split(name, tensors, config.n_expert // len(tensors))
+        if made.shape != like.shape:
+            raise ValueError(f"{name} has the shape {tuple(made.shape)}, not {tuple(like.shape)}")
+        yield name, made
+
+
+def print_rules(config, feed_forwards, routers):
     """A line for each kind of tensor: its rule, and the shape it has in the mixed model."""
     print(f"{'rule':<10}{'tensor':<32}shape")
-    for name, rule in rules.items():
-        if name.startswith("blocks.") and not name.startswith("blocks.0."):
-            continue
-        shown = name.replace("blocks.0.", f"blocks.0-{n_layer - 1}." if n_layer > 1 else "blocks.0.")
-        print(f"{rule:<10}{shown:<32}{tuple(state[name].shape)}")
+    for name, like in ckpt.shapes(replace(config, n_layer=1)).items():
+        rule = rule_for(name, feed_forwards).replace("new", routers)
+        shown = name.replace("blocks.0.", f"blocks.0-{config.n_layer - 1}." if config.n_layer > 1 else "blocks.0.")
+        print(f"{rule:<10}{shown:<32}{tuple(like.shape)}")
 
 
 def distinct(names):
@@ -159,9 +167,9 @@ def distinct(names):
     return found
 
 
-def expert_names(settings):
-    """The experts by the names of their files; chunks are numbered (math.1, math.2), blended experts are called by number."""
-    names = distinct([Path(path).stem for path in settings.models])
+def expert_names(settings, before=()):
+    """The experts, those of an MoE before, by their files' names; chunks are numbered (math.1, math.2), blended experts, too."""
+    names = distinct([*before, *(Path(path).stem for path in settings.models[bool(before):])])
     if settings.soup:
         return []
     if settings.blend:
@@ -169,12 +177,20 @@ def expert_names(settings):
     return [f"{name}.{c + 1}" for name in names for c in range(settings.split)] if settings.split > 1 else names
 
 
-def cut_width(settings, d_ff):
-    """d_ff of an expert. Raises BadInput if the feed-forwards cannot be cut so."""
+def mixed_config(settings, first):
+    """The mixed model's GPTConfig and its experts' names, from the first model's header. Raises BadInput."""
     chunks = len(settings.models) if settings.blend else settings.split
-    if d_ff % chunks:
-        raise BadInput(f"--{'blend' if settings.blend else 'split'}: d_ff {d_ff} cannot be cut into {chunks} equal parts")
-    return d_ff // settings.split
+    if first["config"]["d_ff"] % chunks:
+        raise BadInput(f"--{'blend' if settings.blend else 'split'}: d_ff {first['config']['d_ff']} cannot be cut into {chunks} "
+                       "equal parts")
+    names = expert_names(settings, first["experts"])
+    moe = {"n_expert": len(names), "d_ff": first["config"]["d_ff"] // settings.split}
+    if not first["experts"]:
+        moe |= {"routing": settings.routing, "top_k": settings.top_k if settings.routing == "topk" else 1}
+    try:
+        return GPTConfig(**first["config"] | ({} if settings.soup else moe)), names
+    except ValueError as error:
+        raise BadInput(f"--{error}") from None
 
 
 def router_windows(settings, header, n_windows=16):
@@ -195,8 +211,8 @@ def router_windows(settings, header, n_windows=16):
             {f"{name}/train.bin": data[name]["files"]["train.bin"] for name in domains})
 
 
-def main(argv=None):
-    settings = parse(Settings, argv)
+def check_options(settings):
+    """Raise BadInput for options that contradict each other."""
     ckpt.check_name(settings.out)
     check_other("--out", settings.out, settings.models)
     if not settings.models:
@@ -211,49 +227,59 @@ def main(argv=None):
         raise BadInput("--router_data is for --router_init hidden")
     if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
         raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
-    parents = [ckpt.load(path) for path in settings.models]
-    first = parents[0]
-    for path, parent in zip(settings.models, parents, strict=True):
-        if parent["config"]["n_expert"]:
-            raise BadInput(f"{path} is a mixture of experts already; mix.py takes dense checkpoints")
+
+
+def check_models(settings, headers):
+    """Raise BadInput unless the models of these headers can be mixed: branches of one seed, of one architecture."""
+    first, moe = headers[0], {"n_expert", "top_k", "routing"}
+    for path, header in zip(settings.models, headers, strict=True):
+        if header["experts"] and header is not first:
+            raise BadInput(f"{path} is a mixture of experts already; only the first may be one, to which the others are added")
         for name, value in first["config"].items():
-            if name != "block_size" and parent["config"][name] != value:  # RoPE: no weight depends on the block size
-                raise BadInput(f"{path} has {name} = {parent['config'][name]}, {settings.models[0]} has {value}; "
+            if name not in {"block_size", *moe} and header["config"][name] != value:  # RoPE: no weight depends on block_size
+                raise BadInput(f"{path} has {name} = {header['config'][name]}, {settings.models[0]} has {value}; "
                                "only models of one architecture can be mixed")
-        if parent["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
+        if header["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.models[0]}; their embeddings cannot be averaged")
     tokenizer.of(first["tokenizer"], settings.models[0])
-    if not set.intersection(*({entry["id"] for entry in parent["lineage"]} for parent in parents)):
+    if not set.intersection(*({entry["id"] for entry in header["lineage"]} for header in headers)):
         raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
-    d_ff = cut_width(settings, first["config"]["d_ff"])
-    experts, (windows, digests) = expert_names(settings), router_windows(settings, first)
-    try:
-        config = GPTConfig(**first["config"] | ({} if settings.soup else {
-            "n_expert": len(experts), "d_ff": d_ff, "routing": settings.routing,
-            "top_k": settings.top_k if settings.routing == "topk" else 1}))
-    except ValueError as error:
-        raise BadInput(f"--{error}") from None
-    with output(settings.out):
-        if ckpt.state_of(settings.out).exists():
-            raise BadInput(f"{ckpt.state_of(settings.out)} is what an interrupted run left; delete it, or choose another --out")
-        generator = torch.Generator().manual_seed(settings.seed)
+    new = [name for name in ("soup", "blend", "split", "routing", "top_k", "router_init")
+           if getattr(settings, name) != getattr(Settings, name)]
+    if first["experts"] and new:
+        raise BadInput(f"{settings.models[0]} is a mixture of experts already, and stays as it is; leave out --{new[0]}")
+    if first["experts"] and len(headers) == 1:
+        raise BadInput(f"{settings.models[0]} is a mixture of experts already; name dense models to add to it")
+
+
+def main(argv=None):
+    settings = parse(Settings, argv)
+    check_options(settings)
+    with ExitStack() as files:
+        headers, weights = zip(*(files.enter_context(ckpt.open_checkpoint(path)) for path in settings.models), strict=True)
+        check_models(settings, headers)
+        (config, experts), (windows, digests) = mixed_config(settings, headers[0]), router_windows(settings, headers[0])
         feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
                          else "stacked")
-        state, rules = mix([parent["model"] for parent in parents], config, generator, feed_forwards)
+        files.enter_context(output(settings.out))
+        if ckpt.state_of(settings.out).exists():
+            raise BadInput(f"{ckpt.state_of(settings.out)} is what an interrupted run left; delete it, or choose another --out")
+        print_rules(config, feed_forwards, "hidden" if windows else "new")
+        tensors = mix(lambda name: [t for model in zip(headers, weights, strict=True) for t in contribution(*model, name)],
+                      config, torch.Generator().manual_seed(settings.seed), feed_forwards)
         if windows:
-            mixed = ckpt.build({"config": asdict(config), "model": state})
+            mixed = ckpt.build({"config": asdict(config), "model": dict(tensors)})
             hidden_routers(mixed, windows)
-            state = mixed.state_dict()
-            rules |= {name: "hidden" for name, rule in rules.items() if rule == "new"}
-        print_rules(rules, state, config.n_layer)
-        lineage = ckpt.join_lineages(parent["lineage"] for parent in parents)
-        entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [p["lineage"][-1]["id"] for p in parents],
+            tensors = [(name, mixed.state_dict()[name]) for name in ckpt.shapes(config)]
+        entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
                                   experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                                   blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
                                   router_data=settings.router_data, data_digests=digests)
-        ckpt.save(settings.out, ckpt.pack(state, config, first["tokenizer"], experts, lineage + [entry],
-                                          dtype=settings.save_dtype))
-        print(f"wrote {settings.out}")
+        lineage = ckpt.join_lineages(header["lineage"] for header in headers)
+        mixed = ckpt.pack(ckpt.shapes(config), config, headers[0]["tokenizer"], experts, [*lineage, entry],
+                          dtype=settings.save_dtype)
+        ckpt.save(settings.out, mixed, (t for _, t in tensors))
+    print(f"wrote {settings.out}")
 
 
 if __name__ == "__main__":

@@ -308,9 +308,7 @@ class GPT(nn.Module):
             torch.empty(config.vocab_size, config.n_embd), freeze=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tie_weights:
-            self.head.weight = self.embed.weight
+        self.head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.init_weights(generator)
 
     @torch.no_grad()
@@ -351,14 +349,18 @@ class GPT(nn.Module):
         x = self.norm(x)
         if loss_chunk:
             return None, self.chunked_loss(x.flatten(0, 1), targets.flatten(), loss_chunk), routing
-        logits = at_least_float32(self.head(x))  # (B, T, V)
+        logits = self.logits(x)  # (B, T, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
         return logits, loss, routing
+
+    def logits(self, x):
+        """x: (..., D), normed -> (..., V), in float32 at least."""
+        return at_least_float32(F.linear(x, (self.head or self.embed).weight))
 
     def chunked_loss(self, x, targets, chunk):
         """The cross-entropy of x (M, D) and targets (M,), `chunk` tokens at a time in both passes. Returns a scalar."""
         def total(x, targets):
-            return F.cross_entropy(at_least_float32(self.head(x)), targets, ignore_index=-1, reduction="sum")
+            return F.cross_entropy(self.logits(x), targets, ignore_index=-1, reduction="sum")
         parts = zip(x.split(chunk), targets.split(chunk), strict=True)
         return sum(checkpoint(total, *part, use_reentrant=False) for part in parts) / (targets != -1).sum()
 

@@ -51,7 +51,7 @@ class TrainSettings:
     save_dtype: str = option("float32", "of the weights in the checkpoint", choices=("float32", "bfloat16"))
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
-    patience: int = option(10, "give up after N steps in a row whose loss or gradient is not finite (each is skipped)", low=1)
+    patience: int = option(10, "give up when N steps in a row had a loss or gradient that is not finite (each is skipped)", low=1)
 
     grad_accum: int = option(1, "micro-batches a step is split into; an MoE balances the load of each", low=1, group="memory")
     recompute: bool = option(False, "keep no activations inside a block, compute them again in the backward pass")
@@ -108,12 +108,12 @@ def router_noise(config, progress, key, device):
     return lambda n_tokens: gumbel(config, n_tokens, temperature(progress), generator)
 
 
-def make_optimizer(model, settings, device):
+def make_optimizer(model, settings):
     """AdamW (0.9, 0.95) over the parameters that require gradients; no decay on the norms' vectors."""
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": settings.weight_decay},
               {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=True)
 
 
 def objective(nll, routing, alpha):
@@ -132,7 +132,7 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     """One optimizer step on the batch x, y (B, T): the mean cross-entropy, for an MoE see `objective`, gradients clipped.
 
     noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
-    were finite: the weights are left alone if not.
+    were finite, a tensor: the weights are left alone if not. Nothing here waits for a GPU.
     """
     for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
         with autocast:
@@ -143,11 +143,11 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
     nll = devices.mean_over_ranks(nll.detach())
-    finite = bool(torch.isfinite(norm + nll))
-    if finite:
-        optimizer.step()
+    finite = torch.isfinite(norm + nll)
+    optimizer.found_inf = (~finite).float()  # where it is 1, fused AdamW takes no step
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return nll.item(), routing, finite
+    return nll, routing, finite
 
 
 @torch.no_grad()
@@ -185,6 +185,8 @@ def check(settings):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
     device, names = devices.pick_device(settings.device), [*mixture(settings.data), *prepared(settings.data_dir)]
+    if settings.compile:
+        devices.check_compiler(device)
     return device, read_domains(settings.data_dir, dict.fromkeys(names))
 
 
@@ -194,13 +196,12 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
-def one_more_skipped(skipped, step, settings):
-    """How many steps in a row were skipped, this one included. Raises Diverged if they are settings.patience."""
-    if skipped + 1 == settings.patience:
+def check_skipped(skipped, step, settings):
+    """Raise Diverged if the last settings.patience steps were skipped, or more."""
+    if skipped >= settings.patience:
         state = ckpt.state_of(settings.out)
-        raise Diverged(f"step {step}: loss or gradient was not finite for {settings.patience} steps in a row; "
+        raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; "
                        f"{f'{state} is from before; delete it and ' if state.exists() else ''}try a lower --lr")
-    return skipped + 1
 
 
 def summary(nll, routing, tokens_per_second, mfu):
@@ -244,9 +245,10 @@ def train(model, settings, header, device, data, stop=()):
             fast.install(model)
         forward = devices.spread(model.train(), device, settings.shard)
         forward = torch.compile(forward) if settings.compile else forward
-        optimizer, autocast = make_optimizer(model, settings, device), devices.autocast(settings.dtype, device)
+        optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
         state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
-        every, step_tokens, skipped = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T, 0
+        every, step_tokens = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T
+        skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps in a row
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
         start = time.perf_counter() - state["seconds"] / world_size
@@ -257,24 +259,28 @@ def train(model, settings, header, device, data, stop=()):
             rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
             set_rate(optimizer, rate)
             noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
-            nll, routing, finite = training_step(forward, optimizer, x.to(device), y.to(device), settings, autocast, noise)
-            skipped = 0 if finite else one_more_skipped(skipped, step, settings)
-            done, last, seconds = step + 1, step + 1 == settings.steps, time.perf_counter() - start
-            if done % 20 == 0 or done % every == 0 or last:  # the same steps on all ranks
-                speed = done * step_tokens / seconds
-                text = summary(nll, routing, speed, peak and speed * token_flops / peak)
+            x, y = (devices.send(t, device) for t in (x, y))
+            nll, routing, finite = training_step(forward, optimizer, x, y, settings, autocast, noise)
+            skipped = (skipped + 1) * ~finite
+            done, last = step + 1, step + 1 == settings.steps
+            saving = done % settings.save_every == 0 and not last
+            if done % 20 == 0 or done % every == 0 or last or saving:  # the same steps on all ranks; the others wait for no GPU
+                check_skipped(int(skipped), step, settings)
+                speed = done * step_tokens / (time.perf_counter() - start)
+                text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
+            seconds = time.perf_counter() - start
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
-                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll if finite else None,
-                         "val_loss": losses, "seconds": seconds}
-                state["log"].append(entry | (routing_entry(routing, header["experts"]) if finite else {}))
+                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "val_loss": losses, "seconds": seconds,
+                         "train_loss": None if skipped else nll.item()}
+                state["log"].append(entry | ({} if skipped else routing_entry(routing, header["experts"])))
                 if rank == 0:
                     tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
             stopping = devices.any_rank(stop, device) and not last
-            if stopping or done % settings.save_every == 0 and not last:
+            if stopping or saving:
                 ckpt.save_state(out, model, optimizer, state | {"step": done, "seconds": seconds * world_size})
             if stopping:
                 devices.any_rank(True, device)  # nobody leaves before the state is written

@@ -155,7 +155,7 @@ def trainer(s, device, model, forward=None):
     would spare an MoE work. forward: what to call instead of the model."""
     settings = TrainSettings(lr=1e-5)
     settings.alpha = 0.01 if isinstance(model, GPT) else 0.0
-    optimizer = make_optimizer(model.train(), settings, device)
+    optimizer = make_optimizer(model.train(), settings)
     if s.fast and isinstance(model, GPT):
         fast.install(model)
     forward = forward or model

@@ -15,14 +15,16 @@ import hashlib
 import json
 import math
 import os
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from model import GPT, GPTConfig
 from support import devices
-from support.files import LIMIT, has, open_input, read_json, write_whole
+from support.files import LIMIT, has, open_input, read_json, reading, write_whole
 from support.settings import BadInput, Diverged
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -39,23 +41,26 @@ LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
 # ---- what a valid file is ---------------------------------------------------------------------------------------------
 
 
-def check_tensors(tensors, like, tied=False):
-    """Raise ValueError unless `tensors` are those of `like`, {name: what has its shape}, and finite (where they are not meta)."""
+def check_tensors(tensors, like):
+    """Raise ValueError unless `tensors` have the names and shapes of `like`, {name: what has its shape}."""
     for name in sorted(like.keys() ^ tensors.keys()):
         raise ValueError(f"{name} is {'missing' if name in like else 'unknown'}")
     for name, tensor in tensors.items():
         if tensor.shape != like[name].shape:
             raise ValueError(f"{name} should have the shape {tuple(like[name].shape)}")
-        if not tensor.is_meta and not tensor.float().isfinite().all():  # in the dtype that everything is computed in
-            raise ValueError(f"{name} holds values that are not finite")
-    if tied and not tensors["head.weight"].is_meta and not torch.equal(tensors["head.weight"], tensors["embed.weight"]):
-        raise ValueError("head.weight should be embed.weight, to which it is tied")
+
+
+def shapes(config):
+    """{name: tensor on "meta"}, the state dict of a GPTConfig's model; from that of one layer, since many take long."""
+    with torch.device("meta"):
+        one = GPT(replace(config, n_layer=1)).state_dict()
+    return {name.replace("blocks.0.", f"blocks.{i}."): t for i in range(config.n_layer) for name, t in one.items()}
 
 
 def check(checkpoint):
     """Raise ValueError unless a value is a checkpoint whose parts fit together: what load accepts, and what save writes."""
     if not has(checkpoint, KEYS) or checkpoint.keys() != KEYS.keys():
-        raise ValueError(f"not a checkpoint of this project, which has the keys {', '.join(KEYS)}")
+        raise ValueError("not a checkpoint of this project")
     config, tokenizer, experts = (checkpoint[key] for key in ("config", "tokenizer", "experts"))
     known = {f.name: NUMBER if f.type is float else f.type for f in fields(GPTConfig)}
     if config.keys() != known.keys() or not has(config, known):
@@ -76,10 +81,7 @@ def check(checkpoint):
     layers = {str(name).split(".")[1] for name in checkpoint["model"] if str(name).startswith("blocks.")}
     if len(layers) != config.n_layer:  # before so many are named
         raise ValueError(f"{len(layers)} layers of weights for n_layer {config.n_layer}")
-    with torch.device("meta"):
-        one = GPT(replace(config, n_layer=1)).state_dict()
-    like = {name.replace("blocks.0.", f"blocks.{i}."): t for i in range(config.n_layer) for name, t in one.items()}
-    check_tensors(checkpoint["model"], like, config.tie_weights)
+    check_tensors(checkpoint["model"], shapes(config))
 
 
 def check_lineage(lineage):
@@ -104,17 +106,19 @@ def check_log(log):
 # ---- reading and writing ----------------------------------------------------------------------------------------------
 
 
-def read(path, check=None):
-    """Read a file that `write` wrote. Raises BadInput if it is none.
+@contextmanager
+def opened(path, check=None):
+    """Open a file that `write` wrote. Yields the value in it, with tensors on "meta", and a function that reads one of them.
 
-    check: called with the value, and before that with meta tensors in it, so that nothing large is read in vain.
+    check: called with that value, so that nothing large is read in vain. tensor(part, name), where part is one of TENSORS, is in
+    memory of its own; raises ValueError if it is not finite. Raises BadInput if the file is none that `write` wrote.
     """
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
-    check, none = check or (lambda value: None), "not a checkpoint; train_expert.py, mix.py and finetune_router.py write them"
+    none = BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them")
     with open_input(path) as file:
         try:
-            size = min(int.from_bytes(file.read(8), "little"), LIMIT + 1)
+            size, places = min(int.from_bytes(file.read(8), "little"), LIMIT + 1), {}
             left = os.fstat(file.fileno()).st_size - 8 - size
             header = read_json(path, file.read(size) if left >= 0 else "")
             value, end = read_json(path, header.pop("__metadata__")["plain"]), 0
@@ -128,27 +132,46 @@ def read(path, check=None):
                 if part not in TENSORS or about["data_offsets"] != [start, end] or end > left:
                     raise ValueError
                 value.setdefault(part, {})[name] = torch.empty(shape, dtype=dtype, device="meta")
+                places[part, name] = 8 + size + start, value[part][name]
             if end < left:
                 raise ValueError
         except Exception:  # whatever the bytes of another file may be taken for
-            raise BadInput(f"{path}: {none}") from None
-        check(value)
-        for tensors in (value[part] for part in TENSORS if part in value):  # in the order of the header
-            for name, t in tensors.items():
-                numbers = bytearray(t.nbytes)
-                if file.readinto(numbers) < t.nbytes:
-                    raise BadInput(f"{path}: {none}")
-                tensors[name] = torch.frombuffer(numbers, dtype=t.dtype).view(t.shape)
-    check(value)
+            raise none from None
+
+        def tensor(part, name):
+            start, like = places[part, name]
+            numbers = np.empty(like.nbytes, np.uint8)
+            file.seek(start)
+            if file.readinto(numbers) < like.nbytes:
+                raise none
+            t = torch.from_numpy(numbers).view(like.dtype).view(like.shape)
+            if not torch.stack(t.aminmax()).float().isfinite().all():  # in the dtype that everything is computed in
+                raise ValueError(f"{name} holds values that are not finite")
+            return t
+        if check:
+            check(value)
+        yield value, tensor
+
+
+def read(path, check=None, keep=True):
+    """The whole value that `opened` finds; tensors stay on "meta" if it is read only to see whether it can be."""
+    with opened(path, check) as (value, tensor):
+        for part in (part for part in TENSORS if part in value):
+            for name, like in value[part].items():
+                t = tensor(part, name)
+                value[part][name] = t if keep else like
     return value
 
 
-def write(path, value, check=None):
-    """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain. check: see write_whole. Raises BadInput."""
-    tensors = {f"{part}/{name}": t.detach().cpu().contiguous() for part in TENSORS for name, t in value.get(part, {}).items()}
+def write(path, value, check=None, tensors=()):
+    """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain. check: see write_whole. Raises BadInput.
+
+    tensors: the same in order, one made after another, if the value has them on "meta".
+    """
+    likes = {f"{part}/{name}": t for part in TENSORS for name, t in value.get(part, {}).items()}
     plain = json.dumps({key: v for key, v in value.items() if key not in TENSORS}, allow_nan=False)
     names, header, end = {dtype: name for name, dtype in DTYPES.items()}, {"__metadata__": {"plain": plain}}, 0
-    for name, t in tensors.items():
+    for name, t in likes.items():
         header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [end, end + t.nbytes]}
         end += t.nbytes
     text = json.dumps(header).encode()
@@ -156,29 +179,36 @@ def write(path, value, check=None):
 
     def save_to(file):
         file.write(len(text).to_bytes(8, "little") + text)
-        for t in tensors.values():
-            file.write(t.view(-1).view(torch.uint8).numpy().data)
+        for like, t in zip(likes.values(), tensors or likes.values(), strict=True):
+            file.write(t.detach().to("cpu", like.dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
     write_whole(path, save_to, check)
 
 
-def load(path):
-    """Read a checkpoint and check it. Its name ends in .pt, so that it is none of the other files here. Raises BadInput."""
+@contextmanager
+def open_checkpoint(path):
+    """As `opened`, of a checkpoint, checked. Its name ends in .pt, so that it is none of the other files here. Raises BadInput."""
     if Path(path).suffix != ".pt" or not Path(path).stem.isprintable():
         raise BadInput(f"{path}: not a checkpoint by its name: rename it, so that it ends in .pt and can be printed")
-    try:
-        return read(path, check)
-    except BadInput:
-        raise
-    except Exception as error:  # whatever a file may hold in place of what is expected
-        message = str(error).partition("\n")[0] or type(error).__name__
-        kind = "" if message.startswith("not a checkpoint") else "weights and config do not fit together: "
-        raise BadInput(f"{path}: {kind}{message}") from None
+    with ExitStack() as stack:
+        with reading(path):
+            value, tensor = stack.enter_context(opened(path, check))
+
+        def weight(name):
+            with reading(path):
+                return tensor("model", name)
+        yield value, weight
 
 
-def save(path, checkpoint):
-    """Write a checkpoint that load accepts. Raises Diverged if it would not."""
+def load(path):
+    """Read a whole checkpoint and check it. Raises BadInput."""
+    with open_checkpoint(path) as (checkpoint, weight):
+        return checkpoint | {"model": {name: weight(name) for name in checkpoint["model"]}}
+
+
+def save(path, checkpoint, tensors=()):
+    """Write a checkpoint that load accepts; tensors: see `write`. Raises Diverged if it would not."""
     try:
-        write(path, checkpoint, lambda part: read(part, check))
+        write(path, checkpoint, lambda part: read(part, check, keep=False), tensors)
     except ValueError as error:
         raise Diverged(f"{path} is not written: {error} (of training: try a lower --lr)") from None
 
@@ -219,15 +249,10 @@ def setup(settings, config, device, digests):
 def save_state(out, model, optimizer, state):
     """Write what load_state reads; `state` has the keys of STATE but for the tensors. Raises Diverged."""
     weights, moments = devices.full_state(model, optimizer)
-
-    def whole(part):
-        written = read(part)
-        check_tensors(written["model"], weights)
-        check_tensors(written["moments"], moments)
     if devices.rank_and_size()[0] == 0:
         plain = {key: state[key] for key in STATE if key in state}
         try:
-            write(state_of(out), plain | {"model": weights, "moments": moments}, whole)
+            write(state_of(out), plain | {"model": weights, "moments": moments}, lambda part: read(part, keep=False))
         except ValueError as error:
             raise Diverged(f"{state_of(out)} is not written: {error}; try a lower --lr") from None
 
@@ -244,11 +269,7 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         return new
     if not settings.resume:
         raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
-    like, tied = model.state_dict(), model.config.tie_weights
-
     def fits(state):
-        """Raise an error unless the state is one of this run; first called before there are numbers in it."""
-        state.setdefault("moments", {})
         if not has(state, STATE) or state.keys() != STATE.keys():
             raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
         for name in sorted(setup.keys() | state["settings"].keys(), key=str):
@@ -261,22 +282,20 @@ def load_state(out, model, optimizer, settings, setup, lineage):
                                f"{str(now)[:200]}; use the former again, or delete the file to start anew")
         if json.dumps(state["lineage"]) != json.dumps(lineage):
             raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
-        check_tensors(state["model"], like, tied)
+        check_tensors(state["model"], model.state_dict())
+        check_tensors(state["moments"], devices.moments_like(optimizer))
         check_log(state["log"])
-        skipped = not state["moments"] and state["step"] < settings.patience  # then no step was taken yet
-        check_tensors(state["moments"], {} if skipped else devices.moments_like(optimizer))
         known = {p.dtype for p in model.parameters()} | {torch.float32}
         if (not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40
                 or not all(0 < line["step"] <= state["step"] for line in state["log"])
                 or any(t.dtype not in known for part in TENSORS for t in state[part].values())):
             raise ValueError
-        if not next(iter(state["model"].values())).is_meta:
-            taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
-            negative = any((t < 0).any() for name, t in state["moments"].items() if name.endswith("exp_avg_sq"))
-            if negative or len(taken) > 1 or not taken <= set(range(1, state["step"] + 1)):
-                raise ValueError
     try:
         state = read(path, fits)
+        taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
+        negative = any((t < 0).any() for name, t in state["moments"].items() if name.endswith("exp_avg_sq"))
+        if negative or len(taken) > 1 or not taken <= set(range(state["step"] + 1)):
+            raise ValueError
     except BadInput:
         raise
     except Exception:  # whatever a file may hold in place of what is expected
@@ -293,8 +312,6 @@ def build(checkpoint, device="cpu"):
     with torch.device("meta"):
         model = GPT(GPTConfig(**checkpoint["config"]))
     model.load_state_dict(checkpoint["model"], assign=True)
-    if model.config.tie_weights:  # assign=True gave the two names a tensor each
-        model.head.weight = model.embed.weight
     return model.to(device=device, dtype=torch.float32).eval()
 
 

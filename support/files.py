@@ -5,7 +5,7 @@ import json
 import math
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from support.settings import BadInput
@@ -95,14 +95,12 @@ def prepare_output(path, probe=True):
 
 
 @contextmanager
-def output(path):
-    """As prepare_output, also for a state of that name, and holds a lock: raises BadInput if another process does.
+def locked(path):
+    """Hold a lock for `path`: the operating system's, so a killed process leaves none behind, though it may leave the empty file.
 
-    The lock is the operating system's, so a killed process leaves none behind, though it may leave the empty file.
+    Raises BadInput if another process holds it.
     """
-    path = Path(path)
     lock, file = path.with_name(f".{path.name}.lock"), None
-    prepare_output(path, probe=False)
     try:
         file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,12 +113,27 @@ def output(path):
             raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
         raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
     try:
-        for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # and away with parts of a killed run
-            prepare_output(name)
         yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(file)
+
+
+@contextmanager
+def output(path):
+    """As prepare_output, also for a state of that name, and holds a lock. Raises BadInput. What goes wrong leaves no new folder."""
+    path = Path(path)
+    new = [folder for folder in path.parents if not folder.exists()]
+    try:
+        prepare_output(path, probe=False)
+        with locked(path):
+            for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # and away with parts of a killed run
+                prepare_output(name)
+            yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def part_of(path):

@@ -180,8 +180,10 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("mix {tiny}/seed.pt", "--out"), ("mix --out new/o.pt", "checkpoints"), ("evaluate {DATA}", "checkpoints"),
         ("sample --device cpu", "one checkpoint"), ("sample {tiny}/math.pt {tiny}/code.pt --device cpu", "one checkpoint"),
         ("mix {tiny}/seed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
-        ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --out new/o.pt", "btx_mixed.pt"),
-        ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "dense"),
+        ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --soup --out new/o.pt", "--soup"),
+        ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --routing soft --out new/o.pt", "--routing"),
+        ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
+        ("mix {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
         ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
@@ -203,6 +205,11 @@ WRONG = [(f"{base} {more}".replace("{DATA}", DATA).replace("{here}", __file__), 
 WRONG += [(f"{line} {option} {place}{ending}", place.removesuffix("/o"))
           for line, option, ending in WRITERS for place in ("file/o", "file/deep/o", "/dev/null/o", LONG)]
 WRONG += [(f"{line} --out {{tiny}}/data", "--out") for line in (TRAIN, FINETUNE, MIX)]
+
+
+def test_compile_says_which_compiler_it_lacks(refused, monkeypatch):
+    monkeypatch.setenv("CXX", "nosuch++")
+    assert "nosuch++" in refused(TRAIN + " --compile")
 
 
 @pytest.mark.parametrize("line,named", WRONG)

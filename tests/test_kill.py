@@ -148,7 +148,7 @@ def read_state(tiny, path):
     """As a run of ten steps would that goes on from it."""
     model = ckpt.build(ckpt.load(tiny / "math.pt")).train()
     settings = train_expert.TrainSettings(steps=10, resume=True)
-    optimizer = train_expert.make_optimizer(model, settings, torch.device("cpu"))
+    optimizer = train_expert.make_optimizer(model, settings)
     ckpt.load_state(path, model, optimizer, settings, {"lr": 0.1}, [])
     assert {t.shape for entry in optimizer.state.values() for t in entry.values()} <= {p.shape for p in model.parameters()} | {()}
 
@@ -156,7 +156,7 @@ def read_state(tiny, path):
 def write_state(tiny, path):
     """The state that read_state takes, after a step of it."""
     model = ckpt.build(ckpt.load(tiny / "math.pt")).train()
-    optimizer = train_expert.make_optimizer(model, train_expert.TrainSettings(), torch.device("cpu"))
+    optimizer = train_expert.make_optimizer(model, train_expert.TrainSettings())
     model(torch.ones(1, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64))[1].backward()
     optimizer.step()
     ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": [],

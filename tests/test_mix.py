@@ -14,9 +14,20 @@ def dense_states(n=3, **changes):
     return [GPT(GPTConfig(**SMALL | changes), torch.Generator().manual_seed(i)).state_dict() for i in range(n)]
 
 
+def tensors_of(states):
+    """What `mix` takes, of dense state dicts."""
+    return lambda name: [s[name] for s in states if name in s]
+
+
+def made(states, config, feed_forwards="stacked", seed=7):
+    """The mixed model's state dict, and the rule that made each tensor."""
+    state = dict(mix.mix(tensors_of(states), config, torch.Generator().manual_seed(seed), feed_forwards))
+    return state, {name: mix.rule_for(name, feed_forwards) for name in state}
+
+
 def mixed(states, soup=False, **changes):
     config = GPTConfig(**SMALL | ({} if soup else {"n_expert": len(states)}) | changes)
-    return config, *mix.mix(states, config, torch.Generator().manual_seed(7), "averaged" if soup else "stacked")
+    return config, *made(states, config, "averaged" if soup else "stacked")
 
 
 def test_averages_equal_a_hand_made_mean_and_experts_are_copied():
@@ -39,22 +50,35 @@ def test_averages_are_taken_in_float32():
 
 @pytest.mark.parametrize("tie_weights", [False, True])
 def test_every_tensor_is_used_exactly_once(tie_weights):
-    states = dense_states(tie_weights=tie_weights)
-    _, state, rules = mixed(states, tie_weights=tie_weights)
-    assert rules.keys() == state.keys()
-    assert {name for name, rule in rules.items() if rule != "new"} == set(states[0])
+    states, asked = dense_states(tie_weights=tie_weights), []
+    config = GPTConfig(**SMALL | {"n_expert": 3, "tie_weights": tie_weights})
+    state = dict(mix.mix(lambda name: asked.append(name) or tensors_of(states)(name), config, torch.Generator()))
+    assert state.keys() == GPT(config).state_dict().keys() and len(asked) == len(state)
+    assert {name for name in asked if not name.endswith("router")} == set(states[0])
 
 
-def test_a_tensor_left_over_or_missing_is_an_error():
+def test_tensors_of_another_shape_are_an_error():
     states = dense_states()
     for s in states:
-        s["blocks.0.extra"] = torch.zeros(1)
-    with pytest.raises(ValueError, match="extra"):
-        mixed(states)
-    for s in states:
-        del s["blocks.0.extra"], s["norm.weight"]
+        s["norm.weight"] = torch.zeros(3)
     with pytest.raises(ValueError, match="norm.weight"):
         mixed(states)
+
+
+def test_an_expert_that_comes_later_is_as_if_it_had_been_there_from_the_start(tiny, tmp_path):
+    """But for the routers, whose old rows stay: an MoE of two and a third expert have the weights of an MoE of all three."""
+    two, later, at_once = (tmp_path / f"{name}.pt" for name in ("two", "later", "at_once"))
+    mix.main([str(tiny / "seed.pt"), str(tiny / "math.pt"), "--out", str(two)])
+    mix.main([str(two), str(tiny / "code.pt"), "--out", str(later), "--seed", "1"])
+    mix.main([*(str(tiny / f"{n}.pt") for n in ("seed", "math", "code")), "--out", str(at_once)])
+    two, later, at_once = map(ckpt.load, (two, later, at_once))
+    assert later["experts"] == at_once["experts"] and later["config"] == at_once["config"]
+    for name, t in later["model"].items():
+        if name.endswith("router"):
+            assert torch.equal(t[:2], two["model"][name]) and not torch.equal(t[2], at_once["model"][name][2])
+        else:
+            torch.testing.assert_close(t, at_once["model"][name])
+    assert [e["name"] for e in later["lineage"]] == ["seed", "math", "two", "code", "later"]
 
 
 def test_mixing_copies_of_one_model_gives_that_model():
@@ -73,7 +97,7 @@ def test_mixing_copies_of_one_model_gives_that_model():
 def test_routers_are_small_and_depend_on_the_seed_alone():
     states = dense_states()
     config = GPTConfig(**SMALL | {"n_expert": 3})
-    routers = [mix.mix(states, config, torch.Generator().manual_seed(s))[0]["blocks.0.ff.router"] for s in (0, 0, 1)]
+    routers = [made(states, config, seed=s)[0]["blocks.0.ff.router"] for s in (0, 0, 1)]
     assert torch.equal(routers[0], routers[1]) and not torch.equal(routers[0], routers[2])
     assert routers[0].std().item() == pytest.approx(0.02, rel=0.3)
 
@@ -90,9 +114,9 @@ def test_lineage_counts_a_shared_seed_once():
 def test_cli_names_experts_and_prints_the_rules(tiny, tmp_path, capsys):
     out = tmp_path / "new" / "m.pt"
     mix.main([str(tiny / f"{n}.pt") for n in ("seed", "math", "code")] + ["--out", str(out)])
-    made = ckpt.load(out)
-    assert made["experts"] == ["seed", "math", "code"] and made["config"]["n_expert"] == 3
-    assert [e["name"] for e in made["lineage"]] == ["seed", "math", "code", "m"]
+    moe = ckpt.load(out)
+    assert moe["experts"] == ["seed", "math", "code"] and moe["config"]["n_expert"] == 3
+    assert [e["name"] for e in moe["lineage"]] == ["seed", "math", "code", "m"]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("averaged", "stacked", "new", "ff.router"))
 
@@ -110,7 +134,7 @@ def ff(name, state, x, layer=0):
 def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output(n_chunks):
     states = dense_states()
     config = GPTConfig(**SMALL | {"n_expert": 3 * n_chunks, "d_ff": SMALL["d_ff"] // n_chunks, "top_k": n_chunks})
-    state, rules = mix.mix(states, config, torch.Generator().manual_seed(7), "split")
+    state, rules = made(states, config, "split")
     assert set(rules.values()) == {"averaged", "split", "new"}
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
     for i, dense in enumerate(states):
@@ -126,7 +150,7 @@ def test_blended_at_equal_gates_equals_unblended_and_every_expert_holds_a_part_o
     models = {}
     for feed_forwards in ("stacked", "blended"):
         models[feed_forwards] = GPT(config)
-        state = mix.mix(states, config, torch.Generator().manual_seed(7), feed_forwards)[0]
+        state = made(states, config, feed_forwards)[0]
         for name in state:
             if name.endswith("router"):
                 state[name].zero_()  # equal gates
@@ -179,9 +203,9 @@ def test_the_command_line_makes_what_it_says(tiny, tmp_path):
                                                "--data_dir", str(tiny / "data")],
                                               4, 8, ["seed.1", "seed.2", "math.1", "math.2"])):
         mix.main([*models, *options, "--out", str(tmp_path / "m.pt")])
-        made = ckpt.load(tmp_path / "m.pt")
-        assert (made["config"]["n_expert"], made["config"]["d_ff"], made["experts"]) == (n_expert, d_ff, experts)
-    router = made["model"]["blocks.0.ff.router"]
+        moe = ckpt.load(tmp_path / "m.pt")
+        assert (moe["config"]["n_expert"], moe["config"]["d_ff"], moe["experts"]) == (n_expert, d_ff, experts)
+    router = moe["model"]["blocks.0.ff.router"]
     assert torch.equal(router[0], router[1]) and not torch.equal(router[0], router[2])
 
 

@@ -25,7 +25,7 @@ def test_learning_rate_by_hand():
 
 def test_weight_decay_is_for_matrices_only():
     model = GPT(GPTConfig(n_layer=1, n_embd=16, n_head=2, d_ff=16, n_expert=2))
-    decayed, rest = make_optimizer(model, train_expert.TrainSettings(), torch.device("cpu")).param_groups
+    decayed, rest = make_optimizer(model, train_expert.TrainSettings()).param_groups
     assert all(p.ndim >= 2 for p in decayed["params"]) and all(p.ndim == 1 for p in rest["params"])
     assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
     assert decayed["weight_decay"] == 0.1 and rest["weight_decay"] == 0 and decayed["betas"] == (0.9, 0.95)
@@ -65,8 +65,8 @@ def test_a_step_is_clipped_and_under_autocast():
         return model(*arguments, **options)
     for clip, autocast in ((1e-3, True), (0.0, False)):
         before = [p.detach().clone() for p in model.parameters()]
-        training_step(forward, torch.optim.SGD(model.parameters(), lr=1.0), idx, idx, train_expert.TrainSettings(clip=clip),
-                      torch.autocast("cpu", torch.bfloat16, enabled=autocast))
+        training_step(forward, torch.optim.SGD(model.parameters(), lr=1.0, fused=True), idx, idx,
+                      train_expert.TrainSettings(clip=clip), torch.autocast("cpu", torch.bfloat16, enabled=autocast))
         moved = sum((p - old).square().sum() for p, old in zip(model.parameters(), before, strict=True)).sqrt().item()
         assert moved == pytest.approx(clip, rel=1e-2) if clip else moved > 0.1
     assert seen == [True, False]
@@ -213,10 +213,36 @@ def test_exit_codes(capsys):
 def test_divergence_is_never_stepped_on_and_ends_the_run(tiny, tmp_path, monkeypatch):
     """The first step makes the weights huge, and from then on no loss is finite."""
     real, steps = torch.optim.AdamW.step, []
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (steps.append(1), real(self, *a)))
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (steps.append(self.found_inf.item()), real(self, *a)))
     with pytest.raises(Diverged, match="step 3.*3 steps in a row"):
         run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", lr=1e18, patience=3, save_every=1, steps=9, eval_every=9)
-    assert len(steps) == 1 and not (tmp_path / "a.pt").exists()
+    assert steps == [0, 1, 1, 1] and not (tmp_path / "a.pt").exists()
+
+
+def test_a_run_that_has_skipped_every_step_goes_on_from_its_state(tiny, tmp_path, monkeypatch):
+    """Its moments are those that AdamW starts with; in the end it is as if the steps had been skipped in one run."""
+    real = train_expert.training_step
+
+    def step(forward, optimizer, x, y, settings, autocast, noise):
+        blind = (lambda *a, **o: (None, forward(*a, **o)[1] * (math.nan if len(seen) <= 3 else 1), []))
+        seen.append(1)
+        return real(blind, optimizer, x, y, settings, autocast, noise)
+    monkeypatch.setattr(train_expert, "training_step", step)
+    seen = []
+    want = run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt")
+    real_batch, seen = train_expert.get_batch, []
+
+    def get_batch(*arguments):
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real_batch(*arguments)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 3"):
+        patch.setattr(train_expert, "get_batch", get_batch)
+        run(tiny, tmp_path / "b.pt", init=tiny / "seed.pt")
+    state = ckpt.read(tmp_path / "b.state")
+    assert state["step"] == 3 and not any(t.any() for t in state["moments"].values())
+    got = run(tiny, tmp_path / "b.pt", init=tiny / "seed.pt", resume=True)
+    assert all(torch.equal(got["model"][name], p) for name, p in want["model"].items())
 
 
 def test_a_run_whose_last_step_diverges_writes_no_checkpoint(tiny, tmp_path):
