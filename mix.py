@@ -53,7 +53,7 @@ def stack(tensors):
 def average(tensors):
     """The mean of tensors of one shape, taken in float32."""
     # BEGIN SOLUTION 4: averaged
-    return stack(tensors).mean(0)
+    return sum(t.float() for t in tensors) / len(tensors)
     # END SOLUTION
 
 

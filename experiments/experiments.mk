@@ -13,6 +13,8 @@ BRANCHES = $(REPLAY),math=31.7,code=31.7,wiki=31.6
 quarter := $(shell expr $(F) / 4)
 half    := $(shell expr $(F) / 2)
 double  := $(shell expr $(F) \* 2)
+fourfold := $(shell expr $(F) \* 4)
+comma   := ,
 phase_1 := $(shell expr $(B) \* 3)
 # finetuning of a mixed model, $(call TUNE,steps,rate,alpha)
 TUNE = $(FINETUNE) --data $(MIXTURE) --steps $1 --lr $2 --alpha $3
@@ -76,12 +78,28 @@ $(OUT)/lb_short.pt: $(OUT)/btx_mixed.pt
 $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt
 	$(call TUNE,$(quarter),$(LR_BTX),0) --train all-but-experts
 
-# ---- beyond the paper: longer finetuning, branches that train their feed-forwards alone -----------------------------------
+# ---- beyond the paper: longer finetuning, an expert that comes later, branches that train their feed-forwards alone ---------
 
 $(OUT)/btx_x2.pt: $(OUT)/btx_mixed.pt
 	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
+$(OUT)/btx_x4.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(fourfold),$(LR_BTX),$(ALPHA))
 $(OUT)/su_x2.pt: $(OUT)/su_dm_1.pt
 	$(call TUNE,$(double),$(LR_SU),$(ALPHA))
+$(OUT)/su_x4.pt: $(OUT)/su_dm_1.pt
+	$(call TUNE,$(fourfold),$(LR_SU),$(ALPHA))
+
+# BTX of seed, math and code, finetuned without wiki's text; then the wiki expert is added and all is finetuned again
+$(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt mix.py
+	$(PY) mix.py $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt --seed $(SEED) --out $@
+$(OUT)/three.pt: $(OUT)/three_mixed.pt
+	$(FINETUNE) --data $(subst $(comma)wiki=27,,$(MIXTURE)) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
+$(OUT)/later_mixed.pt: $(OUT)/three.pt $(OUT)/wiki.pt
+	$(PY) mix.py $^ --seed $(SEED) --out $@
+$(OUT)/later_short.pt: $(OUT)/later_mixed.pt
+	$(call TUNE,$(quarter),$(LR_BTX),$(ALPHA))
+$(OUT)/later.pt: $(OUT)/later_mixed.pt
+	$(call TUNE,$(F),$(LR_BTX),$(ALPHA))
 
 FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
 $(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
@@ -95,7 +113,8 @@ $(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
 
 RIVALS = dense_dm_1 dense_dm su_dm_1 su_dm
 MORE   = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(SHORT:%=%_short) top2_short lb_short frozen_short \
-         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff btx_x2 su_x2
+         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff \
+         btx_x2 su_x2 btx_x4 su_x4 three later_mixed later_short later
 BTM = --btm seed,math,code,wiki --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
 
 # the pipeline's table, with the data-matched rivals in it

@@ -186,7 +186,7 @@ def write(path, value, check=None, tensors=()):
 
 @contextmanager
 def open_checkpoint(path):
-    """As `opened`, of a checkpoint, checked. Its name ends in .pt, so that it is none of the other files here. Raises BadInput."""
+    """As `opened`, of a checkpoint, checked. Its name ends in .pt, so that it is no other file of ours. Raises BadInput."""
     if Path(path).suffix != ".pt" or not Path(path).stem.isprintable():
         raise BadInput(f"{path}: not a checkpoint by its name: rename it, so that it ends in .pt and can be printed")
     with ExitStack() as stack:

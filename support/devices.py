@@ -48,7 +48,7 @@ def check_compiler(device):
     """Raise BadInput if --compile lacks its compiler: a C++ compiler, and Triton for a GPU."""
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if not shutil.which(compiler):
-        raise BadInput(f"--compile needs the C++ compiler {compiler}, or the one named in CXX; install it, or leave the option out")
+        raise BadInput(f"--compile needs the C++ compiler {compiler}, or the one named in CXX; install it, or leave it out")
     if device.type == "cuda" and not find_spec("triton"):
         raise BadInput("--compile needs Triton for a GPU; pip install triton, or leave the option out")
 

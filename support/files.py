@@ -121,7 +121,7 @@ def locked(path):
 
 @contextmanager
 def output(path):
-    """As prepare_output, also for a state of that name, and holds a lock. Raises BadInput. What goes wrong leaves no new folder."""
+    """As prepare_output, also for a state of that name, and holds a lock. Raises BadInput. Leaves no new empty folder."""
     path = Path(path)
     new = [folder for folder in path.parents if not folder.exists()]
     try:
