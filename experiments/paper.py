@@ -358,7 +358,8 @@ def main(argv=None):
     draw(r, out / "figures")
     table_6(runs[0]["text"], out)
     made = tables(r)
-    words = {"table": made.get, "n": lambda: str(len(runs)), "where": lambda: "; ".join(dict.fromkeys(where(run["machine"]) for run in runs)),
+    words = {"table": made.get, "n": lambda: str(len(runs)),
+             "where": lambda: "; ".join(dict.fromkeys(where(run["machine"]) for run in runs)),
              "of": lambda model, key: cell(r.of(model, *(["accuracy"] if key in COLUMNS else []), key), 100),
              "minus": lambda a, b, group: points(r.deltas(a, b, group))}
     template = (Path(__file__).parent / "paper.md").read_text()
