@@ -355,7 +355,7 @@ class GPT(nn.Module):
 
     def logits(self, x):
         """x: (..., D), normed -> (..., V), in float32 at least."""
-        return at_least_float32(F.linear(x, (self.head or self.embed).weight))
+        return at_least_float32(F.linear(x, (self.embed if self.head is None else self.head).weight))
 
     def chunked_loss(self, x, targets, chunk):
         """The cross-entropy of x (M, D) and targets (M,), `chunk` tokens at a time in both passes. Returns a scalar."""

@@ -105,7 +105,8 @@ def router_noise(config, progress, key, device):
         return None
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     generator = torch.Generator(device).manual_seed(seed)
-    return lambda n_tokens: gumbel(config, n_tokens, temperature(progress), generator)
+    tau = torch.full((), temperature(progress), device=device)  # a number would be a constant of a compiled graph
+    return lambda n_tokens: gumbel(config, n_tokens, tau, generator)
 
 
 def make_optimizer(model, settings):

@@ -43,7 +43,7 @@ def test_each_step_has_its_rate_temperature_and_rows(tiny, tmp_path, monkeypatch
     real_step, real_batch, seen, stages = train_expert.training_step, train_expert.get_batch, [], set()
 
     def step(forward, optimizer, x, y, settings, autocast, noise):
-        seen.append(({group["lr"] for group in optimizer.param_groups}, noise(x.numel())[0][1] if noise else None))
+        seen.append(({group["lr"] for group in optimizer.param_groups}, noise and noise(x.numel())[0][1].item()))
         return real_step(forward, optimizer, x, y, settings, autocast, noise)
 
     def batch(*arguments):
@@ -52,7 +52,9 @@ def test_each_step_has_its_rate_temperature_and_rows(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(train_expert, "training_step", step)
     monkeypatch.setattr(train_expert, "get_batch", batch)
     made = run(tiny, tmp_path / "a.pt", module, init=tiny / f"{init}.pt", warmup=0.4)
-    assert seen == [({learning_rate(s, 6, 0.01, 0.4)}, max(0.5, math.exp(-4 * s / 6)) if stage > 1 else None) for s in range(6)]
+    assert [rates for rates, _ in seen] == [{learning_rate(s, 6, 0.01, 0.4)} for s in range(6)]
+    assert [tau for _, tau in seen] == ([None] * 6 if stage == 1 else pytest.approx([max(0.5, math.exp(-4 * s / 6))
+                                                                                     for s in range(6)]))
     assert len({tau for _, tau in seen}) == (3 if stage > 1 else 1)
     assert stages == {stage} and len(made["lineage"]) == stage + 1
 

@@ -1,0 +1,105 @@
+"""What a GPU needs of the code, tested without one; and, where there is one, that it computes what the CPU does."""
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train_expert
+from model import GPT, GPTConfig
+from support import fast
+
+PATHS = {"dense": {}, "topk": {"n_expert": 4}, "switch": {"n_expert": 4, "routing": "switch"},
+         "soft": {"n_expert": 4, "routing": "soft"}, "sample": {"n_expert": 4, "routing": "sample"}}
+MEMORY = [{}, {"recompute": True}, {"loss_chunk": 24}]
+SMALL = dict(vocab_size=64, block_size=16, n_layer=2, n_head=2, n_embd=32, d_ff=32)
+
+
+def new(path, device="cpu"):
+    """A model as --fast trains it."""
+    with torch.device(device):
+        return fast.install(GPT(GPTConfig(**SMALL | PATHS[path]))).train()
+
+
+def trained(model, forward=None, steps=1, dtype=torch.float32, fresh=None, device="cpu", **memory):
+    """Steps of the training loop, each on another batch, at another rate and temperature. Returns the last loss, and whether it
+    was finite. fresh: what makes a batch, random rows by default."""
+    settings = train_expert.TrainSettings(batch_size=3, **memory)
+    settings.alpha = 0.01
+    optimizer = train_expert.make_optimizer(model, settings)
+    for step in range(steps):
+        x = fresh() if fresh else torch.randint(0, 64, (3, 16), generator=torch.Generator().manual_seed(step)).to(device)
+        train_expert.set_rate(optimizer, 1e-3 * (step + 1))
+        noise = train_expert.router_noise(model.config, step / steps, (0, 1, step, 0), torch.device(device))
+        autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
+        nll, _, finite = train_expert.training_step(model if forward is None else forward, optimizer, x, x, settings, autocast,
+                                                    noise)
+    return nll, finite
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_waits_for_no_number(path, dtype, memory, monkeypatch):
+    """Fake tensors have shapes and dtypes and no numbers: whatever would wait for a GPU to know one raises an error."""
+    monkeypatch.setattr(train_expert, "gumbel", lambda config, n, tau, generator: [
+        (torch.empty(n, config.n_expert), tau) for _ in range(config.n_layer)])  # a generator cannot be fake
+    with FakeTensorMode():
+        nll, finite = trained(new(path), dtype=dtype, fresh=lambda: torch.empty(3, 16, dtype=torch.int64), **memory)
+        with pytest.raises(Exception, match="local_scalar"):
+            bool(finite)
+    assert nll.shape == finite.shape == ()
+
+
+@pytest.mark.parametrize("memory", [pytest.param(m, marks=[pytest.mark.long] * bool(m)) for m in MEMORY])
+@pytest.mark.parametrize("path", PATHS)
+def test_the_compiler_makes_one_graph_and_keeps_it(path, memory):
+    """No break and no second compilation in twenty steps; this backend needs no compiler."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = new(path)
+    trained(model, torch.compile(model, backend="aot_eager", fullgraph=True), steps=20, **memory)
+    assert counters["stats"]["unique_graphs"] == 1, counters
+
+
+class Count(TorchDispatchMode):
+    """Counts operators: each is a kernel on a GPU, or a few; views are free."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += not func.is_view
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("path,most", [("dense", 420), ("topk", 510), ("switch", 540), ("soft", 510), ("sample", 520)])
+def test_a_step_takes_no_more_operators_than_now(path, most):
+    """A small model's step on a GPU takes as long as its kernels take to start. Versions of torch differ by a few."""
+    with Count() as count:
+        trained(new(path))
+    assert count.n <= 1.05 * most
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_gpu_computes_what_the_cpu_does(path):
+    """The readable model and --fast, in float64: loss and gradients; in bfloat16 a step that never waits."""
+    idx = torch.randint(0, 64, (3, 16), generator=torch.Generator().manual_seed(0))
+    found = []
+    for device, make in (("cpu", lambda m: m), ("cuda", lambda m: m), ("cuda", fast.install)):
+        model = make(GPT(GPTConfig(**SMALL | PATHS[path]), torch.Generator().manual_seed(0)).double().to(device)).eval()
+        loss = model(idx.to(device), idx.to(device))[1]
+        found.append([t.cpu() for t in (loss, *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+                      if t is not None])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b)
+    model = new(path, "cuda")
+    trained(model, device="cuda", dtype=torch.bfloat16)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trained(model, device="cuda", dtype=torch.bfloat16, fresh=lambda: torch.zeros(3, 16, dtype=torch.int64, device="cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
