@@ -15,8 +15,11 @@ PYTHON ?= python3
 # ---- the recipe: for two laptop cores, for a data-centre GPU, or a rehearsal of seconds -----------------------------------
 # what the seed, a branch (95 % its own domain) and MoE finetuning read; S, B, F: their steps. Rates: see results/grid.md
 
+NAMES     = math code wiki
+TESTED    = general trivia $(NAMES) switch
 SEED_DATA = general=30,trivia=55,math=10,code=2.5,wiki=2.5
 REPLAY    = general=2,trivia=3
+BRANCH    = $*=95,$(REPLAY)
 MIXTURE   = general=6,trivia=13,math=27,code=27,wiki=27
 ALPHA     = 0.01
 ifeq ($(PRESET),cpu)
@@ -35,12 +38,13 @@ else ifeq ($(PRESET),gpu)
 INTO     ?= out/gpu
 DATA     ?= data/bin/level2
 PREPARE   = --level 2 --train_tokens 10000000
-ALL       = --device cuda --fast --batch_size 64
+BATCH     = 64
+ALL       = --device cuda --fast --batch_size $(BATCH)
 SHAPE     = --n_layer 8 --n_head 8 --n_embd 512 --block_size 256
-D_FF      = 1408
-S         = 5000
-B         = 2500
-F         = 2500
+D_FF      = 2048
+S         = 13000
+B         = 2200
+F         = 1540
 LR_SEED   = 1e-3
 LR_BRANCH = 5e-4
 LR_BTX    = 5e-4
@@ -58,8 +62,10 @@ LR_SEED   = 5e-3
 LR_BRANCH = 1.5e-3
 LR_BTX    = 2e-3
 EVALUATE  = --tasks 4 --windows 2
+else ifneq ($(filter text smol,$(PRESET)),)
+include experiments/real.mk
 else
-$(error PRESET is cpu, gpu or tiny, not $(PRESET))
+$(error PRESET is cpu, gpu, tiny, text or smol, not $(PRESET))
 endif
 
 OUT ?= $(INTO)/seed$(SEED)
@@ -67,8 +73,11 @@ PY = .venv/bin/python
 TRAIN    = $(PY) train_expert.py $(RUN)
 FINETUNE = $(PY) finetune_router.py $(RUN) --init $<
 RUN      = $(ALL) --data_dir $(DATA) --seed $(SEED) --resume --out $@
-EXPERTS = $(OUT)/math.pt $(OUT)/code.pt $(OUT)/wiki.pt
-DOMAINS = $(addsuffix /meta.json,$(addprefix $(DATA)/,general trivia math code wiki switch))
+EXPERTS = $(NAMES:%=$(OUT)/%.pt)
+DOMAINS = $(TESTED:%=$(DATA)/%/meta.json)
+space := $() $()
+comma := ,
+SEED_AND_EXPERTS = seed,$(subst $(space),$(comma),$(strip $(NAMES)))
 PREPARES = $(addprefix data/,prepare.py task.py general.py trivia.py math.py code.py wiki.py btx.tiktoken)
 LIBRARY = model.py data/loader.py $(addprefix support/,fast.py devices.py checkpoint.py files.py settings.py)
 # under make -j the experts share the cores: a thread each is best, more would wait for one another; and lines instead of bars
@@ -87,14 +96,18 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 	@echo "The report is $(OUT)/report.md; its figures are in $(OUT)/figures."
 
+ifndef TEXTS
 $(DOMAINS): $(DATA)/%/meta.json: $(PREPARES) | .venv/ready
 	$(PY) -m data.prepare --domains $* $(PREPARE) --out $(DATA)
+endif
 
+ifndef IMPORTED
 $(OUT)/seed.pt: $(DOMAINS) train_expert.py $(LIBRARY)
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(S) --lr $(LR_SEED)
+endif
 
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
-	$(AT_ONCE) $(TRAIN) --init $< --data $*=95,$(REPLAY) --steps $(B) --lr $(LR_BRANCH)
+	$(AT_ONCE) $(TRAIN) --init $< --data $(BRANCH) --steps $(B) --lr $(LR_BRANCH)
 
 $(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
@@ -108,7 +121,7 @@ $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 EVALUATES = evaluate.py $(addprefix support/,btm.py explore.py explore.html figures.py grading.py)
 $(OUT)/report.md: $(PIPELINE) $(EVALUATES)
-	$(PY) evaluate.py $(PIPELINE) --btm seed,math,code,wiki $(EVALUATE) --data_dir $(DATA) --out $(OUT)
+	$(PY) evaluate.py $(PIPELINE) --btm $(SEED_AND_EXPERTS) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
 # ---- everything else -----------------------------------------------------------------------------------------------------
 
@@ -118,7 +131,7 @@ data: $(DOMAINS)  ## the domains alone, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PRESET=cpu|gpu|tiny  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Variables: PRESET=cpu|gpu|tiny|text|smol  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
 
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
@@ -132,5 +145,8 @@ clean:  ## delete prepared data and what was trained
 
 -include tests/tests.mk              # test, test-all, torture, lint, bench
 -include experiments/experiments.mk  # rivals, paper, grid, regimes
+ifdef TEXTS
+include experiments/texts.mk
+endif
 -include course/course.mk            # handout, grade, autograder
 -include course/check.mk             # check

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,7 +146,8 @@ def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
         for i, row, out in zip(batch, rows, written, strict=True):
             answer = out[len(row):len(row) + max_new_tokens]
             if encoding.eot_token in answer:
-                answers[i] = encoding.decode(answer[:answer.index(encoding.eot_token)])
+                text = b"".join(tokenizer.piece(encoding, t) for t in answer[:answer.index(encoding.eot_token)])
+                answers[i] = text.decode("utf-8", "replace")
     return answers
 
 
@@ -165,7 +167,7 @@ def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
 def bytes_per_token(encoding, windows):
     """The mean length of the tokens that score_texts takes the loss of; windows: (n, T + 1)."""
     scored = second_half(windows[:, 1:]).flatten().tolist()
-    return max(1, len(encoding.decode_bytes(scored))) / len(scored)
+    return max(1, sum(len(tokenizer.piece(encoding, t)) for t in scored)) / len(scored)
 
 
 def summary(scores, model, lineage, lengths):
@@ -312,8 +314,8 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
-    with output(out / "results.json"):
-        for name in ("report.md", "explore.html", *FIGURES):
+    with output(out / "results.json"), output(out / FIGURES[0]) if settings.figures else nullcontext():
+        for name in ("report.md", "explore.html", *FIGURES * settings.figures):
             prepare_output(out / name)
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2], 1)}  # to explore

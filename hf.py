@@ -104,6 +104,13 @@ def read_config(folder, block_size=0):
     return config, about
 
 
+def read_header(path):
+    """The names of a safetensors file's tensors. Raises BadInput."""
+    from safetensors import safe_open
+    with reading(path), safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
 def read_weights(folder, config):
     """Our state dict from a folder's safetensors, one file at a time, in the dtypes they have. Raises BadInput."""
     from safetensors import safe_open
@@ -111,11 +118,15 @@ def read_weights(folder, config):
     if index.exists():
         with reading(index):
             names = sorted(set(read_json(inside(folder, index.name))["weight_map"].values()))
+    paths = [inside(folder, name) for name in names]
+    n_tensors = sum(len(read_header(path)) for path in paths)
+    if config.n_layer * max(1, config.n_expert) > n_tensors:  # before so many are named
+        raise BadInput(f"{folder}: {n_tensors} tensors are too few for {config.n_layer} layers, {config.n_expert} experts each")
     wanted, state, seen = {}, {}, {}
     for name, meta in ckpt.shapes(config).items():
         theirs = their_names(name, config)
         wanted |= {other: (name, n, meta) for n, other in enumerate(theirs)}
-    for path in (inside(folder, name) for name in names):
+    for path in paths:
         with reading(path), safe_open(path, "pt") as file:
             for other in file.keys():
                 if other.endswith("rotary_emb.inv_freq"):  # old files keep what follows from the config
@@ -130,6 +141,8 @@ def read_weights(folder, config):
                 tensor = file.get_tensor(other)
                 if tensor.dtype not in ckpt.DTYPES.values():
                     raise BadInput(f"{path}: {other} is of {tensor.dtype}; only floating-point weights are read")
+                if stacked and state.get(name, tensor).dtype != tensor.dtype:
+                    raise BadInput(f"{path}: {other} is of {tensor.dtype}, another expert of {state[name].dtype}")
                 if stacked:
                     state.setdefault(name, torch.empty(meta.shape, dtype=tensor.dtype))[n] = tensor
                 else:
@@ -139,9 +152,6 @@ def read_weights(folder, config):
     return state
 
 
-# the pre-tokenizers of byte-level BPE, as patterns: GPT-2's, and GPT-2's after single digits were cut out; %s is what they skip
-GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}%s]+|\s+(?!\S)|\s+"
-DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p{N}])|\s+"
 PROBE = """The quick brown fox can't won't I'll they've  two  spaces\ttab\n\n\nlines   12345 3.14 x2 2x 7 8
     def f(x):
         return x[0]+1\nGröße, façade, naïve; Привет, мир; 你好,世界。 こんにちは 안녕하세요 नमस्ते مرحبا שלום ελληνικά 👍🏽👨‍👩‍👧
@@ -173,16 +183,13 @@ def pattern_of(steps, missing):
 
     missing: bytes without a token. Characters with one of them are skipped (SmolLM lacks those of some control codes).
     """
-    starts = [first for b in missing if (first := tokenizer.first_char(b))]
-    ranges = [(c, (c.encode()[:1] + b"\xbf" * (len(c.encode()) - 1)).decode()) for c in starts]
-    skipped = "".join(first if first == last else f"{first}-{last}" for first, last in ranges)
     steps = steps["pretokenizers"] if steps["type"] == "Sequence" else [steps]
     first, last = steps[0], steps[-1]
     if last["type"] == "ByteLevel" and not last["add_prefix_space"]:
         if len(steps) == 1 and last.get("use_regex", True):
-            return GPT2 % skipped
+            return tokenizer.GPT2 % tokenizer.skipped(missing)
         if len(steps) == 2 and first == {"type": "Digits", "individual_digits": True} and last.get("use_regex", True):
-            return DIGITS % skipped
+            return tokenizer.DIGITS % tokenizer.skipped(missing)
         if len(steps) == 2 and first["type"] == "Split" and not last.get("use_regex", True):
             if first["behavior"] == "Isolated" and not first["invert"] and "Regex" in first["pattern"]:
                 return first["pattern"]["Regex"]
@@ -229,9 +236,10 @@ def read_tokenizer(folder, about, vocab_size):
 def import_folder(folder, out, block_size=0):
     """Write a Hugging Face folder's model to the checkpoint `out`. Raises BadInput."""
     config, about = read_config(folder, block_size)
-    words = read_tokenizer(folder, about, config.vocab_size)
     with output(out), reading(folder, "imported"):  # the ledger in config.json may hold anything, weights may be NaN
-        state = read_weights(folder, config)
+        ckpt.check_no_state(out)
+        state = read_weights(folder, config)  # it has as many rows of embeddings as the vocabulary has tokens
+        words = read_tokenizer(folder, about, config.vocab_size)
         key = hashlib.sha256()
         for name, t in state.items():
             key.update(name.encode() + t.view(-1).view(torch.uint8).numpy().data)
@@ -297,8 +305,8 @@ def export(path, folder, shard_size):
     """Write the checkpoint in `path` as a folder that transformers loads. Raises BadInput."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
-    folder, part = Path(folder), part_of(folder)
-    if folder.exists():
+    folder = Path(folder)
+    if folder.exists() or not folder.name:
         raise BadInput(f"{folder} exists; name a new folder, or delete it")
     checkpoint, theirs = ckpt.load(path), {}
     config, encoding = GPTConfig(**checkpoint["config"]), tokenizer.of(checkpoint["tokenizer"], path)
@@ -308,10 +316,10 @@ def export(path, folder, shard_size):
     for name in ckpt.shapes(config):
         t = checkpoint["model"][name]
         theirs |= dict(zip(their_names(name, config), t.unbind() if t.ndim == 3 else [t], strict=True))
-    with ExitStack() as stack, reading(folder, "written"):
+    part = part_of(folder)
+    with output(part), ExitStack() as stack, reading(folder, "written"):
         stack.callback(shutil.rmtree, part, ignore_errors=True)  # when all is done, or the disk is full
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        part.mkdir()
         shards = split_torch_state_dict_into_shards(theirs, max_shard_size=shard_size * 10**6)
         for file, names in shards.filename_to_tensors.items():
             save_file({name: theirs[name].contiguous() for name in names}, part / file, {"format": "pt"})

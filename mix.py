@@ -188,9 +188,12 @@ def mixed_config(settings, first):
     if not first["experts"]:
         moe |= {"routing": settings.routing, "top_k": settings.top_k if settings.routing == "topk" else 1}
     try:
-        return GPTConfig(**first["config"] | ({} if settings.soup else moe)), names
+        config = GPTConfig(**first["config"] | ({} if settings.soup else moe))
     except ValueError as error:
         raise BadInput(f"--{error}") from None
+    if config.routing == "topk" and config.top_k == 1 < config.n_expert:
+        raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
+    return config, names
 
 
 def router_windows(settings, header, n_windows=16):
@@ -225,8 +228,6 @@ def check_options(settings):
         raise BadInput("--routing, --top_k: a soup is dense and routes nothing; leave them out")
     if settings.router_data and settings.router_init != "hidden":
         raise BadInput("--router_data is for --router_init hidden")
-    if settings.routing == "topk" and settings.top_k == 1 < len(settings.models) * settings.split and not settings.soup:
-        raise BadInput("--top_k 1: the softmax over one logit is always 1, so the router would learn nothing; use 2 or more")
 
 
 def check_models(settings, headers):
@@ -262,8 +263,7 @@ def main(argv=None):
         feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
                          else "stacked")
         files.enter_context(output(settings.out))
-        if ckpt.state_of(settings.out).exists():
-            raise BadInput(f"{ckpt.state_of(settings.out)} is what an interrupted run left; delete it, or choose another --out")
+        ckpt.check_no_state(settings.out)
         print_rules(config, feed_forwards, "hidden" if windows else "new")
         tensors = mix(lambda name: [t for model in zip(headers, weights, strict=True) for t in contribution(*model, name)],
                       config, torch.Generator().manual_seed(settings.seed), feed_forwards)

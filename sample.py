@@ -6,6 +6,7 @@
 """
 import codecs
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from data.loader import prepared, read_domains
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import output, prepare_output
+from support.files import output
 from support.settings import BadInput, option, parse, run
 
 
@@ -53,6 +54,45 @@ def in_terminal(text, expert):
     return "\x1b[48;2;{};{};{}m\x1b[38;2;255;255;255m{}\x1b[0m".format(*rgb(expert), text)
 
 
+def go_on(settings, model, encoding, prompt, names, device):
+    """Write what the model makes of the prompt, a list of ids, to the terminal and to settings.html. names: of its experts."""
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
+                          settings.top_k or None, generator)
+
+    written, decoder = [], codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(tokens, experts):
+        for token, expert in zip(tokens, experts, strict=True):
+            text = decoder.decode(tokenizer.piece(encoding, token))  # "" until a character is whole
+            written.append(token)
+            text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)  # no codes for the terminal
+            sys.stdout.write(in_terminal(text, expert) if settings.experts else text)
+        sys.stdout.flush()
+
+    # A token is coloured by the experts that read the token before it, for they are those that wrote it.
+    try:
+        for n, (token, routing) in enumerate(stream):
+            experts = top_experts(routing, settings.layer) if names else [0] * (len(prompt) if n == 0 else 1)
+            if n == 0:
+                write(prompt[1:], experts[:-1])
+            if token.item() == encoding.eot_token:
+                break
+            write([token.item()], experts[-1:])
+    except ValueError as error:  # of logits that are no numbers
+        raise BadInput(f"{settings.model[0]}: {error}") from None
+    print()
+    if settings.experts:
+        print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))
+    if settings.html:
+        text = (prompt[:1] + written)[-model.config.block_size - 1:]  # as much as the model reads at once
+        if len(text) < 2:
+            raise BadInput("--html: the model wrote nothing that could be shown; give it a --prompt")
+        reads = [explore.read(model, encoding, text, device)]
+        name = settings.prompt[:40] or "a new text"
+        explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
+
+
 def main(argv=None):
     settings = parse(Settings, argv)
     if len(settings.model) != 1 and not (settings.model and settings.btm):
@@ -83,43 +123,8 @@ def main(argv=None):
     if settings.html:
         if Path(settings.html).suffix != ".html":
             raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
-        prepare_output(settings.html, probe=False)
-    generator = torch.Generator(device).manual_seed(settings.seed)
-    stream = model.stream(torch.tensor([prompt], device=device), settings.tokens, settings.temperature,
-                          settings.top_k or None, generator)
-
-    written, decoder = [], codecs.getincrementaldecoder("utf-8")("replace")
-
-    def write(tokens, experts):
-        for token, expert in zip(tokens, experts, strict=True):
-            text = decoder.decode(encoding.decode_single_token_bytes(token))  # "" until a character is whole
-            written.append(token)
-            text = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)  # no codes for the terminal
-            sys.stdout.write(in_terminal(text, expert) if settings.experts else text)
-        sys.stdout.flush()
-
-    # A token is coloured by the experts that read the token before it, for they are those that wrote it.
-    try:
-        for n, (token, routing) in enumerate(stream):
-            experts = top_experts(routing, settings.layer) if names else [0] * (len(prompt) if n == 0 else 1)
-            if n == 0:
-                write(prompt[1:], experts[:-1])
-            if token.item() == encoding.eot_token:
-                break
-            write([token.item()], experts[-1:])
-    except ValueError as error:  # of logits that are no numbers
-        raise BadInput(f"{settings.model[0]}: {error}") from None
-    print()
-    if settings.experts:
-        print("experts: " + " ".join(in_terminal(f" {name} ", i) for i, name in enumerate(names)))
-    if settings.html:
-        text = (prompt[:1] + written)[-model.config.block_size - 1:]  # as much as the model reads at once
-        if len(text) < 2:
-            raise BadInput("--html: the model wrote nothing that could be shown; give it a --prompt")
-        reads = [explore.read(model, encoding, text, device)]
-        name = settings.prompt[:40] or "a new text"
-        with output(settings.html):
-            explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
+    with output(settings.html) if settings.html else nullcontext():
+        go_on(settings, model, encoding, prompt, names, device)
 
 
 if __name__ == "__main__":

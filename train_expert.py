@@ -70,7 +70,7 @@ class TrainSettings:
 @dataclass
 class Settings(TrainSettings):
     """Stage 1 adds the shape of a new model. A branch has its seed's."""
-    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0, high=10**4,
+    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0, high=1000,
                           group="shape of a new model")
     n_head: int = option(0, f"attention heads; 0: {GPTConfig.n_head}, or as --init has", low=0)
     n_kv_head: int = option(0, "key/value heads; 0: as many as heads, or as --init has", low=0)
@@ -185,6 +185,8 @@ def check(settings):
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
+    if settings.eval_every and settings.steps // settings.eval_every > 10**4:
+        raise BadInput(f"--eval_every {settings.eval_every}: more than 10,000 validations; let there be fewer")
     device, names = devices.pick_device(settings.device), [*mixture(settings.data), *prepared(settings.data_dir)]
     if settings.compile:
         devices.check_compiler(device)
@@ -197,11 +199,11 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
-def check_skipped(skipped, step, settings):
-    """Raise Diverged if the last settings.patience steps were skipped, or more."""
-    if skipped >= settings.patience:
+def check_skipped(worst, step, settings):
+    """Raise Diverged if settings.patience steps in a row were skipped by now, or all of the run's."""
+    if worst >= min(settings.patience, settings.steps):
         state = ckpt.state_of(settings.out)
-        raise Diverged(f"step {step}: loss or gradient was not finite for {skipped} steps in a row; "
+        raise Diverged(f"by step {step} loss or gradient was not finite for {worst} steps in a row; "
                        f"{f'{state} is from before; delete it and ' if state.exists() else ''}try a lower --lr")
 
 
@@ -249,7 +251,8 @@ def train(model, settings, header, device, data, stop=()):
         optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
         state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
         every, step_tokens = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T
-        skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps in a row
+        skipped = torch.full((), state["skipped"], device=device)  # steps in a row by now
+        worst = skipped  # and at most
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
         start = time.perf_counter() - state["seconds"] / world_size
@@ -263,10 +266,12 @@ def train(model, settings, header, device, data, stop=()):
             x, y = (devices.send(t, device) for t in (x, y))
             nll, routing, finite = training_step(forward, optimizer, x, y, settings, autocast, noise)
             skipped = (skipped + 1) * ~finite
+            worst = torch.maximum(worst, skipped)
             done, last = step + 1, step + 1 == settings.steps
-            saving = done % settings.save_every == 0 and not last
+            stopping = devices.any_rank(stop, device) and not last
+            saving = stopping or done % settings.save_every == 0 and not last
             if done % 20 == 0 or done % every == 0 or last or saving:  # the same steps on all ranks; the others wait for no GPU
-                check_skipped(int(skipped), step, settings)
+                check_skipped(int(worst), step, settings)
                 speed = done * step_tokens / (time.perf_counter() - start)
                 text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
@@ -280,9 +285,9 @@ def train(model, settings, header, device, data, stop=()):
                 if rank == 0:
                     tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
-            stopping = devices.any_rank(stop, device) and not last
-            if stopping or saving:
-                ckpt.save_state(out, model, optimizer, state | {"step": done, "seconds": seconds * world_size})
+            if saving:
+                ckpt.save_state(out, model, optimizer, state | {"step": done, "skipped": int(skipped),
+                                                                "seconds": seconds * world_size})
             if stopping:
                 devices.any_rank(True, device)  # nobody leaves before the state is written
                 bar.close()

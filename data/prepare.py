@@ -33,7 +33,8 @@ class Settings:
     train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1, high=10**9)
     val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1, high=10**9)
     tasks: int = option(400, "test tasks for each domain, all different", low=1, high=10**6)
-    tokenizer: str = option("btx", "btx, or an encoding of tiktoken's such as gpt2")
+    tokenizer: str = option("btx", "btx; an encoding of tiktoken's such as gpt2; or a number: a new one of so many tokens, "
+                            "trained on the beginning of each --text")
     init: str = option("", "use the tokenizer of this checkpoint instead, as of an imported model")
     seed: int = option(0, "another seed, other text", low=0)
     out: str = option("data/bin", "folder to write to")
@@ -93,7 +94,7 @@ def write(folder, parts, tasks, meta):
     for name in (*FILES, "meta.json"):
         prepare_output(folder / name)
         prepare_output(new / name)
-    with ExitStack() as stack:
+    with reading(folder, "written"), ExitStack() as stack:  # closing a file writes, too
         files = {name: stack.enter_context(open(new / name, "xb")) for name in FILES}
 
         def add(name, content):
@@ -106,10 +107,9 @@ def write(folder, parts, tasks, meta):
                 tokens.byteswap()
             add(name, tokens.tobytes())
         add("tasks.jsonl", "".join(json.dumps(asdict(t)) + "\n" for t in tasks).encode())
-        with reading(folder, "written"):
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
     write_text(new / "meta.json", json.dumps(meta | {"files": {name: digest(key) for name, key in keys.items()}}))
     return sizes.values()
 
@@ -126,8 +126,6 @@ def move(folders):
     for name in (*FILES, "meta.json"):
         for folder in folders:
             (folder / ".new" / name).replace(folder / name)
-    for folder in folders:
-        clear(folder / ".new")
 
 
 def check_text(name, path, out):
@@ -159,23 +157,26 @@ def main(argv=None):
     for name in names:
         if name not in (*DOMAINS, "switch"):
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
+    paths = {}
+    for name, _, path in (pair.partition("=") for pair in settings.text):
+        check_text(name, path, settings.out)
+        paths.setdefault(name, []).append(path)
     if settings.init:
         about = ckpt.load(settings.init)["tokenizer"]
         encoding = tokenizer.of(about, settings.init)
+    elif settings.tokenizer.isdecimal():
+        about = text.new_tokenizer(paths, settings.field, int(settings.tokenizer))
+        encoding = tokenizer.of(about, "--tokenizer")
     else:
         encoding = tokenizer.load(settings.tokenizer)
         about = tokenizer.describe(encoding)
     meta = {"tokenizer": about["name"], **about, "level": settings.level, "seed": settings.seed}
     del meta["name"]
-    paths = {}
-    for name, _, path in (pair.partition("=") for pair in settings.text):
-        check_text(name, path, settings.out)
-        paths.setdefault(name, []).append(path)
     names += paths
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
     # what can be wrong comes first, before anything is written
-    made = {name: text.own(name, paths[name], encoding, settings.field, settings.val_tokens) for name in paths}
+    made = {name: text.own(name, paths[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
     folders = [Path(settings.out) / name for name in names]
     with ExitStack() as locks:
         for folder in folders:
@@ -186,10 +187,9 @@ def main(argv=None):
                 n_train, n_val = write(folder, parts, tasks, meta)
                 print(f"{folder}: {n_train:,} training and {n_val:,} validation tokens, {len(tasks)} tasks")
             move(folders)
-        except Exception:
+        finally:
             for folder in folders:
                 clear(folder / ".new")
-            raise
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ import sys
 from contextlib import contextmanager
 from functools import partial
 from glob import glob
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.tokenizer import ids
+from data.tokenizer import END, PATTERN, build, describe, ids, to_lines, train
 from support.files import open_input, read_json, reading
 from support.settings import BadInput
 
 PIECE = 2**20  # characters that are read and encoded at once
+SAMPLE = 150_000  # characters of each domain that a new tokenizer is trained on
 
 
 @contextmanager
@@ -113,9 +115,27 @@ def split(pieces, encode, end, share, n_val):
     yield "val.bin", tail[cut:]
 
 
-def own(name, paths, encoding, field, n_val):
-    """The tokens of one domain of own text, see `split`. Raises BadInput before the first if there are too few."""
+def new_tokenizer(paths, field, n_tokens):
+    """What data says of a new byte-level BPE of n_tokens tokens, trained on the beginning of each domain's text.
+
+    paths: {domain: its files and folders}. Raises BadInput if there are none, or it should have too few tokens, or too many.
+    """
+    if not paths or not 300 <= n_tokens <= 2**16:
+        raise BadInput(f"--tokenizer {n_tokens}: a new one has 300 to {2**16} tokens, and learns from --text")
+    samples = ["".join(islice((piece for text, _ in documents(files_of(some), field) for piece in text), SAMPLE))
+               for some in paths.values()]
+    ranks = train(samples, n_tokens - 1)
+    bpe = {"pattern": PATTERN, "ranks": to_lines(ranks), "special": {END: len(ranks)}, "end": END}
+    return describe(build(f"own{len(ranks) + 1}", **bpe)) | {"bpe": bpe}
+
+
+def own(name, paths, encoding, field, n_val, out):
+    """The tokens of one domain of own text, see `split`. Raises BadInput before the first if there are too few, or if a file of
+    them lies where they are to be written."""
     files = files_of(paths)
+    for path in files:
+        if Path(out).resolve() in path.resolve().parents:
+            raise BadInput(f"--text: {path} lies in --out {out}; choose another --out")
     encode, few = partial(ids, encoding), 0
     for text, _ in documents(files, field):
         few += len(encode(text[:1000].strip()))

@@ -7,7 +7,8 @@ One tokenizer serves the seed and all experts, or their embeddings could not be 
 import base64
 import random
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import regex  # tiktoken's own dependency
@@ -22,6 +23,11 @@ N_RANKS = 1023  # with the end-of-text token 1,024 in all
 END = "<|endoftext|>"
 # words with their leading space; other signs likewise; single digits, as in Llama-2, so that numbers add up; white space
 PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
+# those of imported models: GPT-2's, GPT-2's after single digits were cut out (%s is what they skip); Llama 3's, Qwen 2's
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}%s]+|\s+(?!\S)|\s+"
+DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p{N}])|\s+"
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
+          r"\s+")
 
 
 def train(texts, n_ranks, pattern=PATTERN):
@@ -32,19 +38,25 @@ def train(texts, n_ranks, pattern=PATTERN):
     >>> [t for t, rank in train(["aaabdaaabac"], 259).items() if rank >= 256]
     [b'aa', b'ab', b'aaab']
     """
-    words = Counter(word for text in texts for word in regex.findall(pattern, text))
-    words = {tuple(bytes([b]) for b in word.encode()): count for word, count in words.items()}
-    ranks = {bytes([b]): b for b in range(256)}
-    while len(ranks) < n_ranks:
-        pairs = Counter()
-        for word, count in words.items():
-            for pair in zip(word, word[1:]):  # noqa: B905 (one shorter by intent)
-                pairs[pair] += count
-        if not pairs:
-            break
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+    counts = Counter(word for text in texts for word in regex.findall(pattern, text))
+    words = [tuple(bytes([b]) for b in word.encode()) for word in counts]
+    ranks, pairs, places = {bytes([b]): b for b in range(256)}, Counter(), defaultdict(set)
+
+    def add(i, sign):
+        for pair in pairwise(words[i]):
+            pairs[pair] += sign * count_of[i]
+            places[pair].add(i)
+    count_of = [*counts.values()]
+    for i in range(len(words)):
+        add(i, 1)
+    while len(ranks) < n_ranks and (most := max(pairs.values(), default=0)):
+        best = min(pair for pair, count in pairs.items() if count == most)
         ranks.setdefault(best[0] + best[1], len(ranks))
-        words = {merge(word, best): count for word, count in words.items()}
+        for i in sorted(places.pop(best)):  # only words with this pair change
+            add(i, -1)
+            words[i] = merge(words[i], best)
+            add(i, 1)
+        del pairs[best]
     return ranks
 
 
@@ -83,15 +95,19 @@ def load(name="btx"):
 def build(name, pattern, ranks, special, end=END):
     """An Encoding. ranks: see to_lines; special: {token: id}; end: which of them ends a text, and is called END here.
 
-    Raises ValueError if two tokens have one id, or a byte has no token and the pattern does not skip its characters.
+    Raises ValueError if two tokens have one id, if its pattern is unknown, or does not skip the characters of a byte without a
+    token.
     """
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, ranks.splitlines())}
     special = {END if token == end else token: i for token, i in special.items()}
     if len({*ranks.values(), *special.values()}) < len(ranks) + len(special):
         raise ValueError("two of its tokens have one id")
+    if "" in special or END not in special:
+        raise ValueError("one of its special tokens is empty, or none ends a text")
     missing = [b for b in range(256) if bytes([b]) not in ranks]
-    if any(128 <= b < 192 or regex.search(pattern, first_char(b)) for b in missing):
-        raise ValueError(f"it has no token for the bytes {missing}")
+    whole = {PATTERN, LLAMA3, LLAMA3.replace("{1,3}", "")} if not missing else set()
+    if pattern not in {GPT2 % skipped(missing), DIGITS % skipped(missing), *whole}:  # an unknown one may take for ever
+        raise ValueError("its pattern is not one that is known here, or it has no token for some byte")
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
@@ -103,6 +119,21 @@ def first_char(byte):
     """
     ends = (b"", b"\x80", b"\x80\x80", b"\xa0\x80", b"\x80\x80\x80", b"\x90\x80\x80")
     return next((c for end in ends if (c := (bytes([byte]) + end).decode("utf-8", "ignore"))), "")
+
+
+def skipped(missing):
+    """What GPT2 and DIGITS have in place of %s, if some bytes have no token: the characters that start with one of them."""
+    starts = [first for b in missing if (first := first_char(b))]
+    ranges = [(c, (c.encode()[:1] + b"\xbf" * (len(c.encode()) - 1)).decode()) for c in starts]
+    return "".join(first if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def piece(encoding, token):
+    """The bytes of a token; none of an id that no token has (cl100k_base has such ids)."""
+    try:
+        return encoding.decode_single_token_bytes(token)
+    except KeyError:
+        return b""
 
 
 def of(about, path):

@@ -32,7 +32,7 @@ from experiments.paired import table
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import fast
-from support.devices import autocast, peak_flops, pick_device
+from support.devices import autocast, peak_flops, pick_device, send
 from support.files import prepare_output, write_text, write_whole
 from support.settings import BadInput, option, parse, run
 from train_expert import TrainSettings, make_optimizer, training_step
@@ -147,7 +147,8 @@ def hf_pair(s, device, **changes):
 
 
 def random_tokens(s, device, batch_size, seed=0):
-    return torch.randint(0, s.vocab_size, (batch_size, s.block_size), generator=torch.Generator().manual_seed(seed)).to(device)
+    tokens = torch.randint(0, s.vocab_size, (batch_size, s.block_size), generator=torch.Generator().manual_seed(seed))
+    return send(tokens, device)
 
 
 def trainer(s, device, model, forward=None):

@@ -9,12 +9,11 @@ LR_LARGE ?= 1e-2
 LR_DENSE ?= 1e-3
 LR_SU    ?= 1e-3
 # the data of all three branches together
-BRANCHES = $(REPLAY),math=31.7,code=31.7,wiki=31.6
+BRANCHES ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
 quarter := $(shell expr $(F) / 4)
 half    := $(shell expr $(F) / 2)
 double  := $(shell expr $(F) \* 2)
 fourfold := $(shell expr $(F) \* 4)
-comma   := ,
 phase_1 := $(shell expr $(B) \* 3)
 # finetuning of a mixed model, $(call TUNE,steps,rate,alpha)
 TUNE = $(FINETUNE) --data $(MIXTURE) --steps $1 --lr $2 --alpha $3
@@ -103,7 +102,7 @@ $(OUT)/later.pt: $(OUT)/later_mixed.pt
 
 FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
 $(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
-	$(TRAIN) --init $< --data $*=95,$(REPLAY) --steps $(B) --lr $(LR_BRANCH) --train feed-forwards
+	$(TRAIN) --init $< --data $(BRANCH) --steps $(B) --lr $(LR_BRANCH) --train feed-forwards
 $(OUT)/ff_mixed.pt: $(OUT)/seed.pt $(FF_EXPERTS)
 	$(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
@@ -115,13 +114,13 @@ RIVALS = dense_dm_1 dense_dm su_dm_1 su_dm
 MORE   = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(SHORT:%=%_short) top2_short lb_short frozen_short \
          sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff \
          btx_x2 su_x2 btx_x4 su_x4 three later_mixed later_short later
-BTM = --btm seed,math,code,wiki --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
+BTM = --btm $(SEED_AND_EXPERTS) --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
 
 # the pipeline's table, with the data-matched rivals in it
 .PHONY: rivals
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
 $(OUT)/rivals/report.md: $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) $(EVALUATES)
-	$(PY) evaluate.py $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) --btm seed,math,code,wiki $(EVALUATE) --data_dir $(DATA) --out $(@D)
+	$(PY) evaluate.py $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) --btm $(SEED_AND_EXPERTS) $(EVALUATE) --data_dir $(DATA) --out $(@D)
 
 $(OUT)/paper/results.json: $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) $(MORE:%=$(OUT)/%.pt)
 	$(PY) evaluate.py $^ $(BTM) $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)

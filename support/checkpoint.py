@@ -32,9 +32,10 @@ TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; t
 NUMBER = (int, float)
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
-ENTRY = {"id": str, "stage": str, "parents": list, "tokens": NUMBER, "flops": NUMBER,
+ENTRY = {"id": str, "stage": str, "name": str, "parents": list, "tokens": NUMBER, "flops": NUMBER,
          "seconds": NUMBER, "ranks": int, "settings": dict}
-STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "lineage": list, "log": list}
+STATE = {"model": dict, "moments": dict, "step": int, "skipped": int, "seconds": float, "settings": dict, "lineage": list,
+         "log": list}
 LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
 
 
@@ -235,6 +236,12 @@ def state_of(out):
     return Path(out).with_suffix(".state")
 
 
+def check_no_state(out):
+    """Raise BadInput if an interrupted run that writes `out` left its state."""
+    if state_of(out).exists():
+        raise BadInput(f"{state_of(out)} is what an interrupted run left; delete it, or choose another --out")
+
+
 def setup(settings, config, device, digests):
     """All that a run's result depends on, in plain values: its options but those that say how it is computed, and the rest.
 
@@ -258,13 +265,13 @@ def save_state(out, model, optimizer, state):
 
 
 def load_state(out, model, optimizer, settings, setup, lineage):
-    """The state to start from: step, seconds, log, settings and lineage. An interrupted run's is put into model and optimizer.
+    """The state to start from: step, skipped, seconds, log, settings, lineage; an interrupted run's is put into both.
 
     lineage: the ledger of what the run starts from. Raises BadInput if the state is broken, if its settings or lineage were
     others, or if there is one and --resume does not ask for it.
     """
     path = state_of(out)
-    new = {"step": 0, "seconds": 0.0, "settings": setup, "lineage": lineage, "log": []}
+    new = {"step": 0, "skipped": 0, "seconds": 0.0, "settings": setup, "lineage": lineage, "log": []}
     if not path.exists():
         return new
     if not settings.resume:
@@ -286,22 +293,23 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         check_tensors(state["moments"], devices.moments_like(optimizer))
         check_log(state["log"])
         known = {p.dtype for p in model.parameters()} | {torch.float32}
-        if (not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40
+        if (not 0 < state["step"] < settings.steps or not 0 <= state["skipped"] <= state["step"]
+                or not 0 <= state["seconds"] < 1e40
                 or not all(0 < line["step"] <= state["step"] for line in state["log"])
                 or any(t.dtype not in known for part in TENSORS for t in state[part].values())):
             raise ValueError
     try:
         state = read(path, fits)
-        taken = {t.item() for name, t in state["moments"].items() if name.endswith(".step")}
+        taken = [t.item() for name, t in state["moments"].items() if name.endswith(".step")]
         negative = any((t < 0).any() for name, t in state["moments"].items() if name.endswith("exp_avg_sq"))
-        if negative or len(taken) > 1 or not taken <= set(range(state["step"] + 1)):
+        if negative or len({*taken}) > 1 or not all(t == int(t) and 0 <= t <= state["step"] for t in taken):
             raise ValueError
     except BadInput:
         raise
     except Exception:  # whatever a file may hold in place of what is expected
         raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
     devices.load_full_state(model, optimizer, state["model"], state["moments"])
-    return new | {key: state[key] for key in ("step", "seconds", "log")}
+    return new | {key: state[key] for key in ("step", "skipped", "seconds", "log")}
 
 
 # ---- models and their ledgers -----------------------------------------------------------------------------------------

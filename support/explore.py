@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from data import tokenizer
 from support.figures import COLORS
 from support.files import write_text
 
@@ -12,7 +13,7 @@ N_LIKELIEST = 5
 
 def piece(encoding, token):
     """The text of one token; bytes that are no whole character become U+FFFD."""
-    return encoding.decode_single_token_bytes(token).decode("utf-8", "replace")
+    return tokenizer.piece(encoding, token).decode("utf-8", "replace")
 
 
 @torch.inference_mode()

@@ -40,9 +40,20 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 def grouped_mm(x, w, ends):
     """w_i x_i for the slices x_i of x, (S, a), that end at the rows `ends`, (N,) int32; w: (N, b, a). Returns (S, b)."""
-    if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and w.shape[1] % ALIGN == w.shape[2] % ALIGN == 0:
+    if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and w.shape[1] % ALIGN == w.shape[2] % ALIGN == 0 and native(x):
         return F.grouped_mm(x, w.mT, offs=ends)
     return grouped_product(x, w, ends)
+
+
+def native(x):
+    """Whether torch's grouped product is right and fast where x is: of GPUs on those of compute capability 9.0 alone.
+
+    Elsewhere it is a loop that waits for the GPU (8.x), or has open bugs (10.0, pytorch issues 172439 and 193633).
+    """
+    if x.device.type != "cuda":
+        return True
+    gpu = torch.cuda.get_device_properties(x.device)
+    return (gpu.major, gpu.minor) == (9, 0)
 
 
 # The same by a loop, for other dtypes and shapes: operations of their own, since torch.compile cannot look into the loop.

@@ -53,6 +53,7 @@ def read_json(path, text=None):
                 text = file.read(LIMIT + 1)
         if len(text) > LIMIT:
             raise ValueError(f"more than {LIMIT:,} bytes of JSON")
+        text = text if isinstance(text, str) else text.decode()  # json.loads would take UTF-16, too
         value = json.loads(text, parse_constant=number, parse_float=number)
         if depth(value) > 20:  # or it could be read, and not written again
             raise ValueError("its JSON is nested too deeply")

@@ -207,6 +207,16 @@ WRONG += [(f"{line} {option} {place}{ending}", place.removesuffix("/o"))
 WRONG += [(f"{line} --out {{tiny}}/data", "--out") for line in (TRAIN, FINETUNE, MIX)]
 
 
+@pytest.mark.parametrize("line", [SAMPLE, EVALUATE.replace("math.pt", "btx_mixed.pt"), EVALUATE + " --no-figures"])
+def test_a_model_that_breaks_on_the_way_leaves_no_folder(line, tiny, folder, monkeypatch):
+    def forward(*arguments, **options):
+        raise ValueError("broken")
+    monkeypatch.setattr(GPT, "forward", forward)
+    with pytest.raises(SystemExit):
+        run(line, tiny)
+    assert not Path("new").exists()
+
+
 def test_compile_says_which_compiler_it_lacks(refused, monkeypatch):
     monkeypatch.setenv("CXX", "nosuch++")
     assert "nosuch++" in refused(TRAIN + " --compile")

@@ -660,3 +660,44 @@ def test_validation_does_not_depend_on_the_batch_size(tiny):
     for second, routing in halves:
         torch.testing.assert_close(second, halves[0][0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(torch.tensor(routing["share"]), torch.tensor(halves[0][1]["share"]), rtol=1e-4, atol=1e-5)
+
+
+BPE = {"pattern": tokenizer.PATTERN, "ranks": tokenizer.FILE.read_text(), "special": {tokenizer.END: 1023}, "end": tokenizer.END}
+
+
+@pytest.mark.parametrize("change", [{"pattern": "a*"}, {"pattern": ""}, {"pattern": r"(a+)+b"}, {"pattern": r"(?<=a)z|[^z]"},
+                                    {"special": {tokenizer.END: 1023, "": 1024}}, {"special": {"x": 1023}, "end": "none"},
+                                    {"ranks": "\n".join(tokenizer.FILE.read_text().splitlines()[1:])}])
+def test_a_tokenizer_from_a_file_that_could_hang_or_fail_is_refused(change):
+    """An unknown expression, an empty token, no token that ends a text, a byte without a token."""
+    tokenizer.build("own", **BPE)
+    with pytest.raises(ValueError):
+        tokenizer.build("own", **BPE | change)
+
+
+def test_an_id_that_no_token_has_is_no_text():
+    encoding = tokenizer.build("own", **BPE | {"special": {tokenizer.END: 1500}})
+    assert tokenizer.piece(encoding, 1200) == b"" and tokenizer.piece(encoding, 97) == b"a"
+
+
+def test_text_in_the_output_folder_is_not_read(tmp_path, monkeypatch):
+    """Also if a pattern finds it: it would be written over."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d" / "bin" / "own").mkdir(parents=True)
+    (tmp_path / "d" / "bin" / "own" / "train.bin").write_text("some words " * 100)
+    with pytest.raises(BadInput, match="train.bin"):
+        prepare.main(["--domains", "", "--val_tokens", "50", "--text", "own=d*/bin/own/train.bin", "--out", "d/bin"])
+    assert (tmp_path / "d" / "bin" / "own" / "train.bin").read_text() == "some words " * 100
+
+
+def test_a_new_tokenizer_for_own_text(tmp_path, monkeypatch):
+    """Trained on the texts; data, checkpoint and sample have the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    prepare.main(["--domains", "", "--tokenizer", "300", "--text", "a=a.txt", "--out", "d"])
+    about = loader.read_domain("d", "a")
+    encoding = tokenizer.of({"name": about["tokenizer"], **about}, "d")
+    assert 256 < encoding.n_vocab <= 300 and encoding.decode(about["train.bin"][:9].tolist()).startswith("the quick brown")
+    for bad in ("20", "100000"):
+        with pytest.raises(BadInput, match="--tokenizer"):
+            prepare.main(["--domains", "", "--tokenizer", bad, "--text", "a=a.txt", "--out", "e"])

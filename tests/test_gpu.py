@@ -1,4 +1,7 @@
 """What a GPU needs of the code, tested without one; and, where there is one, that it computes what the CPU does."""
+import json
+import shutil
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -6,11 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_expert
+from experiments import gpu
+from experiments.gpu import PATHS
 from model import GPT, GPTConfig
 from support import fast
 
-PATHS = {"dense": {}, "topk": {"n_expert": 4}, "switch": {"n_expert": 4, "routing": "switch"},
-         "soft": {"n_expert": 4, "routing": "soft"}, "sample": {"n_expert": 4, "routing": "sample"}}
 MEMORY = [{}, {"recompute": True}, {"loss_chunk": 24}]
 SMALL = dict(vocab_size=64, block_size=16, n_layer=2, n_head=2, n_embd=32, d_ff=32)
 
@@ -80,6 +83,20 @@ def test_a_step_takes_no_more_operators_than_now(path, most):
     with Count() as count:
         trained(new(path))
     assert count.n <= 1.05 * most
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path):
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "d_ff": 64, "block_size": 32, "batch_size": 2, "probe": 2, "large_embd": 64,
+             "large_layer": 2, "large_block": 32, "large_batch": 2, "seed_steps": 100}
+    gpu.main(["--device", "cpu", "--out", str(tmp_path / "gpu.json"), *(w for k, v in sizes.items() for w in (f"--{k}", str(v)))])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    for name, value in found.items():
+        if name.startswith("parity"):
+            assert value < (1e-12 if "float64" in name else 1e-5), name
+        assert not name.startswith(("generation", "determinism")) or value is True
+    assert found["recipe: minutes"] > 0 and found["moe over iso_dense, compiled"] > 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -258,3 +258,33 @@ def test_bad_exports(tiny, here):
         with pytest.raises(BadInput):
             hf.main(words)
     assert [p.name for p in here.iterdir()] == ["old"]
+
+
+def test_two_exports_into_one_folder_do_not_mix(tiny, here, monkeypatch):
+    """The second is refused while the first writes, and leaves alone what that is writing."""
+    import safetensors.torch
+    real, refused = safetensors.torch.save_file, []
+
+    def save_file(*arguments):
+        real(*arguments)
+        if not refused:
+            refused.append(1)
+            with pytest.raises(BadInput, match="both.part"):
+                hf.main(["export", str(tiny / "math.pt"), str(here / "both")])
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    hf.main(["export", str(tiny / "seed.pt"), str(here / "both")])
+    assert refused and {p.name for p in here.iterdir()} == {"both"}
+    hf.main(["import", str(here / "both"), "--out", str(here / "again.pt")])
+    ours, back = ckpt.load(tiny / "seed.pt")["model"], ckpt.load(here / "again.pt")["model"]
+    assert all(torch.equal(t, back[name]) for name, t in ours.items())
+
+
+def test_experts_of_two_dtypes_are_not_rounded_to_one(tiny, here):
+    from safetensors.torch import load_file, save_file
+    hf.main(["export", str(tiny / "btx_mixed.pt"), str(here / "m")])
+    weights = load_file(here / "m" / "model.safetensors")
+    name = "model.layers.0.block_sparse_moe.experts.0.w2.weight"
+    save_file(weights | {name: weights[name].bfloat16()}, here / "m" / "model.safetensors")
+    with pytest.raises(BadInput, match="float32.*bfloat16|bfloat16.*float32"):
+        hf.main(["import", str(here / "m"), "--out", str(here / "o.pt")])
+    assert not (here / "o.pt").exists()

@@ -221,30 +221,54 @@ def test_divergence_is_never_stepped_on_and_ends_the_run(tiny, tmp_path, monkeyp
     assert steps == [0, 1, 1, 1] and not (tmp_path / "a.pt").exists()
 
 
-def test_a_run_that_has_skipped_every_step_goes_on_from_its_state(tiny, tmp_path, monkeypatch):
-    """Its moments are those that AdamW starts with; in the end it is as if the steps had been skipped in one run."""
-    real = train_expert.training_step
+def blind(monkeypatch, bad, stop=None):
+    """Let the loss of the steps `bad` be nan, and a signal come in the step `stop`; steps are counted over runs."""
+    real_step, real_batch, seen = train_expert.training_step, train_expert.get_batch, []
 
     def step(forward, optimizer, x, y, settings, autocast, noise):
-        blind = (lambda *a, **o: (None, forward(*a, **o)[1] * (math.nan if len(seen) <= 3 else 1), []))
+        def unseeing(*a, **o):
+            return None, forward(*a, **o)[1] * (math.nan if len(seen) in bad else 1), []
+        made = real_step(unseeing, optimizer, x, y, settings, autocast, noise)
         seen.append(1)
-        return real(blind, optimizer, x, y, settings, autocast, noise)
-    monkeypatch.setattr(train_expert, "training_step", step)
-    seen = []
-    want = run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt")
-    real_batch, seen = train_expert.get_batch, []
+        return made
 
-    def get_batch(*arguments):
-        if len(seen) == 2:
+    def batch(*arguments):
+        if len(seen) == stop:
             os.kill(os.getpid(), signal.SIGTERM)
         return real_batch(*arguments)
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 3"):
-        patch.setattr(train_expert, "get_batch", get_batch)
-        run(tiny, tmp_path / "b.pt", init=tiny / "seed.pt")
-    state = ckpt.read(tmp_path / "b.state")
-    assert state["step"] == 3 and not any(t.any() for t in state["moments"].values())
-    got = run(tiny, tmp_path / "b.pt", init=tiny / "seed.pt", resume=True)
+    monkeypatch.setattr(train_expert, "training_step", step)
+    monkeypatch.setattr(train_expert, "get_batch", batch)
+
+
+def stopped_and_resumed(tiny, out, monkeypatch, bad, stop, **changes):
+    """The same run, with a signal in the step `stop`."""
+    with monkeypatch.context() as patch:
+        blind(patch, bad, stop)
+        with pytest.raises(Stopped):
+            run(tiny, out, init=tiny / "seed.pt", **changes)
+        return run(tiny, out, init=tiny / "seed.pt", resume=True, **changes)
+
+
+def test_a_run_that_has_skipped_every_step_goes_on_from_its_state(tiny, tmp_path, monkeypatch):
+    """Its moments are those that AdamW starts with; in the end it is as if the steps had been skipped in one run."""
+    with monkeypatch.context() as patch:
+        blind(patch, range(3))
+        want = run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt")
+    got = stopped_and_resumed(tiny, tmp_path / "b.pt", monkeypatch, range(3), 2)
     assert all(torch.equal(got["model"][name], p) for name, p in want["model"].items())
+
+
+@pytest.mark.parametrize("bad,stop,changes", [
+    (range(3, 8), 5, {"patience": 4, "steps": 10, "eval_every": 10}),   # the signal comes in the middle
+    (range(6), 3, {"steps": 6}),                                         # nothing at all was trained
+    (range(1, 5), 7, {"patience": 4, "steps": 30, "eval_every": 30})])  # it went on well before anybody looked
+def test_patience_is_the_same_with_and_without_an_interruption(tiny, tmp_path, monkeypatch, bad, stop, changes):
+    with monkeypatch.context() as patch, pytest.raises(Diverged, match="steps in a row"):
+        blind(patch, bad)
+        run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", **changes)
+    with pytest.raises((Diverged, pytest.fail.Exception)):  # at the signal, or after it
+        stopped_and_resumed(tiny, tmp_path / "b.pt", monkeypatch, bad, stop, **changes)
+    assert not (tmp_path / "a.pt").exists() and not (tmp_path / "b.pt").exists()
 
 
 def test_a_run_whose_last_step_diverges_writes_no_checkpoint(tiny, tmp_path):
