@@ -2,6 +2,9 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,3 +291,27 @@ def test_experts_of_two_dtypes_are_not_rounded_to_one(tiny, here):
     with pytest.raises(BadInput, match="float32.*bfloat16|bfloat16.*float32"):
         hf.main(["import", str(here / "m"), "--out", str(here / "o.pt")])
     assert not (here / "o.pt").exists()
+
+
+def test_mergekit_mixes_the_same(tiny, here):
+    """Its linear merge is our average, bit for bit, and its MoE of that and the experts is ours, but for the routers.
+
+    The paper's recipe in two steps: mergekit-moe alone would take all but the experts from one model. pip install mergekit.
+    """
+    pytest.importorskip("mergekit")
+    names = ("seed", "math", "code")
+    mix.main([str(tiny / f"{name}.pt") for name in names] + ["--out", "mixed.pt"])
+    for path in ("mixed.pt", *(str(tiny / f"{name}.pt") for name in names)):
+        hf.main(["export", path, Path(path).stem])
+    merge = {"merge_method": "linear", "dtype": "float32", "models": [{"model": f"./{name}", "parameters": {"weight": 1.0}}
+                                                                     for name in names]}
+    moe = {"base_model": "./linear", "gate_mode": "random", "dtype": "float32", "experts_per_token": 2,
+           "experts": [{"source_model": f"./{name}", "positive_prompts": ["x"]} for name in names]}
+    for script, recipe, out in (("run_yaml", merge, "linear"), ("moe", moe, "moe")):
+        (here / f"{out}.yml").write_text(json.dumps(recipe))
+        code = f"from mergekit.scripts.{script} import main; main()"
+        subprocess.run([sys.executable, "-c", code, f"{out}.yml", out], check=True, capture_output=True)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(name).state_dict() for name in ("mixed", "moe"))
+    assert ours.keys() == theirs.keys()
+    assert {name for name, t in ours.items() if not torch.equal(t, theirs[name])} == {
+        f"model.layers.{i}.mlp.gate.weight" for i in range(2)}
