@@ -169,7 +169,7 @@ $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
 
 # ---- for which seeds and rates is the average as good as the seed, and does BTX's margin follow it? ----------------------------
 
-AGES         = 2000 4000 8000
+AGES         = 2000 6500
 REGIME_RATES = 1e-3 2e-3 4e-3
 AGED         = seed su_mixed su_dm_1 su_dm
 CELLS        = $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
