@@ -24,14 +24,16 @@ MODELS = ("seed", "soup", "btx_mixed", "su_dm", "btx")
 @dataclass
 class Settings:
     runs: list = option([], "folders named AGE_RATE_SEED", positional=True)
+    recipe: list = option([], "files of make paper, seed0.json and so on: one more cell", nargs="+")
+    recipe_cell: str = option("6500_1.5e-3", "their AGE_RATE")
     out: str = option("results", "folder to write to")
 
 
 TEXT = """# When does branching pay?
 
 The paper does not say from which seeds branches can be averaged. Here seeds of {ages} steps branch at peak rates of {rates}. The
-average of all weights (`soup`) shows whether the branches can still be averaged. Each dot of the figure is one run, {n} a cell.
-Everything else is the recipe's. Mean accuracy over the domains, in % (± standard deviation over runs).
+average of all weights (`soup`) shows whether the branches can still be averaged. Each dot of the figure is one run. Everything
+else is the recipe's. Mean accuracy over the domains, in % (± standard deviation over runs).
 
 ![BTX minus sparse upcycling (DM), against the average of all weights minus the seed](figures/regimes.png)
 
@@ -56,11 +58,12 @@ def correlation(pairs):
 
 def main(argv=None):
     settings, cells, machines = parse(Settings, argv), {}, {}
-    for folder in map(Path, settings.runs):
-        parts = re.fullmatch(r"(\d+)_([\d.]+e-\d+)_(\d+)", folder.name)
+    files = [(f"{settings.recipe_cell}_{n}", Path(file)) for n, file in enumerate(settings.recipe)]
+    for name, file in [*((Path(run).name, Path(run) / "grid" / "results.json") for run in settings.runs), *files]:
+        parts = re.fullmatch(r"(\d+)_([\d.]+e-\d+)_(\d+)", name)
         if not parts:
-            raise BadInput(f"{folder}: should be named AGE_RATE_SEED; make regimes makes it so")
-        numbers = read_results(folder / "grid" / "results.json", MODELS)
+            raise BadInput(f"{name}: should be named AGE_RATE_SEED; make regimes makes it so")
+        numbers = read_results(file, MODELS)
         machines[where(numbers["machine"])] = True
         scores = {m: over_domains(numbers["models"][m]["accuracy"]) for m in MODELS}
         cells.setdefault((int(parts[1]), parts[2]), []).append(scores)
@@ -72,11 +75,11 @@ def main(argv=None):
     figures.scatter({f"{age} steps, {rate}": pairs for (age, rate), pairs in dots.items()},
                     ("average of all weights minus seed, points", "BTX minus sparse upcycling (DM), points"),
                     out / "figures" / "regimes.png")
-    rows = [[str(age), rate, *(cell([s[m] for s in runs], 100) for m in MODELS), cell([x for x, _ in dots[age, rate]]),
+    rows = [[str(age), rate, str(len(runs)), *(cell([s[m] for s in runs], 100) for m in MODELS), cell([x for x, _ in dots[age, rate]]),
              cell([y for _, y in dots[age, rate]])] for (age, rate), runs in sorted(cells.items())]
-    head = ["seed's steps", "branch rate", "seed", "average of all", "BTX, not finetuned", "upcycling (DM)", "BTX",
+    head = ["seed's steps", "branch rate", "runs", "seed", "average of all", "BTX, not finetuned", "upcycling (DM)", "BTX",
             "average - seed", "BTX - upcycling"]
-    text = TEXT.format(cells=table(head, rows), where="; ".join(machines), n=max(map(len, cells.values())),
+    text = TEXT.format(cells=table(head, rows), where="; ".join(machines),
                        ages=", ".join(sorted({str(a) for a, _ in cells}, key=int)),
                        rates=", ".join(sorted({r for _, r in cells}, key=float)),
                        r=correlation([pair for pairs in dots.values() for pair in pairs]))

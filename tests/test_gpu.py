@@ -1,6 +1,7 @@
 """What a GPU needs of the code, tested without one; and, where there is one, that it computes what the CPU does."""
 import json
-import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import tests.tiny
 import train_expert
 from experiments import gpu
 from experiments.gpu import PATHS
 from model import GPT, GPTConfig
-from support import fast
+from support import checkpoint as ckpt
+from support import devices, fast
 
 MEMORY = [{}, {"recompute": True}, {"loss_chunk": 24}]
 SMALL = dict(vocab_size=64, block_size=16, n_layer=2, n_head=2, n_embd=32, d_ff=32)
@@ -86,8 +89,9 @@ def test_a_step_takes_no_more_operators_than_now(path, most):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
-def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path):
+def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # a minute of g++
+    monkeypatch.setattr(devices, "check_compiler", lambda device: None)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "d_ff": 64, "block_size": 32, "batch_size": 2, "probe": 2, "large_embd": 64,
              "large_layer": 2, "large_block": 32, "large_batch": 2, "seed_steps": 100}
     gpu.main(["--device", "cpu", "--out", str(tmp_path / "gpu.json"), *(w for k, v in sizes.items() for w in (f"--{k}", str(v)))])
@@ -97,6 +101,18 @@ def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path):
             assert value < (1e-12 if "float64" in name else 1e-5), name
         assert not name.startswith(("generation", "determinism")) or value is True
     assert found["recipe: minutes"] > 0 and found["moe over iso_dense, compiled"] > 0
+
+
+@pytest.mark.long
+def test_a_thousandth_of_the_recipe_for_a_gpu(tmp_path):
+    """PRESET=gpu, its shapes and domains, from the data to BTX in a few steps on a CPU."""
+    sizes = dict(PRESET="gpu", INTO=tmp_path / "out", DATA=tmp_path / "data", PY=sys.executable, S=3, B=2, F=2, ALL="--device cpu --fast --batch_size 2 --eval_windows 1 --eval_every 9",
+                 PREPARE="--level 2 --train_tokens 4000 --val_tokens 1000 --tasks 2")
+    skip = ["-o", ".venv/ready"] * (not (tests.tiny.ROOT / ".venv" / "ready").exists())
+    out = tmp_path / "out" / "seed0" / "btx.pt"
+    subprocess.run(["make", *skip, *(f"{key}={value}" for key, value in sizes.items()), out], cwd=tests.tiny.ROOT, check=True,
+                   capture_output=True)
+    assert ckpt.load(out)["config"]["n_expert"] == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

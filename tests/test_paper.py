@@ -139,6 +139,6 @@ def test_regimes_by_hand(tmp_path):
     regimes.main([*folders, "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "regimes.md").read_text()
     cells = "50.0 ± 0.0 | 37.5 ± 17.7 | 25.0 ± 0.0 | 75.0 ± 0.0 | 62.5 ± 17.7 | -12.5 ± 17.7 | -12.5 ± 17.7"
-    assert f"| 2000 | 1e-3 | {cells} |" in text
+    assert f"| 2000 | 1e-3 | 2 | {cells} |" in text
     assert "over all runs: 1.00." in text
     assert (tmp_path / "out" / "figures" / "regimes.png").read_bytes().startswith(b"\x89PNG")
