@@ -59,7 +59,7 @@ def correlation(pairs):
 def main(argv=None):
     settings, cells, machines = parse(Settings, argv), {}, {}
     files = [(f"{settings.recipe_cell}_{n}", Path(file)) for n, file in enumerate(settings.recipe)]
-    for name, file in [*((Path(run).name, Path(run) / "grid" / "results.json") for run in settings.runs), *files]:
+    for name, file in [*((Path(folder).name, Path(folder) / "grid" / "results.json") for folder in settings.runs), *files]:
         parts = re.fullmatch(r"(\d+)_([\d.]+e-\d+)_(\d+)", name)
         if not parts:
             raise BadInput(f"{name}: should be named AGE_RATE_SEED; make regimes makes it so")
@@ -75,8 +75,8 @@ def main(argv=None):
     figures.scatter({f"{age} steps, {rate}": pairs for (age, rate), pairs in dots.items()},
                     ("average of all weights minus seed, points", "BTX minus sparse upcycling (DM), points"),
                     out / "figures" / "regimes.png")
-    rows = [[str(age), rate, str(len(runs)), *(cell([s[m] for s in runs], 100) for m in MODELS), cell([x for x, _ in dots[age, rate]]),
-             cell([y for _, y in dots[age, rate]])] for (age, rate), runs in sorted(cells.items())]
+    rows = [[str(age), rate, str(len(runs)), *(cell([s[m] for s in runs], 100) for m in MODELS),
+             *(cell(values) for values in zip(*dots[age, rate], strict=True))] for (age, rate), runs in sorted(cells.items())]
     head = ["seed's steps", "branch rate", "runs", "seed", "average of all", "BTX, not finetuned", "upcycling (DM)", "BTX",
             "average - seed", "BTX - upcycling"]
     text = TEXT.format(cells=table(head, rows), where="; ".join(machines),

@@ -106,8 +106,9 @@ def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path, monkeypatch
 @pytest.mark.long
 def test_a_thousandth_of_the_recipe_for_a_gpu(tmp_path):
     """PRESET=gpu, its shapes and domains, from the data to BTX in a few steps on a CPU."""
-    sizes = dict(PRESET="gpu", INTO=tmp_path / "out", DATA=tmp_path / "data", PY=sys.executable, S=3, B=2, F=2, ALL="--device cpu --fast --batch_size 2 --eval_windows 1 --eval_every 9",
-                 PREPARE="--level 2 --train_tokens 4000 --val_tokens 1000 --tasks 2")
+    sizes = {"PRESET": "gpu", "INTO": tmp_path / "out", "DATA": tmp_path / "data", "PY": sys.executable, "S": 3, "B": 2, "F": 2,
+             "PREPARE": "--level 2 --train_tokens 4000 --val_tokens 1000 --tasks 2",
+             "ALL": "--device cpu --fast --batch_size 2 --eval_windows 1 --eval_every 9"}
     skip = ["-o", ".venv/ready"] * (not (tests.tiny.ROOT / ".venv" / "ready").exists())
     out = tmp_path / "out" / "seed0" / "btx.pt"
     subprocess.run(["make", *skip, *(f"{key}={value}" for key, value in sizes.items()), out], cwd=tests.tiny.ROOT, check=True,
