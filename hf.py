@@ -20,7 +20,7 @@ import torch
 from data import tokenizer
 from model import ROPE_STRETCH, GPTConfig
 from support import checkpoint as ckpt
-from support.files import digest, output, part_of, read_json, reading, write_text
+from support.files import check_other, digest, output, part_of, read_json, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 # ours -> theirs; {} is the number of an expert
@@ -111,7 +111,7 @@ def read_header(path):
         return list(file.keys())
 
 
-def read_weights(folder, config):
+def read_weights(folder, config, out):
     """Our state dict from a folder's safetensors, one file at a time, in the dtypes they have. Raises BadInput."""
     from safetensors import safe_open
     names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
@@ -119,6 +119,7 @@ def read_weights(folder, config):
         with reading(index):
             names = sorted(set(read_json(inside(folder, index.name))["weight_map"].values()))
     paths = [inside(folder, name) for name in names]
+    check_other("--out", out, paths)
     n_tensors = sum(len(read_header(path)) for path in paths)
     if config.n_layer * max(1, config.n_expert) > n_tensors:  # before so many are named
         raise BadInput(f"{folder}: {n_tensors} tensors are too few for {config.n_layer} layers, {config.n_expert} experts each")
@@ -207,6 +208,8 @@ def read_tokenizer(folder, about, vocab_size):
             raise ValueError("not a byte-level BPE like GPT-2's, Llama 3's or SmolLM's, which is all that is known here")
         special = {t["content"]: t["id"] for t in file["added_tokens"]}
         ranks = {bytes(sign[c] for c in token): i for token, i in model["vocab"].items() if token not in special}
+        if max(map(len, ranks)) > tokenizer.LONGEST:
+            raise ValueError(f"one of its tokens has more than {tokenizer.LONGEST} bytes")
         made, last = {}, -1
         for a, b in (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]):
             pair = tuple(bytes(sign[c] for c in part) for part in (a, b))
@@ -226,7 +229,8 @@ def read_tokenizer(folder, about, vocab_size):
         bpe = {"pattern": pattern_of(file["pre_tokenizer"], missing), "ranks": tokenizer.to_lines(ranks), "special": special,
                "end": end}
         encoding = tokenizer.build(folder.resolve().name, **bpe)
-        theirs = tokenizers.Tokenizer.from_str(json.dumps(file))
+        cut = dict.fromkeys(("padding", "truncation", "post_processor", "decoder"))  # what they do is not looked at here
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(file | cut))
         for text in (PROBE, *PROBE.split()):
             if theirs.encode(text, add_special_tokens=False).ids != encoding.encode_ordinary(text):
                 raise ValueError(f"{text[:20]!r} would get other tokens here")
@@ -238,7 +242,7 @@ def import_folder(folder, out, block_size=0):
     config, about = read_config(folder, block_size)
     with output(out), reading(folder, "imported"):  # the ledger in config.json may hold anything, weights may be NaN
         ckpt.check_no_state(out)
-        state = read_weights(folder, config)  # it has as many rows of embeddings as the vocabulary has tokens
+        state = read_weights(folder, config, out)  # it has as many rows of embeddings as the vocabulary has tokens
         words = read_tokenizer(folder, about, config.vocab_size)
         key = hashlib.sha256()
         for name, t in state.items():
@@ -317,7 +321,8 @@ def export(path, folder, shard_size):
         t = checkpoint["model"][name]
         theirs |= dict(zip(their_names(name, config), t.unbind() if t.ndim == 3 else [t], strict=True))
     part = part_of(folder)
-    with output(part), ExitStack() as stack, reading(folder, "written"):
+    with output(folder, probe=False), ExitStack() as stack, reading(folder, "written"):
+        shutil.rmtree(part, ignore_errors=True)  # of a killed export
         stack.callback(shutil.rmtree, part, ignore_errors=True)  # when all is done, or the disk is full
         part.mkdir()
         shards = split_torch_state_dict_into_shards(theirs, max_shard_size=shard_size * 10**6)
@@ -349,6 +354,8 @@ def main(argv=None):
         case ["import", folder]:
             ckpt.check_name(settings.out)
             import_folder(Path(folder), Path(settings.out), settings.block_size)
+        case ["export", _, _] if settings.out or settings.block_size:
+            raise BadInput("--out, --block_size: they are for import; leave them out")
         case ["export", path, folder]:
             export(path, folder, settings.shard_size)
         case _:

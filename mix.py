@@ -29,8 +29,8 @@ class Settings:
     models: list = option([], "dense checkpoints of one architecture, the seed one of them (the 'generalist' expert); or an MoE "
                          "and what to add to it", positional=True)
     out: str = option("", "checkpoint to write")
-    top_k: int = option(GPTConfig.top_k, "experts that each token will use, with --routing topk", low=1)
-    routing: str = option(GPTConfig.routing, "routing method (3.3)", choices=tuple(ROUTERS))
+    top_k: int = option(0, f"experts that each token will use, with --routing topk; 0: {GPTConfig.top_k}", low=0)
+    routing: str = option("", f"routing method (3.3); {GPTConfig.routing} if not given", choices=tuple(ROUTERS))
     split: int = option(1, "cut each feed-forward into so many experts (3.3)", low=1)
     blend: bool = option(False, "make each expert of equal parts of all feed-forwards (3.3)")
     router_init: str = option("random", "hidden: each router row points to the mean input of its layer on its expert's domain",
@@ -186,7 +186,8 @@ def mixed_config(settings, first):
     names = expert_names(settings, first["experts"])
     moe = {"n_expert": len(names), "d_ff": first["config"]["d_ff"] // settings.split}
     if not first["experts"]:
-        moe |= {"routing": settings.routing, "top_k": settings.top_k if settings.routing == "topk" else 1}
+        routing = settings.routing or GPTConfig.routing
+        moe |= {"routing": routing, "top_k": (settings.top_k or GPTConfig.top_k) if routing == "topk" else 1}
     try:
         config = GPTConfig(**first["config"] | ({} if settings.soup else moe))
     except ValueError as error:
@@ -222,9 +223,9 @@ def check_options(settings):
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:
         raise BadInput("--soup, --split and --blend exclude each other; choose one")
-    if settings.routing != "topk" and settings.top_k != GPTConfig.top_k:
+    if settings.routing not in ("", "topk") and settings.top_k:
         raise BadInput(f"--top_k {settings.top_k} is for --routing topk; {settings.routing} fixes it")
-    if settings.soup and (settings.routing != GPTConfig.routing or settings.top_k != GPTConfig.top_k):
+    if settings.soup and (settings.routing or settings.top_k):
         raise BadInput("--routing, --top_k: a soup is dense and routes nothing; leave them out")
     if settings.router_data and settings.router_init != "hidden":
         raise BadInput("--router_data is for --router_init hidden")

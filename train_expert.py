@@ -185,8 +185,8 @@ def check(settings):
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
-    if settings.eval_every and settings.steps // settings.eval_every > 10**4:
-        raise BadInput(f"--eval_every {settings.eval_every}: more than 10,000 validations; let there be fewer")
+    if settings.eval_every and settings.steps // settings.eval_every > 2000:
+        raise BadInput(f"--eval_every {settings.eval_every}: more than 2,000 validations; let there be fewer")
     device, names = devices.pick_device(settings.device), [*mixture(settings.data), *prepared(settings.data_dir)]
     if settings.compile:
         devices.check_compiler(device)

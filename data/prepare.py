@@ -161,10 +161,12 @@ def main(argv=None):
     for name, _, path in (pair.partition("=") for pair in settings.text):
         check_text(name, path, settings.out)
         paths.setdefault(name, []).append(path)
+    if settings.init and settings.tokenizer != Settings.tokenizer:
+        raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     if settings.init:
         about = ckpt.load(settings.init)["tokenizer"]
         encoding = tokenizer.of(about, settings.init)
-    elif settings.tokenizer.isdecimal():
+    elif settings.tokenizer.isdecimal() and len(settings.tokenizer) < 7:
         about = text.new_tokenizer(paths, settings.field, int(settings.tokenizer))
         encoding = tokenizer.of(about, "--tokenizer")
     else:

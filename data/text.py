@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.tokenizer import END, PATTERN, build, describe, ids, to_lines, train
-from support.files import open_input, read_json, reading
+from support.files import LIMIT, open_input, read_json, reading
 from support.settings import BadInput
 
 PIECE = 2**20  # characters that are read and encoded at once
@@ -70,7 +70,7 @@ def documents(files, field, progress=lambda done: None):
         with reading(path), opened(path) as (content, file):
             lines = io.TextIOWrapper(content, "utf-8", newline="")
             if ".jsonl" in path.suffixes[-2:]:
-                for number, line in enumerate(lines, 1):
+                for number, line in enumerate(iter(partial(lines.readline, LIMIT + 1), ""), 1):  # read_json takes no longer one
                     value = read_json(path, line) if line.strip() else {field: ""}
                     if not isinstance(value, dict) or not isinstance(value.get(field), str):
                         raise BadInput(f"{path}: line {number} has no text under {field!r}; name another --field")
@@ -120,11 +120,13 @@ def new_tokenizer(paths, field, n_tokens):
 
     paths: {domain: its files and folders}. Raises BadInput if there are none, or it should have too few tokens, or too many.
     """
-    if not paths or not 300 <= n_tokens <= 2**16:
-        raise BadInput(f"--tokenizer {n_tokens}: a new one has 300 to {2**16} tokens, and learns from --text")
+    if not paths or not 260 <= n_tokens <= 2**16:
+        raise BadInput(f"--tokenizer {n_tokens}: a new one has 260 to {2**16} tokens, and learns from --text")
     samples = ["".join(islice((piece for text, _ in documents(files_of(some), field) for piece in text), SAMPLE))
                for some in paths.values()]
     ranks = train(samples, n_tokens - 1)
+    if len(ranks) < n_tokens - 1:
+        raise BadInput(f"--tokenizer {n_tokens}: the text has no more than {len(ranks) + 1}; ask for fewer")
     bpe = {"pattern": PATTERN, "ranks": to_lines(ranks), "special": {END: len(ranks)}, "end": END}
     return describe(build(f"own{len(ranks) + 1}", **bpe)) | {"bpe": bpe}
 

@@ -26,20 +26,26 @@ PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
 # those of imported models: GPT-2's, GPT-2's after single digits were cut out (%s is what they skip); Llama 3's, Qwen 2's
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}%s]+|\s+(?!\S)|\s+"
 DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p{N}])|\s+"
+# a tokenizer may lack tokens for these bytes (SmolLM does): those of control codes, of planes of Unicode without characters, and
+# those that UTF-8 does not have; the characters that start with them are skipped
+SKIPPED = {**{b: chr(b) for b in (*range(9), *range(14, 32), 127)}, 0xF1: "\U00040000-\U0007ffff", 0xF2: "\U00080000-\U000bffff",
+           **dict.fromkeys((0xC0, 0xC1, *range(0xF5, 0x100)), "")}
+LONGEST = 1000  # bytes of a token; what is joined of so many halves takes long
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
           r"\s+")
 
 
 def train(texts, n_ranks, pattern=PATTERN):
-    """Byte-pair encoding (Sennrich et al. 2016) over bytes: merge the most frequent adjacent pair until n_ranks tokens exist.
+    """Byte-pair encoding (Sennrich et al. 2016) over bytes: merge the most frequent adjacent pair until n_ranks tokens exist, or
+    no pair is there twice. Words are cut after 100 characters.
 
     Ties go to the pair with the smallest bytes, so the result depends on the texts alone. Returns {bytes: rank}.
 
     >>> [t for t, rank in train(["aaabdaaabac"], 259).items() if rank >= 256]
     [b'aa', b'ab', b'aaab']
     """
-    counts = Counter(word for text in texts for word in regex.findall(pattern, text))
-    words = [tuple(bytes([b]) for b in word.encode()) for word in counts]
+    counts = Counter(word[:100] for text in texts for word in regex.findall(pattern, text))
+    words = [tuple(bytes([b]) for b in word.encode("utf-8", "replace")) for word in counts]
     ranks, pairs, places = {bytes([b]): b for b in range(256)}, Counter(), defaultdict(set)
 
     def add(i, sign):
@@ -49,7 +55,7 @@ def train(texts, n_ranks, pattern=PATTERN):
     count_of = [*counts.values()]
     for i in range(len(words)):
         add(i, 1)
-    while len(ranks) < n_ranks and (most := max(pairs.values(), default=0)):
+    while len(ranks) < n_ranks and (most := max(pairs.values(), default=0)) > 1:
         best = min(pair for pair, count in pairs.items() if count == most)
         ranks.setdefault(best[0] + best[1], len(ranks))
         for i in sorted(places.pop(best)):  # only words with this pair change
@@ -95,37 +101,26 @@ def load(name="btx"):
 def build(name, pattern, ranks, special, end=END):
     """An Encoding. ranks: see to_lines; special: {token: id}; end: which of them ends a text, and is called END here.
 
-    Raises ValueError if two tokens have one id, if its pattern is unknown, or does not skip the characters of a byte without a
-    token.
+    Raises ValueError for an unknown pattern, which could take for ever, and for tokens that are none.
     """
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, ranks.splitlines())}
-    special = {END if token == end else token: i for token, i in special.items()}
-    if len({*ranks.values(), *special.values()}) < len(ranks) + len(special):
-        raise ValueError("two of its tokens have one id")
+    special = {END if token == end else f"<|token {i}|>" if token == END else token: i for token, i in special.items()}
+    if sorted([*ranks.values(), *special.values()]) != [*range(len(ranks) + len(special))]:
+        raise ValueError("two of its tokens have one id, or an id has none")
     if "" in special or END not in special:
         raise ValueError("one of its special tokens is empty, or none ends a text")
     missing = [b for b in range(256) if bytes([b]) not in ranks]
+    if not SKIPPED.keys() >= set(missing) or max(map(len, ranks)) > LONGEST:
+        raise ValueError(f"it has no token for some bytes, or one of more than {LONGEST} bytes")
     whole = {PATTERN, LLAMA3, LLAMA3.replace("{1,3}", "")} if not missing else set()
     if pattern not in {GPT2 % skipped(missing), DIGITS % skipped(missing), *whole}:  # an unknown one may take for ever
-        raise ValueError("its pattern is not one that is known here, or it has no token for some byte")
+        raise ValueError("its pattern is not one that is known here")
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
-def first_char(byte):
-    """The first character whose UTF-8 starts with a byte, "" if there is none.
-
-    >>> first_char(0x41), first_char(0xC3), first_char(0xFF)
-    ('A', 'À', '')
-    """
-    ends = (b"", b"\x80", b"\x80\x80", b"\xa0\x80", b"\x80\x80\x80", b"\x90\x80\x80")
-    return next((c for end in ends if (c := (bytes([byte]) + end).decode("utf-8", "ignore"))), "")
-
-
 def skipped(missing):
-    """What GPT2 and DIGITS have in place of %s, if some bytes have no token: the characters that start with one of them."""
-    starts = [first for b in missing if (first := first_char(b))]
-    ranges = [(c, (c.encode()[:1] + b"\xbf" * (len(c.encode()) - 1)).decode()) for c in starts]
-    return "".join(first if first == last else f"{first}-{last}" for first, last in ranges)
+    """What GPT2 and DIGITS have in place of %s if these bytes have no token: the characters that start with one of them."""
+    return "".join(SKIPPED[b] for b in missing)
 
 
 def piece(encoding, token):

@@ -8,7 +8,7 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from support.settings import BadInput
+from support.settings import BadInput, is_panic
 
 LIMIT = 2 * 10**7  # bytes of JSON that are read
 
@@ -24,8 +24,8 @@ def reading(path, verb="read"):
     """Whatever goes wrong inside becomes one line that names the file, as BadInput; with BTX_TRACE=1 the whole trace."""
     try:
         yield
-    except Exception as error:
-        if isinstance(error, BadInput) or os.environ.get("BTX_TRACE"):
+    except BaseException as error:
+        if isinstance(error, BadInput) or os.environ.get("BTX_TRACE") or not (isinstance(error, Exception) or is_panic(error)):
             raise
         what = str(getattr(error, "strerror", None) or error).partition("\n")[0][:100]
         raise BadInput(f"{path}: cannot be {verb} ({what or type(error).__name__})") from None
@@ -121,7 +121,7 @@ def locked(path):
 
 
 @contextmanager
-def output(path):
+def output(path, probe=True):
     """As prepare_output, also for a state of that name, and holds a lock. Raises BadInput. Leaves no new empty folder."""
     path = Path(path)
     new = [folder for folder in path.parents if not folder.exists()]
@@ -129,7 +129,7 @@ def output(path):
         prepare_output(path, probe=False)
         with locked(path):
             for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # and away with parts of a killed run
-                prepare_output(name)
+                prepare_output(name, probe)
             yield
     finally:
         for folder in new:

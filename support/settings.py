@@ -26,6 +26,11 @@ class Stopped(Exception):
         self.number = number
 
 
+def is_panic(error):
+    """Whether tiktoken's or tokenizers' Rust has given up, on a text too long for its expressions, say. It is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def signals():
     """Yield a list to which Ctrl-C and SIGTERM are appended instead of killing us; a second one kills (not torchrun's ranks)."""
@@ -159,6 +164,10 @@ def run(main):
             raise
         code, line = 2, f"{error.filename or 'standard output'}: {error.strerror}"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more at its end
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        code, line = 2, "a text is too much for its tokenizer; cut it into lines"
     if line and (os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ):  # torchrun's ranks say it once
         line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
         print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)

@@ -152,7 +152,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--data poems", "poems"), ("--data math=-0.1", "math=-0.1"), ("--block_size 3000", "3000"), ("--alpha inf", "--alpha"),
         ("--seed 18446744073709551616", "--seed"), ("--out {tiny}/btx_mixed.pt", "--out"), ("--init {tiny}/math.pt", "math.pt")],
     MIX: [
-        ("--seed 18446744073709551616", "--seed"), ("--top_k 3", "--top_k"), ("--top_k 0", "--top_k"),
+        ("--seed 18446744073709551616", "--seed"), ("--top_k 3", "--top_k"), ("--top_k -1", "--top_k"),
         ("--soup --routing sample", "--routing"), ("--soup --top_k 3", "--top_k"), ("--split 1000000000", "--split"),
         ("--split 3", "--split"), ("--split 2 --blend", "--split"), ("--split 2 --soup", "--soup"),
         ("--router_data math,code", "--router_data"), ("--routing soft --top_k 3", "--top_k"),
@@ -181,7 +181,8 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("sample --device cpu", "one checkpoint"), ("sample {tiny}/math.pt {tiny}/code.pt --device cpu", "one checkpoint"),
         ("mix {tiny}/seed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
         ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --soup --out new/o.pt", "--soup"),
-        ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --routing soft --out new/o.pt", "--routing"),
+        ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --routing topk --out new/o.pt", "--routing"),
+        ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --top_k 2 --out new/o.pt", "--top_k"),
         ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
         ("mix {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
@@ -197,6 +198,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("budget {tiny}/seed.pt --since {tiny}/seed.pt", "--like"),
         ("budget {tiny}/btx_mixed.pt --like {tiny}/math.pt --since {tiny}/seed.pt", "btx_mixed"), ("paper", "files of the runs"),
         ("paper nowhere --out new", "nowhere"), ("regimes", "folders"), ("regimes nowhere --out new", "nowhere"),
+        (f"{PREPARE} --tokenizer gpt2 --init {{tiny}}/seed.pt", "--tokenizer"),
         ("sample {tiny}/math.pt --experts", "math.pt"), ("sample {tiny}/math.pt --html new/o.html", "math.pt")]}
 WRITERS = [(TRAIN, "--out", ".pt"), (FINETUNE, "--out", ".pt"), (MIX, "--out", ".pt"), (EVALUATE, "--out", ""),
            (SAMPLE, "--html", ".html"), (PREPARE, "--out", "")]

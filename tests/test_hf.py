@@ -272,7 +272,7 @@ def test_two_exports_into_one_folder_do_not_mix(tiny, here, monkeypatch):
         real(*arguments)
         if not refused:
             refused.append(1)
-            with pytest.raises(BadInput, match="both.part"):
+            with pytest.raises(BadInput, match="another run"):
                 hf.main(["export", str(tiny / "math.pt"), str(here / "both")])
     monkeypatch.setattr(safetensors.torch, "save_file", save_file)
     hf.main(["export", str(tiny / "seed.pt"), str(here / "both")])
@@ -315,3 +315,23 @@ def test_mergekit_mixes_the_same(tiny, here):
     assert ours.keys() == theirs.keys()
     assert {name for name, t in ours.items() if not torch.equal(t, theirs[name])} == {
         f"model.layers.{i}.mlp.gate.weight" for i in range(2)}
+
+
+def test_a_killed_export_does_not_stand_in_the_way(tiny, here):
+    (here / ".m.part").mkdir()
+    (here / ".m.part" / "config.json").touch()
+    hf.main(["export", str(tiny / "seed.pt"), str(here / "m")])
+    assert {p.name for p in here.iterdir()} == {"m"}
+
+
+def test_padding_and_long_tokens_are_not_worked_on(tiny, here):
+    """A folder of a few kilobytes could ask for gigabytes, and for days."""
+    hf.main(["export", str(tiny / "seed.pt"), str(here / "m")])
+    edit(here / "m" / "tokenizer.json", padding={"strategy": {"Fixed": 10**10}, "direction": "Right", "pad_to_multiple_of": None,
+                                                 "pad_id": 0, "pad_type_id": 0, "pad_token": "x"})
+    hf.main(["import", str(here / "m"), "--out", str(here / "o.pt")])
+    model = json.loads((here / "m" / "tokenizer.json").read_text())["model"]
+    model["vocab"]["x" * 10**6] = 1024
+    edit(here / "m" / "tokenizer.json", model=model)
+    with pytest.raises(BadInput, match="bytes"):
+        hf.main(["import", str(here / "m"), "--out", str(here / "p.pt")])

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiktoken
 
 import evaluate
 import finetune_router
@@ -98,7 +99,7 @@ def test_a_line_without_its_field(line, tmp_path):
 def test_ids_beyond_16_bits(tmp_path, monkeypatch):
     """As of Llama 3's 128,256 tokens: ours, with all ids of two bytes moved up."""
     ranks = {token: rank + 70_000 * (len(token) > 1) for token, rank in ENCODING._mergeable_ranks.items()}
-    wide = tokenizer.build("wide", tokenizer.PATTERN, tokenizer.to_lines(ranks), {tokenizer.END: 80_000})
+    wide = tiktoken.Encoding("wide", pat_str=tokenizer.PATTERN, mergeable_ranks=ranks, special_tokens={tokenizer.END: 80_000})
     monkeypatch.setattr(tokenizer, "load", lambda name: wide)
     (tmp_path / "own.txt").write_text("the cat and the dog " * 50)
     domain = (make(tmp_path / "out", tmp_path / "own.txt"), read_domain(tmp_path / "out", "own"))[1]
