@@ -92,7 +92,7 @@ def load(name="btx"):
         try:
             return tiktoken.get_encoding(name)
         except ValueError:
-            raise BadInput(f"tokenizer {name!r} is neither btx nor one of tiktoken's") from None
+            raise BadInput(f"tokenizer {name[:50]!r} is neither btx nor one of tiktoken's") from None
         except OSError:
             raise BadInput(f"tokenizer {name!r} could not be downloaded") from None
     return build("btx", PATTERN, FILE.read_text(), {END: N_RANKS})

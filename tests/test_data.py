@@ -705,5 +705,5 @@ def test_a_new_tokenizer_for_own_text(tmp_path, monkeypatch):
     encoding = tokenizer.of({"name": about["tokenizer"], **about}, "d")
     assert encoding.n_vocab == 280 and encoding.decode(about["train.bin"][:9].tolist()).startswith("the quick brown")
     for bad in ("20", "100000", "400", "9" * 5000):
-        with pytest.raises(BadInput, match="--tokenizer"):
+        with pytest.raises(BadInput, match="tokenizer"):
             prepare.main(["--domains", "", "--tokenizer", bad, "--text", "a=a.txt", "--out", "e"])
