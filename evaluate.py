@@ -24,7 +24,7 @@ from data import tokenizer
 from data.loader import check_tokenizer, first_windows, prepared, read_domains, text_of
 from data.task import DOMAINS, Task, over_domains
 from model import expert_load, gumbel
-from support import btm, explore, figures
+from support import btm, explore, figures, ledger
 from support import checkpoint as ckpt
 from support.devices import pick_device
 from support.files import has, output, prepare_output, read_json, reading, write_text
@@ -174,8 +174,8 @@ def summary(scores, model, lineage, lengths):
     """One model's entry in results.json; lengths: {domain: see bytes_per_token}."""
     return {**{key: {domain: s[key] for domain, s in scores.items() if key in s} for key in ("accuracy", "loss")},
             "bits_per_byte": {domain: s["loss"] / math.log(2) / lengths[domain] for domain, s in scores.items()},
-            "params": model.num_params(), "active_params": model.num_params(active=True), **ckpt.totals(lineage),
-            "elapsed": ckpt.elapsed(lineage), "moe_share": moe_share(lineage)}
+            "params": model.num_params(), "active_params": model.num_params(active=True), **ledger.totals(lineage),
+            "elapsed": ledger.elapsed(lineage), "moe_share": moe_share(lineage)}
 
 
 def moe_share(lineage):
@@ -309,7 +309,7 @@ def main(argv=None):
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
         for method, k in methods:
             experts = [ckpt.build(checkpoints[name], device) for name in merged]
-            lineage = ckpt.join_lineages(checkpoints[name]["lineage"] for name in merged)
+            lineage = ledger.join(checkpoints[name]["lineage"] for name in merged)
             yield btm.name(method, k), btm.BTM(experts, method, k, known_by[method]), lineage
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]

@@ -20,6 +20,7 @@ import torch
 from data import tokenizer
 from model import ROPE_STRETCH, GPTConfig
 from support import checkpoint as ckpt
+from support import ledger
 from support.files import check_other, digest, output, part_of, read_json, reading, write_text
 from support.settings import BadInput, option, parse, run
 
@@ -249,7 +250,7 @@ def import_folder(folder, out, block_size=0):
             key.update(name.encode() + t.view(-1).view(torch.uint8).numpy().data)
         past = about.get("btx") or {}
         lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
-        entry = ckpt.ledger_entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name,
+        entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name,
                                   weights=digest(key))
         ckpt.save(out, ckpt.pack(state, config, words, experts, [*lineage, entry]))
     print(f"wrote {out}: {sum(t.numel() for t in state.values()):,} numbers, {config}")

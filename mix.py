@@ -20,6 +20,7 @@ from data import tokenizer
 from data.loader import check_tokenizer, first_windows, read_domains, text_of
 from model import ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
+from support import ledger
 from support.files import check_other, output
 from support.settings import BadInput, option, parse, run
 
@@ -272,11 +273,11 @@ def main(argv=None):
             mixed = ckpt.build({"config": asdict(config), "model": dict(tensors)})
             hidden_routers(mixed, windows)
             tensors = [(name, mixed.state_dict()[name]) for name in ckpt.shapes(config)]
-        entry = ckpt.ledger_entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
+        entry = ledger.entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
                                   experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                                   blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
                                   router_data=settings.router_data, data_digests=digests)
-        lineage = ckpt.join_lineages(header["lineage"] for header in headers)
+        lineage = ledger.join(header["lineage"] for header in headers)
         mixed = ckpt.pack(ckpt.shapes(config), config, headers[0]["tokenizer"], experts, [*lineage, entry],
                           dtype=settings.save_dtype)
         ckpt.save(settings.out, mixed, (t for _, t in tensors))

@@ -22,7 +22,7 @@ from data import tokenizer
 from data.loader import check_tokenizer, first_windows, get_batch, prepared, read_domains, text_of
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
-from support import devices, fast
+from support import devices, fast, ledger
 from support.files import check_other, output, reading
 from support.settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
 
@@ -293,7 +293,7 @@ def train(model, settings, header, device, data, stop=()):
                 bar.close()
                 raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done}; the same command with --resume goes on")
         parents = [entry["id"] for entry in header["lineage"][-1:]]
-        entry = ckpt.ledger_entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
+        entry = ledger.entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
                                   tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
                                   seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
         result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],

@@ -31,7 +31,7 @@ from evaluate import machine
 from experiments.paired import table
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
-from support import fast
+from support import fast, ledger
 from support.devices import autocast, peak_flops, pick_device, send
 from support.files import prepare_output, write_text, write_whole
 from support.settings import BadInput, option, parse, run
@@ -287,7 +287,7 @@ def mixing(s, device):
         model = new(replace(s, n_embd=512, n_layer=8, n_head=8), torch.device("cpu"))
         tokenizer = {"name": "btx", "fingerprint": "", "vocab_size": s.vocab_size}
         for path in paths:
-            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, tokenizer, [], [ckpt.ledger_entry("train", "seed", [])]))
+            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, tokenizer, [], [ledger.entry("train", "seed", [])]))
 
         def copy_all():
             for path in paths:

@@ -10,6 +10,7 @@ the paper's machines (paper). Read from the ledgers in the checkpoints.
 from dataclasses import dataclass
 
 from support import checkpoint as ckpt
+from support import ledger
 from support.settings import BadInput, option, parse, run
 
 PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) and of BTX
@@ -35,14 +36,14 @@ def main(argv=None):
     if "settings" not in last or not last[key]:
         raise BadInput(f"{settings.model[0]}: its last stage is no training")
     if settings.by == "elapsed":
-        budget = ckpt.elapsed(like) - ckpt.elapsed(since)
+        budget = ledger.elapsed(like) - ledger.elapsed(since)
     else:
         known = {entry["id"] for entry in since}
-        budget = ckpt.totals([entry for entry in like if entry["id"] not in known])[key]
+        budget = ledger.totals([entry for entry in like if entry["id"] not in known])[key]
         budget *= PAPER_SHARE if settings.by == "paper" else 1
     if budget <= 0:
         raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
-    cost = ckpt.wall_seconds(last) if settings.by == "elapsed" else last[key]  # of its last stage
+    cost = ledger.wall_seconds(last) if settings.by == "elapsed" else last[key]  # of its last stage
     print(max(1, round(budget / cost * last["settings"]["steps"])))
 
 

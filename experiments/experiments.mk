@@ -175,7 +175,7 @@ AGED         = seed su_mixed su_dm_1 su_dm
 CELLS        = $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
 part_of      = $(word $2,$(subst _, ,$1))
 .PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
-regimes: $(CELLS:%=regime-%) $(RUNS:%=$(REPORT)/seed%.json)  ## seeds of several ages, branches of several rates: the average's accuracy and BTX's margin
+regimes: $(CELLS:%=regime-%) $(RUNS:%=$(REPORT)/seed%.json)  ## seeds of two ages, branches of several rates, and BTX's margin
 	$(PY) -m experiments.regimes $(CELLS:%=$(INTO)/regimes/%) --out $(REPORT) \
 	    --recipe $(RUNS:%=$(REPORT)/seed%.json) --recipe_cell $(S)_$(LR_BRANCH)
 $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)

@@ -5,13 +5,12 @@ A checkpoint is a dictionary:
     config     the fields of its `GPTConfig`
     tokenizer  {"name", "fingerprint", "vocab_size"}
     experts    for an MoE the names of its experts in order, for a dense model []
-    lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger_entry`)
+    lineage    the ledger: one entry for each stage behind the model, oldest first (see `ledger.entry`)
     log        of the last stage, if it trained: a line for each validation
 
 In the file it has the layout of safetensors: the length of a header, the header in JSON, and the numbers. Unlike a pickle, it can
 hold nothing else.
 """
-import hashlib
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from model import GPT, GPTConfig
-from support import devices
+from support import devices, ledger
 from support.files import LIMIT, has, open_input, read_json, reading, write_whole
 from support.settings import BadInput, Diverged
 
@@ -32,8 +31,6 @@ TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; t
 NUMBER = (int, float)
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
-ENTRY = {"id": str, "stage": str, "name": str, "parents": list, "tokens": NUMBER, "flops": NUMBER,
-         "seconds": NUMBER, "ranks": int, "settings": dict}
 STATE = {"model": dict, "moments": dict, "step": int, "skipped": int, "seconds": float, "settings": dict, "lineage": list,
          "log": list}
 LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
@@ -76,26 +73,13 @@ def check(checkpoint):
         raise ValueError(f"{len(experts)} names of experts for n_expert {config['n_expert']}")
     if len({*experts}) < len(experts):
         raise ValueError("two of its experts have one name")
-    check_lineage(checkpoint["lineage"])
+    ledger.check(checkpoint["lineage"])
     check_log(checkpoint["log"])
     config = GPTConfig(**config)
     layers = {str(name).split(".")[1] for name in checkpoint["model"] if str(name).startswith("blocks.")}
     if len(layers) != config.n_layer:  # before so many are named
         raise ValueError(f"{len(layers)} layers of weights for n_layer {config.n_layer}")
     check_tensors(checkpoint["model"], shapes(config))
-
-
-def check_lineage(lineage):
-    """Raise ValueError unless a value is a ledger: plain entries, parents before children, none twice."""
-    ids = set()
-    for entry in lineage:
-        if (not has({"ranks": 1, "settings": {}} | entry, ENTRY) or not 1 <= entry.get("ranks", 1) < 2**31
-                or not all(0 <= entry[key] < 1e40 for key in ("tokens", "flops", "seconds"))
-                or entry["id"] in ids or not all(p in ids for p in entry["parents"])):
-            raise ValueError("its lineage is no list of stages, parents before children")
-        ids.add(entry["id"])
-    if not ids:
-        raise ValueError("its lineage is empty: it does not say of which stages it is")
 
 
 def check_log(log):
@@ -312,7 +296,7 @@ def load_state(out, model, optimizer, settings, setup, lineage):
     return new | {key: state[key] for key in ("step", "skipped", "seconds", "log")}
 
 
-# ---- models and their ledgers -----------------------------------------------------------------------------------------
+# ---- models ------------------------------------------------------------------------------------------------------------
 
 
 def build(checkpoint, device="cpu"):
@@ -329,42 +313,3 @@ def pack(weights, config, tokenizer, experts, lineage, log=(), dtype=None):
         weights = {name: t if t is None else t.bfloat16() for name, t in weights.items()}  # None: see devices.whole
     return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
             "log": list(log)}
-
-
-def ledger_entry(stage, out, parents, tokens=0, flops=0, seconds=0.0, **what):
-    """One stage's line in the ledger.
-
-    tokens, flops (forward and backward) and seconds are those of this stage alone; parents are the ids of the entries
-    it started from. `what` says what was done, see `setup`. The id is a hash of everything but the time taken, so that two
-    branches of one seed are seen to share it.
-    """
-    entry = {"stage": stage, "name": Path(out).stem, "parents": parents, "tokens": tokens, "flops": flops, **what}
-    key = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
-    return {"id": key, **entry, "seconds": seconds}
-
-
-def join_lineages(lineages):
-    """The union of several ledgers, each stage once, parents before children. Raises BadInput if they contradict each other."""
-    joined = {}
-    for entry in (entry for lineage in lineages for entry in lineage):
-        if joined.setdefault(entry["id"], entry) | {"seconds": 0, "ranks": 1} != entry | {"seconds": 0, "ranks": 1}:
-            raise BadInput(f"two ledgers have different stages under the id {entry['id']}; one checkpoint is not what it says")
-    return list(joined.values())
-
-
-def totals(lineage):
-    """Tokens, FLOPs and device seconds of all stages in a ledger, as a dictionary."""
-    return {key: sum(entry[key] for entry in lineage) for key in ("tokens", "flops", "seconds")}
-
-
-def wall_seconds(entry):
-    """Seconds from start to end of one stage."""
-    return entry["seconds"] / entry.get("ranks", 1)
-
-
-def elapsed(lineage):
-    """Seconds from start to end if every stage starts as soon as the stages it needs are done, branches at the same time."""
-    done = {}
-    for entry in lineage:
-        done[entry["id"]] = wall_seconds(entry) + max((done[p] for p in entry["parents"]), default=0.0)
-    return max(done.values(), default=0.0)

@@ -6,6 +6,7 @@ import finetune_router
 import mix
 from model import GPT, GPTConfig, Routing, ff_moe, swiglu
 from support import checkpoint as ckpt
+from support import ledger
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=24)
 
@@ -103,12 +104,12 @@ def test_routers_are_small_and_depend_on_the_seed_alone():
 
 
 def test_lineage_counts_a_shared_seed_once():
-    seed = [ckpt.ledger_entry("train", "seed.pt", [], tokens=100, flops=10, seconds=1.0)]
-    branches = [seed + [ckpt.ledger_entry("train", f"{d}.pt", [seed[0]["id"]], tokens=30, flops=3, seconds=s)]
+    seed = [ledger.entry("train", "seed.pt", [], tokens=100, flops=10, seconds=1.0)]
+    branches = [seed + [ledger.entry("train", f"{d}.pt", [seed[0]["id"]], tokens=30, flops=3, seconds=s)]
                 for d, s in (("math", 2.0), ("code", 5.0))]
-    joined = ckpt.join_lineages([seed, *branches])
-    assert ckpt.totals(joined) == {"tokens": 160, "flops": 16, "seconds": 8.0}
-    assert ckpt.elapsed(joined) == 6.0  # the branches run at the same time
+    joined = ledger.join([seed, *branches])
+    assert ledger.totals(joined) == {"tokens": 160, "flops": 16, "seconds": 8.0}
+    assert ledger.elapsed(joined) == 6.0  # the branches run at the same time
 
 
 def test_cli_names_experts_and_prints_the_rules(tiny, tmp_path, capsys):

@@ -12,6 +12,7 @@ import pytest
 
 from experiments import budget, grid, paper, regimes
 from support import checkpoint as ckpt
+from support import ledger
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,7 +71,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tiny_paper):
 
 
 def test_budget_by_hand(tmp_path, capsys, monkeypatch):
-    entry = ckpt.ledger_entry
+    entry = ledger.entry
     seed = [entry("train", "seed", [], flops=100, seconds=10.0)]
     branches = [entry("train", name, [seed[0]["id"]], flops=f, seconds=s) for name, f, s in (("a", 40, 6.0), ("b", 10, 3.0))]
     other = seed + branches + [entry("finetune", "c", [e["id"] for e in branches], flops=25, seconds=3.0)]
