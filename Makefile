@@ -146,6 +146,9 @@ clean:  ## delete prepared data and what was trained
 -include tests/tests.mk              # test, test-all, torture, lint, bench
 -include experiments/experiments.mk  # rivals, paper, grid, regimes
 ifdef TEXTS
+ifneq ($(filter paper grid regimes,$(MAKECMDGOALS)),)
+$(error PRESET=$(PRESET) is for make and make rivals)
+endif
 include experiments/texts.mk
 endif
 -include course/course.mk            # handout, grade, autograder

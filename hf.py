@@ -123,7 +123,8 @@ def read_weights(folder, config, out):
     check_other("--out", out, paths)
     n_tensors = sum(len(read_header(path)) for path in paths)
     if config.n_layer * max(1, config.n_expert) > n_tensors:  # before so many are named
-        raise BadInput(f"{folder}: {n_tensors} tensors are too few for {config.n_layer} layers, {config.n_expert} experts each")
+        raise BadInput(f"{folder}: {n_tensors} tensors are too few for {config.n_layer} layers"
+                       + f" of {config.n_expert} experts" * bool(config.n_expert))
     wanted, state, seen = {}, {}, {}
     for name, meta in ckpt.shapes(config).items():
         theirs = their_names(name, config)
@@ -250,8 +251,7 @@ def import_folder(folder, out, block_size=0):
             key.update(name.encode() + t.view(-1).view(torch.uint8).numpy().data)
         past = about.get("btx") or {}
         lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
-        entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name,
-                                  weights=digest(key))
+        entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name, weights=digest(key))
         ckpt.save(out, ckpt.pack(state, config, words, experts, [*lineage, entry]))
     print(f"wrote {out}: {sum(t.numel() for t in state.values()):,} numbers, {config}")
 

@@ -7,7 +7,8 @@ With --soup everything is averaged, and the result is dense: the baseline that s
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 
 The first file may be an MoE that mix.py or finetune_router.py wrote: it keeps its experts and its routers' rows, and the others
-become further experts. Tensors are read, mixed and written one after another, so models larger than the memory can be mixed.
+become further experts. Tensors are read, mixed and written one after another, so models larger than the memory can be mixed
+(with random routers).
 """
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +31,7 @@ class Settings:
     models: list = option([], "dense checkpoints of one architecture, the seed one of them (the 'generalist' expert); or an MoE "
                          "and what to add to it", positional=True)
     out: str = option("", "checkpoint to write")
-    top_k: int = option(0, f"experts that each token will use, with --routing topk; 0: {GPTConfig.top_k}", low=0)
+    top_k: int = option(0, f"experts that each token will use, with --routing topk; 0: the default, {GPTConfig.top_k}", low=0)
     routing: str = option("", f"routing method (3.3); {GPTConfig.routing} if not given", choices=tuple(ROUTERS))
     split: int = option(1, "cut each feed-forward into so many experts (3.3)", low=1)
     blend: bool = option(False, "make each expert of equal parts of all feed-forwards (3.3)")
@@ -266,7 +267,7 @@ def main(argv=None):
                          else "stacked")
         files.enter_context(output(settings.out))
         ckpt.check_no_state(settings.out)
-        print_rules(config, feed_forwards, "hidden" if windows else "new")
+        print_rules(config, feed_forwards, "hidden" if windows else "kept, new" if headers[0]["experts"] else "new")
         tensors = mix(lambda name: [t for model in zip(headers, weights, strict=True) for t in contribution(*model, name)],
                       config, torch.Generator().manual_seed(settings.seed), feed_forwards)
         if windows:
@@ -274,9 +275,9 @@ def main(argv=None):
             hidden_routers(mixed, windows)
             tensors = [(name, mixed.state_dict()[name]) for name in ckpt.shapes(config)]
         entry = ledger.entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
-                                  experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
-                                  blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
-                                  router_data=settings.router_data, data_digests=digests)
+                             experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
+                             blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
+                             router_data=settings.router_data, data_digests=digests)
         lineage = ledger.join(header["lineage"] for header in headers)
         mixed = ckpt.pack(ckpt.shapes(config), config, headers[0]["tokenizer"], experts, [*lineage, entry],
                           dtype=settings.save_dtype)

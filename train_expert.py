@@ -114,7 +114,7 @@ def make_optimizer(model, settings):
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": settings.weight_decay},
               {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=params[0].device.type in ("cpu", "cuda"))
 
 
 def objective(nll, routing, alpha):
@@ -133,7 +133,7 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     """One optimizer step on the batch x, y (B, T): the mean cross-entropy, for an MoE see `objective`, gradients clipped.
 
     noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
-    were finite, a tensor: the weights are left alone if not. Nothing here waits for a GPU.
+    were finite, a tensor: the weights are left alone if not. With --fast in bfloat16 nothing here waits for a GPU.
     """
     for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
         with autocast:
@@ -145,8 +145,10 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
     nll = devices.mean_over_ranks(nll.detach())
     finite = torch.isfinite(norm + nll)
-    optimizer.found_inf = (~finite).float()  # where it is 1, fused AdamW takes no step
-    optimizer.step()
+    if optimizer.defaults["fused"]:
+        optimizer.found_inf = (~finite).float()  # where it is 1, fused AdamW takes no step
+    if optimizer.defaults["fused"] or finite:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return nll, routing, finite
 
@@ -199,11 +201,11 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
-def check_skipped(worst, step, settings):
+def check_skipped(worst, done, settings):
     """Raise Diverged if settings.patience steps in a row were skipped by now, or all of the run's."""
     if worst >= min(settings.patience, settings.steps):
         state = ckpt.state_of(settings.out)
-        raise Diverged(f"by step {step} loss or gradient was not finite for {worst} steps in a row; "
+        raise Diverged(f"by step {done} loss or gradient was not finite for {worst} steps in a row; "
                        f"{f'{state} is from before; delete it and ' if state.exists() else ''}try a lower --lr")
 
 
@@ -251,8 +253,8 @@ def train(model, settings, header, device, data, stop=()):
         optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
         state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
         every, step_tokens = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T
-        skipped = torch.full((), state["skipped"], device=device)  # steps in a row by now
-        worst = skipped  # and at most
+        skipped = torch.full((), state["skipped"], device=device)  # skipped steps in a row, up to now
+        worst = skipped  # the most in a row so far
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
         start = time.perf_counter() - state["seconds"] / world_size
@@ -270,8 +272,8 @@ def train(model, settings, header, device, data, stop=()):
             done, last = step + 1, step + 1 == settings.steps
             stopping = devices.any_rank(stop, device) and not last
             saving = stopping or done % settings.save_every == 0 and not last
-            if done % 20 == 0 or done % every == 0 or last or saving:  # the same steps on all ranks; the others wait for no GPU
-                check_skipped(int(worst), step, settings)
+            if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
+                check_skipped(int(worst), done, settings)
                 speed = done * step_tokens / (time.perf_counter() - start)
                 text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
@@ -294,8 +296,8 @@ def train(model, settings, header, device, data, stop=()):
                 raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done}; the same command with --resume goes on")
         parents = [entry["id"] for entry in header["lineage"][-1:]]
         entry = ledger.entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
-                                  tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
-                                  seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
+                             tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
+                             seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
         result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
                            header["lineage"] + [entry], state["log"], settings.save_dtype)
         if rank == 0:

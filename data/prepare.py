@@ -161,13 +161,14 @@ def main(argv=None):
     for name, _, path in (pair.partition("=") for pair in settings.text):
         check_text(name, path, settings.out)
         paths.setdefault(name, []).append(path)
+    files = {name: text.files_of(some) for name, some in paths.items()}
     if settings.init and settings.tokenizer != Settings.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     if settings.init:
         about = ckpt.load(settings.init)["tokenizer"]
         encoding = tokenizer.of(about, settings.init)
     elif settings.tokenizer.isdecimal() and len(settings.tokenizer) < 7:
-        about = text.new_tokenizer(paths, settings.field, int(settings.tokenizer))
+        about = text.new_tokenizer(files, settings.field, int(settings.tokenizer))
         encoding = tokenizer.of(about, "--tokenizer")
     else:
         encoding = tokenizer.load(settings.tokenizer)
@@ -178,7 +179,7 @@ def main(argv=None):
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
     # what can be wrong comes first, before anything is written
-    made = {name: text.own(name, paths[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
+    made = {name: text.own(name, files[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
     folders = [Path(settings.out) / name for name in names]
     with ExitStack() as locks:
         for folder in folders:

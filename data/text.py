@@ -115,15 +115,15 @@ def split(pieces, encode, end, share, n_val):
     yield "val.bin", tail[cut:]
 
 
-def new_tokenizer(paths, field, n_tokens):
+def new_tokenizer(files, field, n_tokens):
     """What data says of a new byte-level BPE of n_tokens tokens, trained on the beginning of each domain's text.
 
-    paths: {domain: its files and folders}. Raises BadInput if there are none, or it should have too few tokens, or too many.
+    files: {domain: see files_of}. Raises BadInput if there are none, or it should have too few tokens, or too many.
     """
-    if not paths or not 260 <= n_tokens <= 2**16:
+    if not files or not 260 <= n_tokens <= 2**16:
         raise BadInput(f"--tokenizer {n_tokens}: a new one has 260 to {2**16} tokens, and learns from --text")
-    samples = ["".join(islice((piece for text, _ in documents(files_of(some), field) for piece in text), SAMPLE))
-               for some in paths.values()]
+    samples = ["".join(islice((letter for text, _ in documents(some, field) for letter in text), SAMPLE))
+               for some in files.values()]
     ranks = train(samples, n_tokens - 1)
     if len(ranks) < n_tokens - 1:
         raise BadInput(f"--tokenizer {n_tokens}: the text has no more than {len(ranks) + 1}; ask for fewer")
@@ -131,20 +131,19 @@ def new_tokenizer(paths, field, n_tokens):
     return describe(build(f"own{len(ranks) + 1}", **bpe)) | {"bpe": bpe}
 
 
-def own(name, paths, encoding, field, n_val, out):
-    """The tokens of one domain of own text, see `split`. Raises BadInput before the first if there are too few, or if a file of
-    them lies where they are to be written."""
-    files = files_of(paths)
+def own(name, files, encoding, field, n_val, out):
+    """The tokens of one domain of own text, see `split`; files: see files_of. Raises BadInput before the first if there are too
+    few, or if a file lies where they are to be written."""
     for path in files:
         if Path(out).resolve() in path.resolve().parents:
             raise BadInput(f"--text: {path} lies in --out {out}; choose another --out")
-    encode, few = partial(ids, encoding), 0
+    encode, n_tokens = partial(ids, encoding), 0
     for text, _ in documents(files, field):
-        few += len(encode(text[:1000].strip()))
-        if few >= 20:
+        n_tokens += len(encode(text[:1000].strip()))
+        if n_tokens >= 20:
             break
     else:
-        raise BadInput(f"--text: {name}={' '.join(map(str, paths))} holds {few} tokens of text, too few to train on")
+        raise BadInput(f"--text {name}: {' '.join(map(str, files[:3]))} ... hold {n_tokens} tokens of text, too few to train on")
     size = sum(path.stat().st_size for path in files)
 
     def parts():

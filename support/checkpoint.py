@@ -28,12 +28,11 @@ from support.settings import BadInput, Diverged
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; the rest is plain
-NUMBER = (int, float)
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
 STATE = {"model": dict, "moments": dict, "step": int, "skipped": int, "seconds": float, "settings": dict, "lineage": list,
          "log": list}
-LINE = {"step": int, "tokens": NUMBER, "val_loss": dict}
+LINE = {"step": int, "tokens": ledger.NUMBER, "val_loss": dict}
 
 
 # ---- what a valid file is ---------------------------------------------------------------------------------------------
@@ -60,7 +59,7 @@ def check(checkpoint):
     if not has(checkpoint, KEYS) or checkpoint.keys() != KEYS.keys():
         raise ValueError("not a checkpoint of this project")
     config, tokenizer, experts = (checkpoint[key] for key in ("config", "tokenizer", "experts"))
-    known = {f.name: NUMBER if f.type is float else f.type for f in fields(GPTConfig)}
+    known = {f.name: ledger.NUMBER if f.type is float else f.type for f in fields(GPTConfig)}
     if config.keys() != known.keys() or not has(config, known):
         wrong = [name for name in config.keys() | known.keys() if name not in known or not has(config, {name: known[name]})]
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
@@ -84,7 +83,7 @@ def check(checkpoint):
 
 def check_log(log):
     """Raise ValueError unless a value is a list of what training notes at a validation."""
-    if not all(has(line, LINE) and all(isinstance(v, NUMBER) for v in line["val_loss"].values()) for line in log):
+    if not all(has(line, LINE) and all(isinstance(v, ledger.NUMBER) for v in line["val_loss"].values()) for line in log):
         raise ValueError("its log is no list of validations")
 
 

@@ -34,14 +34,12 @@ def pick_device(name):
         torch.zeros(1, device=device).item()
     except Exception:  # each kind of device that torch lacks fails in its own way
         raise BadInput(f"--device: this machine has no {name!r}; try auto or cpu") from None
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 in products of float32
     return device
 
 
 def send(batch, device):
     """A batch on the device; a GPU copies it from memory that stays in place, while it still computes."""
-    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+    return batch.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
 def check_compiler(device):
@@ -182,9 +180,7 @@ def moments_like(optimizer):
 def full_state(model, optimizer):
     """The weights, and AdamW's moments by the number of their parameter, {"0.exp_avg": ...}, whole."""
     state = optimizer.state_dict()["state"]
-    moments = {f"{i}.{key}": t for i, entry in state.items() for key, t in entry.items()}
-    none_yet = {name: torch.zeros_like(t) for name, t in moments_like(optimizer).items()}  # as AdamW starts
-    return whole(model.state_dict()), whole(moments or none_yet)
+    return whole(model.state_dict()), whole({f"{i}.{key}": t for i, entry in state.items() for key, t in entry.items()})
 
 
 def load_full_state(model, optimizer, weights, moments):

@@ -122,13 +122,13 @@ def locked(path):
 
 @contextmanager
 def output(path, probe=True):
-    """As prepare_output, also for a state of that name, and holds a lock. Raises BadInput. Leaves no new empty folder."""
+    """prepare_output for `path` and the state beside it, with a lock held. Raises BadInput. Leaves no new empty folder."""
     path = Path(path)
     new = [folder for folder in path.parents if not folder.exists()]
     try:
         prepare_output(path, probe=False)
         with locked(path):
-            for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # and away with parts of a killed run
+            for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # removes what a killed run left
                 prepare_output(name, probe)
             yield
     finally:

@@ -137,9 +137,11 @@ def test_regimes_by_hand(tmp_path):
     same = {"seed": 0.5, "btx_mixed": 0.25, "su_dm": 0.75}
     folders = [write_results(tmp_path / name, soup=soup, btx=btx, **same) for name, soup, btx in (
         ("2000_1e-3_0", 0.5, 0.75), ("2000_1e-3_1", 0.25, 0.5), ("8000_1e-3_0", 0.25, 0.5))]
-    regimes.main([*folders, "--out", str(tmp_path / "out")])
+    recipe = tmp_path / "2000_1e-3_1" / "grid" / "results.json"
+    regimes.main([*folders, "--out", str(tmp_path / "out"), "--recipe", str(recipe), "--recipe_cell", "9000_1e-3"])
     text = (tmp_path / "out" / "regimes.md").read_text()
     cells = "50.0 ± 0.0 | 37.5 ± 17.7 | 25.0 ± 0.0 | 75.0 ± 0.0 | 62.5 ± 17.7 | -12.5 ± 17.7 | -12.5 ± 17.7"
     assert f"| 2000 | 1e-3 | 2 | {cells} |" in text
+    assert "| 9000 | 1e-3 | 1 | 50.0 | 25.0 | 25.0 | 75.0 | 50.0 | -25.0 | -25.0 |" in text
     assert "over all runs: 1.00." in text
     assert (tmp_path / "out" / "figures" / "regimes.png").read_bytes().startswith(b"\x89PNG")
