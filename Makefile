@@ -119,7 +119,7 @@ $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(FINETUNE) --data $(MIXTURE) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
 
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
-EVALUATES = evaluate.py $(addprefix support/,btm.py explore.py explore.html figures.py grading.py)
+EVALUATES = evaluate.py $(addprefix support/,btm.py explore.py explore.template figures.py grading.py)
 $(OUT)/report.md: $(PIPELINE) $(EVALUATES)
 	$(PY) evaluate.py $(PIPELINE) --btm $(SEED_AND_EXPERTS) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 

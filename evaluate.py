@@ -335,9 +335,9 @@ def main(argv=None):
         read = {"tasks": settings.tasks, "windows": settings.windows, "hard_sampling": settings.hard_sampling,
                 "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
+        write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
             (out / name).unlink(missing_ok=True)
-        write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         if settings.figures:
             draw(out, checkpoints, results, loads, domains)
         write_text(out / "report.md", report(results, info, out, bool(pages)))

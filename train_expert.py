@@ -187,8 +187,6 @@ def check(settings):
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))
-    if settings.eval_every and settings.steps // settings.eval_every > 2000:
-        raise BadInput(f"--eval_every {settings.eval_every}: more than 2,000 validations; let there be fewer")
     device, names = devices.pick_device(settings.device), [*mixture(settings.data), *prepared(settings.data_dir)]
     if settings.compile:
         devices.check_compiler(device)
@@ -244,6 +242,10 @@ def train(model, settings, header, device, data, stop=()):
                if domain in domains or len(data[domain]["val.bin"]) > T}
     digests = {f"{domain}/{file}": data[domain]["files"][file]
                for file, read in (("train.bin", tokens), ("val.bin", windows)) for domain in read}
+    digests["tokenizer"] = header["tokenizer"]["fingerprint"]
+    every = settings.eval_every or max(1, settings.steps // 10)
+    if settings.steps // every * (len(windows) + len(header["experts"])) > 10**5:
+        raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
     setup = ckpt.setup(settings, config, device, digests)
     with output(out) if rank == 0 else nullcontext():
         if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
@@ -252,7 +254,7 @@ def train(model, settings, header, device, data, stop=()):
         forward = torch.compile(forward) if settings.compile else forward
         optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
         state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
-        every, step_tokens = settings.eval_every or max(1, settings.steps // 10), settings.batch_size * T
+        step_tokens = settings.batch_size * T
         skipped = torch.full((), state["skipped"], device=device)  # skipped steps in a row, up to now
         worst = skipped  # the most in a row so far
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size

@@ -20,7 +20,7 @@ from support.files import prepare_output, write_whole
 from support.settings import BadInput, option, parse, run
 
 ROOT = Path(__file__).parent.parent
-KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/explore.html", "docs/glossary.md", "Makefile",
+KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/explore.template", "docs/glossary.md", "Makefile",
         "requirements.txt", "LICENSE", "course/__init__.py", "course/checks.py", "course/check.py", "course/run.py",
         "course/check.mk", "course/layer.svg")
 BODY = re.compile(r"^( *)# BEGIN SOLUTION (\d): (.*)\n((?:.*\n)*?)\1# END SOLUTION\n", re.M)

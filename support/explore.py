@@ -40,6 +40,6 @@ def write(path, encoding, texts, models):
     data = {"texts": [{"name": name, "tokens": [piece(encoding, t) for t in tokens[1:]]} for name, tokens in texts.items()],
             "models": [{"name": name, "experts": experts, "reads": reads} for name, (experts, reads) in models.items()],
             "colors": COLORS}
-    page = (Path(__file__).parent / "explore.html").read_text(encoding="utf-8")
+    page = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
     filled = page.replace(">DATA<", ">" + json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c") + "<")
     write_text(path, filled)

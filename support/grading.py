@@ -18,6 +18,9 @@ COMPARE = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast
            ast.GtE: operator.ge, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b}
 FUNCTIONS = {"sorted": (sorted, {"reverse"}), "sum": (sum, set()), "len": (len, set()), "max": (max, {"default"}),
              "min": (min, {"default"})}
+KNOWN = (ast.Constant, ast.Name, ast.List, ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.IfExp, ast.Compare, ast.Subscript, ast.Slice,
+         ast.Call, ast.keyword, ast.ListComp, ast.comprehension, ast.expr_context, ast.operator, ast.unaryop, ast.boolop,
+         ast.cmpop)
 UNBOUND = object()  # what the variable of a comprehension is before it has a value
 
 
@@ -45,9 +48,23 @@ def returned(prompt, answer):
         opened.body[0].body[-1] = last = made.body[0].body[-1]
         if ast.dump(opened) != ast.dump(made) or (type(made.body[0]), type(last)) != (ast.FunctionDef, ast.Return):
             raise ValueError
+        if not all(map(known, ast.walk(last.value))):
+            raise ValueError
     except (SyntaxError, ValueError, AttributeError, IndexError, RecursionError, MemoryError):
         raise Wrong from None
     return last.value
+
+
+def known(node):
+    """Whether a part of an expression is of a kind that `value` knows. Python looks at all parts, needed or not."""
+    match node:
+        case ast.Name(id=name):
+            return "__" not in name
+        case ast.Call(keywords=words):
+            return len({word.arg for word in words}) == len(words)
+        case ast.comprehension(is_async=asynchronous):
+            return not asynchronous
+    return isinstance(node, KNOWN)
 
 
 def same(got, expected):
@@ -109,12 +126,12 @@ def value(node, names, steps, depth=0):
         case ast.Subscript(value=a, slice=index):
             result = of(a)[of(index)]
         case ast.Call(func=ast.Name(id=name), args=[a], keywords=words) if name in FUNCTIONS and name not in names:
-            function, known = FUNCTIONS[name]
+            function, allowed = FUNCTIONS[name]
             a, options = small(of(a), steps, list), {word.arg: of(word.value) for word in words}
-            if not options.keys() <= known or len(options) < len(words):
+            if not options.keys() <= allowed:
                 raise Wrong
             result = function(a, **options)
-        case ast.ListComp(elt=element, generators=parts) if not any(p.is_async or "__" in p.target.id for p in parts):
+        case ast.ListComp(elt=element, generators=parts):
             inner = names | {part.target.id: UNBOUND for part in parts}
             result = [small(of(element, now), steps, int) for now in loop(parts, inner, of(parts[0].iter))]
         case _:

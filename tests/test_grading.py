@@ -271,3 +271,16 @@ def test_deep_lists_are_no_answer():
     for _ in range(3000):
         deep = [deep]
     assert not right(PROMPT, "\n    return xs", [[[deep], deep]])
+
+
+DEAD = ("(yield)", "(await xs)", "[x for x in (yield)]", "[1 async for x in xs]", "(sorted := 1)", "__debug__", "(lambda: 1)", "(1, 2)",
+        "max(xs, default=1, default=2)", "[__debug__ for __debug__ in xs]", "f''")
+
+
+@pytest.mark.parametrize("dead", DEAD)
+@pytest.mark.parametrize("shape", ["{good} if True else {dead}", "{good} or {dead}"])
+def test_what_is_not_evaluated_counts_too(dead, shape):
+    """Python would not have returned the right value, or not have taken the function at all."""
+    prompt, cases = 'def f(xs):\n    """Sort."""\n', [[[[3, 1]], [1, 3]], [[[2]], [2]]]
+    assert right(prompt, "    return " + shape.format(good="sorted(xs)", dead="0"), cases)
+    assert not right(prompt, "    return " + shape.format(good="sorted(xs)", dead=dead), cases)

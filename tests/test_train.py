@@ -306,6 +306,12 @@ def test_float64_beyond_float32_is_not_mixed(tiny, tmp_path):
         ckpt.load(tmp_path / "a.pt")
 
 
+def test_a_log_that_would_be_too_large_to_read_is_refused_at_the_start(tiny, tmp_path):
+    with pytest.raises(BadInput, match="--eval_every 1"):
+        run(tiny, tmp_path / "a.pt", steps=50_000, eval_every=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_branches_do_not_replay_the_same_rows(tiny, tmp_path, monkeypatch):
     """What each reads of the domain that both have; the same branch reads the same."""
     real, rows = train_expert.get_batch, {}
@@ -328,5 +334,6 @@ def test_a_ledger_knows_its_data(tiny, tmp_path):
     a, b = run(tiny, tmp_path / "a.pt", steps=1), run(tiny, tmp_path / "other" / "a.pt", steps=1, data_dir=tmp_path / "data")
     assert a["lineage"][0]["id"] != b["lineage"][0]["id"]
     settings = a["lineage"][0]["settings"]
+    assert settings["data_digests"]["tokenizer"] == a["tokenizer"]["fingerprint"]
     assert settings["dtype"] == "float32" and settings["torch"] == torch.__version__ and settings["device"] == "cpu"
     assert {"math/train.bin", "general/train.bin", "math/val.bin", "switch/val.bin"} <= settings["data_digests"].keys()
