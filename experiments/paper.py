@@ -240,7 +240,8 @@ def tables(r):
                          "ff": ("btx_mixed", "ff_mixed", "btx", "btx_ff"),
                          "longer": ("btx", "btx_x2", "btx_x4", "su_dm", "su_x2", "su_x4"),
                          "later": ("three", "later_mixed", "later_short", "later", "btx")}.items():
-        out[name] = table(["model", *ours], [[full(m), *r.scores(m)] for m in there(dict.fromkeys(models))])
+        same = Results([run for run in r.runs if {*models} <= run["models"].keys()])  # rows of other seeds are not compared
+        out[name] = table(["model", *ours], [[full(m), *same.scores(m)] for m in models if same.of(m, "tokens")])
     return out
 
 
