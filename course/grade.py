@@ -147,6 +147,9 @@ def judge(stage, check, out, seeds, in_time):
         except BadInput:
             problem = problem or ("the process ended" if in_time else "not done in time")
             continue
+        except ValueError as error:  # not a number
+            problem = problem or str(error)
+            continue
         problem = problem or checks.differs(found[seed], wanted(check, seed))
     if problem and len(found) == len(seeds):
         known = hint(stage, check, found)

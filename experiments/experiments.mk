@@ -174,11 +174,12 @@ AGES         = 2000 6500
 REGIME_RATES = 1e-3 4e-3
 AGED         = seed su_mixed su_dm_1 su_dm
 CELLS       := $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
+DONE         = $(wildcard $(REPORT)/seed*.json)
 part_of      = $(word $2,$(subst _, ,$1))
 .PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
 regimes: $(CELLS:%=regime-%)  ## seeds of two ages, branches of several rates, and BTX's margin
 	$(PY) -m experiments.regimes $(CELLS:%=$(INTO)/regimes/%) --out $(REPORT) \
-	    --recipe $(wildcard $(REPORT)/seed*.json) --recipe_cell $(S)_$(LR_BRANCH)
+	    $(if $(DONE),--recipe $(DONE) --recipe_cell $(S)_$(LR_BRANCH))
 $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)
 	+$(AT) SEED=$(call part_of,$*,2) S=$(call part_of,$*,1) OUT=$(INTO)/regimes/$* $(INTO)/regimes/$*/su_dm.pt
 define regime

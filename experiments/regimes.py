@@ -24,7 +24,7 @@ MODELS = ("seed", "soup", "btx_mixed", "su_dm", "btx")
 @dataclass
 class Settings:
     runs: list = option([], "folders named AGE_RATE_SEED", positional=True)
-    recipe: list = option([], "files of make paper, seed0.json and so on: one more cell", nargs="*")
+    recipe: list = option([], "files of make paper, seed0.json and so on: one more cell", nargs="+")
     recipe_cell: str = option("", "their AGE_RATE, as in 6500_1.5e-3")
     out: str = option("results", "folder to write to")
 

@@ -21,6 +21,15 @@ MEMORY = [{}, {"recompute": True}, {"loss_chunk": 24}]
 SMALL = dict(vocab_size=64, block_size=16, n_layer=2, n_head=2, n_embd=32, d_ff=32)
 
 
+@pytest.fixture
+def dynamo():
+    """Nothing compiled before, and nothing left for the tests after."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
 def new(path, device="cpu"):
     """A model as --fast trains it."""
     with torch.device(device):
@@ -62,10 +71,8 @@ def test_a_step_waits_for_no_number(path, memory, monkeypatch):
 
 @pytest.mark.parametrize("memory", [pytest.param(m, marks=[pytest.mark.long] * bool(m)) for m in MEMORY])
 @pytest.mark.parametrize("path", PATHS)
-def test_the_compiler_makes_one_graph_and_keeps_it(path, memory):
+def test_the_compiler_makes_one_graph_and_keeps_it(path, memory, dynamo):
     """No break and no second compilation in twenty steps; this backend needs no compiler."""
-    torch._dynamo.reset()
-    counters.clear()
     model = new(path)
     trained(model, torch.compile(model, backend="aot_eager", fullgraph=True), steps=20, **memory)
     assert counters["stats"]["unique_graphs"] == 1, counters
