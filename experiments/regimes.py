@@ -31,7 +31,7 @@ class Settings:
 
 TEXT = """# When does branching pay?
 
-The paper does not say from which seeds branches can be averaged. Here seeds of {ages} steps branch at peak rates of {rates}. The
+The paper does not say from which seeds branches can be averaged. Here seeds of {ages} steps branch at several peak rates. The
 average of all weights (`soup`) shows whether the branches can still be averaged. Each dot of the figure is one run. Everything
 else is the recipe's. Mean accuracy over the domains, in % (± standard deviation over runs).
 
@@ -71,17 +71,17 @@ def main(argv=None):
         raise BadInput("name the folders of the runs, as in: python -m experiments.regimes out/regimes/* --out results")
     out = Path(settings.out)
     prepare_output(out / "figures" / "regimes.png")
+    cells = dict(sorted(cells.items()))
     dots = {key: [(100 * (s["soup"] - s["seed"]), 100 * (s["btx"] - s["su_dm"])) for s in runs] for key, runs in cells.items()}
     figures.scatter({f"{age} steps, {rate}": pairs for (age, rate), pairs in dots.items()},
                     ("average of all weights minus seed, points", "BTX minus sparse upcycling (DM), points"),
                     out / "figures" / "regimes.png")
     rows = [[str(age), rate, str(len(runs)), *(cell([s[m] for s in runs], 100) for m in MODELS),
-             *(cell(values) for values in zip(*dots[age, rate], strict=True))] for (age, rate), runs in sorted(cells.items())]
+             *(cell(values) for values in zip(*dots[age, rate], strict=True))] for (age, rate), runs in cells.items()]
     head = ["seed's steps", "branch rate", "runs", "seed", "average of all", "BTX, not finetuned", "upcycling (DM)", "BTX",
             "average - seed", "BTX - upcycling"]
     text = TEXT.format(cells=table(head, rows), where="; ".join(machines),
                        ages=", ".join(sorted({str(a) for a, _ in cells}, key=int)),
-                       rates=", ".join(sorted({r for _, r in cells}, key=float)),
                        r=correlation([pair for pairs in dots.values() for pair in pairs]))
     write_text(out / "regimes.md", text)
     numbers = [{"age": age, "rate": rate, "runs": runs} for (age, rate), runs in cells.items()]

@@ -218,5 +218,5 @@ def scatter(points, labels, path):
     axis.axhline(0, color="#cccccc", linewidth=1)
     axis.axvline(0, color="#cccccc", linewidth=1)
     axis.set(xlabel=labels[0], ylabel=labels[1])
-    legend_below(figure, axis)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
