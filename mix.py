@@ -118,10 +118,10 @@ def contribution(header, weight, name):
 
     An MoE gives what N dense models would, of whose feed-forwards it was made: one for each expert, and its routers' rows.
     """
-    N = header["config"]["n_expert"]
+    rule, N = rule_for(name), header["config"]["n_expert"]
     if not N:
-        return [] if name.endswith(".ff.router") else [weight(name)]
-    return list(weight(name)) if ".ff." in name else [weight(name)] * N
+        return [] if rule == "new" else [weight(name)]
+    return [weight(name)] * N if rule == "averaged" else list(weight(name))
 
 
 def mix(weights, config, generator, feed_forwards="stacked"):
@@ -273,7 +273,8 @@ def main(argv=None):
         if windows:
             mixed = ckpt.build({"config": asdict(config), "model": dict(tensors)})
             hidden_routers(mixed, windows)
-            tensors = [(name, mixed.state_dict()[name]) for name in ckpt.shapes(config)]
+            state = mixed.state_dict()
+            tensors = [(name, state[name]) for name in ckpt.shapes(config)]
         entry = ledger.entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
                              experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                              blend=settings.blend, router_init=settings.router_init, seed=settings.seed,

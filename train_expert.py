@@ -232,7 +232,7 @@ def train(model, settings, header, device, data, stop=()):
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage; data: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
     Returns the checkpoint written. Raises Diverged if loss or gradient is not finite for settings.patience steps in a row,
-    none of which changes the weights, or if the weights are not finite at the end.
+    none of which changes the weights, or if the weights are not finite at the end; BadInput if the log would be too large.
     """
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()

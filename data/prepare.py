@@ -161,9 +161,12 @@ def main(argv=None):
     for name, _, path in (pair.partition("=") for pair in settings.text):
         check_text(name, path, settings.out)
         paths.setdefault(name, []).append(path)
-    files = {name: text.files_of(some) for name, some in paths.items()}
+    names += paths
+    if not names or len(set(names)) < len(names):
+        raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
     if settings.init and settings.tokenizer != Settings.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
+    files = {name: text.files_of(some) for name, some in paths.items()}
     if settings.init:
         about = ckpt.load(settings.init)["tokenizer"]
         encoding = tokenizer.of(about, settings.init)
@@ -175,9 +178,6 @@ def main(argv=None):
         about = tokenizer.describe(encoding)
     meta = {"tokenizer": about["name"], **about, "level": settings.level, "seed": settings.seed}
     del meta["name"]
-    names += paths
-    if not names or len(set(names)) < len(names):
-        raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
     # what can be wrong comes first, before anything is written
     made = {name: text.own(name, files[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
     folders = [Path(settings.out) / name for name in names]

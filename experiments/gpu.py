@@ -4,7 +4,6 @@ Is every path right (`parity`, `determinism`, `waits`)? How fast is it (`speed`,
 `make PRESET=gpu` take, by its own first steps (`recipe`)? On a CPU it only shows that the check itself works.
 """
 import json
-import time
 from dataclasses import dataclass
 
 import torch
@@ -144,13 +143,7 @@ def recipe(s, small, device):
     seconds = {}
     for name, changes in (("dense", {}), ("moe", {"n_expert": 4})):
         take = bench.trainer(small, device, bench.new(small, device, d_ff=s.d_ff, **changes))
-        bench.in_turn({name: take}, 1, device)
-        start = time.perf_counter()
-        for _ in range(s.probe):
-            take()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds[name] = (time.perf_counter() - start) / s.probe
+        seconds |= bench.in_turn({name: take}, s.probe, device)
     dense_steps = s.seed_steps + 3 * s.branch_steps
     return {"recipe: ms for a dense step": 1000 * seconds["dense"], "recipe: ms for an MoE step": 1000 * seconds["moe"],
             "recipe: minutes": (dense_steps * seconds["dense"] + s.finetune_steps * seconds["moe"]) / 60}

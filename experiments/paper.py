@@ -125,9 +125,13 @@ class Results:
         return [*(cell(self.of(model, "accuracy", d), 100) for d in COLUMNS), cell(self.of(model, "all"), 100),
                 cell(self.of(model, "loss"), digits=3)]
 
+    def with_all(self, *models):
+        """The runs that have all these models, since rows of different seeds are not to be compared."""
+        return Results([run for run in self.runs if {*models} <= run["models"].keys()])
+
     def deltas(self, a, b, key):
         """a minus b, in each run that has both."""
-        both = Results([r for r in self.runs if {a, b} <= r["models"].keys()])
+        both = self.with_all(a, b)
         return [x - y for x, y in zip(both.of(a, key), both.of(b, key), strict=True)]
 
     def holds(self, line, p):
@@ -240,7 +244,7 @@ def tables(r):
                          "ff": ("btx_mixed", "ff_mixed", "btx", "btx_ff"),
                          "longer": ("btx", "btx_x2", "btx_x4", "su_dm", "su_x2", "su_x4"),
                          "later": ("three", "later_mixed", "later_short", "later", "btx")}.items():
-        same = Results([run for run in r.runs if {*models} <= run["models"].keys()])  # rows of other seeds are not compared
+        same = r.with_all(*models)
         out[name] = table(["model", *ours], [[full(m), *same.scores(m)] for m in models if same.of(m, "tokens")])
     return out
 
@@ -253,7 +257,7 @@ def draw(r, out):
     """All figures of the numbers alone."""
     main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
     main = [m for m in main + [m for m in TABLE_3 if m.startswith("su_cm")] if r.of(m, "tokens")]
-    same = Results([run for run in r.runs if {*main} <= run["models"].keys()])  # or models of other seeds would be compared
+    same = r.with_all(*main)
     figures.compute({full(m): (mean(same.since_seed(m, "flops")), same.of(m, "all"), mean(same.of(m, "active_params")))
                      for m in main}, out / "figure2_left.png")
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",

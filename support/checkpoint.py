@@ -141,9 +141,10 @@ def read(path, check=None, keep=True):
     """The whole value that `opened` finds; tensors stay on "meta" if it is read only to see whether it can be."""
     with opened(path, check) as (value, tensor):
         for part in (part for part in TENSORS if part in value):
-            for name, like in value[part].items():
+            for name in value[part]:
                 t = tensor(part, name)
-                value[part][name] = t if keep else like
+                if keep:
+                    value[part][name] = t
     return value
 
 
@@ -189,10 +190,10 @@ def load(path):
         return checkpoint | {"model": {name: weight(name) for name in checkpoint["model"]}}
 
 
-def save(path, checkpoint, tensors=()):
-    """Write a checkpoint that load accepts; tensors: see `write`. Raises Diverged if it would not."""
+def save(path, value, tensors=(), check=check):
+    """Write a checkpoint that load accepts, or, with check=None, a state; tensors: see `write`. Raises Diverged if it cannot."""
     try:
-        write(path, checkpoint, lambda part: read(part, check, keep=False), tensors)
+        write(path, value, lambda part: read(part, check, keep=False), tensors)
     except ValueError as error:
         raise Diverged(f"{path} is not written: {error} (of training: try a lower --lr)") from None
 
@@ -241,14 +242,11 @@ def save_state(out, model, optimizer, state):
     weights, moments = devices.full_state(model, optimizer)
     if devices.rank_and_size()[0] == 0:
         plain = {key: state[key] for key in STATE if key in state}
-        try:
-            write(state_of(out), plain | {"model": weights, "moments": moments}, lambda part: read(part, keep=False))
-        except ValueError as error:
-            raise Diverged(f"{state_of(out)} is not written: {error}; try a lower --lr") from None
+        save(state_of(out), plain | {"model": weights, "moments": moments}, check=None)
 
 
 def load_state(out, model, optimizer, settings, setup, lineage):
-    """The state to start from: step, skipped, seconds, log, settings, lineage; an interrupted run's is put into both.
+    """The state to start from, all but its tensors; those of an interrupted run are put into model and optimizer.
 
     lineage: the ledger of what the run starts from. Raises BadInput if the state is broken, if its settings or lineage were
     others, or if there is one and --resume does not ask for it.
@@ -259,7 +257,9 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         return new
     if not settings.resume:
         raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
+
     def fits(state):
+        """Raise an error unless the state, its tensors still on "meta", is one of this run."""
         if not has(state, STATE) or state.keys() != STATE.keys():
             raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
         for name in sorted(setup.keys() | state["settings"].keys(), key=str):

@@ -81,15 +81,22 @@ def run(tiny, out, module=train_expert, **changes):
     return ckpt.load(out)
 
 
-def stop_at(monkeypatch, step):
-    """Let the run die in the middle of a step."""
+def at_step(monkeypatch, step, act):
+    """Call act() in the middle of a step."""
     real = train_expert.get_batch
 
     def get_batch(*arguments):
         if arguments[5] == step:
-            raise InterruptedError
+            act()
         return real(*arguments)
     monkeypatch.setattr(train_expert, "get_batch", get_batch)
+
+
+def stop_at(monkeypatch, step):
+    """Let the run die in the middle of a step."""
+    def die():
+        raise InterruptedError
+    at_step(monkeypatch, step, die)
 
 
 @pytest.mark.parametrize("module,init,changes", [(train_expert, "seed", {}), (train_expert, "seed", {"grad_accum": 2}),
@@ -187,15 +194,9 @@ def test_same_seed_same_bytes(tiny, tmp_path):
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(tiny, tmp_path, monkeypatch, module, init, number):
     changes = {"init": tiny / f"{init}.pt", "save_every": 100}
     want = run(tiny, tmp_path / "a.pt", module, **changes)
-    real = train_expert.get_batch
-
-    def get_batch(*args, **rest):
-        if args[5] == 3:
-            os.kill(os.getpid(), number)
-        return real(*args, **rest)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 4;.*--resume") as stopped:
-        patch.setattr(train_expert, "get_batch", get_batch)
+        at_step(patch, 3, lambda: os.kill(os.getpid(), number))
         run(tiny, tmp_path / "b.pt", module, **changes)
     assert stopped.value.number == number and signal.getsignal(number) == before
     assert ckpt.read(tmp_path / "b.state")["step"] == 4 and not (tmp_path / "b.pt").exists()
@@ -221,9 +222,9 @@ def test_divergence_is_never_stepped_on_and_ends_the_run(tiny, tmp_path, monkeyp
     assert steps == [0, 1, 1, 1] and not (tmp_path / "a.pt").exists()
 
 
-def blind(monkeypatch, bad, stop=None):
-    """Let the loss of the steps `bad` be nan, and a signal come in the step `stop`; steps are counted over runs."""
-    real_step, real_batch, seen = train_expert.training_step, train_expert.get_batch, []
+def blind(monkeypatch, bad):
+    """Let the loss of the steps `bad` be nan; steps are counted over runs."""
+    real_step, seen = train_expert.training_step, []
 
     def step(forward, optimizer, x, y, settings, autocast, noise):
         def unseeing(*a, **o):
@@ -231,19 +232,14 @@ def blind(monkeypatch, bad, stop=None):
         made = real_step(unseeing, optimizer, x, y, settings, autocast, noise)
         seen.append(1)
         return made
-
-    def batch(*arguments):
-        if len(seen) == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real_batch(*arguments)
     monkeypatch.setattr(train_expert, "training_step", step)
-    monkeypatch.setattr(train_expert, "get_batch", batch)
 
 
 def stopped_and_resumed(tiny, out, monkeypatch, bad, stop, **changes):
     """The same run, with a signal in the step `stop`."""
     with monkeypatch.context() as patch:
-        blind(patch, bad, stop)
+        blind(patch, bad)
+        at_step(patch, stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Stopped):
             run(tiny, out, init=tiny / "seed.pt", **changes)
         return run(tiny, out, init=tiny / "seed.pt", resume=True, **changes)
