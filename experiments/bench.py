@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 import mix
+from data import tokenizer
 from data.loader import get_batch, read_domain
 from evaluate import machine
 from experiments.paired import table
@@ -284,10 +285,10 @@ def mixing(s, device):
     """mix.py on four checkpoints against copying the same files."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{name}.pt" for name in ("seed", "math", "code", "wiki")]
-        model = new(replace(s, n_embd=512, n_layer=8, n_head=8), torch.device("cpu"))
-        tokenizer = {"name": "btx", "fingerprint": "", "vocab_size": s.vocab_size}
+        model = new(replace(s, n_embd=512, n_layer=8, n_head=8, vocab_size=tokenizer.N_RANKS + 1), torch.device("cpu"))
+        about = tokenizer.describe(tokenizer.load())
         for path in paths:
-            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, tokenizer, [], [ledger.entry("train", "seed", [])]))
+            ckpt.save(path, ckpt.pack(model.state_dict(), model.config, about, [], [ledger.entry("train", "seed", [])]))
 
         def copy_all():
             for path in paths:
