@@ -23,7 +23,8 @@ LR_BTX    = 1e-3
 else
 IMPORTED  = $(OUT)/hf/config.json
 WORDS     = --init $(OUT)/seed.pt
-ALL       = --batch_size 4 --dtype bfloat16
+ALL       = --batch_size 4 --dtype bfloat16 --eval_every 30 --eval_windows 4
+EVALUATE  = --windows 20
 B         = 30
 F         = 20
 LR_BRANCH = 3e-4
