@@ -108,6 +108,7 @@ class Attention(nn.Module):
         S, mask = k.shape[2], None  # k, v: (B, n_kv_head, S, d)
         if 1 < T < S:  # several new tokens after those read before: is_causal would align its mask to the wrong corner
             mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+        v = v.contiguous()  # q and k are; Apple's kernels misread what is not (pytorch issues 163597 and 181133)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=T == S, enable_gqa=q.shape[1] != k.shape[1])
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
 

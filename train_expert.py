@@ -135,12 +135,13 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
     were finite, a tensor: the weights are left alone if not. With --fast in bfloat16 nothing here waits for a GPU.
     """
-    for xs, ys in zip(x.chunk(settings.grad_accum), y.chunk(settings.grad_accum), strict=True):
-        with autocast:
+    n = settings.grad_accum
+    for i, (xs, ys) in enumerate(zip(x.chunk(n), y.chunk(n), strict=True), 1):
+        with autocast, devices.syncing(forward, i == n):
             _, nll, routing = forward(xs, ys, noise=noise and noise(xs.numel()), recompute=settings.recompute,
                                       loss_chunk=settings.loss_chunk)
             loss = objective(nll, routing, settings.alpha) if routing else nll
-        (loss / settings.grad_accum).backward()
+        (loss / n).backward()
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
     nll = devices.mean_over_ranks(nll.detach())

@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 
 import torch
@@ -136,6 +136,11 @@ def spread(model, device, shard):
     for block in model.blocks:
         fully_shard(block, **how)
     return fully_shard(model, **how)
+
+
+def syncing(forward, last):
+    """The context of a micro-batch's forward pass: DDP averages gradients over the ranks after the last one alone."""
+    return nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
 
 
 def mean_over_ranks(x):

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
+import train_expert
+from model import GPT, GPTConfig
 from support import checkpoint as ckpt
+from support import devices
 
 pytestmark = pytest.mark.long
 RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
@@ -67,6 +71,26 @@ def test_micro_batches_and_what_saves_memory_change_nothing_with_ranks_either(tr
 def test_a_run_on_two_sharded_ranks_goes_on_with_one_or_two(trained, label):
     a, b = (ckpt.load(trained / f"moe_{label}.pt")["model"] for label in ("1", label))
     assert difference(a, b) < 1e-10
+
+
+def test_gradients_are_averaged_once_a_step_not_once_a_micro_batch(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
+    try:
+        forward = torch.nn.parallel.DistributedDataParallel(GPT(GPTConfig(n_layer=1, n_embd=16, n_head=2, d_ff=16)))
+        calls = []
+
+        def hook(state, bucket):
+            calls.append(bucket.index())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+        forward.register_comm_hook(None, hook)
+        settings, x = train_expert.TrainSettings(batch_size=4, grad_accum=4), torch.zeros(4, 8, dtype=torch.int64)
+        train_expert.training_step(forward, train_expert.make_optimizer(forward.module, settings), x, x, settings,
+                                   devices.autocast("float32", torch.device("cpu")))
+        assert sorted(calls) == sorted({*calls})
+    finally:
+        dist.destroy_process_group()
 
 
 def running(word):
