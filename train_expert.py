@@ -51,7 +51,6 @@ class TrainSettings:
     save_dtype: str = option("float32", "of the weights in the checkpoint", choices=("float32", "bfloat16"))
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
-    patience: int = option(10, "give up when N steps in a row had a loss or gradient that is not finite (each is skipped)", low=1)
 
     grad_accum: int = option(1, "micro-batches a step is split into; an MoE balances the load of each", low=1, group="memory")
     recompute: bool = option(False, "keep no activations inside a block, compute them again in the backward pass")
@@ -132,8 +131,8 @@ def objective(nll, routing, alpha):
 def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     """One optimizer step on the batch x, y (B, T): the mean cross-entropy, for an MoE see `objective`, gradients clipped.
 
-    noise: see router_noise. Returns the cross-entropy and the routing of the last micro-batch, and whether loss and gradient
-    were finite, a tensor: the weights are left alone if not. With --fast in bfloat16 nothing here waits for a GPU.
+    noise: see router_noise. Returns the cross-entropy, and the routing of the last micro-batch. With --fast in bfloat16 nothing
+    here waits for a GPU.
     """
     n = settings.grad_accum
     for i, (xs, ys) in enumerate(zip(x.chunk(n), y.chunk(n), strict=True), 1):
@@ -143,15 +142,10 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
             loss = objective(nll, routing, settings.alpha) if routing else nll
         (loss / n).backward()
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
-    nll = devices.mean_over_ranks(nll.detach())
-    finite = torch.isfinite(norm + nll)
-    if optimizer.defaults["fused"]:
-        optimizer.found_inf = (~finite).float()  # where it is 1, fused AdamW takes no step
-    if optimizer.defaults["fused"] or finite:
-        optimizer.step()
+    torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return nll, routing, finite
+    return devices.mean_over_ranks(nll.detach()), routing
 
 
 @torch.no_grad()
@@ -200,11 +194,11 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
-def check_skipped(worst, done, settings):
-    """Raise Diverged if settings.patience steps in a row were skipped by now, or all of the run's."""
-    if worst >= min(settings.patience, settings.steps):
-        state = ckpt.state_of(settings.out)
-        raise Diverged(f"by step {done} loss or gradient was not finite for {worst} steps in a row; "
+def check_loss(nll, step, out):
+    """Raise Diverged if the loss is not finite. After such a loss or gradient the weights are not, and no later loss is."""
+    if not math.isfinite(nll):
+        state = ckpt.state_of(out)
+        raise Diverged(f"at step {step} the loss is not finite; "
                        f"{f'{state} is from before; delete it and ' if state.exists() else ''}try a lower --lr")
 
 
@@ -232,8 +226,8 @@ def train(model, settings, header, device, data, stop=()):
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage; data: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
-    Returns the checkpoint written. Raises Diverged if loss or gradient is not finite for settings.patience steps in a row,
-    none of which changes the weights, or if the weights are not finite at the end; BadInput if the log would be too large.
+    Returns the checkpoint written. Raises Diverged if loss or weights are not finite, and nothing is written of them; BadInput if
+    the log would be too large.
     """
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()
@@ -256,8 +250,6 @@ def train(model, settings, header, device, data, stop=()):
         optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
         state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
         step_tokens = settings.batch_size * T
-        skipped = torch.full((), state["skipped"], device=device)  # skipped steps in a row, up to now
-        worst = skipped  # the most in a row so far
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
         start = time.perf_counter() - state["seconds"] / world_size
@@ -269,14 +261,12 @@ def train(model, settings, header, device, data, stop=()):
             set_rate(optimizer, rate)
             noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
             x, y = (devices.send(t, device) for t in (x, y))
-            nll, routing, finite = training_step(forward, optimizer, x, y, settings, autocast, noise)
-            skipped = (skipped + 1) * ~finite
-            worst = torch.maximum(worst, skipped)
+            nll, routing = training_step(forward, optimizer, x, y, settings, autocast, noise)
             done, last = step + 1, step + 1 == settings.steps
             stopping = devices.any_rank(stop, device) and not last
             saving = stopping or done % settings.save_every == 0 and not last
             if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
-                check_skipped(int(worst), done, settings)
+                check_loss(nll.item(), done, out)
                 speed = done * step_tokens / (time.perf_counter() - start)
                 text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
@@ -284,15 +274,13 @@ def train(model, settings, header, device, data, stop=()):
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
-                entry = {"step": done, "tokens": done * step_tokens, "lr": rate, "val_loss": losses, "seconds": seconds,
-                         "train_loss": None if skipped else nll.item()}
-                state["log"].append(entry | ({} if skipped else routing_entry(routing, header["experts"])))
+                state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll.item(),
+                                     "val_loss": losses, "seconds": seconds} | routing_entry(routing, header["experts"]))
                 if rank == 0:
                     tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
             if saving:
-                ckpt.save_state(out, model, optimizer, state | {"step": done, "skipped": int(skipped),
-                                                                "seconds": seconds * world_size})
+                ckpt.save_state(out, model, optimizer, state | {"step": done, "seconds": seconds * world_size})
             if stopping:
                 devices.any_rank(True, device)  # nobody leaves before the state is written
                 bar.close()

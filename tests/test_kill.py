@@ -159,7 +159,7 @@ def write_state(tiny, path):
     optimizer = train_expert.make_optimizer(model, train_expert.TrainSettings())
     model(torch.ones(1, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64))[1].backward()
     optimizer.step()
-    ckpt.save_state(path, model, optimizer, {"step": 1, "skipped": 0, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": [],
+    ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": [],
                                              "log": []})
 
 
