@@ -78,7 +78,7 @@ DOMAINS = $(TESTED:%=$(DATA)/%/meta.json)
 space := $() $()
 comma := ,
 SEED_AND_EXPERTS = seed,$(subst $(space),$(comma),$(strip $(NAMES)))
-PREPARES = $(addprefix data/,prepare.py task.py general.py trivia.py math.py code.py wiki.py btx.tiktoken)
+PREPARES = $(addprefix data/,prepare.py task.py general.py trivia.py $(NAMES:%=%.py) btx.tiktoken)
 LIBRARY = model.py data/loader.py $(addprefix support/,fast.py devices.py checkpoint.py ledger.py files.py settings.py)
 # under make -j the experts share the cores: a thread each is best, more would wait for one another; and lines instead of bars
 ONE_THREAD = OMP_NUM_THREADS=1 TQDM_DISABLE=1

@@ -26,6 +26,8 @@ def gradients(y, **inputs):
     """The gradients of a fixed weighted sum of y."""
     if not y.requires_grad:
         raise ValueError(f"no gradient reaches {', '.join(inputs)}: is something detached, counted, or a constant?")
+    if wrong := [x.dtype for x in inputs.values() if x.dtype != y.dtype]:
+        raise ValueError(f"the result is {y.dtype}, what goes in is {wrong[0]}: make new tensors with zeros_like and the like")
     weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
     found = torch.autograd.grad((y * weights).sum(), list(inputs.values()), allow_unused=True)
     return {f"gradient of {name}": torch.zeros_like(x) if g is None else g
@@ -61,8 +63,8 @@ def random_routing(lib, rng, M, N, k):
 
 def routed(routing, N):
     """A routing whatever the order of its experts: gates by expert (M, N), which were chosen, and the probabilities."""
-    if routing.gates.shape != routing.experts.shape:
-        raise ValueError(f"gates and experts should have one shape, (M, k); theirs are {tuple(routing.gates.shape)} and "
+    if routing.gates.shape != routing.experts.shape or routing.gates.ndim != 2:
+        raise ValueError(f"gates and experts should both be (M, k), also for k = 1; they are {tuple(routing.gates.shape)} and "
                          f"{tuple(routing.experts.shape)}")
     zeros = torch.zeros(len(routing.gates), N, dtype=routing.gates.dtype)
     chosen = torch.zeros_like(zeros).scatter(1, routing.experts, torch.ones_like(routing.gates))
@@ -133,7 +135,7 @@ def experts_without_tokens(lib, rng):
 
 
 def load(lib, rng):
-    """u_i is the mean over tokens of the gate g_i: the gate itself, not how often expert i was chosen."""
+    """u_i is the mean of the gate g_i over all tokens, those with g_i = 0, too: the gate itself, not how often i was chosen."""
     routing = random_routing(lib, rng, size(rng, 5, 20), size(rng, 4, 8), size(rng, 2, 3))
     u = lib.model.expert_load(routing)
     return {"u": u, **gradients(u, gates=routing.gates)}
@@ -143,7 +145,7 @@ def balancing(lib, rng):
     """L_LB / alpha = N sum_i u_i p_i: u of expert_load, p the mean of probs, both through over_ranks; summed over layers."""
     M, N = size(rng, 5, 20), size(rng, 3, 8)
     routing = [random_routing(lib, rng, M, N, 2) for _ in range(size(rng, 2, 4))]
-    with instead(lib.model, expert_load=lambda r: (r.dense_gates() ** 2).mean(0)) as called:
+    with instead(lib.model, expert_load=lambda routing: (routing.dense_gates() ** 2).mean(0)) as called:
         loss = lib.model.load_balancing_loss(routing)
         must_call("expert_load", called)
         ranks = lib.model.load_balancing_loss(routing, lambda means: means / 2)
@@ -166,7 +168,7 @@ def averaged(lib, rng):
     tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
     with instead(lib.mix, stack=own_stack):
         mean = lib.mix.average(tensors)
-    return {"mean": mean, "its dtype is float32": torch.tensor(float(mean.dtype == torch.float32))}
+    return {"mean": mean, "is it float32?": torch.tensor(mean.dtype == torch.float32)}
 
 
 def stacked(lib, rng):
@@ -174,7 +176,7 @@ def stacked(lib, rng):
     shape = size(rng, 2, 5), size(rng, 2, 5)
     tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
     made = lib.mix.stack(tensors)
-    return {"experts": made, "their dtype is float32": torch.tensor(float(made.dtype == torch.float32))}
+    return {"experts": made, "are they float32?": torch.tensor(made.dtype == torch.float32)}
 
 
 def rules(lib, rng):
@@ -182,13 +184,11 @@ def rules(lib, rng):
     names = ["embed.weight", "head.weight", "norm.weight", "blocks.3.attn_norm.weight", "blocks.3.ff_norm.weight",
              *(f"blocks.{size(rng, 0, 9)}.attn.{w}.weight" for w in ("wq", "wk", "wv", "wo")), "blocks.12.ff.router",
              *(f"blocks.{size(rng, 0, 9)}.ff.{w}" for w in ("w_gate", "w_up", "w_down"))]
-    kinds = ["averaged", "stacked", "new", "split", "blended"]
     found = {name: lib.mix.rule_for(name) for name in names}
-    found |= {f"{name} if feed_forwards is {kind!r}": lib.mix.rule_for(name, kind) for name in names
+    found |= {f"{name}, if feed_forwards is {kind!r},": lib.mix.rule_for(name, kind) for name in names
               for kind in ("split", "blended", "averaged")}
-    numbers = {name: float(kinds.index(rule) if rule in kinds else -1) for name, rule in found.items()}
-    codes = "(0 averaged, 1 stacked, 2 new, 3 split, 4 blended, -1 else)"
-    return {f"{name} {codes}": torch.tensor(n) for name, n in numbers.items()}
+    return {f"is {name} {kind}?": torch.tensor(rule == kind) for name, rule in found.items()
+            for kind in ("averaged", "stacked", "new", "split", "blended")}
 
 
 # ---- stage 5 ----------------------------------------------------------------------------------------------------------
@@ -206,15 +206,15 @@ def objective(lib, rng):
         loss = lib.train_expert.objective(nll, [None] * 3, alpha)
         must_call("load_balancing_loss", called)
         small = lib.train_expert.objective(nll, [None] * 3, 1e-4)
-    over_ranks = torch.tensor(float(means[0] == lib.train_expert.devices.mean_over_ranks))
-    return {"loss": loss, "loss with a small alpha": small, "means by devices.mean_over_ranks": over_ranks,
+    over_ranks = torch.tensor(means[0] == lib.train_expert.devices.mean_over_ranks)
+    return {"loss": loss, "loss with a small alpha": small, "are its means those of devices.mean_over_ranks?": over_ranks,
             **gradients(loss, nll=nll, balance=balance)}
 
 
 def unbalanced(lib, rng):
     """With alpha = 0 the objective is the NLL alone, and the load-balancing loss is not computed."""
     nll, calls = normal(rng, 1).sum(), []
-    with instead(lib.train_expert, load_balancing_loss=lambda *inputs: calls.append(inputs) or torch.zeros(())):
+    with instead(lib.train_expert, load_balancing_loss=lambda *i, **o: calls.append(i) or torch.zeros(())):
         loss = lib.train_expert.objective(nll, [None], 0.0)
     return {"loss": loss, "calls of load_balancing_loss": torch.tensor(float(len(calls)))}
 
@@ -251,7 +251,13 @@ def sampled(lib, rng):
     M, N = size(rng, 5, 20), size(rng, 3, 6)
     logits, G = normal(rng, M, N), torch.randn(M, N, generator=rng, dtype=torch.float64) * 2
     found = routed(lib.model.route_sample(logits, training=True, noise=(G, 0.5 + size(rng, 0, 4) / 10)), N)
-    return {**found, **gradients(found["gates by expert"], logits=logits)}
+    try:
+        lib.model.route_sample(logits, training=True)
+        asked = False
+    except ValueError:
+        asked = True
+    return {**found, **gradients(found["gates by expert"], logits=logits),
+            "does training without noise raise ValueError?": torch.tensor(asked)}
 
 
 def sampled_in_evaluation(lib, rng):
@@ -279,8 +285,8 @@ def feed_forwards(rng, n_models, d_ff, D):
 
 
 def in_float32(made):
-    """The tensors, and whether they are in float32."""
-    return made | {f"float32: {name}": torch.tensor(float(t.dtype == torch.float32)) for name, t in made.items()}
+    """The tensors, and whether they are float32."""
+    return made | {f"is {name} float32?": torch.tensor(t.dtype == torch.float32) for name, t in made.items()}
 
 
 def split(lib, rng):
@@ -323,6 +329,8 @@ def differs(found, want):
         off = ~torch.isclose(got, expected, rtol=1e-5, atol=1e-7)
         if off.any():
             place = off.nonzero()[0].tolist()
+            if name.endswith("?"):
+                return f"{name} expected {'yes' if expected else 'no'}, got {'yes' if got else 'no'}"
             return (f"{name}{place or ''}: expected {expected[tuple(place)]:.4g}, got {got[tuple(place)]:.4g}"
                     + f" ({int(off.sum())} of {off.numel()} numbers differ)" * (off.numel() > 1))
     return None

@@ -83,7 +83,9 @@ def files(solved=0):
     for name in found:
         if name.endswith(".py"):
             found[name] = blank(found[name].decode(), solved).encode()
-    found["Makefile"] = found["Makefile"].replace(b" --fast", b"")  # its sum over experts is a solution, too
+    for what, instead in ((b" --fast", b""), (b"|text|smol", b""), (b", tiny, text or smol", b" or tiny"),
+                          (b" Rates: see results/grid.md", b"")):  # its sum over experts is a solution; the others are not there
+        found["Makefile"] = found["Makefile"].replace(what, instead)
     found["README.md"] = (ROOT / "course" / "ASSIGNMENT.md").read_bytes()
     found["example.html"] = (ROOT / "results" / "table6.html").read_bytes()
     found["course/expected.json"] = json.dumps(expected(), separators=(",", ":")).encode()
