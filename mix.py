@@ -278,7 +278,7 @@ def main(argv=None):
         entry = ledger.entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
                              experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
                              blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
-                             router_data=settings.router_data, data_digests=digests)
+                             router_data=settings.router_data, data_digests=digests, save_dtype=settings.save_dtype)
         lineage = ledger.join(header["lineage"] for header in headers)
         mixed = ckpt.pack(ckpt.shapes(config), config, headers[0]["tokenizer"], experts, [*lineage, entry],
                           dtype=settings.save_dtype)

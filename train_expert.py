@@ -239,7 +239,7 @@ def train(model, settings, header, device, data, stop=()):
                for file, read in (("train.bin", tokens), ("val.bin", windows)) for domain in read}
     digests["tokenizer"] = header["tokenizer"]["fingerprint"]
     every = settings.eval_every or max(1, settings.steps // 10)
-    if settings.steps // every * (len(windows) + len(header["experts"])) > 10**5:
+    if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:
         raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
     setup = ckpt.setup(settings, config, device, digests)
     with output(out) if rank == 0 else nullcontext():

@@ -42,7 +42,7 @@ def is_text(path):
 def files_of(paths):
     """All files that some paths mean: files, all files below folders, patterns like texts/*.gz; in sorted order, none twice.
 
-    Those that are not UTF-8 are reported and left out. Raises BadInput for a path without any file.
+    Those that are not UTF-8 are reported and left out. Raises BadInput for a path without any file, or if none is left.
     """
     found = []
     for path in paths:
@@ -53,12 +53,14 @@ def files_of(paths):
                 raise BadInput(f"{path}: no such file or folder")
             for name in map(Path, names):
                 found += sorted(p for p in name.rglob("*") if p.is_file()) if name.is_dir() else [name]
-    good = []
+    good, bad = [], []
     for path in dict.fromkeys(found):
         with reading(path):
-            good += [path] if is_text(path) else []
-        if path not in good[-1:]:
-            print(f"{path}: not UTF-8, left out", file=sys.stderr)
+            (good if is_text(path) else bad).append(path)
+    if bad and not good:
+        raise BadInput(f"{bad[0]}: not UTF-8; convert it, or name other files")
+    for path in bad:
+        print(f"{path}: not UTF-8, left out", file=sys.stderr)
     return good
 
 

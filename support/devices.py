@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from support.files import reading
 from support.settings import BadInput
 
 
@@ -109,7 +110,8 @@ def ranks(device):
             time.sleep(1)
         os._exit(1)
     threading.Thread(target=follow, daemon=True).start()  # torchrun was killed: nobody waits for us
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    with reading("torchrun's MASTER_ADDR and MASTER_PORT", "used"):
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
         dist.barrier()  # nobody leaves while another still sends or writes

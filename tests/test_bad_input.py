@@ -233,7 +233,8 @@ def test_empty_text_is_refused(refused, folder):
     (folder / "empty").touch()
     (folder / "blank").mkdir()
     (folder / "blank" / "page").write_text(" \n")
-    for path in ("empty", "blank"):
+    (folder / "latin").write_bytes(b"\xff\xfe")
+    for path in ("empty", "blank", "latin"):
         assert path in refused(f"{PREPARE} --domains '' --text poems={path}")
 
 

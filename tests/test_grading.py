@@ -273,8 +273,8 @@ def test_deep_lists_are_no_answer():
     assert not right(PROMPT, "\n    return xs", [[[deep], deep]])
 
 
-DEAD = ("(yield)", "(await xs)", "[x for x in (yield)]", "[1 async for x in xs]", "(sorted := 1)", "__debug__", "(lambda: 1)",
-        "(1, 2)", "max(xs, default=1, default=2)", "[__debug__ for __debug__ in xs]", "f''")
+DEAD = ("(yield)", "(await xs)", "[x for x in (yield)]", "[1 async for x in xs]", "(sorted := 1)", "(lambda: 1)", "(1, 2)",
+        "max(xs, default=1, default=2)", "max(xs, __debug__=1)", "[__debug__ for __debug__ in xs]", "f''")
 
 
 @pytest.mark.parametrize("dead", DEAD)

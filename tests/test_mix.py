@@ -49,6 +49,16 @@ def test_averages_are_taken_in_float32():
     assert mix.average(values).dtype == torch.float32 and mix.average(values).item() == pytest.approx(1 + 2**-7 / 3)
 
 
+def test_whatever_makes_other_weights_makes_another_entry_in_the_ledger(tiny, tmp_path):
+    ids = set()
+    options = ["", "--seed 1", "--save_dtype bfloat16", "--split 2", "--blend", "--soup", "--routing soft",
+               f"--router_init hidden --router_data general,math --data_dir {tiny}/data"]
+    for line in options:
+        mix.main([*(f"{tiny}/{name}.pt" for name in ("seed", "math")), "--out", f"{tmp_path}/a.pt", *line.split()])
+        ids.add(ckpt.load(tmp_path / "a.pt")["lineage"][-1]["id"])
+    assert len(ids) == len(options)
+
+
 @pytest.mark.parametrize("tie_weights", [False, True])
 def test_every_tensor_is_used_exactly_once(tie_weights):
     states, asked = dense_states(tie_weights=tie_weights), []
