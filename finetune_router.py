@@ -23,10 +23,8 @@ class Settings(TrainSettings):
 
 def freeze(model, what):
     """Let only the chosen parameters train: "all", "router", or "all-but-experts"."""
-    routers = {id(block.ff.router) for block in model.blocks}
-    experts = {id(w) for block in model.blocks for w in (block.ff.w_gate, block.ff.w_up, block.ff.w_down)}
-    for p in model.parameters():
-        p.requires_grad_({"all": True, "router": id(p) in routers, "all-but-experts": id(p) not in experts}[what])
+    for name, p in model.named_parameters():
+        p.requires_grad_({"all": True, "router": name.endswith(".ff.router"), "all-but-experts": ".ff.w_" not in name}[what])
 
 
 def main(argv=None):

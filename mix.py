@@ -169,29 +169,25 @@ def distinct(names):
     return found
 
 
-def expert_names(settings, before=()):
-    """The experts, those of an MoE before, by their files' names; chunks are numbered (math.1, math.2), blended experts, too."""
-    names = distinct([*before, *(Path(path).stem for path in settings.models[bool(before):])])
-    if settings.soup:
-        return []
-    if settings.blend:
-        return [f"blend.{n + 1}" for n in range(len(names))]
-    return [f"{name}.{c + 1}" for name in names for c in range(settings.split)] if settings.split > 1 else names
-
-
 def mixed_config(settings, first):
-    """The mixed model's GPTConfig and its experts' names, from the first model's header. Raises BadInput."""
+    """The mixed model's GPTConfig and its experts' names, from the first model's header and the files' names. Raises BadInput.
+
+    An MoE's experts come first; chunks are numbered (math.1, math.2), blended experts, too.
+    """
     chunks = len(settings.models) if settings.blend else settings.split
     if first["config"]["d_ff"] % chunks:
         raise BadInput(f"--{'blend' if settings.blend else 'split'}: d_ff {first['config']['d_ff']} cannot be cut into {chunks} "
                        "equal parts")
-    names = expert_names(settings, first["experts"])
+    before = first["experts"]
+    stems = distinct([*before, *(Path(path).stem for path in settings.models[bool(before):])])
+    names = ([] if settings.soup else [f"blend.{n + 1}" for n in range(len(stems))] if settings.blend
+             else [f"{name}.{c + 1}" for name in stems for c in range(settings.split)] if settings.split > 1 else stems)
     moe = {"n_expert": len(names), "d_ff": first["config"]["d_ff"] // settings.split}
-    if not first["experts"]:
+    if not before:
         routing = settings.routing or GPTConfig.routing
         moe |= {"routing": routing, "top_k": (settings.top_k or GPTConfig.top_k) if routing == "topk" else 1}
     try:
-        config = GPTConfig(**first["config"] | ({} if settings.soup else moe))
+        config = GPTConfig(**first["config"] | moe)
     except ValueError as error:
         raise BadInput(f"--{error}") from None
     if config.routing == "topk" and config.top_k == 1 < config.n_expert:

@@ -42,8 +42,20 @@ class GPTConfig:
     routing: str = "topk"       # a key of ROUTERS
 
     def __post_init__(self):
+        """Raises ValueError, starting with the name of the field, for what no model can have."""
         self.n_kv_head = self.n_kv_head or self.n_head
-        check_config(self)
+        for name, value in vars(self).items():
+            low = 0 if name in ("norm_eps", "tie_weights", "n_expert") else 1
+            if name != "routing" and not low <= value < math.inf:  # also refuses nan
+                raise ValueError(f"{name} must be at least {low} and finite, not {value}")
+        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+            raise ValueError(f"n_embd {self.n_embd} must be n_head {self.n_head} times an even number (RoPE turns pairs)")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(f"n_head {self.n_head} must be a multiple of n_kv_head {self.n_kv_head}")
+        if self.n_expert and self.top_k > self.n_expert:
+            raise ValueError(f"top_k {self.top_k} is more than the number of experts, {self.n_expert}")
+        if self.routing not in ROUTERS:
+            raise ValueError(f"routing {self.routing!r} is not one of {', '.join(ROUTERS)}")
 
     def layer_routing(self, layer):
         """The key of ROUTERS for a layer: the first layer of a Sample Top-1 model uses soft routing (3.3)."""
@@ -403,33 +415,15 @@ class GPT(nn.Module):
         """Number of parameters; with active=True only those that one token uses: some of the experts of each layer."""
         return sum(self.used(name, p) if active else p.numel() for name, p in self.named_parameters())
 
-    def flops_per_token(self, seq_len=None, training=True):
-        """FLOPs per token at this sequence length (default block_size).
+    def flops_per_token(self, seq_len=None):
+        """FLOPs of a training step per token at this sequence length (default block_size).
 
-        2 per active weight in a matrix product, 4*T*D a layer for the attention scores and values; times 3 in training, the
-        backward pass costing twice the forward (Kaplan et al. 2020), but for the gradients of frozen weights.
+        Forward 2 per active weight in a matrix product, and 4*T*D a layer for the attention scores and values; backward twice
+        that (Kaplan et al. 2020), but for the gradients of frozen weights.
         """
         c = self.config
-        products = {name: p for name, p in self.named_parameters()  # reading an embedding multiplies nothing
-                    if p.ndim > 1 and (name != "embed.weight" or c.tie_weights)}
-        forward = 2 * sum(self.used(name, p) for name, p in products.items())
-        forward += c.n_layer * 4 * (seq_len or c.block_size) * c.n_embd
-        frozen = 2 * sum(self.used(name, p) for name, p in products.items() if not p.requires_grad)
-        return 3 * forward - frozen if training else forward
-
-
-def check_config(c):
-    """Raise ValueError, starting with the name of the field, for a GPTConfig that no model can have."""
-    for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "rope_theta", "rope_factor",
-                 "norm_eps"):
-        low = {"norm_eps": 0.0}.get(name, 1)
-        if not low <= getattr(c, name) < math.inf:  # also refuses nan
-            raise ValueError(f"{name} must be at least {low} and finite, not {getattr(c, name)}")
-    if c.n_embd % c.n_head or (c.n_embd // c.n_head) % 2:
-        raise ValueError(f"n_embd {c.n_embd} must be n_head {c.n_head} times an even number (RoPE turns pairs)")
-    if c.n_head % c.n_kv_head:
-        raise ValueError(f"n_head {c.n_head} must be a multiple of n_kv_head {c.n_kv_head}")
-    if c.n_expert and not 1 <= c.top_k <= c.n_expert:
-        raise ValueError(f"top_k {c.top_k} must be between 1 and the number of experts, {c.n_expert}")
-    if c.routing not in ROUTERS:
-        raise ValueError(f"routing {c.routing!r} is not one of {', '.join(ROUTERS)}")
+        total = 12 * c.n_layer * (seq_len or c.block_size) * c.n_embd
+        for name, p in self.named_parameters():
+            if p.ndim > 1 and (name != "embed.weight" or c.tie_weights):  # reading an embedding multiplies nothing
+                total += (6 if p.requires_grad else 4) * self.used(name, p)
+        return total

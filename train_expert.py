@@ -194,14 +194,6 @@ def set_rate(optimizer, rate):
         group["lr"] = rate
 
 
-def check_loss(nll, step, out):
-    """Raise Diverged if the loss is not finite. After such a loss or gradient the weights are not, and no later loss is."""
-    if not math.isfinite(nll):
-        state = ckpt.state_of(out)
-        raise Diverged(f"at step {step} the loss is not finite; "
-                       f"{f'{state} is from before; delete it and ' if state.exists() else ''}try a lower --lr")
-
-
 def summary(nll, routing, tokens_per_second, mfu):
     """What is shown while a model trains: the last step's loss and each expert's load, the whole run's speed."""
     parts = [f"loss {nll:.3f}", f"{tokens_per_second:,.0f} tokens/s"] + ([f"MFU {mfu:.1%}"] if mfu else [])
@@ -226,8 +218,8 @@ def train(model, settings, header, device, data, stop=()):
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage; data: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
-    Returns the checkpoint written. Raises Diverged if loss or weights are not finite, and nothing is written of them; BadInput if
-    the log would be too large.
+    Raises Diverged if loss or weights are not finite, and nothing is written of them; BadInput if the log would be
+    too large.
     """
     out, config, stage = Path(settings.out), model.config, len(header["lineage"])
     T, (rank, world_size) = config.block_size, devices.rank_and_size()
@@ -266,7 +258,9 @@ def train(model, settings, header, device, data, stop=()):
             stopping = devices.any_rank(stop, device) and not last
             saving = stopping or done % settings.save_every == 0 and not last
             if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
-                check_loss(nll.item(), done, out)
+                if not math.isfinite(nll.item()):  # the weights are not either, then, and no later loss is
+                    raise Diverged(f"at step {done} the loss is not finite; try a lower --lr, and delete {ckpt.state_of(out)}, "
+                                   "if it is there: it is from before")
                 speed = done * step_tokens / (time.perf_counter() - start)
                 text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
@@ -295,7 +289,6 @@ def train(model, settings, header, device, data, stop=()):
             ckpt.save(out, result)
             ckpt.state_of(out).unlink(missing_ok=True)
             print(f"wrote {out}; validation loss: {by_domain(state['log'][-1]['val_loss'])}")
-        return result
 
 
 def load_model(settings, data):

@@ -128,14 +128,10 @@ def move(folders):
             (folder / ".new" / name).replace(folder / name)
 
 
-def check_text(name, path, out):
-    """Raise BadInput unless a domain may have this name, and text be read here and written there."""
+def check_text(name, path):
+    """Raise BadInput unless a domain may have this name, and its text this path."""
     if not path:
         raise BadInput(f"--text: {name!r} should read NAME=PATH")
-    with reading(path):
-        out, source = Path(out).resolve(), Path(path).expanduser().resolve()
-    if out == source or out in source.parents or source in out.parents and source.is_dir():
-        raise BadInput(f"--text: {path} and {out} lie in each other, where text is read and written; choose another --out")
     if not name.isidentifier() or name in DOMAINS or name == "switch":
         raise BadInput(f"--text: {name!r} is no good name for a new domain; use letters and digits")
 
@@ -159,7 +155,7 @@ def main(argv=None):
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
     paths = {}
     for name, _, path in (pair.partition("=") for pair in settings.text):
-        check_text(name, path, settings.out)
+        check_text(name, path)
         paths.setdefault(name, []).append(path)
     names += paths
     if not names or len(set(names)) < len(names):

@@ -137,8 +137,9 @@ def own(name, files, encoding, field, n_val, out):
     """The tokens of one domain of own text, see `split`; files: see files_of. Raises BadInput before the first if there are too
     few, or if a file lies where they are to be written."""
     for path in files:
-        if Path(out).resolve() in path.resolve().parents:
-            raise BadInput(f"--text: {path} lies in --out {out}; choose another --out")
+        with reading(path):
+            if Path(out).resolve() in path.resolve().parents:
+                raise BadInput(f"--text: {path} lies in --out {out}; choose another --out")
     encode, n_tokens = partial(ids, encoding), 0
     for text, _ in documents(files, field):
         n_tokens += len(encode(text[:1000].strip()))

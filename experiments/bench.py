@@ -30,6 +30,7 @@ from data import tokenizer
 from data.loader import get_batch, read_domain
 from evaluate import machine
 from experiments.paired import table
+from hf import their_names
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import fast, ledger
@@ -94,17 +95,6 @@ def equal_flops(s, device):
     return {"moe": moe, "iso_dense": new(s, device, d_ff=s.top_k * moe.config.d_ff)}
 
 
-def to_hf(name):
-    """Our name of a tensor as Hugging Face's Llama spells it."""
-    for ours, theirs in (("blocks.", "model.layers."), ("attn_norm", "input_layernorm"), ("ff_norm", "post_attention_layernorm"),
-                         ("attn.wq", "self_attn.q_proj"), ("attn.wk", "self_attn.k_proj"), ("attn.wv", "self_attn.v_proj"),
-                         ("attn.wo", "self_attn.o_proj"), ("ff.w_gate", "mlp.gate_proj.weight"),
-                         ("ff.w_up", "mlp.up_proj.weight"), ("ff.w_down", "mlp.down_proj.weight"), ("head.", "lm_head."),
-                         ("embed.", "model.embed_tokens.")):
-        name = name.replace(ours, theirs)
-    return "model.norm.weight" if name == "norm.weight" else name
-
-
 def hf_twin(model):
     """transformers' Llama, or Mixtral for an MoE of topk routing, with the weights of `model`. Raises BadInput without it."""
     try:
@@ -115,18 +105,15 @@ def hf_twin(model):
     shape = dict(vocab_size=c.vocab_size, hidden_size=c.n_embd, intermediate_size=c.d_ff, num_hidden_layers=c.n_layer,
                  num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, rms_norm_eps=c.norm_eps, rope_theta=c.rope_theta,
                  tie_word_embeddings=False, max_position_embeddings=8 * c.block_size)
+    state = {theirs: t for name, p in ours.items()
+             for theirs, t in zip(their_names(name, c), p.unbind() if p.ndim == 3 else [p], strict=True)}
     if not c.n_expert:
         twin = transformers.LlamaForCausalLM(transformers.LlamaConfig(attention_bias=False, **shape))
-        state = {to_hf(name): p for name, p in ours.items()}
     else:
         twin = transformers.MixtralForCausalLM(
             transformers.MixtralConfig(num_local_experts=c.n_expert, num_experts_per_tok=c.top_k, **shape))
-        state = {to_hf(name): p for name, p in ours.items() if ".ff." not in name}
         for layer in range(c.n_layer):
             ff = model.blocks[layer].ff.state_dict()
-            for i in range(c.n_expert):  # some versions keep one tensor for each expert
-                for ours_name, w in (("w_gate", "w1"), ("w_up", "w3"), ("w_down", "w2")):
-                    state[f"model.layers.{layer}.block_sparse_moe.experts.{i}.{w}.weight"] = ff[ours_name][i]
             for prefix in ("mlp", "block_sparse_moe"):
                 state[f"model.layers.{layer}.{prefix}.gate.weight"] = ff["router"]
                 state[f"model.layers.{layer}.{prefix}.experts.gate_up_proj"] = torch.cat([ff["w_gate"], ff["w_up"]], dim=1)

@@ -85,15 +85,8 @@ class BTM(nn.Module):
     """Experts that answer together, with the interface of `GPT`: forward with targets and cache, stream, generate."""
 
     def __init__(self, experts, method, top_k, windows_of=None):
-        """experts: dense GPTs of one tokenizer; windows_of: for "tfidf" each expert's data, see `tfidf`.
-
-        Raises ValueError for an unknown method, tfidf without data, and top_k that is not among the number of experts.
-        """
+        """experts: dense GPTs of one tokenizer; method, top_k: see read_method; windows_of: for "tfidf" each expert's data."""
         super().__init__()
-        if method not in METHODS or (method == "tfidf" and windows_of is None):
-            raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}, or lacks its data")
-        if not 1 <= top_k <= len(experts):
-            raise ValueError(f"top_k {top_k} must be between 1 and the number of experts, {len(experts)}")
         self.experts, self.method, self.top_k = nn.ModuleList(experts), method, top_k
         self.config = min((expert.config for expert in experts), key=lambda config: config.block_size)
         if method == "tfidf":

@@ -67,10 +67,9 @@ def check(checkpoint):
     described = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
     if not described or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
-    if len(experts) != config["n_expert"] or not all(isinstance(name, str) and name.isprintable() and name for name in experts):
-        raise ValueError(f"{len(experts)} names of experts for n_expert {config['n_expert']}")
-    if len({*experts}) < len(experts):
-        raise ValueError("two of its experts have one name")
+    if (len(experts) != config["n_expert"] or len({*map(str, experts)}) < len(experts)
+            or not all(isinstance(name, str) and name.isprintable() and name for name in experts)):
+        raise ValueError(f"its experts should have {config['n_expert']} different names")
     ledger.check(checkpoint["lineage"])
     check_log(checkpoint["log"])
     config = GPTConfig(**config)
@@ -96,8 +95,6 @@ def opened(path, check=None):
     check: called with that value, so that nothing large is read in vain. tensor(part, name), where part is one of TENSORS, is in
     memory of its own; raises ValueError if it is not finite. Raises BadInput if the file is none that `write` wrote.
     """
-    if not Path(path).is_file():
-        raise BadInput(f"{path}: no such file")
     none = BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them")
     with open_input(path) as file:
         try:
@@ -199,16 +196,8 @@ def save(path, value, tensors=(), check=check):
 
 def check_name(out):
     """Raise BadInput unless `out` ends in .pt and can be printed: a state is named after it, and experts are."""
-    if Path(out).suffix != ".pt" or Path(out).name == ".pt" or not Path(out).name.isprintable():
+    if Path(out).suffix != ".pt" or not Path(out).name.isprintable():
         raise BadInput(f"--out {out or 'is missing'}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
-
-
-def check_stems(paths, taken=()):
-    """Raise BadInput if two checkpoints have one name, since names stand for them in the tables."""
-    stems = [*taken, *(Path(path).stem for path in paths)]
-    for path in paths:
-        if stems.count(Path(path).stem) > 1:
-            raise BadInput(f"{path}: there are two models called {Path(path).stem}; rename one of the files")
 
 
 # ---- an interrupted run -----------------------------------------------------------------------------------------------
@@ -278,16 +267,12 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         if (not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40
                 or not all(0 < line["step"] <= state["step"] for line in state["log"])
                 or any(t.dtype not in known for part in TENSORS for t in state[part].values())):
-            raise ValueError
-    try:
+            raise ValueError("its numbers do not belong together")
+    with reading(path, "used; delete the file to start anew"):
         state = read(path, fits)
         for name, t in state["moments"].items():
             if name.endswith(".step") and t != state["step"] or name.endswith("exp_avg_sq") and (t < 0).any():
-                raise ValueError
-    except BadInput:
-        raise
-    except Exception:  # whatever a file may hold in place of what is expected
-        raise BadInput(f"{path} does not fit the model; delete the file to start anew") from None
+                raise ValueError(f"{name} is none of AdamW's")
     devices.load_full_state(model, optimizer, state["model"], state["moments"])
     return new | {key: state[key] for key in ("step", "seconds", "log")}
 

@@ -140,19 +140,19 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--data math=half", "math=half"), ("--data math=nan", "math=nan"), ("--data math=inf,code=1", "math=inf"),
         ("--data math=1e308,code=1e308", "--data"), ("--data switch", "testing alone"), ("--data math=", "math="),
         ("--data math:0.5", "domain=weight"), ("--data math=0.5 general=0.5", "commas"), ("--data_dir nowhere", "nowhere"),
-        ("--block_size 3000", "3000"), ("--block_size 600", "600"), ("--batch_size 8 --grad_accum 3", "--grad_accum"),
-        ("--n_head 3", "n_head"), ("--n_embd 6 --n_head 2", "n_embd"), ("--n_kv_head 5", "n_kv_head"), ("--lr inf", "--lr"),
-        ("--weight_decay inf", "--weight_decay"), ("--device nosuch", "nosuch"), ("--device meta", "meta"),
-        ("--seed 18446744073709551616", "--seed"), ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "--out"),
+        ("--block_size 3000", "3000"), ("--batch_size 8 --grad_accum 3", "--grad_accum"),
+        ("--n_head 3", "n_head"), ("--n_embd 6 --n_head 2", "n_embd"), ("--n_kv_head 5", "n_kv_head"),
+        ("--device nosuch", "nosuch"), ("--device meta", "meta"),
+        ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "--out"),
         ("--init {tiny}/seed.pt --n_layer 4", "--n_layer"), ("--shard", "--shard"),
         ("--n_embd 200000000 --n_head 2", "--n_embd"), ("--device privateuseone", "privateuseone")],
     BRANCH: [
         ("--block_size 3000", "3000"), ("--d_ff 32", "--d_ff")],
     FINETUNE: [
-        ("--data poems", "poems"), ("--data math=-0.1", "math=-0.1"), ("--block_size 3000", "3000"), ("--alpha inf", "--alpha"),
-        ("--seed 18446744073709551616", "--seed"), ("--out {tiny}/btx_mixed.pt", "--out"), ("--init {tiny}/math.pt", "math.pt")],
+        ("--data poems", "poems"), ("--data math=-0.1", "math=-0.1"), ("--block_size 3000", "3000"),
+        ("--out {tiny}/btx_mixed.pt", "--out"), ("--init {tiny}/math.pt", "math.pt")],
     MIX: [
-        ("--seed 18446744073709551616", "--seed"), ("--top_k 3", "--top_k"), ("--top_k -1", "--top_k"),
+        ("--top_k 3", "--top_k"), ("--top_k -1", "--top_k"),
         ("--soup --routing sample", "--routing"), ("--soup --top_k 3", "--top_k"), ("--split 1000000000", "--split"),
         ("--split 3", "--split"), ("--split 2 --blend", "--split"), ("--split 2 --soup", "--soup"),
         ("--router_data math,code", "--router_data"), ("--routing soft --top_k 3", "--top_k"),
@@ -165,7 +165,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--btm math --btm_methods bayes:2", "bayes:2"), ("--btm math --btm_methods bayes:1,bayes:1", "bayes"),
         ("--btm math --btm_methods tfidf:1 --data_dir nowhere", "nowhere")],
     SAMPLE: [
-        ("--html {tiny}/data", "data: "), ("--seed 18446744073709551616", "--seed"),
+        ("--html {tiny}/data", "data: "),
         (f"--prompt '{'word ' * 40}'", "--prompt"),
         ("--layer 3", "--layer")],
     PREPARE: [
@@ -241,8 +241,8 @@ def test_empty_text_is_refused(refused, folder):
 def test_a_text_is_not_read_where_it_is_written(folder, refused):
     (folder / "out" / "poems").mkdir(parents=True)
     (folder / "out" / "poems" / "train.bin").write_text("a poem " * 20)
-    for path in ("out/poems", "out", "out/poems/train.bin"):
-        assert "lie in each other" in refused(f"{PREPARE} --domains '' --text poems={path} --out out")
+    for path in ("out/poems", "out", "out/poems/train.bin", "o*/poems/train.bin"):
+        assert "choose another --out" in refused(f"{PREPARE} --domains '' --text poems={path} --out out")
 
 
 @pytest.mark.parametrize("name", ["o.state", ".o.pt.part", ".o.pt.lock"])
@@ -341,8 +341,9 @@ def wrong_values():
             words.append("nan")
         if about.get("low") is not None:
             words.append(str(about["low"] - 1))
-        if about.get("high") is not None:
-            words.append(str(about["high"] + 1))
+        if type(default) in (int, float):
+            words.append(str(about.get("high", settings.MAX) + 1))
+        words += ["inf"] * isinstance(default, float)
         if "choices" in about:
             words.append("3" if isinstance(default, int) else "nosuch")
         for word in words:
@@ -407,9 +408,9 @@ def forged(good, change):
     return packed(header) + data
 
 
-def torch_saved(value, **options):
+def torch_saved(value):
     file = io.BytesIO()
-    torch.save(value, file, **options)
+    torch.save(value, file)
     return file.getvalue()
 
 
@@ -429,11 +430,8 @@ NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "a checkpoint but for its end": lambda good: good[:-100],
     "a checkpoint but for its start": lambda good: good[100:],
     "a checkpoint and more": lambda good: good + b"x",
-    "a pickle": lambda good: pickle.dumps({"model": 1}, protocol=2),
     "a malicious pickle": lambda good: pickle.dumps(Evil("created"), protocol=2),
-    "a checkpoint of torch": lambda good: torch_saved({"model": torch.zeros(3)}),
     "a malicious one of torch": lambda good: torch_saved({"model": Evil("created")}),
-    "an old malicious one of torch": lambda good: torch_saved({"model": Evil("created")}, _use_new_zipfile_serialization=False),
     "a header of any length": lambda good: b"\xff" * 7 + good[7:],
     "a list for a header": lambda good: (2).to_bytes(8, "little") + b"[]",
     "a deep header": lambda good: (10**5).to_bytes(8, "little") + b"[" * 10**5,
@@ -443,8 +441,6 @@ NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "tensors in the plain part": lambda good: forged(good, plainly(model=5)),
     "what can be read, but not written": lambda good: forged(good, plainly(log=json.loads("[" * 900 + "]" * 900))),
     "integers": lambda good: forged(good, lambda h: h[T].update(dtype="I32")),
-    "complex numbers": lambda good: forged(good, lambda h: h[T].update(dtype="C64")),
-    "code for a dtype": lambda good: forged(good, lambda h: h[T].update(dtype="__import__")),
     "more numbers than there are": lambda good: forged(good, lambda h: h[T].update(shape=[10**12, 16])),
     "fewer numbers than there are": lambda good: forged(good, lambda h: h[T].update(shape=[16, 15])),
     "a negative shape": lambda good: forged(good, lambda h: h[T].update(shape=[-16, -16])),
@@ -492,7 +488,6 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "a tensor too many": lambda c: change(c, "model", extra=torch.zeros(2)),
     "a layer too many": lambda c: change(c, "model", **{W.replace("0", "2"): torch.zeros(16, 16)}),
     "a wrong shape": lambda c: change(c, "model", **{W: torch.zeros(16, 8)}),
-    "a transposed matrix": lambda c: change(c, "model", **{"embed.weight": torch.zeros(16, 1024)}),
     "no model": lambda c: c.pop("model"),
     "no log": lambda c: c.pop("log"),
     "more than a checkpoint has": lambda c: c.update(x=1),
@@ -501,34 +496,21 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "more of a tokenizer than there is": lambda c: change(c, "tokenizer", x=1),
     "weights that should be tied": lambda c: change(c, "config", tie_weights=True),
     "two experts of one name": lambda c: c.update(experts=["a", "a"]) or change(c, "config", n_expert=2),
-    "moments for a model": lambda c: c.update(moments=c.pop("model")),
     "a field too many": lambda c: change(c, "config", dropout=0.1),
     "text for a number": lambda c: change(c, "config", n_layer="1"),
     "unknown routing": lambda c: change(c, "config", routing="nosuch"),
     "more heads than fit": lambda c: change(c, "config", n_head=3),
-    "negative kv heads": lambda c: change(c, "config", n_kv_head=-1),
-    "top_k above the experts": lambda c: change(c, "config", n_expert=2, top_k=3),
     "negative experts": lambda c: change(c, "config", n_expert=-1),
-    "zero layers": lambda c: change(c, "config", n_layer=0),
-    "negative angles": lambda c: change(c, "config", rope_theta=-1.0),
-    "norms that subtract": lambda c: change(c, "config", norm_eps=-9.0),
     "a small claim": lambda c: change(c, "config", d_ff=17) or c["model"].pop(W),
     "a large claim": lambda c: change(c, "config", d_ff=10**12),
     "another vocabulary than the tokenizer's": lambda c: change(c, "tokenizer", vocab_size=512),
     "no fingerprint": lambda c: c["tokenizer"].pop("fingerprint"),
-    "no tokenizer's name": lambda c: c["tokenizer"].pop("name"),
     "no block_size": lambda c: c["config"].pop("block_size"),
-    "no n_expert": lambda c: c["config"].pop("n_expert"),
-    "no tie_weights": lambda c: c["config"].pop("tie_weights"),
-    "no n_kv_head": lambda c: c["config"].pop("n_kv_head"),
     "an empty lineage": lambda c: c.update(lineage=[]),
     "a lineage of numbers": lambda c: c.update(lineage=[3]),
-    "a lineage without ids": lambda c: c.update(lineage=[{}]),
     "a parent that is a number": lambda c: c["lineage"][-1].update(parents=3),
     "parents that are lists": lambda c: c["lineage"][-1].update(parents=[[1]]),
     "an id that is a list": lambda c: c["lineage"][-1].update(id=[1]),
-    "tokens that are text": lambda c: c["lineage"][-1].update(tokens="x"),
-    "a stage without a name": lambda c: c["lineage"][-1].pop("stage"),
     "no ranks": lambda c: c["lineage"][-1].update(ranks=0),
     "more ranks than numbers hold": lambda c: c["lineage"][-1].update(ranks=10**400),
     "a truth value for a number": lambda c: change(c, "config", n_layer=True),

@@ -1,5 +1,4 @@
 """The tokenizer is an honest BPE, tasks are right and not in the training text, batches depend on the step alone."""
-import ast
 import base64
 import contextlib
 import doctest
@@ -112,14 +111,9 @@ def test_training_stops_when_no_pair_is_there_twice():
 
 @quick
 @given(texts)
-def test_any_text_survives_the_round_trip(text):
-    assert ENCODING.decode(ENCODING.encode_ordinary(text)) == text
-
-
-@quick
-@given(texts)
 def test_tiktoken_with_our_ranks_is_a_naive_bpe(text):
-    assert ENCODING.encode_ordinary(text) == naive_bpe(text, ENCODING._mergeable_ranks)
+    tokens = ENCODING.encode_ordinary(text)
+    assert tokens == naive_bpe(text, ENCODING._mergeable_ranks) and ENCODING.decode(tokens) == text
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -248,6 +242,7 @@ def grade(pairs):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_code_answers_are_graded_right(level):
+    assert all(t.kind == "code" and len(t.cases) >= 5 for t in tasks("code", level, 200))
     assert all(grade([(t, t.answer) for t in tasks("code", level, 200)]))
 
 
@@ -330,12 +325,6 @@ def test_cases_tell_an_expression_from_its_neighbours():
     for share, most_accepted in ((0.5, 0.0), (0.1, 0.03)):
         pairs = [(t, f"\n    return {wrong}\n") for (_, wrong), (t, differs) in mutants.items() if differs > share]
         assert len(pairs) > 200 and np.mean(grade(pairs)) <= most_accepted
-
-
-def test_code_answers_are_one_expression():
-    for t in tasks("code", 1, 100) + tasks("code", 2, 100):
-        function, = ast.parse(t.prompt + t.answer).body
-        assert [type(s) for s in function.body] == [ast.Expr, ast.Return] and t.kind == "code" and len(t.cases) >= 5
 
 
 @cache
@@ -564,23 +553,9 @@ def test_switch_tasks_have_a_document_and_a_task_of_different_domains(monkeypatc
     assert set(names) == set(DOMAINS) and all(a != b for a, b in zip(names, names[1:], strict=False))
 
 
-NAMES = {domain: {name for level in LEVELS for name, _, _ in wiki.world(level, domain)} for domain in ("wiki", "trivia")}
-
-
-def domain_of(text):
-    """Tell the domains apart by their looks."""
-    return ("code" if text.startswith("def ") else "math" if "How many" in text
-            else next((d for d, names in NAMES.items() if names & set(re.findall(r"\w+", text))), "general"))
-
-
 def test_switch_tasks_as_written(tiny):
-    for domain in DOMAINS:
-        assert {domain_of(d) for level in LEVELS for d in documents(domain, level, 300)} == {domain}
     for line in (tiny / "data" / "switch" / "tasks.jsonl").read_text().splitlines():
-        t = Task(**json.loads(line))
-        before, prompt = t.prompt.split(tokenizer.END)
-        assert domain_of(before) != domain_of(prompt) and (t.kind == "code") == (domain_of(prompt) == "code")
-        assert ENCODING.encode(t.prompt, allowed_special="all").count(ENCODING.eot_token) == 1
+        assert ENCODING.encode(Task(**json.loads(line)).prompt, allowed_special="all").count(ENCODING.eot_token) == 1
 
 
 # ---- loader --------------------------------------------------------------------------------------------------------
@@ -684,16 +659,6 @@ def test_an_id_that_no_token_has_is_no_text():
     ranks = {bytes([b]): b for b in range(256)}
     encoding = tiktoken.Encoding("x", pat_str=".", mergeable_ranks=ranks, special_tokens={"e": 1500})
     assert tokenizer.piece(encoding, 1200) == b"" and tokenizer.piece(encoding, 97) == b"a"
-
-
-def test_text_in_the_output_folder_is_not_read(tmp_path, monkeypatch):
-    """Also if a pattern finds it: it would be written over."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "d" / "bin" / "own").mkdir(parents=True)
-    (tmp_path / "d" / "bin" / "own" / "train.bin").write_text("some words " * 100)
-    with pytest.raises(BadInput, match="train.bin"):
-        prepare.main(["--domains", "", "--val_tokens", "50", "--text", "own=d*/bin/own/train.bin", "--out", "d/bin"])
-    assert (tmp_path / "d" / "bin" / "own" / "train.bin").read_text() == "some words " * 100
 
 
 def test_a_new_tokenizer_for_own_text(tmp_path, monkeypatch):
