@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -251,7 +251,8 @@ def import_folder(folder, out, block_size=0):
             key.update(name.encode() + t.view(-1).view(torch.uint8).numpy().data)
         past = about.get("btx") or {}
         lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
-        entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name, weights=digest(key))
+        entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name, weights=digest(key),
+                             config=asdict(config))
         ckpt.save(out, ckpt.pack(state, config, words, experts, [*lineage, entry]))
     print(f"wrote {out}: {sum(t.numel() for t in state.values()):,} numbers, {config}")
 

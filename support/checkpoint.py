@@ -215,11 +215,11 @@ def check_no_state(out):
 
 
 def setup(settings, config, device, digests):
-    """All that a run's result depends on, in plain values: its options but those that say how it is computed, and the rest.
+    """All that a run's result depends on, in plain values: its options but those that change no bit, and the rest.
 
     digests: those of the files it reads, {"math/train.bin": ...}. It is in the ledger, and a run that goes on must have the same.
     """
-    free = ("resume", "fast", "compile", "recompute", "loss_chunk", "shard")
+    free = ("resume", "recompute", "shard")
     options = {name: value for name, value in asdict(settings).items() if name not in free}
     return options | {"block_size": config.block_size, "dtype": devices.pick_dtype(settings.dtype, device), "device": device.type,
                       "data_digests": digests, "torch": str(torch.__version__)}

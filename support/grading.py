@@ -11,6 +11,7 @@ import operator
 import warnings
 
 MAX_SOURCE, MAX_DEPTH, MAX_STEPS, MAX_LIST, MAX_NUMBER = 1_000, 40, 50_000, 1_000, 10**15
+MAX_LOOPS = 10  # Python 3.12 and 3.13 crash on twenty comprehensions in each other
 BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
           ast.Mod: operator.mod}
 UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
@@ -45,12 +46,13 @@ def returned(prompt, answer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             opened, made = ast.parse(prompt + "\n    pass"), ast.parse(prompt + answer)
+            opened.body[0].body[-1] = last = made.body[0].body[-1]
+            if ast.dump(opened) != ast.dump(made) or (type(made.body[0]), type(last)) != (ast.FunctionDef, ast.Return):
+                raise ValueError
+            parts = [type(node) for node in ast.walk(last.value)]
+            if not all(issubclass(part, KNOWN) for part in parts) or parts.count(ast.comprehension) > MAX_LOOPS:
+                raise ValueError
             compile(made, "answer", "exec")  # runs nothing, and refuses what Python would not take for a function
-        opened.body[0].body[-1] = last = made.body[0].body[-1]
-        if ast.dump(opened) != ast.dump(made) or (type(made.body[0]), type(last)) != (ast.FunctionDef, ast.Return):
-            raise ValueError
-        if not all(isinstance(node, KNOWN) for node in ast.walk(last.value)):  # Python looks at all parts, needed or not
-            raise ValueError
     except (SyntaxError, ValueError, AttributeError, IndexError, RecursionError, MemoryError):
         raise Wrong from None
     return last.value

@@ -284,3 +284,14 @@ def test_what_is_not_evaluated_counts_too(dead, shape):
     prompt, cases = 'def f(xs):\n    """Sort."""\n', [[[[3, 1]], [1, 3]], [[[2]], [2]]]
     assert right(prompt, "    return " + shape.format(good="sorted(xs)", dead="0"), cases)
     assert not right(prompt, "    return " + shape.format(good="sorted(xs)", dead=dead), cases)
+
+
+def test_nothing_is_compiled_but_a_small_expression():
+    """Nested comprehensions crash the compiler of some Pythons, nested `finally` takes it minutes and gigabytes."""
+    cases = [[[[3, 1]], [1, 3]]]
+    nested = "[" * 11 + "1" + " for x in xs]" * 11
+    tower = "\n" + "".join(" " * i + "try:0\n" + " " * i + "finally:\n" for i in range(20)) + " " * 20 + "0"
+    start = time.perf_counter()
+    assert not right(PROMPT, f"\n    return sorted(xs) or {nested}\n", cases) and not right(PROMPT, tower, cases)
+    assert right(PROMPT, f"\n    return sorted(xs) or {nested[1:-12]}\n", cases)
+    assert time.perf_counter() - start < 2
