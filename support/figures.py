@@ -66,7 +66,7 @@ def routing(loads, path):
                 part = [100 * layer[i] / sum(layer) for layer in share]  # Switch's gates do not sum to 1
                 axis.bar(range(1, len(share) + 1), part, bottom=bottom, color=COLORS[i % len(COLORS)], label=expert, width=0.8)
                 bottom = [b + p for b, p in zip(bottom, part, strict=True)]
-            axis.set(title=f"{domain} text", xticks=range(1, len(share) + 1))
+            axis.set(title=f"{domain} text", xticks=range(1, len(share) + 1, 1 + len(share) // 12))
         row[0].set_ylabel(f"{model}\nshare of the gates, %")
     for axis in grid[-1]:
         axis.set_xlabel("layer")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments import bench
+from experiments import bench, paper
 from tests.tiny import ROOT, tracked
 
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")),
@@ -109,6 +109,20 @@ def test_the_speed_table_is_the_committed_one():
     assert len(rows) > 10
     for name, value in rows:
         assert measured[name] == value, name
+
+
+@pytest.mark.parametrize("run", ["text", "smol"])
+def test_the_tables_of_real_text_are_of_the_committed_runs(run):
+    models = json.loads((ROOT / "results" / run / "results.json").read_text())["models"]
+    rows = re.findall(r"^\| (\w.*) \|$", (ROOT / "results" / run / "README.md").read_text(), re.M)[1:]
+    names = {name: paper.NAMES.get(name, f"{name} expert") for name in models}
+    assert len(rows) == len(models) and {row.split(" | ")[0] for row in rows} == {*names.values()}
+    for model, name in names.items():
+        cells = next(row.split(" | ")[1:] for row in rows if row.startswith(f"{name} |"))
+        bits, since = models[model]["bits_per_byte"], {k: models[model][k] - models["seed"][k] for k in ("flops", "elapsed")}
+        three = [bits[domain] for domain in ("python", "german", "dictionary")]
+        assert cells == [*(f"{x:.3f}" for x in (*three, sum(three) / 3, bits["changing"])), f"{since['flops'] / 1e12:.1f}",
+                         f"{since['elapsed']:.0f}"], name
 
 
 def test_the_results_table_is_of_the_committed_one():
