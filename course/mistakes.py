@@ -21,7 +21,7 @@ class Mistake(NamedTuple):
 GATE, TOPK = "F.silu(F.linear(x, w_gate)) * F.linear(x, w_up)", "return Routing(kept.softmax(-1), experts, logits.softmax(-1))"
 FF_I, ADD = "swiglu(x[token], *expert)  ", "y.index_add_(0, token, (g_i * FF_i).to(y.dtype))"
 U, L_LB = "routing.dense_gates().mean(0)", "return N * (u * p).sum()"
-MEAN, STACK = "return sum(t.float() for t in tensors) / len(tensors)", "return torch.stack([t.float() for t in tensors])"
+MEAN, STACK = "return mean.div_(len(tensors))", "return torch.stack([t.float() for t in tensors])"
 RULE = 'return feed_forwards if ".ff." in name else "averaged"'
 STEP = "return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)"
 SWITCH, KEPT = "gates, experts = probs.max(-1, keepdim=True)", "gates = gates * (place <= capacity)[:, None]"
