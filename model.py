@@ -46,8 +46,8 @@ class GPTConfig:
         self.n_kv_head = self.n_kv_head or self.n_head
         for name, value in vars(self).items():
             low = 0 if name in ("norm_eps", "tie_weights", "n_expert") else 1
-            if name != "routing" and not low <= value < math.inf:  # also refuses nan
-                raise ValueError(f"{name} must be at least {low} and finite, not {value}")
+            if name != "routing" and not low <= value < 2**62:  # also refuses nan
+                raise ValueError(f"{name} must be at least {low} and less than 2^62, not {value}")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise ValueError(f"n_embd {self.n_embd} must be n_head {self.n_head} times an even number (RoPE turns pairs)")
         if self.n_head % self.n_kv_head:

@@ -56,11 +56,11 @@ def expert_data(method, domains, paths, experts, n_windows=200):
     block_size, data = min(expert["config"]["block_size"] for expert in experts), []
     for path, expert in zip(paths, experts, strict=True):
         about = expert["lineage"][-1].get("settings", {})
-        if not has(about, {"data": str, "data_digests": dict}):
+        if not has(about, {"data": str}):
             raise BadInput(f"{path}: its ledger does not say on what data it was trained")
-        shares, digests = mixture(about["data"], f"{path}: its ledger's data"), about["data_digests"]
+        shares = mixture(about["data"], f"{path}: its ledger's data")
         for name in shares:
-            if name not in domains or domains[name]["files"]["train.bin"] != digests.get(f"{name}/train.bin"):
+            if name not in domains or domains[name]["files"]["train.bin"] != about.get(f"{name}/train.bin"):
                 raise BadInput(f"{path} was trained on other data of {name!r} than there is in --data_dir; name what it read")
         check_tokenizer({name: domains[name] for name in shares}, expert["tokenizer"], path)
         data.append(torch.cat([first_windows(text_of(domains, name, "train", block_size), block_size,

@@ -119,7 +119,7 @@ STATES = [*(("moments", {M: t}) for t in (torch.ones(2), W.T, W / 0)), ("moments
           ("moments", {"x": W}), ("model", {"embed.weight": W.T}), ("model", {"embed.weight": W / 0}), ("model", {"x": W}),
           *(("step", n) for n in ("1", 6, -1, 10**600)), *(("seconds", n) for n in (-1.0, 1e300, [])),
           *(("settings", change) for change in ([], {"lr": 0.02}, {"torch": "1.0"}, {"device": "cuda"}, {"dtype": "bfloat16"},
-                                                {"data_digests": {"math/val.bin": "0"}}, {"3": 4}, {"new": 1})), ("lineage", [1])]
+                                                {"math/val.bin": "0"}, {"3": 4}, {"new": 1})), ("lineage", [1])]
 
 
 @pytest.mark.parametrize("key,value", STATES, ids=range(len(STATES)))
@@ -271,6 +271,6 @@ def test_a_ledger_knows_its_data(tiny, tmp_path):
     a, b = run(tiny, tmp_path / "a.pt", steps=1), run(tiny, tmp_path / "other" / "a.pt", steps=1, data_dir=tmp_path / "data")
     assert a["lineage"][0]["id"] != b["lineage"][0]["id"]
     settings = a["lineage"][0]["settings"]
-    assert settings["data_digests"]["tokenizer"] == a["tokenizer"]["fingerprint"]
+    assert settings["tokenizer"] == a["tokenizer"]["fingerprint"]
     assert settings["dtype"] == "float32" and settings["torch"] == torch.__version__ and settings["device"] == "cpu"
-    assert {"math/train.bin", "general/train.bin", "math/val.bin", "switch/val.bin"} <= settings["data_digests"].keys()
+    assert {"math/train.bin", "general/train.bin", "math/val.bin", "switch/val.bin"} <= settings.keys()
