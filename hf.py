@@ -142,7 +142,7 @@ def read_weights(folder, config, out):
                 if file.get_slice(other).get_shape() != shape:
                     raise BadInput(f"{path}: {other} has the shape {file.get_slice(other).get_shape()}, not {shape}")
                 tensor = file.get_tensor(other)
-                if tensor.dtype not in ckpt.DTYPES.values():
+                if tensor.dtype not in ckpt.DTYPES:
                     raise BadInput(f"{path}: {other} is of {tensor.dtype}; only floating-point weights are read")
                 if stacked and state.get(name, tensor).dtype != tensor.dtype:
                     raise BadInput(f"{path}: {other} is of {tensor.dtype}, another expert of {state[name].dtype}")

@@ -12,7 +12,6 @@ In the file it has the layout of safetensors: the length of a header, the header
 hold nothing else.
 """
 import json
-import math
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
@@ -26,7 +25,7 @@ from support import devices, ledger
 from support.files import LIMIT, has, open_input, read_json, reading, write_whole
 from support.settings import BadInput, Diverged
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; the rest is plain
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
@@ -85,40 +84,47 @@ def check_log(log):
 # ---- reading and writing ----------------------------------------------------------------------------------------------
 
 
+def start_of(value):
+    """The first bytes of a value's file, where behind them each tensor lies, {(part, name): byte}, and how many bytes follow."""
+    plain = json.dumps({key: v for key, v in value.items() if key not in TENSORS}, allow_nan=False)
+    header, places, end = {"__metadata__": {"plain": plain}}, {}, 0
+    for part in TENSORS:
+        for name, t in value.get(part, {}).items():
+            places[part, name], end = end, end + t.nbytes
+            header[f"{part}/{name}"] = {"dtype": DTYPES[t.dtype], "shape": [*t.shape], "data_offsets": [end - t.nbytes, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, places, end
+
+
 @contextmanager
 def opened(path, check=None):
     """Open a file that `write` wrote. Yields the value in it, with tensors on "meta", and a function that reads one of them.
 
     check: called with that value, so that nothing large is read in vain. tensor(part, name), where part is one of TENSORS, is in
-    memory of its own; raises ValueError if it is not finite. Raises BadInput if the file is none that `write` wrote.
+    memory of its own; raises ValueError if it is not finite. Raises BadInput if the file does not begin, or end, as `write` would
+    have made it of that value.
     """
     none = BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them")
     with open_input(path) as file:
         try:
-            size, places = min(int.from_bytes(file.read(8), "little"), LIMIT + 1), {}
-            left = os.fstat(file.fileno()).st_size - 8 - size
-            header = read_json(path, file.read(size) if left >= 0 else "")
-            value, end = read_json(path, header.pop("__metadata__")["plain"]), 0
-            if not isinstance(value, dict) or not value.keys().isdisjoint(TENSORS):
-                raise ValueError
+            header = read_json(path, file.read(min(int.from_bytes(file.read(8), "little"), LIMIT + 1)))
+            value, dtypes = read_json(path, header.pop("__metadata__")["plain"]), {name: dtype for dtype, name in DTYPES.items()}
             for name, about in header.items():
-                (part, name), dtype, shape = name.split("/"), DTYPES[about["dtype"]], about["shape"]
-                if len(shape) > 4 or not all(0 < n <= left for n in shape):
-                    raise ValueError
-                start, end = end, end + math.prod(shape) * dtype.itemsize
-                if part not in TENSORS or about["data_offsets"] != [start, end] or end > left:
-                    raise ValueError
-                value.setdefault(part, {})[name] = torch.empty(shape, dtype=dtype, device="meta")
-                places[part, name] = 8 + size + start, value[part][name]
-            if end < left:
+                part, name = name.split("/")
+                meta = torch.empty(about["shape"], dtype=dtypes[about["dtype"]], device="meta")
+                value.setdefault(part, {})[name] = meta
+            start, places, end = start_of(value)
+            file.seek(0)
+            if file.read(len(start)) != start or os.fstat(file.fileno()).st_size != len(start) + end:
                 raise ValueError
         except Exception:  # whatever the bytes of another file may be taken for
             raise none from None
 
         def tensor(part, name):
-            start, like = places[part, name]
+            like = value[part][name]
             numbers = np.empty(like.nbytes, np.uint8)
-            file.seek(start)
+            file.seek(len(start) + places[part, name])
             if file.readinto(numbers) < like.nbytes:
                 raise none
             t = torch.from_numpy(numbers).view(like.dtype).view(like.shape)
@@ -146,18 +152,12 @@ def write(path, value, check=None, tensors=()):
 
     tensors: the same in order, one made after another, if the value has them on "meta".
     """
-    likes = {f"{part}/{name}": t for part in TENSORS for name, t in value.get(part, {}).items()}
-    plain = json.dumps({key: v for key, v in value.items() if key not in TENSORS}, allow_nan=False)
-    names, header, end = {dtype: name for name, dtype in DTYPES.items()}, {"__metadata__": {"plain": plain}}, 0
-    for name, t in likes.items():
-        header[name] = {"dtype": names[t.dtype], "shape": list(t.shape), "data_offsets": [end, end + t.nbytes]}
-        end += t.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    likes = [t for part in TENSORS for t in value.get(part, {}).values()]
+    start, _, _ = start_of(value)
 
     def save_to(file):
-        file.write(len(text).to_bytes(8, "little") + text)
-        for like, t in zip(likes.values(), tensors or likes.values(), strict=True):
+        file.write(start)
+        for like, t in zip(likes, tensors or likes, strict=True):
             file.write(t.detach().to("cpu", like.dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
     write_whole(path, save_to, check)
 
