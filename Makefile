@@ -62,7 +62,7 @@ LR_SEED   = 5e-3
 LR_BRANCH = 1.5e-3
 LR_BTX    = 2e-3
 EVALUATE  = --tasks 4 --windows 2
-else ifneq ($(filter text smol,$(PRESET)),)
+else ifneq ($(and $(filter text smol,$(PRESET)),$(wildcard experiments/real.mk)),)
 include experiments/real.mk
 else
 $(error PRESET is cpu, gpu, tiny, text or smol, not $(PRESET))

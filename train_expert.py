@@ -90,7 +90,7 @@ def learning_rate(step, steps, peak, warmup):
 def temperature(progress):
     """tau of Sample Top-1 (3.3) after this share of the steps: max(0.5, exp(-r t)), as in Jang et al. 2016.
 
-    The paper prints max(0.5, -r t), which is always 0.5. r = 1e-4 is for its 40,000 steps; t counts in these for any length.
+    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * progress = 4 * progress for any length.
     """
     # BEGIN SOLUTION 6: the temperature
     r, t = 1e-4, 40_000 * progress

@@ -104,7 +104,7 @@ def probabilities(lib, rng):
 
 
 def sum_over_experts(lib, rng):
-    """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x): by swiglu, for the tokens that chose i alone; added at their places, times g_i."""
+    """FF_MoE(x) = sum_i g_i FF_i(x): swiglu of the tokens that chose i alone, where experts[token, slot] is i, times gates there."""
     M, D, d_ff, N = (size(rng, *bounds) for bounds in ((6, 20), (3, 7), (4, 9), (4, 6)))
     x, routing = normal(rng, M, D), random_routing(lib, rng, M, N, size(rng, 2, N - 1))
     w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}
@@ -164,7 +164,7 @@ def own_stack(tensors):
 
 def averaged(lib, rng):
     """Averages are computed and returned in float32, whatever the models are stored in; one mean of all N models."""
-    shape = size(rng, 2, 5), size(rng, 2, 5)
+    shape = size(rng, 6, 8), size(rng, 6, 8)
     tensors = [torch.randn(shape, generator=rng).bfloat16() for _ in range(size(rng, 3, 5))]
     with instead(lib.mix, stack=own_stack):
         mean = lib.mix.average(tensors)
@@ -180,7 +180,7 @@ def stacked(lib, rng):
 
 
 def rules(lib, rng):
-    """Feed-forwards become experts, routers are new, and everything else is averaged: the norm before the feed-forward, too."""
+    """A feed-forward's matrix gives `feed_forwards`, whatever it is; routers are new; all else is averaged, ff_norm too."""
     names = ["embed.weight", "head.weight", "norm.weight", "blocks.3.attn_norm.weight", "blocks.3.ff_norm.weight",
              *(f"blocks.{size(rng, 0, 9)}.attn.{w}.weight" for w in ("wq", "wk", "wv", "wo")), "blocks.12.ff.router",
              *(f"blocks.{size(rng, 0, 9)}.ff.{w}" for w in ("w_gate", "w_up", "w_down"))]
@@ -195,7 +195,7 @@ def rules(lib, rng):
 
 
 def objective(lib, rng):
-    """The objective is NLL + alpha L_LB, the means of L_LB taken by devices.mean_over_ranks; its gradient goes through both."""
+    """NLL + alpha L_LB. load_balancing_loss sums over layers already; hand it devices.mean_over_ranks. Gradients through both."""
     nll, balance, alpha = normal(rng, 1).sum() + 3, normal(rng, 1).sum() + 2, 0.1 * size(rng, 2, 9)
     means = []
 
@@ -294,14 +294,15 @@ def split(lib, rng):
     n = size(rng, 2, 3)
     models = feed_forwards(rng, size(rng, 2, 3), 2 * n, size(rng, 3, 5))
     with instead(lib.mix, stack=own_stack):
-        return in_float32({name: lib.mix.split(name, w, n) for name, w in models.items()})
+        return in_float32({name: lib.mix.split(f"blocks.0.ff.{name}", w, n) for name, w in models.items()})
 
 
 def blend(lib, rng):
     """Expert n is made of the n-th chunk of every model, side by side in the order of the models; nothing is multiplied."""
     N = size(rng, 2, 4)
     with instead(lib.mix, stack=own_stack):
-        made = {name: lib.mix.blend(name, w) for name, w in feed_forwards(rng, N, 2 * N, size(rng, 3, 5)).items()}
+        models = feed_forwards(rng, N, 2 * N, size(rng, 3, 5))
+        made = {name: lib.mix.blend(f"blocks.0.ff.{name}", w) for name, w in models.items()}
     return in_float32(made)
 
 

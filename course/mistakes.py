@@ -141,6 +141,8 @@ MISTAKES = [
 
     Mistake(7, "mix.py", '* (n_chunks if name.endswith("w_down") else 1)', "",
             "w_down is not scaled: gates sum to 1, chunks must add up"),
+    Mistake(7, "mix.py", '* (n_chunks if name.endswith("w_down") else 1)', '* (n_chunks if name == "w_down" else 1)',
+            "the name is a whole one, as in blocks.0.ff.w_down, so w_down is not scaled"),
     Mistake(7, "mix.py", CHUNKS, CHUNKS.replace("width_axis(name)", "0"), "cut along d_ff, which is w_down's second axis"),
     Mistake(7, "mix.py", CHUNKS,
             "for i in range(n_chunks) for c in [t.float().chunk(n_chunks, width_axis(name))[i] for t in tensors]",
