@@ -248,7 +248,7 @@ def import_folder(folder, out, block_size=0):
         words = read_tokenizer(folder, about, config.vocab_size)
         key = hashlib.sha256()
         for name, t in state.items():
-            key.update(name.encode() + t.view(-1).view(torch.uint8).numpy().data)
+            key.update(f"{name} {t.dtype}".encode() + t.view(-1).view(torch.uint8).numpy().data)
         past = about.get("btx") or {}
         lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
         entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name, weights=digest(key),

@@ -104,7 +104,7 @@ def probabilities(lib, rng):
 
 
 def sum_over_experts(lib, rng):
-    """FF_MoE(x) = sum_i g_i FF_i(x): swiglu of the tokens that chose i alone, where experts[token, slot] is i, times gates there."""
+    """FF_MoE(x) = sum_i g_i FF_i(x): swiglu of the tokens that chose i alone; where experts[token, slot] is i, gates has g_i."""
     M, D, d_ff, N = (size(rng, *bounds) for bounds in ((6, 20), (3, 7), (4, 9), (4, 6)))
     x, routing = normal(rng, M, D), random_routing(lib, rng, M, N, size(rng, 2, N - 1))
     w = {"w_gate": normal(rng, N, d_ff, D), "w_up": normal(rng, N, d_ff, D), "w_down": normal(rng, N, D, d_ff)}

@@ -177,6 +177,9 @@ def main(argv=None):
     # what can be wrong comes first, before anything is written
     made = {name: text.own(name, files[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
     folders = [Path(settings.out) / name for name in names]
+    for folder in folders:
+        if folder.is_symlink():  # it may lead to the text that is read
+            raise BadInput(f"{folder} is a link; delete it, or choose another --out")
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(output(folder / "meta.json"))

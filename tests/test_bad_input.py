@@ -243,6 +243,9 @@ def test_a_text_is_not_read_where_it_is_written(folder, refused):
     (folder / "out" / "poems" / "train.bin").write_text("a poem " * 20)
     for path in ("out/poems", "out", "out/poems/train.bin", "o*/poems/train.bin"):
         assert "choose another --out" in refused(f"{PREPARE} --domains '' --text poems={path} --out out")
+    (folder / "new").mkdir()
+    (folder / "new" / "poems").symlink_to("../out/poems")
+    assert "is a link" in refused(f"{PREPARE} --domains '' --text poems=out/poems --out new")
 
 
 @pytest.mark.parametrize("name", ["o.state", ".o.pt.part", ".o.pt.lock"])
