@@ -283,7 +283,7 @@ def main(argv=None):
     names = [*(btm.name(*m) for m in methods), *(Path(path).stem for path in settings.models)]  # they stand for models in tables
     for name in names:
         if names.count(name) > 1:
-            raise BadInput(f"there are two models called {name}; rename one of the files, or name a way to merge once")
+            raise BadInput(f"two models are called {name}: rename a file, or give --btm_methods each way once")
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     data = read_domains(settings.data_dir, prepared(settings.data_dir))

@@ -131,8 +131,8 @@ def objective(nll, routing, alpha):
 def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
     """One optimizer step on the batch x, y (B, T): the mean cross-entropy, for an MoE see `objective`, gradients clipped.
 
-    noise: see router_noise. Returns the cross-entropy, and the routing of the last micro-batch. With --fast in bfloat16 nothing
-    here waits for a GPU.
+    noise: see router_noise. Returns the cross-entropy and the routing, both of the last micro-batch. With --fast in bfloat16
+    nothing here waits for a GPU.
     """
     n = settings.grad_accum
     for i, (xs, ys) in enumerate(zip(x.chunk(n), y.chunk(n), strict=True), 1):
@@ -231,7 +231,7 @@ def train(model, settings, header, device, data, stop=()):
                for file, read in (("train.bin", tokens), ("val.bin", windows)) for domain in read}
     digests["tokenizer"] = header["tokenizer"]["fingerprint"]
     every = settings.eval_every or max(1, settings.steps // 10)
-    if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:
+    if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:  # or a log might not fit into a header
         raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
     setup = ckpt.setup(settings, config, device, digests)
     with output(out) if rank == 0 else nullcontext():
@@ -259,8 +259,7 @@ def train(model, settings, header, device, data, stop=()):
             saving = stopping or done % settings.save_every == 0 and not last
             if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
                 if not math.isfinite(nll.item()):  # the weights are not either, then, and no later loss is
-                    raise Diverged(f"at step {done} the loss is not finite; try a lower --lr, and delete {ckpt.state_of(out)}, "
-                                   "if it is there: it is from before")
+                    raise Diverged(f"at step {done} the loss is not finite; try a lower --lr")
                 speed = done * step_tokens / (time.perf_counter() - start)
                 text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)

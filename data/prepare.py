@@ -128,10 +128,13 @@ def move(folders):
             (folder / ".new" / name).replace(folder / name)
 
 
-def check_text(name, path):
+def check_text(name, path, out):
     """Raise BadInput unless a domain may have this name, and its text this path."""
     if not path:
         raise BadInput(f"--text: {name!r} should read NAME=PATH")
+    with reading(path):
+        if Path(path).expanduser().resolve() in Path(out).resolve().parents:  # or what is written is read the next time
+            raise BadInput(f"--text: {path} holds --out {out}; choose another --out")
     if not name.isidentifier() or name in DOMAINS or name == "switch":
         raise BadInput(f"--text: {name!r} is no good name for a new domain; use letters and digits")
 
@@ -155,7 +158,7 @@ def main(argv=None):
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
     paths = {}
     for name, _, path in (pair.partition("=") for pair in settings.text):
-        check_text(name, path)
+        check_text(name, path, settings.out)
         paths.setdefault(name, []).append(path)
     names += paths
     if not names or len(set(names)) < len(names):

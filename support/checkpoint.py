@@ -114,6 +114,8 @@ def opened(path, check=None):
                 part, name = name.split("/")
                 meta = torch.empty(about["shape"], dtype=dtypes[about["dtype"]], device="meta")
                 value.setdefault(part, {})[name] = meta
+                if not meta.numel():
+                    raise ValueError
             start, places, end = start_of(value)
             file.seek(0)
             if file.read(len(start)) != start or os.fstat(file.fileno()).st_size != len(start) + end:
@@ -212,7 +214,7 @@ def check_no_state(out):
 
 
 def setup(settings, config, device, digests):
-    """All that a run's result depends on, in plain values: its options but those that change no bit, and the rest.
+    """All that a run's result depends on, in plain values: its options but those with which it may go on otherwise, and the rest.
 
     digests: of what it reads, {"math/train.bin": ...}. All is in the ledger, and a run that goes on must have the same.
     """

@@ -241,7 +241,7 @@ def test_empty_text_is_refused(refused, folder):
 def test_a_text_is_not_read_where_it_is_written(folder, refused):
     (folder / "out" / "poems").mkdir(parents=True)
     (folder / "out" / "poems" / "train.bin").write_text("a poem " * 20)
-    for path in ("out/poems", "out", "out/poems/train.bin", "o*/poems/train.bin"):
+    for path in ("out/poems", "out", "out/poems/train.bin", "o*/poems/train.bin", "."):
         assert "choose another --out" in refused(f"{PREPARE} --domains '' --text poems={path} --out out")
     (folder / "new").mkdir()
     (folder / "new" / "poems").symlink_to("../out/poems")
