@@ -64,6 +64,8 @@ def token_losses(model, idx):
     Also returns the routing of the pass. model: anything that is called like a GPT. Raises ValueError if it computes no numbers.
     """
     logits, _, routing = model(idx[:, :-1])
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not finite numbers; this model is broken")
     losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
     if not losses.isfinite().all():
         raise ValueError("its loss is not finite; this model is broken")

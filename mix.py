@@ -182,9 +182,13 @@ def mixed_config(settings, first):
         raise BadInput(f"--{'blend' if settings.blend else 'split'}: d_ff {first['config']['d_ff']} cannot be cut into {chunks} "
                        "equal parts")
     before = first["experts"]
-    stems = distinct([*before, *(Path(path).stem for path in settings.models[bool(before):])])
-    names = ([] if settings.soup else [f"blend.{n + 1}" for n in range(len(stems))] if settings.blend
-             else [f"{name}.{c + 1}" for name in stems for c in range(settings.split)] if settings.split > 1 else stems)
+    names = distinct([*before, *(Path(path).stem for path in settings.models[bool(before):])])
+    if settings.soup:
+        names = []
+    elif settings.blend:
+        names = [f"blend.{n + 1}" for n in range(len(names))]
+    elif settings.split > 1:
+        names = [f"{name}.{c + 1}" for name in names for c in range(settings.split)]
     moe = {"n_expert": len(names), "d_ff": first["config"]["d_ff"] // settings.split}
     if not before:
         routing = settings.routing or GPTConfig.routing

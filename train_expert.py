@@ -258,16 +258,17 @@ def train(model, settings, header, device, data, stop=()):
             stopping = devices.any_rank(stop, device) and not last
             saving = stopping or done % settings.save_every == 0 and not last
             if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
-                if not math.isfinite(nll.item()):  # the weights are not either, then, and no later loss is
+                loss = nll.item()
+                if not math.isfinite(loss):  # the weights are not either, then, and no later loss is
                     raise Diverged(f"at step {done} the loss is not finite; try a lower --lr")
                 speed = done * step_tokens / (time.perf_counter() - start)
-                text = summary(nll.item(), routing, speed, peak and speed * token_flops / peak)
+                text = summary(loss, routing, speed, peak and speed * token_flops / peak)
                 bar.set_postfix_str(text)
             seconds = time.perf_counter() - start
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
-                state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": nll.item(),
+                state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": loss,
                                      "val_loss": losses, "seconds": seconds} | routing_entry(routing, header["experts"]))
                 if rank == 0:
                     tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")

@@ -259,8 +259,10 @@ def load_state(out, model, optimizer, settings, setup, lineage):
         check_tensors(state["model"], model.state_dict())
         check_tensors(state["moments"], devices.moments_like(optimizer))
         check_log(state["log"])
+        known = {p.dtype for p in model.parameters()} | {torch.float32}
         if (not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40
-                or not all(0 < line["step"] <= state["step"] for line in state["log"])):
+                or not all(0 < line["step"] <= state["step"] for line in state["log"])
+                or any(t.dtype not in known for part in TENSORS for t in state[part].values())):
             raise ValueError("its numbers do not belong together")
     with reading(path, "used; delete the file to start anew"):
         state = read(path, fits)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import model as model_file
+from experiments import bench
 from finetune_router import freeze
 from model import GPT, GPTConfig, Routing, expert_load, ff_moe, gumbel, load_balancing_loss, route_soft, route_topk, swiglu
 from support import fast
@@ -360,6 +361,14 @@ def test_number_of_parameters_by_hand():
     moe = new(n_expert=N, top_k=2)
     assert moe.num_params() == shared + L * (N * ff + N * D)
     assert moe.num_params(active=True) == shared + L * (2 * ff + N * D)
+
+
+@pytest.mark.parametrize("config", [{"n_kv_head": 2}, {"n_expert": 4, "top_k": 2}])
+def test_llama_and_mixtral_of_transformers_give_the_same_logits(config):
+    """Parity with an independent implementation, grouped-query attention included; the models that make bench measures."""
+    pytest.importorskip("transformers")
+    ours = new(**config).float()
+    torch.testing.assert_close(ours(tokens())[0], bench.hf_twin(ours)(tokens()).logits, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [{"n_head": 3}, {"n_kv_head": 3}, {"n_expert": 2, "top_k": 3}, {"n_expert": 2, "top_k": 0},

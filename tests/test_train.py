@@ -113,9 +113,18 @@ def test_resume_equals_no_interruption_bit_for_bit(tiny, tmp_path, monkeypatch, 
     assert [e["val_loss"] for e in got["log"]] == [e["val_loss"] for e in want["log"]] and len(got["log"]) == 6
 
 
+def test_resume_with_other_settings_is_refused(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(InterruptedError):
+            run(tiny, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match="--lr 0.01"):
+        run(tiny, tmp_path / "a.pt", resume=True, lr=0.02)
+
+
 M, W = "0.exp_avg", torch.zeros(1024, 16)  # the embedding's
 STATES = [*(("moments", {M: t}) for t in (torch.ones(2), W.T, W / 0)), ("moments", {"0.step": torch.ones(2)}),
-          ("moments", {"0.step": torch.tensor(-1.0)}), ("step", True),
+          ("moments", {"0.step": torch.tensor(-1.0)}), ("step", True), ("moments", {M: W.double()}),
           ("moments", {"x": W}), ("model", {"embed.weight": W.T}), ("model", {"embed.weight": W / 0}), ("model", {"x": W}),
           *(("step", n) for n in ("1", 6, -1, 10**600)), *(("seconds", n) for n in (-1.0, 1e300, [])),
           *(("settings", change) for change in ([], {"lr": 0.02}, {"torch": "1.0"}, {"device": "cuda"}, {"dtype": "bfloat16"},
