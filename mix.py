@@ -116,15 +116,15 @@ def rule_for(name, feed_forwards="stacked"):
     # END SOLUTION
 
 
-def contribution(header, weight, name):
+def contribution(header, tensor, name):
     """What the checkpoint with this header gives to a tensor of the mixed model: one tensor, none to a router.
 
     An MoE gives what N dense models would, of whose feed-forwards it was made: one for each expert, and its routers' rows.
     """
     rule, N = rule_for(name), header["config"]["n_expert"]
     if not N:
-        return [] if rule == "new" else [weight(name)]
-    return [weight(name)] * N if rule == "averaged" else list(weight(name))
+        return [] if rule == "new" else [tensor("model", name)]
+    return [tensor("model", name)] * N if rule == "averaged" else list(tensor("model", name))
 
 
 def mix(weights, config, generator, feed_forwards="stacked"):
@@ -263,7 +263,7 @@ def main(argv=None):
     settings = parse(Settings, argv)
     check_options(settings)
     with ExitStack() as files:
-        headers, weights = zip(*(files.enter_context(ckpt.open_checkpoint(path)) for path in settings.models), strict=True)
+        headers, readers = zip(*(files.enter_context(ckpt.open_checkpoint(path)) for path in settings.models), strict=True)
         check_models(settings, headers)
         (config, experts), (windows, digests) = mixed_config(settings, headers[0]), router_windows(settings, headers[0])
         feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
@@ -271,7 +271,7 @@ def main(argv=None):
         files.enter_context(output(settings.out))
         ckpt.check_no_state(settings.out)
         print_rules(config, feed_forwards, "hidden" if windows else "kept, new" if headers[0]["experts"] else "new")
-        tensors = mix(lambda name: [t for model in zip(headers, weights, strict=True) for t in contribution(*model, name)],
+        tensors = mix(lambda name: [t for model in zip(headers, readers, strict=True) for t in contribution(*model, name)],
                       config, torch.Generator().manual_seed(settings.seed), feed_forwards)
         if windows:
             mixed = ckpt.build({"config": asdict(config), "model": dict(tensors)})

@@ -141,8 +141,7 @@ def training_step(forward, optimizer, x, y, settings, autocast, noise=None):
                                       loss_chunk=settings.loss_chunk)
             loss = objective(nll, routing, settings.alpha) if routing else nll
         (loss / n).backward()
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(params, settings.clip or math.inf)
+    torch.nn.utils.clip_grad_norm_(devices.params_of(optimizer), settings.clip or math.inf)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return devices.mean_over_ranks(nll.detach()), routing
@@ -233,14 +232,14 @@ def train(model, settings, header, device, data, stop=()):
     every = settings.eval_every or max(1, settings.steps // 10)
     if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:  # or a log might not fit into a header
         raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
-    setup = ckpt.setup(settings, config, device, digests)
+    setup = ckpt.setup(settings, config, device, header["lineage"], digests)
     with output(out) if rank == 0 else nullcontext():
         if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
             fast.install(model)
         forward = devices.spread(model.train(), device, settings.shard)
         forward = torch.compile(forward) if settings.compile else forward
         optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
-        state = ckpt.load_state(out, model, optimizer, settings, setup, header["lineage"])  # seconds of all ranks
+        state = ckpt.load_state(out, model, optimizer, settings, setup)  # seconds of all ranks
         step_tokens = settings.batch_size * T
         token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
         lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
@@ -274,7 +273,8 @@ def train(model, settings, header, device, data, stop=()):
                     tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
             if saving:
-                ckpt.save_state(out, model, optimizer, state | {"step": done, "seconds": seconds * world_size})
+                state |= {"step": done, "seconds": seconds * world_size}
+                ckpt.save_state(out, model, optimizer, state)
             if stopping:
                 devices.any_rank(True, device)  # nobody leaves before the state is written
                 bar.close()

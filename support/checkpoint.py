@@ -13,7 +13,7 @@ hold nothing else.
 """
 import json
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -29,20 +29,20 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; the rest is plain
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
 TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
-STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "lineage": list, "log": list}
+STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "log": list}
 LINE = {"step": int, "tokens": ledger.NUMBER, "val_loss": dict}
 
 
 # ---- what a valid file is ---------------------------------------------------------------------------------------------
 
 
-def check_tensors(tensors, like):
-    """Raise ValueError unless `tensors` have the names and shapes of `like`, {name: what has its shape}."""
+def check_tensors(tensors, like, dtype=False):
+    """Raise ValueError unless `tensors` have the names and shapes, and also dtypes if asked for, of `like`."""
     for name in sorted(like.keys() ^ tensors.keys()):
         raise ValueError(f"{name} is {'missing' if name in like else 'unknown'}")
     for name, tensor in tensors.items():
-        if tensor.shape != like[name].shape:
-            raise ValueError(f"{name} should have the shape {tuple(like[name].shape)}")
+        if tensor.shape != like[name].shape or dtype and tensor.dtype != like[name].dtype:
+            raise ValueError(f"{name} should have the shape {tuple(like[name].shape)} and the dtype {like[name].dtype}")
 
 
 def shapes(config):
@@ -58,8 +58,8 @@ def check(checkpoint):
         raise ValueError("not a checkpoint of this project")
     config, tokenizer, experts = (checkpoint[key] for key in ("config", "tokenizer", "experts"))
     known = {f.name: ledger.NUMBER if f.type is float else f.type for f in fields(GPTConfig)}
-    if config.keys() != known.keys() or not has(config, known):
-        wrong = [name for name in config.keys() | known.keys() if name not in known or not has(config, {name: known[name]})]
+    wrong = [name for name in config.keys() | known.keys() if not has(config, {name: known.get(name, ())})]
+    if wrong:
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
     described = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
     if not described or tokenizer["vocab_size"] != config["vocab_size"]:
@@ -97,100 +97,101 @@ def start_of(value):
     return len(text).to_bytes(8, "little") + text, places, end
 
 
-@contextmanager
-def opened(path, check=None):
-    """Open a file that `write` wrote. Yields the value in it, with tensors on "meta", and a function that reads one of them.
-
-    check: called with that value, so that nothing large is read in vain. tensor(part, name), where part is one of TENSORS, is in
-    memory of its own; raises ValueError if it is not finite. Raises BadInput if the file does not begin, or end, as `write` would
-    have made it of that value.
-    """
-    none = BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them")
-    with open_input(path) as file:
-        try:
-            header = read_json(path, file.read(min(int.from_bytes(file.read(8), "little"), LIMIT + 1)))
-            value, dtypes = read_json(path, header.pop("__metadata__")["plain"]), {name: dtype for dtype, name in DTYPES.items()}
-            for name, about in header.items():
-                part, name = name.split("/")
-                meta = torch.empty(about["shape"], dtype=dtypes[about["dtype"]], device="meta")
-                value.setdefault(part, {})[name] = meta
-                if not meta.numel():
-                    raise ValueError
-            start, places, end = start_of(value)
-            file.seek(0)
-            if file.read(len(start)) != start or os.fstat(file.fileno()).st_size != len(start) + end:
-                raise ValueError
-        except Exception:  # whatever the bytes of another file may be taken for
-            raise none from None
-
-        def tensor(part, name):
-            like = value[part][name]
-            numbers = np.empty(like.nbytes, np.uint8)
-            file.seek(len(start) + places[part, name])
-            if file.readinto(numbers) < like.nbytes:
-                raise none
-            t = torch.from_numpy(numbers).view(like.dtype).view(like.shape)
-            if not torch.stack(t.aminmax()).float().isfinite().all():  # in the dtype that everything is computed in
-                raise ValueError(f"{name} holds values that are not finite")
-            return t
-        if check:
-            check(value)
-        yield value, tensor
-
-
-def read(path, check=None, keep=True):
-    """The whole value that `opened` finds; tensors stay on "meta" if it is read only to see whether it can be."""
-    with opened(path, check) as (value, tensor):
-        for part in (part for part in TENSORS if part in value):
-            for name in value[part]:
-                t = tensor(part, name)
-                if keep:
-                    value[part][name] = t
+def value_of(path, start):
+    """The value, with tensors on "meta", whose file has these first bytes. Raises an error of any kind for any other bytes."""
+    header = read_json(path, start[8:])
+    value, dtypes = read_json(path, header.pop("__metadata__")["plain"]), {name: dtype for dtype, name in DTYPES.items()}
+    for key, about in header.items():
+        part, name = key.split("/")
+        value.setdefault(part, {})[name] = torch.empty(about["shape"], dtype=dtypes[about["dtype"]], device="meta")
+        if not value[part][name].numel():
+            raise ValueError(f"{name} is empty")
+    if start_of(value)[0] != start:
+        raise ValueError("this is not what would be written of it")
     return value
 
 
-def write(path, value, check=None, tensors=()):
-    """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain. check: see write_whole. Raises BadInput.
-
-    tensors: the same in order, one made after another, if the value has them on "meta".
-    """
-    likes = [t for part in TENSORS for t in value.get(part, {}).values()]
-    start, _, _ = start_of(value)
-
-    def save_to(file):
-        file.write(start)
-        for like, t in zip(likes, tensors or likes, strict=True):
-            file.write(t.detach().to("cpu", like.dtype).contiguous().view(-1).view(torch.uint8).numpy().data)
-    write_whole(path, save_to, check)
+def finite(name, t):
+    """The tensor t. Raises ValueError if it has numbers that are not finite in the dtype that everything is computed in."""
+    if not torch.stack(t.aminmax()).float().isfinite().all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return t
 
 
 @contextmanager
+def opened(path, check=lambda value: None, verb="read"):
+    """Open a file that `write` wrote. Yields the value in it, with tensors on "meta", and a function that reads one of them.
+
+    check: called with that value, so that nothing large is read in vain. tensor(part, name), where part is one of TENSORS, is
+    in memory of its own. Both raise BadInput, also if the file does not begin, or end, as `write` would have made it.
+    """
+    with open_input(path) as file:
+        with reading(path, verb):
+            try:
+                start = file.read(8)
+                start += file.read(min(int.from_bytes(start, "little"), LIMIT + 1))
+                value = value_of(path, start)
+                _, places, end = start_of(value)
+                if os.fstat(file.fileno()).st_size != len(start) + end:
+                    raise ValueError("it was cut off")
+            except Exception:  # whatever the bytes of another file may be taken for
+                raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
+            check(value)
+
+        def tensor(part, name):
+            with reading(path, verb):
+                like = value[part][name]
+                numbers = np.empty(like.nbytes, np.uint8)
+                file.seek(len(start) + places[part, name])
+                if file.readinto(numbers) < like.nbytes:
+                    raise ValueError("it was cut off")
+                return finite(name, torch.from_numpy(numbers).view(like.dtype).view(like.shape))
+        yield value, tensor
+
+
+def read(path, *check):
+    """The whole value that `opened` finds; arguments as there."""
+    with opened(path, *check) as (value, tensor):
+        return value | {part: {name: tensor(part, name) for name in value[part]} for part in TENSORS if part in value}
+
+
+def write(path, value, tensors=(), check=lambda value: None):
+    """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain, if it is what `read` with `check` accepts.
+
+    tensors: the same in order, one made after another, if the value has them on "meta". Raises Diverged if it would not be
+    accepted, BadInput if it cannot be written.
+    """
+    named = [(name, t) for part in TENSORS for name, t in value.get(part, {}).items()]
+
+    def save_to(file):
+        start = start_of(value)[0]
+        check(value_of(path, start))
+        file.write(start)
+        for (name, like), t in zip(named, tensors or [t for _, t in named], strict=True):
+            t = finite(name, t.detach().to("cpu", like.dtype).contiguous())
+            file.write(t.view(-1).view(torch.uint8).numpy().data)
+    try:
+        write_whole(path, save_to)
+    except ValueError as error:
+        raise Diverged(f"{path} is not written: {error} (of training: try a lower --lr)") from None
+
+
 def open_checkpoint(path):
     """As `opened`, of a checkpoint, checked. Its name ends in .pt, so that it is no other file of ours. Raises BadInput."""
     if Path(path).suffix != ".pt" or not Path(path).stem.isprintable():
         raise BadInput(f"{path}: not a checkpoint by its name: rename it, so that it ends in .pt and can be printed")
-    with ExitStack() as stack:
-        with reading(path):
-            value, tensor = stack.enter_context(opened(path, check))
-
-        def weight(name):
-            with reading(path):
-                return tensor("model", name)
-        yield value, weight
+    return opened(path, check)
 
 
 def load(path):
     """Read a whole checkpoint and check it. Raises BadInput."""
-    with open_checkpoint(path) as (checkpoint, weight):
-        return checkpoint | {"model": {name: weight(name) for name in checkpoint["model"]}}
+    with open_checkpoint(path) as (checkpoint, tensor):
+        return checkpoint | {"model": {name: tensor("model", name) for name in checkpoint["model"]}}
 
 
-def save(path, value, tensors=(), check=check):
-    """Write a checkpoint that load accepts, or, with check=None, a state; tensors: see `write`. Raises Diverged if it cannot."""
-    try:
-        write(path, value, lambda part: read(part, check, keep=False), tensors)
-    except ValueError as error:
-        raise Diverged(f"{path} is not written: {error} (of training: try a lower --lr)") from None
+def save(path, checkpoint, tensors=()):
+    """Write a checkpoint that load accepts; see `write`."""
+    write(path, checkpoint, tensors, check)
 
 
 def check_name(out):
@@ -213,33 +214,32 @@ def check_no_state(out):
         raise BadInput(f"{state_of(out)} is what an interrupted run left; delete it, or choose another --out")
 
 
-def setup(settings, config, device, digests):
+def setup(settings, config, device, lineage, digests):
     """All that a run's result depends on, in plain values: its options but those with which it may go on otherwise, and the rest.
 
-    digests: of what it reads, {"math/train.bin": ...}. All is in the ledger, and a run that goes on must have the same.
+    lineage: the ledger of what it starts from; digests: of what it reads, {"math/train.bin": ...}. All is in the ledger, and a
+    run that goes on must have the same.
     """
     free = ("resume", "recompute", "shard")
     options = {name: value for name, value in asdict(settings).items() if name not in free}
     return options | {"block_size": config.block_size, "dtype": devices.pick_dtype(settings.dtype, device), "device": device.type,
-                      "torch": str(torch.__version__)} | digests
+                      "torch": str(torch.__version__), "started_from": [entry["id"] for entry in lineage[-1:]]} | digests
 
 
 def save_state(out, model, optimizer, state):
     """Write what load_state reads; `state` has the keys of STATE but for the tensors. Raises Diverged."""
     weights, moments = devices.full_state(model, optimizer)
     if devices.rank_and_size()[0] == 0:
-        plain = {key: state[key] for key in STATE if key in state}
-        save(state_of(out), plain | {"model": weights, "moments": moments}, check=None)
+        write(state_of(out), state | {"model": weights, "moments": moments})
 
 
-def load_state(out, model, optimizer, settings, setup, lineage):
+def load_state(out, model, optimizer, settings, setup):
     """The state to start from, all but its tensors; those of an interrupted run are put into model and optimizer.
 
-    lineage: the ledger of what the run starts from. Raises BadInput if the state is broken, if its settings or lineage were
-    others, or if there is one and --resume does not ask for it.
+    Raises BadInput if the state is broken, if its setup was another, or if there is one and --resume does not ask for it.
     """
     path = state_of(out)
-    new = {"step": 0, "seconds": 0.0, "settings": setup, "lineage": lineage, "log": []}
+    new = {"step": 0, "seconds": 0.0, "settings": setup, "log": []}
     if not path.exists():
         return new
     if not settings.resume:
@@ -254,22 +254,14 @@ def load_state(out, model, optimizer, settings, setup, lineage):
             if type(old) is not type(now) or old != now:
                 raise BadInput(f"{path} was written with {'--' * hasattr(settings, str(name))}{name} {str(old)[:200]}, now it is "
                                f"{str(now)[:200]}; use the former again, or delete the file to start anew")
-        if json.dumps(state["lineage"]) != json.dumps(lineage):
-            raise BadInput(f"{path} started from another {settings.init} than there is now; delete the file to start anew")
-        check_tensors(state["model"], model.state_dict())
-        check_tensors(state["moments"], devices.moments_like(optimizer))
+        check_tensors(state["model"], model.state_dict(), dtype=True)
+        check_tensors(state["moments"], devices.moments_like(optimizer), dtype=True)
         check_log(state["log"])
-        known = {p.dtype for p in model.parameters()} | {torch.float32}
         if (not 0 < state["step"] < settings.steps or not 0 <= state["seconds"] < 1e40
-                or not all(0 < line["step"] <= state["step"] for line in state["log"])
-                or any(t.dtype not in known for part in TENSORS for t in state[part].values())):
+                or not all(0 < line["step"] <= state["step"] for line in state["log"])):
             raise ValueError("its numbers do not belong together")
-    with reading(path, "used; delete the file to start anew"):
-        state = read(path, fits)
-        for name, t in state["moments"].items():
-            if name.endswith(".step") and t != state["step"] or name.endswith("exp_avg_sq") and (t < 0).any():
-                raise ValueError(f"{name} is none of AdamW's")
-    devices.load_full_state(model, optimizer, state["model"], state["moments"])
+    state = read(path, fits, "used; delete the file to start anew")
+    devices.load_full_state(model, optimizer, state["model"], state["moments"], state["step"])
     return new | {key: state[key] for key in ("step", "seconds", "log")}
 
 

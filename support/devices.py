@@ -177,29 +177,33 @@ def whole(tensors):
     return {name: gather(tensor) for name, tensor in tensors.items()}
 
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, the same shape as their parameter
+
+
+def params_of(optimizer):
+    """The parameters that an optimizer trains, in its order."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def moments_like(optimizer):
     """AdamW's moments as full_state names them, {"0.exp_avg": ...}: what has their shapes."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    return {f"{i}.{key}": torch.empty(()) if key == "step" else p
-            for i, p in enumerate(params) for key in ("step", "exp_avg", "exp_avg_sq")}
+    return {f"{i}.{key}": p for i, p in enumerate(params_of(optimizer)) for key in MOMENTS}
 
 
 def full_state(model, optimizer):
     """The weights, and AdamW's moments by the number of their parameter, {"0.exp_avg": ...}, whole."""
     state = optimizer.state_dict()["state"]
-    return whole(model.state_dict()), whole({f"{i}.{key}": t for i, entry in state.items() for key, t in entry.items()})
+    return whole(model.state_dict()), whole({f"{i}.{key}": entry[key] for i, entry in state.items() for key in MOMENTS})
 
 
-def load_full_state(model, optimizer, weights, moments):
-    """Give model and optimizer what full_state returned, whatever the number of ranks was and is."""
+def load_full_state(model, optimizer, weights, moments, step):
+    """Give model and optimizer what full_state returned after so many steps, whatever the number of ranks was and is."""
     def part(full, like):
-        if not hasattr(like, "full_tensor") or full.shape != like.shape:
+        if not hasattr(like, "full_tensor"):
             return full
         from torch.distributed.tensor import distribute_tensor
         return distribute_tensor(full.to(like.device), like.device_mesh, like.placements)
-    params, state = [p for group in optimizer.param_groups for p in group["params"]], {}
-    for name, full in moments.items():
-        i, key = name.split(".")
-        state.setdefault(int(i), {})[key] = part(full, params[int(i)])
+    state = {i: {"step": torch.tensor(float(step))} | {key: part(moments[f"{i}.{key}"], p) for key in MOMENTS}
+             for i, p in enumerate(params_of(optimizer))}
     model.load_state_dict({name: part(weights[name], p) for name, p in model.state_dict().items()})
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -148,10 +148,10 @@ def open_part(path):
     return open(part_of(path), "xb")
 
 
-def write_whole(path, write, check=None):
+def write_whole(path, write):
     """Call write(file) on a temporary file beside `path` and rename it: under its own name a file is always whole.
 
-    check(temporary file) may raise an error before it is renamed. Raises BadInput if the disk does not let us.
+    Raises BadInput if the disk does not let us; if write raises an error, nothing is renamed.
     """
     path = Path(path)
     part = part_of(path)
@@ -160,8 +160,6 @@ def write_whole(path, write, check=None):
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        if check:
-            check(part)
         part.replace(path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror})") from None

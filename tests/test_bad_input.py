@@ -18,6 +18,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
+from tiny import forge
 
 import evaluate
 import finetune_router
@@ -541,7 +542,7 @@ def little_memory():
 def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused, little_memory):
     c = ckpt.read(base(tiny, reader))
     UNFIT[what](c)
-    ckpt.write(folder / "bad.pt", c)
+    forge(folder / "bad.pt", c)
     start = time.perf_counter()
     err = refused(READERS[reader])
     assert "bad.pt: " in err and "alloc" not in err
@@ -551,7 +552,7 @@ def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused,
 def test_models_of_different_seeds_are_refused_in_mix(tiny, folder, refused):
     c = ckpt.read(tiny / "math.pt")
     c["lineage"] = [c["lineage"][-1] | {"id": "0" * 12, "parents": []}]
-    ckpt.write(folder / "bad.pt", c)
+    forge(folder / "bad.pt", c)
     for soup in ("", "--soup"):
         assert "seed" in refused(f"mix {{tiny}}/seed.pt bad.pt --out new/o.pt {soup}")
 
@@ -560,7 +561,7 @@ def test_another_tokenizer_is_refused(tiny, folder, refused):
     for reader, line in READERS.items():
         c = ckpt.read(base(tiny, reader))
         change(c, "tokenizer", fingerprint="0" * 16)
-        ckpt.write(folder / "bad.pt", c)
+        forge(folder / "bad.pt", c)
         err = refused(line)
         assert "bad.pt" in err and "tokenizer" in err, reader
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from tiny import forge
 
 import evaluate
 import sample
@@ -143,7 +144,7 @@ def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
     """A loss that cannot be drawn: a line of warning, and all the rest."""
     checkpoint = ckpt.load(tiny / "seed.pt")
     checkpoint["log"][0]["tokens"] = 10**400
-    ckpt.write(tmp_path / "a$b$.pt", checkpoint)
+    forge(tmp_path / "a$b$.pt", checkpoint)
     evaluate.main([str(tmp_path / "a$b$.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
                    "--windows", "1", "--out", str(tmp_path / "out")])
     assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"report.md", "results.json", "accuracy.png"}

@@ -149,7 +149,7 @@ def read_state(tiny, path):
     model = ckpt.build(ckpt.load(tiny / "math.pt")).train()
     settings = train_expert.TrainSettings(steps=10, resume=True)
     optimizer = train_expert.make_optimizer(model, settings)
-    ckpt.load_state(path, model, optimizer, settings, {"lr": 0.1}, [])
+    ckpt.load_state(path, model, optimizer, settings, {"lr": 0.1})
     assert {t.shape for entry in optimizer.state.values() for t in entry.values()} <= {p.shape for p in model.parameters()} | {()}
 
 
@@ -159,8 +159,7 @@ def write_state(tiny, path):
     optimizer = train_expert.make_optimizer(model, train_expert.TrainSettings())
     model(torch.ones(1, 9, dtype=torch.int64), torch.ones(1, 9, dtype=torch.int64))[1].backward()
     optimizer.step()
-    ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "lineage": [],
-                                             "log": []})
+    ckpt.save_state(path, model, optimizer, {"step": 1, "seconds": 1.0, "settings": {"lr": 0.1}, "log": []})
 
 
 FILES = {  # kind: (the file, is it text, how it is read from the folder it lies in)

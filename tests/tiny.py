@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+import torch
+
 import mix
 import train_expert
 from data import prepare
+from support import checkpoint as ckpt
 
 ROOT = Path(__file__).parent.parent
 SHAPE = "--n_layer 2 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32 --steps 3 --device cpu --dtype float32".split()
@@ -19,6 +22,12 @@ def tracked():
     names = (git.stdout.splitlines() if git.returncode == 0 else
              [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if "__pycache__" not in p.parts])
     return [name for name in names if (ROOT / name).is_file() and not any(Path(name).is_relative_to(m) for m in made)]
+
+
+def forge(path, value):
+    """Write a value as checkpoint.write does, without its checks."""
+    tensors = (t.detach().contiguous().view(-1).view(torch.uint8) for part in ckpt.TENSORS for t in value.get(part, {}).values())
+    path.write_bytes(ckpt.start_of(value)[0] + b"".join(t.numpy().tobytes() for t in tensors))
 
 
 def make(folder):
