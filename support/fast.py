@@ -27,15 +27,32 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     device, dtype = x.device.type, x.dtype
     if torch.is_autocast_enabled(device):  # autocast does not know grouped products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
-    M, k = routing.experts.shape
+    k = routing.experts.shape[1]
     sorted_experts, order = routing.experts.flatten().sort(stable=True)                   # (M*k,), slot = token * k + choice
+    rows = order.argsort().view(-1, k)                                                    # (M, k) the row of each slot
     experts = torch.arange(len(w_gate), device=x.device)                                  # (N,)
     ends = torch.searchsorted(sorted_experts, experts, right=True, out_int32=True)        # (N,) the rows where slices end
-    x = x.index_select(0, order // k)                                                     # (M*k, D)
+    x = Gather.apply(x, order // k, rows)                                                 # (M*k, D)
     h = F.silu(grouped_mm(x, w_gate, ends)) * grouped_mm(x, w_up, ends)                   # (M*k, d_ff)
-    y = grouped_mm(h, w_down, ends).index_select(0, order.argsort()).view(M, k, -1)       # (M, k, D)
+    y = Gather.apply(grouped_mm(h, w_down, ends), rows, order)                            # (M, k, D)
     return (routing.gates[:, :, None] * y).sum(1).to(dtype)                               # (M, D)
     # END SOLUTION
+
+
+class Gather(torch.autograd.Function):
+    """x[index]. So is the gradient: `back` says where in the result each row of x is, so that nothing is added up by atomics,
+    in any order. x: (S, D); index and back: (S',) or (M, k) int64."""
+
+    @staticmethod
+    def forward(ctx, x, index, back):
+        ctx.save_for_backward(back)
+        return x[index]
+
+    @staticmethod
+    def backward(ctx, dy):
+        back, = ctx.saved_tensors
+        dx = dy.flatten(0, -2)[back]
+        return dx if back.ndim == 1 else dx.sum(1), None, None
 
 
 def grouped_mm(x, w, ends):
