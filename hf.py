@@ -13,6 +13,7 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -168,17 +169,41 @@ def alphabet():
     return {b: chr(b) for b in printed} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
-def halves(ranks, token):
-    """The two tokens that byte-pair encoding joins last to make this one.
+def letters(token, of_characters):
+    """What byte-pair encoding starts from: the bytes of a token, or its characters, each as bytes."""
+    return [c.encode() for c in token.decode()] if of_characters else [token[i:i + 1] for i in range(len(token))]
 
-    Its merges inside a text are those of the token alone, so this is the only merge that ever makes it.
+
+def halves(parts, rank):
+    """The two tokens that byte-pair encoding joins last to make a token; of a token of one letter only that.
+
+    parts: its letters; rank(a, b): the lower, the earlier these two are joined. A token's merges inside a text are those of the
+    token alone, so this is the only merge that ever makes it.
     """
-    parts = [token[i:i + 1] for i in range(len(token))]
+    parts = list(parts)
     while len(parts) > 2:
-        joined = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]  # noqa: B905 (one shorter by intent)
-        i = min(range(len(joined)), key=joined.__getitem__)
+        ranks = [rank(a, b) for a, b in pairwise(parts)]
+        i = min(range(len(ranks)), key=ranks.__getitem__)
         parts[i:i + 2] = [parts[i] + parts[i + 1]]
     return tuple(parts)
+
+
+def in_order(ranks, merges, whole):
+    """{token: id}, the tokens in the order in which they are made. Raises ValueError unless tiktoken, which knows that order
+    alone, joins what `merges` join, {(bytes, bytes): place}."""
+    last = {token: halves(letters(token, whole), lambda a, b: merges.get((a, b), math.inf)) for token in ranks}
+    for token, pair in last.items():
+        if len(pair) > 1 and pair not in merges:
+            raise ValueError(f"no merge makes its token {token!r}")
+    ordered = {token: ranks[token] for token in sorted(ranks, key=lambda token: (merges.get(last[token], -1), ranks[token]))}
+    places = {token: place for place, token in enumerate(ordered)} if whole else ranks
+    for token, pair in last.items():
+        if halves(letters(token, whole), lambda a, b: places.get(a + b, math.inf)) != pair:
+            raise ValueError(f"its merges are not in the order of its tokens, as {token!r} shows")
+    made = [i for token, i in ordered.items() if len(last[token]) > 1]
+    if not whole and made != sorted(made):
+        raise ValueError("its merges are not in the order of its tokens")
+    return ordered
 
 
 def pattern_of(steps, missing):
@@ -199,39 +224,53 @@ def pattern_of(steps, missing):
     raise ValueError("its pre-tokenizer is not one of byte-level BPE that is known here")
 
 
+# "▁" for a space, and nothing else: so much of sentencepiece's normalizing do we know; a space in front of a text is not added
+SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+
+
+def of_characters(file):
+    """Whether a tokenizer.json is of characters, as Llama 2's, or of bytes. Raises ValueError if it is of neither kind."""
+    model, normalizer, cut = file["model"], file.get("normalizer") or {}, file.get("pre_tokenizer") or {}
+    if model["type"] == "BPE" and not model.get("byte_fallback") and not normalizer:
+        return False
+    steps = [step for step in normalizer.get("normalizers", [normalizer]) if step != {"type": "Prepend", "prepend": "▁"}]
+    metaspace = not normalizer and (cut.get("type"), cut.get("replacement"), cut.get("split")) == ("Metaspace", "▁", False)
+    if model["type"] == "BPE" and model.get("byte_fallback") and (metaspace or not cut and steps == [SPACES]):
+        return True
+    raise ValueError("not a BPE of bytes like GPT-2's, Llama 3's or SmolLM's, nor of characters like Llama 2's")
+
+
 def read_tokenizer(folder, about, vocab_size):
-    """What a checkpoint says of its tokenizer, from a folder's tokenizer.json. Raises BadInput if it is no byte-level BPE."""
+    """What a checkpoint says of its tokenizer, from a folder's tokenizer.json. Raises BadInput if it is of no known kind."""
     import tokenizers
     path = inside(folder, "tokenizer.json")
     file = read_json(path)
     with reading(path):
-        model, sign = file["model"], {sign: b for b, sign in alphabet().items()}
-        if model["type"] != "BPE" or model.get("byte_fallback") or file.get("normalizer"):
-            raise ValueError("not a byte-level BPE like GPT-2's, Llama 3's or SmolLM's, which is all that is known here")
+        model, sign, whole = file["model"], {sign: b for b, sign in alphabet().items()}, of_characters(file)
+
+        def spelled(token):
+            if whole and " " in token:
+                raise ValueError(f"its token {token!r} has a space that is not written as ▁")
+            return token.replace("▁", " ").encode() if whole else bytes(sign[c] for c in token)
         special = {t["content"]: t["id"] for t in file["added_tokens"]}
-        ranks = {bytes(sign[c] for c in token): i for token, i in model["vocab"].items() if token not in special}
+        if whole:
+            special |= {token: model["vocab"][token] for token in map(tokenizer.byte_token, range(256))}
+        ranks = {spelled(token): i for token, i in model["vocab"].items() if token not in special}
         if max(map(len, ranks)) > tokenizer.LONGEST:
             raise ValueError(f"one of its tokens has more than {tokenizer.LONGEST} bytes")
-        made, last = {}, -1
-        for a, b in (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]):
-            pair = tuple(bytes(sign[c] for c in part) for part in (a, b))
-            made.setdefault(ranks[pair[0] + pair[1]], set()).add(pair)
-            if ranks[pair[0] + pair[1]] < last:
-                raise ValueError("its merges are not in the order of its tokens")
-            last = ranks[pair[0] + pair[1]]
-        for token, i in ranks.items():
-            if len(token) > 1 and halves(ranks, token) not in made.get(i, ()):
-                raise ValueError(f"no merge makes its token {token!r}")
+        pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+        ranks = in_order(ranks, {(spelled(a), spelled(b)): place for place, (a, b) in enumerate(pairs)}, whole)
         eos, known = about.get("eos_token_id"), {*ranks.values(), *special.values()}
         end = next((name for name, i in special.items() if i == (eos[0] if isinstance(eos, list) else eos)), None)
         if end is None or max(known) >= vocab_size:
             raise ValueError("no special token is config.json's eos_token_id, or there are more tokens than its vocab_size")
         special |= {f"<|unused {i}|>": i for i in range(vocab_size) if i not in known}
         missing = [b for b in range(256) if bytes([b]) not in ranks]
-        bpe = {"pattern": pattern_of(file["pre_tokenizer"], missing), "ranks": tokenizer.to_lines(ranks), "special": special,
-               "end": end}
+        pattern = tokenizer.CHARACTERS if whole else pattern_of(file["pre_tokenizer"], missing)
+        bpe = {"pattern": pattern, "ranks": tokenizer.to_lines(ranks), "special": special, "end": end}
         encoding = tokenizer.build(folder.resolve().name, **bpe)
         cut = dict.fromkeys(("padding", "truncation", "post_processor", "decoder"))  # what they do is not looked at here
+        cut |= {"normalizer": SPACES, "pre_tokenizer": None} if whole else {}
         theirs = tokenizers.Tokenizer.from_str(json.dumps(file | cut))
         for text in (PROBE, *PROBE.split()):
             if theirs.encode(text, add_special_tokens=False).ids != encoding.encode_ordinary(text):
@@ -291,19 +330,30 @@ def their_config(checkpoint, config, encoding):
 def their_tokenizer(about, encoding):
     """The tokenizer.json of an Encoding, and the token that ends a text; about: what the checkpoint says of it."""
     import tokenizers
-    ranks, sign = encoding._mergeable_ranks, alphabet()
+    from tokenizers import decoders, normalizers, pre_tokenizers
+    ranks, sign, whole = encoding._mergeable_ranks, alphabet(), encoding._pat_str == tokenizer.CHARACTERS
 
     def text(token):
-        return "".join(sign[b] for b in token)
-    merges = [tuple(map(text, halves(ranks, token))) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
+        return token.decode().replace(" ", "▁") if whole else "".join(sign[b] for b in token)
+    order = [*ranks] if whole else sorted(ranks, key=ranks.get)
+    places = {token: place for place, token in enumerate(order)}
+    pairs = [halves(letters(token, whole), lambda a, b: places.get(a + b, math.inf)) for token in order]
     names = about.get("bpe", {"special": encoding._special_tokens, "end": tokenizer.END})
-    made = tokenizers.Tokenizer(tokenizers.models.BPE({text(token): i for token, i in ranks.items()} | names["special"], merges))
-    cut = tokenizers.pre_tokenizers.Split(tokenizers.Regex(encoding._pat_str), "isolated")
-    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.Sequence([cut, level]), tokenizers.decoders.ByteLevel()
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({text(token): i for token, i in ranks.items()} | names["special"],
+                                                      [tuple(map(text, pair)) for pair in pairs if len(pair) > 1],
+                                                      byte_fallback=whole))
+    if whole:
+        made.normalizer = normalizers.Replace(" ", "▁")
+        made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    else:
+        cut = pre_tokenizers.Split(tokenizers.Regex(encoding._pat_str), "isolated")
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence([cut, level]), decoders.ByteLevel()
     file = json.loads(made.to_str())
+    byte_tokens = {*map(tokenizer.byte_token, range(256))} if whole else set()  # they are no text that could be spelled
     file["added_tokens"] = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-                             "normalized": False, "special": True} for name, i in names["special"].items()]
+                             "normalized": False, "special": True} for name, i in names["special"].items()
+                            if name not in byte_tokens]
     return file, names["end"]
 
 

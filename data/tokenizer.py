@@ -30,6 +30,7 @@ DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p
 # those that UTF-8 does not have; the characters that start with them are skipped
 SKIPPED = {**{b: chr(b) for b in (*range(9), *range(14, 32), 127)}, 0xF1: "\U00040000-\U0007ffff", 0xF2: "\U00080000-\U000bffff",
            **dict.fromkeys((0xC0, 0xC1, *range(0xF5, 0x100)), "")}
+CHARACTERS = r" *[^ \n]+| +|\n"  # Llama 2's, whose tokens never go on behind a space that ends a word; see Characters
 LONGEST = 1000  # bytes of a token; longer ones would take too long to check
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
           r"\s+")
@@ -109,6 +110,8 @@ def build(name, pattern, ranks, special, end=END):
         raise ValueError("two of its tokens have one id, or an id has none")
     if "" in special or END not in special:
         raise ValueError("one of its special tokens is empty, or none ends a text")
+    if pattern == CHARACTERS:
+        return Characters(name, ranks, special)
     missing = [b for b in range(256) if bytes([b]) not in ranks]
     if not SKIPPED.keys() >= set(missing) or max(map(len, ranks)) > LONGEST:
         raise ValueError(f"it has no token for some bytes, or one of more than {LONGEST} bytes")
@@ -116,6 +119,48 @@ def build(name, pattern, ranks, special, end=END):
     if pattern not in {GPT2 % skipped(missing), DIGITS % skipped(missing), *whole}:  # an unknown one may take for ever
         raise ValueError("its pattern is not one that is known here")
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+
+
+class Characters:
+    """What is used here of an Encoding, for tokens of whole characters, as Llama 2's (sentencepiece) are.
+
+    A character without a token is spelled in bytes, by the special tokens <0x00> to <0xFF>. tiktoken joins the two neighbours
+    that make the token of lowest rank: first bytes to characters, then characters to tokens in their order, which is not that
+    of their ids. What it leaves of other characters, bytes and beginnings, is spelled. The methods are tiktoken's.
+    """
+
+    def __init__(self, name, pieces, special):
+        """pieces: {bytes: id}, in order; special: {token: id}. Raises ValueError, or KeyError, for what is no such tokenizer."""
+        if not all(regex.fullmatch(CHARACTERS, token.decode()) and len(token) <= LONGEST for token in pieces):
+            raise ValueError(f"one of its tokens has more than {LONGEST} bytes, or goes on behind a space")
+        byte = [special[byte_token(b)] for b in range(256)]
+        characters = [token for token in pieces if len(token.decode()) == 1]
+        starts = sorted({c[:n] for c in characters for n in range(2, len(c))}, key=len)
+        parts = dict.fromkeys([*(bytes([b]) for b in range(256)), *starts, *characters, *pieces])
+        self.core = tiktoken.Encoding(name, pat_str=CHARACTERS, mergeable_ranks={part: i for i, part in enumerate(parts)},
+                                      special_tokens={})
+        self.spelled = [[pieces[part]] if part in pieces else [byte[b] for b in part] for part in parts]
+        self.bytes = ({i: token.encode() for token, i in special.items()} | {i: bytes([b]) for b, i in enumerate(byte)}
+                      | {i: token for token, i in pieces.items()})
+        self.name, self.n_vocab, self.eot_token = name, len(self.bytes), special[END]
+        self._mergeable_ranks, self._pat_str, self._special_tokens = pieces, CHARACTERS, dict(sorted(special.items()))
+
+    def encode_ordinary(self, text):
+        return [i for part in self.core.encode_ordinary(text) for i in self.spelled[part]]
+
+    def encode(self, text, allowed_special="all"):
+        return [i for part in text.split(END) for i in (self.eot_token, *self.encode_ordinary(part))][1:]
+
+    def decode_single_token_bytes(self, token):
+        return self.bytes[token]
+
+    def decode(self, tokens):
+        return b"".join(map(self.bytes.get, tokens)).decode("utf-8", "replace")
+
+
+def byte_token(b):
+    """The name of the token for a byte in a tokenizer of characters."""
+    return f"<0x{b:02X}>"
 
 
 def skipped(missing):
@@ -147,7 +192,8 @@ def of(about, path):
 
 def fingerprint(encoding):
     """A short hash of all that decides how text becomes tokens; stored in checkpoints, compared before mixing."""
-    ranks = sorted(encoding._mergeable_ranks.items())
+    ranks = encoding._mergeable_ranks.items()
+    ranks = [*ranks] if encoding._pat_str == CHARACTERS else sorted(ranks)
     return digest(repr((ranks, encoding._pat_str, encoding._special_tokens)).encode())
 
 

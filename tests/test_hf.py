@@ -16,10 +16,12 @@ import tokenizers
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig
 
+import evaluate
 import hf
 import mix
 import sample
-from data import tokenizer
+import train_expert
+from data import prepare, tokenizer
 from data.task import DOMAINS, domain_module
 from support import checkpoint as ckpt
 from support.settings import BadInput
@@ -59,8 +61,31 @@ def texts(n, seed=0):
                "".join(rng.choice(words) + rng.choice(["", " ", "  "]) for _ in range(rng.randint(1, 12))))
 
 
+def of_characters(folder):
+    """A BPE of 400 tokens as Llama 2's, of characters and bytes, trained by the library `tokenizers`."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
+        tokenizers.pre_tokenizers.Split("\n", "isolated"), tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never")])
+    made.train_from_iterator([*texts(300), "    " * 99], tokenizers.trainers.BpeTrainer(
+        vocab_size=399, limit_alphabet=70, special_tokens=["<unk>", *map(tokenizer.byte_token, range(256))], show_progress=False))
+    file = json.loads(made.to_str())
+    vocab = file["model"]["vocab"]
+    vocab.pop("\n", None)
+    a, b = ("".join(merge) for merge in (file["model"]["merges"][0], file["model"]["merges"][-1]))
+    vocab[a], vocab[b] = vocab[b], vocab[a]  # Llama 2's ids are not in the order of its merges either
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    end = file["added_tokens"][0] | {"id": 399, "content": "</s>"}
+    file |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, hf.SPACES]}, "pre_tokenizer": None,
+             "added_tokens": [file["added_tokens"][0], end]}
+    file["model"]["vocab"]["</s>"] = 399
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    return tokenizers.Tokenizer.from_str(json.dumps(file))
+
+
 def their_tokenizer(cut, folder, missing=()):
-    """A byte-level BPE of 400 tokens, trained by the library `tokenizers`."""
+    """A BPE of 400 tokens, of bytes or, as "llama2", of characters, trained by the library `tokenizers`."""
+    if cut == "llama2":
+        return of_characters(folder)
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer, made.decoder = CUTS[cut], tokenizers.decoders.ByteLevel()
     letters = [sign for b, sign in hf.alphabet().items() if b not in missing]
@@ -121,25 +146,33 @@ def test_in_and_out(name, here):
 
 
 @pytest.mark.parametrize("n", [3_000, pytest.param(100_000, marks=pytest.mark.long)])
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut", [*CUTS, "llama2"])
 def test_a_tokenizer_from_there(cut, n, here):
-    theirs = their_tokenizer(cut, here)
+    """The same ids, there, here and in what is exported. (Llama 2's puts a space in front of a text; here a text has to.)"""
+    theirs, space = their_tokenizer(cut, here), " " * (cut == "llama2")
     about = hf.read_tokenizer(here, {"eos_token_id": 399}, 410)
     encoding = tokenizer.of(about, "x")
     assert encoding.n_vocab == 410 and encoding.eot_token == 399
-    back = tokenizers.Tokenizer.from_str(json.dumps(hf.their_tokenizer(about, encoding)[0]))
+    (here / "again").mkdir()
+    (here / "again" / "tokenizer.json").write_text(json.dumps(hf.their_tokenizer(about, encoding)[0]))
+    assert hf.read_tokenizer(here / "again", {"eos_token_id": 399}, 410)["fingerprint"] == about["fingerprint"]
+    back = tokenizers.Tokenizer.from_file(str(here / "again" / "tokenizer.json"))
     theirs.encode_special_tokens = back.encode_special_tokens = True  # as text, which a text that spells them is
-    for text in texts(n, seed=1):
-        ids = encoding.encode_ordinary(text)
-        assert theirs.encode(text).ids == ids == back.encode(text).ids
-        assert encoding.decode(ids) == text
+    for text in filter(None, texts(n, seed=1)):
+        ids = encoding.encode_ordinary(space + text)
+        assert theirs.encode(text).ids == ids == back.encode(space + text).ids
+        assert encoding.decode(ids) == back.decode(ids) == space + text
 
     @hypothesis.settings(max_examples=500, deadline=None)
     @hypothesis.example("a <|endoftext|> b")
     @hypothesis.given(st.text())
     def any_text(text):
-        assert theirs.encode(text).ids == encoding.encode_ordinary(text) == back.encode(text).ids
+        if text:
+            assert theirs.encode(text).ids == encoding.encode_ordinary(space + text) == back.encode(space + text).ids
     any_text()
+    assert encoding.encode(f"a{tokenizer.END}b", allowed_special="all") == [
+        *encoding.encode_ordinary("a"), 399, *encoding.encode_ordinary("b")]
+    assert tokenizer.piece(encoding, encoding.encode_ordinary("a")[0]) == b"a" and tokenizer.piece(encoding, 10**6) == b""
 
 
 def test_bytes_that_have_no_token(here):
@@ -149,6 +182,40 @@ def test_bytes_that_have_no_token(here):
     for text in ("a\x04b \x1d c", "\x04", "x \U00040000 1"):
         assert encoding.decode(encoding.encode_ordinary(text)) == text.translate(dict.fromkeys((4, 29, 0x40000)))
     assert theirs.encode("a\x04b").ids == encoding.encode_ordinary("a\x04b")
+
+
+def test_a_seed_whose_tokens_are_of_characters(here):
+    """In, its text, a step of training, out again, with the same ids there as here."""
+    folder_of(CONFIGS["llama"], here / "in", cut="llama2")
+    (here / "text").write_text("".join(texts(300)))
+    hf.main(["import", "in", "--out", "a.pt"])
+    prepare.main("--domains  --text own=text --init a.pt --out data".split(" "))
+    train_expert.main("--init a.pt --data own --data_dir data --steps 1 --device cpu --out b.pt".split())
+    evaluate.main("b.pt --data_dir data --device cpu --windows 2 --out report".split())
+    sample.main(["b.pt", "--prompt", "Tom", "--tokens", "3", "--device", "cpu"])
+    hf.main(["export", "b.pt", "out"])
+    ours, theirs = tokenizer.of(ckpt.load("b.pt")["tokenizer"], "b.pt"), AutoTokenizer.from_pretrained("out")
+    for text in texts(100):
+        assert theirs(text, split_special_tokens=True).input_ids == ours.encode_ordinary(text)
+
+
+CHARACTERS = {
+    "no token for a byte": lambda m: m["vocab"].pop("<0x41>"),
+    "a token behind a space": lambda m: m["vocab"].update({"a▁b": 10**4}),
+    "a space as itself": lambda m: m["vocab"].update({"a b": 10**4}),
+    "a merge too few": lambda m: m["merges"].pop(),
+    "merges in another order": lambda m: m["merges"].reverse(),
+}
+
+
+@pytest.mark.parametrize("what", CHARACTERS)
+def test_bad_tokenizers_of_characters(what, here):
+    of_characters(here)
+    file = json.loads((here / "tokenizer.json").read_text())
+    CHARACTERS[what](file["model"])
+    (here / "tokenizer.json").write_text(json.dumps(file))
+    with pytest.raises(BadInput, match="tokenizer.json"):
+        hf.read_tokenizer(here, {"eos_token_id": 399}, 410)
 
 
 def test_our_tokenizer_there(tiny, here):
