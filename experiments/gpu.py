@@ -1,7 +1,8 @@
 """What a GPU makes of this project, in five minutes: `make gpu-check` prints it and writes out/gpu.json.
 
 Is every path right (`parity`, `determinism`, `waits`)? How fast is it (`speed`, `hf_step`)? How long will the recipe of
-`make PRESET=gpu` take, by its own first steps (`recipe`)? On a CPU it only shows that the check itself works.
+`make PRESET=gpu` take, by its own first steps (`recipe`), and what would a compiler make of them (`compilers`)? On a CPU it only
+shows that the check itself works.
 """
 import json
 from dataclasses import dataclass
@@ -149,6 +150,15 @@ def recipe(s, small, device):
             "recipe: minutes": (dense_steps * seconds["dense"] + s.finetune_steps * seconds["moe"]) / 60}
 
 
+def compilers(s, small, device):
+    """What torch.compile makes of the recipe's short dense step, in two of its modes: the second records CUDA graphs."""
+    takes = {}
+    for mode in ("default", "reduce-overhead"):
+        model = bench.new(small, device, d_ff=s.d_ff)
+        takes[mode] = bench.trainer(small, device, model, torch.compile(model, mode=mode))
+    return {f"compilers: ms for a dense step, {mode}": 1000 * t for mode, t in bench.in_turn(takes, s.probe, device).items()}
+
+
 def main(argv=None):
     s = parse(Settings, argv)
     device = devices.pick_device(s.device)
@@ -161,7 +171,8 @@ def main(argv=None):
                            block_size=s.large_block, batch_size=s.large_batch, **shape | {"vocab_size": 50304})
     found, parts = {}, {"parity": lambda: parity(device), "generation": lambda: generation(device),
                         "determinism": lambda: determinism(small, device), "waits": lambda: waits(small, device),
-                        "recipe": lambda: recipe(s, small, device), "speed": lambda: speed(large, device),
+                        "recipe": lambda: recipe(s, small, device), "compilers": lambda: compilers(s, small, device),
+                        "speed": lambda: speed(large, device),
                         "generate": lambda: bench.generate(small, device), "hf_step": lambda: bench.hf_step(large, device)}
     for name, part in parts.items():
         try:

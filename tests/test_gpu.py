@@ -99,7 +99,7 @@ def test_a_step_takes_no_more_operators_than_now(path, most):
 
 @pytest.mark.long
 def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda model: model)  # a minute of g++
+    monkeypatch.setattr(torch, "compile", lambda model, **mode: model)  # a minute of g++
     monkeypatch.setattr(devices, "check_compiler", lambda device: None)
     sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "d_ff": 64, "block_size": 32, "batch_size": 2, "probe": 2, "large_embd": 64,
              "large_layer": 2, "large_block": 32, "large_batch": 2, "seed_steps": 100}
@@ -112,6 +112,7 @@ def test_the_check_of_a_gpu_finds_nothing_wrong_with_a_cpu(tmp_path, monkeypatch
         assert not name.startswith("waits") or value == "none"
     assert not [name for name in found if name.endswith("failed")]
     assert all(any(goal in name for name in found) for goal in gpu.GOALS if "MFU" not in goal)
+    assert found["compilers: ms for a dense step, reduce-overhead"] > 0
     assert found["recipe: minutes"] > 0 and found["moe over iso_dense, compiled"] > 0
 
 
