@@ -47,19 +47,15 @@ class Settings:
 
 def stack(tensors):
     """One expert each: (N, *shape), float32."""
-    # BEGIN SOLUTION 4: stacked
     return torch.stack([t.float() for t in tensors])
-    # END SOLUTION
 
 
 def average(tensors):
     """The mean of tensors of one shape, taken in float32."""
-    # BEGIN SOLUTION 4: averaged
     mean = torch.zeros(tensors[0].shape, dtype=torch.float32)
     for t in tensors:
         mean += t  # in place, since a tensor may be large
     return mean.div_(len(tensors))
-    # END SOLUTION
 
 
 def width_axis(name):
@@ -73,10 +69,8 @@ def split(name, tensors, n_chunks):
     FF(x) is the sum of its chunks', but gates sum to 1. So w_down is multiplied by n_chunks: all chunks of one FF at equal
     gates then give FF(x). The paper does not say what it does. (N*n_chunks, *shape), float32.
     """
-    # BEGIN SOLUTION 7: split
     chunks = [c for t in tensors for c in t.float().chunk(n_chunks, width_axis(name))]
     return torch.stack(chunks) * (n_chunks if name.endswith("w_down") else 1)
-    # END SOLUTION
 
 
 def blend(name, tensors):
@@ -84,11 +78,9 @@ def blend(name, tensors):
 
     At equal gates the layer gives the same as unblended. (N, *shape), float32.
     """
-    # BEGIN SOLUTION 7: blend
     axis = width_axis(name)
     chunks = [t.float().chunk(len(tensors), axis) for t in tensors]
     return torch.stack([torch.cat(parts, axis) for parts in zip(*chunks, strict=True)])
-    # END SOLUTION
 
 
 @torch.no_grad()
@@ -109,11 +101,9 @@ def hidden_routers(model, windows):
 
 def rule_for(name, feed_forwards="stacked"):
     """Which rule a tensor of the mixed model falls under, by its name."""
-    # BEGIN SOLUTION 4: the rule of each tensor
     if name.endswith(".ff.router"):
         return "new"
     return feed_forwards if ".ff." in name else "averaged"
-    # END SOLUTION
 
 
 def contribution(header, tensor, name):

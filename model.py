@@ -130,9 +130,7 @@ class Attention(nn.Module):
 
 def swiglu(x, w_gate, w_up, w_down):
     """FF(x) = w_down (silu(w_gate x) * w_up x) (Shazeer 2020). x: (..., D); w_gate, w_up: (d_ff, D); w_down: (D, d_ff)."""
-    # BEGIN SOLUTION 1: a SwiGLU feed-forward
     return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)
-    # END SOLUTION
 
 
 class FeedForward(nn.Module):
@@ -169,10 +167,8 @@ def route_topk(logits, top_k, training=False, noise=None):
     >>> route_topk(torch.tensor([[0.0, 2.0, 2.0]]), top_k=2).gates
     tensor([[0.5000, 0.5000]])
     """
-    # BEGIN SOLUTION 2: the Top-k router
     kept, experts = logits.topk(top_k, dim=-1)  # (M, k)
     return Routing(kept.softmax(-1), experts, logits.softmax(-1))
-    # END SOLUTION
 
 
 def route_soft(logits, top_k=None, training=False, noise=None):
@@ -194,7 +190,6 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), training=True).gates.squeeze(1)
     tensor([0.8808, 0.0000, 0.9526, 0.9820])
     """
-    # BEGIN SOLUTION 6: Switch and its capacity
     M, N = logits.shape
     probs = logits.softmax(-1)
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
@@ -205,7 +200,6 @@ def route_switch(logits, top_k=None, training=False, noise=None):
         place = torch.empty_like(order).scatter(0, order, (chosen.cumsum(0) * chosen).sum(-1))  # (M,) 1 is an expert's first
         gates = gates * (place <= capacity)[:, None]
     return Routing(gates, experts, probs)
-    # END SOLUTION
 
 
 def route_sample(logits, top_k=None, training=False, noise=None):
@@ -217,11 +211,9 @@ def route_sample(logits, top_k=None, training=False, noise=None):
     """
     if training and noise is None:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
-    # BEGIN SOLUTION 6: Sample Top-1
     G, tau = noise or (0.0, 1.0)
     gates, experts = ((logits + G) / tau).softmax(-1).max(-1, keepdim=True)  # (M, 1)
     return Routing(gates if training else torch.ones_like(gates), experts, logits.softmax(-1))
-    # END SOLUTION
 
 
 def gumbel(config, n_tokens, tau, generator):
@@ -238,7 +230,6 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
     x: (M, D); routing: see Routing; w_gate, w_up: (N, d_ff, D); w_down: (N, D, d_ff). Returns (M, D).
     """
-    # BEGIN SOLUTION 2: the sum over experts
     y = torch.zeros_like(x)
     for i, expert in enumerate(zip(w_gate, w_up, w_down, strict=True)):
         token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) the tokens that chose expert i
@@ -246,7 +237,6 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         FF_i = swiglu(x[token], *expert)                               # (M_i, D)
         y.index_add_(0, token, (g_i * FF_i).to(y.dtype))               # (M, D)
     return y
-    # END SOLUTION
 
 
 class MoE(FeedForward):
@@ -269,9 +259,7 @@ class MoE(FeedForward):
 
 def expert_load(routing):
     """u_i of section 3.3: the mean gate of each expert over the tokens of one layer. Returns (N,), sum 1 for top-k."""
-    # BEGIN SOLUTION 3: u_i
     return routing.dense_gates().mean(0)
-    # END SOLUTION
 
 
 def load_balancing_loss(routing, over_ranks=lambda mean: mean):
@@ -282,13 +270,11 @@ def load_balancing_loss(routing, over_ranks=lambda mean: mean):
     Sample Top-1 in training, whose gates sum to less than 1.)
     routing: a list of Routing, one per layer; over_ranks averages the means over data-parallel ranks. Returns a scalar.
     """
-    # BEGIN SOLUTION 3: N sum_i u_i p_i
     u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
     p = torch.stack([layer.probs.mean(0) for layer in routing])  # (n_layer, N)
     u, p = over_ranks(torch.stack([u, p]))
     N = u.shape[1]
     return N * (u * p).sum()
-    # END SOLUTION
 
 
 # ---- the model --------------------------------------------------------------------------------------------------------

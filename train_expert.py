@@ -92,10 +92,8 @@ def temperature(progress):
 
     The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * progress = 4 * progress for any length.
     """
-    # BEGIN SOLUTION 6: the temperature
     r, t = 1e-4, 40_000 * progress
     return max(0.5, math.exp(-r * t))
-    # END SOLUTION
 
 
 def router_noise(config, progress, key, device):
@@ -121,11 +119,9 @@ def objective(nll, routing, alpha):
 
     routing: of every layer, see model.Routing. With alpha = 0 the load-balancing loss is not computed.
     """
-    # BEGIN SOLUTION 5: the finetuning objective
     if not alpha:
         return nll
     return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)
-    # END SOLUTION
 
 
 def training_step(forward, optimizer, x, y, settings, autocast, noise=None):

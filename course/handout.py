@@ -1,11 +1,11 @@
-"""The students' part of this repository: the same files, with the bodies between BEGIN SOLUTION and END SOLUTION taken out.
+"""The students' part of this repository: the same files, without the bodies of the functions that students write.
 
     python -m course.handout --out out/handout      # writes out/handout/ and out/handout.zip; `make handout` does it
 
-A body is replaced by `raise NotImplementedError("stage 2: ...")`, of the stage and the words that follow BEGIN SOLUTION.
+A body is replaced by `raise NotImplementedError("stage 2: ff_moe")`, of the stage and the function.
 """
+import ast
 import json
-import re
 import shutil
 import zipfile
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ ROOT = Path(__file__).parent.parent
 KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/explore.template", "docs/glossary.md", "Makefile",
         "requirements.txt", "LICENSE", "course/__init__.py", "course/checks.py", "course/check.py", "course/run.py",
         "course/check.mk", "course/layer.svg")
-BODY = re.compile(r"^( *)# BEGIN SOLUTION (\d): (.*)\n((?:.*\n)*?)\1# END SOLUTION\n", re.M)
+STAGE_OF = {"swiglu": 1, "route_topk": 2, "ff_moe": 2, "expert_load": 3, "load_balancing_loss": 3, "stack": 4, "average": 4,
+            "rule_for": 4, "objective": 5, "route_switch": 6, "route_sample": 6, "temperature": 6, "split": 7, "blend": 7}
+SOURCES = ("model.py", "mix.py", "train_expert.py", "support/fast.py")  # where they are; the last has ff_moe again
 PUBLIC_SEEDS = (1, 2)
 REFERENCE = SimpleNamespace(model=model, mix=mix, train_expert=train_expert)
 
@@ -34,22 +36,25 @@ class Settings:
     solved: int = option(0, "leave the solutions of stages 1 to N in", low=0, high=len(checks.STAGES))
 
 
+def bodies(text):
+    """Of each function in a source text that students write: its name, and the lines behind its docstring, as a slice."""
+    return [(f.name, slice(f.body[0].end_lineno, f.end_lineno)) for f in ast.parse(text).body
+            if isinstance(f, ast.FunctionDef) and f.name in STAGE_OF]
+
+
 def blank(text, solved=0):
     """A source text without the bodies of the stages after `solved`.
 
-    >>> print(blank("def f(x):\\n    # BEGIN SOLUTION 2: x twice\\n    return 2 * x\\n    # END SOLUTION\\n"), end="")
-    def f(x):
-        raise NotImplementedError("stage 2: x twice")
+    >>> print(blank("def swiglu(x):\\n    'FF(x)'\\n    return x\\n"), end="")
+    def swiglu(x):
+        'FF(x)'
+        raise NotImplementedError("stage 1: swiglu")
     """
-    def replace(found):
-        indent, stage, what, body = found.groups()
-        return body if int(stage) <= solved else f'{indent}raise NotImplementedError("stage {stage}: {what}")\n'
-    return BODY.sub(replace, text)
-
-
-def solutions(text):
-    """The lines of all bodies in a source text."""
-    return [line.strip() for body in BODY.findall(text) for line in body[3].splitlines()]
+    lines = text.splitlines(keepends=True)
+    for name, body in reversed(bodies(text)):
+        if STAGE_OF[name] > solved:
+            lines[body] = [f'    raise NotImplementedError("stage {STAGE_OF[name]}: {name}")\n']
+    return "".join(lines)
 
 
 def expected():
@@ -80,9 +85,8 @@ def pack(path, content, folder="", executable=()):
 def files(solved=0):
     """All files of the handout, as `originals` has them."""
     found = originals(KEPT)
-    for name in found:
-        if name.endswith(".py"):
-            found[name] = blank(found[name].decode(), solved).encode()
+    for name in SOURCES:
+        found[name] = blank(found[name].decode(), solved).encode()
     for what, instead in ((b" --fast", b""), (b"|text|smol", b""), (b", tiny, text or smol", b" or tiny"),
                           (b" Rates: see results/grid.md", b"")):  # its sum over experts is a solution; the others are not there
         found["Makefile"] = found["Makefile"].replace(what, instead)

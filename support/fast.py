@@ -23,7 +23,6 @@ def install(model):
 
 def ff_moe(x, routing, w_gate, w_up, w_down):
     """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2); arguments and result as in model.ff_moe."""
-    # BEGIN SOLUTION 2: the sum over experts, all at once (nobody has to write this one)
     device, dtype = x.device.type, x.dtype
     if torch.is_autocast_enabled(device):  # autocast does not know grouped products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
@@ -36,7 +35,6 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     h = F.silu(grouped_mm(x, w_gate, ends)) * grouped_mm(x, w_up, ends)                   # (M*k, d_ff)
     y = Gather.apply(grouped_mm(h, w_down, ends), rows, order)                            # (M, k, D)
     return (routing.gates[:, :, None] * y).sum(1).to(dtype)                               # (M, D)
-    # END SOLUTION
 
 
 class Gather(torch.autograd.Function):
