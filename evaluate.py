@@ -81,7 +81,7 @@ BINS = 20  # of the histograms of router probabilities
 
 
 def score_texts(model, windows, batch_size):
-    """Read windows (n, T + 1); the mean loss of the second half of each, given the first, (n,), and what the routers did.
+    """Read windows (n, T + 1); the mean loss of the second half of each, given the first, (n,) float64, and what routers did.
 
     That is None for a dense model, else each expert's share of the gates, (n_layer, N), and how its probability is distributed,
     (n_layer, N, BINS): the share of tokens with a probability in each of BINS equal steps from 0 to 1.
@@ -89,7 +89,7 @@ def score_texts(model, windows, batch_size):
     losses, loads, histograms = [], 0, 0
     for chunk in windows.split(batch_size):
         loss, _, routing = token_losses(model, chunk)
-        losses.append(second_half(loss).mean(1))
+        losses.append(second_half(loss).cpu().double().mean(1))  # not infinite, as a sum in float32 may be
         if routing:
             loads = loads + torch.stack([expert_load(r) for r in routing]) * len(chunk) / len(windows)
             bins = torch.stack([F.one_hot((r.probs * BINS).long().clamp(max=BINS - 1), BINS).float().mean(0) for r in routing])

@@ -91,13 +91,15 @@ def read_config(folder, block_size=0):
         for key, value in about.items():
             if key in NEUTRAL and value != NEUTRAL[key] or key not in {*NEUTRAL, *ANY, *ROPE, *ours.values()}:
                 raise BadInput(f"{path}: {key} = {str(value)[:100]} asks for what this project does not have")
-        rope = about.get("rope_parameters") or about.get("rope_scaling") or {}
-        theta = rope.get("rope_theta", about.get("rope_theta", 1e6 if kind == "mixtral" else 1e4))
-        stretch = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type", "type", "factor")}
-        if rope.get("rope_type", rope.get("type", "default")) not in ("default", "llama3") or stretch not in ({}, ROPE_STRETCH):
-            raise BadInput(f"{path}: rope scaling {json.dumps(rope)[:200]} is not Llama 3's")
+        ropes = [about[key] for key in ("rope_parameters", "rope_scaling") if about.get(key)] or [{}]
+        theta = ropes[0].get("rope_theta", about.get("rope_theta", 1e6 if kind == "mixtral" else 1e4))
+        scaling = ropes[0].get("rope_type", ropes[0].get("type", "default"))
+        numbers = {key: value for key, value in ropes[0].items() if key not in ("rope_theta", "rope_type", "type")}
+        factor = numbers.pop("factor", 1.0) if scaling == "llama3" else 1.0
+        if (scaling, numbers) not in (("default", {}), ("llama3", ROPE_STRETCH)) or ropes[-1] != ropes[0]:
+            raise BadInput(f"{path}: rope scaling {json.dumps(ropes)[:200]} is not Llama 3's")
         values = {name: about[key] for name, key in ours.items() if key in about}
-        config = GPTConfig(**values, rope_theta=float(theta), rope_factor=float(rope.get("factor", 1.0)))
+        config = GPTConfig(**values, rope_theta=float(theta), rope_factor=float(factor))
         if about.get("head_dim") not in (None, config.n_embd // config.n_head):
             raise BadInput(f"{path}: head_dim {about['head_dim']} is not hidden_size / num_attention_heads")
         if missing := sorted(ours.values() - about.keys() - {"num_key_value_heads", "tie_word_embeddings"}):
@@ -120,6 +122,8 @@ def read_weights(folder, config, out):
     if index.exists():
         with reading(index):
             names = sorted(set(read_json(inside(folder, index.name))["weight_map"].values()))
+        if (folder / "model.safetensors").exists() and "model.safetensors" not in names:
+            raise BadInput(f"{folder} has model.safetensors and other files in {index.name}; delete what is not the model")
     paths = [inside(folder, name) for name in names]
     check_other("--out", out, paths)
     n_tensors = sum(len(read_header(path)) for path in paths)
@@ -252,6 +256,10 @@ def read_tokenizer(folder, about, vocab_size):
             if whole and " " in token:
                 raise ValueError(f"its token {token!r} has a space that is not written as ▁")
             return token.replace("▁", " ").encode() if whole else bytes(sign[c] for c in token)
+        if odd := [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
+            raise ValueError(f"its {odd[0]} is not known here")
+        if plain := [t["content"] for t in file["added_tokens"] if not t["special"]]:
+            raise ValueError(f"its added token {plain[0]!r} is not special: it would be cut out of any text")
         special = {t["content"]: t["id"] for t in file["added_tokens"]}
         if whole:
             special |= {token: model["vocab"][token] for token in map(tokenizer.byte_token, range(256))}
@@ -291,7 +299,7 @@ def import_folder(folder, out, block_size=0):
         past = about.get("btx") or {}
         lineage, experts = past.get("lineage", []), past.get("experts") or [f"expert_{n}" for n in range(config.n_expert)]
         entry = ledger.entry("import", out, [e["id"] for e in lineage[-1:]], source=folder.resolve().name, weights=digest(key),
-                             config=asdict(config))
+                             config=asdict(config), tokenizer=words["fingerprint"], experts=experts)
         ckpt.save(out, ckpt.pack(state, config, words, experts, [*lineage, entry]))
     print(f"wrote {out}: {sum(t.numel() for t in state.values()):,} numbers, {config}")
 

@@ -156,10 +156,10 @@ def distinct(names):
     >>> distinct(["seed", "seed", "math"])
     ['seed', 'seed_2', 'math']
     """
-    found = []
+    found = {}
     for name in names:
-        found.append(next(new for n in count(1) if (new := name if n == 1 else f"{name}_{n}") not in found))
-    return found
+        found[next(new for n in count(1) if (new := name if n == 1 else f"{name}_{n}") not in found)] = None
+    return list(found)
 
 
 def mixed_config(settings, first):

@@ -5,7 +5,6 @@ import io
 import sys
 from contextlib import contextmanager
 from functools import partial
-from glob import glob
 from itertools import islice
 from pathlib import Path
 
@@ -47,14 +46,17 @@ def files_of(paths):
     found = []
     for path in paths:
         with reading(path):
-            wide = str(Path(path).expanduser())
-            names = [wide] if Path(wide).exists() else sorted(glob(wide, recursive=True))
+            wide = Path(path).expanduser()
+            root = Path(wide.anchor)
+            names = [wide] if wide.exists() else sorted(root.glob(str(wide.relative_to(root))))  # does not follow links with **
             if not names:
                 raise BadInput(f"{path}: no such file or folder")
-            for name in map(Path, names):
+            for name in names:
                 found += sorted(p for p in name.rglob("*") if p.is_file()) if name.is_dir() else [name]
-    good, bad = [], []
-    for path in dict.fromkeys(found):
+    good, bad, seen = [], [], {}
+    for path in found:
+        seen.setdefault(path.resolve(), path)  # whatever names and links lead to it
+    for path in seen.values():
         with reading(path):
             (good if is_text(path) else bad).append(path)
     if bad and not good:

@@ -31,7 +31,7 @@ DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}%s]+|\s+(?![^\s\p
 SKIPPED = {**{b: chr(b) for b in (*range(9), *range(14, 32), 127)}, 0xF1: "\U00040000-\U0007ffff", 0xF2: "\U00080000-\U000bffff",
            **dict.fromkeys((0xC0, 0xC1, *range(0xF5, 0x100)), "")}
 CHARACTERS = r" *[^ \n]+| +|\n"  # Llama 2's, whose tokens never go on behind a space that ends a word; see Characters
-LONGEST = 1000  # bytes of a token; longer ones would take too long to check
+LONGEST = 256  # bytes of a token; longer ones would take too long to check
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
           r"\s+")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from support import checkpoint as ckpt
 from support import ledger
+from support.files import reading
 from support.settings import BadInput, option, parse, run
 
 PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) and of BTX
@@ -44,7 +45,8 @@ def main(argv=None):
     if budget <= 0:
         raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
     cost = ledger.wall_seconds(last) if settings.by == "elapsed" else last[key]  # of its last stage
-    print(max(1, round(budget / cost * last["settings"]["steps"])))
+    with reading(settings.model[0]):
+        print(max(1, round(budget / cost * last["settings"]["steps"])))
 
 
 if __name__ == "__main__":

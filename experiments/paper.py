@@ -21,7 +21,7 @@ from data.task import DOMAINS, over_domains
 from experiments.paired import cell, half_width, holm, p_value, table
 from support import checkpoint as ckpt
 from support import explore, figures
-from support.files import has, prepare_output, read_json, write_text
+from support.files import check_other, has, prepare_output, read_json, reading, write_text
 from support.settings import BadInput, option, parse, run
 from train_expert import validate
 
@@ -322,6 +322,7 @@ def collect(folder, data_dir, out):
     """Write all of one run that the report needs into one file, so that the report needs no checkpoint."""
     data = read_domains(data_dir, DOMAINS)
     file, hard = folder / "paper" / "results.json", folder / "hard" / "results.json"
+    check_other("--out", out, [file, hard])
     numbers = read_results(file if file.exists() else folder / "rivals" / "results.json", WANTED)
     numbers |= {"hard": read_results(hard, ["btx_sample"])["models"] if hard.exists() else {}, "basin": basin(folder, data),
                 "text": read_text(folder, data)}
@@ -359,17 +360,18 @@ def main(argv=None):
     if not all(has(numbers, {"hard": dict, "basin": dict, "text": dict}) for numbers in runs):
         raise BadInput(f"{', '.join(settings.runs)}: name the files that --collect wrote")
     prepare_output(out / "figures" / "table6.png")
-    r = Results(runs)
-    draw(r, out / "figures")
-    table_6(runs[0]["text"], out)
-    made = tables(r)
-    words = {"table": made.get, "n": lambda: str(len(runs)),
-             "where": lambda: "; ".join(dict.fromkeys(where(run["machine"]) for run in runs)),
-             "of": lambda model, key: cell(r.of(model, *(["accuracy"] if key in COLUMNS else []), key), 100),
-             "minus": lambda a, b, group: points(r.deltas(a, b, group))}
-    template = (Path(__file__).parent / "paper.md").read_text()
-    text = re.sub(r"\[\[(\w+)\s*([\w\s]*)\]\]", lambda m: words[m[1]](*m[2].split()), template)
-    write_text(out / "README.md", text)
+    with reading(", ".join(settings.runs), "reported"):
+        r = Results(runs)
+        draw(r, out / "figures")
+        table_6(runs[0]["text"], out)
+        made = tables(r)
+        words = {"table": made.get, "n": lambda: str(len(runs)),
+                 "where": lambda: "; ".join(dict.fromkeys(where(run["machine"]) for run in runs)),
+                 "of": lambda model, key: cell(r.of(model, *(["accuracy"] if key in COLUMNS else []), key), 100),
+                 "minus": lambda a, b, group: points(r.deltas(a, b, group))}
+        template = (Path(__file__).parent / "paper.md").read_text()
+        text = re.sub(r"\[\[(\w+)\s*([\w\s]*)\]\]", lambda m: words[m[1]](*m[2].split()), template)
+        write_text(out / "README.md", text)
     print(made["order"])
     print(f"\nreport: {out}/README.md   figures: {out}/figures/*.png")
 

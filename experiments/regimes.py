@@ -15,7 +15,7 @@ from data.task import over_domains
 from experiments.paired import cell, table
 from experiments.paper import read_results, where
 from support import figures
-from support.files import prepare_output, write_text
+from support.files import check_other, prepare_output, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 MODELS = ("seed", "soup", "btx_mixed", "su_dm", "btx")
@@ -64,12 +64,14 @@ def main(argv=None):
         if not parts:
             raise BadInput(f"{name}: should be named AGE_RATE_SEED; make regimes makes it so")
         numbers = read_results(file, MODELS)
-        machines[where(numbers["machine"])] = True
-        scores = {m: over_domains(numbers["models"][m]["accuracy"]) for m in MODELS}
+        with reading(file):
+            machines[where(numbers["machine"])] = True
+            scores = {m: over_domains(numbers["models"][m]["accuracy"]) for m in MODELS}
         cells.setdefault((int(parts[1]), parts[2]), []).append(scores)
     if not cells:
         raise BadInput("name the folders of the runs, as in: python -m experiments.regimes out/regimes/* --out results")
     out = Path(settings.out)
+    check_other("--out", out / "regimes.json", settings.recipe)
     prepare_output(out / "figures" / "regimes.png")
     cells = dict(sorted(cells.items()))
     dots = {key: [(100 * (s["soup"] - s["seed"]), 100 * (s["btx"] - s["su_dm"])) for s in runs] for key, runs in cells.items()}

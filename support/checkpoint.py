@@ -223,7 +223,7 @@ def setup(settings, config, device, lineage, digests):
     free = ("resume", "recompute", "shard")
     options = {name: value for name, value in asdict(settings).items() if name not in free}
     return options | {"block_size": config.block_size, "dtype": devices.pick_dtype(settings.dtype, device), "device": device.type,
-                      "torch": str(torch.__version__), "started_from": [entry["id"] for entry in lineage[-1:]]} | digests
+                      "torch": str(torch.__version__), "started_from": [entry["id"] for entry in lineage]} | digests
 
 
 def save_state(out, model, optimizer, state):

@@ -31,6 +31,8 @@ def pick_device(name):
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
+        if name.partition(":")[0] not in ("cpu", "cuda", "mps", "xpu"):
+            raise ValueError
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except Exception:  # each kind of device that torch lacks fails in its own way

@@ -52,7 +52,13 @@ GOOD = {"new/o.pt": (TRAIN, BRANCH, FINETUNE, MIX), "new/folder/report.md": (EVA
 
 def run(line, tiny):
     script, *argv = shlex.split(line.format(tiny=tiny))
-    settings.run(lambda: SCRIPTS[script].main(argv))
+    keep, names = True, [word for word in argv if word.startswith("--")]
+    for i, word in enumerate(argv.copy()):
+        if word.startswith("--"):
+            names.remove(word)
+            keep = word not in names or word == "--text"  # the last one counts, where the scripts would refuse them
+        argv[i] = word if keep else None
+    settings.run(lambda: SCRIPTS[script].main([word for word in argv if word is not None]))
 
 
 @pytest.fixture
@@ -143,7 +149,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--data math:0.5", "domain=weight"), ("--data math=0.5 general=0.5", "commas"), ("--data_dir nowhere", "nowhere"),
         ("--block_size 3000", "3000"), ("--batch_size 8 --grad_accum 3", "--grad_accum"),
         ("--n_head 3", "n_head"), ("--n_embd 6 --n_head 2", "n_embd"), ("--n_kv_head 5", "n_kv_head"),
-        ("--device nosuch", "nosuch"), ("--device meta", "meta"),
+        ("--device nosuch", "nosuch"), ("--device meta", "meta"), ("--device mkldnn", "mkldnn"),
         ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "--out"),
         ("--init {tiny}/seed.pt --n_layer 4", "--n_layer"), ("--shard", "--shard"),
         ("--n_embd 200000000 --n_head 2", "--n_embd"), ("--device privateuseone", "privateuseone")],
@@ -374,6 +380,12 @@ def test_unknown_options_are_answered_with_the_nearest(script, name, refused):
     misspelt = f"--{name[0]}{name}"
     err = refused(f"{script} {misspelt} 1")
     assert misspelt in err and f"did you mean --{name}?" in err
+
+
+def test_an_option_that_is_given_twice_is_refused(tiny, tmp_path):
+    for more in (["--data", "code"], ["--data=code"]):
+        with pytest.raises(settings.BadInput, match="--data is given more than once"):
+            train_expert.main(["--out", str(tmp_path / "o.pt"), "--data", "math", *more])
 
 
 def test_options_cannot_be_abbreviated(refused):

@@ -277,6 +277,12 @@ BAD = {
     "another activation": lambda d: edit(d / "config.json", hidden_act="gelu"),
     "another scaling": lambda d: edit(d / "config.json", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
     "other numbers of that scaling": lambda d: edit(d / "config.json", rope_parameters=STRETCHED | {"low_freq_factor": 2.0}),
+    "two scalings": lambda d: edit(d / "config.json", rope_scaling={"type": "linear", "factor": 4.0}),
+    "a factor of no scaling": lambda d: edit(d / "config.json", rope_parameters={"rope_theta": 1e4, "factor": 8.0}),
+    "two models": lambda d: (d / "model.safetensors").touch(),
+    "a token that is no special one": lambda d: edit(d / "tokenizer.json", added_tokens=lambda old: old + [
+        old[0] | {"id": 300, "content": "Hello", "special": False}]),
+    "a prefix": lambda d: edit(d / "tokenizer.json", model=lambda m: m | {"continuing_subword_prefix": "##"}),
     "something unheard of": lambda d: edit(d / "config.json", logit_scale=0.1),
     "another width": lambda d: edit(d / "config.json", intermediate_size=40),
     "another depth": lambda d: edit(d / "config.json", num_hidden_layers=3),
@@ -319,6 +325,17 @@ def test_bad_folders(what, here):
     with pytest.raises(BadInput, match="^in|^--"):
         hf.main(["import", "in", "--out", "a.pt"])
     assert not list(here.glob("*.pt"))
+
+
+def test_an_import_knows_its_tokenizer_and_its_experts(here):
+    """Folders that differ in one of them are two stages in the ledger."""
+    ids = []
+    for cut, experts in (("gpt2", "abc"), ("digits", "abc"), ("gpt2", "bac")):
+        folder_of(CONFIGS["mixtral"], here / "in", cut)
+        edit(here / "in" / "config.json", btx={"experts": [*experts], "lineage": []})
+        hf.main(["import", "in", "--out", "a.pt"])
+        ids.append(ckpt.load("a.pt")["lineage"][-1]["id"])
+    assert len({*ids}) == 3
 
 
 def test_bad_exports(tiny, here):

@@ -13,6 +13,7 @@ import pytest
 from experiments import budget, grid, paper, regimes
 from support import checkpoint as ckpt
 from support import ledger
+from support.settings import BadInput
 
 ROOT = Path(__file__).parent.parent
 
@@ -145,3 +146,6 @@ def test_regimes_by_hand(tmp_path):
     assert "| 9000 | 1e-3 | 1 | 50.0 | 25.0 | 25.0 | 75.0 | 50.0 | -25.0 | -25.0 |" in text
     assert "over all runs: 1.00." in text
     assert (tmp_path / "out" / "figures" / "regimes.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "regimes.json").write_bytes(recipe.read_bytes())
+    with pytest.raises(BadInput, match="is an input, too"):
+        regimes.main(["--out", str(tmp_path), "--recipe", str(tmp_path / "regimes.json"), "--recipe_cell", "9000_1e-3"])

@@ -57,6 +57,20 @@ def test_files_folders_patterns_and_what_is_no_text(tmp_path, capsys):
     assert (own / "tasks.jsonl").read_text() == ""
 
 
+@pytest.mark.parametrize("others", [["own/../own"], ["link"], ["own/*.txt", "link/**/*.txt"], ["own/**/*.txt", "l*"]])
+def test_a_text_is_read_once_whatever_leads_to_it(others, tmp_path, monkeypatch):
+    """Links that lead back into a folder would else be followed for ever, and validation text be in training text, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    for n in range(40):
+        (tmp_path / "own" / f"{n}.txt").write_text(f"The document of number {n}. " * 5)
+    (tmp_path / "link").symlink_to("own")
+    for name in ("a", "b"):
+        (tmp_path / "own" / name).symlink_to(".")
+    train, val = texts_in(make(tmp_path / "out", "own", tmp_path / "own", *others, val_tokens=200))
+    assert len(train) + len(val) == 40 and val and not {*train} & {*val}
+
+
 def test_validation_is_of_whole_documents_from_everywhere(tmp_path):
     lines = [f"document {n}: " + "word " * (n % 50) for n in range(4000)]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
