@@ -18,7 +18,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from tiny import forge
+from tiny import forge, last_counts
 
 import evaluate
 import finetune_router
@@ -52,13 +52,7 @@ GOOD = {"new/o.pt": (TRAIN, BRANCH, FINETUNE, MIX), "new/folder/report.md": (EVA
 
 def run(line, tiny):
     script, *argv = shlex.split(line.format(tiny=tiny))
-    keep, names = True, [word for word in argv if word.startswith("--")]
-    for i, word in enumerate(argv.copy()):
-        if word.startswith("--"):
-            names.remove(word)
-            keep = word not in names or word == "--text"  # the last one counts, where the scripts would refuse them
-        argv[i] = word if keep else None
-    settings.run(lambda: SCRIPTS[script].main([word for word in argv if word is not None]))
+    settings.run(lambda: SCRIPTS[script].main(last_counts(argv)))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from experiments import bench, paper
-from tests.tiny import ROOT, tracked
+from tests.tiny import ROOT, last_counts, tracked
 
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")),
                                              *sorted(ROOT.glob("course/*.md"))]}
@@ -50,7 +50,7 @@ def test_every_command_runs(clone, warm):
         words += SMALL[script].split()
         if script == "train_expert.py" and "--init" not in words:
             words += "--n_layer 1 --n_embd 16 --n_head 2 --d_ff 16".split()
-        done = subprocess.run([*warm, *words], cwd=clone, capture_output=True, text=True)
+        done = subprocess.run([*warm, *last_counts(words)], cwd=clone, capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr[-2000:])
 
 

@@ -24,6 +24,16 @@ def tracked():
     return [name for name in names if (ROOT / name).is_file() and not any(Path(name).is_relative_to(m) for m in made)]
 
 
+def last_counts(words):
+    """A command line without the options that come again later, which the scripts would refuse; those of lists may."""
+    kept, keep = [], True
+    for i, word in enumerate(words):
+        if word.startswith("--"):
+            keep = word not in words[i + 1:] or word == "--text"
+        kept += [word] * keep
+    return kept
+
+
 def forge(path, value):
     """Write a value as checkpoint.write does, without its checks."""
     tensors = (t.detach().contiguous().view(-1).view(torch.uint8) for part in ckpt.TENSORS for t in value.get(part, {}).values())
