@@ -173,37 +173,39 @@ def alphabet():
     return {b: chr(b) for b in printed} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
-def letters(token, of_characters):
-    """What byte-pair encoding starts from: the bytes of a token, or its characters, each as bytes."""
-    return [c.encode() for c in token.decode()] if of_characters else [token[i:i + 1] for i in range(len(token))]
+def letters(token, whole):
+    """What byte-pair encoding starts from: the bytes of a token, or, if `whole`, its characters, each as bytes."""
+    return [c.encode() for c in token.decode()] if whole else [token[i:i + 1] for i in range(len(token))]
 
 
-def halves(parts, rank):
+def halves(token, whole, rank):
     """The two tokens that byte-pair encoding joins last to make a token; of a token of one letter only that.
 
-    parts: its letters; rank(a, b): the lower, the earlier these two are joined. A token's merges inside a text are those of the
-    token alone, so this is the only merge that ever makes it.
+    rank(a, b): the lower, the earlier these two are joined; None if they never are. A token's merges inside a text are those of
+    the token alone, so this is the only merge that ever makes it. Raises ValueError if none does.
     """
-    parts = list(parts)
-    while len(parts) > 2:
-        ranks = [rank(a, b) for a, b in pairwise(parts)]
+    parts = letters(token, whole)
+    while len(parts) > 1:
+        ranks = [math.inf if (r := rank(a, b)) is None else r for a, b in pairwise(parts)]
         i = min(range(len(ranks)), key=ranks.__getitem__)
+        if ranks[i] == math.inf:
+            raise ValueError(f"no merge makes its token {token!r}")
+        if len(parts) == 2:
+            break
         parts[i:i + 2] = [parts[i] + parts[i + 1]]
     return tuple(parts)
 
 
 def in_order(ranks, merges, whole):
-    """{token: id}, the tokens in the order in which they are made. Raises ValueError unless tiktoken, which knows that order
-    alone, joins what `merges` join, {(bytes, bytes): place}."""
-    last = {token: halves(letters(token, whole), lambda a, b: merges.get((a, b), math.inf)) for token in ranks}
-    for token, pair in last.items():
-        if len(pair) > 1 and pair not in merges:
-            raise ValueError(f"no merge makes its token {token!r}")
+    """{token: id}, the tokens in the order in which `merges`, {(bytes, bytes): place}, make them.
+
+    With that order alone tiktoken joins what the merges join: wherever two tokens stand that it could join to a token, they
+    are this token's halves. Raises ValueError if the merges make other tokens, or, where ids are the order, in another one.
+    """
+    if strange := [a + b for a, b in merges if a + b not in ranks]:
+        raise ValueError(f"a merge makes {strange[0]!r}, which is no token")
+    last = {token: halves(token, whole, lambda a, b: merges.get((a, b))) for token in ranks}
     ordered = {token: ranks[token] for token in sorted(ranks, key=lambda token: (merges.get(last[token], -1), ranks[token]))}
-    places = {token: place for place, token in enumerate(ordered)} if whole else ranks
-    for token, pair in last.items():
-        if halves(letters(token, whole), lambda a, b: places.get(a + b, math.inf)) != pair:
-            raise ValueError(f"its merges are not in the order of its tokens, as {token!r} shows")
     made = [i for token, i in ordered.items() if len(last[token]) > 1]
     if not whole and made != sorted(made):
         raise ValueError("its merges are not in the order of its tokens")
@@ -228,7 +230,7 @@ def pattern_of(steps, missing):
     raise ValueError("its pre-tokenizer is not one of byte-level BPE that is known here")
 
 
-# "▁" for a space, and nothing else: so much of sentencepiece's normalizing do we know; a space in front of a text is not added
+# "▁" for a space is all of sentencepiece's normalizing that is known here; no space is put in front of a text
 SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
 
@@ -256,7 +258,8 @@ def read_tokenizer(folder, about, vocab_size):
             if whole and " " in token:
                 raise ValueError(f"its token {token!r} has a space that is not written as ▁")
             return token.replace("▁", " ").encode() if whole else bytes(sign[c] for c in token)
-        if odd := [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(key)]:
+        if odd := [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", *["ignore_merges"] * whole)
+                  if model.get(key)]:
             raise ValueError(f"its {odd[0]} is not known here")
         if plain := [t["content"] for t in file["added_tokens"] if not t["special"]]:
             raise ValueError(f"its added token {plain[0]!r} is not special: it would be cut out of any text")
@@ -345,7 +348,7 @@ def their_tokenizer(about, encoding):
         return token.decode().replace(" ", "▁") if whole else "".join(sign[b] for b in token)
     order = [*ranks] if whole else sorted(ranks, key=ranks.get)
     places = {token: place for place, token in enumerate(order)}
-    pairs = [halves(letters(token, whole), lambda a, b: places.get(a + b, math.inf)) for token in order]
+    pairs = [halves(token, whole, lambda a, b: places.get(a + b)) for token in order]
     names = about.get("bpe", {"special": encoding._special_tokens, "end": tokenizer.END})
     made = tokenizers.Tokenizer(tokenizers.models.BPE({text(token): i for token, i in ranks.items()} | names["special"],
                                                       [tuple(map(text, pair)) for pair in pairs if len(pair) > 1],

@@ -39,7 +39,7 @@ class Settings:
 def bodies(text):
     """Of each function in a source text that students write: its name, and the lines behind its docstring, as a slice."""
     return [(f.name, slice(f.body[0].end_lineno, f.end_lineno)) for f in ast.parse(text).body
-            if isinstance(f, ast.FunctionDef) and f.name in STAGE_OF]
+            if isinstance(f, ast.FunctionDef) and f.name in STAGE_OF and ast.get_docstring(f)]
 
 
 def blank(text, solved=0):

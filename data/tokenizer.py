@@ -126,13 +126,17 @@ class Characters:
 
     A character without a token is spelled in bytes, by the special tokens <0x00> to <0xFF>. tiktoken joins the two neighbours
     that make the token of lowest rank: first bytes to characters, then characters to tokens in their order, which is not that
-    of their ids. What it leaves of other characters, bytes and beginnings, is spelled. The methods are tiktoken's.
+    of their ids. What it leaves of other characters, bytes and beginnings, is spelled. The methods are those of tiktoken's that
+    are used here; of special tokens in a text `encode` knows END alone. A "▁" is read as a space, which sentencepiece writes so.
     """
 
     def __init__(self, name, pieces, special):
-        """pieces: {bytes: id}, in order; special: {token: id}. Raises ValueError, or KeyError, for what is no such tokenizer."""
-        if not all(regex.fullmatch(CHARACTERS, token.decode()) and len(token) <= LONGEST for token in pieces):
-            raise ValueError(f"one of its tokens has more than {LONGEST} bytes, or goes on behind a space")
+        """pieces: {bytes: id}, in order; special: {token: id}. Raises ValueError for what is no such tokenizer."""
+        for token in pieces:
+            if not regex.fullmatch(CHARACTERS, token.decode()) or "▁" in token.decode() or len(token) > LONGEST:
+                raise ValueError(f"its token {token[:50]!r} has more than {LONGEST} bytes, or goes on behind a space or line")
+        if missing := [token for token in map(byte_token, range(256)) if token not in special]:
+            raise ValueError(f"it has no token {missing[0]}")
         byte = [special[byte_token(b)] for b in range(256)]
         characters = [token for token in pieces if len(token.decode()) == 1]
         starts = sorted({c[:n] for c in characters for n in range(2, len(c))}, key=len)
@@ -146,7 +150,7 @@ class Characters:
         self._mergeable_ranks, self._pat_str, self._special_tokens = pieces, CHARACTERS, dict(sorted(special.items()))
 
     def encode_ordinary(self, text):
-        return [i for part in self.core.encode_ordinary(text) for i in self.spelled[part]]
+        return [i for part in self.core.encode_ordinary(text.replace("▁", " ")) for i in self.spelled[part]]
 
     def encode(self, text, allowed_special="all"):
         return [i for part in text.split(END) for i in (self.eot_token, *self.encode_ordinary(part))][1:]

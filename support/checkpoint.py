@@ -42,7 +42,7 @@ def check_tensors(tensors, like, dtype=False):
         raise ValueError(f"{name} is {'missing' if name in like else 'unknown'}")
     for name, tensor in tensors.items():
         if tensor.shape != like[name].shape or dtype and tensor.dtype != like[name].dtype:
-            raise ValueError(f"{name} should have the shape {tuple(like[name].shape)} and the dtype {like[name].dtype}")
+            raise ValueError(f"{name} should have the shape {tuple(like[name].shape)}" + f" and be {like[name].dtype}" * dtype)
 
 
 def shapes(config):
@@ -159,7 +159,7 @@ def write(path, value, tensors=(), check=lambda value: None):
     """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain, if it is what `read` with `check` accepts.
 
     tensors: the same in order, one made after another, if the value has them on "meta". Raises Diverged if it would not be
-    accepted, BadInput if it cannot be written.
+    accepted, BadInput if it cannot be written, or its plain part would be too large to read.
     """
     named = [(name, t) for part in TENSORS for name, t in value.get(part, {}).items()]
 
@@ -223,7 +223,7 @@ def setup(settings, config, device, lineage, digests):
     free = ("resume", "recompute", "shard")
     options = {name: value for name, value in asdict(settings).items() if name not in free}
     return options | {"block_size": config.block_size, "dtype": devices.pick_dtype(settings.dtype, device), "device": device.type,
-                      "torch": str(torch.__version__), "started_from": [entry["id"] for entry in lineage]} | digests
+                      "torch": str(torch.__version__), "stages of --init": [entry["id"] for entry in lineage]} | digests
 
 
 def save_state(out, model, optimizer, state):

@@ -38,8 +38,8 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 class Gather(torch.autograd.Function):
-    """x[index]. So is the gradient: `back` says where in the result each row of x is, so that nothing is added up by atomics,
-    in any order. x: (S, D); index and back: (S',) or (M, k) int64."""
+    """x[index], whose gradient is a gather, too: `back` says where in the result each row of x is, so nothing is added up by
+    atomics, whose order varies. x: (S, D); index and back: (S',) or (M, k) int64."""
 
     @staticmethod
     def forward(ctx, x, index, back):

@@ -67,7 +67,8 @@ def of_characters(folder):
     made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([
         tokenizers.pre_tokenizers.Split("\n", "isolated"), tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never")])
     made.train_from_iterator([*texts(300), "    " * 99], tokenizers.trainers.BpeTrainer(
-        vocab_size=399, limit_alphabet=70, special_tokens=["<unk>", *map(tokenizer.byte_token, range(256))], show_progress=False))
+        vocab_size=399, limit_alphabet=70, initial_alphabet=["你", "好", "👍"], show_progress=False,
+        special_tokens=["<unk>", *map(tokenizer.byte_token, range(256))]))
     file = json.loads(made.to_str())
     vocab = file["model"]["vocab"]
     vocab.pop("\n", None)
@@ -165,6 +166,7 @@ def test_a_tokenizer_from_there(cut, n, here):
 
     @hypothesis.settings(max_examples=500, deadline=None)
     @hypothesis.example("a <|endoftext|> b")
+    @hypothesis.example("▁a▁▁b ▁")
     @hypothesis.given(st.text())
     def any_text(text):
         if text:
@@ -199,23 +201,70 @@ def test_a_seed_whose_tokens_are_of_characters(here):
         assert theirs(text, split_special_tokens=True).input_ids == ours.encode_ordinary(text)
 
 
-CHARACTERS = {
-    "no token for a byte": lambda m: m["vocab"].pop("<0x41>"),
-    "a token behind a space": lambda m: m["vocab"].update({"a▁b": 10**4}),
-    "a space as itself": lambda m: m["vocab"].update({"a b": 10**4}),
-    "a merge too few": lambda m: m["merges"].pop(),
-    "merges in another order": lambda m: m["merges"].reverse(),
+CHARACTERS = {  # what is wrong with Llama 2's kind of tokenizer: what to do to the file, and what is said of it
+    "no token for a byte": (lambda f: f["model"]["vocab"].update({"A0": f["model"]["vocab"].pop("<0x41>")}), "<0x41>"),
+    "a token behind a space": (lambda f: extend(f["model"], "e▁", "e", "▁"), "behind a space"),
+    "a long token": (lambda f: [extend(f["model"], a + a, a, a) for a in ("e" * 2**n for n in range(9))], "256 bytes"),
+    "a space as itself": (lambda f: f["model"]["vocab"].update({"a b": 398}), "written as ▁"),
+    "a merge too few": (lambda f: f["model"]["merges"].pop(), "no merge makes"),
+    "a merge of no token": (lambda f: f["model"]["merges"].append(["e", "<"]), "which is no token"),
+    "tokens beside the merges": (lambda f: f["model"].update(ignore_merges=True), "ignore_merges"),
+    "more than spaces is normalized": (lambda f: f["normalizer"]["normalizers"].append({"type": "Lowercase"}), "not a BPE"),
+    "words are cut": (lambda f: f.update(normalizer=None, pre_tokenizer=METASPACE | {"split": True}), "not a BPE"),
+    "another sign": (lambda f: f.update(normalizer=None, pre_tokenizer=METASPACE | {"replacement": "_"}), "not a BPE"),
 }
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+
+
+def extend(model, token, *merge):
+    """One more token in a tokenizer.json, and the merge that makes it."""
+    model["vocab"][token] = 1000 + len(model["vocab"])
+    model["merges"].append([*merge])
 
 
 @pytest.mark.parametrize("what", CHARACTERS)
 def test_bad_tokenizers_of_characters(what, here):
     of_characters(here)
     file = json.loads((here / "tokenizer.json").read_text())
-    CHARACTERS[what](file["model"])
+    spoil, reason = CHARACTERS[what]
+    spoil(file)
     (here / "tokenizer.json").write_text(json.dumps(file))
-    with pytest.raises(BadInput, match="tokenizer.json"):
-        hf.read_tokenizer(here, {"eos_token_id": 399}, 410)
+    with pytest.raises(BadInput, match=f"tokenizer.json.*{reason}"):
+        hf.read_tokenizer(here, {"eos_token_id": 399}, 2000)
+
+
+def test_spaces_may_be_written_by_a_pre_tokenizer(here):
+    of_characters(here)
+    about = hf.read_tokenizer(here, {"eos_token_id": 399}, 400)
+    edit(here / "tokenizer.json", normalizer=None, pre_tokenizer=METASPACE)
+    assert hf.read_tokenizer(here, {"eos_token_id": 399}, 400) == about
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_random_merges_are_joined_alike(whole):
+    """Small models with merges in any order, several for a token, and ids in any order: the same ids there, or refused."""
+    rng, accepted, letters = random.Random(0), 0, ["a", "b", "c"]
+    texts = ["".join(rng.choices(letters, k=12)) for _ in range(40)]
+    special = {tokenizer.END: 99} | {tokenizer.byte_token(b): 100 + b for b in range(256)}
+    for _ in range(800):
+        tokens, merges = letters.copy(), []
+        for _ in range(rng.randint(2, 8)):
+            a, b = rng.choice(tokens), rng.choice(tokens)
+            tokens += [a + b] * (a + b not in tokens)
+            merges.insert(rng.randint(0, len(merges)), (a, b))
+        merges = [*dict.fromkeys(merges)]
+        ids = {t: i for i, t in enumerate(letters + rng.sample(tokens[3:], len(tokens) - 3))}
+        try:
+            ranks = hf.in_order({t.encode(): i for t, i in ids.items()},
+                                {(a.encode(), b.encode()): place for place, (a, b) in enumerate(merges)}, whole)
+        except ValueError:
+            continue
+        accepted += 1
+        theirs = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges))
+        ours = (tokenizer.Characters("x", ranks, special) if whole else
+                tokenizer.tiktoken.Encoding("x", pat_str=".+", mergeable_ranks=ranks, special_tokens={}))
+        assert all(theirs.encode(text).ids == ours.encode_ordinary(text) for text in texts), (ids, merges)
+    assert accepted > 50
 
 
 def test_our_tokenizer_there(tiny, here):

@@ -1,6 +1,7 @@
 """The training loop: its parts by hand, and that an interruption changes nothing."""
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -12,6 +13,7 @@ import train_expert
 from data import prepare
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
+from support import files
 from support.settings import BadInput, Diverged, Stopped
 from support.settings import run as settings_run
 from train_expert import learning_rate, make_optimizer, training_step
@@ -123,26 +125,43 @@ def test_resume_with_other_settings_is_refused(tiny, tmp_path, monkeypatch):
         run(tiny, tmp_path / "a.pt", resume=True, lr=0.02)
 
 
-M, W = "0.exp_avg", torch.zeros(1024, 16)  # the embedding's
-STATES = [*(("moments", {M: t}) for t in (torch.ones(2), W.T, W / 0)), ("moments", {"0.step": torch.ones(())}),
-          ("step", True), ("moments", {M: W.double()}),
-          ("moments", {"x": W}), ("model", {"embed.weight": W.T}), ("model", {"embed.weight": W / 0}), ("model", {"x": W}),
-          *(("step", n) for n in ("1", 6, -1, 10**600)), *(("seconds", n) for n in (-1.0, 1e300, [])),
-          *(("settings", change) for change in ([], {"lr": 0.02}, {"torch": "1.0"}, {"device": "cuda"}, {"dtype": "bfloat16"},
-                                                {"math/val.bin": "0"}, {"3": 4}, {"new": 1}, {"started_from": ["0" * 12]})),
-          ("lineage", [1])]
+M, E, W = "0.exp_avg", "embed.weight", torch.zeros(1024, 16)  # the embedding's
+STATES = [  # what is in it: what the message says of it
+    *(("moments", {M: t}, "the shape") for t in (torch.ones(2), W.T)), ("moments", {M: W / 0}, "not finite"),
+    ("moments", {M: W.double()}, "be torch.float32"), ("moments", {"x": W}, "x is unknown"),
+    ("moments", {"0.step": torch.ones(())}, "0.step is unknown"),
+    ("model", {E: W.T}, "the shape"), ("model", {E: W / 0}, "not finite"), ("model", {E: W.half()}, "be torch.float32"),
+    ("model", {"x": W}, "x is unknown"), ("step", True, "not the state"), ("step", "1", "not the state"),
+    *(("step", n, "belong together") for n in (6, -1, 10**600)),
+    *(("seconds", n, "belong together") for n in (-1.0, 1e300)), ("seconds", [], "not the state"),
+    ("lineage", [1], "not the state"),
+    *(("settings", {name: value}, f"with (--)?{name}") for name, value in {
+        "lr": 0.02, "torch": "1.0", "device": "cuda", "dtype": "bfloat16", "math/val.bin": "0", "3": 4, "new": 1}.items()),
+    ("settings", [], "not the state")]
 
 
-@pytest.mark.parametrize("key,value", STATES, ids=range(len(STATES)))
-def test_a_state_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch, key, value):
+@pytest.mark.parametrize("key,value,reason", STATES, ids=range(len(STATES)))
+def test_a_state_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch, key, value, reason):
+    seed = tiny / "seed.pt"
     with monkeypatch.context() as patch:
         stop_at(patch, 3)
         with pytest.raises(InterruptedError):
-            run(tiny, tmp_path / "a.pt")
+            run(tiny, tmp_path / "a.pt", init=seed)
     state = ckpt.read(tmp_path / "a.state")
     forge(tmp_path / "a.state", state | {key: state[key] | value if isinstance(value, dict) else value})
-    with pytest.raises(BadInput, match="a.state.*delete the file"):
-        run(tiny, tmp_path / "a.pt", resume=True)
+    with pytest.raises(BadInput, match=f"a.state.*{reason}") as error:
+        run(tiny, tmp_path / "a.pt", init=seed, resume=True)
+    assert "delete the file" in str(error.value)
+
+
+def test_a_run_does_not_go_on_from_another_seed(tiny, tmp_path, monkeypatch):
+    shutil.copy(tiny / "seed.pt", tmp_path / "seed.pt")
+    stop_at(monkeypatch, 3)
+    with pytest.raises(InterruptedError):
+        run(tiny, tmp_path / "a.pt", init=tmp_path / "seed.pt")
+    shutil.copy(tiny / "math.pt", tmp_path / "seed.pt")
+    with pytest.raises(BadInput, match="a.state was written with stages of --init"):
+        run(tiny, tmp_path / "a.pt", init=tmp_path / "seed.pt", resume=True)
 
 
 def test_gradient_accumulation_changes_nothing_but_rounding(tiny, tmp_path):
@@ -237,6 +256,12 @@ def test_what_could_not_be_read_is_not_written(tiny, tmp_path, monkeypatch, save
     monkeypatch.setattr(train_expert, "validate", lambda *a: 1.0)
     with pytest.raises(Diverged, match="is not written: .* not finite"):
         run(tiny, tmp_path / "a.pt", init=tiny / "seed.pt", steps=1 if save_every == 500 else 2, save_every=save_every)
+    assert not list(tmp_path.iterdir())
+    good = ckpt.load(tiny / "seed.pt")
+    for part, limit, error in (({"experts": ["a"]}, 2e7, Diverged), ({}, 1000, BadInput)):
+        monkeypatch.setattr(files, "LIMIT", limit)
+        with pytest.raises(error):
+            ckpt.save(tmp_path / "a.pt", good | part)
     assert not list(tmp_path.iterdir())
 
 

@@ -24,6 +24,7 @@ import mix
 import train_expert
 from support import checkpoint as ckpt
 from support import settings
+from tests.tiny import last_counts
 
 
 def start(main, arguments):
@@ -114,7 +115,7 @@ def soak(folder, times):
     of a late process over that of an early one. Raises AssertionError for other weights, or if something is left over."""
     main, arguments = stages(folder)["train"]
     out = folder / "soak" / "model.pt"
-    arguments = [*arguments, "--steps", "10", "--save_every", "1", "--out", str(out)]
+    arguments = last_counts([*arguments, "--steps", "10", "--save_every", "1", "--out", str(out)])
     assert finish(start(main, arguments))[0] == 0
     want, files, ended, memory = ckpt.load(out)["model"], sorted(p.name for p in out.parent.iterdir()), 1, []
     out.unlink()
