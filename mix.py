@@ -266,12 +266,9 @@ def main(argv=None):
         if windows:
             mixed = ckpt.build({"config": asdict(config), "model": dict(tensors)})
             hidden_routers(mixed, windows)
-            state = mixed.state_dict()
-            tensors = [(name, state[name]) for name in ckpt.shapes(config)]
+            tensors = mixed.state_dict().items()
         entry = ledger.entry("soup" if settings.soup else "mix", settings.out, [h["lineage"][-1]["id"] for h in headers],
-                             experts=experts, routing=config.routing, top_k=config.top_k, split=settings.split,
-                             blend=settings.blend, router_init=settings.router_init, seed=settings.seed,
-                             router_data=settings.router_data, data_digests=digests, save_dtype=settings.save_dtype)
+                             config=asdict(config), experts=experts, settings=asdict(settings) | digests)
         lineage = ledger.join(header["lineage"] for header in headers)
         mixed = ckpt.pack(ckpt.shapes(config), config, headers[0]["tokenizer"], experts, [*lineage, entry],
                           dtype=settings.save_dtype)

@@ -38,7 +38,7 @@ class GPTConfig:
     rope_factor: float = 1.0    # Llama 3.1's RoPE for longer texts, see ROPE_STRETCH; 1: the ordinary one
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
-    top_k: int = 2              # experts computed for each token by topk; the other methods fix it, see active_experts
+    top_k: int = 2              # experts computed for each token by topk; the other methods fix it, see MoE
     routing: str = "topk"       # a key of ROUTERS
 
     def __post_init__(self):
@@ -46,8 +46,9 @@ class GPTConfig:
         self.n_kv_head = self.n_kv_head or self.n_head
         for name, value in vars(self).items():
             low = 0 if name in ("norm_eps", "tie_weights", "n_expert") else 1
-            if name != "routing" and not low <= value < 2**62:  # also refuses nan
-                raise ValueError(f"{name} must be at least {low} and less than 2^62, not {value}")
+            high = 1000 if name in ("n_layer", "n_expert") else 2**62  # to name the tensors of more would take long
+            if name != "routing" and not low <= value <= high:  # also refuses nan
+                raise ValueError(f"{name} must be from {low} to {high}, not {value}")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise ValueError(f"n_embd {self.n_embd} must be n_head {self.n_head} times an even number (RoPE turns pairs)")
         if self.n_head % self.n_kv_head:
@@ -56,19 +57,6 @@ class GPTConfig:
             raise ValueError(f"top_k {self.top_k} is more than the number of experts, {self.n_expert}")
         if self.routing not in ROUTERS:
             raise ValueError(f"routing {self.routing!r} is not one of {', '.join(ROUTERS)}")
-
-    def layer_routing(self, layer):
-        """The key of ROUTERS for a layer: the first layer of a Sample Top-1 model uses soft routing (3.3)."""
-        return "soft" if self.routing == "sample" and layer == 0 else self.routing
-
-    def active_experts(self, layer):
-        """How many experts compute each token in a layer."""
-        return {"topk": self.top_k, "soft": self.n_expert}.get(self.layer_routing(layer), 1)
-
-
-def at_least_float32(x):
-    """x, in float32 unless it is finer already."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 # ---- attention --------------------------------------------------------------------------------------------------------
@@ -195,10 +183,9 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
         capacity = math.ceil(CAPACITY * M / N)
-        order = gates[:, 0].argsort(descending=True, stable=True)
-        chosen = F.one_hot(experts[order, 0], N)                        # (M, N), surest tokens first
-        place = torch.empty_like(order).scatter(0, order, (chosen.cumsum(0) * chosen).sum(-1))  # (M,) 1 is an expert's first
-        gates = gates * (place <= capacity)[:, None]
+        order = Routing(gates, experts, probs).dense_gates().argsort(dim=0, descending=True, stable=True)  # (M, N)
+        place = order.argsort(dim=0).gather(1, experts)  # (M, 1) of each token among those of its expert; 0 is the surest
+        gates = gates * (place < capacity)
     return Routing(gates, experts, probs)
 
 
@@ -245,15 +232,17 @@ class MoE(FeedForward):
 
     def __init__(self, config, layer):
         super().__init__(config, config.n_expert)
-        self.route, self.top_k = ROUTERS[config.layer_routing(layer)], config.top_k
+        routing = "soft" if config.routing == "sample" and layer == 0 else config.routing  # Sample Top-1's first layer (3.3)
+        self.route = ROUTERS[routing]
+        self.k = {"topk": config.top_k, "soft": config.n_expert}.get(routing, 1)  # experts that compute each token
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing; noise: for Sample Top-1, see route_sample."""
         tokens = x.flatten(0, 1)  # (M, D)
         with torch.autocast(x.device.type, enabled=False):  # a choice between experts should not hang on bfloat16's rounding
-            logits = F.linear(at_least_float32(tokens), at_least_float32(self.router))  # (M, N)
-        routing = self.route(logits, self.top_k, self.training, noise)
+            logits = F.linear(tokens, self.router)  # W_l x, (M, N)
+        routing = self.route(logits, self.k, self.training, noise)
         return self.ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down).view(x.shape), routing
 
 
@@ -266,8 +255,7 @@ def load_balancing_loss(routing, over_ranks=lambda mean: mean):
     """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
 
     u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts: a product of two
-    means, not a mean of products, which would punish sure decisions instead of uneven loads. (Less with Switch, and with
-    Sample Top-1 in training, whose gates sum to less than 1.)
+    means, not a mean of products, which would punish sure decisions instead of uneven loads.
     routing: a list of Routing, one per layer; over_ranks averages the means over data-parallel ranks. Returns a scalar.
     """
     u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
@@ -326,19 +314,17 @@ class GPT(nn.Module):
             p.normal_(0, std, generator=generator)
 
     def forward(self, idx, targets=None, cache=None, noise=None, recompute=False, loss_chunk=0):
-        """Predict the next token at every position.
+        """Predict the next token at every position: logits (B, T, V), the mean cross-entropy in nats, and each layer's Routing.
 
-        idx: (B, T) int64; targets: (B, T) int64, -1 where there is none. cache: a list, [] at first, which comes to hold what
-        each layer's attention has read; then idx holds the tokens that follow those. noise: for Sample Top-1 what `gumbel`
-        drew; the others draw nothing. Two options save memory in training: recompute drops what a block computed inside and
-        does it again in the backward pass; loss_chunk makes the logits of so many tokens at a time, for the loss alone.
-        Returns logits (B, T, V) in float32 at least, None with loss_chunk; loss, the mean cross-entropy over targets in nats,
-        None without targets; and routing, one Routing per layer, an empty list for a dense model.
+        idx, targets: (B, T) int64. cache: [] at first, comes to hold what each layer's attention has read; then idx holds the
+        tokens that follow those. noise: for Sample Top-1 what `gumbel` drew. Two options save memory in training: recompute
+        drops what a block computed inside and does it again in the backward pass; loss_chunk makes the logits of so many tokens
+        at a time, for the loss alone, and returns none.
         """
         n_layer = self.config.n_layer
+        start = cache[0][0].shape[2] if cache else 0
         if cache == []:
             cache.extend([] for _ in range(n_layer))
-        start = cache[0][0].shape[2] if cache and cache[0] else 0
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
         x, routing = self.embed(idx), []  # (B, T, D)
         for block, past, layer_noise in zip(self.blocks, cache or [None] * n_layer, noise or [None] * n_layer, strict=True):
@@ -349,19 +335,20 @@ class GPT(nn.Module):
         if loss_chunk:
             return None, self.chunked_loss(x.flatten(0, 1), targets.flatten(), loss_chunk), routing
         logits = self.logits(x)  # (B, T, V)
-        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss, routing
 
     def logits(self, x):
         """x: (..., D), normed -> (..., V), in float32 at least."""
-        return at_least_float32(F.linear(x, (self.embed if self.head is None else self.head).weight))
+        logits = F.linear(x, (self.embed if self.head is None else self.head).weight)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def chunked_loss(self, x, targets, chunk):
         """The cross-entropy of x (M, D) and targets (M,), `chunk` tokens at a time in both passes. Returns a scalar."""
         def total(x, targets):
-            return F.cross_entropy(self.logits(x), targets, ignore_index=-1, reduction="sum")
+            return F.cross_entropy(self.logits(x), targets, reduction="sum")
         parts = zip(x.split(chunk), targets.split(chunk), strict=True)
-        return sum(checkpoint(total, *part, use_reentrant=False) for part in parts) / (targets != -1).sum()
+        return sum(checkpoint(total, *part, use_reentrant=False) for part in parts) / len(targets)
 
     @torch.inference_mode()
     def stream(self, idx, max_new_tokens, temperature=0.0, top_k=None, generator=None):
@@ -395,20 +382,20 @@ class GPT(nn.Module):
     def used(self, name, p):
         """How many numbers of a parameter one token uses: of stacked experts those of some."""
         stacked = self.config.n_expert and ".ff.w_" in name
-        return p[0].numel() * self.config.active_experts(int(name.split(".")[1])) if stacked else p.numel()
+        return p[0].numel() * self.blocks[int(name.split(".")[1])].ff.k if stacked else p.numel()
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those that one token uses: some of the experts of each layer."""
         return sum(self.used(name, p) if active else p.numel() for name, p in self.named_parameters())
 
-    def flops_per_token(self, seq_len=None):
-        """FLOPs of a training step per token at this sequence length (default block_size).
+    def flops_per_token(self):
+        """FLOPs of a training step per token, in sequences of block_size.
 
         Forward 2 per active weight in a matrix product, and 4*T*D a layer for the attention scores and values; backward twice
         that (Kaplan et al. 2020), but for the gradients of frozen weights.
         """
         c = self.config
-        total = 12 * c.n_layer * (seq_len or c.block_size) * c.n_embd
+        total = 12 * c.n_layer * c.block_size * c.n_embd
         for name, p in self.named_parameters():
             if p.ndim > 1 and (name != "embed.weight" or c.tie_weights):  # reading an embedding multiplies nothing
                 total += (6 if p.requires_grad else 4) * self.used(name, p)

@@ -69,7 +69,7 @@ class TrainSettings:
 @dataclass
 class Settings(TrainSettings):
     """Stage 1 adds the shape of a new model. A branch has its seed's."""
-    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0, high=1000,
+    n_layer: int = option(0, f"layers; 0: {GPTConfig.n_layer}, or as --init has", low=0,
                           group="shape of a new model")
     n_head: int = option(0, f"attention heads; 0: {GPTConfig.n_head}, or as --init has", low=0)
     n_kv_head: int = option(0, "key/value heads; 0: as many as heads, or as --init has", low=0)
@@ -161,16 +161,11 @@ def validate(model, windows, device, batch_size=16, loss_chunk=0):
     return total / len(windows)
 
 
-def mean_load(routing):
-    """Share of the gates that each expert has, averaged over layers; a list of N floats."""
-    return devices.mean_over_ranks(torch.stack([expert_load(r) for r in routing]).mean(0)).tolist()
-
-
 def check(settings):
     """Check what both stages share, before anything is written. Returns the device, and {name: what read_domain found} of all
     domains in --data_dir. Raises BadInput."""
     ckpt.check_name(settings.out)
-    check_other("--out", settings.out, [settings.init] if settings.init else [])
+    check_other("--out", settings.out, [settings.init])
     ranks = devices.n_ranks()
     if settings.shard and ranks == 1:
         raise BadInput("--shard shares the weights out among several ranks of torchrun's; leave the option out")
@@ -183,29 +178,19 @@ def check(settings):
     return device, read_domains(settings.data_dir, dict.fromkeys(names))
 
 
-def set_rate(optimizer, rate):
-    """Give all parameters this learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def summary(nll, routing, tokens_per_second, mfu):
-    """What is shown while a model trains: the last step's loss and each expert's load, the whole run's speed."""
-    parts = [f"loss {nll:.3f}", f"{tokens_per_second:,.0f} tokens/s"] + ([f"MFU {mfu:.1%}"] if mfu else [])
-    return ", ".join(parts + (["load " + " ".join(f"{share:.0%}" for share in mean_load(routing))] if routing else []))
-
-
-def by_domain(losses):
-    """{"math": 0.5, "code": 0.25} as text."""
-    return " ".join(f"{domain} {loss:.3f}" for domain, loss in losses.items())
-
-
-def routing_entry(routing, experts):
-    """What a line of the log says of an MoE's last step: each expert's load, and the load-balancing loss of a layer."""
+def routed(routing, experts):
+    """What the log says of an MoE's step: each expert's share of the gates, averaged over layers, and the load-balancing loss
+    of a layer. Nothing of a dense model."""
     if not routing:
         return {}
-    return {"load": dict(zip(experts, mean_load(routing), strict=True)),
+    load = devices.mean_over_ranks(torch.stack([expert_load(layer) for layer in routing]).mean(0)).tolist()
+    return {"load": dict(zip(experts, load, strict=True)),
             "balance": load_balancing_loss(routing, devices.mean_over_ranks).item() / len(routing)}
+
+
+def listed(numbers):
+    """{"math": 0.5, "code": 0.25} as text."""
+    return " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
 
 
 def train(model, settings, header, device, data, stop=()):
@@ -237,15 +222,15 @@ def train(model, settings, header, device, data, stop=()):
         optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
         state = ckpt.load_state(out, model, optimizer, settings, setup)  # seconds of all ranks
         step_tokens = settings.batch_size * T
-        token_flops, peak = model.flops_per_token(T), devices.peak_flops(device) * world_size
-        lines = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # instead of a bar
+        token_flops, peak = model.flops_per_token(), devices.peak_flops(device) * world_size
         start = time.perf_counter() - state["seconds"] / world_size
         bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or lines)
+                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") != "0")
         for step in bar:
             x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
             rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
-            set_rate(optimizer, rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
             x, y = (devices.send(t, device) for t in (x, y))
             nll, routing = training_step(forward, optimizer, x, y, settings, autocast, noise)
@@ -256,17 +241,18 @@ def train(model, settings, header, device, data, stop=()):
                 loss = nll.item()
                 if not math.isfinite(loss):  # the weights are not either, then, and no later loss is
                     raise Diverged(f"at step {done} the loss is not finite; try a lower --lr")
-                speed = done * step_tokens / (time.perf_counter() - start)
-                text = summary(loss, routing, speed, peak and speed * token_flops / peak)
+                speed, gates = done * step_tokens / (time.perf_counter() - start), routed(routing, header["experts"])
+                text = (f"loss {loss:.3f}, {speed:,.0f} tokens/s" + (f", MFU {speed * token_flops / peak:.1%}" if peak else "")
+                        + (f", load {listed(gates['load'])}" if gates else ""))
                 bar.set_postfix_str(text)
             seconds = time.perf_counter() - start
             if done % every == 0 or last:
                 losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                           for domain, w in windows.items()}
                 state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": loss,
-                                     "val_loss": losses, "seconds": seconds} | routing_entry(routing, header["experts"]))
+                                     "val_loss": losses, "seconds": seconds} | gates)
                 if rank == 0:
-                    tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {by_domain(losses)}")
+                    tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
                 start = time.perf_counter() - seconds  # validation does not count
             if saving:
                 state |= {"step": done, "seconds": seconds * world_size}
@@ -279,12 +265,12 @@ def train(model, settings, header, device, data, stop=()):
         entry = ledger.entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
                              tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
                              seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
-        result = ckpt.pack(devices.whole(model.state_dict()), config, header["tokenizer"], header["experts"],
-                           header["lineage"] + [entry], state["log"], settings.save_dtype)
+        weights = devices.whole(model.state_dict())
         if rank == 0:
-            ckpt.save(out, result)
+            ckpt.save(out, ckpt.pack(weights, config, header["tokenizer"], header["experts"], [*header["lineage"], entry],
+                                     state["log"], settings.save_dtype))
             ckpt.state_of(out).unlink(missing_ok=True)
-            print(f"wrote {out}; validation loss: {by_domain(state['log'][-1]['val_loss'])}")
+            print(f"wrote {out}; validation loss: {listed(state['log'][-1]['val_loss'])}")
 
 
 def load_model(settings, data):
@@ -320,10 +306,8 @@ def main(argv=None):
         model, header = load_model(settings, data)
         if model.config.n_expert:
             raise BadInput(f"{settings.init} is a mixture of experts; finetune_router.py trains those")
-        for name, value in shape.items():
-            if value != header["config"][name]:
-                raise BadInput(f"--{name} {value}: {settings.init} has {header['config'][name]}, and a branch keeps its seed's "
-                               "shape; leave the option out")
+        for name in shape:
+            raise BadInput(f"--{name}: a branch keeps the shape of its seed, {settings.init}; leave the option out")
     else:
         model, header = new_model(settings, data, shape)
     for name, p in model.named_parameters():

@@ -24,7 +24,7 @@ U, L_LB = "routing.dense_gates().mean(0)", "return N * (u * p).sum()"
 MEAN, STACK = "return mean.div_(len(tensors))", "return torch.stack([t.float() for t in tensors])"
 RULE = 'return feed_forwards if ".ff." in name else "averaged"'
 STEP = "return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)"
-SWITCH, KEPT = "gates, experts = probs.max(-1, keepdim=True)", "gates = gates * (place <= capacity)[:, None]"
+SWITCH, KEPT = "gates, experts = probs.max(-1, keepdim=True)", "gates = gates * (place < capacity)"
 CAP, SAMPLE = "math.ceil(CAPACITY * M / N)", "((logits + G) / tau).softmax(-1).max(-1, keepdim=True)"
 DRAWN, TAU = "gates if training else torch.ones_like(gates)", "max(0.5, math.exp(-r * t))"
 CHUNKS, BLEND = "for t in tensors for c in t.float().chunk(n_chunks, width_axis(name))", "zip(*chunks, strict=True)"

@@ -82,7 +82,7 @@ def tfidf(windows_of, vocab_size):
 
 
 class BTM(nn.Module):
-    """Experts that answer together, with the interface of `GPT`: forward with targets and cache, stream, generate."""
+    """Experts that answer together, with the interface of `GPT`: forward with cache, stream, generate."""
 
     def __init__(self, experts, method, top_k, windows_of=None):
         """experts: dense GPTs of one tokenizer; method, top_k: see read_method; windows_of: for "tfidf" each expert's data."""
@@ -112,8 +112,8 @@ class BTM(nn.Module):
         values, indices = values[..., :self.top_k], indices[..., :self.top_k]
         return torch.full_like(scores, -math.inf).scatter(-1, indices, values.log_softmax(-1))
 
-    def forward(self, idx, targets=None, cache=None):
-        """As `GPT.forward`; the logits are the logarithms of the mixed distribution, and there is no routing.
+    def forward(self, idx, cache=None):
+        """As `GPT.forward`; the logits are the logarithms of the mixed distribution, and there is no loss and no routing.
 
         cache: the experts' caches one after another, then what the weights are made of: the tokens and log-probabilities so far.
         """
@@ -134,8 +134,7 @@ class BTM(nn.Module):
         if cache is not None:
             cache[:] = [entry for part in parts for entry in part] + [state]
         logits = (self.log_weights(scores).permute(2, 0, 1)[..., None] + log_probs).logsumexp(0).float()  # (B, T, V)
-        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
-        return logits, loss, []
+        return logits, None, []
 
     stream, generate = GPT.stream, GPT.generate
 

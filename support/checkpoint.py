@@ -14,10 +14,9 @@ hold nothing else.
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from model import GPT, GPTConfig
@@ -46,10 +45,9 @@ def check_tensors(tensors, like, dtype=False):
 
 
 def shapes(config):
-    """{name: tensor on "meta"}, the state dict of a GPTConfig's model; from that of one layer, since many take long."""
+    """{name: tensor on "meta"}, the state dict of a GPTConfig's model."""
     with torch.device("meta"):
-        one = GPT(replace(config, n_layer=1)).state_dict()
-    return {name.replace("blocks.0.", f"blocks.{i}."): t for i in range(config.n_layer) for name, t in one.items()}
+        return GPT(config).state_dict()
 
 
 def check(checkpoint):
@@ -69,10 +67,7 @@ def check(checkpoint):
         raise ValueError(f"its experts should have {config['n_expert']} different names")
     ledger.check(checkpoint["lineage"])
     check_log(checkpoint["log"])
-    config = GPTConfig(**config)
-    if config.n_layer > len(checkpoint["model"]):  # before so many are named
-        raise ValueError(f"{len(checkpoint['model'])} tensors are too few for n_layer {config.n_layer}")
-    check_tensors(checkpoint["model"], shapes(config))
+    check_tensors(checkpoint["model"], shapes(GPTConfig(**config)))
 
 
 def check_log(log):
@@ -98,17 +93,17 @@ def start_of(value):
 
 
 def value_of(path, start):
-    """The value, with tensors on "meta", whose file has these first bytes. Raises an error of any kind for any other bytes."""
+    """The value, with tensors on "meta", whose file has these first bytes, and start_of's other results. Raises an error of any
+    kind for any other bytes."""
     header = read_json(path, start[8:])
     value, dtypes = read_json(path, header.pop("__metadata__")["plain"]), {name: dtype for dtype, name in DTYPES.items()}
     for key, about in header.items():
         part, name = key.split("/")
         value.setdefault(part, {})[name] = torch.empty(about["shape"], dtype=dtypes[about["dtype"]], device="meta")
-        if not value[part][name].numel():
-            raise ValueError(f"{name} is empty")
-    if start_of(value)[0] != start:
+    again, places, end = start_of(value)
+    if again != start:
         raise ValueError("this is not what would be written of it")
-    return value
+    return value, places, end
 
 
 def finite(name, t):
@@ -130,8 +125,7 @@ def opened(path, check=lambda value: None, verb="read"):
             try:
                 start = file.read(8)
                 start += file.read(min(int.from_bytes(start, "little"), LIMIT + 1))
-                value = value_of(path, start)
-                _, places, end = start_of(value)
+                value, places, end = value_of(path, start)
                 if os.fstat(file.fileno()).st_size != len(start) + end:
                     raise ValueError("it was cut off")
             except Exception:  # whatever the bytes of another file may be taken for
@@ -140,12 +134,11 @@ def opened(path, check=lambda value: None, verb="read"):
 
         def tensor(part, name):
             with reading(path, verb):
-                like = value[part][name]
-                numbers = np.empty(like.nbytes, np.uint8)
+                t = torch.empty_like(value[part][name], device="cpu")
                 file.seek(len(start) + places[part, name])
-                if file.readinto(numbers) < like.nbytes:
+                if file.readinto(t.view(-1).view(torch.uint8).numpy()) < t.nbytes:
                     raise ValueError("it was cut off")
-                return finite(name, torch.from_numpy(numbers).view(like.dtype).view(like.shape))
+                return finite(name, t)
         yield value, tensor
 
 
@@ -165,7 +158,7 @@ def write(path, value, tensors=(), check=lambda value: None):
 
     def save_to(file):
         start = start_of(value)[0]
-        check(value_of(path, start))
+        check(value_of(path, start)[0])
         file.write(start)
         for (name, like), t in zip(named, tensors or [t for _, t in named], strict=True):
             t = finite(name, t.detach().to("cpu", like.dtype).contiguous())
@@ -249,10 +242,10 @@ def load_state(out, model, optimizer, settings, setup):
         """Raise an error unless the state, its tensors still on "meta", is one of this run."""
         if not has(state, STATE) or state.keys() != STATE.keys():
             raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
-        for name in sorted(setup.keys() | state["settings"].keys(), key=str):
+        for name in sorted(setup.keys() | state["settings"].keys()):
             old, now = state["settings"].get(name), setup.get(name)
             if type(old) is not type(now) or old != now:
-                raise BadInput(f"{path} was written with {'--' * hasattr(settings, str(name))}{name} {str(old)[:200]}, now it is "
+                raise BadInput(f"{path} was written with {'--' * hasattr(settings, name)}{name} {str(old)[:200]}, now it is "
                                f"{str(now)[:200]}; use the former again, or delete the file to start anew")
         check_tensors(state["model"], model.state_dict(), dtype=True)
         check_tensors(state["moments"], devices.moments_like(optimizer), dtype=True)
@@ -279,6 +272,6 @@ def build(checkpoint, device="cpu"):
 def pack(weights, config, tokenizer, experts, lineage, log=(), dtype=None):
     """The dictionary to save: a state dict, rounded if dtype is "bfloat16", a GPTConfig, and the rest as above."""
     if dtype == "bfloat16":
-        weights = {name: t if t is None else t.bfloat16() for name, t in weights.items()}  # None: see devices.whole
+        weights = {name: t.bfloat16() for name, t in weights.items()}
     return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
             "log": list(log)}

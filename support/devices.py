@@ -164,9 +164,7 @@ def any_rank(flag, device):
     """Whether flag is true on any rank: all must stop after the same step."""
     if not dist.is_initialized():
         return bool(flag)
-    total = torch.tensor([bool(flag)], dtype=torch.int32, device=device)
-    dist.all_reduce(total)
-    return total.item() > 0
+    return mean_over_ranks(torch.tensor(float(bool(flag)), device=device)).item() > 0
 
 
 def whole(tensors):

@@ -44,7 +44,8 @@ def trained(model, forward=None, steps=1, dtype=torch.float32, fresh=None, devic
     optimizer = train_expert.make_optimizer(model, settings)
     for step in range(steps):
         x = fresh() if fresh else torch.randint(0, 64, (3, 16), generator=torch.Generator().manual_seed(step)).to(device)
-        train_expert.set_rate(optimizer, 1e-3 * (step + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (step + 1)
         noise = train_expert.router_noise(model.config, step / steps, (0, 1, step, 0), torch.device(device))
         autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == torch.bfloat16)
         nll, _ = train_expert.training_step(model if forward is None else forward, optimizer, x, x, settings, autocast, noise)

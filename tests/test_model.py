@@ -85,9 +85,7 @@ def test_gradients_equal_finite_differences(ff_moe):
 
 def test_topk_over_all_experts_is_soft_routing():
     logits = torch.randn(7, 4, dtype=torch.float64)
-    topk, soft = route_topk(logits, 4), route_soft(logits, 1)
-    dense = [torch.zeros(7, 4, dtype=torch.float64).scatter(1, r.experts, r.gates) for r in (topk, soft)]
-    torch.testing.assert_close(*dense)
+    torch.testing.assert_close(route_topk(logits, 4).dense_gates(), route_soft(logits).dense_gates())
     a, b = new(n_expert=3, top_k=3), new(n_expert=3, routing="soft")
     torch.testing.assert_close(a(tokens())[0], b(tokens())[0])
 
@@ -187,7 +185,6 @@ def test_frozen_weights_change_no_other_gradient(ff_moe, frozen):
 def test_what_saves_memory_changes_no_gradient(config):
     model, idx = new(**config).train(), tokens(3, 9)
     targets = idx.roll(-1, 1)
-    targets[0, :4] = -1
     noise = gumbel(model.config, 27, 0.7, torch.Generator().manual_seed(0)) if config else None
 
     def loss_and_gradients(**options):
@@ -330,14 +327,6 @@ def test_sampling_repeats_with_the_same_generator_and_keeps_to_top_k():
     assert torch.equal(model.generate(idx, 8, temperature=1.0, top_k=1), model.generate(idx, 8))
 
 
-def test_loss_ignores_targets_of_minus_one():
-    model, idx = new(), tokens(2, 6)
-    targets = idx.roll(-1, 1)
-    targets[:, 3:] = -1
-    want = F.cross_entropy(model(idx)[0][:, :3].reshape(-1, 50), targets[:, :3].reshape(-1))
-    torch.testing.assert_close(model(idx, targets)[1], want)
-
-
 @pytest.mark.parametrize("config", [{}, {"tie_weights": True}, {"n_expert": 4, "top_k": 2},
                                     {"n_expert": 8, "top_k": 4, "d_ff": 12},
                                     *({"n_expert": 3, "routing": method} for method in ("switch", "soft", "sample"))])
@@ -351,7 +340,7 @@ def test_flops_agree_with_torchs_counter(config, train):
         freeze(model, train)
     with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         model(idx, idx, noise=noise)[1].backward()
-    assert model.flops_per_token(16) * idx.numel() == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert model.flops_per_token() * idx.numel() == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_number_of_parameters_by_hand():

@@ -42,7 +42,7 @@ def test_the_share_of_compute_in_moe_training_is_the_papers():
 
 
 def test_the_plan():
-    dense, moe, speed = model().flops_per_token(4096), model(n_expert=4).flops_per_token(4096), 8 * 0.4 * 989e12
+    dense, moe, speed = model().flops_per_token(), model(n_expert=4).flops_per_token(), 8 * 0.4 * 989e12
     assert f"{dense / 1e9:.0f} GFLOP dense" in PROSE and f"{moe / 1e9:.0f} GFLOP as Top-2" in PROSE
     assert f"{3 * 10e9 * dense / speed / 86400:.1f} days" in row("the same, one after")
     assert f"{10e9 * dense / (speed / 4) / 86400:.1f} days" in row("three experts")

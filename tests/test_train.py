@@ -176,7 +176,7 @@ def test_training_lowers_the_loss_and_fills_the_ledger(tiny, tmp_path):
     assert made["log"][-1]["val_loss"]["math"] < before["val_loss"]["math"] - 0.5
     seed, branch = made["lineage"]
     assert branch["tokens"] == 40 * 4 * 32 and branch["parents"] == [seed["id"]] and branch["seconds"] > 0
-    assert branch["flops"] == branch["tokens"] * ckpt.build(made).flops_per_token(32)
+    assert branch["flops"] == branch["tokens"] * ckpt.build(made).flops_per_token()
 
 
 @pytest.mark.parametrize("what", ["router", "all-but-experts"])
