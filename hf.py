@@ -378,7 +378,7 @@ def export(path, folder, shard_size):
     checkpoint, theirs = ckpt.load(path), {}
     config, encoding = GPTConfig(**checkpoint["config"]), tokenizer.of(checkpoint["tokenizer"], path)
     with reading(path, "exported"):
-        about = their_config(checkpoint, config, encoding)
+        about = read_json(path, json.dumps(their_config(checkpoint, config, encoding)))  # as an import would
         words, end = their_tokenizer(checkpoint["tokenizer"], encoding)
     for name in ckpt.shapes(config):
         t = checkpoint["model"][name]

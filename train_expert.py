@@ -213,7 +213,7 @@ def train(model, settings, header, device, data, stop=()):
     every = settings.eval_every or max(1, settings.steps // 10)
     if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:  # or a log might not fit into a header
         raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
-    setup = ckpt.setup(settings, config, device, header["lineage"], digests)
+    setup = ckpt.setup(settings, config, device, header, digests)
     with output(out) if rank == 0 else nullcontext():
         if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
             fast.install(model)

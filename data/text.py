@@ -25,6 +25,11 @@ def opened(path):
         yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file, file
 
 
+def kind(path):
+    """How a file is to be read, by its name: ".gz" unpacked, ".jsonl" line by line."""
+    return [end for end in path.suffixes[-2:] if end in (".jsonl", ".gz")]
+
+
 def is_text(path):
     """Whether a file is UTF-8 (and unpacks): read once, to its end, a piece at a time."""
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -55,7 +60,10 @@ def files_of(paths):
                 found += sorted(p for p in name.rglob("*") if p.is_file()) if name.is_dir() else [name]
     good, bad, seen = [], [], {}
     for path in found:
-        seen.setdefault(path.resolve(), path)  # whatever names and links lead to it
+        with reading(path):  # whatever names and links lead to it; of these, one that says how it is to be read
+            file = path.stat()
+            place = file.st_dev, file.st_ino
+            seen[place] = max(seen.get(place, path), path, key=lambda name: len(kind(name)))
     for path in seen.values():
         with reading(path):
             (good if is_text(path) else bad).append(path)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 import mix
 from data import tokenizer
-from data.loader import get_batch, read_domain
+from data.loader import get_batch, read_domain, text_of
 from evaluate import machine
 from experiments.paired import table
 from hf import their_names
@@ -35,7 +35,7 @@ from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import fast, ledger
 from support.devices import autocast, peak_flops, pick_device, send
-from support.files import prepare_output, write_text, write_whole
+from support.files import check_other, output, reading, write_text, write_whole
 from support.settings import BadInput, option, parse, run
 from train_expert import TrainSettings, make_optimizer, training_step
 
@@ -243,7 +243,8 @@ def hf_generate(s, device):
 
 def loader(s, device):
     """Making the next batch, against a training step."""
-    tokens, steps = {"general": read_domain(s.data_dir, "general")["train.bin"]}, count()
+    tokens = {"general": text_of({"general": read_domain(s.data_dir, "general")}, "general", "train", s.block_size)}
+    steps = count()
     take = trainer(s, device, new(s, device))
     t = in_turn({"load": lambda: get_batch(tokens, {"general": 1.0}, s.block_size, s.batch_size, 0, next(steps)), "step": take},
                 10 * s.repeats, device)
@@ -332,16 +333,18 @@ def main(argv=None):
         if name not in PARTS:
             raise BadInput(f"{name}: not one of {', '.join(PARTS)}")
     device = pick_device(s.device)
-    new(s, torch.device("meta"))  # is it a shape at all?
-    prepare_output(s.out)
+    for changes in ({}, {"n_expert": s.n_expert}):
+        new(s, torch.device("meta"), **changes)  # is it a shape at all?
+    check_other("--out", s.out, Path(s.data_dir).rglob("*"))
     results = {}
-    for part in [PARTS[name] for name in s.what] or [everything]:
-        results |= part(s, device)
-    print(table(["ratio", "measured"], [list(row) for row in sorted(shown(results).items())]))
-    if s.what == ["profile"]:
-        return
-    results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}
-    write_text(s.out, json.dumps(results, indent=1))
+    with output(s.out):
+        for name, part in [(name, PARTS[name]) for name in s.what] or [("bench", everything)]:
+            with reading(name, "measured"):
+                results |= part(s, device)
+        print(table(["ratio", "measured"], [list(row) for row in sorted(shown(results).items())]))
+        results["machine"] = machine() | {"threads": torch.get_num_threads(), "settings": vars(s)}
+        if s.what != ["profile"]:
+            write_text(s.out, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

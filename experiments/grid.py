@@ -9,7 +9,7 @@ from statistics import mean
 from data.task import DOMAINS
 from experiments.paired import table
 from experiments.paper import EXPERTS, full, read_results, where
-from support.files import prepare_output, write_text
+from support.files import prepare_output, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 
@@ -70,7 +70,9 @@ def main(argv=None):
     folders, out = [Path(folder) for folder in settings.runs], Path(settings.out) / "grid.md"
     if len({folder.name for folder in folders}) < max(1, len(folders)):
         raise BadInput(f"{', '.join(settings.runs) or 'no folder'}: name folders of make grid, no two with one name")
-    text = report({folder.name: read_results(folder / "grid" / "results.json", []) for folder in folders})
+    results = {folder.name: read_results(folder / "grid" / "results.json", []) for folder in folders}
+    with reading(", ".join(settings.runs), "reported"):
+        text = report(results)
     prepare_output(out)
     write_text(out, text)
     print(text)

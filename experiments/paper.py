@@ -322,8 +322,9 @@ def collect(folder, data_dir, out):
     """Write all of one run that the report needs into one file, so that the report needs no checkpoint."""
     data = read_domains(data_dir, DOMAINS)
     file, hard = folder / "paper" / "results.json", folder / "hard" / "results.json"
+    file = file if file.exists() else folder / "rivals" / "results.json"
     check_other("--out", out, [file, hard])
-    numbers = read_results(file if file.exists() else folder / "rivals" / "results.json", WANTED)
+    numbers = read_results(file, WANTED)
     numbers |= {"hard": read_results(hard, ["btx_sample"])["models"] if hard.exists() else {}, "basin": basin(folder, data),
                 "text": read_text(folder, data)}
     text = json.dumps(json.loads(json.dumps(numbers), parse_float=lambda digits: round(float(digits), 5)))

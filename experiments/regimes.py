@@ -59,7 +59,8 @@ def correlation(pairs):
 def main(argv=None):
     settings, cells, machines = parse(Settings, argv), {}, {}
     files = [(f"{settings.recipe_cell}_{n}", Path(file)) for n, file in enumerate(settings.recipe)]
-    for name, file in [*((Path(folder).name, Path(folder) / "grid" / "results.json") for folder in settings.runs), *files]:
+    files += [(Path(folder).name, Path(folder) / "grid" / "results.json") for folder in settings.runs]
+    for name, file in files:
         parts = re.fullmatch(r"(\d+)_([\d.]+e-\d+)_(\d+)", name)
         if not parts:
             raise BadInput(f"{name}: should be named AGE_RATE_SEED; make regimes makes it so")
@@ -67,11 +68,12 @@ def main(argv=None):
         with reading(file):
             machines[where(numbers["machine"])] = True
             scores = {m: over_domains(numbers["models"][m]["accuracy"]) for m in MODELS}
-        cells.setdefault((int(parts[1]), parts[2]), []).append(scores)
+            cells.setdefault((int(parts[1]), parts[2]), []).append(scores)
     if not cells:
         raise BadInput("name the folders of the runs, as in: python -m experiments.regimes out/regimes/* --out results")
     out = Path(settings.out)
-    check_other("--out", out / "regimes.json", settings.recipe)
+    for name in ("regimes.json", "regimes.md", "figures/regimes.png"):
+        check_other("--out", out / name, [file for _, file in files])
     prepare_output(out / "figures" / "regimes.png")
     cells = dict(sorted(cells.items()))
     dots = {key: [(100 * (s["soup"] - s["seed"]), 100 * (s["btx"] - s["su_dm"])) for s in runs] for key, runs in cells.items()}

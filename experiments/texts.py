@@ -12,7 +12,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.files import prepare_output, write_text
+from support.files import open_input, prepare_output, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 EVERY, PIECE = 20, 400  # which documents are kept for `changing`; characters before it changes
@@ -40,10 +40,14 @@ def documents(debian):
     nouns = debian / "usr/share/wordnet/data.noun"
     if not pages or not nouns.exists():
         raise BadInput(f"{debian}: no German manual pages or no WordNet in it; see experiments/texts.mk")
-    lines = [line.split(" | ") for line in nouns.read_text().splitlines() if " | " in line]
-    entries = [f"{head.split()[4].replace('_', ' ')}: {meaning.strip()}\n" for head, meaning in lines]
-    return {"python": [p.read_text("utf-8", "ignore") for p in library],
-            "german": [gzip.decompress(p.read_bytes()).decode("utf-8", "ignore") for p in pages],
+
+    def read(path, unpack=lambda content: content):
+        with reading(path), open_input(path) as file:
+            return unpack(file.read()).decode("utf-8", "ignore")
+    with reading(nouns):
+        lines = [line.split(" | ") for line in read(nouns).splitlines() if " | " in line]
+        entries = [f"{head.split()[4].replace('_', ' ')}: {meaning.strip()}\n" for head, meaning in lines]
+    return {"python": [read(p) for p in library], "german": [read(p, gzip.decompress) for p in pages],
             "dictionary": ["".join(some) for some in cut(entries, 50)]}
 
 

@@ -207,16 +207,17 @@ def check_no_state(out):
         raise BadInput(f"{state_of(out)} is what an interrupted run left; delete it, or choose another --out")
 
 
-def setup(settings, config, device, lineage, digests):
+def setup(settings, config, device, header, digests):
     """All that a run's result depends on, in plain values: its options but those with which it may go on otherwise, and the rest.
 
-    lineage: the ledger of what it starts from; digests: of what it reads, {"math/train.bin": ...}. All is in the ledger, and a
-    run that goes on must have the same.
+    header: see train_expert.train; digests: of what it reads, {"math/train.bin": ...}. All is in the ledger, and a run that goes
+    on must have the same.
     """
     free = ("resume", "recompute", "shard")
     options = {name: value for name, value in asdict(settings).items() if name not in free}
     return options | {"block_size": config.block_size, "dtype": devices.pick_dtype(settings.dtype, device), "device": device.type,
-                      "torch": str(torch.__version__), "stages of --init": [entry["id"] for entry in lineage]} | digests
+                      "torch": str(torch.__version__), "config": asdict(config), "experts": header["experts"],
+                      "stages of --init": [entry["id"] for entry in header["lineage"]]} | digests
 
 
 def save_state(out, model, optimizer, state):

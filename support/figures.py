@@ -1,4 +1,6 @@
 """The pictures of the report: scores as bars, whom the routers ask (the paper's Figure 3), and training curves."""
+from itertools import cycle
+
 import matplotlib
 from matplotlib.figure import Figure
 
@@ -182,11 +184,11 @@ def forgetting(stages, experts, path):
     """
     figure, axes = canvas(len(experts), 2.5 * len(experts), 3.2)
     for axis, (domain, dots) in zip(axes, experts.items(), strict=True):
-        for i, (method, values) in enumerate(stages.items()):
+        for color, (method, values) in zip(cycle(COLORS[1:]), stages.items()):  # noqa: B905 (as many colours as needed)
             points = [(x, [100 * v for v in runs]) for x, runs in enumerate(values[domain]) if runs]
-            axis.plot([x for x, _ in points], [sum(v) / len(v) for _, v in points], marker="o", color=COLORS[i + 1], label=method)
+            axis.plot([x for x, _ in points], [sum(v) / len(v) for _, v in points], marker="o", color=color, label=method)
             for x, v in points:
-                axis.plot([x, x], [min(v), max(v)], color=COLORS[i + 1], linewidth=1)
+                axis.plot([x, x], [min(v), max(v)], color=color, linewidth=1)
         for name, value in dots.items():
             axis.annotate(name[0], (1, 100 * value), ha="center", va="center", fontsize=8, color=COLORS[1], weight="bold")
         axis.set(title=domain, ylim=(-3, 103), xlim=(-0.3, 3.3))
@@ -200,8 +202,8 @@ def lines(panels, path):
     """The loss on the way from the seed (0) to other weights (1); panels: {title: {end: [(place, loss)]}}."""
     figure, axes = canvas(len(panels), 4.2 * len(panels), 3.2)
     for axis, (title, ends) in zip(axes, panels.items(), strict=True):
-        for i, (name, points) in enumerate(ends.items()):
-            axis.plot(*zip(*points, strict=True), color=COLORS[i + 1], label=name)
+        for color, (name, points) in zip(cycle(COLORS[1:]), ends.items()):  # noqa: B905 (as many colours as needed)
+            axis.plot(*zip(*points, strict=True), color=color, label=name)
         axis.set(title=f"loss on {title}", xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
         axis.axvline(0, color="#cccccc", linewidth=1)
         axis.axvline(1, color="#cccccc", linewidth=1)
@@ -214,7 +216,7 @@ def scatter(points, labels, path):
     """One dot for each run: {name of the colour: [(x, y)]}; labels: of the two axes."""
     figure, (axis,) = canvas(1, 5.6, 4.0)
     for i, (name, dots) in enumerate(points.items()):
-        axis.scatter(*zip(*dots, strict=True), color=COLORS[i + 1], label=name)
+        axis.scatter(*zip(*dots, strict=True), color=COLORS[(i + 1) % len(COLORS)], label=name)
     axis.axhline(0, color="#cccccc", linewidth=1)
     axis.axvline(0, color="#cccccc", linewidth=1)
     axis.set(xlabel=labels[0], ylabel=labels[1])

@@ -103,7 +103,7 @@ def parse(settings, argv=None):
     values = vars(parser.parse_args(argv))
     given = [word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)]
     for name, (low, high) in bounds.items():
-        if given.count(f"--{name}") > 1 and not isinstance(values[name], list):
+        if given.count(f"--{name}") + given.count(f"--no-{name}") > 1 and not isinstance(values[name], list):
             raise BadInput(f"--{name} is given more than once")
         value = values[name]
         if low is not None and not value >= low:  # also refuses nan

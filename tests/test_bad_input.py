@@ -26,7 +26,7 @@ import mix
 import sample
 import train_expert
 from data import prepare, tokenizer
-from experiments import bench, budget, paper, regimes
+from experiments import bench, budget, grid, paper, regimes, texts
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import devices, settings
@@ -34,7 +34,7 @@ from support import devices, settings
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"train_expert": train_expert, "mix": mix, "finetune_router": finetune_router, "evaluate": evaluate,
            "sample": sample, "data.prepare": prepare, "budget": budget, "paper": paper, "regimes": regimes,
-           "bench": bench}
+           "bench": bench, "grid": grid, "texts": texts}
 
 # Commands without a mistake; what follows an option on the command line overrides it.
 DATA = "--data_dir {tiny}/data --device cpu"
@@ -200,6 +200,11 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("budget {tiny}/btx_mixed.pt --like {tiny}/math.pt --since {tiny}/seed.pt", "btx_mixed"), ("paper", "files of the runs"),
         ("paper nowhere --out new", "nowhere"), ("regimes", "folders"), ("regimes nowhere --out new", "nowhere"),
         (f"{PREPARE} --tokenizer gpt2 --init {{tiny}}/seed.pt", "--tokenizer"),
+        ("bench loader {DATA} --out {tiny}/data/math/meta.json", "is an input"),
+        ("bench loader {DATA} --block_size 4000", "4000"),
+        ("bench forward --n_expert 2 --top_k 3 --out new/b.json", "top_k"), ("grid nowhere", "nowhere"), ("grid", "folders"),
+        ("texts nowhere", "nowhere"), ("texts", "folder"), ("bench branches --data_dir nowhere --out new/b.json", "branches"),
+        (f"{EVALUATE} --figures --no-figures", "--figures"),
         ("sample {tiny}/math.pt --experts", "math.pt"), ("sample {tiny}/math.pt --html new/o.html", "math.pt")]}
 WRITERS = [(TRAIN, "--out", ".pt"), (FINETUNE, "--out", ".pt"), (MIX, "--out", ".pt"), (EVALUATE, "--out", ""),
            (SAMPLE, "--html", ".html"), (PREPARE, "--out", "")]

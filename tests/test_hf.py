@@ -233,6 +233,16 @@ def test_bad_tokenizers_of_characters(what, here):
         hf.read_tokenizer(here, {"eos_token_id": 399}, 2000)
 
 
+def test_ids_that_are_no_whole_numbers(here):
+    """A checkpoint that holds them is refused before anything uses them."""
+    of_characters(here)
+    about = hf.read_tokenizer(here, {"eos_token_id": 399}, 400)
+    for i in (399.0, True):
+        bpe = about["bpe"] | {"special": about["bpe"]["special"] | {"</s>": i}}
+        with pytest.raises(BadInput, match="whole number|one id"):
+            tokenizer.of(about | {"bpe": bpe}, "a.pt")
+
+
 def test_spaces_may_be_written_by_a_pre_tokenizer(here):
     of_characters(here)
     about = hf.read_tokenizer(here, {"eos_token_id": 399}, 400)

@@ -71,6 +71,19 @@ def test_a_text_is_read_once_whatever_leads_to_it(others, tmp_path, monkeypatch)
     assert len(train) + len(val) == 40 and val and not {*train} & {*val}
 
 
+def test_a_file_of_two_names_is_read_by_the_one_that_says_how(tmp_path):
+    """As where Hugging Face keeps files: the text lies under a name of letters, and links to it are called what it is."""
+    own = tmp_path / "own"
+    own.mkdir()
+    lines = "".join(json.dumps({"text": f"The document of number {n}. " * 5}) + "\n" for n in range(40))
+    (own / "0a1b").write_text(lines)
+    (own / "snapshot.jsonl").symlink_to("0a1b")
+    (own / "1a1b").write_bytes(gzip.compress(b"a packed text of many words " * 9))
+    (own / "b.txt.gz").hardlink_to(own / "1a1b")
+    train, val = texts_in(make(tmp_path / "out", own, val_tokens=200))
+    assert len(train) + len(val) == 41 and any(text.startswith("a packed") for text in train + val)
+
+
 def test_validation_is_of_whole_documents_from_everywhere(tmp_path):
     lines = [f"document {n}: " + "word " * (n % 50) for n in range(4000)]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
