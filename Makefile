@@ -109,7 +109,7 @@ endif
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
 	$(AT_ONCE) $(TRAIN) --init $< --data $(BRANCH) --steps $(B) --lr $(LR_BRANCH)
 
-$(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
+$(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py | $(OUT)/btx_mixed.pt  # after it, or make -j would print two tables at once
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
 
 $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py

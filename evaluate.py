@@ -160,7 +160,7 @@ def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
             scores[domain] = {"loss": losses.mean().item(), "routing": routing}
             if tasks[domain]:
                 solved = score_tasks(model, encoding, tasks[domain], batch_size, device, drawn)
-                scores[domain]["accuracy"] = solved.float().mean().item()
+                scores[domain]["accuracy"] = solved.double().mean().item()
     return scores
 
 

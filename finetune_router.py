@@ -1,4 +1,4 @@
-"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): the mixed model's routers learn which experts to use for each token.
+"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): all weights learn to work together, above all the new routers.
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 

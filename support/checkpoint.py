@@ -9,7 +9,7 @@ A checkpoint is a dictionary:
     log        of the last stage, if it trained: a line for each validation
 
 In the file it has the layout of safetensors: the length of a header, the header in JSON, and the numbers. Unlike a pickle, it can
-hold nothing else.
+hold nothing else. `model = build(load("out/seed0/btx.pt"))` is a model again.
 """
 import json
 import os

@@ -108,13 +108,13 @@ def compute(points, path):
     figure, (axis,) = canvas(1, 7.5, 4.6)
     for i, (name, (flops, scores, active)) in enumerate(points.items()):
         middle, color = 100 * sum(scores) / len(scores), COLORS[i % len(COLORS)]
-        axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1)
-        axis.scatter(flops / 1e12, middle, s=active / 1000, color=color, alpha=0.75, edgecolors="white",
+        axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1, zorder=i)
+        axis.scatter(flops / 1e12, middle, zorder=i, s=active / 3000, color=color, alpha=0.75, edgecolors="white",
                      marker="o" if i < len(COLORS) else "s", label=name)
     axis.set(xlabel="training compute since the seed, TFLOP", ylabel="mean accuracy, %")
     axis.margins(0.1)
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8, markerscale=0.4)
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8, markerscale=0.7)
     save(figure, path)
 
 

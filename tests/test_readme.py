@@ -59,7 +59,7 @@ def test_make_redoes_only_what_is_older_than_its_inputs(clone):
     def planned():
         out = subprocess.run(["make", "-n", "OUT=o", "DATA=d"], cwd=clone, capture_output=True, text=True, check=True).stdout
         return [m for m in re.findall(r"--out (\S+)", out)]
-    order = [*["d"] * 6, "o/seed.pt", "o/math.pt", "o/code.pt", "o/wiki.pt", "o/soup.pt", "o/btx_mixed.pt", "o/btx.pt", "o"]
+    order = [*["d"] * 6, "o/seed.pt", "o/math.pt", "o/code.pt", "o/wiki.pt", "o/btx_mixed.pt", "o/soup.pt", "o/btx.pt", "o"]
     assert planned() == order
     data = [f"d/{domain}/meta.json" for domain in ("general", "trivia", "math", "code", "wiki", "switch")]
     made = [".venv/ready", *data, *order[5:-1], "o/report.md"]
