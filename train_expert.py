@@ -225,7 +225,7 @@ def train(model, settings, header, device, data, stop=()):
         token_flops, peak = model.flops_per_token(), devices.peak_flops(device) * world_size
         start = time.perf_counter() - state["seconds"] / world_size
         bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") != "0")
+                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
         for step in bar:
             x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
             rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)

@@ -53,7 +53,9 @@ def files_of(paths):
         with reading(path):
             wide = Path(path).expanduser()
             root = Path(wide.anchor)
-            names = [wide] if wide.exists() else sorted(root.glob(str(wide.relative_to(root))))  # does not follow links with **
+            names = [wide] if wide.exists() else sorted(  # ** follows no links; what is hidden is not meant
+                p for p in root.glob(str(wide.relative_to(root)))
+                if not any(part.startswith(".") and part not in wide.parts for part in p.parts))
             if not names:
                 raise BadInput(f"{path}: no such file or folder")
             for name in names:

@@ -258,9 +258,9 @@ def draw(r, out):
     main = [m for m in TABLE_2 if m not in ("soup", "btm_tfidf_top1", "btm_bayes_top1", "btx_nolb")]
     main = [m for m in main + [m for m in TABLE_3 if m.startswith("su_cm")] if r.of(m, "tokens")]
     same = r.with_all(*main)
-    of = {m: r.with_all(m) for m in [m for m in main if m != "btx"] + ["btx"]}  # drawn last, on top of the others
+    of = {m: r.with_all(m) for m in main}
     figures.compute({full(m): (mean(runs.since_seed(m, "flops")), runs.of(m, "all"), mean(runs.of(m, "active_params")))
-                     for m, runs in of.items()}, out / "figure2_left.png")
+                     for m, runs in of.items()}, out / "figure2_left.png", full("btx"))
     short = {"seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
              "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
     figures.normalised({name: [mean(same.of(m, "accuracy", d)) for d in COLUMNS]

@@ -58,8 +58,8 @@ def correlation(pairs):
 
 def main(argv=None):
     settings, cells, machines = parse(Settings, argv), {}, {}
-    files = [(f"{settings.recipe_cell}_{n}", Path(file)) for n, file in enumerate(settings.recipe)]
-    files += [(Path(folder).name, Path(folder) / "grid" / "results.json") for folder in settings.runs]
+    files = [(Path(folder).name, Path(folder) / "grid" / "results.json") for folder in settings.runs]
+    files += [(f"{settings.recipe_cell}_{n}", Path(file)) for n, file in enumerate(settings.recipe)]
     for name, file in files:
         parts = re.fullmatch(r"(\d+)_([\d.]+e-\d+)_(\d+)", name)
         if not parts:

@@ -243,7 +243,7 @@ def load_state(out, model, optimizer, settings, setup):
         """Raise an error unless the state, its tensors still on "meta", is one of this run."""
         if not has(state, STATE) or state.keys() != STATE.keys():
             raise BadInput(f"{path}: not the state of an interrupted run; delete the file to start anew")
-        for name in sorted(setup.keys() | state["settings"].keys()):
+        for name in [*setup, *sorted(state["settings"].keys() - setup.keys())]:
             old, now = state["settings"].get(name), setup.get(name)
             if type(old) is not type(now) or old != now:
                 raise BadInput(f"{path} was written with {'--' * hasattr(settings, name)}{name} {str(old)[:200]}, now it is "

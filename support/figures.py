@@ -100,16 +100,18 @@ def curves(checkpoints, order, domains, path):
     save(figure, path)
 
 
-def compute(points, path):
+def compute(points, path, top):
     """Mean accuracy against training FLOPs, a circle for each model, its area the active parameters (the paper's Figure 2).
 
-    points: {model: (FLOPs, accuracies of the runs, active parameters)}; the bars are the runs' range.
+    points: {model: (FLOPs, accuracies of the runs, active parameters)}; the bars are the runs' range. top: the
+    model that is drawn over the others.
     """
     figure, (axis,) = canvas(1, 7.5, 4.6)
     for i, (name, (flops, scores, active)) in enumerate(points.items()):
         middle, color = 100 * sum(scores) / len(scores), COLORS[i % len(COLORS)]
-        axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1, zorder=i)
-        axis.scatter(flops / 1e12, middle, zorder=i, s=active / 3000, color=color, alpha=0.75, edgecolors="white",
+        order = len(points) if name == top else i
+        axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1, zorder=order)
+        axis.scatter(flops / 1e12, middle, zorder=order, s=active / 3000, color=color, alpha=0.75, edgecolors="white",
                      marker="o" if i < len(COLORS) else "s", label=name)
     axis.set(xlabel="training compute since the seed, TFLOP", ylabel="mean accuracy, %")
     axis.margins(0.1)

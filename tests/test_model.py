@@ -83,6 +83,12 @@ def test_gradients_equal_finite_differences(ff_moe):
     assert torch.autograd.gradcheck(lambda x, r, *w: ff_moe(x, route_topk(F.linear(x, r), 2), *w), (x, router, *weights))
 
 
+def test_routers_compute_in_float32_where_the_rest_is_in_bfloat16():
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, _, routing = new(n_expert=4)(tokens())
+    assert all(t.dtype == torch.float32 for layer in routing for t in (layer.probs, layer.gates)) and len(routing) == 2
+
+
 def test_topk_over_all_experts_is_soft_routing():
     logits = torch.randn(7, 4, dtype=torch.float64)
     torch.testing.assert_close(route_topk(logits, 4).dense_gates(), route_soft(logits).dense_gates())

@@ -114,6 +114,9 @@ def test_the_speed_table_is_the_committed_one():
 @pytest.mark.parametrize("run", ["text", "smol"])
 def test_the_tables_of_real_text_are_of_the_committed_runs(run):
     models = json.loads((ROOT / "results" / run / "results.json").read_text())["models"]
+    for model in ("btx", "dense_dm", "su_dm"):
+        score = sum(models[model]["bits_per_byte"][d] for d in ("python", "german", "dictionary")) / 3
+        assert all(f"{score:.3f}" in (ROOT / page).read_text() for page in ("README.md", "results/README.md"))
     rows = re.findall(r"^\| (\w.*) \|$", (ROOT / "results" / run / "README.md").read_text(), re.M)[1:]
     names = {name: paper.NAMES.get(name, f"{name} expert") for name in models}
     assert len(rows) == len(models) and {row.split(" | ")[0] for row in rows} == {*names.values()}

@@ -136,7 +136,8 @@ STATES = [  # what is in it: what the message says of it
     *(("seconds", n, "belong together") for n in (-1.0, 1e300)), ("seconds", [], "not the state"),
     ("lineage", [1], "not the state"),
     *(("settings", {name: value}, f"with (--)?{name}") for name, value in {
-        "lr": 0.02, "torch": "1.0", "device": "cuda", "dtype": "bfloat16", "math/val.bin": "0", "3": 4, "new": 1}.items()),
+        "lr": 0.02, "n_layer": 3, "config": {}, "torch": "1.0",
+        "device": "cuda", "dtype": "bfloat16", "math/val.bin": "0", "3": 4, "new": 1}.items()),
     ("settings", [], "not the state")]
 
 
