@@ -80,6 +80,13 @@ def second_half(x):
 BINS = 20  # of the histograms of router probabilities
 
 
+def histogram(probs):
+    """Of each expert's probabilities, (M, N): the share of tokens in each of BINS equal steps, (N, BINS)."""
+    M, N = probs.shape
+    bins = (probs * BINS).long().clamp(max=BINS - 1) + BINS * torch.arange(N, device=probs.device)  # (M, N)
+    return bins.flatten().bincount(minlength=N * BINS).view(N, BINS) / M
+
+
 def score_texts(model, windows, batch_size):
     """Read windows (n, T + 1); the mean loss of the second half of each, given the first, (n,) float64, and what routers did.
 
@@ -92,8 +99,8 @@ def score_texts(model, windows, batch_size):
         losses.append(second_half(loss).cpu().double().mean(1))  # not infinite, as a sum in float32 may be
         if routing:
             loads = loads + torch.stack([expert_load(r) for r in routing]) * len(chunk) / len(windows)
-            bins = torch.stack([F.one_hot((r.probs * BINS).long().clamp(max=BINS - 1), BINS).float().mean(0) for r in routing])
-            histograms = histograms + bins * len(chunk) / len(windows)
+            for_each = torch.stack([histogram(r.probs) for r in routing])
+            histograms = histograms + for_each * len(chunk) / len(windows)
     return torch.cat(losses), {"share": loads.tolist(), "probs": histograms.tolist()} if routing else None
 
 
@@ -319,26 +326,27 @@ def main(argv=None):
         for name in ("report.md", "explore.html", *FIGURES * settings.figures):
             prepare_output(out / name)
         results, loads, pages = {}, {}, {}
-        texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2], 1)}  # to explore
+        texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
             drawn = settings.hard_sampling and model.config.routing == "sample"
             forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
             with reading(name, "evaluated"):
                 scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
+                if model.config.n_expert and settings.figures:
+                    reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
+                    pages[name] = checkpoints[name]["experts"], reads
             results[name] = summary(scores, model, lineage, lengths)
             if model.config.n_expert:
                 loads[name] = {"experts": checkpoints[name]["experts"],
                                **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
-                if settings.figures:
-                    reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
-                    pages[name] = checkpoints[name]["experts"], reads
         info = machine()
         read = {"tasks": settings.tasks, "windows": settings.windows, "hard_sampling": settings.hard_sampling,
                 "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
-            (out / name).unlink(missing_ok=True)
+            if (out / name).is_file() or (out / name).is_symlink():
+                (out / name).unlink()
         if settings.figures:
             draw(out, checkpoints, results, loads, domains)
         write_text(out / "report.md", report(results, info, out, bool(pages)))

@@ -17,7 +17,7 @@ from data.loader import prepared, read_domains
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import output
+from support.files import output, reading
 from support.settings import BadInput, option, parse, run
 
 
@@ -88,7 +88,8 @@ def go_on(settings, model, encoding, prompt, names, device):
         text = (prompt[:1] + written)[-model.config.block_size - 1:]  # as much as the model reads at once
         if len(text) < 2:
             raise BadInput("--html: the model wrote nothing that could be shown; give it a --prompt")
-        reads = [explore.read(model, encoding, text, device)]
+        with reading(settings.model[0], "shown"):
+            reads = [explore.read(model, encoding, text, device)]
         name = settings.prompt[:40] or "a new text"
         explore.write(settings.html, encoding, {name: text}, {Path(settings.model[0]).stem: (names, reads)})
 

@@ -276,6 +276,7 @@ def train(model, settings, header, device, data, stop=()):
 def load_model(settings, data):
     """The model in --init, and the rest of that checkpoint. Raises BadInput if the domains have another tokenizer."""
     header = ckpt.load(settings.init)
+    tokenizer.of(header["tokenizer"], settings.init)
     check_tokenizer(data, header["tokenizer"], settings.init)
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size

@@ -166,6 +166,9 @@ def main(argv=None):
     if settings.init and settings.tokenizer != Settings.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     files = {name: text.files_of(some) for name, some in paths.items()}
+    places = [(file.st_dev, file.st_ino) for some in files.values() for file in (path.stat() for path in some)]
+    if len({*places}) < len(places):
+        raise BadInput("--text: two domains share a file: one would train on what the other is validated on; take it out of one")
     if settings.init:
         about = ckpt.load(settings.init)["tokenizer"]
         encoding = tokenizer.of(about, settings.init)
@@ -181,7 +184,7 @@ def main(argv=None):
     made = {name: text.own(name, files[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
     folders = [Path(settings.out) / name for name in names]
     for folder in folders:
-        if folder.is_symlink():  # it may lead to the text that is read
+        if Path(os.path.realpath(folder.parent), folder.name).is_symlink():  # it may lead to the text that is read
             raise BadInput(f"{folder} is a link; delete it, or choose another --out")
     with ExitStack() as locks:
         for folder in folders:

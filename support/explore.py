@@ -26,6 +26,8 @@ def read(model, encoding, tokens, device="cpu"):
     """
     idx = torch.tensor([tokens], device=device)                                       # (1, T + 1)
     logits, _, routing = model(idx[:, :-1])
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not finite numbers; this model is broken")
     probs = logits[0].softmax(-1)                                                     # (T, V)
     gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)            # (T, n_layer, N)
     top = probs.topk(min(N_LIKELIEST, probs.shape[-1]))

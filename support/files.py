@@ -73,6 +73,7 @@ def digest(content):
 
 def check_other(option, out, inputs):
     """Raise BadInput if `out`, the value of an option, is one of the inputs, which would be lost."""
+    out = os.path.realpath(out)  # also where a folder that is not there yet is on the way
     for path in inputs:
         if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):  # also by another case, or a link
             raise BadInput(f"{option} {out} is an input, too, and would be lost; choose another name")

@@ -49,8 +49,8 @@ def returned(prompt, answer):
             opened.body[0].body[-1] = last = made.body[0].body[-1]
             if ast.dump(opened) != ast.dump(made) or (type(made.body[0]), type(last)) != (ast.FunctionDef, ast.Return):
                 raise ValueError
-            parts = [type(node) for node in ast.walk(last.value)]
-            if not all(issubclass(part, KNOWN) for part in parts) or parts.count(ast.comprehension) > MAX_LOOPS:
+            loops = sum(isinstance(node, ast.comprehension) for node in ast.walk(made))
+            if loops > MAX_LOOPS or not all(isinstance(node, KNOWN) for node in ast.walk(last.value)):
                 raise ValueError
             compile(made, "answer", "exec")  # runs nothing, and refuses what Python would not take for a function
     except (SyntaxError, ValueError, AttributeError, IndexError, RecursionError, MemoryError):

@@ -189,6 +189,8 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
         ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
+        ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/nowhere/../math.pt", "is an input"),
+        (f"{PREPARE} --domains '' --text poems=file songs=file", "share a file"),
         ("sample {tiny}/btx_mixed.pt --html {tiny}/btx_mixed.pt", "btx_mixed.pt"),
         ("sample {tiny}/seed.pt {tiny}/math.pt --html new/o.html", "--btm"),
         ("sample {tiny}/seed.pt {tiny}/btx_mixed.pt --btm bayes:1", "btx_mixed.pt"),
@@ -558,6 +560,15 @@ def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused,
     err = refused(READERS[reader])
     assert "bad.pt: " in err and "alloc" not in err
     assert time.perf_counter() - start < 2, "took too long"
+
+
+@readers
+@pytest.mark.parametrize("bpe", [5, None, [], {"pattern": "x"}])
+def test_a_tokenizer_that_is_none_is_refused_before_training(bpe, reader, tiny, folder, refused):
+    c = ckpt.read(base(tiny, reader))
+    change(c, "tokenizer", bpe=bpe)
+    forge(folder / "bad.pt", c)
+    assert "bad.pt" in refused(READERS[reader].replace("{tiny}/seed.pt bad.pt", "bad.pt {tiny}/seed.pt"))
 
 
 def test_models_of_different_seeds_are_refused_in_mix(tiny, folder, refused):

@@ -150,6 +150,14 @@ def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
     assert "curves.png" in capsys.readouterr().err
 
 
+def test_without_figures_a_folder_of_figures_is_no_matter(tiny, tmp_path):
+    (tmp_path / "figures").write_text("mine")
+    (tmp_path / "report.md").write_text("old")
+    evaluate.main([str(tiny / "seed.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1", "--windows", "1",
+                   "--no-figures", "--out", str(tmp_path)])
+    assert (tmp_path / "figures").read_text() == "mine" and "seed" in (tmp_path / "report.md").read_text()
+
+
 def test_losses_whose_sum_float32_does_not_hold(tiny, tmp_path):
     checkpoint = ckpt.load(tiny / "math.pt")
     checkpoint["model"]["head.weight"].mul_(3e37)

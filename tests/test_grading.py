@@ -295,3 +295,13 @@ def test_nothing_is_compiled_but_a_small_expression():
     assert not right(PROMPT, f"\n    return sorted(xs) or {nested}\n", cases) and not right(PROMPT, tower, cases)
     assert right(PROMPT, f"\n    return sorted(xs) or {nested[1:-12]}\n", cases)
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("place", ["def f(xs, y={}):", "def f(xs):\n    y = {}", "def f(xs):\n    y = lambda: {}"])
+def test_what_the_prompt_holds_is_not_compiled_either(place):
+    """Twenty comprehensions in each other crash some Pythons, wherever they stand."""
+    nested = "1"
+    for i in range(25):
+        nested = f"[{nested} for x{i} in xs]"
+    assert not right(place.format(nested), "\n    return 0", [[[[1]], 0]])
+    assert right(place.format("[1 for x in xs]"), "\n    return 0", [[[[1]], 0]])

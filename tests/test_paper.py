@@ -47,7 +47,7 @@ def test_the_report_is_whole(tiny_paper):
     numbers = json.loads((folder / "seed0.json").read_text())
     assert len(numbers["models"]) >= 30 and set(numbers["hard"]) == {"btx_sample"}
     for link in re.findall(r"\]\(([^)#]+)\)", text):
-        if not link.startswith(("http", "..", "grid", "regimes", "registered")):
+        if not link.startswith(("http", "..", "grid", "regimes", "registered", "text/", "smol/")):
             assert (folder / link).exists(), link
     assert (folder / "table6.html").read_text().count('"gates":') == 5
 
