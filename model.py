@@ -314,7 +314,8 @@ class GPT(nn.Module):
             p.normal_(0, std, generator=generator)
 
     def forward(self, idx, targets=None, cache=None, noise=None, recompute=False, loss_chunk=0):
-        """Predict the next token at every position: logits (B, T, V), the mean cross-entropy in nats, and each layer's Routing.
+        """Predict the next token at every position. Returns logits (B, T, V), the mean cross-entropy in nats, None without
+        targets, and each layer's Routing, an empty list for a dense model.
 
         idx, targets: (B, T) int64. cache: [] at first, comes to hold what each layer's attention has read; then idx holds the
         tokens that follow those. noise: for Sample Top-1 what `gumbel` drew. Two options save memory in training: recompute

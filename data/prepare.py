@@ -166,7 +166,7 @@ def main(argv=None):
     if settings.init and settings.tokenizer != Settings.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     files = {name: text.files_of(some) for name, some in paths.items()}
-    places = [(file.st_dev, file.st_ino) for some in files.values() for file in (path.stat() for path in some)]
+    places = [text.place(path) for some in files.values() for path in some]
     if len({*places}) < len(places):
         raise BadInput("--text: two domains share a file: one would train on what the other is validated on; take it out of one")
     if settings.init:

@@ -22,12 +22,18 @@ SAMPLE = 150_000  # characters of each domain that a new tokenizer is trained on
 def opened(path):
     """The bytes of a file, unpacked if its name ends in .gz, and the file itself, whose place tells how far we are."""
     with open_input(path) as file:
-        yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file, file
+        yield gzip.GzipFile(fileobj=file) if kind(path)[0] else file, file
 
 
 def kind(path):
-    """How a file is to be read, by its name: ".gz" unpacked, ".jsonl" line by line."""
-    return [end for end in path.suffixes[-2:] if end in (".jsonl", ".gz")]
+    """How a file is to be read, by its name: whether it is packed, and whether each of its lines is a document."""
+    return path.suffix == ".gz", ".jsonl" in path.suffixes[-2:]
+
+
+def place(path):
+    """What is the same for all names and links of one file."""
+    file = path.stat()
+    return file.st_dev, file.st_ino
 
 
 def is_text(path):
@@ -63,9 +69,8 @@ def files_of(paths):
     good, bad, seen = [], [], {}
     for path in found:
         with reading(path):  # whatever names and links lead to it; of these, one that says how it is to be read
-            file = path.stat()
-            place = file.st_dev, file.st_ino
-            seen[place] = max(seen.get(place, path), path, key=lambda name: len(kind(name)))
+            file = place(path)
+            seen[file] = max(seen.get(file, path), path, key=lambda name: sum(kind(name)))
     for path in seen.values():
         with reading(path):
             (good if is_text(path) else bad).append(path)
@@ -83,7 +88,7 @@ def documents(files, field, progress=lambda done: None):
     for path in files:
         with reading(path), opened(path) as (content, file):
             lines = io.TextIOWrapper(content, "utf-8", newline="")
-            if ".jsonl" in path.suffixes[-2:]:
+            if kind(path)[1]:
                 for number, line in enumerate(iter(partial(lines.readline, LIMIT + 1), ""), 1):  # read_json takes no longer one
                     value = read_json(path, line) if line.strip() else {field: ""}
                     if not isinstance(value, dict) or not isinstance(value.get(field), str):

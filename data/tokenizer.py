@@ -133,7 +133,8 @@ class Characters:
     def __init__(self, name, pieces, special):
         """pieces: {bytes: id}, in order; special: {token: id}. Raises ValueError for what is no such tokenizer."""
         for token in pieces:
-            if not regex.fullmatch(CHARACTERS, token.decode()) or "▁" in token.decode() or len(token) > LONGEST:
+            text = token.decode()
+            if not regex.fullmatch(CHARACTERS, text) or "▁" in text or len(token) > LONGEST:
                 raise ValueError(f"its token {token[:50]!r} has over {LONGEST} bytes, a ▁, or more behind a space or line")
         if missing := [token for token in map(byte_token, range(256)) if token not in special]:
             raise ValueError(f"it has no token {missing[0]}")

@@ -142,10 +142,15 @@ def opened(path, check=lambda value: None, verb="read"):
         yield value, tensor
 
 
-def read(path, *check):
-    """The whole value that `opened` finds; arguments as there."""
-    with opened(path, *check) as (value, tensor):
+def all_of(file):
+    """The whole value in a file that `opened` opens."""
+    with file as (value, tensor):
         return value | {part: {name: tensor(part, name) for name in value[part]} for part in TENSORS if part in value}
+
+
+def read(path, *check):
+    """The whole value that `write` wrote; arguments as in `opened`."""
+    return all_of(opened(path, *check))
 
 
 def write(path, value, tensors=(), check=lambda value: None):
@@ -178,8 +183,7 @@ def open_checkpoint(path):
 
 def load(path):
     """Read a whole checkpoint and check it. Raises BadInput."""
-    with open_checkpoint(path) as (checkpoint, tensor):
-        return checkpoint | {"model": {name: tensor("model", name) for name in checkpoint["model"]}}
+    return all_of(open_checkpoint(path))
 
 
 def save(path, checkpoint, tensors=()):

@@ -217,8 +217,8 @@ def lines(panels, path):
 def scatter(points, labels, path):
     """One dot for each run: {name of the colour: [(x, y)]}; labels: of the two axes."""
     figure, (axis,) = canvas(1, 5.6, 4.0)
-    for i, (name, dots) in enumerate(points.items()):
-        axis.scatter(*zip(*dots, strict=True), color=COLORS[(i + 1) % len(COLORS)], label=name)
+    for color, (name, dots) in zip(cycle(COLORS[1:]), points.items()):  # noqa: B905 (as many colours as needed)
+        axis.scatter(*zip(*dots, strict=True), color=color, label=name)
     axis.axhline(0, color="#cccccc", linewidth=1)
     axis.axvline(0, color="#cccccc", linewidth=1)
     axis.set(xlabel=labels[0], ylabel=labels[1])
