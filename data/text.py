@@ -2,6 +2,7 @@
 import codecs
 import gzip
 import io
+import re
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,8 @@ from data.tokenizer import END, PATTERN, build, describe, ids, to_lines, train
 from support.files import LIMIT, open_input, read_json, reading
 from support.settings import BadInput
 
-PIECE = 2**20  # characters that are read and encoded at once
+PIECE = 2**16  # characters that are read and encoded at once
+WORDS = re.compile(r"(?s).*[^\W_](?=[ \n])")  # up to the end of a word, where tokens of every known pattern end, too
 SAMPLE = 150_000  # characters of each domain that a new tokenizer is trained on
 
 
@@ -98,11 +100,12 @@ def documents(files, field, progress=lambda done: None):
             else:
                 piece = lines.read(PIECE)
                 while piece:
-                    piece += lines.readline(PIECE)  # to the end of a line, where tokens end, too
                     ahead = lines.read(PIECE)
-                    yield piece, not ahead
+                    words = ahead and WORDS.match(piece)
+                    cut = words.end() if words else len(piece)
+                    yield piece[:cut], not ahead
                     progress(before + file.tell())
-                    piece = ahead
+                    piece = piece[cut:] + ahead
             before += file.seek(0, io.SEEK_END)
 
 

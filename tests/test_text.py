@@ -1,11 +1,13 @@
 """A domain of one's own text: what is read, how it is cut into training and validation, and that little is held in memory."""
 import gzip
 import json
+import random
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import regex
 import tiktoken
 
 import evaluate
@@ -96,15 +98,27 @@ def test_validation_is_of_whole_documents_from_everywhere(tmp_path):
 
 
 def test_a_text_larger_than_a_piece(tmp_path, monkeypatch):
-    """Pieces end where lines do, so that tokens are those of the whole text."""
+    """Its tokens are those of the whole text."""
     whole = "".join(f"line {n} of a long text, with  spaces\n\n" * (n % 3) + f"{n}\n" for n in range(300))
     (tmp_path / "own.txt").write_text(whole)
     monkeypatch.setattr(text, "PIECE", 100)
     own = make(tmp_path / "out", tmp_path / "own.txt", val_tokens=50)
     tokens = np.concatenate([np.fromfile(own / f"{part}.bin", "<u2") for part in ("train", "val")])
     assert tokens[-1] == ENCODING.eot_token and len(np.fromfile(own / "val.bin", "<u2")) == 50
-    assert ENCODING.decode(tokens[:-1].tolist()) == whole
-    assert len(tokens) < 1.02 * len(ENCODING.encode_ordinary(whole))
+    assert tokens[:-1].tolist() == ENCODING.encode_ordinary(whole)
+
+
+@pytest.mark.parametrize("pattern", [tokenizer.PATTERN, tokenizer.GPT2 % "", tokenizer.DIGITS % "", tokenizer.LLAMA3,
+                                     tokenizer.CHARACTERS])
+def test_pieces_end_where_tokens_of_every_pattern_do(pattern, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "PIECE", 400)
+    rng = random.Random(0)
+    parts = ["the", "Word", "'s", "12345", "_", "...", "é", " ", "  ", "\n", "\r\n", "\t", "\u00a0"]
+    whole = "".join(rng.choices(parts, k=9999))
+    (tmp_path / "own.txt").write_text(whole, newline="")
+    pieces = [piece for piece, _ in text.documents([tmp_path / "own.txt"], "text")]
+    assert "".join(pieces) == whole and len(pieces) > 50 and max(map(len, pieces)) <= 800
+    assert [word for piece in pieces for word in regex.findall(pattern, piece)] == regex.findall(pattern, whole)
 
 
 def test_one_text_of_less_than_ten_documents_has_its_end_for_validation(tmp_path):
@@ -162,11 +176,11 @@ def test_every_script_takes_it(tmp_path, monkeypatch, capsys):
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory that was used")
 def test_little_is_held_in_memory(tmp_path):
-    """200 MB of text in less than 300 MB, of which torch has 230."""
-    line = "".join(chr(97 + i % 26) + " " * (i % 5 == 0) for i in range(400)) + "\n"
+    """400 MB of text in less than 300 MB, of which torch has 230."""
+    documents = [path.read_text() for path in ROOT.glob("*/*.py")]
     with open(tmp_path / "own.txt", "w") as file:
-        for _ in range(200):
-            file.write(line * 1900)
+        while file.tell() < 4e8:
+            file.write("\n".join(random.Random(file.tell()).sample(documents, len(documents))))
     code = (f"from data import prepare; prepare.main(['--domains', '', '--out', r'{tmp_path}/out', '--text', "
             f"r'own={tmp_path}/own.txt']); print([w for w in open('/proc/self/status') if 'VmHWM' in w][0].split()[1])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
