@@ -415,7 +415,7 @@ def main(argv=None):
             raise BadInput(f"{package} is not installed; pip install -r requirements-hf.txt")
     match settings.words:
         case ["import", folder]:
-            ckpt.check_name(settings.out)
+            ckpt.check_name(settings.out, "--out ")
             import_folder(Path(folder), Path(settings.out), settings.block_size)
         case ["export", _, _] if settings.out or settings.block_size:
             raise BadInput("--out, --block_size: they are for import; leave them out")

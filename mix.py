@@ -212,7 +212,7 @@ def router_windows(settings, header, n_windows=16):
 
 def check_options(settings):
     """Raise BadInput for options that contradict each other."""
-    ckpt.check_name(settings.out)
+    ckpt.check_name(settings.out, "--out ")
     check_other("--out", settings.out, settings.models)
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")

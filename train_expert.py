@@ -164,7 +164,7 @@ def validate(model, windows, device, batch_size=16, loss_chunk=0):
 def check(settings):
     """Check what both stages share, before anything is written. Returns the device, and {name: what read_domain found} of all
     domains in --data_dir. Raises BadInput."""
-    ckpt.check_name(settings.out)
+    ckpt.check_name(settings.out, "--out ")
     check_other("--out", settings.out, [settings.init])
     ranks = devices.n_ranks()
     if settings.shard and ranks == 1:

@@ -142,15 +142,10 @@ def opened(path, check=lambda value: None, verb="read"):
         yield value, tensor
 
 
-def all_of(file):
-    """The whole value in a file that `opened` opens."""
-    with file as (value, tensor):
-        return value | {part: {name: tensor(part, name) for name in value[part]} for part in TENSORS if part in value}
-
-
 def read(path, *check):
     """The whole value that `write` wrote; arguments as in `opened`."""
-    return all_of(opened(path, *check))
+    with opened(path, *check) as (value, tensor):
+        return value | {part: {name: tensor(part, name) for name in value[part]} for part in TENSORS if part in value}
 
 
 def write(path, value, tensors=(), check=lambda value: None):
@@ -174,27 +169,27 @@ def write(path, value, tensors=(), check=lambda value: None):
         raise Diverged(f"{path} is not written: {error} (of training: try a lower --lr)") from None
 
 
+def check_name(path, option=""):
+    """Raise BadInput unless a checkpoint may be called so, given by this option: states are named after it, and experts are."""
+    if Path(path).suffix != ".pt" or not Path(path).name.isprintable():
+        raise BadInput(f"{option}{path or 'is missing'}: name a checkpoint that ends in .pt and can be printed, as out/model.pt")
+
+
 def open_checkpoint(path):
-    """As `opened`, of a checkpoint, checked. Its name ends in .pt, so that it is no other file of ours. Raises BadInput."""
-    if Path(path).suffix != ".pt" or not Path(path).stem.isprintable():
-        raise BadInput(f"{path}: not a checkpoint by its name: rename it, so that it ends in .pt and can be printed")
+    """As `opened`, of a checkpoint. Raises BadInput."""
+    check_name(path)
     return opened(path, check)
 
 
 def load(path):
-    """Read a whole checkpoint and check it. Raises BadInput."""
-    return all_of(open_checkpoint(path))
+    """Read a whole checkpoint. Raises BadInput."""
+    check_name(path)
+    return read(path, check)
 
 
 def save(path, checkpoint, tensors=()):
     """Write a checkpoint that load accepts; see `write`."""
     write(path, checkpoint, tensors, check)
-
-
-def check_name(out):
-    """Raise BadInput unless `out` ends in .pt and can be printed: a state is named after it, and experts are."""
-    if Path(out).suffix != ".pt" or not Path(out).name.isprintable():
-        raise BadInput(f"--out {out or 'is missing'}: name the checkpoint to write, ending in .pt, as in --out out/model.pt")
 
 
 # ---- an interrupted run -----------------------------------------------------------------------------------------------
@@ -208,7 +203,8 @@ def state_of(out):
 def check_no_state(out):
     """Raise BadInput if an interrupted run that writes `out` left its state."""
     if state_of(out).exists():
-        raise BadInput(f"{state_of(out)} is what an interrupted run left; delete it, or choose another --out")
+        raise BadInput(f"{state_of(out)} is what an interrupted run left: its command goes on from it with --resume; delete it, "
+                       "or choose another --out")
 
 
 def setup(settings, config, device, header, digests):
@@ -238,10 +234,10 @@ def load_state(out, model, optimizer, settings, setup):
     """
     path = state_of(out)
     new = {"step": 0, "seconds": 0.0, "settings": setup, "log": []}
+    if not settings.resume:
+        check_no_state(out)
     if not path.exists():
         return new
-    if not settings.resume:
-        raise BadInput(f"{path} is what an interrupted run left: --resume goes on from it; delete it to start anew")
 
     def fits(state):
         """Raise an error unless the state, its tensors still on "meta", is one of this run."""

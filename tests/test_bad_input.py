@@ -318,7 +318,7 @@ def test_a_link_to_itself_is_no_input_and_no_output(tiny, folder, refused):
 
 def test_an_expert_without_a_printable_name_is_refused(tiny, folder, refused):
     shutil.copy(tiny / "math.pt", folder / "a\nb.pt")
-    assert "rename" in refused("mix {tiny}/seed.pt 'a\nb.pt' --out new/o.pt")
+    assert "can be printed" in refused("mix {tiny}/seed.pt 'a\nb.pt' --out new/o.pt")
 
 
 def test_what_ends_a_terminal_line_is_escaped(refused):
