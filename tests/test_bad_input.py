@@ -1,5 +1,4 @@
 """Whatever a user gets wrong, a script says so in one line, exits with code 2, and writes nothing."""
-import io
 import json
 import math
 import os
@@ -14,8 +13,6 @@ import time
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
 import torch
 from tiny import forge, last_counts
@@ -26,6 +23,7 @@ import mix
 import sample
 import train_expert
 from data import prepare, tokenizer
+from data.loader import FILES
 from experiments import bench, budget, grid, paper, regimes, texts
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
@@ -188,6 +186,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("mix {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
         ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
+        ("mix {tiny}/seed.pt 'a\nb\x1b[2J.pt' --out new/o.pt", "a\\nb\\x1b[2J.pt"), ("mix no.state --out new/o.pt", "no.state"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/nowhere/../math.pt", "is an input"),
         (f"{PREPARE} --domains '' --text poems=file songs=file", "share a file"),
@@ -316,15 +315,6 @@ def test_a_link_to_itself_is_no_input_and_no_output(tiny, folder, refused):
         assert "l.pt" in refused(line)
 
 
-def test_an_expert_without_a_printable_name_is_refused(tiny, folder, refused):
-    shutil.copy(tiny / "math.pt", folder / "a\nb.pt")
-    assert "can be printed" in refused("mix {tiny}/seed.pt 'a\nb.pt' --out new/o.pt")
-
-
-def test_what_ends_a_terminal_line_is_escaped(refused):
-    assert "no\\nsuch\\x1b[2J.pt" in refused("mix 'no\nsuch\x1b[2J.pt' --out new/o.pt")
-
-
 def test_a_tokenizer_that_cannot_be_downloaded(refused, monkeypatch):
     def offline(name):
         raise ConnectionError("no network\nat all")
@@ -397,7 +387,7 @@ def test_options_cannot_be_abbreviated(refused):
 
 # `bad.pt` is made of math.pt, for finetune_router of btx_mixed.pt
 READERS = {"train_expert": f"{BRANCH} --init bad.pt", "finetune_router": f"{FINETUNE} --init bad.pt",
-           "mix": "mix {tiny}/seed.pt bad.pt --out new/o.pt", "evaluate": f"evaluate bad.pt {DATA} --out new/folder",
+           "mix": "mix bad.pt {tiny}/seed.pt --out new/o.pt", "evaluate": f"evaluate bad.pt {DATA} --out new/folder",
            "sample": "sample bad.pt --device cpu --tokens 3"}
 readers = pytest.mark.parametrize("reader", READERS)
 
@@ -406,29 +396,13 @@ def base(tiny, reader):
     return tiny / ("btx_mixed.pt" if reader == "finetune_router" else "math.pt")
 
 
-def header_of(good):
-    """The header of a checkpoint, as a dictionary, and the bytes behind it."""
-    n = 8 + int.from_bytes(good[:8], "little")
-    return json.loads(good[8:n]), good[n:]
-
-
-def packed(header):
-    """The start of a file with this header."""
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text
-
-
 def forged(good, change):
-    """The bytes of a checkpoint whose header was changed: `change` is called with it, and may return other bytes to follow."""
-    header, data = header_of(good)
-    data = change(header) or data
-    return packed(header) + data
-
-
-def torch_saved(value):
-    file = io.BytesIO()
-    torch.save(value, file)
-    return file.getvalue()
+    """The bytes of a checkpoint whose header was changed, by a function that is called with it."""
+    n = 8 + int.from_bytes(good[:8], "little")
+    header = json.loads(good[8:n])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + good[n:]
 
 
 def plainly(**values):
@@ -448,11 +422,10 @@ NOT_CHECKPOINTS = {  # what it is: its bytes, given those of a good checkpoint
     "a checkpoint but for its start": lambda good: good[100:],
     "a checkpoint and more": lambda good: good + b"x",
     "a malicious pickle": lambda good: pickle.dumps(Evil("created"), protocol=2),
-    "a malicious one of torch": lambda good: torch_saved({"model": Evil("created")}),
     "a header of any length": lambda good: b"\xff" * 7 + good[7:],
     "a list for a header": lambda good: (2).to_bytes(8, "little") + b"[]",
     "a deep header": lambda good: (10**5).to_bytes(8, "little") + b"[" * 10**5,
-    "no plain part": lambda good: forged(good, lambda h: h.pop("__metadata__") and None),
+    "no plain part": lambda good: forged(good, lambda h: h.pop("__metadata__")),
     "NaN in the plain part": lambda good: forged(good, plainly(experts=math.nan)),
     "no dictionary": lambda good: forged(good, lambda h: h["__metadata__"].update(plain="5")),
     "tensors in the plain part": lambda good: forged(good, plainly(model=5)),
@@ -480,15 +453,6 @@ def test_files_that_are_no_checkpoints(what, reader, tiny, folder, refused):
     (folder / "bad.pt").write_bytes(NOT_CHECKPOINTS[what](base(tiny, reader).read_bytes()))
     assert "bad.pt: not a checkpoint" in refused(READERS[reader])
     assert not (folder / "created").exists()
-
-
-@hypothesis.settings(max_examples=200, deadline=None, database=None)
-@hypothesis.given(st.binary(max_size=100))
-def test_any_bytes_are_no_checkpoint(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "bytes.pt"
-    path.write_bytes(data)
-    with pytest.raises(settings.BadInput):
-        ckpt.load(path)
 
 
 W = "blocks.0.attn.wq.weight"
@@ -521,6 +485,7 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "a small claim": lambda c: change(c, "config", d_ff=17) or c["model"].pop(W),
     "a large claim": lambda c: change(c, "config", d_ff=10**12),
     "another vocabulary than the tokenizer's": lambda c: change(c, "tokenizer", vocab_size=512),
+    "another tokenizer": lambda c: change(c, "tokenizer", fingerprint="0" * 16),
     "no fingerprint": lambda c: c["tokenizer"].pop("fingerprint"),
     "no block_size": lambda c: c["config"].pop("block_size"),
     "an empty lineage": lambda c: c.update(lineage=[]),
@@ -535,6 +500,7 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "too many experts": lambda c: c.update(experts=[*"abcd"]),
     "experts without names": lambda c: c.update(experts=[1, 2, 3]),
     "an expert without a name": lambda c: c.update(experts=[""] * len(c["experts"])) or change(c, "config", n_expert=-1),
+} | {f"bpe = {bpe}": lambda c, bpe=bpe: change(c, "tokenizer", bpe=bpe) for bpe in (5, None, [], {"pattern": "x"})
 } | {f"{name} = 10**{n}": lambda c, name=name, n=n: change(c, "config", **{name: 10**n}) for n in (9, 30)
      for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "n_expert")}
 
@@ -558,17 +524,8 @@ def test_checkpoints_whose_parts_do_not_fit(what, reader, tiny, folder, refused,
     forge(folder / "bad.pt", c)
     start = time.perf_counter()
     err = refused(READERS[reader])
-    assert "bad.pt: " in err and "alloc" not in err
+    assert "bad.pt" in err and "alloc" not in err
     assert time.perf_counter() - start < 2, "took too long"
-
-
-@readers
-@pytest.mark.parametrize("bpe", [5, None, [], {"pattern": "x"}])
-def test_a_tokenizer_that_is_none_is_refused_before_training(bpe, reader, tiny, folder, refused):
-    c = ckpt.read(base(tiny, reader))
-    change(c, "tokenizer", bpe=bpe)
-    forge(folder / "bad.pt", c)
-    assert "bad.pt" in refused(READERS[reader].replace("{tiny}/seed.pt bad.pt", "bad.pt {tiny}/seed.pt"))
 
 
 def test_models_of_different_seeds_are_refused_in_mix(tiny, folder, refused):
@@ -577,15 +534,6 @@ def test_models_of_different_seeds_are_refused_in_mix(tiny, folder, refused):
     forge(folder / "bad.pt", c)
     for soup in ("", "--soup"):
         assert "seed" in refused(f"mix {{tiny}}/seed.pt bad.pt --out new/o.pt {soup}")
-
-
-def test_another_tokenizer_is_refused(tiny, folder, refused):
-    for reader, line in READERS.items():
-        c = ckpt.read(base(tiny, reader))
-        change(c, "tokenizer", fingerprint="0" * 16)
-        forge(folder / "bad.pt", c)
-        err = refused(line)
-        assert "bad.pt" in err and "tokenizer" in err, reader
 
 
 OTHER_SHAPES = {"n_layer": 3, "n_head": 4, "n_kv_head": 1, "n_embd": 32, "d_ff": 32, "vocab_size": 512,
@@ -603,16 +551,13 @@ def test_another_architecture_is_refused_in_mix(name, value, tiny, folder, refus
             assert name in refused(f"mix {models} --out new/o.pt {soup}")
 
 
-STATES = {"empty": b"", "a text": b"a text", "malicious": torch_saved({"model": Evil("created")}), "a checkpoint": None,
-          **{f"plain {it}": packed({"__metadata__": {"plain": it}}) for it in ("5", "null", "[]", '"model"', '{"model": 5}')},
-          "a claim of much": packed({"__metadata__": {"plain": "{}"}, "model/x": {"dtype": "F32", "shape": [2**18],
-                                                                                 "data_offsets": [0, 2**20]}}) + bytes(2**20)}
+NOT_STATES = NOT_CHECKPOINTS | {"a checkpoint": lambda good: good, "any value": lambda good: forged(good, plainly(config=5))}
 
 
-@pytest.mark.parametrize("what", STATES)
+@pytest.mark.parametrize("what", NOT_STATES)
 def test_a_state_that_is_none_is_not_resumed_nor_written_over(what, tiny, folder, refused):
     (folder / "new").mkdir()
-    (folder / "new" / "o.state").write_bytes((tiny / "math.pt").read_bytes() if STATES[what] is None else STATES[what])
+    (folder / "new" / "o.state").write_bytes(NOT_STATES[what]((tiny / "math.pt").read_bytes()))
     assert "o.state" in refused(f"{TRAIN} --resume")
     assert "o.state" in refused(TRAIN) and "--resume" in refused(TRAIN) and "o.state" in refused(MIX)
 
@@ -630,50 +575,33 @@ def flip(path):
     path.write_bytes(data)
 
 
-def link(path, to):
+def halve(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replace(path, make, *arguments):
     path.unlink()
-    path.symlink_to(to)
+    make(path, *arguments)
 
 
-def pipe(path):
-    path.unlink()
-    os.mkfifo(path)
-
-
-def cut(path, n):
-    path.write_bytes(path.read_bytes()[:n])
-
-
+EVERY = (TRAIN, BRANCH, FINETUNE, EVALUATE)
 BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands that must notice)
-    "no meta": (lambda d: (d / "math/meta.json").unlink(), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "half a meta": (lambda d: cut(d / "math/meta.json", 20), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "another meta": (lambda d: (d / "math/meta.json").write_text("[]"), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "no training text": (lambda d: (d / "math/train.bin").unlink(), (TRAIN, FINETUNE)),
-    "half a token": (lambda d: cut(d / "math/train.bin", 3001), (TRAIN, FINETUNE)),
-    "no validation text": (lambda d: (d / "math/val.bin").unlink(), (TRAIN, FINETUNE, EVALUATE)),
-    "half a validation token": (lambda d: cut(d / "math/val.bin", 601), (TRAIN, FINETUNE, EVALUATE)),
-    "little validation text": (lambda d: cut(d / "math/val.bin", 40), (TRAIN, FINETUNE, EVALUATE)),
-    "little validation text elsewhere": (lambda d: cut(d / "code/val.bin", 40), (EVALUATE,)),
+    **{f"{what} of {name}": (lambda d, name=name, spoil_it=spoil_it: spoil_it(d / "math" / name), EVERY)
+       for name in FILES for what, spoil_it in {"nothing": Path.unlink, "one bit": flip, "half": halve}.items()},
+    "a text elsewhere": (lambda d: flip(d / "code/val.bin"), EVERY),
     "another tokenizer": (lambda d: edit(d / "math/meta.json", fingerprint="0" * 16), (BRANCH, FINETUNE, EVALUATE)),
-    "two tokenizers": (lambda d: edit(d / "code/meta.json", fingerprint="0" * 16),
-                       (f"{TRAIN} --data math,code", f"{BRANCH} --data math,code", f"{FINETUNE} --data math,code")),
-    "another tokenizer where only validated": (lambda d: edit(d / "code/meta.json", fingerprint="0" * 16),
-                                               (TRAIN, BRANCH, FINETUNE)),
-    "half a task": (lambda d: cut(d / "math/tasks.jsonl", 30), (EVALUATE,)),
-    "other tasks": (lambda d: (d / "math/tasks.jsonl").write_text("[1]\n"), (EVALUATE,)),
-    "no tasks in one domain": (lambda d: (d / "math/tasks.jsonl").write_text(""), (EVALUATE, TRAIN)),
-    "no files of tasks": (lambda d: [p.unlink() for p in d.glob("*/tasks.jsonl")], (EVALUATE,)),
-    "one bit of the text": (lambda d: flip(d / "math/train.bin"), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "one bit of the tasks": (lambda d: flip(d / "math/tasks.jsonl"), (EVALUATE,)),
-    "a token beyond the vocabulary": (lambda d: edit(d / "math/meta.json", vocab_size=900), (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "a vocabulary that is not the tokenizer's": (lambda d: edit(d / "math/meta.json", vocab_size=2048),
-                                                 (TRAIN, BRANCH, FINETUNE, EVALUATE)),
-    "NaN in the meta": (lambda d: (d / "math/meta.json").write_text("NaN"), (TRAIN, EVALUATE)),
-    "a deep meta": (lambda d: (d / "math/meta.json").write_text("[" * 10**5), (TRAIN, EVALUATE)),
-    "a pipe for the meta": (lambda d: pipe(d / "math/meta.json"), (TRAIN, EVALUATE)),
-    "a pipe for a text": (lambda d: pipe(d / "math/val.bin"), (TRAIN, EVALUATE)),
-    "an endless meta": (lambda d: link(d / "math/meta.json", "/dev/zero"), (TRAIN, EVALUATE)),
-    "a meta that is itself": (lambda d: link(d / "math/meta.json", "meta.json"), (TRAIN,)),
+    "two tokenizers": (lambda d: edit(d / "code/meta.json", fingerprint="0" * 16), EVERY),
+    "no tasks at all": (lambda d: [p.unlink() for p in d.glob("*/tasks.jsonl")], EVERY),
+    "a token beyond the vocabulary": (lambda d: edit(d / "math/meta.json", vocab_size=900), EVERY),
+    "a vocabulary that is not the tokenizer's": (lambda d: edit(d / "math/meta.json", vocab_size=2048), EVERY),
+    **{f"{text[:5]} for a meta": (lambda d, text=text: (d / "math/meta.json").write_text(text), EVERY)
+       for text in ("", "[]", "NaN", "[" * 10**5)},
+    "no meta": (lambda d: (d / "math/meta.json").unlink(), EVERY),
+    "half of a meta": (lambda d: halve(d / "math/meta.json"), EVERY),
+    "a pipe for the meta": (lambda d: replace(d / "math/meta.json", os.mkfifo), EVERY),
+    "a pipe for a text": (lambda d: replace(d / "math/val.bin", os.mkfifo), EVERY),
+    "an endless meta": (lambda d: replace(d / "math/meta.json", Path.symlink_to, "/dev/zero"), EVERY),
+    "a meta that is itself": (lambda d: replace(d / "math/meta.json", Path.symlink_to, "meta.json"), EVERY),
 }
 
 
@@ -704,13 +632,3 @@ def test_too_little_memory(error, capsys):
     with pytest.raises(SystemExit) as exit:
         settings.run(main)
     assert exit.value.code == 2 and "--batch_size" in capsys.readouterr().err
-
-
-def test_auto_says_so_if_a_gpu_goes_unused(monkeypatch, capsys):
-    """As on a machine with an NVIDIA driver and a torch for CPUs."""
-    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(devices.torch.backends.mps, "is_available", lambda: False)
-    for found, lines in (("/usr/bin/nvidia-smi", 1), (None, 0)):
-        monkeypatch.setattr(devices.shutil, "which", lambda name, found=found: found)
-        assert devices.pick_device("auto").type == "cpu"
-        assert capsys.readouterr().err.count("GPU") == lines

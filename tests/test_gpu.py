@@ -153,3 +153,13 @@ def test_a_gpu_computes_what_the_cpu_does(path):
         trained(model, device="cuda", dtype=torch.bfloat16, fresh=lambda: torch.zeros(3, 16, dtype=torch.int64, device="cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_auto_says_so_if_a_gpu_goes_unused(monkeypatch, capsys):
+    """As on a machine with an NVIDIA driver and a torch for CPUs."""
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices.torch.backends.mps, "is_available", lambda: False)
+    for found, lines in (("/usr/bin/nvidia-smi", 1), (None, 0)):
+        monkeypatch.setattr(devices.shutil, "which", lambda name, found=found: found)
+        assert devices.pick_device("auto").type == "cpu"
+        assert capsys.readouterr().err.count("GPU") == lines
