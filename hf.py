@@ -293,7 +293,6 @@ def import_folder(folder, out, block_size=0):
     """Write a Hugging Face folder's model to the checkpoint `out`. Raises BadInput."""
     config, about = read_config(folder, block_size)
     with output(out), reading(folder, "imported"):  # the ledger in config.json may hold anything, weights may be NaN
-        ckpt.check_no_state(out)
         state = read_weights(folder, config, out)  # it has as many rows of embeddings as the vocabulary has tokens
         words = read_tokenizer(folder, about, config.vocab_size)
         key = hashlib.sha256()

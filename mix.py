@@ -259,7 +259,6 @@ def main(argv=None):
         feed_forwards = ("averaged" if settings.soup else "split" if settings.split > 1 else "blended" if settings.blend
                          else "stacked")
         files.enter_context(output(settings.out))
-        ckpt.check_no_state(settings.out)
         print_rules(config, feed_forwards, "hidden" if windows else "kept, new" if headers[0]["experts"] else "new")
         tensors = mix(lambda name: [t for model in zip(headers, readers, strict=True) for t in contribution(*model, name)],
                       config, torch.Generator().manual_seed(settings.seed), feed_forwards)

@@ -23,7 +23,7 @@ from data.loader import check_tokenizer, first_windows, get_batch, prepared, rea
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
 from support import devices, fast, ledger
-from support.files import check_other, output, reading
+from support.files import check_other, output, reading, state_of
 from support.settings import BadInput, Diverged, Stopped, mixture, option, parse, run, signals
 
 
@@ -214,7 +214,7 @@ def train(model, settings, header, device, data, stop=()):
     if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:  # or a log might not fit into a header
         raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
     setup = ckpt.setup(settings, config, device, header, digests)
-    with output(out) if rank == 0 else nullcontext():
+    with output(out, resume=settings.resume) if rank == 0 else nullcontext():
         if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
             fast.install(model)
         forward = devices.spread(model.train(), device, settings.shard)
@@ -269,7 +269,7 @@ def train(model, settings, header, device, data, stop=()):
         if rank == 0:
             ckpt.save(out, ckpt.pack(weights, config, header["tokenizer"], header["experts"], [*header["lineage"], entry],
                                      state["log"], settings.save_dtype))
-            ckpt.state_of(out).unlink(missing_ok=True)
+            state_of(out).unlink(missing_ok=True)
             print(f"wrote {out}; validation loss: {listed(state['log'][-1]['val_loss'])}")
 
 

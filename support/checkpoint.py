@@ -12,7 +12,6 @@ In the file it has the layout of safetensors: the length of a header, the header
 hold nothing else. `model = build(load("out/seed0/btx.pt"))` is a model again.
 """
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 from model import GPT, GPTConfig
 from support import devices, ledger
-from support.files import LIMIT, has, open_input, read_json, reading, write_whole
+from support.files import LIMIT, has, open_input, read_json, reading, state_of, write_whole
 from support.settings import BadInput, Diverged
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -62,8 +61,8 @@ def check(checkpoint):
     described = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
     if not described or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
-    if (len(experts) != config["n_expert"] or len({*map(str, experts)}) < len(experts)
-            or not all(isinstance(name, str) and name.isprintable() and name for name in experts)):
+    names = {name for name in experts if isinstance(name, str) and name.isprintable() and name}
+    if not len(names) == len(experts) == config["n_expert"]:
         raise ValueError(f"its experts should have {config['n_expert']} different names")
     ledger.check(checkpoint["lineage"])
     check_log(checkpoint["log"])
@@ -93,8 +92,7 @@ def start_of(value):
 
 
 def value_of(path, start):
-    """The value, with tensors on "meta", whose file has these first bytes, and start_of's other results. Raises an error of any
-    kind for any other bytes."""
+    """Of which value, with tensors on "meta", these are the first bytes, and start_of's other results. Raises any error."""
     header = read_json(path, start[8:])
     value, dtypes = read_json(path, header.pop("__metadata__")["plain"]), {name: dtype for dtype, name in DTYPES.items()}
     for key, about in header.items():
@@ -126,7 +124,7 @@ def opened(path, check=lambda value: None, verb="read"):
                 start = file.read(8)
                 start += file.read(min(int.from_bytes(start, "little"), LIMIT + 1))
                 value, places, end = value_of(path, start)
-                if os.fstat(file.fileno()).st_size != len(start) + end:
+                if file.seek(0, 2) != len(start) + end:  # its size
                     raise ValueError("it was cut off")
             except Exception:  # whatever the bytes of another file may be taken for
                 raise BadInput(f"{path}: not a checkpoint; train_expert.py, mix.py and finetune_router.py write them") from None
@@ -151,8 +149,8 @@ def read(path, *check):
 def write(path, value, tensors=(), check=lambda value: None):
     """Write a dictionary whose TENSORS are {name: tensor} and whose rest is plain, if it is what `read` with `check` accepts.
 
-    tensors: the same in order, one made after another, if the value has them on "meta". Raises Diverged if it would not be
-    accepted, BadInput if it cannot be written, or its plain part would be too large to read.
+    tensors: the same in order, one made after another, if the value has them on "meta". Raises Diverged if it is not accepted,
+    BadInput if it cannot be written, or its plain part is too large to read.
     """
     named = [(name, t) for part in TENSORS for name, t in value.get(part, {}).items()]
 
@@ -192,29 +190,31 @@ def save(path, checkpoint, tensors=()):
     write(path, checkpoint, tensors, check)
 
 
+def build(checkpoint, device="cpu"):
+    """The model of a checkpoint, in float32, in evaluation mode."""
+    with torch.device("meta"):
+        model = GPT(GPTConfig(**checkpoint["config"]))
+    model.load_state_dict(checkpoint["model"], assign=True)
+    return model.to(device=device, dtype=torch.float32).eval()
+
+
+def pack(weights, config, tokenizer, experts, lineage, log=(), dtype=None):
+    """The dictionary to save: a state dict, rounded if dtype is "bfloat16", a GPTConfig, and the rest as above."""
+    if dtype == "bfloat16":
+        weights = {name: t.bfloat16() for name, t in weights.items()}
+    return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
+            "log": list(log)}
+
+
 # ---- an interrupted run -----------------------------------------------------------------------------------------------
 
 
-def state_of(out):
-    """The file in which a run that writes the checkpoint `out` saves its state; it is there until the run is done."""
-    return Path(out).with_suffix(".state")
-
-
-def check_no_state(out):
-    """Raise BadInput if an interrupted run that writes `out` left its state."""
-    if state_of(out).exists():
-        raise BadInput(f"{state_of(out)} is what an interrupted run left: its command goes on from it with --resume; delete it, "
-                       "or choose another --out")
-
-
 def setup(settings, config, device, header, digests):
-    """All that a run's result depends on, in plain values: its options but those with which it may go on otherwise, and the rest.
+    """All that a run's result depends on, in plain values. It is in the ledger, and the same when a run goes on.
 
-    header: see train_expert.train; digests: of what it reads, {"math/train.bin": ...}. All is in the ledger, and a run that goes
-    on must have the same.
+    header: see train_expert.train; digests: of what it reads, {"math/train.bin": ...}.
     """
-    free = ("resume", "recompute", "shard")
-    options = {name: value for name, value in asdict(settings).items() if name not in free}
+    options = {name: value for name, value in asdict(settings).items() if name not in ("resume", "recompute", "shard")}
     return options | {"block_size": config.block_size, "dtype": devices.pick_dtype(settings.dtype, device), "device": device.type,
                       "torch": str(torch.__version__), "config": asdict(config), "experts": header["experts"],
                       "stages of --init": [entry["id"] for entry in header["lineage"]]} | digests
@@ -230,13 +230,11 @@ def save_state(out, model, optimizer, state):
 def load_state(out, model, optimizer, settings, setup):
     """The state to start from, all but its tensors; those of an interrupted run are put into model and optimizer.
 
-    Raises BadInput if the state is broken, if its setup was another, or if there is one and --resume does not ask for it.
+    Raises BadInput if the state is broken, or if its setup was another.
     """
     path = state_of(out)
     new = {"step": 0, "seconds": 0.0, "settings": setup, "log": []}
-    if not settings.resume:
-        check_no_state(out)
-    if not path.exists():
+    if not path.exists() or not settings.resume:
         return new
 
     def fits(state):
@@ -257,22 +255,3 @@ def load_state(out, model, optimizer, settings, setup):
     state = read(path, fits, "used; delete the file to start anew")
     devices.load_full_state(model, optimizer, state["model"], state["moments"], state["step"])
     return new | {key: state[key] for key in ("step", "seconds", "log")}
-
-
-# ---- models ------------------------------------------------------------------------------------------------------------
-
-
-def build(checkpoint, device="cpu"):
-    """The model of a checkpoint, in float32, in evaluation mode."""
-    with torch.device("meta"):
-        model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["model"], assign=True)
-    return model.to(device=device, dtype=torch.float32).eval()
-
-
-def pack(weights, config, tokenizer, experts, lineage, log=(), dtype=None):
-    """The dictionary to save: a state dict, rounded if dtype is "bfloat16", a GPTConfig, and the rest as above."""
-    if dtype == "bfloat16":
-        weights = {name: t.bfloat16() for name, t in weights.items()}
-    return {"model": weights, "config": asdict(config), "tokenizer": tokenizer, "experts": experts, "lineage": lineage,
-            "log": list(log)}

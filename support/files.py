@@ -121,16 +121,27 @@ def locked(path):
         os.close(file)
 
 
+def state_of(out):
+    """The file in which a run that writes the checkpoint `out` saves its state; it is there until the run is done."""
+    return Path(out).with_suffix(".state")
+
+
 @contextmanager
-def output(path, probe=True):
-    """prepare_output for `path` and the state beside it, with a lock held. Raises BadInput. Leaves no new empty folder."""
+def output(path, probe=True, resume=False):
+    """prepare_output for `path` and, if it is a checkpoint, for its state, with a lock held. Leaves no new empty folder.
+
+    Raises BadInput, also if an interrupted run left its state and this one is not to `resume` it.
+    """
     path = Path(path)
+    state = [state_of(path)] if path.suffix == ".pt" else []
     new = [folder for folder in path.parents if not folder.exists()]
     try:
         prepare_output(path, probe=False)
         with locked(path):
-            for name in [path] + [path.with_suffix(".state")] * (path.suffix == ".pt"):  # removes what a killed run left
+            for name in [path, *state]:  # removes what a killed run left
                 prepare_output(name, probe)
+            if state and state[0].exists() and not resume:
+                raise BadInput(f"{state[0]} was left by an interrupted run; --resume it, delete it, or choose another --out")
             yield
     finally:
         for folder in new:
