@@ -1,4 +1,4 @@
-"""Compare checkpoints as the paper does: accuracy and loss by domain, what each cost, and whom the routers ask.
+"""Compare checkpoints as the paper does: accuracy and loss by domain, what each cost, and which experts the routers choose.
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 

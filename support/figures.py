@@ -1,4 +1,4 @@
-"""The pictures of the report: scores as bars, whom the routers ask (the paper's Figure 3), and training curves."""
+"""The pictures of the report: scores as bars, which experts the routers choose (the paper's Figure 3), training curves."""
 from itertools import cycle
 
 import matplotlib
