@@ -107,11 +107,10 @@ def score_texts(model, windows, batch_size):
 def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
     """Which tasks greedy decoding solves, (n,) bool.
 
-    Greedy decoding gives the tokens of the reference answer if and only if, with the reference fed in, the likeliest token at
-    each of its positions is the next one of the reference: one forward pass instead of a generation. What the model would write
-    after them does not matter, but in code. Code that differs from the reference may still be right: it is generated, and graded
-    by grading.right. `drawn`: the model draws at random, so that two passes differ, and code, which must not have two tries, is
-    generated in any case.
+    By teacher forcing: greedy decoding writes the reference answer if and only if, with the reference fed in, the argmax at each
+    of its positions is its next token. So one forward pass replaces a generation. What follows the answer does not count, except
+    in code. Code that differs from the reference may still be right: it is generated, and graded by grading.right. `drawn`: the
+    model samples its experts, so two passes differ. Then all code is generated, or it would have two tries.
     """
     prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
     # code must also end where it should: what follows belongs to the function
@@ -254,9 +253,8 @@ Measured on {where}.
 
 
 def report(results, info, out, explored):
-    captions = {"accuracy": "accuracy by domain", "routing": "share of the gates of each expert", "curves": "validation loss"}
-    pictures = [f"![{caption}](figures/{name}.png)" for name, caption in captions.items()
-                if (out / "figures" / f"{name}.png").exists()]
+    pictures = [f"![{caption}]({name})" for name, caption in FIGURES.items() if (out / name).exists()]
+
     def by_domain(key):
         domains = list(next(iter(results.values()))[key])
         rows = [f"| {name} | " + " | ".join(f"{r[key][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
@@ -268,14 +266,15 @@ def report(results, info, out, explored):
                          pictures="\n\n".join(pictures))
 
 
-FIGURES = ("figures/accuracy.png", "figures/routing.png", "figures/curves.png")
+FIGURES = {"figures/accuracy.png": "accuracy by domain", "figures/routing.png": "share of the gates of each expert",
+           "figures/curves.png": "validation loss"}
 
 
 def draw(out, checkpoints, results, loads, domains):
     """Write figures/*.png. What fails is one line of warning: the scores are there."""
-    def curves(path):
-        figures.curves(checkpoints, list(results), domains, path)
-    for name, figure in zip(FIGURES, (partial(figures.accuracy, results), partial(figures.routing, loads), curves), strict=True):
+    drawings = (partial(figures.accuracy, results), partial(figures.routing, loads),
+                partial(figures.curves, checkpoints, list(results), domains))
+    for name, figure in zip(FIGURES, drawings, strict=True):
         try:
             with reading(out / name, "drawn"):
                 figure(out / name)
@@ -322,8 +321,8 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
-    with output(out / "results.json"), output(out / FIGURES[0]) if settings.figures else nullcontext():
-        for name in ("report.md", "explore.html", *FIGURES * settings.figures):
+    with output(out / "results.json"), output(out / next(iter(FIGURES))) if settings.figures else nullcontext():
+        for name in ("report.md", "explore.html", *(FIGURES if settings.figures else ())):
             prepare_output(out / name)
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}

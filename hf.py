@@ -108,13 +108,6 @@ def read_config(folder, block_size=0):
     return config, about
 
 
-def read_header(path):
-    """The names of a safetensors file's tensors. Raises BadInput."""
-    from safetensors import safe_open
-    with reading(path), safe_open(path, "pt") as file:
-        return list(file.keys())
-
-
 def read_weights(folder, config, out):
     """Our state dict from a folder's safetensors, one file at a time, in the dtypes they have. Raises BadInput."""
     from safetensors import safe_open
@@ -125,8 +118,11 @@ def read_weights(folder, config, out):
         if (folder / "model.safetensors").exists() and "model.safetensors" not in names:
             raise BadInput(f"{folder} has model.safetensors and other files in {index.name}; delete what is not the model")
     paths = [inside(folder, name) for name in names]
-    check_other("--out", out, paths)
-    n_tensors = sum(len(read_header(path)) for path in paths)
+    check_other(out, paths)
+    n_tensors = 0
+    for path in paths:
+        with reading(path), safe_open(path, "pt") as file:
+            n_tensors += len(file.keys())
     if config.n_layer * max(1, config.n_expert) > n_tensors:  # before so many are named
         raise BadInput(f"{folder}: {n_tensors} tensors are too few for {config.n_layer} layers"
                        + f" of {config.n_expert} experts" * bool(config.n_expert))
@@ -149,12 +145,10 @@ def read_weights(folder, config, out):
                 tensor = file.get_tensor(other)
                 if tensor.dtype not in ckpt.DTYPES:
                     raise BadInput(f"{path}: {other} is of {tensor.dtype}; only floating-point weights are read")
-                if stacked and state.get(name, tensor).dtype != tensor.dtype:
-                    raise BadInput(f"{path}: {other} is of {tensor.dtype}, another expert of {state[name].dtype}")
-                if stacked:
-                    state.setdefault(name, torch.empty(meta.shape, dtype=tensor.dtype))[n] = tensor
-                else:
-                    state[name] = tensor.clone()
+                made = state.setdefault(name, torch.empty(meta.shape, dtype=tensor.dtype))
+                if made.dtype != tensor.dtype:
+                    raise BadInput(f"{path}: {other} is of {tensor.dtype}, another expert of {made.dtype}")
+                (made[n] if stacked else made).copy_(tensor)
     if missing := sorted(wanted.keys() - seen):
         raise BadInput(f"{folder}: {missing[0]} is missing")
     return state

@@ -12,7 +12,6 @@ become further experts. Tensors are read, mixed and written one after another, s
 """
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ class Settings:
     out: str = option("", "checkpoint to write")
     top_k: int = option(0, f"experts that each token will use, with --routing topk; 0: the default, {GPTConfig.top_k}", low=0)
     routing: str = option("", f"routing method (3.3); {GPTConfig.routing} if not given", choices=tuple(ROUTERS))
-    split: int = option(1, "cut each feed-forward into so many experts (3.3)", low=1)
+    split: int = option(1, "cut each feed-forward into N experts (3.3)", low=1)
     blend: bool = option(False, "make each expert of equal parts of all feed-forwards (3.3)")
     router_init: str = option("random", "hidden: each router row points to the mean input of its layer on its expert's domain",
                               choices=("random", "hidden"))
@@ -41,7 +40,7 @@ class Settings:
     data_dir: str = option("data/bin", "for --router_init hidden: folder written by data.prepare")
     soup: bool = option(False, "average the feed-forwards too, which gives a dense model")
     seed: int = option(0, "seed of the new routers", low=0)
-    save_dtype: str = option("float32", "of the weights in the checkpoint; averages are taken in float32",
+    save_dtype: str = option("float32", "dtype of the weights in the checkpoint; averages are taken in float32",
                              choices=("float32", "bfloat16"))
 
 
@@ -107,9 +106,11 @@ def rule_for(name, feed_forwards="stacked"):
 
 
 def contribution(header, tensor, name):
-    """What the checkpoint with this header gives to a tensor of the mixed model: one tensor, none to a router.
+    """The tensors that one checkpoint contributes to the tensor `name` of the mixed model. tensor: its reader, see
+    checkpoint.opened.
 
-    An MoE gives what N dense models would, of whose feed-forwards it was made: one for each expert, and its routers' rows.
+    A dense model contributes one, and none to a router. An MoE of N experts counts as N models: its experts one by one, its
+    averaged tensors N times, and its routers' rows.
     """
     rule, N = rule_for(name), header["config"]["n_expert"]
     if not N:
@@ -156,10 +157,11 @@ def distinct(names):
     >>> distinct(["seed", "seed", "math"])
     ['seed', 'seed_2', 'math']
     """
-    found = {}
+    found = []
     for name in names:
-        found[next(new for n in count(1) if (new := name if n == 1 else f"{name}_{n}") not in found)] = None
-    return list(found)
+        numbered = (name, *(f"{name}_{n}" for n in range(2, len(names) + 1)))
+        found.append(next(new for new in numbered if new not in found))
+    return found
 
 
 def mixed_config(settings, first):
@@ -213,7 +215,7 @@ def router_windows(settings, header, n_windows=16):
 def check_options(settings):
     """Raise BadInput for options that contradict each other."""
     ckpt.check_name(settings.out, "--out ")
-    check_other("--out", settings.out, settings.models)
+    check_other(settings.out, settings.models)
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:

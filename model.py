@@ -7,7 +7,6 @@ Shapes in the comments: B sequences, T tokens in each, D = n_embd, V = vocab_siz
 """
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,10 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts near equal gates instead of saturated ones
-CAPACITY = 1.5     # Switch: how much of an even share of the tokens an expert takes in training (3.3)
+CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
-# Llama 3.1's numbers: waves that turn less than once in so many tokens are made rope_factor times longer, those that turn
-# more than four times are left alone, and those between partly
+# RoPE scaling of Llama 3.1: a frequency that turns less than once in 8,192 tokens is divided by rope_factor, one that turns
+# more than four times is kept, and between the two it is interpolated
 ROPE_STRETCH = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
@@ -146,7 +145,7 @@ class Routing(NamedTuple):
         return torch.zeros_like(self.probs).scatter(1, self.experts, self.gates.to(self.probs.dtype))
 
 
-# The four routers: logits W_l x, (M, N) -> Routing. Each takes what any of them needs; noise is for Sample Top-1 alone.
+# The four routers: logits W_l x, (M, N) -> Routing. All have the same arguments; only Sample Top-1 uses noise.
 
 
 def route_topk(logits, top_k, training=False, noise=None):
@@ -172,8 +171,9 @@ def route_soft(logits, top_k=None, training=False, noise=None):
 def route_switch(logits, top_k=None, training=False, noise=None):
     """Switch (3.3; Fedus et al. 2022): the likeliest expert, weighted by its probability SoftMax_i(W_l x) among all N.
 
-    In training an expert takes at most CAPACITY * M / N of the tokens that chose it, rounded up. Those over it get the gate 0, so
-    that they pass by the residual alone: the ones with the smallest gates, wherever in the batch they stand. None in evaluation.
+    In training an expert takes at most CAPACITY_FACTOR * M / N tokens, rounded up. Of those that chose it, the ones with the
+    smallest gates are dropped, wherever in the batch they stand: their gate is 0, so only the residual carries them on. In
+    evaluation none is dropped.
 
     >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), training=True).gates.squeeze(1)
     tensor([0.8808, 0.0000, 0.9526, 0.9820])
@@ -182,7 +182,7 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     probs = logits.softmax(-1)
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
-        capacity = math.ceil(CAPACITY * M / N)
+        capacity = math.ceil(CAPACITY_FACTOR * M / N)
         order = Routing(gates, experts, probs).dense_gates().argsort(dim=0, descending=True, stable=True)  # (M, N)
         place = order.argsort(dim=0).gather(1, experts)  # (M, 1) of each token among those of its expert; 0 is the surest
         gates = gates * (place < capacity)
@@ -247,7 +247,7 @@ class MoE(FeedForward):
 
 
 def expert_load(routing):
-    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer. Returns (N,), sum 1 for top-k."""
+    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer, (N,); 1 in sum if gates sum to 1."""
     return routing.dense_gates().mean(0)
 
 
@@ -300,7 +300,8 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator=None):
-        """std 1/sqrt(fan_in); embeddings 1; routers ROUTER_STD; writes to the residual stream / sqrt(2 n_layer), as in GPT-2."""
+        """Normal, std 1/sqrt(fan_in). Exceptions: embeddings 1 (unless tied), routers ROUTER_STD; wo and w_down, which write to
+        the residual stream, are divided by sqrt(2 n_layer), as in GPT-2."""
         for name, p in self.named_parameters():
             if p.ndim == 1 or p.is_meta:
                 continue  # norms start at 1; to draw on "meta", torch would import its compiler
@@ -317,10 +318,9 @@ class GPT(nn.Module):
         """Predict the next token at every position. Returns logits (B, T, V), the mean cross-entropy in nats, None without
         targets, and each layer's Routing, an empty list for a dense model.
 
-        idx, targets: (B, T) int64. cache: [] at first, comes to hold what each layer's attention has read; then idx holds the
-        tokens that follow those. noise: for Sample Top-1 what `gumbel` drew. Two options save memory in training: recompute
-        drops what a block computed inside and does it again in the backward pass; loss_chunk makes the logits of so many tokens
-        at a time, for the loss alone, and returns none.
+        idx, targets: (B, T) int64. cache: the keys and values of each layer, [] at first; later calls pass the new tokens alone.
+        noise: for Sample Top-1, see `gumbel`. Two options save memory in training: recompute is activation checkpointing of each
+        block; loss_chunk computes the logits of N tokens at a time, for the loss alone, and returns None for them.
         """
         n_layer = self.config.n_layer
         start = cache[0][0].shape[2] if cache else 0
@@ -329,8 +329,8 @@ class GPT(nn.Module):
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
         x, routing = self.embed(idx), []  # (B, T, D)
         for block, past, layer_noise in zip(self.blocks, cache or [None] * n_layer, noise or [None] * n_layer, strict=True):
-            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x, r = run(x, angles, past, layer_noise)
+            inputs = x, angles, past, layer_noise
+            x, r = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
             routing += [r] if r else []
         x = self.norm(x)
         if loss_chunk:
@@ -381,9 +381,8 @@ class GPT(nn.Module):
         return torch.cat([idx, *(token for token, _ in self.stream(idx, max_new_tokens, **options))], dim=1)
 
     def used(self, name, p):
-        """How many numbers of a parameter one token uses: of stacked experts those of some."""
-        stacked = self.config.n_expert and ".ff.w_" in name
-        return p[0].numel() * self.blocks[int(name.split(".")[1])].ff.k if stacked else p.numel()
+        """How many numbers of parameter p one token uses: all of them, or of N stacked experts those of k."""
+        return p.numel() if p.ndim < 3 else p[0].numel() * self.blocks[int(name.split(".")[1])].ff.k
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those that one token uses: some of the experts of each layer."""

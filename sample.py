@@ -43,15 +43,10 @@ def top_experts(routing, layer):
     return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
 
 
-def rgb(expert):
-    """The colour of an expert in the figures, as three numbers up to 255."""
-    color = figures.COLORS[expert % len(figures.COLORS)]
-    return tuple(int(color[i:i + 2], 16) for i in (1, 3, 5))
-
-
 def in_terminal(text, expert):
-    """Text on the expert's colour, as an ANSI escape sequence."""
-    return "\x1b[48;2;{};{};{}m\x1b[38;2;255;255;255m{}\x1b[0m".format(*rgb(expert), text)
+    """Text on the expert's colour in the figures, as an ANSI escape sequence."""
+    color = bytes.fromhex(figures.COLORS[expert % len(figures.COLORS)][1:])
+    return "\x1b[48;2;{};{};{}m\x1b[38;2;255;255;255m{}\x1b[0m".format(*color, text)
 
 
 def go_on(settings, model, encoding, prompt, names, device):
@@ -105,8 +100,8 @@ def main(argv=None):
             raise BadInput(f"{path} is a mixture of experts; --btm takes dense models")
         if settings.btm and other["tokenizer"] != checkpoint["tokenizer"]:
             raise BadInput(f"{path} has another tokenizer than {settings.model[0]}; --btm takes models of one")
-    names, coloured = checkpoint["experts"], settings.experts or bool(settings.html)
-    if coloured and not names:
+    names = checkpoint["experts"]
+    if (settings.experts or settings.html) and not names:
         raise BadInput(f"--experts, --html: {settings.model[0]} is a dense model and has none to show; name a mixed one")
     if settings.layer > checkpoint["config"]["n_layer"]:
         raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
@@ -121,9 +116,8 @@ def main(argv=None):
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
-    if settings.html:
-        if Path(settings.html).suffix != ".html":
-            raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
+    if settings.html and Path(settings.html).suffix != ".html":
+        raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
     with output(settings.html) if settings.html else nullcontext():
         go_on(settings, model, encoding, prompt, names, device)
 

@@ -4,7 +4,7 @@
     python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
-Until the run is done, NAME.state lies beside the checkpoint; --resume goes on from it.
+A run saves its state in NAME.state every --save_every steps and deletes it at the end; --resume goes on from it.
 """
 import math
 import os
@@ -42,26 +42,26 @@ class TrainSettings:
     warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
     weight_decay: float = option(0.1, "AdamW's weight decay, on matrices only", low=0.0)
     clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
-    train: str = option("all", "what trains; after feed-forwards alone, mix.py has nothing to average",
+    train: str = option("all", "what trains; with feed-forwards the other weights stay the seed's, so averaging changes nothing",
                         choices=("all", "feed-forwards"))
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
 
     eval_every: int = option(0, "steps between validations; 0: ten in a run", low=0, group="logging and saving")
     eval_windows: int = option(16, "validation sequences for each domain", low=1)
-    save_dtype: str = option("float32", "of the weights in the checkpoint", choices=("float32", "bfloat16"))
+    save_dtype: str = option("float32", "dtype of the weights in the checkpoint", choices=("float32", "bfloat16"))
     save_every: int = option(500, "steps between saves of NAME.state", low=1)
     resume: bool = option(False, "go on from NAME.state if there is one")
 
     grad_accum: int = option(1, "micro-batches a step is split into; an MoE balances the load of each", low=1, group="memory")
-    recompute: bool = option(False, "keep no activations inside a block, compute them again in the backward pass")
+    recompute: bool = option(False, "activation checkpointing: compute what is inside a block again in the backward pass")
     loss_chunk: int = option(0, "compute the logits for N tokens at a time; 0: for all at once", low=0)
-    shard: bool = option(False, "under torchrun: share out the weights too (FSDP2), where a rank cannot hold them all")
+    shard: bool = option(False, "under torchrun: shard the weights over the ranks, too (FSDP2)")
 
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps ...", group="device")
-    dtype: str = option("auto", "of the matrix products; auto: float32 on a CPU, bfloat16 on a GPU that has it",
+    dtype: str = option("auto", "dtype of the matrix products; auto: float32 on a CPU, bfloat16 on a GPU that has it",
                         choices=("auto", "float32", "bfloat16"))
     fast: bool = option(False, "all experts in one call for each matrix (support/fast.py), for a GPU")
-    compile: bool = option(False, "torch.compile the model, as --fast has it (needs a C++ compiler on the CPU)")
+    compile: bool = option(False, "torch.compile the model; includes --fast (on the CPU it needs a C++ compiler)")
 
     alpha = 0.0  # no option here: a dense model has no load to balance
 
@@ -165,10 +165,10 @@ def check(settings):
     """Check what both stages share, before anything is written. Returns the device, and {name: what read_domain found} of all
     domains in --data_dir. Raises BadInput."""
     ckpt.check_name(settings.out, "--out ")
-    check_other("--out", settings.out, [settings.init])
+    check_other(settings.out, [settings.init])
     ranks = devices.n_ranks()
     if settings.shard and ranks == 1:
-        raise BadInput("--shard shares the weights out among several ranks of torchrun's; leave the option out")
+        raise BadInput("--shard needs several ranks; start with torchrun, or leave the option out")
     if settings.batch_size % (settings.grad_accum * ranks):
         raise BadInput(f"--batch_size {settings.batch_size} must be a multiple of --grad_accum {settings.grad_accum}"
                        + f" times the {ranks} ranks" * (ranks > 1))

@@ -25,7 +25,7 @@ MEAN, STACK = "return mean.div_(len(tensors))", "return torch.stack([t.float() f
 RULE = 'return feed_forwards if ".ff." in name else "averaged"'
 STEP = "return nll + alpha * load_balancing_loss(routing, devices.mean_over_ranks)"
 SWITCH, KEPT = "gates, experts = probs.max(-1, keepdim=True)", "gates = gates * (place < capacity)"
-CAP, SAMPLE = "math.ceil(CAPACITY * M / N)", "((logits + G) / tau).softmax(-1).max(-1, keepdim=True)"
+CAP, SAMPLE = "math.ceil(CAPACITY_FACTOR * M / N)", "((logits + G) / tau).softmax(-1).max(-1, keepdim=True)"
 DRAWN, TAU = "gates if training else torch.ones_like(gates)", "max(0.5, math.exp(-r * t))"
 CHUNKS, BLEND = "for t in tensors for c in t.float().chunk(n_chunks, width_axis(name))", "zip(*chunks, strict=True)"
 
@@ -116,7 +116,7 @@ MISTAKES = [
     Mistake(6, "model.py", KEPT,
             "gates = gates * (F.one_hot(experts[:, 0], N).cumsum(0).gather(1, experts)[:, 0] <= capacity)[:, None]",
             "capacity by position: the ones with the largest gates are kept, wherever they stand"),
-    Mistake(6, "model.py", CAP, "math.floor(CAPACITY * M / N)", "rounded down: an expert may get no token at all"),
+    Mistake(6, "model.py", CAP, "math.floor(CAPACITY_FACTOR * M / N)", "rounded down: an expert may get no token at all"),
     Mistake(6, "model.py", CAP, "math.ceil(M / N)", "the capacity factor is missing"),
     Mistake(6, "model.py", KEPT,
             "gates = gates * (probs.gather(1, experts) >= probs.topk(capacity, 0).values[-1][experts])[:, 0, None]",

@@ -1,4 +1,4 @@
 """Text for Branch-Train-MiX: five synthetic domains, a tokenizer, and batches that are a function of the step.
 
-May import only settings and files of support/, for options and for reading and writing files.
+May import only settings, files and checkpoint of support/, for options and for reading and writing files.
 """

@@ -67,7 +67,7 @@ def document(rng, level=1):
 
 
 def task(rng, level=1):
-    """One function to be finished from its docstring, that no answer without work passes."""
+    """A function to finish from its docstring; no answer that ignores the docstring passes its cases."""
     while True:
         task = draw(rng, lambda r: make(r, level), test=True)
         if not passes_without_work(task.cases):

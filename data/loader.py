@@ -15,7 +15,7 @@ FILES = ("train.bin", "val.bin", "tasks.jsonl")
 
 
 def prepared(folder):
-    """The names of all domains in a folder: of the folders in it that hold any of a domain's files."""
+    """The names of all domains in a folder: its subfolders that hold at least one of a domain's files."""
     found = {p.parent.name for name in (*FILES, "meta.json") for p in Path(folder).glob(f"*/{name}")}
     return sorted(found)
 
@@ -54,7 +54,7 @@ def read_domains(folder, names):
 def text_of(domains, name, split, block_size):
     """The tokens of a split, "train" or "val", of one of `domains`, {name: see read_domain}, (n,) uint16 or uint32.
 
-    Raises BadInput if they are no window of block_size tokens and the one after them.
+    Raises BadInput if there are fewer than block_size + 1.
     """
     text = domains[name][f"{split}.bin"]
     if len(text) <= block_size:
@@ -74,11 +74,11 @@ def check_tokenizer(domains, tokenizer, path):
 def get_batch(tokens, mixture, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):
     """The batch of one step: every row a window at a random place in a random domain.
 
-    tokens: {domain: (n,) array}; mixture: {domain: probability}. stage: how many stages the model has behind it, so that a
-    branch does not read again what its seed has read. The mixture is part of the key, so that two branches read other rows of
-    the domains that both have. All ranks draw the same batch_size rows from a
-    counter-based generator (Salmon et al. 2011) and keep every world_size-th, so the global batch is the same for any
-    number of ranks. Returns inputs and targets, each (batch_size / world_size, block_size) int64.
+    tokens: {domain: (n,) array}; mixture: {domain: probability}; stage: how many stages the model has behind it, so that a
+    branch does not repeat its seed's batches. The mixture is part of the key, so that two branches read other rows of the domains
+    that both have. All ranks draw the same batch_size rows from a counter-based generator (Salmon et al. 2011) and keep every
+    world_size-th, so the global batch is the same for any number of ranks. Returns inputs and targets, each
+    (batch_size / world_size, block_size) int64.
     """
     branch = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, stage, step]))

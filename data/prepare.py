@@ -33,7 +33,7 @@ class Settings:
     train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1, high=10**9)
     val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1, high=10**9)
     tasks: int = option(400, "test tasks for each domain, all different", low=1, high=10**6)
-    tokenizer: str = option("btx", "btx; an encoding of tiktoken's such as gpt2; or a number: a new one of so many tokens, "
+    tokenizer: str = option("btx", "btx; an encoding of tiktoken's such as gpt2; or a number N: a new one of N tokens, "
                             "trained on the beginning of each --text")
     init: str = option("", "use the tokenizer of this checkpoint instead, as of an imported model")
     seed: int = option(0, "another seed, other text", low=0)
@@ -46,28 +46,29 @@ def documents(name, rng, level, unseen=False):
     unseen: code consists of functions that are never in the training text.
     """
     previous = None
-    while unseen and name == "code":
-        task = domain_module(name).task(rng, level)
-        yield task.prompt + task.answer
     while True:
         previous = rng.choice([d for d in DOMAINS if d != previous]) if name == "switch" else name
-        yield domain_module(previous).document(rng, level)
+        if unseen and name == "code":
+            task = domain_module(name).task(rng, level)
+            yield task.prompt + task.answer
+        else:
+            yield domain_module(previous).document(rng, level)
 
 
-def draw_task(name, rng, level, separator):
-    """One task; of `switch`: a document of one domain, the separator, and a task of another domain."""
+def draw_task(name, rng, level):
+    """One task; of `switch`: a document of one domain, END, and a task of another domain."""
     if name != "switch":
         return domain_module(name).task(rng, level)
     before, after = rng.sample(DOMAINS, 2)
     start, task = domain_module(before).document(rng, level), domain_module(after).task(rng, level)
-    return Task(start + separator + task.prompt, task.answer, task.kind, task.cases)
+    return Task(start + tokenizer.END + task.prompt, task.answer, task.kind, task.cases)
 
 
-def distinct_tasks(name, rng, settings, separator):
-    """settings.tasks tasks, no prompt twice; fewer where the domain does not have so many."""
+def distinct_tasks(name, rng, settings):
+    """settings.tasks tasks, no prompt twice; fewer if the domain has fewer."""
     tasks = {}
     for _ in range(50 * settings.tasks):
-        task = draw_task(name, rng, settings.level, separator)
+        task = draw_task(name, rng, settings.level)
         tasks.setdefault(task.prompt, task)
         if len(tasks) == settings.tasks:
             break
@@ -142,12 +143,10 @@ def check_text(name, path, out):
 def prepare_domain(name, encoding, settings):
     """A synthetic domain; training text, validation text and tasks come from generators of their own."""
     rngs = {part: random.Random(f"{settings.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    texts = {part: documents(name, rngs[part], settings.level, part == "val") for part in ("train", "val")}
-    n_train = 0 if name == "switch" else settings.train_tokens  # nobody trains on switch
-    separator = encoding.decode([encoding.eot_token])
-    sizes = {"train": n_train, "val": settings.val_tokens}
-    parts = [(f"{part}.bin", encode(encoding, texts[part], n)) for part, n in sizes.items()]
-    return parts, distinct_tasks(name, rngs["tasks"], settings, separator)
+    sizes = {"train": 0 if name == "switch" else settings.train_tokens, "val": settings.val_tokens}  # nobody trains on switch
+    parts = [(f"{part}.bin", encode(encoding, documents(name, rngs[part], settings.level, part == "val"), n))
+             for part, n in sizes.items()]
+    return parts, distinct_tasks(name, rngs["tasks"], settings)
 
 
 def main(argv=None):

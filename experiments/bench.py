@@ -335,7 +335,7 @@ def main(argv=None):
     device = pick_device(s.device)
     for changes in ({}, {"n_expert": s.n_expert}):
         new(s, torch.device("meta"), **changes)  # is it a shape at all?
-    check_other("--out", s.out, Path(s.data_dir).rglob("*"))
+    check_other(s.out, Path(s.data_dir).rglob("*"))
     results = {}
     with output(s.out):
         for name, part in [(name, PARTS[name]) for name in s.what] or [("bench", everything)]:

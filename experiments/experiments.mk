@@ -131,12 +131,12 @@ $(OUT)/hard/results.json: $(OUT)/btx_sample.pt
 # ---- several seeds -----------------------------------------------------------------------------------------------------------
 
 # the graph above once for each seed, one thread each: as many at a time as -j says
-SEEDS ?= 5
+SEEDS ?= 10
 RUNS  := $(shell seq 0 $$(( $(SEEDS) - 1 )))
 REPORT ?= $(if $(filter cpu,$(PRESET)),results,$(INTO)/results)
 AT     = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) INTO=$(INTO) DATA=$(DATA)
 .PHONY: paper
-paper: $(RUNS:%=$(REPORT)/seed%.json)  ## the paper's experiments for SEEDS=5 seeds; REPORT=results has those that are done
+paper: $(RUNS:%=$(REPORT)/seed%.json)  ## the paper's experiments for SEEDS=10 seeds; REPORT=results has those that are done
 	$(PY) -m experiments.paper $^ --out $(REPORT)
 $(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
 	+$(AT) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json

@@ -324,7 +324,7 @@ def collect(folder, data_dir, out):
     data = read_domains(data_dir, DOMAINS)
     file, hard = folder / "paper" / "results.json", folder / "hard" / "results.json"
     file = file if file.exists() else folder / "rivals" / "results.json"
-    check_other("--out", out, [file, hard])
+    check_other(out, [file, hard])
     numbers = read_results(file, WANTED)
     numbers |= {"hard": read_results(hard, ["btx_sample"])["models"] if hard.exists() else {}, "basin": basin(folder, data),
                 "text": read_text(folder, data)}

@@ -41,7 +41,7 @@ else is the recipe's. Mean accuracy over the domains, in % (± standard deviatio
 
 Correlation of the two over all runs: {r:.2f}.
 
-`make regimes` repeats it ({where}).
+`make regimes SEEDS={n}` repeats it ({where}).
 """
 
 
@@ -73,7 +73,7 @@ def main(argv=None):
         raise BadInput("name the folders of the runs, as in: python -m experiments.regimes out/regimes/* --out results")
     out = Path(settings.out)
     for name in ("regimes.json", "regimes.md", "figures/regimes.png"):
-        check_other("--out", out / name, [file for _, file in files])
+        check_other(out / name, [file for _, file in files])
     prepare_output(out / "figures" / "regimes.png")
     cells = dict(sorted(cells.items()))
     dots = {key: [(100 * (s["soup"] - s["seed"]), 100 * (s["btx"] - s["su_dm"])) for s in runs] for key, runs in cells.items()}
@@ -84,7 +84,7 @@ def main(argv=None):
              *(cell(values) for values in zip(*dots[age, rate], strict=True))] for (age, rate), runs in cells.items()]
     head = ["seed's steps", "branch rate", "runs", "seed", "average of all", "BTX, not finetuned", "upcycling (DM)", "BTX",
             "average - seed", "BTX - upcycling"]
-    text = TEXT.format(cells=table(head, rows), where="; ".join(machines),
+    text = TEXT.format(cells=table(head, rows), where="; ".join(machines), n=min(map(len, cells.values())),
                        ages=", ".join(sorted({str(a) for a, _ in cells}, key=int)),
                        r=correlation([pair for pairs in dots.values() for pair in pairs]))
     write_text(out / "regimes.md", text)

@@ -61,7 +61,7 @@ def expert_data(method, domains, paths, experts, n_windows=200):
         shares = mixture(about["data"], f"{path}: its ledger's data")
         for name in shares:
             if name not in domains or domains[name]["files"]["train.bin"] != about.get(f"{name}/train.bin"):
-                raise BadInput(f"{path} was trained on other data of {name!r} than there is in --data_dir; name what it read")
+                raise BadInput(f"{path} was trained on other data of {name!r} than --data_dir has; name the folder that it read")
         check_tokenizer({name: domains[name] for name in shares}, expert["tokenizer"], path)
         data.append(torch.cat([first_windows(text_of(domains, name, "train", block_size), block_size,
                                              max(1, round(n_windows * share))) for name, share in shares.items()]))
@@ -94,7 +94,7 @@ class BTM(nn.Module):
             self.idf, self.centroids = (t.to(device) for t in tfidf(windows_of, self.config.vocab_size))
 
     def bayes_scores(self, log_probs, tokens):
-        """log p(x_1..x_t | expert i) up to each token: log_probs (E, B, T, V) of the next tokens; tokens (B, T). (B, T, E)."""
+        """log p(x_2..x_t | x_1, expert i) up to each t; log_probs of the next tokens: (E, B, T, V); tokens: (B, T). (B, T, E)."""
         seen = log_probs[:, :, :-1].gather(-1, tokens[None, :, 1:, None].expand(len(log_probs), -1, -1, 1))[..., 0]
         return F.pad(seen.cumsum(-1), (1, 0)).permute(1, 2, 0)
 
@@ -107,7 +107,7 @@ class BTM(nn.Module):
         return (2 / TEMPERATURE * dots / norm).permute(1, 2, 0)
 
     def log_weights(self, scores):
-        """Logarithms of the top_k largest of exp(scores), made to sum to 1, zero elsewhere. (..., E) -> (..., E)."""
+        """Log of the weights: the log-softmax over the top_k largest scores, -inf for the rest. (..., E) -> (..., E)."""
         values, indices = scores.sort(dim=-1, descending=True, stable=True)  # of equals the first expert, unlike topk
         values, indices = values[..., :self.top_k], indices[..., :self.top_k]
         return torch.full_like(scores, -math.inf).scatter(-1, indices, values.log_softmax(-1))
@@ -139,5 +139,5 @@ class BTM(nn.Module):
     stream, generate = GPT.stream, GPT.generate
 
     def num_params(self, active=False):
-        """All experts'; with active=True those of the top_k that count (to find them, bayes needs all)."""
+        """All experts'; with active=True those of the top_k that count (to find them, all run)."""
         return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])

@@ -1,4 +1,4 @@
-"""Checkpoints: plain numbers and plain values, never code. They say what they are and how they came to be.
+"""Checkpoints: tensors and JSON, never code. They say what they are and how they came to be.
 
 A checkpoint is a dictionary:
     model      state dict of a `model.GPT`
@@ -79,7 +79,7 @@ def check_log(log):
 
 
 def start_of(value):
-    """The first bytes of a value's file, where behind them each tensor lies, {(part, name): byte}, and how many bytes follow."""
+    """The first bytes of a value's file, the offset of each tensor behind them, {(part, name): bytes}, and the tensors' size."""
     plain = json.dumps({key: v for key, v in value.items() if key not in TENSORS}, allow_nan=False)
     header, places, end = {"__metadata__": {"plain": plain}}, {}, 0
     for part in TENSORS:
@@ -92,7 +92,7 @@ def start_of(value):
 
 
 def value_of(path, start):
-    """Of which value, with tensors on "meta", these are the first bytes, and start_of's other results. Raises any error."""
+    """The inverse of start_of: the value, its tensors on "meta", the offsets, the tensors' size. Raises errors of any kind."""
     header = read_json(path, start[8:])
     value, dtypes = read_json(path, header.pop("__metadata__")["plain"]), {name: dtype for dtype, name in DTYPES.items()}
     for key, about in header.items():

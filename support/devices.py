@@ -41,7 +41,7 @@ def pick_device(name):
 
 
 def send(batch, device):
-    """A batch on the device; a GPU copies it from memory that stays in place, while it still computes."""
+    """A batch on the device; to a GPU it goes from pinned memory, and nobody waits."""
     return batch.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
@@ -197,7 +197,7 @@ def full_state(model, optimizer):
 
 
 def load_full_state(model, optimizer, weights, moments, step):
-    """Give model and optimizer what full_state returned after so many steps, whatever the number of ranks was and is."""
+    """Give model and optimizer what full_state returned after `step` steps, whatever the number of ranks was and is."""
     def part(full, like):
         if not hasattr(like, "full_tensor"):
             return full

@@ -71,12 +71,12 @@ def digest(content):
     return (content if hasattr(content, "hexdigest") else hashlib.sha256(content)).hexdigest()[:16]
 
 
-def check_other(option, out, inputs):
-    """Raise BadInput if `out`, the value of an option, is one of the inputs, which would be lost."""
+def check_other(out, inputs):
+    """Raise BadInput if `out`, the value of --out, is one of the inputs, which would be lost."""
     out = os.path.realpath(out)  # also where a folder that is not there yet is on the way
     for path in inputs:
         if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):  # also by another case, or a link
-            raise BadInput(f"{option} {out} is an input, too, and would be lost; choose another name")
+            raise BadInput(f"--out {out} is an input, too, and would be lost; choose another name")
 
 
 def prepare_output(path, probe=True):
@@ -87,13 +87,13 @@ def prepare_output(path, probe=True):
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise BadInput(f"{path}: this is a folder, or no file to write to; choose another --out")
+            raise BadInput(f"{path}: this is a folder, or no file to write to; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
         if probe:  # permission bits say little, to root or about a full disk
             open_part(path).close()
             part_of(path).unlink()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another name") from None
 
 
 @contextmanager
@@ -112,8 +112,8 @@ def locked(path):
         if file is not None:
             os.close(file)
         if isinstance(error, BlockingIOError):
-            raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another --out") from None
-        raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another --out") from None
+            raise BadInput(f"{path}: another run is writing it; wait for its end, or choose another name") from None
+        raise BadInput(f"{lock}: cannot be locked ({error.strerror}); delete it, or choose another name") from None
     try:
         yield
     finally:
@@ -141,7 +141,7 @@ def output(path, probe=True, resume=False):
             for name in [path, *state]:  # removes what a killed run left
                 prepare_output(name, probe)
             if state and state[0].exists() and not resume:
-                raise BadInput(f"{state[0]} was left by an interrupted run; --resume it, delete it, or choose another --out")
+                raise BadInput(f"{state[0]} was left by an interrupted run; --resume it, delete it, or choose another name")
             yield
     finally:
         for folder in new:

@@ -54,9 +54,8 @@ def option(default, help, **kwargs):
     `low` and `high` bound a number, both ends included; `positional` marks the list of arguments without a name; `group` is the
     heading in --help of this option and of those after it.
     """
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **kwargs})
-    return field(default=default, metadata={"help": help, **kwargs})
+    given = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**given, metadata={"help": help, **kwargs})
 
 
 class Parser(argparse.ArgumentParser):
@@ -161,7 +160,7 @@ def run(main):
     except (MemoryError, RuntimeError) as error:  # torch's own of a GPU, and of a CPU, are RuntimeErrors
         if os.environ.get("BTX_TRACE") or not (isinstance(error, MemoryError) or "memory" in str(error)):
             raise
-        code, line = 2, "out of memory: try a smaller --batch_size, --grad_accum, --recompute or --loss_chunk, or a smaller model"
+        code, line = 2, "out of memory: try a smaller model or --batch_size; in training --grad_accum, --recompute, --loss_chunk"
     except OSError as error:  # a disk, a pipe or a terminal that fails at any other time
         if os.environ.get("BTX_TRACE"):
             raise

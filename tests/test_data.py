@@ -302,7 +302,7 @@ def test_wrong_code_is_refused(wrong):
 def test_no_answer_passes_that_does_not_do_what_is_asked(level):
     """Constants, the input itself, and the returns of the domain without any step before them."""
     rng = random.Random(0)
-    drawn = [prepare.draw_task("code", rng, level, "|") for _ in range(200)]
+    drawn = [prepare.draw_task("code", rng, level) for _ in range(200)]
     constants = {repr(expected) for t in drawn for _, expected in t.cases}
     for answer in ["xs", "xs[:]", *(e.format("xs") for e in code.LAST_STEPS.values()), *constants]:
         assert not any(grade([(t, f"\n    return {answer}\n") for t in drawn])), answer
@@ -541,11 +541,11 @@ def test_switch_tasks_have_a_document_and_a_task_of_different_domains(monkeypatc
     monkeypatch.setattr(prepare, "domain_module", Fake)
     rng, seen = random.Random(0), Counter()
     for _ in range(500):
-        t = prepare.draw_task("switch", rng, 2, "|")
-        before, prompt = t.prompt.split("|")
+        t = prepare.draw_task("switch", rng, 2)
+        before, prompt = t.prompt.split(tokenizer.END)
         first, second = before.split()[0], prompt.split()[0]
         assert first != second and {first, second} <= set(DOMAINS)
-        assert t == Task(f"{first} text 2|{second} prompt 2", f"{second} answer", "code", [second])
+        assert t == Task(f"{first} text 2{tokenizer.END}{second} prompt 2", f"{second} answer", "code", [second])
         seen[first, second] += 1
     assert len(seen) == 20 and min(seen.values()) > 10
     stream = prepare.documents("switch", rng, 1)

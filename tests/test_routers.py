@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import CAPACITY, GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
+from model import CAPACITY_FACTOR, GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
 from tests.test_model import compute_every_expert, new, random_moe, tokens
 from train_expert import router_noise, temperature
 
@@ -92,7 +92,7 @@ def test_switch_drops_the_share_that_its_capacity_says():
     logits = torch.randn(M, N, generator=generator()) * 0.1
     logits[:, 0] += 2.0  # everybody wants expert 0
     gates = route_switch(logits, training=True).gates[:, 0]
-    assert (gates == 0).float().mean().item() == pytest.approx(1 - CAPACITY / N)
+    assert (gates == 0).float().mean().item() == pytest.approx(1 - CAPACITY_FACTOR / N)
     assert gates[gates > 0].min() >= logits.softmax(-1)[:, 0][gates == 0].max()  # the least sure go, whatever their place
     assert (route_switch(logits, training=False).gates > 0).all()
     balanced = torch.eye(4).repeat(100, 1)
