@@ -287,6 +287,8 @@ def main(argv=None):
     if not settings.models:
         raise BadInput("name the checkpoints to compare, as in: evaluate.py out/seed.pt out/btx.pt")
     merged = [name for name in settings.btm.split(",") if name]
+    if settings.btm_methods != Settings.btm_methods and not merged:
+        raise BadInput("--btm_methods: name the models to merge by --btm, as in --btm seed,math,code,wiki")
     methods = [btm.read_method(word, len(merged)) for word in settings.btm_methods.split(",") if merged]
     names = [*(btm.name(*m) for m in methods), *(Path(path).stem for path in settings.models)]  # they stand for models in tables
     for name in names:

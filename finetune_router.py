@@ -8,6 +8,7 @@ may choose what trains. The default mixture is the paper's.
 from dataclasses import dataclass
 
 from support import devices
+from support.files import output
 from support.settings import BadInput, option, parse, run, signals
 from train_expert import TrainSettings, check, load_model, train
 
@@ -36,7 +37,7 @@ def main(argv=None):
     if not model.config.n_expert:
         raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
     freeze(model, settings.train)
-    with signals() as stop, devices.ranks(device):
+    with devices.on_first_rank(output(settings.out, resume=settings.resume)), devices.ranks(device), signals() as stop:
         train(model, settings, header, device, data, stop)
 
 

@@ -407,6 +407,8 @@ def main(argv=None):
         if not find_spec(package):
             raise BadInput(f"{package} is not installed; pip install -r requirements-hf.txt")
     match settings.words:
+        case ["import", _] if settings.shard_size != Settings.shard_size:
+            raise BadInput("--shard_size is for export; leave it out")
         case ["import", folder]:
             ckpt.check_name(settings.out, "--out ")
             import_folder(Path(folder), Path(settings.out), settings.block_size)

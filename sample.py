@@ -103,6 +103,8 @@ def main(argv=None):
     names = checkpoint["experts"]
     if (settings.experts or settings.html) and not names:
         raise BadInput(f"--experts, --html: {settings.model[0]} is a dense model and has none to show; name a mixed one")
+    if settings.layer and not settings.experts:
+        raise BadInput("--layer is for --experts, the colours in the terminal; give both, or none")
     if settings.layer > checkpoint["config"]["n_layer"]:
         raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
     encoding = tokenizer.of(checkpoint["tokenizer"], settings.model[0])

@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,7 +193,7 @@ def listed(numbers):
 
 
 def train(model, settings, header, device, data, stop=()):
-    """Train `model` in place and write settings.out, by the one training loop of this project.
+    """Train `model` in place and write settings.out, which files.output holds, by the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage; data: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
@@ -214,63 +213,62 @@ def train(model, settings, header, device, data, stop=()):
     if settings.steps // every * (len(windows) + len(header["experts"])) > 10**4:  # or a log might not fit into a header
         raise BadInput(f"--eval_every {every}: too many validations to keep in a log; let there be fewer")
     setup = ckpt.setup(settings, config, device, header, digests)
-    with output(out, resume=settings.resume) if rank == 0 else nullcontext():
-        if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
-            fast.install(model)
-        forward = devices.spread(model.train(), device, settings.shard)
-        forward = torch.compile(forward) if settings.compile else forward
-        optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
-        state = ckpt.load_state(out, model, optimizer, settings, setup)  # seconds of all ranks
-        step_tokens = settings.batch_size * T
-        token_flops, peak = model.flops_per_token(), devices.peak_flops(device) * world_size
-        start = time.perf_counter() - state["seconds"] / world_size
-        bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-                   mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
-        for step in bar:
-            x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
-            rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
-            x, y = (devices.send(t, device) for t in (x, y))
-            nll, routing = training_step(forward, optimizer, x, y, settings, autocast, noise)
-            done, last = step + 1, step + 1 == settings.steps
-            stopping = devices.any_rank(stop, device) and not last
-            saving = stopping or done % settings.save_every == 0 and not last
-            if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
-                loss = nll.item()
-                if not math.isfinite(loss):  # the weights are not either, then, and no later loss is
-                    raise Diverged(f"at step {done} the loss is not finite; try a lower --lr")
-                speed, gates = done * step_tokens / (time.perf_counter() - start), routed(routing, header["experts"])
-                text = (f"loss {loss:.3f}, {speed:,.0f} tokens/s" + (f", MFU {speed * token_flops / peak:.1%}" if peak else "")
-                        + (f", load {listed(gates['load'])}" if gates else ""))
-                bar.set_postfix_str(text)
-            seconds = time.perf_counter() - start
-            if done % every == 0 or last:
-                losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
-                          for domain, w in windows.items()}
-                state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": loss,
-                                     "val_loss": losses, "seconds": seconds} | gates)
-                if rank == 0:
-                    tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
-                start = time.perf_counter() - seconds  # validation does not count
-            if saving:
-                state |= {"step": done, "seconds": seconds * world_size}
-                ckpt.save_state(out, model, optimizer, state)
-            if stopping:
-                devices.any_rank(True, device)  # nobody leaves before the state is written
-                bar.close()
-                raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done}; the same command with --resume goes on")
-        parents = [entry["id"] for entry in header["lineage"][-1:]]
-        entry = ledger.entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
-                             tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
-                             seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
-        weights = devices.whole(model.state_dict())
-        if rank == 0:
-            ckpt.save(out, ckpt.pack(weights, config, header["tokenizer"], header["experts"], [*header["lineage"], entry],
-                                     state["log"], settings.save_dtype))
-            state_of(out).unlink(missing_ok=True)
-            print(f"wrote {out}; validation loss: {listed(state['log'][-1]['val_loss'])}")
+    if settings.fast or settings.compile:  # the compiler cannot follow the readable loop
+        fast.install(model)
+    forward = devices.spread(model.train(), device, settings.shard)
+    forward = torch.compile(forward) if settings.compile else forward
+    optimizer, autocast = make_optimizer(model, settings), devices.autocast(settings.dtype, device)
+    state = ckpt.load_state(out, model, optimizer, settings, setup)  # seconds of all ranks
+    step_tokens = settings.batch_size * T
+    token_flops, peak = model.flops_per_token(), devices.peak_flops(device) * world_size
+    start = time.perf_counter() - state["seconds"] / world_size
+    bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
+               mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
+    for step in bar:
+        x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
+        rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        noise = router_noise(config, step / settings.steps, (settings.seed, stage, step, rank), device)
+        x, y = (devices.send(t, device) for t in (x, y))
+        nll, routing = training_step(forward, optimizer, x, y, settings, autocast, noise)
+        done, last = step + 1, step + 1 == settings.steps
+        stopping = devices.any_rank(stop, device) and not last
+        saving = stopping or done % settings.save_every == 0 and not last
+        if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
+            loss = nll.item()
+            if not math.isfinite(loss):  # the weights are not either, then, and no later loss is
+                raise Diverged(f"at step {done} the loss is not finite; try a lower --lr")
+            speed, gates = done * step_tokens / (time.perf_counter() - start), routed(routing, header["experts"])
+            text = (f"loss {loss:.3f}, {speed:,.0f} tokens/s" + (f", MFU {speed * token_flops / peak:.1%}" if peak else "")
+                    + (f", load {listed(gates['load'])}" if gates else ""))
+            bar.set_postfix_str(text)
+        seconds = time.perf_counter() - start
+        if done % every == 0 or last:
+            losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
+                      for domain, w in windows.items()}
+            state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": loss,
+                                 "val_loss": losses, "seconds": seconds} | gates)
+            if rank == 0:
+                tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
+            start = time.perf_counter() - seconds  # validation does not count
+        if saving:
+            state |= {"step": done, "seconds": seconds * world_size}
+            ckpt.save_state(out, model, optimizer, state)
+        if stopping:
+            devices.any_rank(True, device)  # nobody leaves before the state is written
+            bar.close()
+            raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done}; the same command with --resume goes on")
+    parents = [entry["id"] for entry in header["lineage"][-1:]]
+    entry = ledger.entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
+                         tokens=settings.steps * step_tokens, flops=settings.steps * step_tokens * token_flops,
+                         seconds=(time.perf_counter() - start) * world_size, ranks=world_size, settings=setup)
+    weights = devices.whole(model.state_dict())
+    if rank == 0:
+        ckpt.save(out, ckpt.pack(weights, config, header["tokenizer"], header["experts"], [*header["lineage"], entry],
+                                 state["log"], settings.save_dtype))
+        state_of(out).unlink(missing_ok=True)
+        print(f"wrote {out}; validation loss: {listed(state['log'][-1]['val_loss'])}")
 
 
 def load_model(settings, data):
@@ -313,7 +311,7 @@ def main(argv=None):
         model, header = new_model(settings, data, shape)
     for name, p in model.named_parameters():
         p.requires_grad_(settings.train == "all" or ".ff." in name)
-    with signals() as stop, devices.ranks(device):
+    with devices.on_first_rank(output(settings.out, resume=settings.resume)), devices.ranks(device), signals() as stop:
         train(model, settings, header, device, data, stop)
 
 

@@ -30,10 +30,10 @@ class Settings:
     text: list = option([], "NAME=PATH: a file, a folder or a pattern of files as one more domain; a name given twice has both; "
                         "plain UTF-8 or .jsonl, .gz or not", nargs="+", metavar="NAME=PATH")
     field: str = option("text", "for .jsonl: what holds the text of a line")
-    train_tokens: int = option(2_000_000, "tokens of training text for each domain", low=1, high=10**9)
+    train_tokens: int = option(2_000_000, "tokens of training text for each domain of --domains", low=1, high=10**9)
     val_tokens: int = option(50_000, "tokens of validation text for each domain", low=1, high=10**9)
-    tasks: int = option(400, "test tasks for each domain, all different", low=1, high=10**6)
-    tokenizer: str = option("btx", "btx; an encoding of tiktoken's such as gpt2; or a number N: a new one of N tokens, "
+    tasks: int = option(400, "test tasks for each domain of --domains, all different", low=1, high=10**6)
+    tokenizer: str = option("", "btx if not given; an encoding of tiktoken's such as gpt2; or a number N: a new one of N tokens, "
                             "trained on the beginning of each --text")
     init: str = option("", "use the tokenizer of this checkpoint instead, as of an imported model")
     seed: int = option(0, "another seed, other text", low=0)
@@ -162,7 +162,7 @@ def main(argv=None):
     names += paths
     if not names or len(set(names)) < len(names):
         raise BadInput(f"--domains and --text: {', '.join(names) or 'none'}; name at least one domain, and none twice")
-    if settings.init and settings.tokenizer != Settings.tokenizer:
+    if settings.init and settings.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     files = {name: text.files_of(some) for name, some in paths.items()}
     places = [text.place(path) for some in files.values() for path in some]
@@ -175,7 +175,7 @@ def main(argv=None):
         about = text.new_tokenizer(files, settings.field, int(settings.tokenizer))
         encoding = tokenizer.of(about, "--tokenizer")
     else:
-        encoding = tokenizer.load(settings.tokenizer)
+        encoding = tokenizer.load(settings.tokenizer or "btx")
         about = tokenizer.describe(encoding)
     meta = {"tokenizer": about["name"], **about, "level": settings.level, "seed": settings.seed}
     del meta["name"]

@@ -27,12 +27,12 @@ def domain_module(name):
 
 
 def over_domains(values):
-    """The mean of {domain: value}; `switch` stays out, a made-up test of ours on the text of the others.
+    """The mean of {domain: value}; `switch`, a made-up test of ours on the text of the others, stays out if there are others.
 
     >>> over_domains({"math": 1.0, "code": 3.0, "switch": 100.0})
     2.0
     """
-    return mean(value for domain, value in values.items() if domain != "switch")
+    return mean([value for domain, value in values.items() if domain != "switch"] or values.values())
 
 
 def held_out(key):

@@ -15,7 +15,7 @@ from data.tokenizer import END, PATTERN, build, describe, ids, to_lines, train
 from support.files import LIMIT, open_input, read_json, reading
 from support.settings import BadInput
 
-PIECE = 2**16  # characters that are read and encoded at once
+PIECE = 2**17  # characters that are read and encoded at once
 WORDS = re.compile(r"(?s).*[^\W_](?=[ \n])")  # up to the end of a word, where tokens of every known pattern end, too
 SAMPLE = 150_000  # characters of each domain that a new tokenizer is trained on
 
@@ -83,6 +83,17 @@ def files_of(paths):
     return good
 
 
+def pieces(file):
+    """Yield the text of an open file in pieces, (text, whether it is the last)."""
+    piece = file.read(PIECE)
+    while piece:
+        ahead = file.read(PIECE)
+        words = ahead and WORDS.match(piece)
+        cut = words.end() if words else len(piece)
+        yield piece[:cut], not ahead
+        piece = piece[cut:] + ahead
+
+
 def documents(files, field, progress=lambda done: None):
     """Yield the files' texts in pieces, (text, whether its document ends with it). Each line of a .jsonl is a document, else each
     file. progress is called with the bytes read of the files so far. Raises BadInput for a line without the field."""
@@ -95,17 +106,12 @@ def documents(files, field, progress=lambda done: None):
                     value = read_json(path, line) if line.strip() else {field: ""}
                     if not isinstance(value, dict) or not isinstance(value.get(field), str):
                         raise BadInput(f"{path}: line {number} has no text under {field!r}; name another --field")
-                    yield value[field], True
+                    yield from pieces(io.StringIO(value[field], newline=""))
                     progress(before + file.tell())
             else:
-                piece = lines.read(PIECE)
-                while piece:
-                    ahead = lines.read(PIECE)
-                    words = ahead and WORDS.match(piece)
-                    cut = words.end() if words else len(piece)
-                    yield piece[:cut], not ahead
+                for piece in pieces(lines):
+                    yield piece
                     progress(before + file.tell())
-                    piece = piece[cut:] + ahead
             before += file.seek(0, io.SEEK_END)
 
 
@@ -113,7 +119,7 @@ def split(pieces, encode, end, share, n_val):
     """Tokens of documents, as ("train.bin" or "val.bin", tokens), a part at a time.
 
     encode: text -> array of tokens; end: the token after each document. Whole documents go to validation, as long as it has no
-    more than `share` of all and n_val tokens; if none fits, the end of the text does.
+    more than `share` of all and n_val tokens; if they are less than half of what it should have, so does the end of the text.
     """
     tail, train, val, fresh = encode(""), 0, 0, True
     for text, ends in pieces:
@@ -132,7 +138,8 @@ def split(pieces, encode, end, share, n_val):
                 yield "train.bin", tail[:-n_val]
                 tail = tail[-n_val:]
         fresh = ends
-    cut = len(tail) - (0 if val else min(-(-train // 10), n_val))
+    wanted = min(-(-(train + val) // 10), n_val)
+    cut = len(tail) - (wanted - val) * (val < wanted / 2)
     yield "train.bin", tail[:cut]
     yield "val.bin", tail[cut:]
 

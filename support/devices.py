@@ -97,6 +97,11 @@ def n_ranks():
     return size
 
 
+def on_first_rank(context):
+    """The context on torchrun's first rank, and one that does nothing on the others, before they join in `ranks`."""
+    return context if os.environ.get("RANK", "0") == "0" else nullcontext()
+
+
 @contextmanager
 def ranks(device):
     """Inside, this process is one of torchrun's ranks, if torchrun started it."""

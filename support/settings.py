@@ -170,7 +170,7 @@ def run(main):
         if not is_panic(error):
             raise
         code, line = 2, "a text is too much for its tokenizer; cut it into lines"
-    if line and (os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ):  # torchrun's ranks say it once
+    if line:
         line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
         print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way

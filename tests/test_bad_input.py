@@ -162,11 +162,11 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--out file", "file"), ("--data_dir nowhere", "nowhere"), ("--btm code", "code"),
         ("--btm math --btm_methods vote:1", "vote:1"), ("--btm math --btm_methods bayes:0", "bayes:0"),
         ("--btm math --btm_methods bayes:2", "bayes:2"), ("--btm math --btm_methods bayes:1,bayes:1", "bayes"),
-        ("--btm math --btm_methods tfidf:1 --data_dir nowhere", "nowhere")],
+        ("--btm math --btm_methods tfidf:1 --data_dir nowhere", "nowhere"), ("--btm_methods tfidf:1", "--btm")],
     SAMPLE: [
         ("--html {tiny}/data", "data: "),
         (f"--prompt '{'word ' * 40}'", "--prompt"),
-        ("--layer 3", "--layer")],
+        ("--layer 3 --experts", "--layer"), ("--layer 1", "--experts")],
     PREPARE: [
         ("--domains ''", "--domains"), ("--tasks 2 math", "math"), ("--out file", "file"), ("--domains math,poems", "poems"),
         ("--domains '' --text a=~nosuch/x", "nosuch"), ("--domains math,math", "twice"), ("--init file", "file"),
@@ -200,7 +200,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("budget {tiny}/seed.pt --since {tiny}/seed.pt", "--like"),
         ("budget {tiny}/btx_mixed.pt --like {tiny}/math.pt --since {tiny}/seed.pt", "btx_mixed"), ("paper", "files of the runs"),
         ("paper nowhere --out new", "nowhere"), ("regimes", "folders"), ("regimes nowhere --out new", "nowhere"),
-        (f"{PREPARE} --tokenizer gpt2 --init {{tiny}}/seed.pt", "--tokenizer"),
+        (f"{PREPARE} --tokenizer btx --init {{tiny}}/seed.pt", "--tokenizer"),
         ("bench loader {DATA} --out {tiny}/data/math/meta.json", "is an input"),
         ("bench loader {DATA} --block_size 4000", "4000"),
         ("bench forward --n_expert 2 --top_k 3 --out new/b.json", "top_k"), ("grid nowhere", "nowhere"), ("grid", "folders"),

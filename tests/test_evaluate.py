@@ -139,6 +139,14 @@ def test_a_report_shows_no_pictures_of_an_earlier_run(tiny, tmp_path):
     assert {p.name for p in tmp_path.rglob("*.*")} == {"report.md", "results.json"}
 
 
+def test_where_switch_is_the_only_domain_its_tasks_are_the_mean(tiny, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "switch").symlink_to(tiny / "data" / "switch")
+    evaluate.main([str(tiny / "seed.pt"), "--data_dir", str(tmp_path / "data"), "--device", "cpu", "--out", str(tmp_path)])
+    row, = [line.split("|") for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| seed")][:1]
+    assert row[2].strip() == row[3].strip() != ""
+
+
 def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
     """A loss that cannot be drawn: a line of warning, and all the rest."""
     checkpoint = ckpt.load(tiny / "seed.pt")

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.long
 RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
         "accumulated": {"init": "seed", "grad_accum": 2},
         "thrifty": {"init": "btx_mixed", "alpha": 0.1, "recompute": True, "loss_chunk": 7}}
-WORKER = Path(__file__).parent / "two_ranks.py"
+ROOT = Path(__file__).parent.parent
+WORKER = ROOT / "tests" / "two_ranks.py"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,21 @@ def test_gradients_are_averaged_once_a_step_not_once_a_micro_batch(tmp_path):
         assert sorted(calls) == sorted({*calls})
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+def test_what_one_rank_refuses_is_said_and_ends_both(alone, tiny, tmp_path):
+    """The first one: its output lies in a file; the second one: it has no data."""
+    (tmp_path / "file").touch()
+    what = (f"--out {tmp_path}/file/a.pt --data_dir {tiny}/data" if alone == 0 else
+            f"--out {tmp_path}/a.pt --data_dir $(test $RANK = 0 && echo {tiny}/data || echo nowhere)")
+    script = f"exec {sys.executable} train_expert.py --init {tiny}/seed.pt --data math --device cpu --steps 9999 {what}"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--no-python"]
+    done = subprocess.run([*launch, "bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    lines = [line for line in done.stderr.splitlines() if line.startswith("train_expert.py: ")]
+    assert done.returncode and len(lines) == 1 and ("file" if alone == 0 else "nowhere") in lines[0]
+    assert "RuntimeError" not in done.stderr
 
 
 def running(word):

@@ -97,12 +97,14 @@ def test_validation_is_of_whole_documents_from_everywhere(tmp_path):
     assert 2500 < len(meta["val.bin"]) <= 5000
 
 
-def test_a_text_larger_than_a_piece(tmp_path, monkeypatch):
-    """Its tokens are those of the whole text."""
+@pytest.mark.parametrize("name", ["own.txt", "own.jsonl"])
+def test_a_text_larger_than_a_piece(name, tmp_path, monkeypatch):
+    """Its tokens are those of the whole text, which are never there all at once."""
     whole = "".join(f"line {n} of a long text, with  spaces\n\n" * (n % 3) + f"{n}\n" for n in range(300))
-    (tmp_path / "own.txt").write_text(whole)
+    (tmp_path / name).write_text(whole if name == "own.txt" else json.dumps({"text": whole}))
     monkeypatch.setattr(text, "PIECE", 100)
-    own = make(tmp_path / "out", tmp_path / "own.txt", val_tokens=50)
+    assert all(len(piece) <= 200 for piece, _ in text.documents([tmp_path / name], "text"))
+    own = make(tmp_path / "out", tmp_path / name, val_tokens=50)
     tokens = np.concatenate([np.fromfile(own / f"{part}.bin", "<u2") for part in ("train", "val")])
     assert tokens[-1] == ENCODING.eot_token and len(np.fromfile(own / "val.bin", "<u2")) == 50
     assert tokens[:-1].tolist() == ENCODING.encode_ordinary(whole)
@@ -119,6 +121,15 @@ def test_pieces_end_where_tokens_of_every_pattern_do(pattern, tmp_path, monkeypa
     pieces = [piece for piece, _ in text.documents([tmp_path / "own.txt"], "text")]
     assert "".join(pieces) == whole and len(pieces) > 50 and max(map(len, pieces)) <= 800
     assert [word for piece in pieces for word in regex.findall(pattern, piece)] == regex.findall(pattern, whole)
+
+
+def test_a_long_text_beside_a_short_one_gives_its_end_to_validation(tmp_path):
+    (tmp_path / "long.txt").write_text("word and word again\n" * 9000)
+    (tmp_path / "short.txt").write_text("a short text of a few words\n")
+    make(tmp_path / "out", tmp_path / "*.txt")
+    domain = read_domain(tmp_path / "out", "own")
+    sizes = [len(domain[f"{part}.bin"]) for part in ("train", "val")]
+    assert sizes[1] == -(-sum(sizes) // 10)
 
 
 def test_one_text_of_less_than_ten_documents_has_its_end_for_validation(tmp_path):
