@@ -284,8 +284,7 @@ def load_model(settings, data):
 def new_model(settings, data, shape):
     """A model with fresh weights and the header of a first stage. Raises BadInput."""
     first = next(iter(data))
-    about = {"name": data[first]["tokenizer"]} | {key: data[first][key] for key in ("fingerprint", "vocab_size", "bpe")
-                                                  if key in data[first]}
+    about = data[first]["tokenizer"]
     tokenizer.of(about, f"{settings.data_dir}/{first}")
     check_tokenizer(data, about, f"{settings.data_dir}/{first}")
     try:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.tokenizer import id_size
+from data.tokenizer import id_size, is_description
 from support.files import digest, has, open_input, read_json, reading
 from support.settings import BadInput
 
-META = {"tokenizer": str, "fingerprint": str, "vocab_size": int, "level": int, "seed": int, "files": dict}
+META = {"tokenizer": dict, "level": int, "seed": int, "files": dict}
 FILES = ("train.bin", "val.bin", "tasks.jsonl")
 
 
@@ -32,17 +32,18 @@ def read_domain(folder, domain):
         raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
                        "see python -m data.prepare --help")
     about = read_json(path)
-    if not has(about, META) or about["files"].keys() != set(FILES):
+    if not has(about, META) or not is_description(about["tokenizer"]) or about["files"].keys() != set(FILES):
         raise BadInput(f"{path} is broken; prepare {domain} again")
+    vocab_size = about["tokenizer"]["vocab_size"]
     for name, wanted in about["files"].items():
         part = path.with_name(name)
         with reading(part), open_input(part) as file:
             content = np.frombuffer(file.read(), "u1")
             if digest(content) != wanted:
                 raise BadInput(f"{part} is not what data.prepare wrote; prepare {domain} again")
-            about[name] = content.view(f"<u{id_size(about['vocab_size'])}") if name.endswith(".bin") else content
-        if name.endswith(".bin") and about[name].max(initial=0) >= about["vocab_size"]:
-            raise BadInput(f"{part} has tokens that its vocabulary of {about['vocab_size']} lacks; prepare {domain} again")
+            about[name] = content.view(f"<u{id_size(vocab_size)}") if name.endswith(".bin") else content
+        if name.endswith(".bin") and about[name].max(initial=0) >= vocab_size:
+            raise BadInput(f"{part} has tokens that its vocabulary of {vocab_size} lacks; prepare {domain} again")
     return about
 
 
@@ -66,7 +67,7 @@ def text_of(domains, name, split, block_size):
 def check_tokenizer(domains, tokenizer, path):
     """Raise BadInput unless all `domains`, see read_domain, were prepared with the tokenizer of the checkpoint in `path`."""
     for name, domain in domains.items():
-        if any(domain[key] != tokenizer[key] for key in ("fingerprint", "vocab_size")):
+        if any(domain["tokenizer"][key] != tokenizer[key] for key in ("fingerprint", "vocab_size")):
             raise BadInput(f"{path} was trained with another tokenizer than domain {name!r} was prepared with; "
                            "name another --data_dir, or prepare the data again")
 

@@ -177,8 +177,7 @@ def main(argv=None):
     else:
         encoding = tokenizer.load(settings.tokenizer or "btx")
         about = tokenizer.describe(encoding)
-    meta = {"tokenizer": about["name"], **about, "level": settings.level, "seed": settings.seed}
-    del meta["name"]
+    meta = {"tokenizer": about, "level": settings.level, "seed": settings.seed}
     # what can be wrong comes first, before anything is written
     made = {name: text.own(name, files[name], encoding, settings.field, settings.val_tokens, settings.out) for name in paths}
     folders = [Path(settings.out) / name for name in names]

@@ -15,7 +15,7 @@ import regex  # tiktoken's own dependency
 import tiktoken
 
 from data.task import DOMAINS, domain_module
-from support.files import digest
+from support.files import digest, has
 from support.settings import BadInput
 
 FILE = Path(__file__).parent / "btx.tiktoken"
@@ -203,8 +203,14 @@ def fingerprint(encoding):
 
 
 def describe(encoding):
-    """What checkpoints say of a tokenizer; that of an imported model also has "bpe", see `of`."""
+    """What checkpoints and data say of a tokenizer; that of an imported model also has "bpe", see `of`."""
     return {"name": encoding.name, "fingerprint": fingerprint(encoding), "vocab_size": encoding.n_vocab}
+
+
+def is_description(value):
+    """Whether a value looks like that."""
+    types = {"name": str, "fingerprint": str, "vocab_size": int}
+    return has(value, types) and value.keys() - {"bpe"} == types.keys()
 
 
 def id_size(vocab_size):

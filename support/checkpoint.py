@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from data.tokenizer import is_description
 from model import GPT, GPTConfig
 from support import devices, ledger
 from support.files import LIMIT, has, open_input, read_json, reading, state_of, write_whole
@@ -26,7 +27,6 @@ from support.settings import BadInput, Diverged
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TENSORS = ("model", "moments")  # the parts of a file that are {name: tensor}; the rest is plain
 KEYS = {"model": dict, "config": dict, "tokenizer": dict, "experts": list, "lineage": list, "log": list}
-TOKENIZER = {"name": str, "fingerprint": str, "vocab_size": int}
 STATE = {"model": dict, "moments": dict, "step": int, "seconds": float, "settings": dict, "log": list}
 LINE = {"step": int, "tokens": ledger.NUMBER, "val_loss": dict}
 
@@ -58,8 +58,7 @@ def check(checkpoint):
     wrong = [name for name in config.keys() | known.keys() if not has(config, {name: known.get(name, ())})]
     if wrong:
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
-    described = has(tokenizer, TOKENIZER) and tokenizer.keys() - {"bpe"} == TOKENIZER.keys()
-    if not described or tokenizer["vocab_size"] != config["vocab_size"]:
+    if not is_description(tokenizer) or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
     names = {name for name in experts if isinstance(name, str) and name.isprintable() and name}
     if not len(names) == len(experts) == config["n_expert"]:

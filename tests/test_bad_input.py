@@ -566,7 +566,9 @@ def test_a_state_that_is_none_is_not_resumed_nor_written_over(what, tiny, folder
 
 
 def edit(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    """Change what a meta.json says of its tokenizer."""
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | {"tokenizer": meta["tokenizer"] | values}))
 
 
 def flip(path):

@@ -486,8 +486,7 @@ def test_what_is_written(tiny, domain):
     assert len(found) == 6 and all(t.prompt and t.answer for t in found)
     meta = json.loads((folder / "meta.json").read_text())
     assert {name: files.digest((folder / name).read_bytes()) for name in loader.FILES} == meta.pop("files")
-    assert meta == {"tokenizer": "btx", "fingerprint": tokenizer.fingerprint(ENCODING), "vocab_size": 1024, "level": 1,
-                    "seed": 0}
+    assert meta == {"tokenizer": tokenizer.describe(ENCODING), "level": 1, "seed": 0}
 
 
 def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkeypatch):
@@ -667,7 +666,7 @@ def test_a_new_tokenizer_for_own_text(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
     prepare.main(["--domains", "", "--tokenizer", "280", "--text", "a=a.txt", "--out", "d"])
     about = loader.read_domain("d", "a")
-    encoding = tokenizer.of({"name": about["tokenizer"], **about}, "d")
+    encoding = tokenizer.of(about["tokenizer"], "d")
     assert encoding.n_vocab == 280 and encoding.decode(about["train.bin"][:9].tolist()).startswith("the quick brown")
     for bad in ("20", "100000", "400", "9" * 5000):
         with pytest.raises(BadInput, match="tokenizer"):

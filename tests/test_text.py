@@ -25,7 +25,7 @@ ENCODING = tokenizer.load()
 
 def texts_in(folder):
     """The documents of training and of validation text, without what ends them."""
-    kind = "<u2" if read_domain(folder.parent, folder.name)["vocab_size"] <= 2**16 else "<u4"
+    kind = "<u2" if read_domain(folder.parent, folder.name)["tokenizer"]["vocab_size"] <= 2**16 else "<u4"
     parts = [ENCODING.decode(np.fromfile(folder / f"{part}.bin", kind).tolist()) for part in ("train", "val")]
     assert not parts[0] or parts[0].endswith(tokenizer.END) or not parts[1].startswith(tokenizer.END)
     return [part.split(tokenizer.END)[:-1] if part.endswith(tokenizer.END) else part.split(tokenizer.END) for part in parts]
