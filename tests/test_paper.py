@@ -29,6 +29,7 @@ def tiny_paper(tmp_path_factory, warm):
                f"INTO={folder}/out", f"DATA={folder}/data", f"REPORT={folder}/results"]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while not list(folder.glob("out/seed0/*.state")) and not (folder / "out/seed0/seed.pt").exists():
+        assert first.poll() is None
         time.sleep(0.1)
     time.sleep(2)
     os.killpg(first.pid, signal.SIGKILL)
