@@ -192,17 +192,17 @@ def moe_share(lineage):
 
 def table(results):
     """The results as a Markdown table: accuracy in %, mean loss in nats per token and its perplexity, and the costs."""
-    domains = list(next(iter(results.values()))["accuracy"])
-    head = ["model", *domains, "mean", "loss", "ppl", "params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
+    shares = {name: r["accuracy"] for name, r in results.items()}
+    accuracy = {name: a | ({"mean": over_domains(a)} if a else {}) for name, a in shares.items()}
+    head = ["model", *next(iter(accuracy.values())), "loss", "ppl", "params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
     wide = max(map(len, ["model", *results]))
     lines = [head, ["-" * wide, *["-" * 6 + ":"] * (len(head) - 1)]]
     for name, r in results.items():
         loss = over_domains(r["loss"])
-        cells = [name, *(f"{100 * r['accuracy'][d]:.1f}" for d in domains),
-                 f"{100 * over_domains(r['accuracy']):.1f}" if domains else "",
+        cells = [name, *(f"{100 * share:.1f}" for share in accuracy[name].values()),
                  f"{loss:.3f}", f"{math.exp(min(loss, 700)):.2f}",
-                 f"{r['params'] / 1e6:.2f}M", f"{r['active_params'] / 1e6:.2f}M",
-                 f"{r['tokens'] / 1e6:.2f}M", f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
+                 *(f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")),
+                 f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
         lines.append(cells)
     return "\n".join(f"| {name:<{wide}} | " + " | ".join(f"{cell:>7}" for cell in cells) + " |" for name, *cells in lines)
 
