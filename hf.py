@@ -395,7 +395,7 @@ def export(path, folder, shard_size):
                 "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}
         for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words,
                             "tokenizer_config.json": kind}.items():
-            write_text(part / file, json.dumps(value, indent=1, ensure_ascii=False))
+            write_text(part / file, json.dumps(value, indent=1))
         write_text(part / "README.md", CARD.format(name=folder.name, what=what, lines=lines))
         part.rename(folder)
     print(f"wrote {folder}")

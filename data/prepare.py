@@ -188,11 +188,13 @@ def main(argv=None):
         for folder in folders:
             locks.enter_context(output(folder / "meta.json"))
         try:
+            lines = []
             for name, folder in zip(names, folders, strict=True):
                 parts, tasks = (made[name], []) if name in made else prepare_domain(name, encoding, settings)
                 n_train, n_val = write(folder, parts, tasks, meta)
-                print(f"{folder}: {n_train:,} training and {n_val:,} validation tokens, {len(tasks)} tasks")
+                lines.append(f"{folder}: {n_train:,} training and {n_val:,} validation tokens, {len(tasks)} tasks")
             move(folders)
+            print(*lines, sep="\n")
         finally:
             for folder in folders:
                 clear(folder / ".new")

@@ -169,7 +169,7 @@ def own(name, files, encoding, field, n_val, out):
                 raise BadInput(f"--text: {path} lies in --out {out}; choose another --out")
     encode, n_tokens = partial(ids, encoding), 0
     for text, _ in documents(files, field):
-        n_tokens += len(encode(text[:1000].strip()))
+        n_tokens += len(encode(text.strip()[:1000]))
         if n_tokens >= 20:
             break
     else:

@@ -313,9 +313,13 @@ def test_what_is_mixed_here_and_what_is_mixed_there(tiny, here):
 
 def test_branches_that_went_out_and_in_are_still_of_one_seed(tiny, here):
     for name in ("seed", "math"):
-        hf.main(["export", str(tiny / f"{name}.pt"), f"{name}-hf"])
-        hf.main(["import", f"{name}-hf", "--out", f"{name}.pt"])
-    mix.main(["seed.pt", "math.pt", "--out", "mixed.pt"])
+        checkpoint = ckpt.load(tiny / f"{name}.pt")
+        checkpoint["lineage"][0]["settings"]["out"] = "caf\udce9/seed.pt"  # a folder whose name is not UTF-8
+        ckpt.save(f"{name}.pt", checkpoint)
+        hf.main(["export", f"{name}.pt", f"{name}-hf"])
+        hf.main(["import", f"{name}-hf", "--out", f"back_{name}.pt"])
+    mix.main(["seed.pt", "back_math.pt", "--out", "mixed.pt"])
+    mix.main(["back_seed.pt", "math.pt", "--out", "mixed.pt"])
     sample.main(["mixed.pt", "--prompt", "Tom", "--tokens", "3"])
 
 

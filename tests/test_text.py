@@ -31,8 +31,8 @@ def texts_in(folder):
     return [part.split(tokenizer.END)[:-1] if part.endswith(tokenizer.END) else part.split(tokenizer.END) for part in parts]
 
 
-def make(out, *paths, **options):
-    prepare.main(["--domains", "", "--out", str(out), "--text", *(f"own={path}" for path in paths),
+def make(out, *paths, domains="", **options):
+    prepare.main(["--domains", domains, "--out", str(out), "--text", *(f"own={path}" for path in paths),
                   *(word for name, value in options.items() for word in (f"--{name}", str(value)))])
     return out / "own"
 
@@ -133,19 +133,19 @@ def test_a_long_text_beside_a_short_one_gives_its_end_to_validation(tmp_path):
 
 
 def test_one_text_of_less_than_ten_documents_has_its_end_for_validation(tmp_path):
-    (tmp_path / "poem.txt").write_text("Tyger Tyger, burning bright, 1794\n" * 9)
+    (tmp_path / "poem.txt").write_text(" " * 1000 + "Tyger Tyger, burning bright, 1794\n" * 9)
     domain = (make(tmp_path / "out", tmp_path / "poem.txt"), read_domain(tmp_path / "out", "own"))[1]
     sizes = [len(domain[f"{part}.bin"]) for part in ("train", "val")]
     assert sizes[1] == -(-sum(sizes) // 10)
 
 
 @pytest.mark.parametrize("line", ['{"body": "x"}', '{"text": 3}', "[1]", "no json"])
-def test_a_line_without_its_field(line, tmp_path):
+def test_a_line_without_its_field(line, tmp_path, capsys):
     good = '{"text": "a line that is good, and long enough to be read, word by word by word"}'
     (tmp_path / "own.jsonl").write_text(f"{good}\n{line}\n")
     with pytest.raises(BadInput, match="own.jsonl"):
-        make(tmp_path / "out", tmp_path / "own.jsonl")
-    assert not list((tmp_path / "out").rglob("*.bin"))
+        make(tmp_path / "out", tmp_path / "own.jsonl", domains="math", train_tokens=300)
+    assert not list((tmp_path / "out").rglob("*.bin")) and capsys.readouterr().out == ""
 
 
 def test_ids_beyond_16_bits(tmp_path, monkeypatch):
