@@ -107,8 +107,8 @@ def score_texts(model, windows, batch_size):
 def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
     """Which tasks greedy decoding solves, (n,) bool.
 
-    By teacher forcing: greedy decoding writes the reference answer if and only if, with the reference fed in, the argmax at each
-    of its positions is its next token. So one forward pass replaces a generation. What follows the answer does not count, except
+    By teacher forcing: greedy decoding writes the reference answer if and only if, with the reference fed in, the argmax before
+    each of its tokens is that token. So one forward pass replaces a generation. What follows the answer does not count, except
     in code. Code that differs from the reference may still be right: it is generated, and graded by grading.right. `drawn`: the
     model samples its experts, so two passes differ. Then all code is generated, or it would have two tries.
     """
@@ -192,8 +192,7 @@ def moe_share(lineage):
 
 def table(results):
     """The results as a Markdown table: accuracy in %, mean loss in nats per token and its perplexity, and the costs."""
-    shares = {name: r["accuracy"] for name, r in results.items()}
-    accuracy = {name: a | ({"mean": over_domains(a)} if a else {}) for name, a in shares.items()}
+    accuracy = {name: (a := r["accuracy"]) | ({"mean": over_domains(a)} if a else {}) for name, r in results.items()}
     head = ["model", *next(iter(accuracy.values())), "loss", "ppl", "params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
     wide = max(map(len, ["model", *results]))
     lines = [head, ["-" * wide, *["-" * 6 + ":"] * (len(head) - 1)]]

@@ -41,7 +41,7 @@ class TrainSettings:
     warmup: float = option(0.05, "share of the steps in which the rate rises to its peak", low=0.0, high=1.0)
     weight_decay: float = option(0.1, "AdamW's weight decay, on matrices only", low=0.0)
     clip: float = option(1.0, "largest norm of the gradient; 0: no limit", low=0.0)
-    train: str = option("all", "what trains; with feed-forwards the other weights stay the seed's, so averaging changes nothing",
+    train: str = option("all", "what trains; with feed-forwards the rest stays the seed's, so that averaging it changes nothing",
                         choices=("all", "feed-forwards"))
     seed: int = option(0, "seed of the new weights and of the batches", low=0)
 
@@ -193,7 +193,7 @@ def listed(numbers):
 
 
 def train(model, settings, header, device, data, stop=()):
-    """Train `model` in place and write settings.out, which files.output holds, by the one training loop of this project.
+    """Train `model` in place and write settings.out, for which files.output is held, by the one training loop of this project.
 
     header: what the checkpoint says besides the weights, {"tokenizer", "experts", "lineage"}, the lineage ending before
     this stage; data: see check; stop: see settings.signals, with a signal in it the state is saved and Stopped raised.
@@ -269,6 +269,7 @@ def train(model, settings, header, device, data, stop=()):
                                  state["log"], settings.save_dtype))
         state_of(out).unlink(missing_ok=True)
         print(f"wrote {out}; validation loss: {listed(state['log'][-1]['val_loss'])}")
+    devices.any_rank(True, device)  # nobody leaves while another still sends or writes
 
 
 def load_model(settings, data):

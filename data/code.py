@@ -67,7 +67,7 @@ def document(rng, level=1):
 
 
 def task(rng, level=1):
-    """A function to finish from its docstring; no answer that ignores the docstring passes its cases."""
+    """A function to finish from its docstring; neither a constant nor a return without the steps before it passes its cases."""
     while True:
         task = draw(rng, lambda r: make(r, level), test=True)
         if not passes_without_work(task.cases):

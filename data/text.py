@@ -15,8 +15,9 @@ from data.tokenizer import END, PATTERN, build, describe, ids, to_lines, train
 from support.files import LIMIT, open_input, read_json, reading
 from support.settings import BadInput
 
-PIECE = 2**17  # characters that are read and encoded at once
-WORDS = re.compile(r"(?s).*[^\W_](?=[ \n])")  # up to the end of a word, where tokens of every known pattern end, too
+PIECE = 2**17  # characters that are read at once; up to twice as many are encoded
+# up to the end of a word, or of a line before a word: where tokens of every known pattern end, too
+WORDS = re.compile(r"(?s).*(?:[^\W_](?=[ \n])|\S\n(?=\w))")
 SAMPLE = 150_000  # characters of each domain that a new tokenizer is trained on
 
 
@@ -121,23 +122,26 @@ def split(pieces, encode, end, share, n_val):
     encode: text -> array of tokens; end: the token after each document. Whole documents go to validation, as long as it has no
     more than `share` of all and n_val tokens; if they are less than half of what it should have, so does the end of the text.
     """
-    tail, train, val, fresh = encode(""), 0, 0, True
+    tail, held, train, val, fits = encode(""), encode(""), 0, 0, True  # held: the document so far, while it may be for validation
     for text, ends in pieces:
-        if fresh and ends and not text.strip():
+        if ends and fits and not held and not text.strip():
             continue
-        tokens = encode(text)
+        held.extend(encode(text))
         if ends:
-            tokens.append(end)
-        if fresh and ends and val + len(tokens) <= min(n_val, share * (train + val + len(tokens))):
-            val += len(tokens)
-            yield "val.bin", tokens
+            held.append(end)
+        fits = fits and val + len(held) <= (min(n_val, share * (train + val + len(held))) if ends else n_val)
+        if fits and not ends:
+            continue
+        if fits:
+            val += len(held)
+            yield "val.bin", held
         else:
-            train += len(tokens)
-            tail.extend(tokens)
+            train += len(held)
+            tail.extend(held)
             if len(tail) > 4 * n_val:
                 yield "train.bin", tail[:-n_val]
                 tail = tail[-n_val:]
-        fresh = ends
+        held, fits = encode(""), ends
     wanted = min(-(-(train + val) // 10), n_val)
     cut = len(tail) - (wanted - val) * (val < wanted / 2)
     yield "train.bin", tail[:cut]

@@ -184,7 +184,7 @@ def piece(encoding, token):
 def of(about, path):
     """The tokenizer that a checkpoint, found at `path`, says it has: {"name", "fingerprint", "vocab_size"}. Raises BadInput.
 
-    That of an imported model is in the checkpoint, as "bpe", the arguments of `build`.
+    One that was imported or made of own text is there itself, as "bpe", the arguments of `build`.
     """
     try:
         encoding = build(about["name"], **about["bpe"]) if "bpe" in about else load(about["name"])
@@ -203,12 +203,12 @@ def fingerprint(encoding):
 
 
 def describe(encoding):
-    """What checkpoints and data say of a tokenizer; that of an imported model also has "bpe", see `of`."""
+    """What checkpoints and data say of a tokenizer; one that was imported or made of own text also has "bpe", see `of`."""
     return {"name": encoding.name, "fingerprint": fingerprint(encoding), "vocab_size": encoding.n_vocab}
 
 
 def is_description(value):
-    """Whether a value looks like that."""
+    """Whether a value looks like what `describe` returns, with "bpe" or without."""
     types = {"name": str, "fingerprint": str, "vocab_size": int}
     return has(value, types) and value.keys() - {"bpe"} == types.keys()
 

@@ -177,7 +177,7 @@ CELLS       := $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUN
 DONE         = $(wildcard $(REPORT)/seed*.json)
 part_of      = $(word $2,$(subst _, ,$1))
 .PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
-regimes: $(CELLS:%=regime-%)  ## seeds of two ages, branches of several rates, and BTX's margin
+regimes: $(CELLS:%=regime-%)  ## seeds of two ages, branches of several rates, BTX's margin; results/ has SEEDS=3
 	$(PY) -m experiments.regimes $(CELLS:%=$(INTO)/regimes/%) --out $(REPORT) \
 	    $(if $(DONE),--recipe $(DONE) --recipe_cell $(S)_$(LR_BRANCH))
 $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)

@@ -139,5 +139,5 @@ class BTM(nn.Module):
     stream, generate = GPT.stream, GPT.generate
 
     def num_params(self, active=False):
-        """All experts'; with active=True those of the top_k that count (to find them, all run)."""
+        """All experts'; with active=True those of the top_k that count (all run in any case)."""
         return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])

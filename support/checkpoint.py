@@ -167,9 +167,9 @@ def write(path, value, tensors=(), check=lambda value: None):
 
 
 def check_name(path, option=""):
-    """Raise BadInput unless a checkpoint may be called so, given by this option: states are named after it, and experts are."""
+    """Raise BadInput, beginning with `option`, unless a name ends in .pt and can be printed: states and experts have it, too."""
     if Path(path).suffix != ".pt" or not Path(path).name.isprintable():
-        raise BadInput(f"{option}{path or 'is missing'}: name a checkpoint that ends in .pt and can be printed, as out/model.pt")
+        raise BadInput(f"{option}{str(path)!r}: name a checkpoint that ends in .pt and can be printed, as out/model.pt")
 
 
 def open_checkpoint(path):

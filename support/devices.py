@@ -41,7 +41,7 @@ def pick_device(name):
 
 
 def send(batch, device):
-    """A batch on the device; to a GPU it goes from pinned memory, and nobody waits."""
+    """A batch on the device; to a GPU it goes from pinned memory, without waiting."""
     return batch.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
@@ -98,7 +98,7 @@ def n_ranks():
 
 
 def on_first_rank(context):
-    """The context on torchrun's first rank, and one that does nothing on the others, before they join in `ranks`."""
+    """On torchrun's first rank the context, on the others one that does nothing; known before they join in `ranks`."""
     return context if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
@@ -121,7 +121,6 @@ def ranks(device):
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
-        dist.barrier()  # nobody leaves while another still sends or writes
     finally:
         dist.destroy_process_group()
 

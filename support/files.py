@@ -141,7 +141,7 @@ def output(path, probe=True, resume=False):
             for name in [path, *state]:  # removes what a killed run left
                 prepare_output(name, probe)
             if state and state[0].exists() and not resume:
-                raise BadInput(f"{state[0]} was left by an interrupted run; --resume it, delete it, or choose another name")
+                raise BadInput(f"{state[0]} was left by an interrupted run; --resume, delete it, or choose another name")
             yield
     finally:
         for folder in new:

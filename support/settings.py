@@ -172,7 +172,7 @@ def run(main):
         code, line = 2, "a text is too much for its tokenizer; cut it into lines"
     if line:
         line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
-        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
+        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n", end="", file=sys.stderr)  # of ranks, too
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         sys.stdout.flush()
         os._exit(code)

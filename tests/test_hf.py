@@ -404,7 +404,7 @@ def test_an_import_knows_its_tokenizer_and_its_experts(here):
 def test_bad_exports(tiny, here):
     (here / "old").mkdir()
     for words in (["export", str(tiny / "sample_mixed.pt"), "out"], ["export", str(tiny / "seed.pt"), "old"],
-                  ["export", "none.pt", "out"], ["export"], []):
+                  ["export", "none.pt", "out"], ["export"], [], ["import", "old", "--shard_size", "1", "--out", "a.pt"]):
         with pytest.raises(BadInput):
             hf.main(words)
     assert [p.name for p in here.iterdir()] == ["old"]
