@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -251,8 +251,9 @@ Measured on {where}.
 """
 
 
-def report(results, info, out, explored):
-    pictures = [f"![{caption}]({name})" for name, caption in FIGURES.items() if (out / name).exists()]
+def report(results, info, drawn, explored):
+    """report.md as text; drawn: those of FIGURES that there are; explored: whether there is explore.html."""
+    pictures = [f"![{FIGURES[name]}]({name})" for name in drawn]
 
     def by_domain(key):
         domains = list(next(iter(results.values()))[key])
@@ -345,11 +346,12 @@ def main(argv=None):
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
         for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
-            if (out / name).is_file() or (out / name).is_symlink():
+            with suppress(OSError):
                 (out / name).unlink()
         if settings.figures:
             draw(out, checkpoints, results, loads, domains)
-        write_text(out / "report.md", report(results, info, out, bool(pages)))
+        drawn = [name for name in FIGURES if settings.figures and (out / name).exists()]
+        write_text(out / "report.md", report(results, info, drawn, bool(pages)))
         if pages:
             explore.write(out / "explore.html", encoding, texts, pages)
         print(table(results))

@@ -98,7 +98,7 @@ def main(argv=None):
     for path, other in zip(settings.model, checkpoints, strict=True):
         if settings.btm and other["experts"]:
             raise BadInput(f"{path} is a mixture of experts; --btm takes dense models")
-        if settings.btm and other["tokenizer"] != checkpoint["tokenizer"]:
+        if settings.btm and other["tokenizer"]["fingerprint"] != checkpoint["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.model[0]}; --btm takes models of one")
     names = checkpoint["experts"]
     if (settings.experts or settings.html) and not names:

@@ -16,8 +16,8 @@ FILES = ("train.bin", "val.bin", "tasks.jsonl")
 
 def prepared(folder):
     """The names of all domains in a folder: its subfolders that hold at least one of a domain's files."""
-    found = {p.parent.name for name in (*FILES, "meta.json") for p in Path(folder).glob(f"*/{name}")}
-    return sorted(found)
+    with reading(folder):
+        return sorted(p.name for p in Path(folder).glob("*") if any((p / name).exists() for name in (*FILES, "meta.json")))
 
 
 def read_domain(folder, domain):

@@ -2,6 +2,7 @@
 import codecs
 import gzip
 import io
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ def opened(path):
 
 def kind(path):
     """How a file is to be read, by its name: whether it is packed, and whether each of its lines is a document."""
-    return path.suffix == ".gz", ".jsonl" in path.suffixes[-2:]
+    endings = Path(path.name.lower()).suffixes[-2:]
+    return endings[-1:] == [".gz"], ".jsonl" in endings
 
 
 def place(path):
@@ -55,8 +57,11 @@ def is_text(path):
 def files_of(paths):
     """All files that some paths mean: files, all files below folders, patterns like texts/*.gz; in sorted order, none twice.
 
-    Those that are not UTF-8 are reported and left out. Raises BadInput for a path without any file, or if none is left.
+    Those that are not UTF-8, and what is no file, are reported and left out. Raises BadInput for a path without any file, if none
+    is left, and for what cannot be read.
     """
+    def fail(error):
+        raise error
     found = []
     for path in paths:
         with reading(path):
@@ -68,19 +73,23 @@ def files_of(paths):
             if not names:
                 raise BadInput(f"{path}: no such file or folder")
             for name in names:
-                found += sorted(p for p in name.rglob("*") if p.is_file()) if name.is_dir() else [name]
+                found += sorted(Path(folder, file) for folder, _, files in os.walk(name, onerror=fail)
+                                for file in files) if name.is_dir() else [name]
     good, bad, seen = [], [], {}
     for path in found:
         with reading(path):  # whatever names and links lead to it; of these, one that says how it is to be read
+            if not path.is_file():  # a link that leads nowhere, a pipe
+                bad.append(path)
+                continue
             file = place(path)
             seen[file] = max(seen.get(file, path), path, key=lambda name: sum(kind(name)))
     for path in seen.values():
         with reading(path):
             (good if is_text(path) else bad).append(path)
     if bad and not good:
-        raise BadInput(f"{bad[0]}: not UTF-8; convert it, or name other files")
+        raise BadInput(f"{bad[0]}: not a file in UTF-8; convert it, or name other files")
     for path in bad:
-        print(f"{path}: not UTF-8, left out", file=sys.stderr)
+        print(f"{path}: not a file in UTF-8, left out", file=sys.stderr)
     return good
 
 

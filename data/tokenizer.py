@@ -38,14 +38,14 @@ LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 
 def train(texts, n_ranks, pattern=PATTERN):
     """Byte-pair encoding (Sennrich et al. 2016) over bytes: merge the most frequent adjacent pair until n_ranks tokens exist, or
-    no pair is there twice. Words are cut after 100 characters.
+    no pair is there twice. Words are cut after 64 characters.
 
     Ties go to the pair with the smallest bytes, so the result depends on the texts alone. Returns {bytes: rank}.
 
     >>> [t for t, rank in train(["aaabdaaabac"], 259).items() if rank >= 256]
     [b'aa', b'ab', b'aaab']
     """
-    counts = Counter(word[:100] for text in texts for word in regex.findall(pattern, text))
+    counts = Counter(word[:LONGEST // 4] for text in texts for word in regex.findall(pattern, text))
     words = [tuple(bytes([b]) for b in word.encode("utf-8", "replace")) for word in counts]
     ranks, pairs, places = {bytes([b]): b for b in range(256)}, Counter(), defaultdict(set)
 

@@ -663,7 +663,7 @@ def test_an_id_that_no_token_has_is_no_text():
 def test_a_new_tokenizer_for_own_text(tmp_path, monkeypatch):
     """Trained on the texts; data, checkpoint and sample have the same."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200 + ("─" * 200 + "\n") * 300)
     prepare.main(["--domains", "", "--tokenizer", "280", "--text", "a=a.txt", "--out", "d"])
     about = loader.read_domain("d", "a")
     encoding = tokenizer.of(about["tokenizer"], "d")

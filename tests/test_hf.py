@@ -320,6 +320,7 @@ def test_branches_that_went_out_and_in_are_still_of_one_seed(tiny, here):
         hf.main(["import", f"{name}-hf", "--out", f"back_{name}.pt"])
     mix.main(["seed.pt", "back_math.pt", "--out", "mixed.pt"])
     mix.main(["back_seed.pt", "math.pt", "--out", "mixed.pt"])
+    sample.main(["seed.pt", "back_math.pt", "--btm", "bayes:1", "--prompt", "Tom", "--tokens", "3"])
     sample.main(["mixed.pt", "--prompt", "Tom", "--tokens", "3"])
 
 
