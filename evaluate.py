@@ -355,7 +355,7 @@ def main(argv=None):
         if pages:
             explore.write(out / "explore.html", encoding, texts, pages)
         print(table(results))
-        print(f"\nreport: {out}/report.md   figures: {out}/figures/*.png   numbers: {out}/results.json"
+        print(f"\nreport: {out}/report.md   numbers: {out}/results.json" + f"   figures: {out}/figures/*.png" * bool(drawn)
               + f"   routing, token by token: {out}/explore.html" * bool(pages))
 
 

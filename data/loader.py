@@ -17,7 +17,8 @@ FILES = ("train.bin", "val.bin", "tasks.jsonl")
 def prepared(folder):
     """The names of all domains in a folder: its subfolders that hold at least one of a domain's files."""
     with reading(folder):
-        return sorted(p.name for p in Path(folder).glob("*") if any((p / name).exists() for name in (*FILES, "meta.json")))
+        found = Path(folder).iterdir() if Path(folder).is_dir() else ()
+        return sorted(p.name for p in found if any((p / name).exists() for name in (*FILES, "meta.json")))
 
 
 def read_domain(folder, domain):

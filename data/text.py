@@ -54,14 +54,21 @@ def is_text(path):
         return False
 
 
+def below(top):
+    """Yield all files below a folder, and the links to other folders. Raises BadInput for a folder that cannot be read."""
+    def fail(error):
+        raise BadInput(f"{error.filename}: cannot be read ({error.strerror})")
+    for folder, folders, files in os.walk(top, onerror=fail):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name) for name in files + links)
+
+
 def files_of(paths):
     """All files that some paths mean: files, all files below folders, patterns like texts/*.gz; in sorted order, none twice.
 
     Those that are not UTF-8, and what is no file, are reported and left out. Raises BadInput for a path without any file, if none
     is left, and for what cannot be read.
     """
-    def fail(error):
-        raise error
     found = []
     for path in paths:
         with reading(path):
@@ -73,12 +80,11 @@ def files_of(paths):
             if not names:
                 raise BadInput(f"{path}: no such file or folder")
             for name in names:
-                found += sorted(Path(folder, file) for folder, _, files in os.walk(name, onerror=fail)
-                                for file in files) if name.is_dir() else [name]
+                found += sorted(below(name)) if name.is_dir() else [name]
     good, bad, seen = [], [], {}
     for path in found:
         with reading(path):  # whatever names and links lead to it; of these, one that says how it is to be read
-            if not path.is_file():  # a link that leads nowhere, a pipe
+            if not path.is_file():  # a link that leads nowhere or to a folder, a pipe
                 bad.append(path)
                 continue
             file = place(path)

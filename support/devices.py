@@ -121,6 +121,10 @@ def ranks(device):
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+    except RuntimeError as error:
+        if "peer" not in str(error):
+            raise
+        raise BadInput("another rank has ended; its line says why") from None
     finally:
         dist.destroy_process_group()
 

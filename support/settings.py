@@ -4,7 +4,7 @@ import difflib
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, field, fields
 
 MAX = 2**63 - 1  # what fits a seed of torch's; also refuses inf
@@ -172,7 +172,8 @@ def run(main):
         code, line = 2, "a text is too much for its tokenizer; cut it into lines"
     if line:
         line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
-        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n", end="", file=sys.stderr)  # of ranks, too
+        with suppress(OSError):  # one write, or ranks would mix their lines
+            print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n", end="", file=sys.stderr)
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         sys.stdout.flush()
         os._exit(code)

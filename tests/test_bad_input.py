@@ -127,6 +127,7 @@ def test_a_full_standard_output_is_one_line(tiny):
     done = subprocess.run(f"{sys.executable} sample.py {tiny}/math.pt --tokens 3 --device cpu > /dev/full", shell=True, cwd=ROOT,
                           stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2 and done.stderr == "sample.py: standard output: No space left on device\n"
+    assert subprocess.run(f"{sys.executable} sample.py 2> /dev/full", shell=True, cwd=ROOT).returncode == 2
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------
@@ -145,8 +146,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "--out"),
         ("--init {tiny}/seed.pt --n_layer 4", "--n_layer"), ("--shard", "--shard"),
         ("--n_embd 200000000 --n_head 2", "--n_embd"), ("--device privateuseone", "privateuseone")],
-    BRANCH: [
-        ("--block_size 3000", "3000"), ("--d_ff 32", "--d_ff")],
+    BRANCH: [("--block_size 3000", "3000"), ("--d_ff 32", "--d_ff")],
     FINETUNE: [
         ("--data poems", "poems"), ("--data math=-0.1", "math=-0.1"), ("--block_size 3000", "3000"),
         ("--out {tiny}/btx_mixed.pt", "--out"), ("--init {tiny}/math.pt", "math.pt")],
