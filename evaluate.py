@@ -27,7 +27,7 @@ from model import expert_load, gumbel
 from support import btm, explore, figures, ledger
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import has, output, prepare_output, read_json, reading, write_text
+from support.files import check_other, has, output, prepare_output, read_json, reading, write_text
 from support.grading import right
 from support.settings import BadInput, option, parse, run
 
@@ -323,6 +323,8 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
+    for name in ("results.json", "report.md", "explore.html", *FIGURES):
+        check_other(out / name, settings.models)
     with output(out / "results.json"), output(out / next(iter(FIGURES))) if settings.figures else nullcontext():
         for name in ("report.md", "explore.html", *(FIGURES if settings.figures else ())):
             prepare_output(out / name)

@@ -17,7 +17,7 @@ from data.loader import prepared, read_domains
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import output, reading
+from support.files import check_other, output, reading
 from support.settings import BadInput, option, parse, run
 
 
@@ -120,6 +120,7 @@ def main(argv=None):
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
     if settings.html and Path(settings.html).suffix != ".html":
         raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
+    check_other(settings.html, settings.model)
     with output(settings.html) if settings.html else nullcontext():
         go_on(settings, model, encoding, prompt, names, device)
 

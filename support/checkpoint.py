@@ -233,7 +233,7 @@ def load_state(out, model, optimizer, settings, setup):
     """
     path = state_of(out)
     new = {"step": 0, "seconds": 0.0, "settings": setup, "log": []}
-    if not path.exists() or not settings.resume:
+    if not settings.resume or not (path.exists() or path.is_symlink()):
         return new
 
     def fits(state):

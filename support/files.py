@@ -72,11 +72,11 @@ def digest(content):
 
 
 def check_other(out, inputs):
-    """Raise BadInput if `out`, the value of --out, is one of the inputs, which would be lost."""
+    """Raise BadInput if `out`, which is to be written, is one of the inputs, which would be lost."""
     out = os.path.realpath(out)  # also where a folder that is not there yet is on the way
     for path in inputs:
         if os.path.exists(path) and os.path.exists(out) and os.path.samefile(path, out):  # also by another case, or a link
-            raise BadInput(f"--out {out} is an input, too, and would be lost; choose another name")
+            raise BadInput(f"{out} is an input, too, and would be lost; choose another name")
 
 
 def prepare_output(path, probe=True):
@@ -140,7 +140,7 @@ def output(path, probe=True, resume=False):
         with locked(path):
             for name in [path, *state]:  # removes what a killed run left
                 prepare_output(name, probe)
-            if state and state[0].exists() and not resume:
+            if state and os.path.lexists(state[0]) and not resume:
                 raise BadInput(f"{state[0]} was left by an interrupted run; --resume, delete it, or choose another name")
             yield
     finally:

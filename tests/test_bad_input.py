@@ -143,13 +143,13 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--block_size 3000", "3000"), ("--batch_size 8 --grad_accum 3", "--grad_accum"),
         ("--n_head 3", "n_head"), ("--n_embd 6 --n_head 2", "n_embd"), ("--n_kv_head 5", "n_kv_head"),
         ("--device nosuch", "nosuch"), ("--device meta", "meta"), ("--device mkldnn", "mkldnn"),
-        ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "--out"),
+        ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "is an input"),
         ("--init {tiny}/seed.pt --n_layer 4", "--n_layer"), ("--shard", "--shard"),
         ("--n_embd 200000000 --n_head 2", "--n_embd"), ("--device privateuseone", "privateuseone")],
     BRANCH: [("--block_size 3000", "3000"), ("--d_ff 32", "--d_ff")],
     FINETUNE: [
         ("--data poems", "poems"), ("--data math=-0.1", "math=-0.1"), ("--block_size 3000", "3000"),
-        ("--out {tiny}/btx_mixed.pt", "--out"), ("--init {tiny}/math.pt", "math.pt")],
+        ("--out {tiny}/btx_mixed.pt", "is an input"), ("--init {tiny}/math.pt", "math.pt")],
     MIX: [
         ("--top_k 3", "--top_k"), ("--top_k -1", "--top_k"),
         ("--soup --routing sample", "--routing"), ("--soup --top_k 3", "--top_k"), ("--split 1000000000", "--split"),
@@ -269,6 +269,14 @@ def test_what_is_no_file_is_not_written_over(line, name, make, folder, refused):
     (folder / "new" / name).parent.mkdir(parents=True)
     make(folder / "new" / name)
     assert Path(name).name in refused(line)
+
+
+@pytest.mark.parametrize("line,name", [("sample l.pt --html x.html --tokens 2 --device cpu", "x.html"),
+                                       (f"evaluate l.pt {DATA} --out . --no-figures", "report.md")])
+def test_an_input_by_another_name_is_not_written_over(line, name, tiny, folder, refused):
+    shutil.copy(tiny / "btx_mixed.pt", folder / name)
+    (folder / "l.pt").symlink_to(name)
+    assert "is an input" in refused(line)
 
 
 def test_a_link_in_place_of_a_temporary_file_is_not_followed(folder, tiny):
@@ -563,6 +571,8 @@ def test_a_state_that_is_none_is_not_resumed_nor_written_over(what, tiny, folder
     (folder / "new" / "o.state").write_bytes(NOT_STATES[what]((tiny / "math.pt").read_bytes()))
     assert "o.state" in refused(f"{TRAIN} --resume")
     assert "--resume" in refused(TRAIN) and all("o.state" in refused(line) for line in (TRAIN, MIX, FINETUNE))
+    replace(folder / "new" / "o.state", Path.symlink_to, "nowhere")
+    assert all("o.state" in refused(line) for line in (TRAIN, f"{TRAIN} --resume"))
 
 
 # ---- prepared data -------------------------------------------------------------------------------------------------
@@ -627,13 +637,3 @@ def test_half_of_torchruns_environment(change, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(settings.BadInput, match="torchrun"):
         devices.n_ranks()
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"),
-                                   RuntimeError("DefaultCPUAllocator: not enough memory")])
-def test_too_little_memory(error, capsys):
-    def main():
-        raise error
-    with pytest.raises(SystemExit) as exit:
-        settings.run(main)
-    assert exit.value.code == 2 and "--batch_size" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from experiments import gpu
 from experiments.gpu import PATHS
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
-from support import devices, fast
+from support import devices, fast, settings
 
 MEMORY = [{}, {"recompute": True}, {"loss_chunk": 24}]
 SMALL = dict(vocab_size=64, block_size=16, n_layer=2, n_head=2, n_embd=32, d_ff=32)
@@ -163,3 +163,13 @@ def test_auto_says_so_if_a_gpu_goes_unused(monkeypatch, capsys):
         monkeypatch.setattr(devices.shutil, "which", lambda name, found=found: found)
         assert devices.pick_device("auto").type == "cpu"
         assert capsys.readouterr().err.count("GPU") == lines
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"),
+                                   RuntimeError("DefaultCPUAllocator: not enough memory")])
+def test_too_little_memory(error, capsys):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as exit:
+        settings.run(main)
+    assert exit.value.code == 2 and "--batch_size" in capsys.readouterr().err
