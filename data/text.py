@@ -57,7 +57,8 @@ def is_text(path):
 def below(top):
     """Yield all files below a folder, and the links to other folders. Raises BadInput for a folder that cannot be read."""
     def fail(error):
-        raise BadInput(f"{error.filename}: cannot be read ({error.strerror})")
+        with reading(error.filename):
+            raise error
     for folder, folders, files in os.walk(top, onerror=fail):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         yield from (Path(folder, name) for name in files + links)

@@ -38,7 +38,7 @@ LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 
 def train(texts, n_ranks, pattern=PATTERN):
     """Byte-pair encoding (Sennrich et al. 2016) over bytes: merge the most frequent adjacent pair until n_ranks tokens exist, or
-    no pair is there twice. Words are cut after 64 characters.
+    no pair is there twice. Words are cut, so that no token is longer than LONGEST.
 
     Ties go to the pair with the smallest bytes, so the result depends on the texts alone. Returns {bytes: rank}.
 

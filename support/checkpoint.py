@@ -12,6 +12,7 @@ In the file it has the layout of safetensors: the length of a header, the header
 hold nothing else. `model = build(load("out/seed0/btx.pt"))` is a model again.
 """
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -233,7 +234,7 @@ def load_state(out, model, optimizer, settings, setup):
     """
     path = state_of(out)
     new = {"step": 0, "seconds": 0.0, "settings": setup, "log": []}
-    if not settings.resume or not (path.exists() or path.is_symlink()):
+    if not settings.resume or not os.path.lexists(path):
         return new
 
     def fits(state):

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,15 @@ def damaged(good, rng, text=False):
         else:
             del data[a:a + n]
     return bytes(data)
+
+
+@hypothesis.settings(max_examples=200, deadline=None, database=None)
+@hypothesis.given(st.binary(max_size=100))
+def test_any_bytes_are_no_checkpoint(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bytes.pt"
+    path.write_bytes(data)
+    with pytest.raises(BadInput):
+        ckpt.load(path)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from Linux's own count")
