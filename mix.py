@@ -240,7 +240,8 @@ def check_models(settings, headers):
                                "only models of one architecture can be mixed")
         if header["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.models[0]}; their embeddings cannot be averaged")
-    tokenizer.of(first["tokenizer"], settings.models[0])
+    for path, header in zip(settings.models, headers, strict=True):
+        tokenizer.of(header["tokenizer"], path)
     if not set.intersection(*({entry["id"] for entry in header["lineage"]} for header in headers)):
         raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
     new = [name for name in ("soup", "blend", "split", "routing", "top_k", "router_init")

@@ -15,10 +15,10 @@ FILES = ("train.bin", "val.bin", "tasks.jsonl")
 
 
 def prepared(folder):
-    """The names of all domains in a folder: its subfolders that hold at least one of a domain's files."""
+    """The names of all domains in a folder: its subfolders that hold at least one of a domain's files, and links to nowhere."""
     with reading(folder):
         found = Path(folder).iterdir() if Path(folder).is_dir() else ()
-        return sorted(p.name for p in found if any((p / name).exists() for name in (*FILES, "meta.json")))
+        return sorted(p.name for p in found if not p.exists() or any((p / name).exists() for name in (*FILES, "meta.json")))
 
 
 def read_domain(folder, domain):

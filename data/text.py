@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data.tokenizer import END, PATTERN, build, describe, ids, to_lines, train
 from support.files import LIMIT, open_input, read_json, reading
-from support.settings import BadInput
+from support.settings import BadInput, printable
 
 PIECE = 2**17  # characters that are read at once; up to twice as many are encoded
 # up to the end of a word, or of a line before a word: where tokens of every known pattern end, too
@@ -96,7 +96,7 @@ def files_of(paths):
     if bad and not good:
         raise BadInput(f"{bad[0]}: not a file in UTF-8; convert it, or name other files")
     for path in bad:
-        print(f"{path}: not a file in UTF-8, left out", file=sys.stderr)
+        print(printable(f"{path}: not a file in UTF-8, left out"), file=sys.stderr)
     return good
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from support.settings import BadInput, is_panic
 
 LIMIT = 2 * 10**7  # bytes of JSON that are read
+TEMPORARY = re.compile(r"\.(.+\.(part|lock)|new)")  # see part_of, locked and data.prepare
 
 
 def has(value, types):
@@ -32,8 +34,10 @@ def reading(path, verb="read"):
 
 
 def open_input(path):
-    """Open a file to read its bytes. Raises BadInput if it is no regular file: others may never end, or never begin."""
+    """Open a file to read its bytes. Raises BadInput if it is no regular file, which may never end, or one that a run removes."""
     with reading(path):
+        if any(TEMPORARY.fullmatch(part) for part in Path(os.path.realpath(path)).parts):
+            raise BadInput(f"{path}: a name of temporary files, which are removed; rename it")
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()

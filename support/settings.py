@@ -140,6 +140,11 @@ def mixture(text, name="--data"):
     return {domain: value / total for domain, value in weights.items() if value > 0}
 
 
+def printable(line):
+    """A line in which names from elsewhere can neither start another line nor command a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
 def run(main):
     """Call main() as a script does: what goes wrong becomes one line on stderr and an exit code.
 
@@ -173,7 +178,7 @@ def run(main):
     if line:
         line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
         with suppress(OSError):  # one write, or ranks would mix their lines
-            print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n", end="", file=sys.stderr)
+            print(printable(line) + "\n", end="", file=sys.stderr)
     if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         sys.stdout.flush()
         os._exit(code)

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import sample
+from data import prepare
 from model import GPT, GPTConfig
 from support.btm import BTM, METHODS, tfidf
+from support.settings import BadInput
 
 V = 12
 
@@ -112,3 +114,10 @@ def test_sample_py_takes_a_merged_model(tiny, capsys):
     for options in (["--btm", "bayes:2"], ["--btm", "tfidf:1", *data]):
         sample.main([*models, *options, "--prompt", "Tom has 3", "--tokens", "5"])
         assert capsys.readouterr().out.startswith("Tom has 3")
+
+
+def test_it_knows_its_data(tiny, tmp_path):
+    """By tf-idf it reads what the experts were trained on, and their ledgers know which that was."""
+    prepare.main(["--seed", "9", "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "2", "--out", str(tmp_path)])
+    with pytest.raises(BadInput, match="other data"):
+        sample.main([*(str(tiny / f"{n}.pt") for n in ("math", "code")), "--btm", "tfidf:1", "--data_dir", str(tmp_path)])
