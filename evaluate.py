@@ -268,6 +268,7 @@ def report(results, info, drawn, explored):
 
 FIGURES = {"figures/accuracy.png": "accuracy by domain", "figures/routing.png": "share of the gates of each expert",
            "figures/curves.png": "validation loss"}
+OUTPUTS = ("report.md", "explore.html", *FIGURES)  # beside results.json
 
 
 def draw(out, checkpoints, results, loads, domains):
@@ -323,10 +324,10 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
-    for name in ("results.json", "report.md", "explore.html", *FIGURES):
+    for name in ("results.json", *OUTPUTS):
         check_other(out / name, settings.models)
     with output(out / "results.json"), output(out / next(iter(FIGURES))) if settings.figures else nullcontext():
-        for name in ("report.md", "explore.html", *(FIGURES if settings.figures else ())):
+        for name in OUTPUTS if settings.figures else OUTPUTS[:2]:
             prepare_output(out / name)
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}
@@ -347,7 +348,7 @@ def main(argv=None):
                 "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
-        for name in ("report.md", "explore.html", *FIGURES):  # of an earlier run
+        for name in OUTPUTS:  # of an earlier run
             with suppress(OSError):
                 (out / name).unlink()
         if settings.figures:

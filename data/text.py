@@ -132,14 +132,15 @@ def documents(files, field, progress=lambda done: None):
             before += file.seek(0, io.SEEK_END)
 
 
-def split(pieces, encode, end, share, n_val):
+def split(texts, encode, end, share, n_val):
     """Tokens of documents, as ("train.bin" or "val.bin", tokens), a part at a time.
 
-    encode: text -> array of tokens; end: the token after each document. Whole documents go to validation, as long as it has no
-    more than `share` of all and n_val tokens; if they are less than half of what it should have, so does the end of the text.
+    texts: see `documents`; encode: text -> array of tokens; end: the token after each document. Whole documents go to
+    validation, as long as it has no more than `share` of all and n_val tokens; if they are less than half of what it should
+    have, so does the end of the text.
     """
     tail, held, train, val, fits = encode(""), encode(""), 0, 0, True  # held: the document so far, while it may be for validation
-    for text, ends in pieces:
+    for text, ends in texts:
         if ends and fits and not held and not text.strip():
             continue
         held.extend(encode(text))

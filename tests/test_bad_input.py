@@ -606,7 +606,7 @@ BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands 
     **{f"{text[:5]} for a meta": (lambda d, text=text: (d / "math/meta.json").write_text(text), EVERY)
        for text in ("", "[]", "NaN", "[" * 10**5)},
     "no meta": (lambda d: (d / "math/meta.json").unlink(), EVERY),
-    "a domain that is a link to nowhere": (lambda d: (d / "other").symlink_to("nowhere"), [EVALUATE]),
+    "a domain that is a link to nowhere": (lambda d: (d / "other").symlink_to("nowhere"), EVERY),
     "half of a meta": (lambda d: halve(d / "math/meta.json"), EVERY),
     "a pipe for the meta": (lambda d: replace(d / "math/meta.json", os.mkfifo), EVERY),
     "a pipe for a text": (lambda d: replace(d / "math/val.bin", os.mkfifo), EVERY),
