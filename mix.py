@@ -34,10 +34,9 @@ class Settings:
     routing: str = option("", f"routing method (3.3); {GPTConfig.routing} if not given", choices=tuple(ROUTERS))
     split: int = option(1, "cut each feed-forward into N experts (3.3)", low=1)
     blend: bool = option(False, "make each expert of equal parts of all feed-forwards (3.3)")
-    router_init: str = option("random", "hidden: each router row points to the mean input of its layer on its expert's domain",
-                              choices=("random", "hidden"))
-    router_data: str = option("", "for --router_init hidden: a domain for each model, in order, as in general,math,code,wiki")
-    data_dir: str = option("data/bin", "for --router_init hidden: folder written by data.prepare")
+    router_data: str = option("", "a domain for each model, in order, as in general,math,code,wiki: each router row points to "
+                              "the mean input of its layer on that text, instead of being random")
+    data_dir: str = option("data/bin", "for --router_data: folder written by data.prepare")
     soup: bool = option(False, "average the feed-forwards too, which gives a dense model")
     seed: int = option(0, "seed of the new routers", low=0)
     save_dtype: str = option("float32", "dtype of the weights in the checkpoint; averages are taken in float32",
@@ -199,12 +198,12 @@ def router_windows(settings, header, n_windows=16):
 
     Raises BadInput.
     """
-    if settings.router_init == "random":
+    if not settings.router_data:
         return [], {}
-    domains = [domain for domain in settings.router_data.split(",") if domain]
+    domains = settings.router_data.split(",")
     if settings.soup or settings.blend or len(domains) != len(settings.models) or len({*domains}) < len({*settings.models}):
-        raise BadInput("--router_init hidden: --router_data must name one domain for each model, no two the same, and each model "
-                       "be an expert (no --soup, no --blend)")
+        raise BadInput("--router_data must name one domain for each model, no two the same, and each model be an expert "
+                       "(no --soup, no --blend)")
     data, T = read_domains(settings.data_dir, domains), header["config"]["block_size"]
     check_tokenizer(data, header["tokenizer"], settings.models[0])
     windows = [first_windows(text_of(data, name, "train", T), T, n_windows)[:, :-1] for name in domains]
@@ -224,8 +223,6 @@ def check_options(settings):
         raise BadInput(f"--top_k {settings.top_k} is for --routing topk; {settings.routing} fixes it")
     if settings.soup and (settings.routing or settings.top_k):
         raise BadInput("--routing, --top_k: a soup is dense and routes nothing; leave them out")
-    if settings.router_data and settings.router_init != "hidden":
-        raise BadInput("--router_data is for --router_init hidden")
 
 
 def check_models(settings, headers):
@@ -244,7 +241,7 @@ def check_models(settings, headers):
         tokenizer.of(header["tokenizer"], path)
     if not set.intersection(*({entry["id"] for entry in header["lineage"]} for header in headers)):
         raise BadInput(f"{', '.join(settings.models)} are no branches of one seed; averaged they would be noise")
-    new = [name for name in ("soup", "blend", "split", "routing", "top_k", "router_init")
+    new = [name for name in ("soup", "blend", "split", "routing", "top_k", "router_data")
            if getattr(settings, name) != getattr(Settings, name)]
     if first["experts"] and new:
         raise BadInput(f"{settings.models[0]} is a mixture of experts already, and stays as it is; leave out --{new[0]}")

@@ -50,7 +50,7 @@ MIX_soft      = --routing soft
 MIX_blend     = --blend
 MIX_split2of8 = --split 2 --top_k 2
 MIX_split4of8 = --split 2 --top_k 4
-MIX_hidden    = --router_init hidden --router_data general,math,code,wiki --data_dir $(DATA)
+MIX_hidden    = --router_data general,math,code,wiki --data_dir $(DATA)
 KINDS = switch sample soft blend split2of8 split4of8 hidden
 $(KINDS:%=$(OUT)/%_mixed.pt): $(OUT)/%_mixed.pt: $(OUT)/seed.pt $(EXPERTS)
 	$(PY) mix.py $^ $(MIX_$*) --seed $(SEED) --out $@

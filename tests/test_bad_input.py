@@ -155,10 +155,8 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--top_k 3", "--top_k"), ("--top_k -1", "--top_k"),
         ("--soup --routing sample", "--routing"), ("--soup --top_k 3", "--top_k"), ("--split 1000000000", "--split"),
         ("--split 3", "--split"), ("--split 2 --blend", "--split"), ("--split 2 --soup", "--soup"),
-        ("--router_data math,code", "--router_data"), ("--routing soft --top_k 3", "--top_k"),
-        ("--router_init hidden", "--router_data"), ("--router_init hidden --router_data math", "--router_data"),
-        ("--router_init hidden --router_data math,nosuch --data_dir {tiny}/data", "nosuch"),
-        ("--router_init hidden --router_data math,code --blend", "--blend")],
+        ("--routing soft --top_k 3", "--top_k"), *((f"--router_data {names}", "--router_data") for names in ("math", "a,a", ",")),
+        ("--router_data math,nosuch --data_dir {tiny}/data", "nosuch"), ("--router_data math,code --blend", "--blend")],
     EVALUATE: [
         ("--out file", "file"), ("--data_dir nowhere", "nowhere"), ("--btm code", "code"),
         ("--btm math --btm_methods vote:1", "vote:1"), ("--btm math --btm_methods bayes:0", "bayes:0"),

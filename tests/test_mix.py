@@ -52,7 +52,7 @@ def test_averages_are_taken_in_float32():
 def test_whatever_makes_other_weights_makes_another_entry_in_the_ledger(tiny, tmp_path):
     ids = set()
     options = ["", "--seed 1", "--save_dtype bfloat16", "--split 2", "--blend", "--soup", "--routing soft",
-               f"--router_init hidden --router_data general,math --data_dir {tiny}/data"]
+               f"--router_data general,math --data_dir {tiny}/data"]
     for line in options:
         mix.main([*(f"{tiny}/{name}.pt" for name in ("seed", "math")), "--out", f"{tmp_path}/a.pt", *line.split()])
         ids.add(ckpt.load(tmp_path / "a.pt")["lineage"][-1]["id"])
@@ -210,8 +210,7 @@ def test_the_command_line_makes_what_it_says(tiny, tmp_path):
     for options, n_expert, d_ff, experts in ((["--split", "2"], 4, 8, ["seed.1", "seed.2", "math.1", "math.2"]),
                                              (["--blend"], 2, 16, ["blend.1", "blend.2"]),
                                              (["--routing", "switch"], 2, 16, ["seed", "math"]),
-                                             (["--router_init", "hidden", "--router_data", "general,math", "--split", "2",
-                                               "--data_dir", str(tiny / "data")],
+                                             (["--router_data", "general,math", "--split", "2", "--data_dir", str(tiny / "data")],
                                               4, 8, ["seed.1", "seed.2", "math.1", "math.2"])):
         mix.main([*models, *options, "--out", str(tmp_path / "m.pt")])
         moe = ckpt.load(tmp_path / "m.pt")
