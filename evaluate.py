@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows, prepared, read_domains, text_of
+from data.loader import check_tokenizer, files_in, first_windows, prepared, read_domains, text_of
 from data.task import DOMAINS, Task, over_domains
 from model import expert_load, gumbel
 from support import btm, explore, figures, ledger
 from support import checkpoint as ckpt
 from support.devices import pick_device
-from support.files import check_other, has, output, prepare_output, read_json, reading, write_text
+from support.files import check_other, has, output, read_json, reading, write_text
 from support.grading import right
 from support.settings import BadInput, option, parse, run
 
@@ -115,6 +115,7 @@ def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
     prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
     # code must also end where it should: what follows belongs to the function
     answers = [encoding.encode_ordinary(t.answer) + [encoding.eot_token] * (t.kind == "code") for t in tasks]
+    spelled = [encoding.decode(a).startswith(t.answer) for a, t in zip(answers, tasks, strict=True)]  # some tokenizers cannot
     solved = torch.zeros(len(tasks), dtype=torch.bool)
     by_length = sorted(range(len(tasks)), key=lambda i: len(prompts[i]) + len(answers[i]))
     for batch in [by_length[i:i + batch_size] for i in range(0, len(tasks), batch_size)]:
@@ -123,7 +124,7 @@ def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
         _, hits, _ = token_losses(model, idx)
         for row, i in enumerate(batch):
             p, end = len(prompts[i]) - 1, len(prompts[i]) + len(answers[i]) - 1
-            solved[i] = hits[row, p:end].all()
+            solved[i] = hits[row, p:end].all() and spelled[i]
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
     written = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
     for i, answer in zip(todo, written, strict=True):
@@ -268,7 +269,7 @@ def report(results, info, drawn, explored):
 
 FIGURES = {"figures/accuracy.png": "accuracy by domain", "figures/routing.png": "share of the gates of each expert",
            "figures/curves.png": "validation loss"}
-OUTPUTS = ("report.md", "explore.html", *FIGURES)  # beside results.json
+OUTPUTS = ("results.json", "report.md", "explore.html", *FIGURES)
 
 
 def draw(out, checkpoints, results, loads, domains):
@@ -324,11 +325,12 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
-    for name in ("results.json", *OUTPUTS):
-        check_other(out / name, settings.models)
-    with output(out / "results.json"), output(out / next(iter(FIGURES))) if settings.figures else nullcontext():
-        for name in OUTPUTS if settings.figures else OUTPUTS[:2]:
-            prepare_output(out / name)
+    for name in OUTPUTS:
+        check_other(out / name, [*settings.models, *files_in(settings.data_dir)])
+    with ExitStack() as files:
+        for name in OUTPUTS:
+            if settings.figures or name not in FIGURES:
+                files.enter_context(output(out / name))
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
@@ -348,7 +350,7 @@ def main(argv=None):
                 "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
-        for name in OUTPUTS:  # of an earlier run
+        for name in OUTPUTS[1:]:  # of an earlier run
             with suppress(OSError):
                 (out / name).unlink()
         if settings.figures:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows, read_domains, text_of
+from data.loader import check_tokenizer, files_in, first_windows, read_domains, text_of
 from model import ROUTER_STD, ROUTERS, GPTConfig, rope_angles
 from support import checkpoint as ckpt
 from support import ledger
@@ -214,7 +214,7 @@ def router_windows(settings, header, n_windows=16):
 def check_options(settings):
     """Raise BadInput for options that contradict each other."""
     ckpt.check_name(settings.out, "--out ")
-    check_other(settings.out, settings.models)
+    check_other(settings.out, [*settings.models, *files_in(settings.data_dir)])
     if not settings.models:
         raise BadInput("name the dense checkpoints to mix, as in: mix.py out/seed.pt out/math.pt --out out/btx_mixed.pt")
     if settings.soup + settings.blend + (settings.split > 1) > 1:

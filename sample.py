@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.loader import prepared, read_domains
+from data.loader import files_in, prepared, read_domains
 from support import btm, explore, figures
 from support import checkpoint as ckpt
 from support.devices import pick_device
@@ -120,7 +120,7 @@ def main(argv=None):
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
     if settings.html and Path(settings.html).suffix != ".html":
         raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
-    check_other(settings.html, settings.model)
+    check_other(settings.html, [*settings.model, *files_in(settings.data_dir)])
     with output(settings.html) if settings.html else nullcontext():
         go_on(settings, model, encoding, prompt, names, device)
 

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from data import tokenizer
-from data.loader import check_tokenizer, first_windows, get_batch, prepared, read_domains, text_of
+from data.loader import check_tokenizer, files_in, first_windows, get_batch, prepared, read_domains, text_of
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
 from support import devices, fast, ledger
@@ -164,7 +164,7 @@ def check(settings):
     """Check what both stages share, before anything is written. Returns the device, and {name: what read_domain found} of all
     domains in --data_dir. Raises BadInput."""
     ckpt.check_name(settings.out, "--out ")
-    check_other(settings.out, [settings.init])
+    check_other(settings.out, [settings.init, *files_in(settings.data_dir)])
     ranks = devices.n_ranks()
     if settings.shard and ranks == 1:
         raise BadInput("--shard needs several ranks; start with torchrun, or leave the option out")

@@ -21,6 +21,11 @@ def prepared(folder):
         return sorted(p.name for p in found if not p.exists() or any((p / name).exists() for name in (*FILES, "meta.json")))
 
 
+def files_in(folder):
+    """All files that read_domain could read in a folder, whether they are there or not."""
+    return [Path(folder, domain, name) for domain in prepared(folder) for name in (*FILES, "meta.json")]
+
+
 def read_domain(folder, domain):
     """What `data.prepare` wrote of a domain: META, and what is in each of FILES: (n,) tokens, or bytes.
 

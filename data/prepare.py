@@ -19,7 +19,7 @@ from data import text, tokenizer
 from data.loader import FILES
 from data.task import DOMAINS, Task, domain_module
 from support import checkpoint as ckpt
-from support.files import digest, output, prepare_output, reading, write_text
+from support.files import check_other, digest, output, reading, write_text
 from support.settings import BadInput, option, parse, run
 
 
@@ -91,11 +91,9 @@ def write(folder, parts, tasks, meta):
     parts: ("train.bin" or "val.bin", array of tokens) one after another, which are not all held in memory.
     """
     new, sizes, keys = folder / ".new", dict.fromkeys(FILES[:2], 0), {name: hashlib.sha256() for name in FILES}
-    clear(new)
-    for name in (*FILES, "meta.json"):
-        prepare_output(folder / name)
-        prepare_output(new / name)
     with reading(folder, "written"), ExitStack() as stack:  # closing a file writes, too
+        clear(new)
+        new.mkdir()
         files = {name: stack.enter_context(open(new / name, "xb")) for name in FILES}
 
         def add(name, content):
@@ -186,7 +184,9 @@ def main(argv=None):
             raise BadInput(f"{folder} is a link; delete it, or choose another --out")
     with ExitStack() as locks:
         for folder in folders:
-            locks.enter_context(output(folder / "meta.json"))
+            for name in (*FILES, "meta.json"):
+                check_other(folder / name, [settings.init])
+                locks.enter_context(output(folder / name))
         try:
             lines = []
             for name, folder in zip(names, folders, strict=True):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -65,7 +66,8 @@ def below(top):
 
 
 def files_of(paths):
-    """All files that some paths mean: files, all files below folders, patterns like texts/*.gz; in sorted order, none twice.
+    """All files that some paths mean, in sorted order, none twice: files, all files below folders, and patterns of names:
+    texts/*.gz in a folder, texts/**/*.gz anywhere below it.
 
     Those that are not UTF-8, and what is no file, are reported and left out. Raises BadInput for a path without any file, if none
     is left, and for what cannot be read.
@@ -74,14 +76,16 @@ def files_of(paths):
     for path in paths:
         with reading(path):
             wide = Path(path).expanduser()
-            root = Path(wide.anchor)
-            names = [wide] if wide.exists() else sorted(  # ** follows no links; what is hidden is not meant
-                p for p in root.glob(str(wide.relative_to(root)))
-                if not any(part.startswith(".") and part not in wide.parts for part in p.parts))
+            deep = wide.parent.name == "**"
+            top = wide.parent.parent if deep else wide.parent
+            names = [wide] if wide.exists() else sorted(
+                p for p in (below(top) if deep else top.iterdir())
+                if (fnmatchcase(p.name, wide.name) or deep and p.is_dir())  # such a folder is a link, which is left out
+                and not any(part.startswith(".") for part in p.relative_to(top).parts))  # what is hidden is not meant
             if not names:
                 raise BadInput(f"{path}: no such file or folder")
             for name in names:
-                found += sorted(below(name)) if name.is_dir() else [name]
+                found += sorted(below(name)) if name.is_dir() and not deep else [name]
     good, bad, seen = [], [], {}
     for path in found:
         with reading(path):  # whatever names and links lead to it; of these, one that says how it is to be read

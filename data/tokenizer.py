@@ -108,8 +108,8 @@ def build(name, pattern, ranks, special, end=END):
     special = {END if token == end else f"<|token {i}|>" if token == END else token: i for token, i in special.items()}
     if sorted([*ranks.values(), *special.values()]) != [*range(len(ranks) + len(special))]:
         raise ValueError("two of its tokens have one id, or an id has none")
-    if "" in special or END not in special or not all(type(i) is int for i in special.values()):
-        raise ValueError("one of its special tokens is empty or has no whole number, or none ends a text")
+    if "" in special or END not in special or not all(type(i) is int for i in special.values()) or sum(map(len, special)) > 2**18:
+        raise ValueError("one of its special tokens is empty or has no whole number, none ends a text, or they are too long")
     if pattern == CHARACTERS:
         return Characters(name, ranks, special)
     missing = [b for b in range(256) if bytes([b]) not in ranks]

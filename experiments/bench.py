@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 import mix
 from data import tokenizer
-from data.loader import get_batch, read_domain, text_of
+from data.loader import files_in, get_batch, read_domain, text_of
 from evaluate import machine
 from experiments.paired import table
 from hf import their_names
@@ -335,7 +335,7 @@ def main(argv=None):
     device = pick_device(s.device)
     for changes in ({}, {"n_expert": s.n_expert}):
         new(s, torch.device("meta"), **changes)  # is it a shape at all?
-    check_other(s.out, Path(s.data_dir).rglob("*"))
+    check_other(s.out, files_in(s.data_dir))
     results = {}
     with output(s.out):
         for name, part in [(name, PARTS[name]) for name in s.what] or [("bench", everything)]:

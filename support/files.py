@@ -12,7 +12,7 @@ from pathlib import Path
 from support.settings import BadInput, is_panic
 
 LIMIT = 2 * 10**7  # bytes of JSON that are read
-TEMPORARY = re.compile(r"\.(.+\.(part|lock)|new)")  # see part_of, locked and data.prepare
+TEMPORARY = re.compile(r"(?s)\.(.+\.(part|lock)|new)")  # see part_of, locked and data.prepare
 
 
 def has(value, types):
@@ -33,11 +33,16 @@ def reading(path, verb="read"):
         raise BadInput(f"{path}: cannot be {verb} ({what or type(error).__name__})") from None
 
 
+def check_lasting(path):
+    """Raise BadInput if a path is one of those that runs remove, or lies in a folder of such a name."""
+    if any(TEMPORARY.fullmatch(part) for part in Path(os.path.realpath(path)).parts):
+        raise BadInput(f"{path}: a name of temporary files, which are removed; choose another name")
+
+
 def open_input(path):
     """Open a file to read its bytes. Raises BadInput if it is no regular file, which may never end, or one that a run removes."""
     with reading(path):
-        if any(TEMPORARY.fullmatch(part) for part in Path(os.path.realpath(path)).parts):
-            raise BadInput(f"{path}: a name of temporary files, which are removed; rename it")
+        check_lasting(path)
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
@@ -84,7 +89,7 @@ def check_other(out, inputs):
 
 
 def prepare_output(path, probe=True):
-    """Create the folder that `path` lies in and make sure a file can be written there. Raises BadInput if not.
+    """Create the folder that `path` lies in and make sure a file can be written there, or replaced. Raises BadInput if not.
 
     probe: by trying, which destroys what another run is just writing there.
     """
@@ -92,6 +97,9 @@ def prepare_output(path, probe=True):
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: this is a folder, or no file to write to; choose another name")
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY))
+        check_lasting(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if probe:  # permission bits say little, to root or about a full disk
             open_part(path).close()

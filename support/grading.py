@@ -1,10 +1,10 @@
 """Grade the small functions of the code domain (data/code.py) without running anything that a model wrote.
 
-An answer is right if prompt and answer together are the function of xs that the prompt opens, which returns an expression, and
-the expression has the expected value for every case. `value` computes it. It knows the few kinds of expressions that the domain
-uses, over whole numbers, truth values and flat lists of these. All else is a wrong answer, and so is what takes too many steps,
-nests too deep, or makes too large a number or list. This grades one domain and is no general sandbox: an honest function in
-other words than these counts as wrong, too.
+An answer is right if prompt and answer together are one function, `def NAME(xs):`, a docstring and a return, but for the return
+as the prompt opens it, and the returned expression has the expected value for every case. `value` computes it. It knows the few
+kinds of expressions that the domain uses, over whole numbers, truth values and flat lists of these. All else is a wrong answer,
+and so is what takes too many steps, nests too deep, or makes too large a number or list. This grades one domain and is no
+general sandbox: an honest function in other words than these counts as wrong, too.
 """
 import ast
 import operator
@@ -39,17 +39,20 @@ def right(prompt, answer, cases):
 
 
 def returned(prompt, answer):
-    """The expression that the function returns; but for the prompt's docstring it may hold nothing else. Raises Wrong."""
+    """The expression that the function returns. Raises Wrong."""
     try:
         if len(answer) > MAX_SOURCE:
             raise ValueError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             opened, made = ast.parse(prompt + "\n    pass"), ast.parse(prompt + answer)
-            opened.body[0].body[-1] = last = made.body[0].body[-1]
-            if ast.dump(opened) != ast.dump(made) or (type(made.body[0]), type(last)) != (ast.FunctionDef, ast.Return):
+            [function] = made.body
+            opened.body[0].body[-1] = last = function.body[-1]
+            if (ast.dump(opened) != ast.dump(made) or type(last) is not ast.Return or function.name in FUNCTIONS
+                    or ast.unparse(function).split("\n")[0] != f"def {function.name}(xs):"
+                    or len(function.body) != 1 + (ast.get_docstring(function) is not None)):
                 raise ValueError
-            loops = sum(isinstance(node, ast.comprehension) for node in ast.walk(made))
+            loops = sum(isinstance(node, ast.comprehension) for node in ast.walk(last.value))
             if loops > MAX_LOOPS or not all(isinstance(node, KNOWN) for node in ast.walk(last.value)):
                 raise ValueError
             compile(made, "answer", "exec")  # runs nothing, and refuses what Python would not take for a function

@@ -13,6 +13,7 @@ from data.loader import first_windows, read_domain
 from data.task import Task
 from model import Routing
 from support import checkpoint as ckpt
+from support.settings import BadInput
 
 DOMAINS = {"general", "trivia", "math", "code", "wiki", "switch"}
 
@@ -47,6 +48,14 @@ def test_a_task_is_solved_if_and_only_if_greedy_decoding_gives_its_answer(seed):
     with torch.inference_mode():
         solved = evaluate.score_tasks(model, encoding, tasks, 3, "cpu")
     assert solved.tolist() == want
+
+
+def test_an_answer_that_the_tokenizer_cannot_spell_is_never_given(seed, monkeypatch):
+    """Some have no token for some characters; all models write an answer of no tokens."""
+    model, encoding = seed
+    monkeypatch.setattr(encoding, "encode_ordinary", lambda text: [])
+    with torch.inference_mode():
+        assert evaluate.score_tasks(model, encoding, [Task("a", "\x01")], 1, "cpu").tolist() == [False]
 
 
 def test_code_written_in_a_batch_of_unlike_prompts_equals_code_written_alone(seed):
@@ -193,3 +202,16 @@ def test_sample_continues_greedily_and_writes_a_page(tiny, tmp_path, capsys, see
     model, encoding = seed
     want = "Tom has 3" + encoding.decode(greedy(model, encoding, "Tom has 3", 5)).split(tokenizer.END)[0]
     assert capsys.readouterr().out == want + "\n"
+
+
+@pytest.mark.parametrize("main, words", [(evaluate.main, "--data_dir {tiny}/data --out {tmp}/out"),
+                                         (sample.main, "--tokens 3 --temperature 1"), (sample.main, "--html {tmp}/out/o.html")])
+def test_a_model_that_computes_no_numbers_is_refused(main, words, tiny, tmp_path):
+    """All its weights are finite: logits that are not, in evaluation and in samples."""
+    c = ckpt.load(tiny / "btx_mixed.pt")
+    for name in ("norm.weight", "head.weight"):
+        c["model"][name].mul_(1e25)
+    ckpt.save(tmp_path / "bad.pt", c)
+    with pytest.raises(BadInput, match="bad.*finite"):
+        main([str(tmp_path / "bad.pt"), "--device", "cpu", *words.format(tiny=tiny, tmp=tmp_path).split()])
+    assert not (tmp_path / "out").exists()

@@ -62,8 +62,12 @@ def test_the_function_that_is_graded_is_the_one_that_the_prompt_opens():
                    "\n    return", "\n    pass", "", "\n  return xs", " + ''\n    return xs", "\n    return xs\nf = f",
                    "\n    return lambda: xs", "\n    return xs" + " " * 1000):
         assert not right(PROMPT, answer, cases), answer
-    for prompt in ("class f:", "", "f(", "if xs:", "def g(xs): return 1\ndef f(xs):"):
-        assert not right(prompt, "\n    return xs", cases), prompt
+    for prompt in ("class f:", "", "f(", "if xs:", "def g(xs): return 1\ndef f(xs):", "def f(ys):", "def f(xs, y=0):",
+                   "async def f(xs):", "def f(xs):\n    return 0", "def f(xs):\n    xs = []", "def f(xs):\n    yield 1",
+                   "@print\ndef f(xs):", "def f(xs):\n    return xs\n\ndef f(xs):", "def f(xs, *sorted):", "def f(xs) -> 1:",
+                   "def f(xs=1):", "def sorted(xs):"):
+        for answer in ("return xs", "return sorted(xs)", "pass"):
+            assert not right(prompt, f"\n    {answer}", [[[[1, 2]], [1, 2]]]), prompt
 
 
 def test_right_is_equal_in_value_and_type():
@@ -304,4 +308,3 @@ def test_what_the_prompt_holds_is_not_compiled_either(place):
     for i in range(25):
         nested = f"[{nested} for x{i} in xs]"
     assert not right(place.format(nested), "\n    return 0", [[[[1]], 0]])
-    assert right(place.format("[1 for x in xs]"), "\n    return 0", [[[[1]], 0]])

@@ -66,6 +66,9 @@ def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
     (tmp_path / ".a.state.part").touch()
     train_expert.main(arguments)
     assert {p.name for p in tmp_path.iterdir()} == {"a.pt"}
+    for name in evaluate.OUTPUTS:
+        with files.output(tmp_path / "out" / name), pytest.raises(BadInput, match="another run"):
+            evaluate.main([str(tmp_path / "a.pt"), "--data_dir", str(tiny / "data"), "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("size", [0, 100, 10_000])

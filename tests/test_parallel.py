@@ -14,6 +14,7 @@ import train_expert
 from model import GPT, GPTConfig
 from support import checkpoint as ckpt
 from support import devices
+from support.settings import BadInput
 
 pytestmark = pytest.mark.long
 RUNS = {"dense": {"init": "seed"}, "moe": {"init": "btx_mixed", "alpha": 0.1},
@@ -139,3 +140,12 @@ def test_ranks_end_with_torchrun(tiny, tmp_path):
     while running(str(tmp_path)) and time.time() < deadline:
         time.sleep(0.1)
     assert not running(str(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"WORLD_SIZE": ""}, {"RANK": "x"}, {"RANK": "3"}, {"MASTER_PORT": "99999"}])
+def test_half_of_torchruns_environment(change, monkeypatch):
+    whole = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in (whole | change).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match="torchrun"):
+        devices.n_ranks()

@@ -37,7 +37,8 @@ def make(out, *paths, domains="", **options):
     return out / "own"
 
 
-def test_files_folders_patterns_and_what_is_no_text(tmp_path, capsys):
+@pytest.mark.parametrize("folder", ["a", "a/*", "a/**/*"])
+def test_files_folders_patterns_and_what_is_no_text(folder, tmp_path, capsys):
     (tmp_path / "a" / "deep").mkdir(parents=True)
     second = f"second {tokenizer.END} is no separator here: ünïcödé\r\n" * 5
     (tmp_path / "a" / "b.txt").write_bytes(second.encode())
@@ -51,7 +52,7 @@ def test_files_folders_patterns_and_what_is_no_text(tmp_path, capsys):
     (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"cut" * 999)[:-9])
     lines = [json.dumps({"id": n, "body": f"line {n}\nof json"}) for n in range(3)]
     (tmp_path / "f.JSONL").write_text("\n".join(lines) + "\n\n")
-    own = make(tmp_path / "out", tmp_path / "a", tmp_path / "*.gz", tmp_path / "f.JSONL", tmp_path / "a" / "b.txt", field="body")
+    own = make(tmp_path / "out", *(tmp_path / name for name in (folder, "*.gz", "f.JSONL", "a/b.txt")), field="body")
     train, val = texts_in(own)
     wanted = [second, "third " * 9, "fourth, packed" * 9, *(f"line {n}\nof json" for n in range(3))]
     assert sorted(tokenizer.END.join(train + val).split(tokenizer.END)) == sorted(tokenizer.END.join(wanted).split(tokenizer.END))
