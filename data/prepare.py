@@ -119,9 +119,16 @@ def clear(folder):
 
 
 def move(folders):
-    """Put the domains that `write` wrote in the place of older ones: all old meta.json go first, the new ones come last."""
-    for folder in folders:
-        (folder / "meta.json").unlink(missing_ok=True)
+    """Put the domains that `write` wrote in the place of older ones: all old meta.json go first, the new ones come last.
+
+    If one cannot go, as that of a mount, the others come back.
+    """
+    with ExitStack() as back:
+        for meta, old in ((folder / "meta.json", folder / ".new" / "old.json") for folder in folders):
+            if meta.exists():
+                meta.replace(old)
+                back.callback(old.replace, meta)
+        back.pop_all()
     for name in (*FILES, "meta.json"):
         for folder in folders:
             (folder / ".new" / name).replace(folder / name)

@@ -2,6 +2,7 @@
 import base64
 import contextlib
 import doctest
+import errno
 import importlib
 import json
 import os
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 import numpy as np
@@ -313,13 +314,23 @@ CHANGES = [(r"\d", "3"), (r"\d", "1"), ("x > ", "x < "), ("sum", "len"), ("min",
            (", reverse=True", "")]
 
 
+def with_a_step_left_out(task):
+    """The task's expression without one of its steps, for each of them but the last."""
+    steps = {phrase.format(k=k): step.replace("{k}", str(k)) for phrase, step in (code.LIST_STEPS | code.LAST_STEPS).items()
+             for k in range(1, 6)}
+    doc = re.search(r'"""(.*)\."""', task.prompt)[1]
+    phrases = re.split(", (?!or 0)", doc[0].lower() + doc[1:])
+    for i in range(len(phrases) - 1):
+        yield reduce(lambda xs, phrase: steps[phrase].format(xs), phrases[:i] + phrases[i + 1:], "xs")
+
+
 def test_cases_tell_an_expression_from_its_neighbours():
-    """Change one number, sign or name in an answer: what random lists tell apart, the cases should tell apart too."""
+    """Change one number, sign or name in an answer, or leave out a step: what random lists tell apart, the cases should, too."""
     rng, mutants = random.Random(0), {}
     lists = [[rng.randint(-9, 12) for _ in range(rng.randint(0, 8))] for _ in range(100)]
     for t in tasks("code", 1, 300):
         right = t.answer.removeprefix("\n    return ").strip()
-        for wrong in {re.sub(pattern, new, right, count=1) for pattern, new in CHANGES} - {right}:
+        for wrong in {re.sub(pattern, new, right, count=1) for pattern, new in CHANGES} - {right} | {*with_a_step_left_out(t)}:
             f, g = (eval(f"lambda xs: {expression}") for expression in (right, wrong))
             mutants[right, wrong] = t, np.mean([not grading.same(f(xs), g(xs)) for xs in lists])
     for share, most_accepted in ((0.5, 0.0), (0.1, 0.03)):
@@ -502,20 +513,36 @@ def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkey
             raise KeyboardInterrupt
         left[0] -= 1
         real(*arguments)
-    for n in range(6):  # meta.json is renamed when all are written, then four files take the places of the old ones
+    for n in range(7):  # meta.json is renamed when all are written, the old one goes, then four files take their places
         shutil.copytree(tmp_path / "0", tmp_path / f"killed{n}")
         left[0] = n
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
             patch.setattr(Path, "replace", replace)
             prepare.main(["--out", str(tmp_path / f"killed{n}"), "--domains", "math", "--seed", "7", *SMALL])
-        if n < 1:
+        if n < 2:
             loader.read_domain(tmp_path / f"killed{n}", "math")
         else:
-            if n < 5:
+            if n < 6:
                 with pytest.raises(BadInput, match="meta.json"):
                     loader.read_domain(tmp_path / f"killed{n}", "math")
             prepare.main(["--out", str(tmp_path / f"killed{n}"), "--domains", "math", "--seed", "7", *SMALL])
             assert contents(tmp_path / f"killed{n}" / "math") == whole["7"]
+
+
+def test_a_domain_that_cannot_be_replaced_costs_no_other(tmp_path, monkeypatch):
+    """As one that is mounted, or another user's in a sticky folder."""
+    line, real = ["--out", str(tmp_path), "--domains", "math,code", *SMALL], Path.replace
+    prepare.main(line)
+    before = contents(tmp_path)
+
+    def replace(path, target):
+        if path == tmp_path / "code" / "meta.json":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return real(path, target)
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="busy"):
+        prepare.main([*line, "--seed", "7"])
+    assert contents(tmp_path) == before
 
 
 def test_validation_code_is_of_functions_that_training_never_shows(tmp_path):
