@@ -288,7 +288,7 @@ def main(argv=None):
     settings = parse(Settings, argv)
     if not settings.models:
         raise BadInput("name the checkpoints to compare, as in: evaluate.py out/seed.pt out/btx.pt")
-    merged = [name for name in settings.btm.split(",") if name]
+    merged = settings.btm.split(",") if settings.btm else []
     if settings.btm_methods != Settings.btm_methods and not merged:
         raise BadInput("--btm_methods: name the models to merge by --btm, as in --btm seed,math,code,wiki")
     methods = [btm.read_method(word, len(merged)) for word in settings.btm_methods.split(",") if merged]

@@ -14,7 +14,7 @@ import torch
 
 from data import tokenizer
 from data.loader import files_in, prepared, read_domains
-from support import btm, explore, figures
+from support import btm, explore
 from support import checkpoint as ckpt
 from support.devices import pick_device
 from support.files import check_other, output, reading
@@ -26,7 +26,7 @@ class Settings:
     model: list = option([], "one checkpoint, or several dense ones with --btm", positional=True)
     btm: str = option("", "several models answer together by Branch-Train-Merge (see support/btm.py), as in bayes:1 or tfidf:2")
     data_dir: str = option("data/bin", "for tfidf: folder written by data.prepare")
-    prompt: str = option("", "text to continue; the empty prompt starts a new text")
+    prompt: str = option("", "text to continue; the empty prompt starts a new text", empty=True)
     tokens: int = option(100, "tokens to write at most; ends earlier where the model ends its text", low=1)
     temperature: float = option(0.0, "0: always the likeliest token", low=0.0)
     top_k: int = option(0, "draw from the N likeliest tokens only; 0: from all", low=0)
@@ -45,7 +45,7 @@ def top_experts(routing, layer):
 
 def in_terminal(text, expert):
     """Text on the expert's colour in the figures, as an ANSI escape sequence."""
-    color = bytes.fromhex(figures.COLORS[expert % len(figures.COLORS)][1:])
+    color = bytes.fromhex(explore.COLORS[expert % len(explore.COLORS)][1:])
     return "\x1b[48;2;{};{};{}m\x1b[38;2;255;255;255m{}\x1b[0m".format(*color, text)
 
 
@@ -100,6 +100,7 @@ def main(argv=None):
             raise BadInput(f"{path} is a mixture of experts; --btm takes dense models")
         if settings.btm and other["tokenizer"]["fingerprint"] != checkpoint["tokenizer"]["fingerprint"]:
             raise BadInput(f"{path} has another tokenizer than {settings.model[0]}; --btm takes models of one")
+        encoding = tokenizer.of(other["tokenizer"], path)
     names = checkpoint["experts"]
     if (settings.experts or settings.html) and not names:
         raise BadInput(f"--experts, --html: {settings.model[0]} is a dense model and has none to show; name a mixed one")
@@ -107,7 +108,6 @@ def main(argv=None):
         raise BadInput("--layer is for --experts, the colours in the terminal; give both, or none")
     if settings.layer > checkpoint["config"]["n_layer"]:
         raise BadInput(f"--layer {settings.layer}: the model has {checkpoint['config']['n_layer']} layers")
-    encoding = tokenizer.of(checkpoint["tokenizer"], settings.model[0])
     if settings.btm:
         method, k = btm.read_method(settings.btm, len(checkpoints))
         domains = {} if method == "bayes" else read_domains(settings.data_dir, prepared(settings.data_dir))

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import tokenizer
 from data.loader import check_tokenizer, files_in, first_windows, get_batch, prepared, read_domains, text_of
 from model import GPT, GPTConfig, expert_load, gumbel, load_balancing_loss
 from support import checkpoint as ckpt
@@ -222,9 +222,9 @@ def train(model, settings, header, device, data, stop=()):
     step_tokens = settings.batch_size * T
     token_flops, peak = model.flops_per_token(), devices.peak_flops(device) * world_size
     start = time.perf_counter() - state["seconds"] / world_size
-    bar = tqdm(range(state["step"], settings.steps), initial=state["step"], total=settings.steps, desc=out.stem,
-               mininterval=1.0, dynamic_ncols=True, disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
-    for step in bar:
+    bar = tqdm(initial=state["step"], total=settings.steps, desc=out.stem, mininterval=1.0, dynamic_ncols=True,
+               disable=rank > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0"))
+    for step in range(state["step"], settings.steps):
         x, y = get_batch(tokens, domains, T, settings.batch_size, settings.seed, step, rank, world_size, stage)  # (B, T)
         rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
         for group in optimizer.param_groups:
@@ -234,30 +234,34 @@ def train(model, settings, header, device, data, stop=()):
         nll, routing = training_step(forward, optimizer, x, y, settings, autocast, noise)
         done, last = step + 1, step + 1 == settings.steps
         stopping = devices.any_rank(stop, device) and not last
-        saving = stopping or done % settings.save_every == 0 and not last
-        if done % 20 == 0 or done % every == 0 or last or saving:  # all ranks look at the same steps
+        saving, validating, text = stopping or done % settings.save_every == 0 and not last, done % every == 0 or last, ""
+        if done % 20 == 0 or validating or saving:  # all ranks look at the same steps
             loss = nll.item()
             if not math.isfinite(loss):  # the weights are not either, then, and no later loss is
                 raise Diverged(f"at step {done} the loss is not finite; try a lower --lr")
             speed, gates = done * step_tokens / (time.perf_counter() - start), routed(routing, header["experts"])
             text = (f"loss {loss:.3f}, {speed:,.0f} tokens/s" + (f", MFU {speed * token_flops / peak:.1%}" if peak else "")
                     + (f", load {listed(gates['load'])}" if gates else ""))
-            bar.set_postfix_str(text)
         seconds = time.perf_counter() - start
-        if done % every == 0 or last:
+        if validating:
             losses = {domain: validate(model, w, device, len(x) // settings.grad_accum, settings.loss_chunk)
                       for domain, w in windows.items()}
             state["log"].append({"step": done, "tokens": done * step_tokens, "lr": rate, "train_loss": loss,
                                  "val_loss": losses, "seconds": seconds} | gates)
-            if rank == 0:
-                tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
             start = time.perf_counter() - seconds  # validation does not count
         if saving:
             state |= {"step": done, "seconds": seconds * world_size}
             ckpt.save_state(out, model, optimizer, state)
+        with suppress(OSError):  # a pipe whose reader has ended costs no training
+            bar.update()
+            if text:
+                bar.set_postfix_str(text)
+            if validating and rank == 0:
+                tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
+            if stopping or last:
+                bar.close()
         if stopping:
             devices.any_rank(True, device)  # nobody leaves before the state is written
-            bar.close()
             raise Stopped((stop or [signal.SIGTERM])[0], f"stopped after step {done}; the same command with --resume goes on")
     parents = [entry["id"] for entry in header["lineage"][-1:]]
     entry = ledger.entry("finetune" if config.n_expert else "train", out, parents, alpha=settings.alpha,
@@ -275,7 +279,6 @@ def train(model, settings, header, device, data, stop=()):
 def load_model(settings, data):
     """The model in --init, and the rest of that checkpoint. Raises BadInput if the domains have another tokenizer."""
     header = ckpt.load(settings.init)
-    tokenizer.of(header["tokenizer"], settings.init)
     check_tokenizer(data, header["tokenizer"], settings.init)
     model = ckpt.build(header)
     model.config.block_size = settings.block_size or model.config.block_size
@@ -286,7 +289,6 @@ def new_model(settings, data, shape):
     """A model with fresh weights and the header of a first stage. Raises BadInput."""
     first = next(iter(data))
     about = data[first]["tokenizer"]
-    tokenizer.of(about, f"{settings.data_dir}/{first}")
     check_tokenizer(data, about, f"{settings.data_dir}/{first}")
     try:
         config = GPTConfig(vocab_size=about["vocab_size"], block_size=settings.block_size or GPTConfig.block_size, **shape)

@@ -1,7 +1,7 @@
 """Draw a layer of BTX as one picture, course/layer.svg: python -m course.layer."""
 from pathlib import Path
 
-from support.figures import COLORS
+from support.explore import COLORS
 from support.files import write_text
 
 NAMES = ("seed", "math", "code", "wiki")

@@ -25,7 +25,7 @@ from support.settings import BadInput, option, parse, run
 
 @dataclass
 class Settings:
-    domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas")
+    domains: str = option(",".join(DOMAINS) + ",switch", "domains to write, separated by commas", empty=True)
     level: int = option(1, "1: for a laptop; 2: for 25M to 100M parameters on a GPU", choices=(1, 2))
     text: list = option([], "NAME=PATH: a file, a folder or a pattern of files as one more domain; a name given twice has both; "
                         "plain UTF-8 or .jsonl, .gz or not", nargs="+", metavar="NAME=PATH")
@@ -121,17 +121,18 @@ def clear(folder):
 def move(folders):
     """Put the domains that `write` wrote in the place of older ones: all old meta.json go first, the new ones come last.
 
-    If one cannot go, as that of a mount, the others come back.
+    If a file cannot go, as one that is mounted, all come back.
     """
     with ExitStack() as back:
-        for meta, old in ((folder / "meta.json", folder / ".new" / "old.json") for folder in folders):
-            if meta.exists():
-                meta.replace(old)
-                back.callback(old.replace, meta)
+        for name in ("meta.json", *FILES):
+            for now, old in ((folder / name, folder / ".new" / f"old.{name}") for folder in folders):
+                if now.exists():
+                    now.replace(old)
+                    back.callback(old.replace, now)
+        for name in (*FILES, "meta.json"):
+            for folder in folders:
+                (folder / ".new" / name).replace(folder / name)
         back.pop_all()
-    for name in (*FILES, "meta.json"):
-        for folder in folders:
-            (folder / ".new" / name).replace(folder / name)
 
 
 def check_text(name, path, out):

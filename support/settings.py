@@ -51,8 +51,8 @@ def signals():
 def option(default, help, **kwargs):
     """A dataclass field that is an option: `option(0.1, "weight decay")`. kwargs go to argparse (choices, nargs, ...).
 
-    `low` and `high` bound a number, both ends included; `positional` marks the list of arguments without a name; `group` is the
-    heading in --help of this option and of those after it.
+    `low` and `high` bound a number, both ends included; `empty` says that "" is a value, too; `positional` marks the list of
+    arguments without a name; `group` is the heading in --help of this option and of those after it.
     """
     given = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
     return field(**given, metadata={"help": help, **kwargs})
@@ -83,7 +83,8 @@ def parse(settings, argv=None):
     for f in fields(settings):
         kwargs = dict(f.metadata)
         group = parser.add_argument_group(kwargs.pop("group")) if "group" in kwargs else group
-        bounds[f.name] = kwargs.pop("low", None), kwargs.pop("high", MAX if f.type in (int, float) else None)
+        high = kwargs.pop("high", MAX if f.type in (int, float) else None)
+        bounds[f.name] = kwargs.pop("low", None), high, kwargs.pop("empty", False)
         if kwargs.pop("positional", False):
             group.add_argument(f.name, nargs="*", **kwargs)
             continue
@@ -101,10 +102,12 @@ def parse(settings, argv=None):
         group.add_argument(f"--{f.name}", default=default, **kwargs)
     values = vars(parser.parse_args(argv))
     given = [word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)]
-    for name, (low, high) in bounds.items():
+    for name, (low, high, empty) in bounds.items():
         if given.count(f"--{name}") + given.count(f"--no-{name}") > 1 and not isinstance(values[name], list):
             raise BadInput(f"--{name} is given more than once")
         value = values[name]
+        if value == "" and f"--{name}" in given and not empty:  # as of a variable of the shell that is not set
+            raise BadInput(f"--{name} is empty; give it a value, or leave it out")
         if low is not None and not value >= low:  # also refuses nan
             raise BadInput(f"--{name} must be at least {low}, not {value}")
         if high is not None and not value <= high:
@@ -170,7 +173,6 @@ def run(main):
         if os.environ.get("BTX_TRACE"):
             raise
         code, line = 2, f"{error.filename or 'standard output'}: {error.strerror}"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more at its end
     except BaseException as error:
         if not is_panic(error):
             raise
@@ -179,8 +181,11 @@ def run(main):
         line = f"{sys.argv[0].rsplit('/', 1)[-1]}: {line[:1000]}"
         with suppress(OSError):  # one write, or ranks would mix their lines
             print(printable(line) + "\n", end="", file=sys.stderr)
-    if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
+    try:
         sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more at its end
+    if "RANK" in os.environ:  # torch's gloo threads now and then abort a process that ends in the ordinary way
         os._exit(code)
     if code:
         sys.exit(code)

@@ -174,7 +174,9 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--domains '' --text math=file", "math"), ("--domains '' --text ../poems=file", "../poems"),
         ("--domains '' --text poems=*.nothing", "*.nothing"), ("--domains '' --text poems=file poems=nowhere", "nowhere")],
     "": [
-        ("train_expert {DATA} --data math", "--out"), ("finetune_router {DATA} --data math --out new/o.pt", "--init"),
+        *((f"{line} {option} ''", option) for line, option in ((TRAIN, "--init"), (EVALUATE, "--out"), (PREPARE, "--init"))),
+        ("evaluate {tiny}/math.pt {DATA} --out new/folder --btm ,", "--btm"), ("train_expert {DATA} --data math", "--out"),
+        ("finetune_router {DATA} --data math --out new/o.pt", "--init"),
         ("mix {tiny}/seed.pt", "--out"), ("mix --out new/o.pt", "checkpoints"), ("evaluate {DATA}", "checkpoints"),
         ("sample --device cpu", "one checkpoint"), ("sample {tiny}/math.pt {tiny}/code.pt --device cpu", "one checkpoint"),
         ("mix {tiny}/seed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
@@ -380,7 +382,8 @@ def test_an_option_that_is_given_twice_is_refused(tiny, tmp_path):
 # `bad.pt` is made of math.pt, for finetune_router of btx_mixed.pt
 READERS = {"train_expert": f"{BRANCH} --init bad.pt", "finetune_router": f"{FINETUNE} --init bad.pt",
            "mix": "mix bad.pt {tiny}/seed.pt --out new/o.pt", "mix, second": "mix {tiny}/seed.pt bad.pt --out new/o.pt",
-           "evaluate": f"evaluate bad.pt {DATA} --out new/folder", "sample": "sample bad.pt --device cpu --tokens 3"}
+           "evaluate": f"evaluate bad.pt {DATA} --out new/folder", "sample": "sample bad.pt --device cpu --tokens 3",
+           "sample, second": "sample {tiny}/math.pt bad.pt --btm bayes:1 --device cpu --tokens 3"}
 readers = pytest.mark.parametrize("reader", READERS)
 
 

@@ -513,7 +513,7 @@ def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkey
             raise KeyboardInterrupt
         left[0] -= 1
         real(*arguments)
-    for n in range(7):  # meta.json is renamed when all are written, the old one goes, then four files take their places
+    for n in range(10):  # meta.json is renamed when all are written, four old files go, then four new ones come
         shutil.copytree(tmp_path / "0", tmp_path / f"killed{n}")
         left[0] = n
         with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
@@ -522,21 +522,22 @@ def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkey
         if n < 2:
             loader.read_domain(tmp_path / f"killed{n}", "math")
         else:
-            if n < 6:
+            if n < 9:
                 with pytest.raises(BadInput, match="meta.json"):
                     loader.read_domain(tmp_path / f"killed{n}", "math")
             prepare.main(["--out", str(tmp_path / f"killed{n}"), "--domains", "math", "--seed", "7", *SMALL])
             assert contents(tmp_path / f"killed{n}" / "math") == whole["7"]
 
 
-def test_a_domain_that_cannot_be_replaced_costs_no_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", [*loader.FILES, "meta.json"])
+def test_a_domain_that_cannot_be_replaced_costs_no_other(name, tmp_path, monkeypatch):
     """As one that is mounted, or another user's in a sticky folder."""
     line, real = ["--out", str(tmp_path), "--domains", "math,code", *SMALL], Path.replace
     prepare.main(line)
     before = contents(tmp_path)
 
     def replace(path, target):
-        if path == tmp_path / "code" / "meta.json":
+        if path == tmp_path / "code" / name:
             raise OSError(errno.EBUSY, "Device or resource busy")
         return real(path, target)
     monkeypatch.setattr(Path, "replace", replace)

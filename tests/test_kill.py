@@ -7,9 +7,11 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import hypothesis
@@ -69,6 +71,20 @@ def test_a_second_run_with_the_same_output_is_refused(tiny, tmp_path):
     for name in evaluate.OUTPUTS:
         with files.output(tmp_path / "out" / name), pytest.raises(BadInput, match="another run"):
             evaluate.main([str(tmp_path / "a.pt"), "--data_dir", str(tiny / "data"), "--out", str(tmp_path / "out")])
+
+
+def test_a_run_whose_reader_has_ended_saves_all_the_same(tiny, tmp_path):
+    """As where Ctrl-C ends `train_expert.py 2>&1 | tee log`, tee first."""
+    run = subprocess.Popen([sys.executable, "train_expert.py", "--init", tiny / "seed.pt", "--data", "math", "--data_dir",
+                            tiny / "data", "--device", "cpu", "--batch_size", "1", "--eval_every", "1000", "--steps", "1000000",
+                            "--out", tmp_path / "a.pt"], cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stderr.read(1)
+    run.stderr.close()
+    run.stdout.close()
+    time.sleep(1)
+    assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 128 + signal.SIGINT and [p.name for p in tmp_path.iterdir()] == ["a.state"]
 
 
 @pytest.mark.parametrize("size", [0, 100, 10_000])
