@@ -253,11 +253,11 @@ def train(model, settings, header, device, data, stop=()):
             state |= {"step": done, "seconds": seconds * world_size}
             ckpt.save_state(out, model, optimizer, state)
         with suppress(OSError):  # a pipe whose reader has ended costs no training
+            if validating and rank == 0:
+                tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
             bar.update()
             if text:
                 bar.set_postfix_str(text)
-            if validating and rank == 0:
-                tqdm.write(f"{out.stem}: step {done} of {settings.steps}, {text}, validation: {listed(losses)}")
             if stopping or last:
                 bar.close()
         if stopping:
