@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step, rank): a resumed run needs no sampler state, and all runs see the same data."""
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -15,10 +16,12 @@ FILES = ("train.bin", "val.bin", "tasks.jsonl")
 
 
 def prepared(folder):
-    """The names of all domains in a folder: its subfolders that hold at least one of a domain's files, and links to nowhere."""
+    """The names of all domains in a folder, whole or not: subfolders with a domain's file or what a killed run left of it, even
+    if it is a link to nowhere, and links to nowhere themselves."""
     with reading(folder):
         found = Path(folder).iterdir() if Path(folder).is_dir() else ()
-        return sorted(p.name for p in found if not p.exists() or any((p / name).exists() for name in (*FILES, "meta.json")))
+        return sorted(p.name for p in found if not p.exists()
+                      or any(os.path.lexists(p / name) for name in (*FILES, "meta.json", ".new")))
 
 
 def files_in(folder):

@@ -121,14 +121,14 @@ def clear(folder):
 def move(folders):
     """Put the domains that `write` wrote in the place of older ones: all old meta.json go first, the new ones come last.
 
-    If a file cannot go, as one that is mounted, all come back.
+    If a file cannot go, as one that is mounted, all come back; they do on Ctrl-C, too.
     """
     with ExitStack() as back:
         for name in ("meta.json", *FILES):
             for now, old in ((folder / name, folder / ".new" / f"old.{name}") for folder in folders):
                 if now.exists():
+                    back.callback(lambda old, now: old.exists() and old.replace(now), old, now)
                     now.replace(old)
-                    back.callback(old.replace, now)
         for name in (*FILES, "meta.json"):
             for folder in folders:
                 (folder / ".new" / name).replace(folder / name)

@@ -625,7 +625,7 @@ BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands 
     "a pipe for the meta": (lambda d: replace(d / "math/meta.json", os.mkfifo), EVERY),
     "a pipe for a text": (lambda d: replace(d / "math/val.bin", os.mkfifo), EVERY),
     "an endless meta": (lambda d: replace(d / "math/meta.json", Path.symlink_to, "/dev/zero"), EVERY),
-    "a meta that is itself": (lambda d: replace(d / "math/meta.json", Path.symlink_to, "meta.json"), EVERY),
+    "files that are themselves": (lambda d: [replace(p, Path.symlink_to, p.name) for p in d.glob("math/*")], EVERY),
 }
 
 
