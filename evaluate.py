@@ -325,8 +325,9 @@ def main(argv=None):
         for name in [n for n, c in checkpoints.items() if c["experts"]]:
             yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
 
+    inputs = [*settings.models, *files_in(settings.data_dir)]
     for name in OUTPUTS:
-        check_other(out / name, [*settings.models, *files_in(settings.data_dir)])
+        check_other(out / name, inputs)
     with ExitStack() as files:
         for name in OUTPUTS:
             if settings.figures or name not in FIGURES:

@@ -118,9 +118,10 @@ def main(argv=None):
     prompt = [encoding.eot_token] + encoding.encode(settings.prompt, allowed_special="all")
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
-    if settings.html and Path(settings.html).suffix != ".html":
-        raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
-    check_other(settings.html, [*settings.model, *files_in(settings.data_dir)])
+    if settings.html:
+        if Path(settings.html).suffix != ".html":
+            raise BadInput(f"--html {settings.html}: name the page to write, ending in .html")
+        check_other(settings.html, [*settings.model, *files_in(settings.data_dir)])
     with output(settings.html) if settings.html else nullcontext():
         go_on(settings, model, encoding, prompt, names, device)
 

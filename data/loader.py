@@ -13,6 +13,7 @@ from support.settings import BadInput
 
 META = {"tokenizer": dict, "level": int, "seed": int, "files": dict}
 FILES = ("train.bin", "val.bin", "tasks.jsonl")
+ALL_FILES = (*FILES, "meta.json")  # which holds the digests of the others
 
 
 def prepared(folder):
@@ -21,12 +22,12 @@ def prepared(folder):
     with reading(folder):
         found = Path(folder).iterdir() if Path(folder).is_dir() else ()
         return sorted(p.name for p in found if not p.exists()
-                      or any(os.path.lexists(p / name) for name in (*FILES, "meta.json", ".new")))
+                      or any(os.path.lexists(p / name) for name in (*ALL_FILES, ".new")))
 
 
 def files_in(folder):
     """All files that read_domain could read in a folder, whether they are there or not."""
-    return [Path(folder, domain, name) for domain in prepared(folder) for name in (*FILES, "meta.json")]
+    return [Path(folder, domain, name) for domain in prepared(folder) for name in ALL_FILES]
 
 
 def read_domain(folder, domain):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data import text, tokenizer
-from data.loader import FILES
+from data.loader import ALL_FILES, FILES
 from data.task import DOMAINS, Task, domain_module
 from support import checkpoint as ckpt
 from support.files import check_other, digest, output, reading, write_text
@@ -125,11 +125,12 @@ def move(folders):
     """
     with ExitStack() as back:
         for name in ("meta.json", *FILES):
-            for now, old in ((folder / name, folder / ".new" / f"old.{name}") for folder in folders):
+            for folder in folders:
+                now, old = folder / name, folder / ".new" / f"old.{name}"
                 if now.exists():
                     back.callback(lambda old, now: old.exists() and old.replace(now), old, now)
                     now.replace(old)
-        for name in (*FILES, "meta.json"):
+        for name in ALL_FILES:
             for folder in folders:
                 (folder / ".new" / name).replace(folder / name)
         back.pop_all()
@@ -192,7 +193,7 @@ def main(argv=None):
             raise BadInput(f"{folder} is a link; delete it, or choose another --out")
     with ExitStack() as locks:
         for folder in folders:
-            for name in (*FILES, "meta.json"):
+            for name in ALL_FILES:
                 check_other(folder / name, [settings.init])
                 locks.enter_context(output(folder / name))
         try:

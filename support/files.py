@@ -95,10 +95,10 @@ def prepare_output(path, probe=True):
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise BadInput(f"{path}: this is a folder, or no file to write to; choose another name")
         if path.exists():
-            os.close(os.open(path, os.O_WRONLY))
+            if not path.is_file():
+                raise BadInput(f"{path}: this is a folder, or no file to write to; choose another name")
+            os.close(os.open(path, os.O_WRONLY))  # what may not be written may seldom be replaced
         check_lasting(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if probe:  # permission bits say little, to root or about a full disk
