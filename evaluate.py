@@ -252,34 +252,31 @@ Measured on {where}.
 """
 
 
-def report(results, info, drawn, explored):
-    """report.md as text; drawn: those of FIGURES that there are; explored: whether there is explore.html."""
-    pictures = [f"![{FIGURES[name]}]({name})" for name in drawn]
+def report(results, info, drawn):
+    """report.md as text; drawn: the names of those PICTURES that there are."""
 
     def by_domain(key):
         domains = list(next(iter(results.values()))[key])
         rows = [f"| {name} | " + " | ".join(f"{r[key][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
         return "\n".join(["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|", *rows])
     where = ", ".join(f"{key} {value}" for key, value in info.items() if value)
-    if explored:
-        pictures.append("Which expert wrote which token: [explore.html](explore.html), to be opened in a browser.")
     return REPORT.format(table=table(results), losses=by_domain("loss"), bits=by_domain("bits_per_byte"), where=where,
-                         pictures="\n\n".join(pictures))
+                         pictures="\n\n".join(PICTURES[name] for name in drawn))
 
 
-FIGURES = {"figures/accuracy.png": "accuracy by domain", "figures/routing.png": "share of the gates of each expert",
-           "figures/curves.png": "validation loss"}
-OUTPUTS = ("results.json", "report.md", "explore.html", *FIGURES)
+PICTURES = {"figures/accuracy.png": "![accuracy by domain](figures/accuracy.png)",
+            "figures/routing.png": "![share of the gates of each expert](figures/routing.png)",
+            "figures/curves.png": "![validation loss](figures/curves.png)",
+            "explore.html": "Which expert wrote which token: [explore.html](explore.html), to be opened in a browser."}
+OUTPUTS = ("results.json", "report.md", *PICTURES)
 
 
-def draw(out, checkpoints, results, loads, domains):
-    """Write figures/*.png. What fails is one line of warning: the scores are there."""
-    drawings = (partial(figures.accuracy, results), partial(figures.routing, loads),
-                partial(figures.curves, checkpoints, list(results), domains))
-    for name, figure in zip(FIGURES, drawings, strict=True):
+def draw(out, drawings):
+    """Write the PICTURES; drawings: functions of a path, in order. What fails is one line of warning: the scores are there."""
+    for name, drawing in zip(PICTURES, drawings, strict=True):
         try:
             with reading(out / name, "drawn"):
-                figure(out / name)
+                drawing(out / name)
         except BadInput as error:
             print(f"evaluate.py: {error}", file=sys.stderr)
 
@@ -330,7 +327,7 @@ def main(argv=None):
         check_other(out / name, inputs)
     with ExitStack() as files:
         for name in OUTPUTS:
-            if settings.figures or name not in FIGURES:
+            if settings.figures or name not in PICTURES:
                 files.enter_context(output(out / name))
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}
@@ -355,14 +352,14 @@ def main(argv=None):
             with suppress(OSError):
                 (out / name).unlink()
         if settings.figures:
-            draw(out, checkpoints, results, loads, domains)
-        drawn = [name for name in FIGURES if settings.figures and (out / name).exists()]
-        write_text(out / "report.md", report(results, info, drawn, bool(pages)))
-        if pages:
-            explore.write(out / "explore.html", encoding, texts, pages)
+            draw(out, (partial(figures.accuracy, results), partial(figures.routing, loads),
+                       partial(figures.curves, checkpoints, list(results), domains),
+                       partial(explore.write, encoding=encoding, texts=texts, models=pages)))
+        drawn = [name for name in PICTURES if settings.figures and (out / name).exists()]
+        write_text(out / "report.md", report(results, info, drawn))
         print(table(results))
         print(f"\nreport: {out}/report.md   numbers: {out}/results.json" + f"   figures: {out}/figures/*.png" * bool(drawn)
-              + f"   routing, token by token: {out}/explore.html" * bool(pages))
+              + f"   routing, token by token: {out}/explore.html" * ("explore.html" in drawn))
 
 
 if __name__ == "__main__":

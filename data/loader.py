@@ -20,9 +20,12 @@ def prepared(folder):
     """The names of all domains in a folder, whole or not: subfolders with a domain's file or what a killed run left of it, even
     if it is a link to nowhere, and links to nowhere themselves."""
     with reading(folder):
-        found = Path(folder).iterdir() if Path(folder).is_dir() else ()
-        return sorted(p.name for p in found if not p.exists()
-                      or any(os.path.lexists(p / name) for name in (*ALL_FILES, ".new")))
+        found = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+
+    def counts(path):
+        with reading(path):  # or one that may not be read would be left out in silence
+            return not path.exists() or path.is_dir() and not {*ALL_FILES, ".new"}.isdisjoint(os.listdir(path))
+    return [path.name for path in found if counts(path)]
 
 
 def files_in(folder):

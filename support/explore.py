@@ -39,7 +39,9 @@ def read(model, encoding, tokens, device="cpu"):
 
 
 def write(path, encoding, texts, models):
-    """Write the page. texts: {name: T + 1 ids}; models: {name: (experts' names, what `read` gave for each text)}."""
+    """Write the page, or none without models. texts: {name: T + 1 ids}; models: {name: (experts' names, `read` of each text)}."""
+    if not models:
+        return
     data = {"texts": [{"name": name, "tokens": [piece(encoding, t) for t in tokens[1:]]} for name, tokens in texts.items()],
             "models": [{"name": name, "experts": experts, "reads": reads} for name, (experts, reads) in models.items()],
             "colors": COLORS}

@@ -21,9 +21,21 @@ def canvas(n_panels, width, height):
     return figure, axes
 
 
-def legend_below(figure, axis):
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False)
+def legend_below(figure):
+    """What the colours mean in all panels."""
+    handles = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
+
+
+def legend_beside(row):
+    """What they mean in one row of panels."""
+    row[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=1 + len(row[-1].get_legend_handles_labels()[1]) // 12,
+                   fontsize=8, frameon=False)
+
+
+def label(name):
+    """A name for a legend, which would leave out one that begins with _."""
+    return f" {name}"
 
 
 def save(figure, path):
@@ -64,13 +76,14 @@ def routing(loads, path):
             bottom = [0.0] * len(share)
             for i, expert in enumerate(load["experts"]):
                 part = [100 * layer[i] / sum(layer) for layer in share]  # Switch's gates do not sum to 1
-                axis.bar(range(1, len(share) + 1), part, bottom=bottom, color=COLORS[i % len(COLORS)], label=expert, width=0.8)
+                axis.bar(range(1, len(share) + 1), part, bottom=bottom, color=COLORS[i % len(COLORS)], width=0.8,
+                         label=label(expert))
                 bottom = [b + p for b, p in zip(bottom, part, strict=True)]
             axis.set(title=f"{domain} text", xticks=range(1, len(share) + 1, 1 + len(share) // 12))
         row[0].set_ylabel(f"{model}\nshare of the gates, %")
+        legend_beside(row)
     for axis in grid[-1]:
         axis.set_xlabel("layer")
-    legend_below(figure, grid[0][0])
     save(figure, path)
 
 
@@ -89,12 +102,12 @@ def curves(checkpoints, order, domains, path):
             before = sum(entry["tokens"] for entry in c["lineage"][:-1])
             points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in c["log"]
                       if domain in line["val_loss"]]
-            axis.plot(*zip(*points, strict=True), label=name, color=COLORS[order.index(name) % len(COLORS)], marker=".")
+            axis.plot(*zip(*points, strict=True), label=label(name), color=COLORS[order.index(name) % len(COLORS)], marker=".")
         axis.set(title=domain, xlabel="training tokens, all stages, millions", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
     axes[0].set(ylabel="validation loss, nats per token", yticks=(0.3, 0.5, 1, 2, 4))
-    legend_below(figure, axes[0])
+    legend_below(figure)
     save(figure, path)
 
 
@@ -139,13 +152,14 @@ def probabilities(routings, path):
             for i, expert in enumerate(routing["experts"]):
                 n_bins = len(domains[0][layer][i])
                 share = [100 * sum(d[layer][i][b] for d in domains) / len(domains) for b in range(n_bins)]
-                axis.stairs(share, [b / n_bins for b in range(n_bins + 1)], color=COLORS[i % len(COLORS)], label=expert)
+                axis.stairs(share, [b / n_bins for b in range(n_bins + 1)], color=COLORS[i % len(COLORS)],
+                            label=label(expert))
             axis.set(title=f"layer {layer + 1}", yscale="log", ylim=(0.05, 100))
             axis.yaxis.set_major_formatter("{x:g}")
         row[0].set_ylabel(f"{model}\ntokens, %", fontsize=8)
+        legend_beside(row)
     for axis in grid[-1]:
         axis.set_xlabel("router probability")
-    legend_below(figure, grid[0][0])
     save(figure, path)
 
 
@@ -194,7 +208,7 @@ def forgetting(stages, experts, path):
         axis.set(title=domain, ylim=(-3, 103), xlim=(-0.3, 3.3))
         axis.set_xticks(range(4), ["seed", "phase 1", "mixed", "end"], rotation=45)
     axes[0].set_ylabel("accuracy, %")
-    legend_below(figure, axes[0])
+    legend_below(figure)
     save(figure, path)
 
 
@@ -208,7 +222,7 @@ def lines(panels, path):
         axis.axvline(0, color="#cccccc", linewidth=1)
         axis.axvline(1, color="#cccccc", linewidth=1)
     axes[0].set_ylabel("nats per token")
-    legend_below(figure, axes[0])
+    legend_below(figure)
     save(figure, path)
 
 

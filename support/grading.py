@@ -10,7 +10,7 @@ import ast
 import operator
 import warnings
 
-MAX_SOURCE, MAX_DEPTH, MAX_STEPS, MAX_LIST, MAX_NUMBER = 1_000, 40, 50_000, 1_000, 10**15
+MAX_SOURCE, MAX_DEPTH, MAX_STEPS, MAX_LIST, MAX_NUMBER = 1_000, 40, 50_000, 1_000, 10**40
 MAX_LOOPS = 10  # Python 3.12 and 3.13 crash on twenty comprehensions in each other
 BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
           ast.Mod: operator.mod}

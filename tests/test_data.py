@@ -534,6 +534,18 @@ def test_data_prepared_anew_and_killed_halfway_is_no_data(tiny, tmp_path, monkey
             assert contents(tmp_path / f"killed{n}" / "math") == whole["7"]
 
 
+def test_a_folder_that_may_not_be_read_is_named_and_not_left_out(tiny, monkeypatch):
+    real = os.listdir
+
+    def listdir(path):
+        if Path(path).name == "code":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+    monkeypatch.setattr(os, "listdir", listdir)  # permission bits say nothing to root
+    with pytest.raises(BadInput, match="data/code: cannot be read .Permission denied"):
+        loader.prepared(tiny / "data")
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 @pytest.mark.parametrize("name", [*loader.FILES, "meta.json"])
 def test_a_domain_that_cannot_be_replaced_costs_no_other(name, interrupted, tmp_path, monkeypatch):

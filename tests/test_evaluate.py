@@ -13,6 +13,7 @@ from data.loader import first_windows, read_domain
 from data.task import Task
 from model import Routing
 from support import checkpoint as ckpt
+from support import explore, figures
 from support.settings import BadInput
 
 DOMAINS = {"general", "trivia", "math", "code", "wiki", "switch"}
@@ -165,6 +166,34 @@ def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
                    "--windows", "1", "--out", str(tmp_path / "out")])
     assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"report.md", "results.json", "accuracy.png"}
     assert "curves.png" in capsys.readouterr().err
+
+
+def test_a_page_that_fails_costs_no_score_either(tiny, tmp_path, capsys, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(explore, "write", full)
+    evaluate.main([str(tiny / "btx_mixed.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
+                   "--windows", "1", "--out", str(tmp_path)])
+    report, said = (tmp_path / "report.md").read_text(), capsys.readouterr()
+    assert "routing.png" in report and "explore" not in report + said.out and "explore.html: cannot be drawn" in said.err
+
+
+def test_legends_name_all_that_is_drawn(monkeypatch):
+    """Each mixture's own experts, models whose log lacks the first domain, names that begin with _, which matplotlib skips."""
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    experts = {"a": ["seed", "_math"], "b": ["code", "wiki", "seed"]}
+    routing = {name: {"experts": some, "share": {"math": [[1] * len(some)]}, "probs": {"math": [[[0.5, 0.5]] * len(some)]}}
+               for name, some in experts.items()}
+    figures.routing(routing, None)
+    figures.probabilities(routing, None)
+    for figure in drawn:
+        legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+        assert [[text.get_text().strip() for text in legend.get_texts()] for legend in legends] == list(experts.values())
+    logs = {"a": {"math": 1.0, "code": 1.0}, "_b": {"code": 2.0}}
+    figures.curves({name: {"lineage": [], "log": [{"tokens": 1, "val_loss": loss}]} for name, loss in logs.items()},
+                   list(logs), ["math", "code"], None)
+    assert [text.get_text().strip() for text in drawn[-1].legends[0].get_texts()] == ["a", "_b"]
 
 
 def test_without_figures_a_folder_of_figures_is_no_matter(tiny, tmp_path):

@@ -80,6 +80,16 @@ def test_a_task_without_cases_is_not_passed():
     assert not right(PROMPT, "\n    return xs", [])
 
 
+@pytest.mark.parametrize("step", code.LIST_STEPS)
+def test_a_reference_is_right_however_large_its_numbers(step):
+    for last in code.LAST_STEPS:
+        expression = "xs"
+        for part in [code.LIST_STEPS[step]] * 5 + [code.LAST_STEPS[last]]:  # the most steps of level 2
+            expression = part.format(expression, k=5)
+        cases = [[[xs], eval(expression, {"xs": list(xs)})] for xs in code.INPUTS]
+        assert right("def f(xs):", f"\n    return {expression}\n", cases)
+
+
 def test_inputs_are_not_changed():
     cases = [[[[3, 1, 2]], [1, 2, 3]]]
     assert right(PROMPT, "\n    return sorted(xs)", cases) and cases == [[[[3, 1, 2]], [1, 2, 3]]]
