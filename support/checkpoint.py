@@ -61,7 +61,7 @@ def check(checkpoint):
         raise ValueError(f"its config has {wrong[0]} = {config.get(wrong[0])!r}, which this version does not know")
     if not is_description(tokenizer) or tokenizer["vocab_size"] != config["vocab_size"]:
         raise ValueError("it does not say of which tokenizer it is, or has another vocabulary than that")
-    names = {name for name in experts if isinstance(name, str) and name.isprintable() and name}
+    names = {name for name in experts if isinstance(name, str) and name.isprintable() and 0 < len(name) < 300}
     if not len(names) == len(experts) == config["n_expert"]:
         raise ValueError(f"its experts should have {config['n_expert']} different names")
     ledger.check(checkpoint["lineage"])

@@ -502,7 +502,7 @@ UNFIT = {  # what is wrong: what to do to a good checkpoint
     "a lineage without its parents": lambda c: c["lineage"][-1].update(parents=["0" * 12]),
     "too many experts": lambda c: c.update(experts=[*"abcd"]),
     "experts without names": lambda c: c.update(experts=[1, 2, 3]),
-    "an expert without a name": lambda c: c.update(experts=[""] * len(c["experts"])) or change(c, "config", n_expert=-1),
+    **{f"an expert called {n[:9]!r}": lambda c, n=n: c.update(experts=[n, *c["experts"][1:]]) for n in ("", "\n", "x" * 300)},
     "a special token of megabytes": lambda c: change(c, "tokenizer", bpe={
         "pattern": tokenizer.PATTERN, "ranks": tokenizer.FILE.read_text(), "end": "x", "special": {"x": 1023, "y" * 9**7: 1024}}),
 } | {f"bpe = {bpe}": lambda c, bpe=bpe: change(c, "tokenizer", bpe=bpe) for bpe in (5, None, [], {"pattern": "x"})
