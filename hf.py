@@ -12,6 +12,7 @@ import math
 import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from html import escape
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from model import ROPE_STRETCH, GPTConfig
 from support import checkpoint as ckpt
 from support import ledger
 from support.files import check_other, digest, output, part_of, read_json, reading, write_text
-from support.settings import BadInput, option, parse, run
+from support.settings import BadInput, option, parse, printable, run
 
 # ours -> theirs; {} is the number of an expert
 OUTER = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"}
@@ -387,8 +388,8 @@ def export(path, folder, shard_size):
         if shards.is_sharded:
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             write_text(part / "model.safetensors.index.json", json.dumps(index, indent=1))
-        lines = "\n".join(f"| {e['stage']} | {e['name']} | {', '.join(e['parents'])} | {e['tokens']:,} | {e['flops']:.3g} |"
-                          for e in checkpoint["lineage"])
+        rows = [f"| {e['stage']} | {e['name']} | {', '.join(e['parents'])} | {e['tokens']:,} | {e['flops']:.3g} |"
+                for e in checkpoint["lineage"]]
         what = f"a mixture of {', '.join(checkpoint['experts'])}" if checkpoint["experts"] else "a dense model"
         ids = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
         kind = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
@@ -396,7 +397,8 @@ def export(path, folder, shard_size):
         for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words,
                             "tokenizer_config.json": kind}.items():
             write_text(part / file, json.dumps(value, indent=1))
-        write_text(part / "README.md", CARD.format(name=folder.name, what=what, lines=lines))
+        write_text(part / "README.md", CARD.format(name=folder.name, what=escape(what),
+                                                    lines="\n".join(escape(printable(row)) for row in rows)))
         part.rename(folder)
     print(f"wrote {folder}")
 

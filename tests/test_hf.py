@@ -411,6 +411,15 @@ def test_bad_exports(tiny, here):
     assert [p.name for p in here.iterdir()] == ["old"]
 
 
+def test_no_name_can_leave_its_place_in_a_card(tiny, here):
+    checkpoint, name = ckpt.load(tiny / "btx_mixed.pt"), "<img src=x> |\n\n# Licence: any\x1b[31m"
+    checkpoint["lineage"][-1]["name"], checkpoint["experts"][0] = name, name.partition("\n")[0]
+    ckpt.save("a.pt", checkpoint)
+    hf.main(["export", "a.pt", "out"])
+    card = (here / "out" / "README.md").read_text()
+    assert "\n# Licence" not in card and "\x1b" not in card and "<" not in card and card.count("&lt;img src=x&gt;") == 2
+
+
 def test_two_exports_into_one_folder_do_not_mix(tiny, here, monkeypatch):
     """The second is refused while the first writes, and leaves alone what that is writing."""
     import safetensors.torch
