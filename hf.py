@@ -24,7 +24,7 @@ from model import ROPE_STRETCH, GPTConfig
 from support import checkpoint as ckpt
 from support import ledger
 from support.files import check_other, digest, output, part_of, read_json, reading, write_text
-from support.settings import BadInput, option, parse, printable, run
+from support.settings import BadInput, option, parse, run
 
 # ours -> theirs; {} is the number of an expert
 OUTER = {"embed.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"}
@@ -306,13 +306,8 @@ def import_folder(folder, out, block_size=0):
 
 CARD = """# {name}
 
-Made by Branch-Train-MiX (https://arxiv.org/abs/2403.07816): {what}. These are the stages behind it, oldest first:
-
-| stage | name | from | tokens | FLOPs |
-| --- | --- | --- | --- | --- |
-{lines}
-
-The same, with all settings, is in config.json under `btx`.
+Made by Branch-Train-MiX (https://arxiv.org/abs/2403.07816): {what}. The stages behind it, oldest first, with tokens,
+FLOPs and all settings, are in config.json under `btx`.
 """
 
 
@@ -388,8 +383,6 @@ def export(path, folder, shard_size):
         if shards.is_sharded:
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             write_text(part / "model.safetensors.index.json", json.dumps(index, indent=1))
-        rows = [f"| {e['stage']} | {e['name']} | {', '.join(e['parents'])} | {e['tokens']:,} | {e['flops']:.3g} |"
-                for e in checkpoint["lineage"]]
         what = f"a mixture of {', '.join(checkpoint['experts'])}" if checkpoint["experts"] else "a dense model"
         ids = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
         kind = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
@@ -397,8 +390,7 @@ def export(path, folder, shard_size):
         for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words,
                             "tokenizer_config.json": kind}.items():
             write_text(part / file, json.dumps(value, indent=1))
-        write_text(part / "README.md", CARD.format(name=folder.name, what=escape(what),
-                                                    lines="\n".join(escape(printable(row)) for row in rows)))
+        write_text(part / "README.md", CARD.format(name=folder.name, what=escape(what)))
         part.rename(folder)
     print(f"wrote {folder}")
 

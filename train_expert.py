@@ -32,7 +32,7 @@ class TrainSettings:
     out: str = option("", "checkpoint to write", group="files")
     init: str = option("", "checkpoint to start from")
     data: str = option("general", "mixture of domains, as in general=0.7,math=0.3")
-    data_dir: str = option("data/bin", "folder written by data.prepare")
+    data_dir: str = option("data/bin", "folder written by data.prepare; each domain in it is validated on, if long enough")
 
     steps: int = option(1000, "optimizer steps", low=1, group="recipe")
     batch_size: int = option(8, "sequences in a step, over all micro-batches and ranks", low=1, high=10**6)

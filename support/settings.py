@@ -121,7 +121,7 @@ def mixture(text, name="--data"):
     >>> mixture("math=3,code=1")
     {'math': 0.75, 'code': 0.25}
 
-    Raises BadInput for weights that are no numbers, negative, infinite or all zero, and for a domain named twice.
+    Raises BadInput for weights that are no numbers, zero, negative or infinite, and for a domain named twice.
     """
     weights = {}
     for part in text.split(","):
@@ -130,17 +130,15 @@ def mixture(text, name="--data"):
             value = float(weight if equals or ":" in domain else 1)  # math:0.5 is a slip, not a name
         except ValueError:
             raise BadInput(f"{name}: {part!r} should read domain=weight") from None
-        if not 0 <= value < float("inf") or not domain:
-            raise BadInput(f"{name}: {part!r} needs a domain and a weight that is not negative")
+        if not 0 < value < float("inf") or not domain:
+            raise BadInput(f"{name}: {part!r} needs a domain and a weight above zero")
         if domain in weights:
             raise BadInput(f"{name}: {domain} is named twice")
         weights[domain] = value
     total = sum(weights.values())
-    if total == 0:
-        raise BadInput(f"{name}: all weights are zero; give at least one domain some weight")
     if total == float("inf"):
         raise BadInput(f"{name}: the weights are too large")
-    return {domain: value / total for domain, value in weights.items() if value > 0}
+    return {domain: value / total for domain, value in weights.items()}
 
 
 def printable(line):

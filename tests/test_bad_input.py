@@ -137,7 +137,7 @@ LONG = "x" * 300
 CASES = {  # a command without a mistake, and what makes it wrong: (more options, what the message must name)
     TRAIN: [
         ("--out new/o.state", "--out"), ("--data math=0.5,poems=0.5", "poems"), ("--data ''", "--data"),
-        ("--data math,math", "math"), ("--data math=-1,code=2", "math=-1"), ("--data math=0,code=0", "zero"),
+        ("--data math,math", "math"), ("--data math=-1,code=2", "math=-1"), ("--data math=1,code=0", "code=0"),
         ("--data math=half", "math=half"), ("--data math=nan", "math=nan"), ("--data math=inf,code=1", "math=inf"),
         ("--data math=1e308,code=1e308", "--data"), ("--data switch", "testing alone"), ("--data math=", "math="),
         ("--data math:0.5", "domain=weight"), ("--data math=0.5 general=0.5", "commas"), ("--data_dir nowhere", "nowhere"),
