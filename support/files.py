@@ -100,6 +100,8 @@ def prepare_output(path, probe=True):
                 raise BadInput(f"{path}: this is a folder, or no file to write to; choose another name")
             os.close(os.open(path, os.O_WRONLY))  # what may not be written may seldom be replaced
         check_lasting(path)
+        if any(folder.name == ".." and not folder.exists() for folder in path.parents):  # it would be made and removed again
+            raise BadInput(f"{path}: a folder before .. is not there; write the path without ..")
         path.parent.mkdir(parents=True, exist_ok=True)
         if probe:  # permission bits say little, to root or about a full disk
             open_part(path).close()

@@ -188,7 +188,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
         ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
         ("mix {tiny}/seed.pt 'a\nb\x1b[2J.pt' --out new/o.pt", "a\\nb\\x1b[2J.pt"), ("mix no.state --out new/o.pt", "no.state"),
-        ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
+        ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math"), ("mix {tiny}/seed.pt --soup --out x/../o.pt", ".."),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/nowhere/../math.pt", "is an input"),
         (f"{PREPARE} --domains '' --text poems=file songs=file", "share a file"),
         ("sample {tiny}/btx_mixed.pt --html {tiny}/btx_mixed.pt", "btx_mixed.pt"),

@@ -1,7 +1,9 @@
 """Grading without generation, Branch-Train-Merge by hand, and the files that evaluate.py and sample.py write."""
 import json
+from dataclasses import asdict
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from tiny import forge
@@ -81,6 +83,15 @@ def test_code_that_does_not_end_is_no_answer(seed):
         return [torch.nn.functional.one_hot(torch.full(new.shape, encoding.eot_token if ends else word), 1024).float()]
     for n, want in ((3, " x" * 3), (9, " x" * 9), (10, None), (30, None)):
         assert evaluate.write_code(partial(model, n), encoding, [[word] * 4, [word] * 12], 10, 2, "cpu")[0] == want
+
+
+def test_a_task_of_a_kind_that_nobody_grades_is_refused():
+    def read(kind):
+        content = json.dumps(asdict(Task("a", "b", kind))).encode()
+        return evaluate.read_tasks({"math": {"tasks.jsonl": np.frombuffer(content, "u1")}}, "math", 9)
+    assert read("exact") == [Task("a", "b")] and read("code") == [Task("a", "b", "code")]
+    with pytest.raises(BadInput, match="tasks of math are broken"):
+        read("Code")
 
 
 def test_code_is_graded_by_what_it_returns_however_it_is_written(seed, monkeypatch):
