@@ -367,8 +367,14 @@ def export(path, folder, shard_size):
     checkpoint, theirs = ckpt.load(path), {}
     config, encoding = GPTConfig(**checkpoint["config"]), tokenizer.of(checkpoint["tokenizer"], path)
     with reading(path, "exported"):
-        about = read_json(path, json.dumps(their_config(checkpoint, config, encoding)))  # as an import would
-        words, end = their_tokenizer(checkpoint["tokenizer"], encoding)
+        about, (words, end) = their_config(checkpoint, config, encoding), their_tokenizer(checkpoint["tokenizer"], encoding)
+        ids = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+                "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}
+        texts = {file: json.dumps(value, indent=1) for file, value in {
+            "config.json": about, "generation_config.json": ids, "tokenizer.json": words, "tokenizer_config.json": kind}.items()}
+        for text in texts.values():
+            read_json(path, text)  # as an import would
     for name in ckpt.shapes(config):
         t = checkpoint["model"][name]
         theirs |= dict(zip(their_names(name, config), t.unbind() if t.ndim == 3 else [t], strict=True))
@@ -384,12 +390,8 @@ def export(path, folder, shard_size):
             index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
             write_text(part / "model.safetensors.index.json", json.dumps(index, indent=1))
         what = f"a mixture of {', '.join(checkpoint['experts'])}" if checkpoint["experts"] else "a dense model"
-        ids = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
-        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
-                "model_max_length": config.block_size, "clean_up_tokenization_spaces": False}
-        for file, value in {"config.json": about, "generation_config.json": ids, "tokenizer.json": words,
-                            "tokenizer_config.json": kind}.items():
-            write_text(part / file, json.dumps(value, indent=1))
+        for file, text in texts.items():
+            write_text(part / file, text)
         write_text(part / "README.md", CARD.format(name=folder.name, what=escape(what)))
         part.rename(folder)
     print(f"wrote {folder}")

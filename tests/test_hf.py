@@ -24,6 +24,7 @@ import train_expert
 from data import prepare, tokenizer
 from data.task import DOMAINS, domain_module
 from support import checkpoint as ckpt
+from support import files
 from support.settings import BadInput
 
 transformers.utils.logging.set_verbosity_error()
@@ -409,6 +410,14 @@ def test_bad_exports(tiny, here):
         with pytest.raises(BadInput):
             hf.main(words)
     assert [p.name for p in here.iterdir()] == ["old"]
+
+
+def test_what_could_not_be_imported_is_not_exported(tiny, here, monkeypatch):
+    """A tokenizer.json may be too large where the checkpoint, which holds its tokens once, is not."""
+    monkeypatch.setattr(files, "LIMIT", 20_000)
+    with pytest.raises(BadInput, match="seed.pt.*more than 20,000 bytes"):
+        hf.main(["export", str(tiny / "seed.pt"), "out"])
+    assert not list(here.iterdir())
 
 
 def test_an_experts_name_cannot_leave_its_place_in_a_card(tiny, here):
