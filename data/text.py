@@ -85,7 +85,8 @@ def files_of(paths):
             if not names:
                 raise BadInput(f"{path}: no such file or folder")
             for name in names:
-                found += sorted(below(name)) if name.is_dir() and not deep else [name]
+                named = name == wide or not name.is_symlink()  # a link to a folder that a pattern meets is left out
+                found += sorted(below(name)) if name.is_dir() and named else [name]
     good, bad, seen = [], [], {}
     for path in found:
         with reading(path):  # whatever names and links lead to it; of these, one that says how it is to be read

@@ -48,6 +48,7 @@ def test_files_folders_patterns_and_what_is_no_text(folder, tmp_path, capsys):
     (tmp_path / "a" / "empty.txt").write_text(" \n")
     (tmp_path / "a" / "deep" / "gone.txt").symlink_to("nowhere")
     (tmp_path / "a" / "deep" / "up").symlink_to("..")
+    (tmp_path / "a" / "link").symlink_to("deep")
     (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"fourth, packed" * 9))
     (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"cut" * 999)[:-9])
     lines = [json.dumps({"id": n, "body": f"line {n}\nof json"}) for n in range(3)]
@@ -58,7 +59,7 @@ def test_files_folders_patterns_and_what_is_no_text(folder, tmp_path, capsys):
     assert sorted(tokenizer.END.join(train + val).split(tokenizer.END)) == sorted(tokenizer.END.join(wanted).split(tokenizer.END))
     err = capsys.readouterr().err
     assert [line.split(": not a file in UTF-8")[0] for line in err.splitlines()] == [
-        str(tmp_path / name) for name in ("a/deep/gone.txt", "a/deep/up", "a/a.bin", "a/half.txt", "e.txt.gz")]
+        str(tmp_path / name) for name in ("a/deep/gone.txt", "a/deep/up", "a/link", "a/a.bin", "a/half.txt", "e.txt.gz")]
     assert (own / "tasks.jsonl").read_text() == ""
 
 
