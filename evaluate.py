@@ -52,7 +52,7 @@ def read_tasks(domains, name, n):
     with reading(f"the tasks of {name}"):
         lines = domains[name]["tasks.jsonl"].tobytes().decode().splitlines()[:n]
         tasks = [Task(**read_json(f"a task of {name}", line)) for line in lines]
-    types = {"prompt": str, "answer": str, "kind": str, "cases": list}
+    types = {"prompt": str, "answer": str, "cases": list}
     if not all(has(vars(task), types) and task.kind in ("exact", "code") and 0 < len(task.prompt) < 10_000
                and 0 < len(task.answer) < 10_000 for task in tasks):
         raise BadInput(f"the tasks of {name} are broken; prepare {name} again")
@@ -301,11 +301,10 @@ def main(argv=None):
     if not domains:
         raise BadInput(f"--data_dir: there are no domains in {settings.data_dir}; run python -m data.prepare")
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
-        check_tokenizer(data, c["tokenizer"], path)
+        encoding = check_tokenizer(data, c["tokenizer"], path)  # all are the same
     for name in merged:
         if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
             raise BadInput(f"--btm: {name!r} is not one of the dense models given")
-    encoding = tokenizer.of(next(iter(checkpoints.values()))["tokenizer"], settings.models[0])
     tasks = {d: read_tasks(data, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(text_of(data, d, "val", block_size), block_size, settings.windows) for d in domains}

@@ -79,12 +79,12 @@ def text_of(domains, name, split, block_size):
 
 def check_tokenizer(domains, tokenizer, path):
     """Raise BadInput unless the checkpoint in `path` has a tokenizer that can be used, and all `domains`, see read_domain, were
-    prepared with it."""
+    prepared with it. Returns that tokenizer."""
     for name, domain in domains.items():
         if any(domain["tokenizer"][key] != tokenizer[key] for key in ("fingerprint", "vocab_size")):
             raise BadInput(f"{path} was trained with another tokenizer than domain {name!r} was prepared with; "
                            "name another --data_dir, or prepare the data again")
-    of(tokenizer, path)
+    return of(tokenizer, path)
 
 
 def get_batch(tokens, mixture, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):

@@ -137,7 +137,7 @@ LONG = "x" * 300
 CASES = {  # a command without a mistake, and what makes it wrong: (more options, what the message must name)
     TRAIN: [
         ("--out new/o.state", "--out"), ("--data math=0.5,poems=0.5", "poems"), ("--data ''", "--data"),
-        ("--data math,math", "math"), ("--data math=-1,code=2", "math=-1"), ("--data math=1,code=0", "code=0"),
+        ("--data math,math", "math"), ("--data math=-1,code=2", "math=-1"), ("--data math=0,code=0", "zero"),
         ("--data math=half", "math=half"), ("--data math=nan", "math=nan"), ("--data math=inf,code=1", "math=inf"),
         ("--data math=1e308,code=1e308", "--data"), ("--data switch", "testing alone"), ("--data math=", "math="),
         ("--data math:0.5", "domain=weight"), ("--data math=0.5 general=0.5", "commas"), ("--data_dir nowhere", "nowhere"),
@@ -150,7 +150,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
     BRANCH: [("--block_size 3000", "3000"), ("--d_ff 32", "--d_ff")],
     FINETUNE: [
         ("--data poems", "poems"), ("--data math=-0.1", "math=-0.1"), ("--block_size 3000", "3000"),
-        ("--out {tiny}/btx_mixed.pt", "is an input"), ("--init {tiny}/math.pt", "math.pt")],
+        ("--data math=1,code=0", "code=0"), ("--out {tiny}/btx_mixed.pt", "is an input"), ("--init {tiny}/math.pt", "math.pt")],
     MIX: [
         ("--top_k 3", "--top_k"), ("--top_k -1", "--top_k"),
         ("--soup --routing sample", "--routing"), ("--soup --top_k 3", "--top_k"), ("--split 1000000000", "--split"),
@@ -163,8 +163,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--btm math --btm_methods bayes:2", "bayes:2"), ("--btm math --btm_methods bayes:1,bayes:1", "bayes"),
         ("--btm math --btm_methods tfidf:1 --data_dir nowhere", "nowhere"), ("--btm_methods tfidf:1", "--btm")],
     SAMPLE: [
-        ("--html {tiny}/data", "data: "),
-        (f"--prompt '{'word ' * 40}'", "--prompt"),
+        ("--html {tiny}/data", "data: "), (f"--prompt '{'word ' * 40}'", "--prompt"),
         ("--layer 3 --experts", "--layer"), ("--layer 1", "--experts")],
     PREPARE: [
         ("--domains ''", "--domains"), ("--tasks 2 math", "math"), ("--out file", "file"), ("--domains math,poems", "poems"),
@@ -184,11 +183,11 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --routing topk --out new/o.pt", "--routing"),
         ("mix {tiny}/btx_mixed.pt {tiny}/seed.pt --top_k 2 --out new/o.pt", "--top_k"),
         ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
-        ("mix {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
+        ("mix {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"), ("mix {tiny}/seed.pt --soup --out new/../o.pt", "new/.."),
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
         ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"),
         ("mix {tiny}/seed.pt 'a\nb\x1b[2J.pt' --out new/o.pt", "a\\nb\\x1b[2J.pt"), ("mix no.state --out new/o.pt", "no.state"),
-        ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math"), ("mix {tiny}/seed.pt --soup --out x/../o.pt", ".."),
+        ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/nowhere/../math.pt", "is an input"),
         (f"{PREPARE} --domains '' --text poems=file songs=file", "share a file"),
         ("sample {tiny}/btx_mixed.pt --html {tiny}/btx_mixed.pt", "btx_mixed.pt"),
@@ -625,6 +624,7 @@ BROKEN_DATA = {  # what is wrong: (what to do to the folder data/, the commands 
     "a pipe for the meta": (lambda d: replace(d / "math/meta.json", os.mkfifo), EVERY),
     "a pipe for a text": (lambda d: replace(d / "math/val.bin", os.mkfifo), EVERY),
     "an endless meta": (lambda d: replace(d / "math/meta.json", Path.symlink_to, "/dev/zero"), EVERY),
+    "a meta that is itself": (lambda d: replace(d / "math/meta.json", Path.symlink_to, "meta.json"), EVERY),
     "files that are themselves": (lambda d: [replace(p, Path.symlink_to, p.name) for p in d.glob("math/*")], EVERY),
 }
 

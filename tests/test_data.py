@@ -558,11 +558,11 @@ def test_a_domain_that_cannot_be_replaced_costs_no_other(name, interrupted, tmp_
         if path == tmp_path / "code" / name:
             if interrupted:
                 real(path, target)
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("busy")
             raise OSError(errno.EBUSY, "Device or resource busy")
         return real(path, target)
     monkeypatch.setattr(Path, "replace", replace)
-    with pytest.raises(KeyboardInterrupt if interrupted else OSError):
+    with pytest.raises(KeyboardInterrupt if interrupted else OSError, match="busy"):
         prepare.main([*line, "--seed", "7"])
     assert contents(tmp_path) == before
 
