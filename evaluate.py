@@ -173,9 +173,9 @@ def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
 
 
 def bytes_per_token(encoding, windows):
-    """The mean length of the tokens that score_texts takes the loss of; windows: (n, T + 1)."""
+    """The mean length of the tokens that score_texts takes the loss of, windows (n, T + 1); the end of a text has none."""
     scored = second_half(windows[:, 1:]).flatten().tolist()
-    return max(1, sum(len(tokenizer.piece(encoding, t)) for t in scored)) / len(scored)
+    return max(1, sum(len(tokenizer.piece(encoding, t)) for t in scored if t != encoding.eot_token)) / len(scored)
 
 
 def summary(scores, model, lineage, lengths):

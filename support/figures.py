@@ -3,6 +3,7 @@ from itertools import cycle
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from support.explore import COLORS
 from support.files import write_whole
@@ -10,7 +11,7 @@ from support.files import write_whole
 
 def grid_canvas(n_rows, n_columns, width, height, sharex=True):
     """A figure with rows of panels, the axes shared; returns it and the rows, lists of axes."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}):
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(n_rows, n_columns, sharex=sharex, sharey=True, squeeze=False).tolist()
 
@@ -39,6 +40,8 @@ def label(name):
 
 
 def save(figure, path):
+    for text in figure.findobj(Text):  # a name with $ in it is no formula
+        text.set_parse_math(False)
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
 
 
@@ -186,8 +189,7 @@ def coloured_text(rows, names, path, columns=100):
     for row, column, text, expert in [*lines, *((n, 9 + 12 * i, f" {name} ", i) for i, name in enumerate(names))]:
         if expert is not None:
             axis.barh(row, len(text), left=column, height=0.86, color=COLORS[expert % len(COLORS)])
-        axis.text(column, row, text, family="monospace", fontsize=9.5, va="center", color="black" if expert is None else "white",
-                  parse_math=False)
+        axis.text(column, row, text, family="monospace", fontsize=9.5, va="center", color="black" if expert is None else "white")
     save(figure, path)
 
 

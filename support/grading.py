@@ -33,7 +33,7 @@ def right(prompt, answer, cases):
     """Whether `answer` finishes the function of xs that `prompt` opens so that every case, [[xs], value], comes out."""
     try:
         expression = returned(prompt, answer)
-        return bool(cases) and all(same(value(expression, {"xs": list(xs)}, [MAX_STEPS]), expected) for (xs,), expected in cases)
+        return bool(cases) and all(same(value(expression, {"xs": xs[:]}, [MAX_STEPS]), expected) for (xs,), expected in cases)
     except (Wrong, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError):  # some are Python's own
         return False
 

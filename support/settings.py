@@ -136,9 +136,10 @@ def mixture(text, name="--data"):
             raise BadInput(f"{name}: {domain} is named twice")
         weights[domain] = value
     total = sum(weights.values())
-    if total == float("inf"):
-        raise BadInput(f"{name}: the weights are too large")
-    return {domain: value / total for domain, value in weights.items()}
+    shares = {domain: value / total for domain, value in weights.items()}
+    if not all(shares.values()):  # also if the total is infinite
+        raise BadInput(f"{name}: the weights are too large, or too far apart")
+    return shares
 
 
 def printable(line):

@@ -145,7 +145,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--n_head 3", "n_head"), ("--n_embd 6 --n_head 2", "n_embd"), ("--n_kv_head 5", "n_kv_head"),
         ("--device nosuch", "nosuch"), ("--device meta", "meta"), ("--device mkldnn", "mkldnn"), ("--block 32", "--block_size"),
         ("--init {tiny}/seed.pt --out {tiny}/seed.pt", "is an input"),
-        ("--init {tiny}/seed.pt --n_layer 4", "--n_layer"), ("--shard", "--shard"),
+        ("--init {tiny}/seed.pt --n_layer 4", "--n_layer"), ("--shard", "--shard"), ("--data math=5e-324,code=3", "far apart"),
         ("--n_embd 200000000 --n_head 2", "--n_embd"), ("--device privateuseone", "privateuseone")],
     BRANCH: [("--block_size 3000", "3000"), ("--d_ff 32", "--d_ff")],
     FINETUNE: [

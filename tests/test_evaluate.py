@@ -189,6 +189,11 @@ def test_a_page_that_fails_costs_no_score_either(tiny, tmp_path, capsys, monkeyp
     assert "routing.png" in report and "explore" not in report + said.out and "explore.html: cannot be drawn" in said.err
 
 
+def test_a_name_is_no_formula(tmp_path):
+    figures.routing({"$x_$": {"experts": ["$y_$"], "share": {"$z_$": [[1]]}}}, tmp_path / "$.png")
+    assert (tmp_path / "$.png").exists()
+
+
 def test_legends_name_all_that_is_drawn(monkeypatch):
     """Each mixture's own experts, models whose log lacks the first domain, names that begin with _, which matplotlib skips."""
     drawn = []

@@ -78,6 +78,8 @@ def test_right_is_equal_in_value_and_type():
 
 def test_a_task_without_cases_is_not_passed():
     assert not right(PROMPT, "\n    return xs", [])
+    for forged in ("ab", {"a": 1, "b": 2}, 3):  # no list
+        assert not right(PROMPT, "\n    return xs[:]", [[[forged], ["a", "b"]]])
 
 
 @pytest.mark.parametrize("step", code.LIST_STEPS)

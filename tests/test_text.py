@@ -169,9 +169,10 @@ def test_ids_beyond_16_bits(tmp_path, monkeypatch):
 def test_every_script_takes_it(tmp_path, monkeypatch, capsys):
     """From three texts to a mixture, evaluated by loss and bits per byte."""
     monkeypatch.chdir(tmp_path)
-    for name, sentence in (("cats", "The cat sat on the mat. "), ("dogs", "A dog barks at 12 cars. "), ("code", "x = f(y)\n")):
+    for name, sentence in (("cats", "The cat sat on the mat. "), ("code", "x = f(y)\n")):
         (tmp_path / f"{name}.txt").write_text(sentence * 60)
-    prepare.main(["--domains", "", "--out", "data", "--text", "cats=cats.txt", "dogs=dogs.txt", "python=code.txt"])
+    (tmp_path / "dogs.jsonl").write_text("".join(f'{{"text": "A dog barks at {n} cars. "}}\n' for n in range(60)))
+    prepare.main(["--domains", "", "--out", "data", "--text", "cats=cats.txt", "dogs=dogs.jsonl", "python=code.txt"])
     train_expert.main(["--data", "cats,dogs,python", "--data_dir", "data", "--out", "seed.pt", *SHAPE])
     for name in ("cats", "dogs"):
         train_expert.main(["--init", "seed.pt", "--data", name, "--data_dir", "data", "--out", f"{name}.pt", "--steps", "2"])
@@ -183,7 +184,8 @@ def test_every_script_takes_it(tmp_path, monkeypatch, capsys):
     encoded = read_domain("data", "dogs")["val.bin"]
     windows = encoded[:(len(encoded) - 1) // 32 * 32 + 1]
     targets = np.concatenate([windows[i * 32 + 17:i * 32 + 33] for i in range(len(windows) // 32)])
-    n_bytes = len(ENCODING.decode_bytes(targets.tolist()))
+    assert ENCODING.eot_token in targets  # 13 bytes long, which are in no text
+    n_bytes = len(ENCODING.decode_bytes([t for t in targets.tolist() if t != ENCODING.eot_token]))
     loss, bits = (results["btx"][key]["dogs"] for key in ("loss", "bits_per_byte"))
     assert bits == pytest.approx(loss * len(targets) / n_bytes / np.log(2))
     report = (tmp_path / "out" / "report.md").read_text()
