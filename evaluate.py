@@ -38,7 +38,7 @@ class Settings:
     btm: str = option("", "also Branch-Train-Merge of these models, by name, as in seed,math,code,wiki")
     btm_methods: str = option("bayes:1", "how it chooses (see support/btm.py) and how many experts, as in bayes:1,tfidf:2")
     hard_sampling: bool = option(False, "Sample Top-1 models draw their experts, as in the paper; else they take the likeliest")
-    figures: bool = option(True, "draw figures/*.png, and write explore.html")
+    figures: bool = option(True, "draw figures/*.png, and write explore.html; in any case those of an earlier run go")
     data_dir: str = option("data/bin", "folder written by data.prepare")
     out: str = option("out", "folder for report.md, results.json, explore.html and figures/")
     tasks: int = option(400, "tasks for each domain, at most", low=1)
@@ -303,8 +303,8 @@ def main(argv=None):
     for path, c in zip(settings.models, checkpoints.values(), strict=True):
         encoding = check_tokenizer(data, c["tokenizer"], path)  # all are the same
     for name in merged:
-        if name not in checkpoints or checkpoints[name]["config"]["n_expert"]:
-            raise BadInput(f"--btm: {name!r} is not one of the dense models given")
+        if name not in checkpoints or checkpoints[name]["config"]["n_expert"] or merged.count(name) > 1:
+            raise BadInput(f"--btm: {name!r} is not one of the dense models given, or is named twice")
     tasks = {d: read_tasks(data, d, settings.tasks) for d in domains}
     block_size = min(c["config"]["block_size"] for c in checkpoints.values())
     windows = {d: first_windows(text_of(data, d, "val", block_size), block_size, settings.windows) for d in domains}
@@ -325,10 +325,10 @@ def main(argv=None):
     inputs = [*settings.models, *files_in(settings.data_dir)]
     for name in OUTPUTS:
         check_other(out / name, inputs)
+    mine = [name for name in OUTPUTS if settings.figures or name not in PICTURES or (out / name).is_file()]  # written or removed
     with ExitStack() as files:
-        for name in OUTPUTS:
-            if settings.figures or name not in PICTURES:
-                files.enter_context(output(out / name))
+        for name in mine:
+            files.enter_context(output(out / name))
         results, loads, pages = {}, {}, {}
         texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}
         for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
@@ -348,7 +348,7 @@ def main(argv=None):
                 "digests": {name: domain["files"] for name, domain in data.items()}}
         numbers = {"models": results, "routing": loads, "machine": info, "data": read}
         write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
-        for name in OUTPUTS[1:]:  # of an earlier run
+        for name in mine[1:]:  # of an earlier run
             with suppress(OSError):
                 (out / name).unlink()
         if settings.figures:

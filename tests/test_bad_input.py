@@ -158,7 +158,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("--routing soft --top_k 3", "--top_k"), *((f"--router_data {names}", "--router_data") for names in ("math", "a,a", ",")),
         ("--router_data math,nosuch --data_dir {tiny}/data", "nosuch"), ("--router_data math,code --blend", "--blend")],
     EVALUATE: [
-        ("--out file", "file"), ("--data_dir nowhere", "nowhere"), ("--btm code", "code"),
+        ("--out file", "file"), ("--data_dir nowhere", "nowhere"), ("--btm code", "code"), ("--btm math,math", "twice"),
         ("--btm math --btm_methods vote:1", "vote:1"), ("--btm math --btm_methods bayes:0", "bayes:0"),
         ("--btm math --btm_methods bayes:2", "bayes:2"), ("--btm math --btm_methods bayes:1,bayes:1", "bayes"),
         ("--btm math --btm_methods tfidf:1 --data_dir nowhere", "nowhere"), ("--btm_methods tfidf:1", "--btm")],

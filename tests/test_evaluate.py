@@ -16,6 +16,7 @@ from data.task import Task
 from model import Routing
 from support import checkpoint as ckpt
 from support import explore, figures
+from support.files import output
 from support.settings import BadInput
 
 DOMAINS = {"general", "trivia", "math", "code", "wiki", "switch"}
@@ -154,6 +155,8 @@ def test_a_report_shows_no_pictures_of_an_earlier_run(tiny, tmp_path):
     arguments = ["--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1", "--windows", "1", "--out", str(tmp_path)]
     evaluate.main([str(tiny / "btx_mixed.pt"), *arguments])
     assert (tmp_path / "explore.html").exists() and "routing.png" in (tmp_path / "report.md").read_text()
+    with output(tmp_path / "explore.html"), pytest.raises(BadInput, match="another run"):  # what is being written is not removed
+        evaluate.main([str(tiny / "seed.pt"), *arguments, "--no-figures"])
     evaluate.main([str(tiny / "seed.pt"), *arguments, "--no-figures"])
     text = (tmp_path / "report.md").read_text()
     assert ".png" not in text and "explore" not in text
