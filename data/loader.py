@@ -18,13 +18,13 @@ ALL_FILES = (*FILES, "meta.json")  # which holds the digests of the others
 
 def prepared(folder):
     """The names of all domains in a folder, whole or not: subfolders with a domain's file or what a killed run left of it, even
-    if it is a link to nowhere, empty ones, and links to nowhere themselves."""
+    if it is a link to nowhere, and links to nowhere themselves."""
     with reading(folder):
         found = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
 
     def counts(path):
         with reading(path):  # or one that may not be read would be left out in silence
-            return not path.exists() or path.is_dir() and not {*ALL_FILES, ".new"}.isdisjoint(os.listdir(path) or FILES)
+            return not path.exists() or path.is_dir() and not {*ALL_FILES, ".new"}.isdisjoint(os.listdir(path))
     return [path.name for path in found if counts(path)]
 
 

@@ -546,12 +546,6 @@ def test_a_folder_that_may_not_be_read_is_named_and_not_left_out(tiny, monkeypat
         loader.prepared(tiny / "data")
 
 
-def test_an_empty_folder_is_not_left_out(tmp_path):
-    for folder in ("math", "code/other"):
-        (tmp_path / folder).mkdir(parents=True)
-    assert loader.prepared(tmp_path) == ["math"]
-
-
 @pytest.mark.parametrize("interrupted", [False, True])
 @pytest.mark.parametrize("name", [*loader.FILES, "meta.json"])
 def test_a_domain_that_cannot_be_replaced_costs_no_other(name, interrupted, tmp_path, monkeypatch):
