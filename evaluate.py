@@ -187,7 +187,7 @@ def summary(scores, model, lineage, lengths):
 
 
 def moe_share(lineage):
-    """The share of FLOPs spent in MoE training (the paper's Table 3), the seed's own training not counted; None before any."""
+    """The share of FLOPs spent in MoE training (the paper's Table 3), the first stage, a seed's, not counted; None before any."""
     flops = {stage: sum(e["flops"] for e in lineage[1:] if e["stage"] == stage) for stage in ("train", "finetune")}
     return flops["finetune"] / sum(flops.values()) if sum(flops.values()) else None
 
@@ -216,7 +216,9 @@ def draw_experts(model, generator):
 def machine():
     """Where and from which commit the numbers come."""
     def git(*words):
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+        root = Path(__file__).resolve().parent
+        own = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # and not a repository that this one lies in
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=root, env=own).stdout.strip()
     try:
         commit = git("describe", "--always")
         if git("status", "--porcelain", "--untracked-files=no", ":!results"):  # results may change, the code may not

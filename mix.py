@@ -201,7 +201,8 @@ def router_windows(settings, header, n_windows=16):
     if not settings.router_data:
         return [], {}
     domains = settings.router_data.split(",")
-    if settings.soup or settings.blend or len(domains) != len(settings.models) or len({*domains}) < len({*settings.models}):
+    if (settings.soup or settings.blend or len(domains) != len(settings.models)
+            or len({*domains}) < len({*zip(domains, settings.models, strict=True)})):
         raise BadInput("--router_data must name one domain for each model, no two the same, and each model be an expert "
                        "(no --soup, no --blend)")
     data, T = read_domains(settings.data_dir, domains), header["config"]["block_size"]

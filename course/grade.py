@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from course import checks, handout, mistakes
 from support import checkpoint as ckpt
-from support.files import open_input, prepare_output, write_text
+from support.files import open_input, output, prepare_output, write_text
 from support.settings import BadInput, option, parse, run
 
 WRITTEN = ("model.py", "mix.py", "train_expert.py")  # all else of a submission is left alone
@@ -240,7 +241,6 @@ def main(argv=None):
     if len(set(names)) < len(names):
         raise BadInput("two submissions have one name; rename one of the folders")
     out, made = Path(settings.out), handout.files()
-    prepare_output(out / "grades.csv")
     first = settings.seed or 1 + secrets.randbelow(2**31 - 2)
 
     def one(folder):
@@ -249,16 +249,19 @@ def main(argv=None):
         except BadInput as error:
             return [Result(stage, check.__name__, points, str(error))
                     for stage, some in checks.CHECKS.items() for check, points in some]
-    with ThreadPoolExecutor(settings.workers or os.cpu_count()) as pool:
-        graded = list(tqdm(pool.map(one, folders), total=len(folders), desc="grade", disable=len(folders) == 1))
     lines = io.StringIO()
     sheet = csv.writer(lines)
     sheet.writerow(["submission", *(f"stage {stage}" for stage in checks.CHECKS), "total"])
-    for name, results in zip(names, graded, strict=True):
-        write_text(out / f"{name}.json", json.dumps(gradescope(results), indent=1))
-        sheet.writerow([name, *(sum(r.got for r in results if r.stage == stage) for stage in checks.CHECKS),
-                        sum(r.got for r in results)])
-    write_text(out / "grades.csv", lines.getvalue())
+    with ExitStack() as files:
+        for name in ("grades.csv", *(f"{name}.json" for name in names)):
+            files.enter_context(output(out / name))
+        with ThreadPoolExecutor(settings.workers or os.cpu_count()) as pool:
+            graded = list(tqdm(pool.map(one, folders), total=len(folders), desc="grade", disable=len(folders) == 1))
+        for name, results in zip(names, graded, strict=True):
+            write_text(out / f"{name}.json", json.dumps(gradescope(results), indent=1))
+            sheet.writerow([name, *(sum(r.got for r in results if r.stage == stage) for stage in checks.CHECKS),
+                            sum(r.got for r in results)])
+        write_text(out / "grades.csv", lines.getvalue())
     print(table(graded[0]) if len(folders) == 1 else lines.getvalue())
     print(f"wrote {out}/grades.csv and NAME.json for each of {len(folders)}")
 

@@ -6,7 +6,7 @@ A body is replaced by `raise NotImplementedError("stage 2: ff_moe")`, of the sta
 """
 import ast
 import json
-import shutil
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import mix
 import model
 import train_expert
 from course import checks
-from support.files import prepare_output, write_whole
+from support.files import output, prepare_output, write_whole
 from support.settings import BadInput, option, parse, run
 
 ROOT = Path(__file__).parent.parent
@@ -100,14 +100,14 @@ def main(argv=None):
     settings = parse(Settings, argv)
     out = Path(settings.out)
     archive, made = out.with_name(f"{out.name}.zip"), files(settings.solved)
-    if out.exists() and not (out / "course" / "expected.json").exists():
-        raise BadInput(f"--out {out}: there is something else already; choose another folder")
-    prepare_output(archive)
-    shutil.rmtree(out, ignore_errors=True)
-    for name, content in made.items():
-        prepare_output(out / name)
-        write_whole(out / name, lambda file, content=content: file.write(content))
-    pack(archive, made, f"{out.name}/")
+    for path in (out, archive):
+        if os.path.lexists(path):  # somebody may have written in it
+            raise BadInput(f"--out {out}: {path} is there already; delete it, or choose another name")
+    with output(archive):
+        for name, content in made.items():
+            prepare_output(out / name)
+            write_whole(out / name, lambda file, content=content: file.write(content))
+        pack(archive, made, f"{out.name}/")
     print(f"wrote {out} and {archive} ({archive.stat().st_size / 1e6:.2f} MB)")
 
 

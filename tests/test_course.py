@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from course import checks, grade, handout, mistakes
+from support.settings import BadInput
 from tests.tiny import ROOT
 
 ALL_CHECKS = checks.CHECKS
@@ -63,9 +64,16 @@ def test_the_zip_is_small_and_opens_anywhere(tmp_path):
         assert archive.testzip() is None and not [n for n in names if re.search(r'[\\:*?"<>|]|\.\.|^/', n)]
     assert {f"handout/{p.relative_to(tmp_path / 'handout').as_posix()}" for p in (tmp_path / "handout").rglob("*.*")} == {
         name for name in names if "." in name.rpartition("/")[2]}
-    before = packed.read_bytes()
-    handout.main(["--out", str(tmp_path / "handout")])
-    assert packed.read_bytes() == before
+    handout.main(["--out", str(tmp_path / "again" / "handout")])
+    assert (tmp_path / "again" / "handout.zip").read_bytes() == packed.read_bytes()
+
+
+def test_what_was_written_into_a_handout_is_not_lost(tmp_path):
+    for there in (tmp_path / "a", tmp_path / "b.zip"):
+        there.mkdir()
+        with pytest.raises(BadInput, match=f"{there} is there already"):
+            handout.main(["--out", str(there.with_suffix(""))])
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b.zip"}
 
 
 @pytest.mark.long
@@ -181,6 +189,14 @@ def test_a_folder_of_submissions(tmp_path, monkeypatch):
     assert result["score"] == 15 == sum(t["max_score"] for t in result["tests"])
     assert "SyntaxError" in (tmp_path / "out" / "broken.json").read_text()
     assert "none of" in (tmp_path / "out" / "empty.json").read_text()
+
+
+def test_a_file_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "in" / "ada").mkdir(parents=True)
+    (tmp_path / "out" / "ada.json").mkdir(parents=True)
+    monkeypatch.setattr(grade, "grade", None)
+    with pytest.raises(BadInput, match="ada.json"):
+        grade.main([str(tmp_path / "in" / "ada"), "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.long

@@ -1,5 +1,7 @@
 """Grading without generation, Branch-Train-Merge by hand, and the files that evaluate.py and sample.py write."""
 import json
+import re
+import subprocess
 from dataclasses import asdict
 from functools import partial
 
@@ -190,6 +192,17 @@ def test_a_page_that_fails_costs_no_score_either(tiny, tmp_path, capsys, monkeyp
                    "--windows", "1", "--out", str(tmp_path)])
     report, said = (tmp_path / "report.md").read_text(), capsys.readouterr()
     assert "routing.png" in report and "explore" not in report + said.out and "explore.html: cannot be drawn" in said.err
+
+
+def test_the_commit_is_this_projects_own(tmp_path, monkeypatch):
+    """Not that of a repository into which it was unpacked."""
+    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "inner" / "evaluate.py"))
+    (tmp_path / "inner").mkdir()
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "outer"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert evaluate.machine()["commit"] == "unknown"
+    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
+    assert re.fullmatch("[0-9a-f]{7,}", evaluate.machine()["commit"])
 
 
 def test_a_name_is_no_formula(tmp_path):

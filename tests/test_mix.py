@@ -7,6 +7,7 @@ import mix
 from model import GPT, GPTConfig, Routing, ff_moe, swiglu
 from support import checkpoint as ckpt
 from support import ledger
+from support.settings import BadInput
 
 SMALL = dict(vocab_size=50, block_size=16, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, d_ff=24)
 
@@ -217,6 +218,8 @@ def test_the_command_line_makes_what_it_says(tiny, tmp_path):
         assert (moe["config"]["n_expert"], moe["config"]["d_ff"], moe["experts"]) == (n_expert, d_ff, experts)
     router = moe["model"]["blocks.0.ff.router"]
     assert torch.equal(router[0], router[1]) and not torch.equal(router[0], router[2])
+    with pytest.raises(BadInput, match="no two the same"):  # a model that is named twice hides no domain that is
+        mix.main([models[0], *models, "--router_data", "general,math,math", "--out", str(tmp_path / "o.pt")])
 
 
 def test_weights_in_half_the_space(tiny, tmp_path):
