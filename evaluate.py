@@ -216,8 +216,9 @@ def draw_experts(model, generator):
 def machine():
     """Where and from which commit the numbers come."""
     def git(*words):
-        root = Path(__file__).resolve().parent
-        own = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}  # and not a repository that this one lies in
+        root = Path(__file__).resolve().parent  # and no other repository that this one lies in, or that GIT_DIR names
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        own["GIT_CEILING_DIRECTORIES"] = str(root.parent)
         return subprocess.run(["git", *words], capture_output=True, text=True, cwd=root, env=own).stdout.strip()
     try:
         commit = git("describe", "--always")
@@ -294,8 +295,8 @@ def main(argv=None):
     methods = [btm.read_method(word, len(merged)) for word in settings.btm_methods.split(",") if merged]
     names = [*(btm.name(*m) for m in methods), *(Path(path).stem for path in settings.models)]  # they stand for models in tables
     for name in names:
-        if names.count(name) > 1:
-            raise BadInput(f"two models are called {name}: rename a file, or give --btm_methods each way once")
+        if names.count(name) > 1 or "|" in name:  # which would end a cell of the tables
+            raise BadInput(f"two models are called {name}, or it has a |: rename a file, or give --btm_methods each way once")
     device, out = pick_device(settings.device), Path(settings.out)
     checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
     data = read_domains(settings.data_dir, prepared(settings.data_dir))

@@ -98,16 +98,21 @@ def child(tree, out, stage, seeds, done, seconds):
 
 
 def plant(submission, tree, made):
-    """Write the handout, and over it what a student may write. Raises BadInput if there is nothing of that."""
+    """Write the handout, and over it what a student may write. Raises BadInput if there is nothing of that, and for links."""
     for name, content in made.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(content)
-    found = [name for name in WRITTEN if (Path(submission) / name).exists()]
+    found = [path for name in WRITTEN if os.path.lexists(path := Path(submission) / name)]
     if not found:
         raise BadInput(f"{submission}: holds none of {', '.join(WRITTEN)}")
-    for name in found:
-        with open_input(Path(submission) / name) as file:
-            (tree / name).write_bytes(file.read(MAX_SOURCE))
+    for path in found:
+        if path.is_symlink():  # it could lead to the solution, which we may read
+            raise BadInput(f"{path}: a link; hand in the file itself")
+        with open_input(path) as file:
+            source = file.read(MAX_SOURCE + 1)
+        if len(source) > MAX_SOURCE:
+            raise BadInput(f"{path}: more than {MAX_SOURCE:,} bytes")
+        (tree / path.name).write_bytes(source)
 
 
 @cache
@@ -230,6 +235,8 @@ def write_autograder(path):
 def main(argv=None):
     settings = parse(Settings, argv)
     if settings.autograder:
+        if settings.submissions or Path(settings.autograder).suffix != ".zip":
+            raise BadInput(f"--autograder {settings.autograder}: name the zip to write, ending in .zip, and no submissions")
         return write_autograder(settings.autograder)
     folders = [Path(folder) for folder in settings.submissions]
     if not folders:

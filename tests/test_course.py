@@ -191,6 +191,31 @@ def test_a_folder_of_submissions(tmp_path, monkeypatch):
     assert "none of" in (tmp_path / "out" / "empty.json").read_text()
 
 
+def test_what_is_handed_in_is_a_file_and_whole(tmp_path, monkeypatch):
+    """A link to the reference earns nothing, nor does one to nowhere beside good files, nor what is too long to be read."""
+    monkeypatch.setattr(grade, "child", None)
+    for name, content in (("reference", None), ("nowhere", None), ("long", b" " * 2**20 + b"#")):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "mix.py", tmp_path / "in" / name)
+        if content:
+            (tmp_path / "in" / name / "model.py").write_bytes(content)
+        else:
+            (tmp_path / "in" / name / "model.py").symlink_to(ROOT / "model.py" if name == "reference" else "nowhere.py")
+    grade.main([*(str(p) for p in (tmp_path / "in").iterdir()), "--out", str(tmp_path / "out")])
+    for name, problem in (("reference", "a link"), ("nowhere", "a link"), ("long", "more than")):
+        result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert result["score"] == 0 and f"model.py: {problem}" in result["output"]
+
+
+@pytest.mark.parametrize("words", [["--autograder", "model.py"], ["--autograder", "a.zip", "ada"]])
+def test_the_autograder_writes_over_no_source(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text("mine")
+    with pytest.raises(BadInput, match="--autograder"):
+        grade.main(words)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.py"] and (tmp_path / "model.py").read_text() == "mine"
+
+
 def test_a_file_that_cannot_be_written_is_found_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "in" / "ada").mkdir(parents=True)
     (tmp_path / "out" / "ada.json").mkdir(parents=True)

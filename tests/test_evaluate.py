@@ -195,11 +195,13 @@ def test_a_page_that_fails_costs_no_score_either(tiny, tmp_path, capsys, monkeyp
 
 
 def test_the_commit_is_this_projects_own(tmp_path, monkeypatch):
-    """Not that of a repository into which it was unpacked."""
+    """Not that of a repository into which it was unpacked, nor of one that a hook names."""
     monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "inner" / "evaluate.py"))
     (tmp_path / "inner").mkdir()
     for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "outer"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    assert evaluate.machine()["commit"] == "unknown"
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
     assert evaluate.machine()["commit"] == "unknown"
     monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
     assert re.fullmatch("[0-9a-f]{7,}", evaluate.machine()["commit"])
