@@ -185,7 +185,7 @@ CASES = {  # a command without a mistake, and what makes it wrong: (more options
         ("mix {tiny}/btx_mixed.pt {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"),
         ("mix {tiny}/btx_mixed.pt --out new/o.pt", "btx_mixed.pt"), ("mix {tiny}/seed.pt --soup --out new/../o.pt", "new/.."),
         ("evaluate {tiny}/math.pt {tiny}/math.pt {DATA} --out new/folder", "math"),
-        ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"), ("evaluate 'a|b.pt'", "a|b"),
+        ("evaluate {tiny}/btx_mixed.pt {DATA} --out new/folder --btm btx_mixed", "btx_mixed"), ("evaluate 'a|b.pt'", "has a |"),
         ("mix {tiny}/seed.pt 'a\nb\x1b[2J.pt' --out new/o.pt", "a\\nb\\x1b[2J.pt"), ("mix no.state --out new/o.pt", "no.state"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/math.pt", "math.pt"),
         ("mix {tiny}/seed.pt {tiny}/math.pt --out {tiny}/nowhere/../math.pt", "is an input"),
