@@ -28,7 +28,7 @@ from support.settings import BadInput, option, parse, run
 @dataclass
 class Settings:
     models: list = option([], "dense checkpoints of one architecture, the seed one of them (the 'generalist' expert); or an MoE "
-                         "and what to add to it", positional=True)
+                         "and what to add to it; the first's block size is the mixture's", positional=True)
     out: str = option("", "checkpoint to write")
     top_k: int = option(0, f"experts that each token will use, with --routing topk; 0: the default, {GPTConfig.top_k}", low=0)
     routing: str = option("", f"routing method (3.3); {GPTConfig.routing} if not given", choices=tuple(ROUTERS))

@@ -33,7 +33,8 @@ class Settings:
     seed: int = option(0, "seed of the draws", low=0)
     layer: int = option(0, "layer whose router colours the tokens in the terminal, 1 to n_layer; 0: mean over the layers", low=0)
     experts: bool = option(False, "colour each token by its top expert")
-    html: str = option("", "write a page to this file in which each token shows its experts")
+    html: str = option("", "write a page to this file in which each token shows its experts; of a text that is longer "
+                       "than the model reads at once, the end")
     device: str = option("auto", "auto, cpu, cuda, mps ...")
 
 
