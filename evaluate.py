@@ -215,10 +215,11 @@ def draw_experts(model, generator):
 
 def machine():
     """Where and from which commit the numbers come."""
+    root = Path(__file__).resolve().parent  # and no other repository that this one lies in, or that GIT_DIR names
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own["GIT_CEILING_DIRECTORIES"] = str(root.parent)
+
     def git(*words):
-        root = Path(__file__).resolve().parent  # and no other repository that this one lies in, or that GIT_DIR names
-        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        own["GIT_CEILING_DIRECTORIES"] = str(root.parent)
         return subprocess.run(["git", *words], capture_output=True, text=True, cwd=root, env=own).stdout.strip()
     try:
         commit = git("describe", "--always")

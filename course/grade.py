@@ -98,7 +98,7 @@ def child(tree, out, stage, seeds, done, seconds):
 
 
 def plant(submission, tree, made):
-    """Write the handout, and over it what a student may write. Raises BadInput if there is nothing of that, and for links."""
+    """Write the handout, and over it what a student may write. Raises BadInput for nothing of that, links and long files."""
     for name, content in made.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(content)

@@ -99,10 +99,11 @@ def files(solved=0):
 def main(argv=None):
     settings = parse(Settings, argv)
     out = Path(settings.out)
-    archive, made = out.with_name(f"{out.name}.zip"), files(settings.solved)
+    archive = out.with_name(f"{out.name}.zip")
     for path in (out, archive):
         if os.path.lexists(path):  # somebody may have written in it
             raise BadInput(f"--out {out}: {path} is there already; delete it, or choose another name")
+    made = files(settings.solved)
     with output(archive):
         for name, content in made.items():
             prepare_output(out / name)
