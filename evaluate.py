@@ -1,370 +1,251 @@
-"""Compare checkpoints as the paper does: accuracy and loss by domain, what each cost, and which experts the routers choose.
+"""Compare checkpoints as the paper does: accuracy and loss by domain, costs, and which experts the routers choose.
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Writes report.md, results.json, figures/*.png and, of mixtures of experts, explore.html into --out, and prints one table. All
-decoding is greedy.
+Prints a table and writes report.md, results.json, figures/*.png and, of mixtures of experts, explore.html to --out.
 """
 import json
 import math
 import os
 import platform
 import subprocess
-import sys
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import partial
+from argparse import BooleanOptionalAction
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import tokenizer
-from data.loader import check_tokenizer, files_in, first_windows, prepared, read_domains, text_of
-from data.task import DOMAINS, Task, over_domains
+from data.common import BadInput, check_output, make_parser, positive_int, replacing, run
+from data.loader import check_tokenizer, first_windows, load_domains
+from data.task import DOMAINS, over_domains
+from data.tokenizer import END, encode_prompt
 from model import expert_load, gumbel
-from support import btm, explore, figures, ledger
-from support import checkpoint as ckpt
-from support.devices import pick_device
-from support.files import check_other, has, output, read_json, reading, write_text
-from support.grading import right
-from support.settings import BadInput, option, parse, run
-
-
-@dataclass
-class Settings:
-    models: list = option([], "checkpoints; each is called by its file's name", positional=True)
-    btm: str = option("", "also Branch-Train-Merge of these models, by name, as in seed,math,code,wiki")
-    btm_methods: str = option("bayes:1", "how it chooses (see support/btm.py) and how many experts, as in bayes:1,tfidf:2")
-    hard_sampling: bool = option(False, "Sample Top-1 models draw their experts, as in the paper; else they take the likeliest")
-    figures: bool = option(True, "draw figures/*.png, and write explore.html; in any case those of an earlier run go")
-    data_dir: str = option("data/bin", "folder written by data.prepare")
-    out: str = option("out", "folder for report.md, results.json, explore.html and figures/")
-    tasks: int = option(400, "tasks for each domain, at most", low=1)
-    windows: int = option(100, "validation sequences for each domain, at most", low=1)
-    batch_size: int = option(50, "sequences at a time", low=1)
-    device: str = option("auto", "auto, cpu, cuda, mps ...")
-
-
-def read_tasks(domains, name, n):
-    """The first n tasks of one of `domains`, see read_domain. Raises BadInput."""
-    with reading(f"the tasks of {name}"):
-        lines = domains[name]["tasks.jsonl"].tobytes().decode().splitlines()[:n]
-        tasks = [Task(**read_json(f"a task of {name}", line)) for line in lines]
-    types = {"prompt": str, "answer": str, "cases": list}
-    if not all(has(vars(task), types) and task.kind in ("exact", "code") and 0 < len(task.prompt) < 10_000
-               and 0 < len(task.answer) < 10_000 for task in tasks):
-        raise BadInput(f"the tasks of {name} are broken; prepare {name} again")
-    return tasks
-
-
-def token_losses(model, idx):
-    """For each token but the first of idx (B, T): its cross-entropy and whether greedy decoding gives it, both (B, T-1).
-
-    Also returns the routing of the pass. model: anything that is called like a GPT. Raises ValueError if it computes no numbers.
-    """
-    logits, _, routing = model(idx[:, :-1])
-    if not logits.isfinite().all():
-        raise ValueError("its logits are not finite numbers; this model is broken")
-    losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
-    if not losses.isfinite().all():
-        raise ValueError("its loss is not finite; this model is broken")
-    return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
-
-
-def second_half(x):
-    """The columns whose loss counts, of x (n, T)."""
-    return x[:, x.shape[1] // 2:]
-
+from support import btm, checkpoint, explore, figures, ledger
+from support.distributed import pick_device
+from support.generation import stream
+from support.grading import is_correct
 
 BINS = 20  # of the histograms of router probabilities
 
 
+def parse(argv):
+    """The options of this script."""
+    parser = make_parser(__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints; each is called by its file's name")
+    group = parser.add_argument_group("Branch-Train-Merge and sampling")
+    group.add_argument("--btm", default="", metavar="NAMES", help="also merge these models, as in seed,math,code,wiki")
+    group.add_argument("--btm_methods", default="bayes:1", metavar="METHODS",
+                       help="how to merge (see support/btm.py), as in bayes:1,tfidf:2 (default: %(default)s)")
+    group.add_argument("--hard_sampling", action="store_true",
+                       help="Sample Top-1 models draw experts, as in the paper; otherwise they take the likeliest")
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
+    group.add_argument("--tasks", type=positive_int, default=400, help="most tasks for a domain (default: %(default)s)")
+    group.add_argument("--windows", type=positive_int, default=100,
+                       help="most validation sequences for a domain (default: %(default)s)")
+    group = parser.add_argument_group("output and device")
+    group.add_argument("--out", type=Path, default="out", help="folder to write to (default: %(default)s)")
+    group.add_argument("--figures", action=BooleanOptionalAction, default=True, help="draw figures and explore.html")
+    group.add_argument("--batch_size", type=positive_int, default=50, help="sequences at a time (default: %(default)s)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def token_losses(model, idx):
+    """For each token of idx, (B, T), but the first: its cross-entropy, and whether it is the likeliest, (B, T-1) each.
+
+    Returns also the routing of the pass. model: a GPT or a BTM.
+    """
+    logits, _, routing = model(idx[:, :-1])  # (B, T-1, V)
+    losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none")
+    return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
+
+
+def second_half(x):
+    """The columns of x, (n, T), whose loss counts."""
+    return x[:, x.shape[1] // 2:]
+
+
 def histogram(probs):
-    """Of each expert's probabilities, (M, N): the share of tokens in each of BINS equal steps, (N, BINS)."""
-    M, N = probs.shape
-    bins = (probs * BINS).long().clamp(max=BINS - 1) + BINS * torch.arange(N, device=probs.device)  # (M, N)
-    return bins.flatten().bincount(minlength=N * BINS).view(N, BINS) / M
+    """For each expert the share of tokens in each of BINS equal steps of probability: (M, N) -> (N, BINS)."""
+    steps = (probs * BINS).long().clamp(max=BINS - 1)  # (M, N)
+    return F.one_hot(steps, BINS).float().mean(0)
 
 
 def score_texts(model, windows, batch_size):
-    """Read windows (n, T + 1); the mean loss of the second half of each, given the first, (n,) float64, and what routers did.
+    """The mean loss of the second half of each window, given the first, (n,); windows: (n, T + 1).
 
-    That is None for a dense model, else each expert's share of the gates, (n_layer, N), and how its probability is distributed,
-    (n_layer, N, BINS): the share of tokens with a probability in each of BINS equal steps from 0 to 1.
+    Returns also what the routers did, None for a dense model: each expert's mean gate, "share", (n_layer, N), and how its
+    probability is distributed over the tokens, "probs", (n_layer, N, BINS).
     """
-    losses, loads, histograms = [], 0, 0
+    losses, share, probs = [], 0, 0
     for chunk in windows.split(batch_size):
-        loss, _, routing = token_losses(model, chunk)
-        losses.append(second_half(loss).cpu().double().mean(1))  # not infinite, as a sum in float32 may be
+        loss, _, routing = token_losses(model, chunk)  # (B, T)
+        losses.append(second_half(loss).cpu().double().mean(1))
         if routing:
-            loads = loads + torch.stack([expert_load(r) for r in routing]) * len(chunk) / len(windows)
-            for_each = torch.stack([histogram(r.probs) for r in routing])
-            histograms = histograms + for_each * len(chunk) / len(windows)
-    return torch.cat(losses), {"share": loads.tolist(), "probs": histograms.tolist()} if routing else None
+            weight = len(chunk) / len(windows)
+            share = share + weight * torch.stack([expert_load(layer) for layer in routing])
+            probs = probs + weight * torch.stack([histogram(layer.probs) for layer in routing])
+    return torch.cat(losses), {"share": share.tolist(), "probs": probs.tolist()} if routing else None
 
 
-def score_tasks(model, encoding, tasks, batch_size, device, drawn=False):
-    """Which tasks greedy decoding solves, (n,) bool.
+def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
+    """Whether greedy decoding solves each task, (n,) bool.
 
-    By teacher forcing: greedy decoding writes the reference answer if and only if, with the reference fed in, the argmax before
-    each of its tokens is that token. So one forward pass replaces a generation. What follows the answer does not count, except
-    in code. Code that differs from the reference may still be right: it is generated, and graded by grading.right. `drawn`: the
-    model samples its experts, so two passes differ. Then all code is generated, or it would have two tries.
+    "exact": the model must write the answer. Nothing is generated to find out. The model reads prompt and answer in one
+    pass, and each token of the answer must be the likeliest at its place. If so, greedy decoding would write this answer,
+    because it would read the same text at each place. What it writes after the answer does not count.
+    "code": the model must also end its text there. If it would write something else, that is generated and graded by what
+    it computes. drawn: the model draws its experts, so a second pass would be a second try. Then all code is generated.
     """
-    prompts = [[encoding.eot_token] + encoding.encode(t.prompt, allowed_special="all") for t in tasks]
-    # code must also end where it should: what follows belongs to the function
-    answers = [encoding.encode_ordinary(t.answer) + [encoding.eot_token] * (t.kind == "code") for t in tasks]
-    spelled = [encoding.decode(a).startswith(t.answer) for a, t in zip(answers, tasks, strict=True)]  # some tokenizers cannot
+    prompts = [encode_prompt(tokenizer, task.prompt) for task in tasks]
+    answers = [tokenizer.encode(task.answer) + ([tokenizer.eot] if task.kind == "code" else []) for task in tasks]
+    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     solved = torch.zeros(len(tasks), dtype=torch.bool)
-    by_length = sorted(range(len(tasks)), key=lambda i: len(prompts[i]) + len(answers[i]))
-    for batch in [by_length[i:i + batch_size] for i in range(0, len(tasks), batch_size)]:
-        rows = [torch.tensor(prompts[i] + answers[i]) for i in batch]
-        idx = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)  # causal: padding behind changes nothing
-        _, hits, _ = token_losses(model, idx)
-        for row, i in enumerate(batch):
-            p, end = len(prompts[i]) - 1, len(prompts[i]) + len(answers[i]) - 1
-            solved[i] = hits[row, p:end].all() and spelled[i]
-    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
-    written = write_code(model, encoding, [prompts[i] for i in todo], max(map(len, answers)) + 10, batch_size, device)
-    for i, answer in zip(todo, written, strict=True):
-        solved[i] = answer is not None and right(tasks[i].prompt.rpartition(tokenizer.END)[2], answer, tasks[i].cases)
+    for batch in equal_lengths(range(len(tasks)), texts, batch_size):
+        idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T)
+        _, likeliest, _ = token_losses(model, idx)                    # (B, T-1)
+        for row, i in zip(likeliest, batch, strict=True):
+            solved[i] = row[len(prompts[i]) - 1:].all()
+
+    code = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
+    longest = max(len(answer) for answer in answers)
+    for batch in equal_lengths(code, prompts, batch_size):
+        idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
+        for i, answer in zip(batch, write_code(model, tokenizer, idx, longest + 10), strict=True):
+            solved[i] = is_correct(tasks[i].prompt.split(END)[-1], answer, tasks[i].cases)
     return solved
 
 
-def write_code(model, encoding, prompts, max_new_tokens, batch_size, device):
-    """Finish the functions that the prompts (lists of tokens) open; returns the answers as text, None where no end-of-text came.
-
-    Prompts of several lengths share a batch: a row whose prompt is not over yet is given its next token, not asked for it.
-    """
-    answers = [None] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for batch in [by_length[i:i + batch_size] for i in range(0, len(prompts), batch_size)]:
-        rows = [list(prompts[i]) for i in batch]
-        cache, new = [], torch.tensor([row[:len(rows[0])] for row in rows], device=device)
-        written = [row[:len(rows[0])] for row in rows]
-        for _ in range(len(rows[-1]) - len(rows[0]) + max_new_tokens):
-            likeliest = model(new, cache=cache)[0][:, -1].argmax(-1).tolist()
-            for row, out, token in zip(rows, written, likeliest, strict=True):
-                out.append(row[len(out)] if len(out) < len(row) else token)
-            if all(encoding.eot_token in out[len(row):] for row, out in zip(rows, written, strict=True)):
-                break
-            new = torch.tensor([out[-1:] for out in written], device=device)
-        for i, row, out in zip(batch, rows, written, strict=True):
-            answer = out[len(row):len(row) + max_new_tokens]
-            if encoding.eot_token in answer:
-                text = b"".join(tokenizer.piece(encoding, t) for t in answer[:answer.index(encoding.eot_token)])
-                answers[i] = text.decode("utf-8", "replace")
-    return answers
+def equal_lengths(indices, rows, batch_size):
+    """Yield batches of indices; rows[i] is of one length for all i of a batch, so that nothing needs padding."""
+    by_length = defaultdict(list)
+    for i in indices:
+        by_length[len(rows[i])].append(i)
+    for same in by_length.values():
+        for start in range(0, len(same), batch_size):
+            yield same[start:start + batch_size]
 
 
-def score(model, encoding, tasks, windows, batch_size, device, drawn=False):
-    """All that is measured of one model: {domain: {"loss", "routing", and with tasks "accuracy"}}."""
-    scores = {}
-    with torch.inference_mode():
-        for domain in windows:
-            losses, routing = score_texts(model, windows[domain].to(device), batch_size)
-            scores[domain] = {"loss": losses.mean().item(), "routing": routing}
-            if tasks[domain]:
-                solved = score_tasks(model, encoding, tasks[domain], batch_size, device, drawn)
-                scores[domain]["accuracy"] = solved.double().mean().item()
-    return scores
+def write_code(model, tokenizer, idx, max_new_tokens):
+    """Continue the prompts idx, (B, T), greedily. Returns the texts, "" where no end-of-text token came."""
+    written = idx[:, :0]
+    for token, _ in stream(model, idx, max_new_tokens):
+        written = torch.cat([written, token], dim=1)
+        if (written == tokenizer.eot).any(1).all():
+            break
+    rows = [row if tokenizer.eot in row else [tokenizer.eot] for row in written.tolist()]
+    return [tokenizer.decode(row[:row.index(tokenizer.eot)]) for row in rows]
 
 
-def bytes_per_token(encoding, windows):
-    """The mean length of the tokens that score_texts takes the loss of, windows (n, T + 1); the end of a text has none."""
+def draw_experts(model, generator):
+    """Make a Sample Top-1 model draw its experts in each forward pass."""
+    def add_noise(model, args, options):
+        return args, {**options, "noise": gumbel(model.config, args[0].numel(), 1.0, generator)}
+    model.register_forward_pre_hook(add_noise, with_kwargs=True)
+
+
+def bytes_per_token(tokenizer, windows):
+    """The mean length of the tokens whose loss counts; windows: (n, T + 1). An end-of-text token has no bytes."""
     scored = second_half(windows[:, 1:]).flatten().tolist()
-    return max(1, sum(len(tokenizer.piece(encoding, t)) for t in scored if t != encoding.eot_token)) / len(scored)
-
-
-def summary(scores, model, lineage, lengths):
-    """One model's entry in results.json; lengths: {domain: see bytes_per_token}."""
-    return {**{key: {domain: s[key] for domain, s in scores.items() if key in s} for key in ("accuracy", "loss")},
-            "bits_per_byte": {domain: s["loss"] / math.log(2) / lengths[domain] for domain, s in scores.items()},
-            "params": model.num_params(), "active_params": model.num_params(active=True), **ledger.totals(lineage),
-            "elapsed": ledger.elapsed(lineage), "moe_share": moe_share(lineage)}
+    text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
+    return len(text.encode()) / len(scored)
 
 
 def moe_share(lineage):
-    """The share of FLOPs spent in MoE training (the paper's Table 3), the first stage, a seed's, not counted; None before any."""
+    """The share of the FLOPs after the seed's that was spent on MoE finetuning (the paper's Table 3), or None."""
     flops = {stage: sum(e["flops"] for e in lineage[1:] if e["stage"] == stage) for stage in ("train", "finetune")}
     return flops["finetune"] / sum(flops.values()) if sum(flops.values()) else None
 
 
-def table(results):
-    """The results as a Markdown table: accuracy in %, mean loss in nats per token and its perplexity, and the costs."""
-    accuracy = {name: (a := r["accuracy"]) | ({"mean": over_domains(a)} if a else {}) for name, r in results.items()}
-    head = ["model", *next(iter(accuracy.values())), "loss", "ppl", "params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
-    wide = max(map(len, ["model", *results]))
-    lines = [head, ["-" * wide, *["-" * 6 + ":"] * (len(head) - 1)]]
-    for name, r in results.items():
-        loss = over_domains(r["loss"])
-        cells = [name, *(f"{100 * share:.1f}" for share in accuracy[name].values()),
-                 f"{loss:.3f}", f"{math.exp(min(loss, 700)):.2f}",
-                 *(f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")),
-                 f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
-        lines.append(cells)
-    return "\n".join(f"| {name:<{wide}} | " + " | ".join(f"{cell:>7}" for cell in cells) + " |" for name, *cells in lines)
-
-
-def draw_experts(model, generator):
-    """A function called like the model, whose experts are drawn from the generator."""
-    return lambda idx, **options: model(idx, noise=gumbel(model.config, idx.numel(), 1.0, generator), **options)
-
-
 def machine():
-    """Where and from which commit the numbers come."""
-    root = Path(__file__).resolve().parent  # and no other repository that this one lies in, or that GIT_DIR names
-    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    own["GIT_CEILING_DIRECTORIES"] = str(root.parent)
-
-    def git(*words):
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=root, env=own).stdout.strip()
+    """Where, and from which commit, the numbers come."""
     try:
-        commit = git("describe", "--always")
-        if git("status", "--porcelain", "--untracked-files=no", ":!results"):  # results may change, the code may not
-            commit += "-dirty"
-    except OSError:
-        commit = ""  # no git on this machine
-    cpu = f"{platform.processor() or platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(),
-            "gpu": gpu, "torch": torch.__version__, "python": platform.python_version()}
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+        commit = git.stdout.strip() or "unknown"
+    except OSError:  # git is not installed
+        commit = "unknown"
+    return {"commit": commit, "cpu": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
+            "cores": os.cpu_count(), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "torch": torch.__version__, "python": platform.python_version()}
+
+
+def markdown(head, rows):
+    """A table as Markdown: names on the left, numbers in the other columns."""
+    width = max(len(row[0]) for row in [head, *rows])
+    line = ["-" * width] + ["------:"] * (len(head) - 1)
+    return "\n".join(f"| {name:<{width}} | " + " | ".join(f"{cell:>7}" for cell in cells) + " |"
+                     for name, *cells in [head, line, *rows])
+
+
+def table(results):
+    """The main table: accuracy in %, loss and perplexity, and costs."""
+    domains = list(next(iter(results.values()))["accuracy"])
+    rows = []
+    for name, r in results.items():
+        scores = [*r["accuracy"].values(), over_domains(r["accuracy"])] if domains else []
+        loss = over_domains(r["loss"])
+        rows.append([name, *(f"{100 * score:.1f}" for score in scores), f"{loss:.3f}", f"{math.exp(loss):.2f}",
+                     *(f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")),
+                     f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"])
+    means = ["mean"] if domains else []
+    return markdown(["model", *domains, *means, "loss", "ppl", "params", "active", "tokens", "PFLOP", "seconds", "elapsed"], rows)
 
 
 REPORT = """# Branch-Train-MiX: what came out
 
 {table}
 
-Columns: accuracy in % on test tasks of each domain, on `switch` (a text of one domain, then a task of another, never trained on),
-and the mean over the domains, without `switch`; `loss`, nats per token in the second half of validation windows given the first,
-mean over the domains, and `ppl`, its exponential; parameters in all and for one token; training tokens, PFLOP (10^15
-floating-point operations, backward pass included) and device seconds of all stages behind the model; `elapsed`, the seconds with
-all branches trained at the same time. Stages that shared the machine with others, as under `make -j`, took longer for it.
+Accuracy is in % of each domain's test tasks. A `switch` task follows a text of another domain; no model is trained on such
+texts, and they are not in the means. `loss`: nats per token in the second half of validation sequences, given the first, mean
+over the domains; `ppl`: its exponential. `params`, `active`: parameters in all, and for one token. `tokens`, `PFLOP` (10^15
+floating-point operations, backward passes included) and `seconds` (of all devices): training of all stages behind a model.
+`elapsed`: seconds if branches train at the same time. Stages that shared the machine, as under `make -j`, took longer.
 
 {pictures}
-
 Loss by domain, in nats per token:
 
-{losses}
+{loss}
 
-The same in bits per byte of text, which models of other tokenizers can be compared by:
+Bits per byte of text, by which models of different tokenizers can be compared:
 
-{bits}
+{bits_per_byte}
 
 Measured on {where}.
 """
 
 
-def report(results, info, drawn):
-    """report.md as text; drawn: the names of those PICTURES that there are."""
-
-    def by_domain(key):
+def write_report(path, results, info, pictures):
+    """Write report.md; pictures: lines of Markdown."""
+    parts = {"table": table(results), "pictures": "".join(f"{line}\n\n" for line in pictures)}
+    for key in ("loss", "bits_per_byte"):
         domains = list(next(iter(results.values()))[key])
-        rows = [f"| {name} | " + " | ".join(f"{r[key][d]:.3f}" for d in domains) + " |" for name, r in results.items()]
-        return "\n".join(["| model | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|", *rows])
-    where = ", ".join(f"{key} {value}" for key, value in info.items() if value)
-    return REPORT.format(table=table(results), losses=by_domain("loss"), bits=by_domain("bits_per_byte"), where=where,
-                         pictures="\n\n".join(PICTURES[name] for name in drawn))
+        parts[key] = markdown(["model", *domains], [[name, *(f"{r[key][d]:.3f}" for d in domains)] for name, r in results.items()])
+    parts["where"] = ", ".join(f"{key} {value}" for key, value in info.items() if value)
+    with replacing(path) as part:
+        part.write_text(REPORT.format(**parts))
 
 
-PICTURES = {"figures/accuracy.png": "![accuracy by domain](figures/accuracy.png)",
-            "figures/routing.png": "![share of the gates of each expert](figures/routing.png)",
-            "figures/curves.png": "![validation loss](figures/curves.png)",
-            "explore.html": "Which expert wrote which token: [explore.html](explore.html), to be opened in a browser."}
-OUTPUTS = ("results.json", "report.md", *PICTURES)
-
-
-def draw(out, drawings):
-    """Write the PICTURES; drawings: functions of a path, in order. What fails is one line of warning: the scores are there."""
-    for name, drawing in zip(PICTURES, drawings, strict=True):
-        try:
-            with reading(out / name, "drawn"):
-                drawing(out / name)
-        except BadInput as error:
-            print(f"evaluate.py: {error}", file=sys.stderr)
-
+def draw(out, results, loads, checkpoints, pages):
+    """Write the figures and explore.html; returns the lines of Markdown that show them."""
+    figures.accuracy
+    
 
 def main(argv=None):
-    settings = parse(Settings, argv)
-    if not settings.models:
-        raise BadInput("name the checkpoints to compare, as in: evaluate.py out/seed.pt out/btx.pt")
-    merged = settings.btm.split(",") if settings.btm else []
-    if settings.btm_methods != Settings.btm_methods and not merged:
-        raise BadInput("--btm_methods: name the models to merge by --btm, as in --btm seed,math,code,wiki")
-    methods = [btm.read_method(word, len(merged)) for word in settings.btm_methods.split(",") if merged]
-    names = [*(btm.name(*m) for m in methods), *(Path(path).stem for path in settings.models)]  # they stand for models in tables
-    for name in names:
-        if names.count(name) > 1 or "|" in name:  # which would end a cell of the tables
-            raise BadInput(f"two models are called {name}, or it has a |: rename a file, or give --btm_methods each way once")
-    device, out = pick_device(settings.device), Path(settings.out)
-    checkpoints = {Path(path).stem: ckpt.load(path) for path in settings.models}
-    data = read_domains(settings.data_dir, prepared(settings.data_dir))
-    domains = [d for d in (*DOMAINS, "switch") if d in data] + [d for d in data if d not in (*DOMAINS, "switch")]
-    if not domains:
-        raise BadInput(f"--data_dir: there are no domains in {settings.data_dir}; run python -m data.prepare")
-    for path, c in zip(settings.models, checkpoints.values(), strict=True):
-        encoding = check_tokenizer(data, c["tokenizer"], path)  # all are the same
+    args = parse(argv)
+    device = pick_device(args.device)
+    checkpoints = {}
+    for path in args.models:
+        if Path(path).stem in checkpoints:
+            raise BadInput(f"{path}: another model has this name, too, and tables could not tell them apart; rename a file")
+        checkpoints[Path(path).stem] = checkpoint.load(path)
+    domains = load_domains(args.data_dir)
+    for path, c in zip(args.models, checkpoints.values(), strict=True):
+        tokenizer = check_tokenizer(domains, c["tokenizer"], path)  # the same for all
+    merged = args.btm.split(",") if args.btm else []
     for name in merged:
-        if name not in checkpoints or checkpoints[name]["config"]["n_expert"] or merged.count(name) > 1:
-            raise BadInput(f"--btm: {name!r} is not one of the dense models given, or is named twice")
-    tasks = {d: read_tasks(data, d, settings.tasks) for d in domains}
-    block_size = min(c["config"]["block_size"] for c in checkpoints.values())
-    windows = {d: first_windows(text_of(data, d, "val", block_size), block_size, settings.windows) for d in domains}
-    lengths = {d: bytes_per_token(encoding, w) for d, w in windows.items()}
-    known_by = {method: btm.expert_data(method, data, merged, [checkpoints[name] for name in merged])
-                for method, _ in methods}
-
-    def models():  # one at a time; dense ones, then Branch-Train-Merge, then mixtures of experts
-        for name in [n for n, c in checkpoints.items() if not c["experts"]]:
-            yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
-        for method, k in methods:
-            experts = [ckpt.build(checkpoints[name], device) for name in merged]
-            lineage = ledger.join(checkpoints[name]["lineage"] for name in merged)
-            yield btm.name(method, k), btm.BTM(experts, method, k, known_by[method]), lineage
-        for name in [n for n, c in checkpoints.items() if c["experts"]]:
-            yield name, ckpt.build(checkpoints[name], device), checkpoints[name]["lineage"]
-
-    inputs = [*settings.models, *files_in(settings.data_dir)]
-    for name in OUTPUTS:
-        check_other(out / name, inputs)
-    mine = [name for name in OUTPUTS if settings.figures or name not in PICTURES or (out / name).is_file()]  # written or removed
-    with ExitStack() as files:
-        for name in mine:
-            files.enter_context(output(out / name))
-        results, loads, pages = {}, {}, {}
-        texts = {f"{domain} {n}": w.tolist() for domain in domains for n, w in enumerate(windows[domain][:2, :257], 1)}
-        for name, model, lineage in tqdm(models(), total=len(checkpoints) + len(methods), desc="evaluate"):
-            drawn = settings.hard_sampling and model.config.routing == "sample"
-            forward = draw_experts(model, torch.Generator(device).manual_seed(0)) if drawn else model
-            with reading(name, "evaluated"):
-                scores = score(forward, encoding, tasks, windows, settings.batch_size, device, drawn)
-                if model.config.n_expert and settings.figures:
-                    reads = [explore.read(forward, encoding, text, device) for text in texts.values()]
-                    pages[name] = checkpoints[name]["experts"], reads
-            results[name] = summary(scores, model, lineage, lengths)
-            if model.config.n_expert:
-                loads[name] = {"experts": checkpoints[name]["experts"],
-                               **{key: {d: s["routing"][key] for d, s in scores.items()} for key in ("share", "probs")}}
-        info = machine()
-        read = {"tasks": settings.tasks, "windows": settings.windows, "hard_sampling": settings.hard_sampling,
-                "digests": {name: domain["files"] for name, domain in data.items()}}
-        numbers = {"models": results, "routing": loads, "machine": info, "data": read}
-        write_text(out / "results.json", json.dumps(numbers, indent=1, allow_nan=False))
-        for name in mine[1:]:  # of an earlier run
-            with suppress(OSError):
-                (out / name).unlink()
-        if settings.figures:
-            draw(out, (partial(figures.accuracy, results), partial(figures.routing, loads),
-                       partial(figures.curves, checkpoints, list(results), domains),
-                       partial(explore.write, encoding=encoding, texts=texts, models=pages)))
-        drawn = [name for name in PICTURES if settings.figures and (out / name).exists()]
-        write_text(out / "report.md", report(results, info, drawn))
-        print(table(results))
-        print(f"\nreport: {out}/report.md   numbers: {out}/results.json" + f"   figures: {out}/figures/*.png" * bool(drawn)
-              + f"   routing, token by token: {out}/explore.html" * ("explore.html" in drawn))
-
-
-if __name__ == "__main__":
-    run(main)
+        if name not in checkpoints or checkpoints[name]["experts"]:
+            raise BadInput(f"--btm {name}: not one of the dense models given")
+    ...

@@ -1,44 +1,168 @@
-"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): all weights learn to work together, above all the new routers.
+"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): train the mixed model, so that its new routers learn whom to ask.
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
-It is stage 1's loop with three differences: the model is an MoE, the load-balancing loss joins the objective (3.3), and one
-may choose what trains. The default mixture is the paper's.
+All weights train unless --train says otherwise. The default mixture of domains is the paper's. A run saves its state in
+NAME.state now and then. If it was interrupted, the same command goes on from there.
 """
-from dataclasses import dataclass
+import math
+import time
 
-from support import devices
-from support.files import output
-from support.settings import BadInput, option, parse, run, signals
-from train_expert import TrainSettings, check, load_model, train
+import torch
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm, trange
+
+from data.common import BadInput, check_output, make_parser, positive_int, run
+from data.loader import check_tokenizer, get_batch, load_domains, mixture
+from model import expert_load, gumbel, load_balancing_loss
+from support import checkpoint, fast, ledger
+from support.distributed import autocast, join_ranks, wrap
+from support.training import (check_batch_size, check_finite, format_numbers, is_due, make_optimizer, read_texts,
+                              run_settings, set_learning_rate, step_generator, validate)
 
 
-@dataclass
-class Settings(TrainSettings):
-    data: str = option("general=0.1923,math=0.3016,code=0.4031,wiki=0.1030", "mixture of domains, the paper's by default")
-    alpha: float = option(0.01, "weight of the load-balancing loss; 0 turns it off", low=0.0,
-                          group="MoE finetuning")
-    train: str = option("all", "what trains; all-but-experts freezes the experts' feed-forwards (Table 5)",
-                        choices=("all", "router", "all-but-experts"))
+def parse(argv):
+    """The options of this stage."""
+    parser = make_parser(__doc__)
+
+    group = parser.add_argument_group("files")
+    group.add_argument("--out", required=True, help="checkpoint to write")
+    group.add_argument("--init", required=True, help="checkpoint that mix.py wrote")
+    group.add_argument("--data", type=mixture, default="general=0.1923,math=0.3016,code=0.4031,wiki=0.1030",
+                       help="mixture of domains (default: %(default)s)")
+    group.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
+
+    group = parser.add_argument_group("MoE finetuning (3.2, 3.3)")
+    group.add_argument("--alpha", type=float, default=0.01,
+                       help="weight of the load-balancing loss; 0 turns it off (default: %(default)s)")
+    group.add_argument("--train", choices=("all", "router", "all-but-experts"), default="all",
+                       help="what trains; all-but-experts freezes the experts' feed-forwards (default: %(default)s)")
+
+    group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
+    group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
+    group.add_argument("--batch_size", type=positive_int, default=8,
+                       help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
+    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
+    group.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
+    group.add_argument("--warmup", type=float, default=0.05, help="share of the steps that warm up (default: %(default)s)")
+    group.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW, on matrices (default: %(default)s)")
+    group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="of batches and of router noise (default: %(default)s)")
+
+    group = parser.add_argument_group("logging and saving")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of --steps)")
+    group.add_argument("--eval_windows", type=positive_int, default=16,
+                       help="validation sequences for each domain (default: %(default)s)")
+    group.add_argument("--save_every", type=positive_int, default=500,
+                       help="steps between saves of NAME.state (default: %(default)s)")
+
+    group = parser.add_argument_group("device and memory")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: %(default)s)")
+    group.add_argument("--grad_accum", type=positive_int, default=1,
+                       help="micro-batches of a step; the load of each is balanced (default: %(default)s)")
+    group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
+    group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model; needs --fast")
+    group.add_argument("--shard", action="store_true", help="under torchrun: shard the weights over the GPUs (FSDP2)")
+    return parser.parse_args(argv)
 
 
 def freeze(model, what):
-    """Let only the chosen parameters train: "all", "router", or "all-but-experts"."""
+    """Let only some parameters train: "all", "router", or "all-but-experts" (Table 5: frozen experts)."""
     for name, p in model.named_parameters():
-        p.requires_grad_({"all": True, "router": name.endswith(".ff.router"), "all-but-experts": ".ff.w_" not in name}[what])
+        is_router = name.endswith(".ff.router")
+        is_expert = ".ff.w_" in name
+        p.requires_grad = what == "all" or (what == "router" and is_router) or (what == "all-but-experts" and not is_expert)
+
+
+def temperature(progress):
+    """tau of Sample Top-1 (3.3) after this share of the steps: max(0.5, exp(-r t)), as in Jang et al. 2016.
+
+    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * progress = 4 * progress for any length.
+    """
+    r, t = 1e-4, 40_000 * progress
+    return max(0.5, math.exp(-r * t))
 
 
 def main(argv=None):
-    settings = parse(Settings, argv)
-    device, data = check(settings)
-    if not settings.init:
-        raise BadInput("--init: name the checkpoint that mix.py wrote, as in --init out/btx_mixed.pt")
-    model, header = load_model(settings, data)
-    if not model.config.n_expert:
-        raise BadInput(f"{settings.init} is a dense model without a router; make an MoE of several with mix.py first")
-    freeze(model, settings.train)
-    with devices.on_first_rank(output(settings.out, resume=settings.resume)), devices.ranks(device), signals() as stop:
-        train(model, settings, header, device, data, stop)
+    args = parse(argv)
+    device, rank, n_ranks = join_ranks(args.device)
+    master = rank == 0
+    check_batch_size(args, n_ranks)
+
+    # the mixed model
+    mixed = checkpoint.load(args.init)
+    experts, lineage = mixed["experts"], mixed["lineage"]
+    if not experts:
+        raise BadInput(f"--init {args.init} is a dense model without a router; make an MoE of several with mix.py first")
+    model = checkpoint.build(mixed)
+    config = model.config
+    config.block_size = args.block_size or config.block_size
+    freeze(model, args.train)
+    if args.fast or args.compile:  # the compiler cannot follow the loop over experts
+        fast.install(model)
+
+    # the data
+    domains = load_domains(args.data_dir)
+    check_tokenizer(domains, mixed["tokenizer"], args.init)
+    T = config.block_size
+    texts, windows = read_texts(domains, args.data, T, args.eval_windows)
+    stage = len(lineage)  # part of a batch's key: no stage repeats the batches of another
+
+    # the optimizer, and the state of an interrupted run
+    check_output(args.out)
+    forward = wrap(model.train(), device, args.shard)
+    if args.compile:
+        forward = torch.compile(forward)
+    optimizer = make_optimizer(model, args)
+    settings = run_settings(args, model, lineage, domains, device)
+    start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
+    began = time.perf_counter() - seconds
+
+    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=not master)
+    for step in bar:
+        rate = set_learning_rate(optimizer, step, args)
+        x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)
+        generator = step_generator(device, args.seed, stage, step, rank)
+        for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
+            noise = None
+            if config.routing == "sample":  # Sample Top-1 (3.3)
+                noise = gumbel(config, xs.numel(), temperature(step / args.steps), generator)
+            with autocast(args.dtype, device):
+                _, nll, routing = forward(xs.to(device), ys.to(device), noise=noise, recompute=args.recompute)
+                loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
+            (loss / args.grad_accum).backward()
+        clip_grad_norm_(model.parameters(), args.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        done = step + 1
+        check_finite(nll.item(), done, args)
+        bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
+        if is_due(done, args.eval_every, args.steps):
+            losses = validate(model, windows, device, args.batch_size)
+            check_finite(sum(losses.values()), done, args)
+            mean_load = torch.stack([expert_load(layer) for layer in routing]).mean(0).tolist()  # (N,) over the layers
+            load = dict(zip(experts, mean_load, strict=True))
+            balance = load_balancing_loss(routing).item() / config.n_layer  # 1: balanced, N: all tokens to one expert
+            log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
+                        "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
+            if master:
+                tqdm.write(f"{args.out}: step {done} of {args.steps}, load {format_numbers(load)}, "
+                           f"validation loss {format_numbers(losses)}")
+        if done % args.save_every == 0:
+            checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
+
+    n_tokens = args.steps * args.batch_size * T
+    seconds = (time.perf_counter() - began) * n_ranks
+    entry = ledger.entry("finetune", args.out, [lineage[-1]["id"]], n_tokens, n_tokens * model.flops_per_token(),
+                         seconds, n_ranks, alpha=args.alpha, settings=settings)
+    checkpoint.save_trained(args.out, model, optimizer, {"tokenizer": mixed["tokenizer"], "experts": experts, "log": log,
+                                                         "lineage": [*lineage, entry]})
+    if master:
+        print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,116 +1,119 @@
-"""Batches as a pure function of (seed, step, rank): a resumed run needs no sampler state, and all runs see the same data."""
+"""Load prepared domains, and draw batches that are a function of the step, so that a resumed run sees the same data."""
 import json
-import os
 import zlib
+from argparse import ArgumentTypeError
+from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from data.tokenizer import id_size, is_description, of
-from support.files import digest, has, open_input, read_json, reading
-from support.settings import BadInput
-
-META = {"tokenizer": dict, "level": int, "seed": int, "files": dict}
-FILES = ("train.bin", "val.bin", "tasks.jsonl")
-ALL_FILES = (*FILES, "meta.json")  # which holds the digests of the others
+from data.common import BadInput
+from data.task import Task
+from data.tokenizer import load
 
 
-def prepared(folder):
-    """The names of all domains in a folder, whole or not: subfolders with a domain's file or what a killed run left of it, even
-    if it is a link to nowhere, and links to nowhere themselves."""
-    with reading(folder):
-        found = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
-
-    def counts(path):
-        with reading(path):  # or one that may not be read would be left out in silence
-            return not path.exists() or path.is_dir() and not {*ALL_FILES, ".new"}.isdisjoint(os.listdir(path))
-    return [path.name for path in found if counts(path)]
+class Domain(NamedTuple):
+    """What data.prepare wrote of a domain."""
+    name: str
+    train: np.ndarray  # (n,) ids of tokens, read from the disk where they are used
+    val: np.ndarray
+    tasks: list  # of Task
+    meta: dict  # the tokenizer's `about`, level, seed, and files: {name: digest}
 
 
-def files_in(folder):
-    """All files that read_domain could read in a folder, whether they are there or not."""
-    return [Path(folder, domain, name) for domain in prepared(folder) for name in ALL_FILES]
+def domain_names(folder):
+    """The prepared domains in a folder, sorted. Each has a meta.json, which is written last."""
+    return sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))
 
 
-def read_domain(folder, domain):
-    """What `data.prepare` wrote of a domain: META, and what is in each of FILES: (n,) tokens, or bytes.
-
-    A file is read once, so what it is checked to be is what will be used. Raises BadInput.
-    """
-    path = Path(folder) / domain / "meta.json"
-    if not domain.isidentifier():
-        raise BadInput(f"{domain!r} in {folder} is no name of a domain; use letters and digits")
-    if not path.exists():
-        raise BadInput(f"unknown domain {domain!r}: there is no {path} (prepared: {', '.join(prepared(folder)) or 'none'}); "
-                       "see python -m data.prepare --help")
-    about = read_json(path)
-    if not has(about, META) or not is_description(about["tokenizer"]) or about["files"].keys() != set(FILES):
-        raise BadInput(f"{path} is broken; prepare {domain} again")
-    vocab_size = about["tokenizer"]["vocab_size"]
-    for name, wanted in about["files"].items():
-        part = path.with_name(name)
-        with reading(part), open_input(part) as file:
-            content = np.frombuffer(file.read(), "u1")
-            if digest(content) != wanted:
-                raise BadInput(f"{part} is not what data.prepare wrote; prepare {domain} again")
-            about[name] = content.view(f"<u{id_size(vocab_size)}") if name.endswith(".bin") else content
-        if name.endswith(".bin") and about[name].max(initial=0) >= vocab_size:
-            raise BadInput(f"{part} has tokens that its vocabulary of {vocab_size} lacks; prepare {domain} again")
-    return about
+def load_domains(folder, names=None):
+    """{name: Domain} of the named domains in a folder, or of all. Raises BadInput if one is missing, or there is none."""
+    prepared = domain_names(folder)
+    if not prepared:
+        raise BadInput(f"{folder}: no prepared domains here; run python -m data.prepare, or name another folder")
+    domains = {}
+    for name in names or prepared:
+        if name not in prepared:
+            raise BadInput(f"{folder}: no domain {name!r} here, only {', '.join(prepared)}; see python -m data.prepare --help")
+        path = Path(folder, name)
+        meta = json.loads((path / "meta.json").read_text())
+        tasks = [Task(**json.loads(line)) for line in (path / "tasks.jsonl").read_text().splitlines()]
+        vocab_size = meta["tokenizer"]["vocab_size"]
+        train, val = (read_tokens(path / f"{part}.bin", vocab_size) for part in ("train", "val"))
+        domains[name] = Domain(name, train, val, tasks, meta)
+    return domains
 
 
-def read_domains(folder, names):
-    """{name: what read_domain found} of several domains."""
-    return {name: read_domain(folder, name) for name in names}
+def id_type(vocab_size):
+    """The type of an id in train.bin and val.bin."""
+    return "<u2" if vocab_size <= 2**16 else "<u4"
 
 
-def text_of(domains, name, split, block_size):
-    """The tokens of a split, "train" or "val", of one of `domains`, {name: see read_domain}, (n,) uint16 or uint32.
-
-    Raises BadInput if there are fewer than block_size + 1.
-    """
-    text = domains[name][f"{split}.bin"]
-    if len(text) <= block_size:
-        raise BadInput(f"domain {name!r} has {len(text)} tokens in its {split}.bin, too few for a block size of {block_size}"
-                       if len(text) else f"domain {name!r} is for testing alone: its {split}.bin is empty")
-    return text
+def read_tokens(path, vocab_size):
+    """The ids in a .bin file, (n,); they stay on the disk until they are used."""
+    if Path(path).stat().st_size == 0:  # as of `switch`; an empty file cannot be mapped
+        return np.empty(0, id_type(vocab_size))
+    return np.memmap(path, id_type(vocab_size), "r")
 
 
-def check_tokenizer(domains, tokenizer, path):
-    """Raise BadInput unless the checkpoint in `path` has a tokenizer that can be used, and all `domains`, see read_domain, were
-    prepared with it. Returns that tokenizer."""
+def check_tokenizer(domains, about, path):
+    """The Tokenizer of the checkpoint at `path`. Raises BadInput unless all domains, {name: Domain}, were prepared with it."""
     for name, domain in domains.items():
-        if any(domain["tokenizer"][key] != tokenizer[key] for key in ("fingerprint", "vocab_size")):
-            raise BadInput(f"{path} was trained with another tokenizer than domain {name!r} was prepared with; "
-                           "name another --data_dir, or prepare the data again")
-    return of(tokenizer, path)
+        if domain.meta["tokenizer"]["fingerprint"] != about["fingerprint"]:
+            raise BadInput(f"{path} has another tokenizer than domain {name!r}; name another --data_dir, or prepare it again "
+                           f"with --init {path}")
+    return load(about)
 
 
-def get_batch(tokens, mixture, block_size, batch_size, seed, step, rank=0, world_size=1, stage=0):
-    """The batch of one step: every row a window at a random place in a random domain.
+def mixture(text):
+    """The shares of domains, which sum to 1; a type for argparse. A domain without a number has weight 1.
 
-    tokens: {domain: (n,) array}; mixture: {domain: probability}; stage: how many stages the model has behind it, so that a
-    branch does not repeat its seed's batches. The mixture is part of the key, so that two branches read other rows of the domains
-    that both have. All ranks draw the same batch_size rows from a counter-based generator (Salmon et al. 2011) and keep every
-    world_size-th, so the global batch is the same for any number of ranks. Returns inputs and targets, each
-    (batch_size / world_size, block_size) int64.
+    >>> mixture("math=3,code=1")
+    {'math': 0.75, 'code': 0.25}
+    """
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            value = 0.0
+        if name in weights or not 0 < value < inf:
+            raise ArgumentTypeError(f"{part!r} should read DOMAIN=WEIGHT, with a weight above zero and no domain twice")
+        weights[name] = value
+    total = sum(weights.values())
+    return {name: value / total for name, value in weights.items()}
+
+
+def get_batch(tokens, mixture, block_size, batch_size, seed, stage, step, rank=0, world_size=1):
+    """The batch of one step: each row is a window at a random place of a random domain.
+
+    tokens: {domain: (n,) ids}; mixture: {domain: share}; stage: how many stages of training the model has behind it.
+    The generator is counter-based (Salmon et al. 2011). Stage and mixture are part of its key: a branch does not repeat
+    the seed's batches, and two branches read different rows of a domain that both have. All ranks draw the same
+    batch_size rows and each keeps every world_size-th, so the batch is the same for any number of ranks.
+    Returns inputs and targets, (batch_size / world_size, block_size) each.
     """
     branch = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, stage, step]))
     names = sorted(mixture)
-    chosen = rng.choice(len(names), size=batch_size, p=[mixture[n] for n in names])
+    chosen = rng.choice(len(names), size=batch_size, p=[mixture[name] for name in names])
     places = rng.random(batch_size)
     rows = []
-    for domain, place in list(zip(chosen, places, strict=True))[rank::world_size]:
-        text = tokens[names[domain]]
-        start = int(place * (len(text) - block_size))
+    for i in range(rank, batch_size, world_size):
+        text = tokens[names[chosen[i]]]
+        start = int(places[i] * (len(text) - block_size))
         rows.append(text[start:start + block_size + 1].astype(np.int64))
-    rows = torch.from_numpy(np.stack(rows))
+    rows = torch.from_numpy(np.stack(rows))  # (B / world_size, T + 1)
     return rows[:, :-1], rows[:, 1:]
 
 
-def first_windows(text, block_size, n_windows):
-    """The first n_windows windows of a text (n,), one after another, (n, block_size + 1) int64; fewer if it is short."""
-    n = min(n_windows, (len(text) - 1) // block_size)
-    return torch.from_numpy(np.stack([text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]).astype(np.int64))
+def first_windows(text, block_size, n):
+    """The first n windows of a text, (n,) ids, one after another; fewer if it is short. Raises BadInput if it has none."""
+    n = min(n, (len(text) - 1) // block_size)
+    if n < 1:
+        raise BadInput(f"{getattr(text, 'filename', 'a text')}: {len(text)} tokens are too few for --block_size {block_size}")
+    rows = [text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]
+    return torch.from_numpy(np.stack(rows).astype(np.int64))  # (n, T + 1)

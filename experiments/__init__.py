@@ -1,4 +1,1 @@
-"""The paper's experiments, their report and the benchmark, as `python -m experiments.NAME`.
-
-May import everything; nothing imports them.
-"""
+"""The paper's experiments, their report and the benchmark, run as `python -m experiments.NAME`."""

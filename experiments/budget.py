@@ -1,52 +1,47 @@
-"""How many steps of one model's training cost what another model cost: for compute-matched baselines (the paper's Table 3).
+"""For how many steps may sparse upcycling train at the cost of BTX? The compute-matched baselines (CM) of the paper's Table 3.
 
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
-Prints the number of steps of the kind of training that su_dm's last stage was, whose FLOPs are those of all stages behind btx
-that are not behind seed; or whose measured seconds are those of all these stages (time), or of the longest chain of them
-(elapsed: branches at the same time); or which have as many of these stages' tokens as upcycling had of BTX's in the same time on
-the paper's machines (paper). Read from the ledgers in the checkpoints.
-"""
-from dataclasses import dataclass
+Prints a number of steps. The budget is the cost of the stages behind btx.pt that are not behind seed.pt. The price of a step
+is that of the last stage of su_dm.pt. Both are read from the ledgers in the checkpoints. Costs are compared by
 
-from support import checkpoint as ckpt
-from support import ledger
-from support.files import reading
-from support.settings import BadInput, option, parse, run
+    flops     floating-point operations
+    time      device seconds
+    elapsed   seconds from start to end, with the branches at the same time
+    paper     tokens: the same share of BTX's tokens that upcycling (CM) had in the paper
+"""
+from data.common import BadInput, make_parser, run
+from support import checkpoint, ledger
 
 PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) and of BTX
 
 
-@dataclass
-class Settings:
-    model: list = option([], "one checkpoint, trained in the way whose steps are counted", positional=True)
-    like: str = option("", "checkpoint whose cost is to be met")
-    since: str = option("", "checkpoint whose cost does not count")
-    by: str = option("flops", "which cost", choices=("flops", "time", "elapsed", "paper"))
+def steps_to_match(last, like, since, by):
+    """Return the steps of the stage `last` (a ledger entry) that cost what the ledger `like` cost since the ledger `since`."""
+    known = {entry["id"] for entry in since}
+    spent = ledger.totals([entry for entry in like if entry["id"] not in known])
+    if by == "flops":
+        budget, price = spent["flops"], last["flops"]
+    elif by == "time":
+        budget, price = spent["seconds"], last["seconds"]
+    elif by == "elapsed":
+        budget, price = ledger.elapsed(like) - ledger.elapsed(since), last["seconds"] / last["ranks"]
+    else:
+        budget, price = PAPER_SHARE * spent["tokens"], last["tokens"]
+    return max(1, round(budget / price * last["settings"]["steps"]))
 
 
 def main(argv=None):
-    settings = parse(Settings, argv)
-    if len(settings.model) != 1:
-        raise BadInput("name one checkpoint, as in: python -m experiments.budget out/su_dm.pt --like out/btx.pt "
-                       "--since out/seed.pt")
-    if not settings.like or not settings.since:
-        raise BadInput("--like and --since: name the checkpoint whose cost is to be met, and one whose cost does not count")
-    model, like, since = (ckpt.load(path)["lineage"] for path in (settings.model[0], settings.like, settings.since))
-    last, key = model[-1], {"flops": "flops", "paper": "tokens"}.get(settings.by, "seconds")
-    if "settings" not in last or not last[key]:
-        raise BadInput(f"{settings.model[0]}: its last stage is no training")
-    if settings.by == "elapsed":
-        budget = ledger.elapsed(like) - ledger.elapsed(since)
-    else:
-        known = {entry["id"] for entry in since}
-        budget = ledger.totals([entry for entry in like if entry["id"] not in known])[key]
-        budget *= PAPER_SHARE if settings.by == "paper" else 1
-    if budget <= 0:
-        raise BadInput(f"{settings.like} cost nothing beyond {settings.since}; there is nothing to match")
-    cost = ledger.wall_seconds(last) if settings.by == "elapsed" else last[key]  # of its last stage
-    with reading(settings.model[0]):
-        print(max(1, round(budget / cost * last["settings"]["steps"])))
+    parser = make_parser(__doc__)
+    parser.add_argument("model", help="checkpoint whose last stage shows what a step costs")
+    parser.add_argument("--like", required=True, help="checkpoint whose cost is the budget")
+    parser.add_argument("--since", required=True, help="checkpoint whose own cost is not part of the budget")
+    parser.add_argument("--by", default="flops", choices=("flops", "time", "elapsed", "paper"), help="which cost")
+    args = parser.parse_args(argv)
+    model, like, since = (checkpoint.load(path)["lineage"] for path in (args.model, args.like, args.since))
+    if not model[-1]["tokens"]:
+        raise BadInput(f"{args.model}: its last stage trained nothing; name a finetuned checkpoint")
+    print(steps_to_match(model[-1], like, since, args.by))
 
 
 if __name__ == "__main__":

@@ -1,48 +1,46 @@
-# Every other model of the paper's tables, from the pipeline's seed and branches: `make rivals`, `make paper`, `make grid`,
-# `make regimes`. The models' names are those of the report; paper.py says which of them stand in which table.
+# Every other model of the paper's tables, from the pipeline's seed and experts: `make rivals`, `make paper`, `make grid`.
+# The models' names are those of the report; paper.md says which of them stand in which table.
 #
 #   seed -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm;  su_mixed -> su_cm_*   the data- and compute-matched baselines
-#   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...       BTX, by routing method and so on
+#   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...     BTX, by routing method and so on
 
-# the rivals' rates, of `make grid` like the others
 LR_LARGE ?= 1e-2
 LR_DENSE ?= 1e-3
 LR_SU    ?= 1e-3
-# the data of all three branches together
-BRANCHES ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
-quarter := $(shell expr $(F) / 4)
-half    := $(shell expr $(F) / 2)
-double  := $(shell expr $(F) \* 2)
-fourfold := $(shell expr $(F) \* 4)
-phase_1 := $(shell expr $(B) \* 3)
-# finetuning of a mixed model, $(call TUNE,steps,rate,alpha)
-TUNE = $(FINETUNE) --data $(MIXTURE) --steps $1 --lr $2 --alpha $3
+# what the experts read, all of them together: the baselines' first phase
+EXPERTS_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
+PHASE_1 := $(shell expr $(EXPERT_STEPS) \* 3)
+QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
+HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
+DOUBLE  := $(shell expr $(FINETUNE_STEPS) \* 2)
+# MoE finetuning, $(call TUNE,steps,rate,alpha)
+TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --steps $1 --lr $2 --alpha $3
 
-# ---- the baselines ---------------------------------------------------------------------------------------------------------
+# ---- the baselines -----------------------------------------------------------------------------------------------------
 
 # Llama-2 13B's part: from scratch, on the seed's data, with the active parameters of Top-2 (a feed-forward twice as wide)
-$(OUT)/large.pt: $(DOMAINS) train_expert.py $(LIBRARY)
-	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $$((2 * $(D_FF))) --steps $(S) --lr $(LR_LARGE)
+$(OUT)/large.pt: $(DATA)/ready train_expert.py model.py
+	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(shell expr 2 \* $(D_FF)) --steps $(SEED_STEPS) --lr $(LR_LARGE)
 
-# Dense (DM): the data of all branches, then the mixture of MoE finetuning
+# Dense (DM): the experts' data, then the mixture of MoE finetuning
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt
-	$(TRAIN) --init $< --data $(BRANCHES) --steps $(phase_1) --lr $(LR_DENSE)
+	$(TRAIN) --init $< --data $(EXPERTS_DATA) --steps $(PHASE_1) --lr $(LR_DENSE)
 $(OUT)/dense_dm.pt: $(OUT)/dense_dm_1.pt
-	$(TRAIN) --init $< --data $(MIXTURE) --steps $(F) --lr $(LR_DENSE)
+	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS) --lr $(LR_DENSE)
 
-# sparse upcycling: N copies of the seed; (DM) the same two phases, (CM) the mixture alone, for what BTX cost
+# sparse upcycling: N copies of the seed; (DM) the same two phases, (CM) the last mixture alone, for what BTX cost
 $(OUT)/su_mixed.pt: $(OUT)/seed.pt
 	$(PY) mix.py $< $< $< $< --seed $(SEED) --out $@
 $(OUT)/su_dm_1.pt: $(OUT)/su_mixed.pt
-	$(FINETUNE) --data $(BRANCHES) --steps $(phase_1) --lr $(LR_SU) --alpha $(ALPHA)
+	$(FINETUNE) --data $(EXPERTS_DATA) --steps $(PHASE_1) --lr $(LR_SU) --alpha $(ALPHA)
 $(OUT)/su_dm.pt: $(OUT)/su_dm_1.pt
-	$(call TUNE,$(F),$(LR_SU),$(ALPHA))
-SU_CM = flops time elapsed paper
+	$(call TUNE,$(FINETUNE_STEPS),$(LR_SU),$(ALPHA))
+SU_CM  = flops time elapsed paper
+BUDGET = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*
 $(SU_CM:%=$(OUT)/su_cm_%.pt): $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
-	$(call TUNE,$$($(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*),\
-	    $(LR_SU),$(ALPHA))
+	$(call TUNE,$$($(BUDGET)),$(LR_SU),$(ALPHA))
 
-# ---- Branch-Train-MiX, mixed in one way or another, finetuned for a short, a medium, the full length and longer -------------
+# ---- Branch-Train-MiX, mixed in one way or another, finetuned for a quarter, a half, the whole, and longer ---------------
 
 MIX_switch    = --routing switch
 MIX_sample    = --routing sample
@@ -51,142 +49,109 @@ MIX_blend     = --blend
 MIX_split2of8 = --split 2 --top_k 2
 MIX_split4of8 = --split 2 --top_k 4
 MIX_hidden    = --router_data general,math,code,wiki --data_dir $(DATA)
-KINDS = switch sample soft blend split2of8 split4of8 hidden
-$(KINDS:%=$(OUT)/%_mixed.pt): $(OUT)/%_mixed.pt: $(OUT)/seed.pt $(EXPERTS)
+KINDS = switch sample soft blend split2of8 split4of8
+$(KINDS:%=$(OUT)/%_mixed.pt) $(OUT)/hidden_mixed.pt: $(OUT)/%_mixed.pt: $(OUT)/seed.pt $(EXPERTS)
 	$(PY) mix.py $^ $(MIX_$*) --seed $(SEED) --out $@
 
-SHORT = $(filter-out hidden,$(KINDS))
-$(SHORT:%=$(OUT)/%_short.pt): $(OUT)/%_short.pt: $(OUT)/%_mixed.pt
-	$(call TUNE,$(quarter),$(LR_BTX),0)
+$(KINDS:%=$(OUT)/%_short.pt): $(OUT)/%_short.pt: $(OUT)/%_mixed.pt
+	$(call TUNE,$(QUARTER),$(LR_BTX),0)
 $(OUT)/sample_medium.pt $(OUT)/soft_medium.pt: $(OUT)/%_medium.pt: $(OUT)/%_mixed.pt
-	$(call TUNE,$(half),$(LR_BTX),0)
-# twice the tokens, as in the paper; not its equal compute, since one soft layer of four weighs more than one of 32
-$(OUT)/btx_sample.pt: $(OUT)/sample_mixed.pt
-	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
-$(OUT)/btx_hidden.pt: $(OUT)/hidden_mixed.pt
-	$(call TUNE,$(F),$(LR_BTX),$(ALPHA))
-
+	$(call TUNE,$(HALF),$(LR_BTX),0)
 $(OUT)/top2_short.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(quarter),$(LR_BTX),0)
+	$(call TUNE,$(QUARTER),$(LR_BTX),0)
 $(OUT)/top2_medium.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(half),$(LR_BTX),0)
-$(OUT)/btx_nolb.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(F),$(LR_BTX),0)
+	$(call TUNE,$(HALF),$(LR_BTX),0)
 $(OUT)/lb_short.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(quarter),$(LR_BTX),0.01)
+	$(call TUNE,$(QUARTER),$(LR_BTX),0.01)
 $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(quarter),$(LR_BTX),0) --train all-but-experts
+	$(call TUNE,$(QUARTER),$(LR_BTX),0) --train all-but-experts
+$(OUT)/btx_nolb.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),0)
+$(OUT)/btx_hidden.pt: $(OUT)/hidden_mixed.pt
+	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),$(ALPHA))
+# twice the tokens, as in the paper; not equal compute as there, since one soft layer of four weighs more than one of 32
+$(OUT)/btx_sample.pt: $(OUT)/sample_mixed.pt
+	$(call TUNE,$(DOUBLE),$(LR_BTX),$(ALPHA))
 
-# ---- beyond the paper: longer finetuning, an expert that comes later, branches that train their feed-forwards alone ---------
+# ---- beyond the paper: longer finetuning, an expert that comes later, experts that train their feed-forwards alone -------
 
-$(OUT)/btx_x2.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(double),$(LR_BTX),$(ALPHA))
-$(OUT)/btx_x4.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(fourfold),$(LR_BTX),$(ALPHA))
-$(OUT)/su_x2.pt: $(OUT)/su_dm_1.pt
-	$(call TUNE,$(double),$(LR_SU),$(ALPHA))
-$(OUT)/su_x4.pt: $(OUT)/su_dm_1.pt
-	$(call TUNE,$(fourfold),$(LR_SU),$(ALPHA))
+$(OUT)/btx_x2.pt $(OUT)/btx_x4.pt: $(OUT)/btx_x%.pt: $(OUT)/btx_mixed.pt
+	$(call TUNE,$(shell expr $(FINETUNE_STEPS) \* $*),$(LR_BTX),$(ALPHA))
+$(OUT)/su_x2.pt $(OUT)/su_x4.pt: $(OUT)/su_x%.pt: $(OUT)/su_dm_1.pt
+	$(call TUNE,$(shell expr $(FINETUNE_STEPS) \* $*),$(LR_SU),$(ALPHA))
 
 # BTX of seed, math and code, finetuned without wiki's text; then the wiki expert is added and all is finetuned again
+NO_WIKI = $(subst $(space),$(comma),$(filter-out wiki=%,$(subst $(comma),$(space),$(FINETUNE_DATA))))
 $(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt
 	$(PY) mix.py $^ --seed $(SEED) --out $@
-NO_WIKI = $(subst $(space),$(comma),$(filter-out wiki=%,$(subst $(comma),$(space),$(MIXTURE))))
 $(OUT)/three.pt: $(OUT)/three_mixed.pt
-	$(FINETUNE) --data $(NO_WIKI) --steps $(F) --lr $(LR_BTX) --alpha $(ALPHA)
+	$(FINETUNE) --data $(NO_WIKI) --steps $(FINETUNE_STEPS) --lr $(LR_BTX) --alpha $(ALPHA)
 $(OUT)/later_mixed.pt: $(OUT)/three.pt $(OUT)/wiki.pt
 	$(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/later_short.pt: $(OUT)/later_mixed.pt
-	$(call TUNE,$(quarter),$(LR_BTX),$(ALPHA))
+	$(call TUNE,$(QUARTER),$(LR_BTX),$(ALPHA))
 $(OUT)/later.pt: $(OUT)/later_mixed.pt
-	$(call TUNE,$(F),$(LR_BTX),$(ALPHA))
+	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),$(ALPHA))
 
 FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
 $(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
-	$(TRAIN) --init $< --data $(BRANCH) --steps $(B) --lr $(LR_BRANCH) --train feed-forwards
+	$(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT) --train feed-forwards
 $(OUT)/ff_mixed.pt: $(OUT)/seed.pt $(FF_EXPERTS)
 	$(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
-	$(call TUNE,$(F),$(LR_BTX),$(ALPHA))
+	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),$(ALPHA))
 
-# ---- scores: OUT/rivals, OUT/paper ------------------------------------------------------------------------------------------
+# ---- scores ---------------------------------------------------------------------------------------------------------------
 
-RIVALS = dense_dm_1 dense_dm su_dm_1 su_dm
-MORE   = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(SHORT:%=%_short) top2_short lb_short frozen_short \
-         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff \
-         btx_x2 su_x2 btx_x4 su_x4 three later_mixed later_short later
-BTM = --btm $(SEED_AND_EXPERTS) --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
-
-# the pipeline's table, with the data-matched rivals in it
-.PHONY: rivals
+RIVALS = $(PIPELINE) $(addprefix $(OUT)/,$(addsuffix .pt,dense_dm_1 dense_dm su_dm_1 su_dm))
+PAPER  = $(RIVALS) $(addprefix $(OUT)/,$(addsuffix .pt,large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(KINDS:%=%_short) \
+         top2_short lb_short frozen_short sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff \
+         btx_x2 su_x2 btx_x4 su_x4 three later_mixed later_short later))
+SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
+.PHONY: rivals paper
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
-$(OUT)/rivals/report.md: $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) $(EVALUATES)
-	$(PY) evaluate.py $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) --btm $(SEED_AND_EXPERTS) $(EVALUATE) --data_dir $(DATA) --out $(@D)
-
-$(OUT)/paper/results.json: $(PIPELINE) $(RIVALS:%=$(OUT)/%.pt) $(MORE:%=$(OUT)/%.pt)
-	$(PY) evaluate.py $^ $(BTM) $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
+$(OUT)/rivals/report.md: $(RIVALS) evaluate.py
+	$(SCORE) $(RIVALS) --btm $(SEED_AND_EXPERTS)
+$(OUT)/paper/results.json: $(PAPER)
+	$(SCORE) $^ --btm $(SEED_AND_EXPERTS) --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2 --no-figures
 $(OUT)/hard/results.json: $(OUT)/btx_sample.pt
-	$(PY) evaluate.py $^ --hard_sampling $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
+	$(SCORE) $^ --hard_sampling --no-figures
 
-# ---- several seeds -----------------------------------------------------------------------------------------------------------
+# ---- several seeds: the graph above once for each, one thread each, as many at a time as -j says ---------------------------
 
-# the graph above once for each seed, one thread each: as many at a time as -j says
-SEEDS ?= 10
-RUNS  := $(shell seq 0 $$(( $(SEEDS) - 1 )))
+SEEDS  ?= 10
 REPORT ?= $(if $(filter cpu,$(PRESET)),results,$(INTO)/results)
-AT     = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) INTO=$(INTO) DATA=$(DATA)
-.PHONY: paper
-paper: $(RUNS:%=$(REPORT)/seed%.json)  ## the paper's experiments for SEEDS=10 seeds; REPORT=results has those that are done
+RUNS   := $(patsubst %,$(REPORT)/seed%.json,$(shell seq 0 $$(( $(SEEDS) - 1 ))))
+AGAIN   = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET)
+paper: $(RUNS)  ## the paper's experiments for SEEDS=10 seeds; REPORT=results has those that are done
 	$(PY) -m experiments.paper $^ --out $(REPORT)
-$(RUNS:%=$(REPORT)/seed%.json): $(REPORT)/seed%.json: | $(DOMAINS)
-	+$(AT) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json
-	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $(REPORT)
+$(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
+	+$(AGAIN) INTO=$(INTO) DATA=$(DATA) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json
+	$(PY) -m experiments.collect $(INTO)/seed$* --data_dir $(DATA) --out $@
 
-# ---- the learning rates: on another data seed and training seed than the report's ----------------------------------------------
+# ---- the learning rates: on another data seed and training seed than the report's ------------------------------------------
 
 RATES        = 5e-4 1e-3 2e-3
-BRANCH_RATES = 1e-3 1.5e-3 2.25e-3
+EXPERT_RATES = 1e-3 1.5e-3 2.25e-3
 LARGE_RATES  = 5e-3 1e-2 2e-2
 GRID         = $(INTO)/grid
-ON_GRID      = $(ONE_THREAD) $(MAKE) PRESET=$(PRESET) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
-SHARED       = seed math code wiki
-GRIDS        = $(RATES) $(BRANCH_RATES:%=branch-%) $(LARGE_RATES:%=large-%)
+ON_GRID      = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
+SHARED       = $(addprefix $(GRID)/shared/,$(addsuffix .pt,seed $(NAMES)))
+GRIDS        = $(RATES) $(EXPERT_RATES:%=branch-%) $(LARGE_RATES:%=large-%)
 .PHONY: grid grid-shared $(GRIDS:%=grid-%)
 grid: $(GRIDS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
 	$(PY) -m experiments.grid $(GRIDS:%=$(GRID)/%) --out $(REPORT)
 grid-shared:
-	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
+	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED)
 $(RATES:%=grid-%): grid-%: grid-shared
-	mkdir -p $(GRID)/$* && ln -f $(SHARED:%=$(GRID)/shared/%.pt) $(GRID)/$*
+	mkdir -p $(GRID)/$* && cp -p $(SHARED) $(GRID)/$*
 	+$(ON_GRID) OUT=$(GRID)/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $(GRID)/$*/grid/results.json
-$(BRANCH_RATES:%=grid-branch-%): grid-branch-%: grid-shared
-	mkdir -p $(GRID)/branch-$* && ln -f $(GRID)/shared/seed.pt $(GRID)/branch-$*
-	+$(ON_GRID) OUT=$(GRID)/branch-$* LR_BRANCH=$* WANT="seed math code wiki soup btx" $(GRID)/branch-$*/grid/results.json
+$(EXPERT_RATES:%=grid-branch-%): grid-branch-%: grid-shared
+	mkdir -p $(GRID)/branch-$* && cp -p $(GRID)/shared/seed.pt $(GRID)/branch-$*
+	+$(ON_GRID) OUT=$(GRID)/branch-$* LR_EXPERT=$* WANT="seed $(NAMES) soup btx" $(GRID)/branch-$*/grid/results.json
 $(LARGE_RATES:%=grid-large-%): grid-large-%: grid-shared
-	+$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* S=$(shell expr $(S) / 2) WANT=large $(GRID)/large-$*/grid/results.json
+	+$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* SEED_STEPS=$(shell expr $(SEED_STEPS) / 2) WANT=large \
+	    $(GRID)/large-$*/grid/results.json
 
 $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
-	$(PY) evaluate.py $^ $(EVALUATE) --no-figures --data_dir $(DATA) --out $(@D)
-
-# ---- for which seeds and rates is the average as good as the seed, and does BTX's margin follow it? ----------------------------
-
-AGES         = 2000 6500
-REGIME_RATES = 1e-3 4e-3
-AGED         = seed su_mixed su_dm_1 su_dm
-CELLS       := $(foreach a,$(AGES),$(foreach r,$(REGIME_RATES),$(foreach s,$(RUNS),$a_$r_$s)))
-DONE         = $(wildcard $(REPORT)/seed*.json)
-part_of      = $(word $2,$(subst _, ,$1))
-.PHONY: regimes $(CELLS:%=regime-%) $(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s))
-regimes: $(CELLS:%=regime-%)  ## seeds of two ages, branches of several rates, BTX's margin; results/ has SEEDS=3
-	$(PY) -m experiments.regimes $(CELLS:%=$(INTO)/regimes/%) --out $(REPORT) \
-	    $(if $(DONE),--recipe $(DONE) --recipe_cell $(S)_$(LR_BRANCH))
-$(foreach a,$(AGES),$(foreach s,$(RUNS),age-$a_$s)): age-%: $(DOMAINS)
-	+$(AT) SEED=$(call part_of,$*,2) S=$(call part_of,$*,1) OUT=$(INTO)/regimes/$* $(INTO)/regimes/$*/su_dm.pt
-define regime
-regime-$1: age-$(call part_of,$1,1)_$(call part_of,$1,3)
-	mkdir -p $(INTO)/regimes/$1
-	ln -f $(AGED:%=$(INTO)/regimes/$(call part_of,$1,1)_$(call part_of,$1,3)/%.pt) $(INTO)/regimes/$1
-	+$(AT) SEED=$(call part_of,$1,3) S=$(call part_of,$1,1) LR_BRANCH=$(call part_of,$1,2) OUT=$(INTO)/regimes/$1 \
-	    WANT="seed soup btx_mixed btx su_dm" $(INTO)/regimes/$1/grid/results.json
-endef
-$(foreach c,$(CELLS),$(eval $(call regime,$c)))
+	$(SCORE) $^ --no-figures

@@ -1,66 +1,71 @@
-"""Numbers over several runs: means and spreads as text, tables, and the paired t-test with Holm's correction."""
+"""Numbers over several seeds as text, and the paired t-test with Holm's correction."""
 import math
+from functools import cache
 from statistics import mean, stdev
 
 import numpy as np
 
 
-def cell(values, scale=1.0, digits=1):
-    """Mean and sample standard deviation as text, `91.2 ± 0.4`; the mean alone of a single value, "" of none."""
-    if not values:
-        return ""
+def spread(values, scale=1.0, digits=1):
+    """Mean ± sample standard deviation, as in `91.2 ± 0.4`; of one value the value alone."""
     text = f"{scale * mean(values):.{digits}f}"
-    return text if len(values) < 2 else f"{text} ± {scale * stdev(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {scale * stdev(values):.{digits}f}"
+    return text
 
 
-def table(head, lines):
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+def points(differences):
+    """The mean of differences in points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`."""
+    text = f"{100 * mean(differences):+.1f}"
+    if len(differences) > 1:
+        text += f" ± {100 * half_width(differences):.1f}"
+    return text
 
 
-def student(n):
-    """|t| of Student's distribution with n - 1 degrees of freedom, and the probability that a value lies beyond it.
+@cache
+def t_distribution(n):
+    """Values t > 0, and the probability that |t| is larger, for Student's t with n - 1 degrees of freedom.
 
-    With t = sqrt(n - 1) tan(x) its density is that of cos(x)^(n - 2), which is summed here.
+    With t = sqrt(n - 1) tan(x), Student's density becomes cos(x)^(n - 2) for 0 < x < pi / 2, which is easy to sum.
     """
     x = (np.arange(200_000) + 0.5) / 200_000 * math.pi / 2
     density = np.cos(x) ** (n - 2)
-    return math.sqrt(n - 1) * np.tan(x), density[::-1].cumsum()[::-1] / density.sum()
+    tail = density[::-1].cumsum()[::-1]
+    return math.sqrt(n - 1) * np.tan(x), tail / density.sum()
 
 
-def p_value(deltas):
-    """Two-sided p of the t-test that the mean of paired differences is zero; None for fewer than two.
+def p_value(differences):
+    """The two-sided p of the t-test that paired differences have mean zero. Needs two of them or more.
 
     >>> round(p_value([1.0, 2.0, 3.0]), 3)
     0.074
     """
-    if len(deltas) < 2:
-        return None
-    error = stdev(deltas) / math.sqrt(len(deltas))
-    t, beyond = student(len(deltas))
-    return float(np.interp(abs(mean(deltas)) / error, t, beyond)) if error else float(mean(deltas) == 0)
+    error = stdev(differences) / math.sqrt(len(differences))
+    if error == 0:
+        return float(mean(differences) == 0)
+    t, beyond = t_distribution(len(differences))
+    return float(np.interp(abs(mean(differences)) / error, t, beyond))
 
 
-def half_width(deltas):
-    """Half of the 95 % confidence interval of a mean; None for fewer than two values.
+def half_width(differences):
+    """Half of the 95 % confidence interval of the mean. Needs two differences or more.
 
     >>> round(half_width([1.0, 2.0, 3.0]), 2)
     2.48
     """
-    if len(deltas) < 2:
-        return None
-    t, beyond = student(len(deltas))
-    return float(t[(beyond <= 0.05).argmax()]) * stdev(deltas) / math.sqrt(len(deltas))
+    t, beyond = t_distribution(len(differences))
+    return float(t[(beyond <= 0.05).argmax()]) * stdev(differences) / math.sqrt(len(differences))
 
 
-def holm(values):
-    """p values corrected for their number (Holm 1979), in the same order.
+def holm(p_values):
+    """Correct p values for their number (Holm 1979); returns them in the same order.
 
     >>> holm([0.01, 0.04, 0.02])
     [0.03, 0.04, 0.04]
     """
-    order, corrected, worst = sorted(range(len(values)), key=values.__getitem__), [0.0] * len(values), 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(values) - rank) * values[i]))
-        corrected[i] = worst
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
     return corrected

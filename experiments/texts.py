@@ -1,31 +1,24 @@
-"""Real text for `make rivals PRESET=text` and `PRESET=smol`: three domains, and texts that change from one to another.
+"""Real text for `make rivals PRESET=text`: three domains, and texts that change from one domain to another.
 
     python -m experiments.texts out/texts/debian --out out/texts
 
-Reads Python's own library, and what experiments/texts.mk unpacked of two Debian packages: the German manual pages and WordNet.
-Writes python.jsonl, german.jsonl, dictionary.jsonl and changing.jsonl, a document a line. The documents that `changing` is
-made of, every twentieth, are in none of the others.
+Reads Python's own library, and what experiments/text.mk unpacked of two Debian packages: German manual pages and WordNet.
+Writes python.jsonl, german.jsonl, dictionary.jsonl and changing.jsonl, one document a line. Every twentieth document goes into
+`changing` and into no other file.
 """
 import gzip
 import json
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 
-from support.files import open_input, prepare_output, reading, write_text
-from support.settings import BadInput, option, parse, run
+from data.common import BadInput, make_parser, replacing, run
 
-EVERY, PIECE = 20, 400  # which documents are kept for `changing`; characters before it changes
-
-
-@dataclass
-class Settings:
-    debian: list = option([], "folder with the packages' files", positional=True)
-    out: str = option("out/texts", "folder to write to")
+EVERY = 20  # one document in so many goes into `changing`
+PIECE = 400  # characters before a changing text changes
 
 
 def cut(whole, n):
-    """A text or a list in pieces of n.
+    """Cut a text or a list into pieces of n.
 
     >>> cut("abcde", 2)
     ['ab', 'cd', 'e']
@@ -33,38 +26,45 @@ def cut(whole, n):
     return [whole[i:i + n] for i in range(0, len(whole), n)]
 
 
-def documents(debian):
-    """{domain: list of texts}; of the dictionary fifty nouns each, with what they mean. Raises BadInput."""
+def read_documents(debian):
+    """Return {domain: list of texts}. A text of the dictionary is fifty nouns with their meanings."""
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    pages = sorted(p for p in (debian / "usr/share/man/de").rglob("*.gz") if not p.is_symlink())
+    pages = sorted(path for path in (debian / "usr/share/man/de").rglob("*.gz") if not path.is_symlink())
     nouns = debian / "usr/share/wordnet/data.noun"
     if not pages or not nouns.exists():
-        raise BadInput(f"{debian}: no German manual pages or no WordNet in it; see experiments/texts.mk")
+        raise BadInput(f"{debian}: no German manual pages or no WordNet in it; see experiments/text.mk")
+    entries = []
+    for line in nouns.read_text("utf-8", "ignore").splitlines():
+        head, bar, meaning = line.partition(" | ")
+        if bar:
+            word = head.split()[4].replace("_", " ")
+            entries.append(f"{word}: {meaning.strip()}\n")
+    return {"python": [path.read_text("utf-8", "ignore") for path in library],
+            "german": [gzip.decompress(path.read_bytes()).decode("utf-8", "ignore") for path in pages],
+            "dictionary": ["".join(fifty) for fifty in cut(entries, 50)]}
 
-    def read(path, unpack=lambda content: content):
-        with reading(path), open_input(path) as file:
-            return unpack(file.read()).decode("utf-8", "ignore")
-    with reading(nouns):
-        lines = [line.split(" | ") for line in read(nouns).splitlines() if " | " in line]
-        entries = [f"{head.split()[4].replace('_', ' ')}: {meaning.strip()}\n" for head, meaning in lines]
-    return {"python": [read(p) for p in library], "german": [read(p, gzip.decompress) for p in pages],
-            "dictionary": ["".join(some) for some in cut(entries, 50)]}
+
+def change_domains(documents):
+    """Return texts that have one piece of each domain, from every twentieth document of {domain: list of texts}."""
+    pieces = {domain: [] for domain in documents}
+    for domain, texts in documents.items():
+        for text in texts[::EVERY]:
+            pieces[domain].extend(cut(text, PIECE))
+    return ["".join(one_of_each) for one_of_each in zip(*pieces.values(), strict=False)]  # as many as the shortest has
 
 
 def main(argv=None):
-    settings = parse(Settings, argv)
-    if len(settings.debian) != 1:
-        raise BadInput("name the folder with the packages' files, as in: python -m experiments.texts out/texts/debian")
-    found, out = documents(Path(settings.debian[0])), Path(settings.out)
-    kept = {name: [piece for text in texts[::EVERY] for piece in cut(text, PIECE)]
-            for name, texts in found.items()}
-    changing = ["".join(pieces) for pieces in zip(*kept.values())]  # noqa: B905 (as long as the shortest)
-    for name, texts in found.items():
-        found[name] = [text for i, text in enumerate(texts) if i % EVERY]
-    for name, texts in (found | {"changing": changing}).items():
-        prepare_output(out / f"{name}.jsonl")
-        write_text(out / f"{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
-        print(f"{out / name}.jsonl: {sum(map(len, texts)) / 1e6:.1f} million characters")
+    parser = make_parser(__doc__)
+    parser.add_argument("debian", type=Path, help="folder with the unpacked packages")
+    parser.add_argument("--out", type=Path, default="out/texts", help="folder to write to (default: %(default)s)")
+    args = parser.parse_args(argv)
+    documents = read_documents(args.debian)
+    files = {domain: [text for i, text in enumerate(texts) if i % EVERY] for domain, texts in documents.items()}
+    files["changing"] = change_domains(documents)
+    for name, texts in files.items():
+        with replacing(args.out / f"{name}.jsonl") as part:
+            part.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        print(f"{args.out / name}.jsonl: {sum(map(len, texts)) / 1e6:.1f} million characters")
 
 
 if __name__ == "__main__":

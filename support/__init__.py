@@ -1,8 +1,3 @@
-"""What the scripts share: options, checkpoints, devices, the fast path, Branch-Train-Merge, grading, figures, the routing page.
-
-May import model.py and data/, but no script.
+"""What the scripts share and the method does not need: training helpers, checkpoints, the ledger, several GPUs, the fast sum
+over experts, Branch-Train-Merge, generation, grading, figures and the routing page. May import data and model, but no script.
 """
-import sys
-
-if sys.platform == "win32":
-    sys.exit("On Windows, run this inside WSL: files are locked and runs are stopped in the manner of Linux and macOS.")

@@ -1,143 +1,128 @@
-"""Branch-Train-Merge: the experts are kept as they are, and their predictions are mixed, token by token (the paper's 4.1).
+"""Branch-Train-Merge: keep the experts as they are and average their predictions, token by token (the paper's 4.1).
 
-    experts = [build(load(f"out/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
-    BTM(experts, "bayes", top_k=2)        # is called and generates like a model.GPT
+    experts = [build(load(f"out/seed0/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
+    model = BTM(experts, "bayes", top_k=2)  # is called like a GPT
 
-No expert learns of another. Which experts count is decided from the text so far, x_<t, in one of two ways:
+How much an expert counts depends on the text so far, x_1..x_t. There are two methods:
 
-tfidf   the paper's: the cosine similarity of x_<t, as a tf-idf vector, with each expert's training data; the weights are
-        those of c-BTM (Gururangan et al. 2023), p_i ~ exp(-|v(x_<t) - v_i|^2 / T), T = 0.1: for unit vectors exp(2 cos / T)
-bayes   Li et al. 2022: the posterior p_i ~ prod_{s<t} p_i(x_s | x_<s) of having written x_<t, from a uniform prior
+bayes   The probability that expert i wrote the text, if all experts were equally likely to write one:
+        p_i ~ prod_{s<=t} p_i(x_s | x_<s) (Li et al. 2022).
+tfidf   The paper's: the cosine similarity of the text with each expert's training data, both as tf-idf vectors. The weights
+        are those of c-BTM (Gururangan et al. 2023): p_i ~ exp(-|v - v_i|^2 / T), T = 0.1. Vectors have length 1, so this
+        is proportional to exp(2 cos / T).
 
-The top_k largest weights are kept and made to sum to 1; the next token's distribution is the weighted mean of the kept experts'.
-In a generation beyond the block size, "the text so far" is what is still read.
+The top_k largest p_i are divided by their sum; the prediction is the mean of these experts' predictions with these weights.
 """
 import math
-from itertools import accumulate, pairwise
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import check_tokenizer, first_windows, text_of
-from model import GPT
-from support.files import has
-from support.settings import BadInput, mixture
+from data.common import BadInput
+from data.loader import first_windows
 
-METHODS = ("tfidf", "bayes")
-TEMPERATURE = 0.1  # of c-BTM
+METHODS = ("bayes", "tfidf")
+TEMPERATURE = 0.1  # T of c-BTM
+N_WINDOWS = 200    # how many sequences of each expert's training data tfidf reads
 
 
-def read_method(text, n_experts):
-    """"bayes:2" -> ("bayes", 2). Raises BadInput.
-
-    >>> read_method("tfidf:1", n_experts=4)
-    ('tfidf', 1)
-    """
+def parse_method(text, n_experts):
+    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2)."""
     method, _, k = text.partition(":")
-    if method not in METHODS or k not in map(str, range(1, n_experts + 1)):
-        raise BadInput(f"{text!r} is no way to merge: write METHOD:K, METHOD {' or '.join(METHODS)}, K from 1 to {n_experts}")
+    if method not in METHODS or k not in [str(n) for n in range(1, n_experts + 1)]:
+        raise BadInput(f"{text}: no way to merge; write bayes:K or tfidf:K with K from 1 to {n_experts}")
     return method, int(k)
 
 
-def name(method, top_k):
-    """What the tables call it."""
-    return f"btm_{method}_top{top_k}"
+def read_training_data(checkpoint, path, domains, block_size):
+    """The start of an expert's latest training data, in the shares of its mixture: (n, block_size + 1) int64."""
+    mixture = checkpoint["lineage"][-1].get("settings", {}).get("data", {})
+    if not mixture or not mixture.keys() <= domains.keys():
+        raise BadInput(f"{path} was trained on {', '.join(mixture) or 'no data'}: --data_dir lacks it, but tfidf needs it")
+    windows = []
+    for name, share in mixture.items():
+        windows.append(first_windows(domains[name].train, block_size, max(1, round(N_WINDOWS * share))))
+    return torch.cat(windows)
 
 
-def expert_data(method, domains, paths, experts, n_windows=200):
-    """For tfidf the start of what each expert was trained on last, (n, T) int64 each, by the mixture in its ledger; else None.
+def tfidf(windows, vocab_size):
+    """The tf-idf of each expert's training data. windows: for each expert (n, T) int64; every window is a document.
 
-    domains: {name: see read_domain}; experts: their checkpoints; paths: where these are. Raises BadInput, also if an expert was
-    trained on other data.
+    idf(v) = log(n / n_v) + 1, smoothed as in scikit-learn, where n_v of all n documents contain token v.
+    Returns idf, (V,), and each expert's mean direction, (E, V), of length 1.
     """
-    if method != "tfidf":
-        return None
-    block_size, data = min(expert["config"]["block_size"] for expert in experts), []
-    for path, expert in zip(paths, experts, strict=True):
-        about = expert["lineage"][-1].get("settings", {})
-        if not has(about, {"data": str}):
-            raise BadInput(f"{path}: its ledger does not say on what data it was trained")
-        shares = mixture(about["data"], f"{path}: its ledger's data")
-        for name in shares:
-            if name not in domains or domains[name]["files"]["train.bin"] != about.get(f"{name}/train.bin"):
-                raise BadInput(f"{path} was trained on other data of {name!r} than --data_dir has; name the folder that it read")
-        check_tokenizer({name: domains[name] for name in shares}, expert["tokenizer"], path)
-        data.append(torch.cat([first_windows(text_of(domains, name, "train", block_size), block_size,
-                                             max(1, round(n_windows * share))) for name, share in shares.items()]))
-    return data
-
-
-def tfidf(windows_of, vocab_size):
-    """The tf-idf of tokens in each expert's training data.
-
-    windows_of: for each expert its data, (n, T) int64. A window is a document: idf(v) = log(n / n_v) + 1 with n_v of all n
-    windows holding v (as in scikit-learn, smoothed). Returns idf (V,) and one vector of length 1 for each expert, (E, V).
-    """
-    tf = [torch.zeros(len(w), vocab_size).scatter_add_(1, w, torch.ones(w.shape)) for w in windows_of]  # (n, V) each
-    n, n_with = sum(map(len, tf)), sum((counts > 0).sum(0) for counts in tf)
-    idf = ((1 + n) / (1 + n_with)).log() + 1
-    centroids = torch.stack([F.normalize(counts * idf, dim=1).mean(0) for counts in tf])
-    return idf, F.normalize(centroids, dim=1)
+    counts = [torch.zeros(len(w), vocab_size).scatter_add_(1, w, torch.ones(w.shape)) for w in windows]  # (n, V) each
+    n = sum(len(c) for c in counts)
+    n_v = sum((c > 0).sum(0) for c in counts)  # (V,)
+    idf = ((1 + n) / (1 + n_v)).log() + 1
+    means = torch.stack([F.normalize(c * idf, dim=1).mean(0) for c in counts])
+    return idf, F.normalize(means, dim=1)
 
 
 class BTM(nn.Module):
-    """Experts that answer together, with the interface of `GPT`: forward with cache, stream, generate."""
+    """Experts that predict together; called like a `GPT`."""
 
-    def __init__(self, experts, method, top_k, windows_of=None):
-        """experts: dense GPTs of one tokenizer; method, top_k: see read_method; windows_of: for "tfidf" each expert's data."""
+    def __init__(self, experts, method, top_k, windows=None):
+        """experts: dense GPTs of one tokenizer. windows: for tfidf the experts' training data, see `tfidf`."""
         super().__init__()
-        self.experts, self.method, self.top_k = nn.ModuleList(experts), method, top_k
+        self.experts = nn.ModuleList(experts)
+        self.method = method
+        self.top_k = top_k
         self.config = min((expert.config for expert in experts), key=lambda config: config.block_size)
         if method == "tfidf":
-            device = next(experts[0].parameters()).device
-            self.idf, self.centroids = (t.to(device) for t in tfidf(windows_of, self.config.vocab_size))
+            device = experts[0].embed.weight.device
+            self.idf, self.centroids = (x.to(device) for x in tfidf(windows, self.config.vocab_size))
 
-    def bayes_scores(self, log_probs, tokens):
-        """log p(x_2..x_t | x_1, expert i) up to each t; log_probs of the next tokens: (E, B, T, V); tokens: (B, T). (B, T, E)."""
-        seen = log_probs[:, :, :-1].gather(-1, tokens[None, :, 1:, None].expand(len(log_probs), -1, -1, 1))[..., 0]
-        return F.pad(seen.cumsum(-1), (1, 0)).permute(1, 2, 0)
+    def bayes_scores(self, idx, log_probs, past):
+        """log p_i = sum_{s<=t} log p_i(x_s | x_<s) for every t, up to a constant: (E, B, T).
 
-    def tfidf_scores(self, tokens):
-        """2 cos / T of the text up to each token with each expert's data. tokens: (B, T). Returns (B, T, E)."""
-        idf = self.idf[tokens]  # (B, T)
-        dots = (idf * self.centroids[:, tokens]).cumsum(-1)  # (E, B, T)
-        before = (tokens[:, :, None] == tokens[:, None, :]).tril(-1).sum(-1)  # (B, T) occurrences of this token so far
-        norm = (idf**2 * (2 * before + 1)).cumsum(-1).sqrt()  # grows from (n idf)^2 to ((n + 1) idf)^2 with each occurrence
-        return (2 / TEMPERATURE * dots / norm).permute(1, 2, 0)
+        idx: (B, T). log_probs: (E, B, T, V), each expert's prediction of the next token. past: kept for the next call.
+        """
+        uniform = torch.zeros_like(log_probs[:, :, :1])  # for a text's first token all experts score the same
+        predictions = torch.cat([past.get("prediction", uniform), log_probs[:, :, :-1]], dim=2)  # (E, B, T, V)
+        tokens = idx.expand(len(log_probs), -1, -1)[..., None]                                   # (E, B, T, 1)
+        scores = past.get("score", 0) + predictions.gather(-1, tokens)[..., 0].cumsum(-1)        # (E, B, T)
+        past["prediction"], past["score"] = log_probs[:, :, -1:], scores[:, :, -1:]
+        return scores
+
+    def tfidf_scores(self, idx, past):
+        """2 cos / T of the text up to each token with each expert's data: (E, B, T). idx: (B, T)."""
+        tokens = torch.cat([past.get("tokens", idx[:, :0]), idx], dim=1)  # (B, S), the whole text
+        past["tokens"] = tokens
+        idf = self.idf[tokens]                                                  # (B, S)
+        dots = (idf * self.centroids[:, tokens]).cumsum(-1)                     # (E, B, S)
+        # a token's n-th occurrence changes its component of the vector from (n-1) idf to n idf
+        n = (tokens[:, :, None] == tokens[:, None, :]).tril().sum(-1)           # (B, S)
+        lengths = (idf**2 * (n**2 - (n - 1)**2)).cumsum(-1).sqrt()              # (B, S)
+        return (2 / TEMPERATURE * dots / lengths)[:, :, -idx.shape[1]:]
 
     def log_weights(self, scores):
-        """Log of the weights: the log-softmax over the top_k largest scores, -inf for the rest. (..., E) -> (..., E)."""
-        values, indices = scores.sort(dim=-1, descending=True, stable=True)  # of equals the first expert, unlike topk
-        values, indices = values[..., :self.top_k], indices[..., :self.top_k]
-        return torch.full_like(scores, -math.inf).scatter(-1, indices, values.log_softmax(-1))
+        """The log-softmax over the top_k largest scores, -inf for the rest: (E, B, T) -> (E, B, T)."""
+        kept, experts = scores.sort(dim=0, descending=True, stable=True)  # of equal scores the first expert's comes first
+        kept = kept[:self.top_k].log_softmax(0)
+        return torch.full_like(scores, -math.inf).scatter(0, experts[:self.top_k], kept)
 
     def forward(self, idx, cache=None):
-        """As `GPT.forward`; the logits are the logarithms of the mixed distribution, and there is no loss and no routing.
+        """As `GPT.forward`, without loss and routing. The logits are the logarithms of the averaged prediction.
 
-        cache: the experts' caches one after another, then what the weights are made of: the tokens and log-probabilities so far.
+        cache: [] at first; then each expert's cache, and at its end a dictionary of what the scores need of the text so far.
         """
-        ends = [0, *accumulate(expert.config.n_layer for expert in self.experts)]
-        parts = [cache[start:end] if cache is not None else None for start, end in pairwise(ends)]
-        log_probs = torch.stack([expert(idx, cache=part)[0].log_softmax(-1)
-                                 for expert, part in zip(self.experts, parts, strict=True)])  # (E, B, T, V)
-        if self.method == "tfidf":
-            tokens = torch.cat([cache[-1][0], idx], 1) if cache else idx
-            scores = self.tfidf_scores(tokens)[:, -idx.shape[1]:]  # (B, T, E)
-            state = (tokens, None)
+        cache = [] if cache is None else cache
+        if cache == []:
+            cache.extend([] for _ in self.experts)
+            cache.append({})
+        *expert_caches, past = cache
+        outputs = [expert(idx, cache=c) for expert, c in zip(self.experts, expert_caches, strict=True)]
+        log_probs = torch.stack([logits.log_softmax(-1) for logits, _, _ in outputs])  # (E, B, T, V)
+        if self.method == "bayes":
+            scores = self.bayes_scores(idx, log_probs, past)                           # (E, B, T)
         else:
-            scores = self.bayes_scores(log_probs, idx)
-            if cache:  # the prefix's likelihood, and that of the first new token, which the last call predicted
-                so_far, last = cache[-1]
-                scores = scores + (so_far + last.gather(-1, idx[None, :, :1].expand(len(last), -1, -1))[..., 0].T)[:, None]
-            state = (scores[:, -1], log_probs[:, :, -1])
-        if cache is not None:
-            cache[:] = [entry for part in parts for entry in part] + [state]
-        logits = (self.log_weights(scores).permute(2, 0, 1)[..., None] + log_probs).logsumexp(0).float()  # (B, T, V)
+            scores = self.tfidf_scores(idx, past)
+        logits = (self.log_weights(scores)[..., None] + log_probs).logsumexp(0)        # (B, T, V)
         return logits, None, []
 
-    stream, generate = GPT.stream, GPT.generate
-
     def num_params(self, active=False):
-        """All experts'; with active=True those of the top_k that count (all run in any case)."""
-        return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])
+        """Number of parameters; with active=True only those of the top_k experts that count for a token."""
+        experts = self.experts[:self.top_k] if active else self.experts
+        return sum(expert.num_params() for expert in experts)

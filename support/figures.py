@@ -1,240 +1,175 @@
-"""The pictures of the report: scores as bars, which experts the routers choose (the paper's Figure 3), training curves."""
-from itertools import cycle
-
+"""The pictures of the reports. Each function draws one and writes it to `path`."""
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
+from data.common import replacing
 from support.explore import COLORS
-from support.files import write_whole
+
+matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,
+                            "axes.spines.right": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 130})
 
 
-def grid_canvas(n_rows, n_columns, width, height, sharex=True):
-    """A figure with rows of panels, the axes shared; returns it and the rows, lists of axes."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(n_rows, n_columns, sharex=sharex, sharey=True, squeeze=False).tolist()
+def make_panels(n_rows, n_columns, width, height):
+    """A figure with rows of panels of width x height inches. Returns it and the panels, (n_rows, n_columns)."""
+    figure = Figure(figsize=(width * n_columns, height * n_rows + 0.5), layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
 
 
-def canvas(n_panels, width, height):
-    """A figure with n_panels side by side, the y axis shared; returns it and a list of axes."""
-    figure, (axes,) = grid_canvas(1, n_panels, width, height, sharex=False)
-    return figure, axes
+def save(figure, rows, ylabels, path):
+    """Label the rows of panels, explain the colours beside them, and write the figure."""
+    for row, ylabel in zip(rows, ylabels, strict=True):
+        row[0].set_ylabel(ylabel)
+        if row[0].get_legend_handles_labels()[1]:
+            row[-1].legend(*row[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1, 1))
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
 
 
-def legend_below(figure):
-    """What the colours mean in all panels."""
-    handles = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
-
-
-def legend_beside(row):
-    """What they mean in one row of panels."""
-    row[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=1 + len(row[-1].get_legend_handles_labels()[1]) // 12,
-                   fontsize=8, frameon=False)
-
-
-def label(name):
-    """A name for a legend, which would leave out one that begins with _."""
-    return f" {name}"
-
-
-def save(figure, path):
-    for text in figure.findobj(Text):  # a name with $ in it is no formula
-        text.set_parse_math(False)
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130))
-
-
-def bars(panels, path, ylabel, top, fmt):
-    """A panel for each domain, a bar for each model; panels: {domain: {model: value}}."""
-    figure, axes = canvas(len(panels), 2.5 * len(panels), 3.6)
-    for axis, (domain, values) in zip(axes, panels.items(), strict=True):
-        drawn = axis.bar(list(values), list(values.values()), color=[COLORS[i % len(COLORS)] for i in range(len(values))])
-        axis.bar_label(drawn, fmt=fmt, fontsize=7)
-        axis.set(title=domain, ylim=(0, top))
-        axis.tick_params(axis="x", rotation=90)
-    axes[0].set_ylabel(ylabel)
-    save(figure, path)
+def draw_bars(columns, path, ylabel, top, fmt):
+    """A panel for each domain with a bar for each model. columns: {domain: {model: value}}."""
+    figure, [panels] = make_panels(1, len(columns), 2.5, 3.1)
+    for panel, (domain, values) in zip(panels, columns.items(), strict=True):
+        drawn = panel.bar(list(values), list(values.values()), color=COLORS)
+        panel.bar_label(drawn, fmt=fmt, fontsize=7)
+        panel.set(title=domain, ylim=(0, top))
+        panel.tick_params(axis="x", rotation=90)
+    save(figure, [panels], [ylabel], path)
 
 
 def accuracy(results, path):
-    """Accuracy by domain and model; results as in results.json."""
-    domains = list(next(iter(results.values()))["accuracy"])
-    if not domains:  # none has tasks
-        return
-    bars({d: {name: 100 * r["accuracy"][d] for name, r in results.items()} for d in domains}, path, "accuracy, %", 105, "%.0f")
-
-
-def routing(loads, path):
-    """For each MoE a row of panels, one for each domain of text: the experts' shares of the gates, layer by layer.
-
-    loads: {model: {"experts": names, "share": {domain: (n_layer, N) nested list}}}.
-    """
-    if not loads:
-        return
-    n_domains = len(next(iter(loads.values()))["share"])
-    figure, grid = grid_canvas(len(loads), n_domains, 2.1 * n_domains, 0.5 + 2.3 * len(loads))
-    for row, (model, load) in zip(grid, loads.items(), strict=True):
-        for axis, (domain, share) in zip(row, load["share"].items(), strict=True):
-            bottom = [0.0] * len(share)
-            for i, expert in enumerate(load["experts"]):
-                part = [100 * layer[i] / sum(layer) for layer in share]  # Switch's gates do not sum to 1
-                axis.bar(range(1, len(share) + 1), part, bottom=bottom, color=COLORS[i % len(COLORS)], width=0.8,
-                         label=label(expert))
-                bottom = [b + p for b, p in zip(bottom, part, strict=True)]
-            axis.set(title=f"{domain} text", xticks=range(1, len(share) + 1, 1 + len(share) // 12))
-        row[0].set_ylabel(f"{model}\nshare of the gates, %")
-        legend_beside(row)
-    for axis in grid[-1]:
-        axis.set_xlabel("layer")
-    save(figure, path)
-
-
-def curves(checkpoints, order, domains, path):
-    """Validation loss by domain against the tokens on the way to a model; checkpoints by name.
-
-    A branch begins where its seed ended, and finetuning where the branches ended. `order` names all models of the report, so
-    that each has the colour here that it has among the bars.
-    """
-    trained = {name: c for name, c in checkpoints.items() if c["log"]}
-    if not trained:
-        return
-    figure, axes = canvas(len(domains), 2.4 * len(domains), 3.0)
-    for axis, domain in zip(axes, domains, strict=True):
-        for name, c in trained.items():
-            before = sum(entry["tokens"] for entry in c["lineage"][:-1])
-            points = [((before + line["tokens"]) / 1e6, line["val_loss"][domain]) for line in c["log"]
-                      if domain in line["val_loss"]]
-            axis.plot(*zip(*points, strict=True), label=label(name), color=COLORS[order.index(name) % len(COLORS)], marker=".")
-        axis.set(title=domain, xlabel="training tokens, all stages, millions", yscale="log")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("")
-    axes[0].set(ylabel="validation loss, nats per token", yticks=(0.3, 0.5, 1, 2, 4))
-    legend_below(figure)
-    save(figure, path)
-
-
-def compute(points, path, top):
-    """Mean accuracy against training FLOPs, a circle for each model, its area the active parameters (the paper's Figure 2).
-
-    points: {model: (FLOPs, accuracies of the runs, active parameters)}; the bars are the runs' range. top: the
-    model that is drawn over the others.
-    """
-    figure, (axis,) = canvas(1, 7.5, 4.6)
-    for i, (name, (flops, scores, active)) in enumerate(points.items()):
-        middle, color = 100 * sum(scores) / len(scores), COLORS[i % len(COLORS)]
-        order = len(points) if name == top else i
-        axis.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], color=color, linewidth=1, zorder=order)
-        axis.scatter(flops / 1e12, middle, zorder=order, s=active / 3000, color=color, alpha=0.75, edgecolors="white",
-                     marker="o" if i < len(COLORS) else "s", label=name)
-    axis.set(xlabel="training compute since the seed, TFLOP", ylabel="mean accuracy, %")
-    axis.margins(0.1)
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8, markerscale=0.7)
-    save(figure, path)
+    """Accuracy by domain and model. results: "models" of results.json."""
+    domains = next(iter(results.values()))["accuracy"]
+    columns = {d: {name: 100 * result["accuracy"][d] for name, result in results.items()} for d in domains}
+    draw_bars(columns, path, "accuracy, %", 105, "%.0f")
 
 
 def normalised(scores, domains, path):
-    """Each model's accuracy in each domain over the best model's (the paper's Figure 2, right); {model: accuracies}."""
-    columns = {d: {name: row[i] for name, row in scores.items()} for i, d in enumerate(domains)}
-    best = {d: max(column.values()) or 1.0 for d, column in columns.items()}
-    bars({d: {name: v / best[d] for name, v in column.items()} for d, column in columns.items()}, path,
-         "accuracy / best model's", 1.1, "%.2f")
+    """Accuracy divided by the best model's (the paper's Figure 2, right). scores: {model: accuracies by domain}."""
+    best = np.max(list(scores.values()), axis=0)
+    columns = {d: {name: row[i] / (best[i] or 1) for name, row in scores.items()} for i, d in enumerate(domains)}
+    draw_bars(columns, path, "accuracy / best model's", 1.1, "%.2f")
 
 
-def probabilities(routings, path):
-    """How each expert's probability is distributed over tokens, a panel for each layer, a row for each model (Figure 5).
+def routing(loads, path):
+    """Each expert's share of the gates by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6).
 
-    routings: {model: {"experts", "probs": {domain: (n_layer, N, bins)}}}; all domains together.
+    loads: {model: {"experts": names, "share": {domain: (n_layer, N)}}}.
     """
-    n_layer = len(next(iter(next(iter(routings.values()))["probs"].values())))
-    figure, grid = grid_canvas(len(routings), n_layer, 2.8 * n_layer, 0.5 + 2.1 * len(routings))
-    for row, (model, routing) in zip(grid, routings.items(), strict=True):
-        domains = list(routing["probs"].values())
-        for layer, axis in enumerate(row):
-            for i, expert in enumerate(routing["experts"]):
-                n_bins = len(domains[0][layer][i])
-                share = [100 * sum(d[layer][i][b] for d in domains) / len(domains) for b in range(n_bins)]
-                axis.stairs(share, [b / n_bins for b in range(n_bins + 1)], color=COLORS[i % len(COLORS)],
-                            label=label(expert))
-            axis.set(title=f"layer {layer + 1}", yscale="log", ylim=(0.05, 100))
-            axis.yaxis.set_major_formatter("{x:g}")
-        row[0].set_ylabel(f"{model}\ntokens, %", fontsize=8)
-        legend_beside(row)
-    for axis in grid[-1]:
-        axis.set_xlabel("router probability")
-    save(figure, path)
+    n_domains = len(next(iter(loads.values()))["share"])
+    figure, rows = make_panels(len(loads), n_domains, 2.1, 2.3)
+    for panels, load in zip(rows, loads.values(), strict=True):
+        for panel, (domain, share) in zip(panels, load["share"].items(), strict=True):
+            percent = 100 * np.array(share).T / np.sum(share, axis=1)  # (N, n_layer); Switch's gates do not sum to 1
+            layers = np.arange(1, len(share) + 1)
+            for i, expert in enumerate(load["experts"]):
+                panel.bar(layers, percent[i], bottom=percent[:i].sum(0), label=expert)
+            panel.set(title=f"{domain} text", xlabel="layer", xticks=layers[::1 + len(layers) // 12])
+    save(figure, rows, [f"{model}\nshare of the gates, %" for model in loads], path)
 
 
-def coloured_text(rows, names, path, columns=100):
-    """Text on the colours of the experts that wrote it (the paper's Table 6); rows: {title: [(piece of text, expert)]}."""
-    lines = []  # (row, column, text, expert), expert None for titles
-    n = 0
-    for title, pieces in rows.items():
-        lines.append((n, 0, title, None))
-        column = 9
-        for text, expert in pieces:
-            for part in text.replace("\n", "⏎\n").splitlines(keepends=True):
-                if column + len(part) > columns:
-                    n, column = n + 1, 9
-                lines.append((n, column, part.rstrip("\n"), expert))
-                column += len(part.rstrip("\n"))
-                if part.endswith("\n"):
-                    n, column = n + 1, 9
-        n += 2
-    figure = Figure(figsize=(columns * 0.088, 0.27 * (n + 1)))
-    axis = figure.add_axes((0, 0, 1, 1))
-    axis.set(xlim=(-1, columns + 2), ylim=(n + 0.8, -0.8))
-    axis.axis("off")
-    for row, column, text, expert in [*lines, *((n, 9 + 12 * i, f" {name} ", i) for i, name in enumerate(names))]:
-        if expert is not None:
-            axis.barh(row, len(text), left=column, height=0.86, color=COLORS[expert % len(COLORS)])
-        axis.text(column, row, text, family="monospace", fontsize=9.5, va="center", color="black" if expert is None else "white")
-    save(figure, path)
+def probabilities(loads, path):
+    """How the router probability of each expert is distributed over the tokens of all domains, by layer (Figure 5).
 
-
-def forgetting(stages, experts, path):
-    """Each domain's accuracy from stage to stage: a panel for each domain, a line for each method, dots for the single experts.
-
-    stages: {method: {domain: [accuracies of the runs, or None] of seed, phase 1, mixed, end}}; experts: {domain: {expert: mean}}.
+    loads: {model: {"experts": names, "probs": {domain: (n_layer, N, bins)}}}.
     """
-    figure, axes = canvas(len(experts), 2.5 * len(experts), 3.2)
-    for axis, (domain, dots) in zip(axes, experts.items(), strict=True):
-        for color, (method, values) in zip(cycle(COLORS[1:]), stages.items()):  # noqa: B905 (as many colours as needed)
-            points = [(x, [100 * v for v in runs]) for x, runs in enumerate(values[domain]) if runs]
-            axis.plot([x for x, _ in points], [sum(v) / len(v) for _, v in points], marker="o", color=color, label=method)
-            for x, v in points:
-                axis.plot([x, x], [min(v), max(v)], color=color, linewidth=1)
-        for name, value in dots.items():
-            axis.annotate(name[0], (1, 100 * value), ha="center", va="center", fontsize=8, color=COLORS[1], weight="bold")
-        axis.set(title=domain, ylim=(-3, 103), xlim=(-0.3, 3.3))
-        axis.set_xticks(range(4), ["seed", "phase 1", "mixed", "end"], rotation=45)
-    axes[0].set_ylabel("accuracy, %")
-    legend_below(figure)
-    save(figure, path)
+    means = [np.mean(list(load["probs"].values()), axis=0) for load in loads.values()]  # (n_layer, N, bins) each
+    figure, rows = make_panels(len(loads), len(means[0]), 2.8, 2.1)
+    for panels, load, mean in zip(rows, loads.values(), means, strict=True):
+        for layer, panel in enumerate(panels):
+            for expert, share in zip(load["experts"], mean[layer], strict=True):
+                panel.stairs(100 * share, np.linspace(0, 1, len(share) + 1), label=expert)
+            panel.set(title=f"layer {layer + 1}", xlabel="router probability", yscale="log", ylim=(0.05, 100))
+    save(figure, rows, [f"{model}\ntokens, %" for model in loads], path)
+
+
+def draw_lines(points_of, colors, path, ylabel, **settings):
+    """A panel for each title with a line for each name. points_of: {title: {name: [(x, y)]}}; colors: by name."""
+    figure, [panels] = make_panels(1, len(points_of), 3.0, 2.5)
+    for panel, (title, lines_of) in zip(panels, points_of.items(), strict=True):
+        for name, points in lines_of.items():
+            panel.plot(*np.transpose(points), marker=".", color=colors[name], label=name)
+        panel.set(title=title, **settings)
+        panel.minorticks_off()
+    save(figure, [panels], [ylabel], path)
+
+
+def curves(checkpoints, order, domains, path):
+    """Validation loss by domain against the training tokens of a model and its parents. checkpoints: by name.
+
+    order: the names of all models of the report, so that a model has the same colour as among the bars.
+    """
+    points_of = {domain: {} for domain in domains}
+    for name, checkpoint in checkpoints.items():
+        before = sum(entry["tokens"] for entry in checkpoint["lineage"][:-1])
+        for domain in domains if checkpoint["log"] else []:
+            points_of[domain][name] = [((before + line["tokens"]) / 1e6, line["val_loss"].get(domain, np.nan))
+                                       for line in checkpoint["log"]]
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(order)}
+    draw_lines(points_of, colors, path, "validation loss, nats per token", xlabel="training tokens, millions",
+               yscale="log", yticks=(0.3, 0.5, 1, 2, 4), yticklabels=("0.3", "0.5", "1", "2", "4"))
 
 
 def lines(panels, path):
-    """The loss on the way from the seed (0) to other weights (1); panels: {title: {end: [(place, loss)]}}."""
-    figure, axes = canvas(len(panels), 4.2 * len(panels), 3.2)
-    for axis, (title, ends) in zip(axes, panels.items(), strict=True):
-        for color, (name, points) in zip(cycle(COLORS[1:]), ends.items()):  # noqa: B905 (as many colours as needed)
-            axis.plot(*zip(*points, strict=True), color=color, label=name)
-        axis.set(title=f"loss on {title}", xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
-        axis.axvline(0, color="#cccccc", linewidth=1)
-        axis.axvline(1, color="#cccccc", linewidth=1)
-    axes[0].set_ylabel("nats per token")
-    legend_below(figure)
-    save(figure, path)
+    """The loss on the way from the seed (0) to other weights (1). panels: {title: {end: [(place, loss)]}}."""
+    ends = next(iter(panels.values()))
+    colors = dict(zip(ends, COLORS[1:], strict=False))
+    draw_lines(panels, colors, path, "loss, nats per token", xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
 
 
-def scatter(points, labels, path):
-    """One dot for each run: {name of the colour: [(x, y)]}; labels: of the two axes."""
-    figure, (axis,) = canvas(1, 5.6, 4.0)
-    for color, (name, dots) in zip(cycle(COLORS[1:]), points.items()):  # noqa: B905 (as many colours as needed)
-        axis.scatter(*zip(*dots, strict=True), color=color, label=name)
-    axis.axhline(0, color="#cccccc", linewidth=1)
-    axis.axvline(0, color="#cccccc", linewidth=1)
-    axis.set(xlabel=labels[0], ylabel=labels[1])
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    save(figure, path)
+def forgetting(stages, experts, path):
+    """Accuracy by domain from stage to stage: a line for each method, and the initials of the single experts.
+
+    stages: {method: {domain: for each stage the accuracies of the runs, or None}}; experts: {domain: {expert: mean}}.
+    """
+    figure, [panels] = make_panels(1, len(experts), 2.5, 2.7)
+    for panel, (domain, means) in zip(panels, experts.items(), strict=True):
+        for (method, scores_of), color in zip(stages.items(), COLORS[1:], strict=False):
+            runs = {stage: 100 * np.array(scores) for stage, scores in enumerate(scores_of[domain]) if scores}
+            panel.plot(list(runs), [scores.mean() for scores in runs.values()], "o-", color=color, label=method)
+            for stage, scores in runs.items():
+                panel.plot([stage, stage], [scores.min(), scores.max()], linewidth=1, color=color)
+        for expert, mean in means.items():
+            panel.text(1, 100 * mean, expert[0], ha="center", va="center", color=COLORS[1], weight="bold")
+        panel.set(title=domain, ylim=(-3, 103))
+        panel.set_xticks(range(4), ["seed", "phase 1", "mixed", "end"], rotation=45)
+    save(figure, [panels], ["accuracy, %"], path)
+
+
+def compute(points, path, top):
+    """Mean accuracy against training compute; a circle's area shows the active parameters (Figure 2, left).
+
+    points: {model: (FLOPs, accuracies of the runs, active parameters)}; a line is the runs' range. top: drawn last.
+    """
+    figure, [[panel]] = make_panels(1, 1, 7.5, 4.1)
+    for i, (name, (flops, scores, active)) in enumerate(points.items()):
+        style = {"color": COLORS[i % len(COLORS)], "zorder": 99 if name == top else i}
+        panel.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], linewidth=1, **style)
+        panel.scatter(flops / 1e12, 100 * np.mean(scores), s=active / 3000, alpha=0.75, label=name, **style)
+    panel.set_xlabel("training compute since the seed, TFLOP")
+    save(figure, [[panel]], ["mean accuracy, %"], path)
+
+
+def coloured_text(rows, names, path, columns=100):
+    """Text on the colours of the experts that wrote it (the paper's Table 6). rows: {title: [(piece, expert)]}."""
+    figure = Figure()
+    panel = figure.add_axes((0, 0, 1, 1))
+    font = {"family": "monospace", "fontsize": 9.5, "va": "center"}
+    legend = [(f" {name} ", expert) for expert, name in enumerate(names)]
+    y = 0
+    for title, pieces in [*rows.items(), ("", legend)]:
+        panel.text(0, y, title, **font)
+        x = 9
+        for piece, expert in pieces:
+            if x + len(piece) > columns:
+                x, y = 9, y + 1
+            panel.barh(y, len(piece), left=x, height=0.86, color=COLORS[expert % len(COLORS)])
+            panel.text(x, y, piece.replace("\n", "⏎"), color="white", **font)
+            x += len(piece)
+            if "\n" in piece:
+                x, y = 9, y + 1
+        y += 2
+    panel.set(xlim=(-1, columns + 2), ylim=(y, -1))
+    panel.axis("off")
+    figure.set_size_inches(0.088 * columns, 0.27 * (y + 1))
+    save(figure, [], [], path)

@@ -1,0 +1,68 @@
+"""What every script needs: errors that end it with one line, and files that are whole or not there."""
+import argparse
+import hashlib
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class BadInput(Exception):
+    """Something the user gave is wrong. The message names the file or the option and says what to do."""
+
+
+def run(main):
+    """Call main(). BadInput becomes one line on stderr and exit code 2, as argparse has it for a wrong option."""
+    try:
+        main()
+    except BadInput as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def make_parser(description):
+    """An argparse parser that shows a script's docstring as it stands and answers a wrong option in one line."""
+    return argparse.ArgumentParser(description=description, usage=argparse.SUPPRESS,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def positive_int(text):
+    """A whole number above zero; a type for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def check_output(path):
+    """Create the folder of a file that is to be written later. Raises BadInput if the file could not be written there."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: its folder cannot be made ({error.strerror}); choose another name") from None
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise BadInput(f"{path}: cannot be written; choose another name")
+
+
+@contextmanager
+def replacing(path):
+    """Yield a temporary path beside `path`; what is written there takes the place of `path` at the end, whole.
+
+    Creates the folder. If anything fails, the old file stays. Raises BadInput if the path cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another name") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def digest(content):
+    """A short hash of bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]

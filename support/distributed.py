@@ -1,0 +1,72 @@
+"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP and FSDP2.
+
+    torchrun --nproc_per_node=8 train_expert.py ...             # each rank has the whole model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has a part of the weights, too
+"""
+import os
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard
+from torch.nn.parallel import DistributedDataParallel
+
+from data.common import BadInput
+
+
+def pick_device(name):
+    """The torch.device for --device; auto takes a GPU if there is one. Raises BadInput if this machine does not have it."""
+    if name == "auto":
+        name = "cpu"
+        if torch.accelerator.is_available():
+            name = torch.accelerator.current_accelerator().type
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):  # torch raises either, depending on the device
+        raise BadInput(f"--device {name}: this machine does not have it; try auto or cpu") from None
+    return device
+
+
+def autocast(dtype, device):
+    """The context in which matrix products are computed in --dtype; weights stay in float32.
+
+    auto: bfloat16 on a GPU that has it. On a CPU float32, so that results do not depend on the processor.
+    """
+    if dtype == "auto":
+        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if on_gpu else "float32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def join_ranks(name):
+    """Become one of torchrun's ranks if torchrun started this process. Returns device, rank and number of ranks."""
+    if "RANK" not in os.environ:
+        return pick_device(name), 0, 1
+    device = pick_device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device, dist.get_rank(), dist.get_world_size()
+
+
+def wrap(model, device, shard):
+    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks.
+
+    shard: FSDP2. A rank holds its part of the weights and gathers one block at a time.
+    """
+    if not dist.is_initialized():
+        return model.to(device)
+    if not shard:
+        return DistributedDataParallel(model.to(device))
+    mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, shard_placement_fn=cut)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=cut)
+
+
+def cut(p):
+    """Along which axis FSDP2 cuts a parameter. Experts, (N, ...), are cut along their width: N may be less than the ranks."""
+    return Shard(1) if p.ndim == 3 else Shard(0)

@@ -1,0 +1,30 @@
+"""Continue a text, token by token, with a GPT or with Branch-Train-Merge."""
+import torch
+
+
+@torch.inference_mode()
+def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None):
+    """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
+
+    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise the token is drawn from the
+    top_k likeliest, or from all if top_k is 0. When block_size is full, the older half is forgotten and the rest read again.
+    """
+    cache, new, n_read = [], idx, 0
+    for _ in range(max_new_tokens):
+        if n_read >= model.config.block_size:
+            cache, new, n_read = [], idx[:, -(model.config.block_size + 1) // 2:], 0
+        logits, _, routing = model(new, cache=cache)
+        n_read += new.shape[1]
+        kept, tokens = logits[:, -1].topk(top_k or logits.shape[-1])  # (B, top_k), the likeliest first
+        new = tokens[:, :1]  # (B, 1)
+        if temperature > 0:
+            probs = (kept / temperature).softmax(-1)
+            new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))
+        idx = torch.cat([idx, new], dim=1)
+        yield new, routing
+
+
+def generate(model, idx, max_new_tokens, **options):
+    """Continue idx (B, T) by max_new_tokens; returns (B, T + max_new_tokens). Options as in `stream`."""
+    tokens = [token for token, _ in stream(model, idx, max_new_tokens, **options)]
+    return torch.cat([idx, *tokens], dim=1)

@@ -1,0 +1,109 @@
+"""What the loops of both stages call and the method does not need: the rate, the optimizer, validation, settings."""
+import math
+
+import numpy as np
+import torch
+
+from data.common import BadInput
+from data.loader import first_windows
+
+
+def learning_rate(step, steps, peak, warmup):
+    """Linear warm-up over a share `warmup` of the steps, then a cosine from the peak to a tenth of it (4.1)."""
+    n_warmup = math.ceil(warmup * steps)
+    if step < n_warmup:
+        return peak * (step + 1) / n_warmup
+    progress = (step - n_warmup) / max(1, steps - 1 - n_warmup)
+    return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def set_learning_rate(optimizer, step, args):
+    """Give the optimizer the rate of this step; returns it."""
+    rate = learning_rate(step, args.steps, args.lr, args.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def make_optimizer(model, args):
+    """AdamW with Llama-2's betas, over the parameters that train; no weight decay on the norms' vectors (4.1)."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": args.weight_decay},
+              {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
+
+
+def is_due(done, every, steps):
+    """Whether a validation follows after `done` steps: after every `every`, a tenth of the steps if None, and the last."""
+    every = every or max(1, steps // 10)
+    return done % every == 0 or done == steps
+
+
+def step_generator(device, *key):
+    """A random generator for one step; the same key, as (seed, stage, step, rank), gives the same numbers."""
+    seed = np.random.SeedSequence(key).generate_state(1)[0]
+    return torch.Generator(device).manual_seed(int(seed))
+
+
+def check_batch_size(args, n_ranks):
+    """Raise BadInput unless a batch can be cut into equal parts."""
+    if args.batch_size % (args.grad_accum * n_ranks):
+        raise BadInput(f"--batch_size {args.batch_size} must be a multiple of --grad_accum {args.grad_accum} "
+                       f"times the number of GPUs, {n_ranks}")
+
+
+def read_texts(domains, mixture, block_size, n_windows):
+    """The training texts of a mixture, {domain: (n,) tokens}, and what is validated on, {domain: (n_windows, T + 1)}.
+
+    Every domain that has enough validation text is validated on. Raises BadInput if one of the mixture is missing or has
+    too little text.
+    """
+    for name in mixture:
+        if name not in domains:
+            raise BadInput(f"--data: there is no domain {name!r}; prepared are {', '.join(domains)}")
+        if len(domains[name].train) <= block_size:
+            raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
+    texts = {name: domains[name].train for name in mixture}
+    windows = {name: first_windows(domain.val, block_size, n_windows) for name, domain in domains.items()
+               if len(domain.val) > block_size}
+    return texts, windows
+
+
+@torch.no_grad()
+def validate(model, windows, device, batch_size):
+    """{domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}."""
+    model.eval()
+    losses = {}
+    for name, rows in windows.items():
+        total = 0.0
+        for chunk in rows.to(device).split(batch_size):
+            _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
+            total += loss.item() * len(chunk)
+        losses[name] = total / len(rows)
+    model.train()
+    return losses
+
+
+def check_finite(loss, step, args):
+    """Raise BadInput if the loss is not finite. The weights are not finite then, either, and nothing more is written."""
+    if not math.isfinite(loss):
+        raise BadInput(f"--lr {args.lr}: the loss is not finite after step {step}; try a lower rate")
+
+
+def format_numbers(numbers):
+    """{"math": 0.5, "code": 0.25} as "math 0.500 code 0.250"."""
+    return " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
+
+
+def run_settings(args, model, lineage, domains, device):
+    """All that the result of a run depends on, in plain values. It stands in the ledger; a run that goes on must have the same.
+
+    What only saves memory is left out, so it may change.
+    """
+    settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "shard", "save_every")}
+    digests = {}
+    for name, domain in domains.items():
+        for file in ("train.bin", "val.bin"):
+            digests[f"{name}/{file}"] = domain.meta["files"][file]
+    return settings | {"config": vars(model.config), "device": device.type, "digests": digests,
+                       "stages of --init": [entry["id"] for entry in lineage]}
