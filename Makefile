@@ -4,35 +4,23 @@
 #
 # The experts depend on the seed alone, so `make -j3` trains them at the same time.
 
-ifeq ($(OS),Windows_NT)
-$(error On Windows, run this inside WSL, https://learn.microsoft.com/windows/wsl)
-endif
-
 PRESET ?= cpu
 SEED   ?= 0
 PYTHON ?= python3
 PY      = .venv/bin/python
 
-# ---- the recipe, 1: what each stage reads, as a mixture of domains in percent ----------------------------------------
-
-NAMES  = math code wiki
-TESTED = general trivia $(NAMES) switch
-
-# The seed is a generalist: mostly general text, and trivia, which nobody else is taught.
+# ---- the recipe, part 1: what each stage reads, as a mixture of domains in percent ---------------------------------
+NAMES = math code wiki
+# The seed is a generalist: general text, and trivia, which no later stage reads as much of.
 SEED_DATA = general=30,trivia=55,math=10,code=2.5,wiki=2.5
-# An expert reads its own domain ($* is its name). As in the paper it also reads a little of the seed's text; an expert
-# that read none would forget that wholly.
+# An expert reads its own domain ($* is its name) and, as in the paper, some of the seed's text, to forget less of it.
 REPLAY      = general=2,trivia=3
 EXPERT_DATA = $*=95,$(REPLAY)
-# MoE finetuning reads all domains, so that the routers learn which expert to ask. The experts' have equal parts.
+# MoE finetuning reads all domains, so that the routers learn which expert to ask; the experts' have equal parts.
 FINETUNE_DATA = general=6,trivia=13,math=27,code=27,wiki=27
 
-# ---- the recipe, 2: shapes, steps and learning rates (chosen by `make grid`, see results/grid.md) --------------------
-
-ALPHA = 0.01
-ifeq ($(PRESET),cpu)         # for two laptop cores
-INTO          ?= out
-DATA          ?= data/bin
+# ---- the recipe, part 2: shapes, steps and learning rates (for the rates see results/grid.md) ----------------------
+# PRESET=cpu, for two laptop cores
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64
 D_FF           = 256
@@ -42,12 +30,12 @@ FINETUNE_STEPS = 770
 LR_SEED        = 5e-3
 LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
-else ifeq ($(PRESET),gpu)    # for one data-centre GPU
+ALPHA          = 0.01
+ifeq ($(PRESET),gpu)  # for one data-centre GPU
 INTO          ?= out/gpu
 DATA          ?= data/bin/level2
 PREPARE        = --level 2 --train_tokens 10000000
-BATCH          = 64
-TRAIN_OPTIONS  = --device cuda --batch_size $(BATCH)
+OPTIONS        = --device cuda --batch_size 64
 MOE_OPTIONS    = --fast
 SHAPE          = --n_layer 8 --n_head 8 --n_embd 512 --block_size 256
 D_FF           = 2048
@@ -57,47 +45,44 @@ FINETUNE_STEPS = 1540
 LR_SEED        = 1e-3
 LR_EXPERT      = 5e-4
 LR_BTX         = 5e-4
-else ifeq ($(PRESET),tiny)   # a rehearsal: every command, in seconds
+else ifeq ($(PRESET),tiny)  # a rehearsal of every command, in seconds; its models learn nothing
 INTO          ?= out/tiny
 DATA          ?= data/bin/tiny
 PREPARE        = --train_tokens 5000 --val_tokens 800 --tasks 4
-TRAIN_OPTIONS  = --batch_size 2 --eval_windows 1
+OPTIONS        = --batch_size 2 --eval_windows 1
 EVALUATE       = --tasks 4 --windows 2
 SHAPE          = --n_layer 2 --n_head 2 --n_embd 16 --block_size 32
 D_FF           = 16
 SEED_STEPS     = 4
 EXPERT_STEPS   = 4
 FINETUNE_STEPS = 8
-LR_SEED        = 5e-3
-LR_EXPERT      = 1.5e-3
 LR_BTX         = 2e-3
-else ifeq ($(PRESET),text)   # real text instead of the synthetic domains
+else ifeq ($(PRESET),text)
 include experiments/text.mk
-else
+else ifneq ($(PRESET),cpu)
 $(error PRESET is cpu, gpu, tiny or text, not $(PRESET))
 endif
+INTO ?= out
+DATA ?= data/bin
+OUT  ?= $(INTO)/seed$(SEED)
+BTM  ?= seed,math,code,wiki
 
-OUT ?= $(INTO)/seed$(SEED)
-RUN      = $(TRAIN_OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
+RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
 TRAIN    = $(PY) train_expert.py $(RUN)
 FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
-space := $() $()
-comma := ,
-SEED_AND_EXPERTS = seed,$(subst $(space),$(comma),$(strip $(NAMES)))
 
-# Under make -j several runs share the cores. One thread each is fastest then; and they print lines instead of bars.
+# Under make -j several runs share the cores: one thread each is fastest, and lines are easier to read than bars.
 ONE_THREAD = OMP_NUM_THREADS=1 TQDM_DISABLE=1
 AT_ONCE    = $(if $(findstring jobserver,$(MAKEFLAGS)),$(ONE_THREAD))
-# Threads wait by spinning. Briefly, so that another program on the same cores does not make training many times slower.
+# Threads wait by spinning. If they spin long, a busy program on the same cores makes training many times slower.
 export GOMP_SPINCOUNT ?= 6000
-# Memory that tensors free is kept, not asked for again: a tenth of a training step.
+# The C library keeps the memory that tensors free. Asking the system for it again costs a tenth of a training step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
-# ---- the pipeline ----------------------------------------------------------------------------------------------------
-
+# ---- the pipeline --------------------------------------------------------------------------------------------------
 .PHONY: all data help clean
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 	@echo "The report is $(OUT)/report.md; its figures are in $(OUT)/figures."
@@ -114,7 +99,6 @@ $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
 
 $(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
-
 $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --top_k 2 --seed $(SEED) --out $@
 
@@ -122,28 +106,20 @@ $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS) --lr $(LR_BTX) --alpha $(ALPHA)
 
 $(OUT)/report.md: $(PIPELINE) evaluate.py
-	$(PY) evaluate.py $(PIPELINE) --btm $(SEED_AND_EXPERTS) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
+	$(PY) evaluate.py $(PIPELINE) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
-# ---- everything else -------------------------------------------------------------------------------------------------
-
+# ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## the domains alone, as tokens
-
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
-	@echo
 	@echo "Variables: PRESET=cpu|gpu|tiny|text  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
-
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
-
 .venv/ready: requirements.txt
-	@$(PYTHON) -c "import sys; sys.version_info < (3, 10) and sys.exit('$(PYTHON) is too old: Python 3.10 or newer is' \
-	    ' needed; name one, as in make PYTHON=python3.12')"
+	@$(PYTHON) -c "import sys; sys.version_info < (3, 10) and sys.exit('Python 3.10 is needed: make PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
 
--include experiments/experiments.mk  # rivals, paper, grid
--include tests/tests.mk              # test, test-all, lint, bench
--include course/course.mk            # handout, grade, autograder
--include course/check.mk             # check
+# rivals, paper, grid; test, test-all, lint, bench; handout, grade, autograder; check (a handout has the last alone)
+-include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk

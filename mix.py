@@ -84,8 +84,10 @@ def mix(models, config, generator, feed_forwards="stacked"):
 
     models: state dicts of dense models. feed_forwards: what becomes of theirs, "stacked", "averaged", "split" or "blended".
     """
+    with torch.device("meta"):  # for its names; no numbers are drawn
+        names = GPT(config).state_dict().keys()
     mixed = {}
-    for name in GPT(config).state_dict():
+    for name in names:
         tensors = [model[name] for model in models if name in model]
         rule = rule_for(name, feed_forwards)
         if rule == "new":

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from data import tokenizer
 from data.common import BadInput, check_output, make_parser, positive_int, run
 from data.loader import load_domains
-from data.tokenizer import encode_prompt, load
 from support import btm, checkpoint, explore
 from support.distributed import pick_device
 from support.generation import stream
@@ -20,55 +20,91 @@ def parse(argv):
     """The options of this script."""
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a checkpoint, or several dense ones with --btm")
-    parser.add_argument("--btm", metavar="METHOD:K", help="merge several models, as in bayes:1 or tfidf:2 (support/btm.py)")
-    parser.add_argument("--data_dir", default="data/bin", help="for --btm tfidf: prepared data (default: %(default)s)")
+    parser.add_argument("--btm", metavar="METHOD:K", help="merge models, as in bayes:1 or tfidf:2 (support/btm.py)")
+    parser.add_argument("--data_dir", default="data/bin", help="for tfidf: prepared data (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
-    group = parser.add_argument_group("text")
-    group.add_argument("--prompt", default="", help="text to continue (default: none, start a new text)")
+    group = parser.add_argument_group("the text")
+    group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: %(default)s)")
-    group.add_argument("--top_k", type=positive_int, default=0, help="draw from this many likeliest tokens (default: all)")
+    group.add_argument("--temperature", type=float, default=0, help="0: take the likeliest token (default: 0)")
+    group.add_argument("--top_k", type=positive_int, default=0, help="draw from so many likeliest tokens (default: all)")
     group.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    group = parser.add_argument_group("experts of a mixture")
+    group = parser.add_argument_group("the experts of a mixture")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
-    group.add_argument("--layer", type=positive_int, help="the layer whose gates count, from 1 (default: mean over all layers)")
+    group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
     group.add_argument("--html", metavar="FILE", help="write a page that shows the gates of each token")
     return parser.parse_args(argv)
 
 
-def build_model(args, checkpoints, device):
-    """The model of the one checkpoint, or Branch-Train-Merge of several. Raises BadInput."""
-    if not args.btm:
-        if len(checkpoints) > 1:
-            raise BadInput("several models need --btm, as in --btm bayes:1")
-        return checkpoint.build(checkpoints[0], device)
-    for path, c in zip(args.models, checkpoints, strict=True):
-        if c["experts"]:
-            raise BadInput(f"{path} is a mixture of experts; --btm merges dense models")
-        if c["tokenizer"]["fingerprint"] != checkpoints[0]["tokenizer"]["fingerprint"]:
-            raise BadInput(f"{path} has another tokenizer than {args.models[0]}; --btm merges models of one tokenizer")
-    method, top_k = btm.parse_method(args.btm, len(checkpoints))
-    experts = [checkpoint.build(c, device) for c in checkpoints]
-    ...
-
-
-def colour(text, expert):
-    """Text on an expert's colour, for a terminal."""
-    red, green, blue = bytes.fromhex(explore.COLORS[expert % len(explore.COLORS)][1:])
-    return f"\x1b[48;2;{red};{green};{blue}m\x1b[97m{text}\x1b[0m"
+def build_model(args, models, device):
+    """The model of one checkpoint, or Branch-Train-Merge of several. models: {path: checkpoint}. Raises BadInput."""
+    first = models[args.models[0]]
+    if (args.experts or args.html) and not first["experts"]:
+        raise BadInput(f"--experts, --html: {args.models[0]} is dense; name a mixture of experts")
+    if args.btm:
+        method, top_k = btm.parse_method(args.btm, models)
+        training_data = btm.read_training_data(models, load_domains(args.data_dir)) if method == "tfidf" else None
+        return btm.BTM([checkpoint.build(c, device) for c in models.values()], method, top_k, training_data)
+    if len(models) > 1:
+        raise BadInput("--btm: say how several models write together, as in --btm bayes:1")
+    if args.layer and args.layer > first["config"]["n_layer"]:
+        raise BadInput(f"--layer {args.layer}: {args.models[0]} has {first['config']['n_layer']} layers")
+    return checkpoint.build(first, device)
 
 
 def top_experts(routing, layer):
-    """The expert with the largest gate for each token, a list. routing: one Routing for each layer; layer: see --layer."""
+    """The expert with the largest gate for each token of a pass, a list. layer: see --layer."""
     chosen = [routing[layer - 1]] if layer else routing
     return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
+
+
+def colour(text, expert):
+    """Text on the expert's colour, for a terminal."""
+    red, green, blue = bytes.fromhex(explore.COLORS[expert % len(explore.COLORS)][1:])
+    return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;255;255;255m{text}\x1b[0m"
 
 
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    checkpoints = [checkpoint.load(path) for path in args.models]
-    names = checkpoints[0]["experts"]
-    if (args.experts or args.html) and (not names or args.btm):
-        raise BadInput(f"--experts, --html: {args.models[0]} has no experts to show; name a mixture of experts")
-    ...
+    if args.html:
+        check_output(args.html)
+    models = {path: checkpoint.load(path) for path in args.models}
+    model = build_model(args, models, device)
+    experts = models[args.models[0]]["experts"]
+    encoding = tokenizer.load(models[args.models[0]]["tokenizer"])
+    prompt = tokenizer.encode_prompt(encoding, args.prompt)
+    if len(prompt) > model.config.block_size:
+        raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
+
+    ids = prompt[:1]  # the end-of-text token, behind which a text begins
+    new = prompt[1:]  # the ids to print next
+    shown = ""        # what is printed
+    generator = torch.Generator(device).manual_seed(args.seed)
+    idx = torch.tensor([prompt], device=device)
+    for token, routing in stream(model, idx, args.tokens, args.temperature, args.top_k, generator):
+        new.append(token.item())
+        # a token has the colour of the experts that read the token before it, because they wrote it
+        writers = top_experts(routing, args.layer)[-len(new):] if args.experts else new
+        for i, writer in zip(new, writers, strict=True):
+            ids.append(i)
+            text = encoding.decode([i for i in ids if i != encoding.eot])
+            if not text.endswith("\ufffd"):  # otherwise its last character is not complete yet
+                piece = text[len(shown):]
+                print(colour(piece, writer) if args.experts else piece, end="", flush=True)
+                shown = text
+        if token == encoding.eot:
+            break
+        new = []
+    print()
+    if args.experts:
+        print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(experts)))
+    if args.html:
+        ids = ids[-model.config.block_size - 1:]  # the end of a text that is longer than the model reads at once
+        texts = {args.prompt[:40] or "a new text": ids}
+        pages = {Path(args.models[0]).stem: (experts, [explore.read(model, encoding, ids, device)])}
+        explore.write(args.html, encoding, texts, pages)
+
+
+if __name__ == "__main__":
+    run(main)

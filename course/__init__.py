@@ -1,1 +1,1 @@
-"""The assignment: its handout is made of this repository, and graded by it. May import everything; nothing imports it."""
+"""The assignment, its handout and its grader. May import everything; nothing imports it."""

@@ -2,64 +2,78 @@
 
     python -m course.check 2
 
-A line for each check: its points if it is right, or else what differs. The grader runs the same checks on other numbers.
+Each check has a line with its points. If it is not right, a second line says what differs. The grader runs the same
+checks on other numbers.
 """
-import importlib
-import json
 import sys
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 from course import checks
-from support.settings import BadInput, option, parse, run
+from data.common import BadInput, make_parser, run
+
+EXPECTED = Path(__file__).parent / "expected.pt"  # in a handout: {check: {seed: its results}}
+WRITTEN = ("model.py", "mix.py", "finetune_router.py")  # students hand these in
 
 
-@dataclass
-class Settings:
-    stages: list = option([], "stages to check; none: all", positional=True)
+def attempt(check, lib, seed):
+    """What a check gives for the modules in `lib`; {"error": in one line} if it raises one."""
+    try:
+        return checks.compute(check, lib, seed)
+    except Exception as error:  # whatever students' code may raise
+        text = f"{type(error).__name__}: {str(error)[:200]}".partition("\n")[0]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name in WRITTEN]
+        if frames:
+            text += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+        return {"error": text}
 
 
-def modules():
-    """The three files that are written, as attributes of one object."""
-    return SimpleNamespace(**{name: importlib.import_module(name) for name in ("model", "mix", "train_expert")})
+def attempt_stage(stage, seeds):
+    """What all checks of a stage give for the files in this folder, {check: {seed: results or error}}."""
+    return {check.__name__: {seed: attempt(check, checks.Modules(), seed) for seed in seeds}
+            for check, _ in checks.CHECKS[stage]}
 
 
-def where(error):
-    """An error in one line: its kind and message, and the last line of the submission's own that it comes from."""
-    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).stem in ("model", "mix", "train_expert")]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    message = str(error).partition("\n")[0][:200]
-    return f"{type(error).__name__}: {message}{place}" if message else type(error).__name__ + place
+def first_problem(found, expected):
+    """What is wrong with a check's results, in one line; "" if nothing is. found, expected: {seed: results}."""
+    for seed, results in found.items():
+        problem = results.get("error") or checks.difference(results, expected[seed])
+        if problem:
+            return problem
+    return ""
+
+
+def explain(check, problem):
+    """A problem and, if something is written already, what to look at."""
+    if not problem or "NotImplementedError" in problem:
+        return problem
+    return f"{problem}\n      look at: {check.__doc__}"
 
 
 def main(argv=None):
-    settings = parse(Settings, argv)
-    wrong = [word for word in settings.stages if word not in map(str, checks.STAGES)]
-    if wrong:
-        raise BadInput(f"{wrong[0]!r} is no stage; they are {', '.join(map(str, checks.STAGES))}")
-    wanted = json.loads((Path(__file__).parent / "expected.json").read_text())
-    lib, total, most = modules(), 0, 0
-    for stage in [int(word) for word in settings.stages] or checks.STAGES:
+    parser = make_parser(__doc__)
+    parser.add_argument("stages", nargs="*", type=int, help="stages to check (default: all)")
+    args = parser.parse_args(argv)
+    for stage in args.stages:
+        if stage not in checks.STAGES:
+            raise BadInput(f"there is no stage {stage}; choose from 1 to {len(checks.STAGES)}")
+    if not EXPECTED.exists():
+        raise BadInput(f"{EXPECTED}: no such file; run this in a handout, see python -m course.handout --help")
+    expected = torch.load(EXPECTED, weights_only=True)
+    total = most = 0
+    for stage in args.stages or checks.STAGES:
         print(f"stage {stage}: {checks.STAGES[stage]}")
+        found = attempt_stage(stage, checks.PUBLIC_SEEDS)
         for check, points in checks.CHECKS[stage]:
-            problem = None
-            for seed, numbers in wanted[check.__name__].items():
-                want = {name: torch.tensor(v, dtype=torch.float64).view(shape) for name, (shape, v) in numbers.items()}
-                try:
-                    problem = problem or checks.differs(checks.compute(check, lib, int(seed)), want)
-                except Exception as error:
-                    problem = problem or where(error)
+            problem = first_problem(found[check.__name__], expected[check.__name__])
             got = 0 if problem else points
-            total, most = total + got, most + points
+            total += got
+            most += points
             print(f"  {got:>2} of {points:>2}  {check.__name__}")
             if problem:
-                print(f"      {problem}")
-                if "NotImplementedError" not in problem:
-                    print(f"      look at: {check.__doc__}")
+                print(f"      {explain(check, problem)}")
     print(f"{total} points")
     sys.exit(total < most)
 

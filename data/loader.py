@@ -29,14 +29,14 @@ def domain_names(folder):
 
 
 def load_domains(folder, names=None):
-    """{name: Domain} of the named domains in a folder, or of all. Raises BadInput if one is missing, or there is none."""
+    """{name: Domain} for the named domains in a folder, or for all. Raises BadInput if one or all are missing."""
     prepared = domain_names(folder)
     if not prepared:
         raise BadInput(f"{folder}: no prepared domains here; run python -m data.prepare, or name another folder")
     domains = {}
     for name in names or prepared:
         if name not in prepared:
-            raise BadInput(f"{folder}: no domain {name!r} here, only {', '.join(prepared)}; see python -m data.prepare --help")
+            raise BadInput(f"{folder}: no domain {name!r} here, only {', '.join(prepared)}; see data/prepare.py")
         path = Path(folder, name)
         meta = json.loads((path / "meta.json").read_text())
         tasks = [Task(**json.loads(line)) for line in (path / "tasks.jsonl").read_text().splitlines()]
@@ -59,11 +59,11 @@ def read_tokens(path, vocab_size):
 
 
 def check_tokenizer(domains, about, path):
-    """The Tokenizer of the checkpoint at `path`. Raises BadInput unless all domains, {name: Domain}, were prepared with it."""
+    """The Tokenizer of the checkpoint at `path`. Raises BadInput if a domain was prepared with another."""
     for name, domain in domains.items():
         if domain.meta["tokenizer"]["fingerprint"] != about["fingerprint"]:
-            raise BadInput(f"{path} has another tokenizer than domain {name!r}; name another --data_dir, or prepare it again "
-                           f"with --init {path}")
+            raise BadInput(f"{path} and the data of {name!r} have different tokenizers; name another --data_dir, "
+                           "or prepare the data with --init")
     return load(about)
 
 
@@ -76,15 +76,12 @@ def mixture(text):
     weights = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("=")
-        try:
-            value = float(weight or 1)
-        except ValueError:
-            value = 0.0
-        if name in weights or not 0 < value < inf:
+        weight = float(weight or 1)  # argparse reports a ValueError
+        if name in weights or not 0 < weight < inf:
             raise ArgumentTypeError(f"{part!r} should read DOMAIN=WEIGHT, with a weight above zero and no domain twice")
-        weights[name] = value
+        weights[name] = weight
     total = sum(weights.values())
-    return {name: value / total for name, value in weights.items()}
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def get_batch(tokens, mixture, block_size, batch_size, seed, stage, step, rank=0, world_size=1):
@@ -111,9 +108,10 @@ def get_batch(tokens, mixture, block_size, batch_size, seed, stage, step, rank=0
 
 
 def first_windows(text, block_size, n):
-    """The first n windows of a text, (n,) ids, one after another; fewer if it is short. Raises BadInput if it has none."""
+    """The first n windows of a text (n_tokens,), side by side, or as many as it has. Raises BadInput if it has none."""
     n = min(n, (len(text) - 1) // block_size)
     if n < 1:
-        raise BadInput(f"{getattr(text, 'filename', 'a text')}: {len(text)} tokens are too few for --block_size {block_size}")
+        name = getattr(text, "filename", "a text")
+        raise BadInput(f"{name} has {len(text)} tokens, too few for a block size of {block_size}")
     rows = [text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]
     return torch.from_numpy(np.stack(rows).astype(np.int64))  # (n, T + 1)

@@ -1,8 +1,8 @@
-"""Write domains as tokens: train.bin, val.bin, tasks.jsonl and meta.json in OUT/DOMAIN. Same seed, same bytes.
+"""Write domains as tokens: OUT/DOMAIN/{train.bin,val.bin,tasks.jsonl,meta.json}. The same seed gives the same bytes.
 
-    python -m data.prepare                                                     # all domains and `switch`
-    python -m data.prepare --domains math --level 2                            # one domain, harder
-    python -m data.prepare --domains "" --text poems=~/poems rfc='rfc/*.gz'    # your own text, in files or folders
+    python -m data.prepare                                                     # all synthetic domains
+    python -m data.prepare --domains math --level 2                            # one of them, harder
+    python -m data.prepare --domains "" --text poems=~/poems rfc='rfc/*.gz'    # your own text
 """
 import json
 import random
@@ -15,43 +15,71 @@ import torch
 from tqdm import tqdm
 
 from data import text, tokenizer
-from data.common import BadInput, digest, make_parser, positive_int, replacing, run
+from data.common import BadInput, check_output, digest, make_parser, positive_int, replacing, run
 from data.loader import id_type, load_domains, read_tokens
 from data.task import DOMAINS, Task, domain_module
 
+NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
 CHUNK = 2**16  # tokens of own text; the last tenth of each chunk is for validation, until there is enough
-SAMPLE = 150_000  # characters of each own text that a new tokenizer learns from
+SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained on
 
 
 def parse(argv):
+    """The options. `domains` becomes a list, `text` becomes {NAME: files}."""
     parser = make_parser(__doc__)
-    group = parser.add_argument_group("synthetic domains")
-    group.add_argument("--domains", default=",".join([*DOMAINS, "switch"]), help="(default: %(default)s)")
-    group.add_argument("--level", type=int, choices=(1, 2), default=1,
-                       help="1 for a laptop, 2 for models of 25M to 100M parameters (default: %(default)s)")
-    group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="(default: %(default)s)")
-    group.add_argument("--tasks", type=positive_int, default=400, help="test tasks, all different (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="another seed, other text (default: %(default)s)")
-    group = parser.add_argument_group("your own text")
-    group.add_argument("--text", nargs="+", action="extend", default=[], metavar="NAME=PATH",
-                       help="a domain of a file, a folder or a quoted pattern of files, plain UTF-8 or .jsonl, .gz or not; "
-                            "several paths with one NAME add up")
-    group.add_argument("--field", default="text", help="the field of .jsonl with the text (default: %(default)s)")
-    group = parser.add_argument_group("all domains")
-    group.add_argument("--val_tokens", type=positive_int, default=50_000,
-                       help="validation text; of own text at most a tenth (default: %(default)s)")
-    group.add_argument("--tokenizer", default="btx",
-                       help="btx, or N for a new one of N tokens that learns from --text (default: %(default)s)")
-    group.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of this checkpoint instead")
-    group.add_argument("--out", default="data/bin", help="folder to write to (default: %(default)s)")
-    return parser.parse_args(argv)
+    add = parser.add_argument_group("synthetic domains").add_argument
+    add("--domains", default=",".join(NAMES), help='names, or "" for none (default: %(default)s)')
+    add("--level", type=int, default=1, choices=(1, 2), help="2 suits 25M to 100M parameters (default: %(default)s)")
+    add("--train_tokens", type=positive_int, default=2_000_000, help="tokens of training text (default: %(default)s)")
+    add("--tasks", type=positive_int, default=400, help="different test tasks (default: %(default)s)")
+    add("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
+    add = parser.add_argument_group("your own text").add_argument
+    add("--text", nargs="+", action="extend", default=[], metavar="NAME=PATH",
+        help="a file, a folder or a pattern in quotes; UTF-8, plain or .jsonl, .gz or not; paths of one NAME add up")
+    add("--field", default="text", help="where the lines of .jsonl have their text (default: %(default)s)")
+    add("--tokenizer", type=positive_int, metavar="N",
+        help="train a new tokenizer of up to N tokens on the beginning of each --text (default: use the shipped one)")
+    add("--init", metavar="CHECKPOINT", help="use the tokenizer of this checkpoint, as of an imported model")
+    add = parser.add_argument_group("both").add_argument
+    add("--val_tokens", type=positive_int, default=50_000,
+        help="tokens of validation text, at most a tenth of own text (default: %(default)s)")
+    add("--out", default="data/bin", help="folder to write to (default: %(default)s)")
+    args = parser.parse_args(argv)
+    args.domains = [name for name in args.domains.split(",") if name]
+    for name in args.domains:
+        if name not in NAMES:
+            raise BadInput(f"--domains: {name!r} is not one of {', '.join(NAMES)}")
+    texts = {}
+    for pair in args.text:
+        name, _, path = pair.partition("=")
+        if not name.isidentifier() or name in NAMES:
+            raise BadInput(f"--text {pair}: should read NAME=PATH, with a new NAME of letters and digits")
+        files = text.find_files(path)
+        for other in texts.keys() - {name}:
+            if files & texts[other]:
+                raise BadInput(f"--text: {other} and {name} share a file; one would train on what validates the other")
+        texts[name] = texts.get(name, set()) | files
+    args.text = {name: sorted(files) for name, files in texts.items()}
+    return args
 
 
-def documents(name, rng, level, unseen=False):
-    """Yield (document, True) of a synthetic domain without end; `switch` goes to another domain with each.
+def choose_tokenizer(args):
+    """The Tokenizer that the options ask for."""
+    about = None
+    if args.init:
+        try:
+            about = torch.load(args.init, weights_only=True, mmap=True)["tokenizer"]
+        except Exception:  # torch has a different error for every kind of foreign file
+            raise BadInput(f"--init {args.init}: not a checkpoint of this project") from None
+    elif args.tokenizer:
+        samples = [text.read_beginning(files, args.field, SAMPLE) for files in args.text.values()]
+        ranks = tokenizer.train(samples, args.tokenizer - 1)
+        about = tokenizer.new_bpe(ranks, f"own{len(ranks) + 1}")
+    return tokenizer.load(about)
 
-    unseen: take functions of `code` that are never in the training text.
-    """
+
+def make_documents(name, rng, level, unseen=False):
+    """Yield (document, True) without end. unseen: take functions of `code` that are never in the training text."""
     domain = name
     while True:
         if name == "switch":
@@ -63,8 +91,8 @@ def documents(name, rng, level, unseen=False):
             yield domain_module(domain).document(rng, level), True
 
 
-def draw_task(name, rng, level):
-    """One task. That of `switch` is a document, END, and a task of another domain."""
+def make_task(name, rng, level):
+    """One task. Of `switch` it is a document, END, and a task of another domain."""
     if name != "switch":
         return domain_module(name).task(rng, level)
     before, after = rng.sample(DOMAINS, 2)
@@ -73,11 +101,11 @@ def draw_task(name, rng, level):
     return Task(document + tokenizer.END + task.prompt, task.answer, task.kind, task.cases)
 
 
-def draw_tasks(name, rng, level, n):
-    """n tasks with different prompts; fewer if the domain has fewer."""
+def make_tasks(name, rng, level, n):
+    """n tasks with different prompts, or as many as the domain has."""
     tasks = {}
     for _ in range(50 * n):
-        task = draw_task(name, rng, level)
+        task = make_task(name, rng, level)
         tasks.setdefault(task.prompt, task)
         if len(tasks) == n:
             break
@@ -85,88 +113,61 @@ def draw_tasks(name, rng, level, n):
 
 
 def encode(pieces, encoding):
-    """Yield the ids of pieces, (text, whether its document ends there); the end-of-text id follows each document."""
+    """Yield the ids of pieces, (text, whether its document ends there), and the end-of-text id after each document."""
     for piece, ends in pieces:
         yield from encoding.encode(piece)
         if ends:
             yield encoding.eot
 
 
-def make_synthetic(name, encoding, args):
-    """Training ids, validation ids and tasks of a synthetic domain, each from a random generator of its own."""
-    rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
-    train = encode(documents(name, rngs["train"], args.level), encoding)
-    val = encode(documents(name, rngs["val"], args.level, unseen=True), encoding)
-    dtype = id_type(encoding.vocab_size)
-    return (np.fromiter(islice(train, n_train), dtype), np.fromiter(islice(val, args.val_tokens), dtype),
-            draw_tasks(name, rngs["tasks"], args.level, args.tasks))
-
-
 def split(ids, n_val, dtype):
-    """Cut the ids of own text into chunks and yield each as (training ids, validation ids); n_val: validation ids in all."""
+    """Yield own text in pairs of arrays, (training ids, validation ids), with at most n_val validation ids in all."""
     while len(chunk := np.fromiter(islice(ids, CHUNK), dtype)):
         n = min(len(chunk) // 10, n_val)
         n_val -= n
         yield np.split(chunk, [len(chunk) - n])
 
 
-def write_domain(folder, parts, tasks, about, args):
-    """Write one domain. parts: pairs of arrays, (training ids, validation ids), not all in memory at once.
-
-    While files of two versions may lie side by side, there is no meta.json, and so no domain.
-    """
+def write_domain(folder, parts, tasks, meta):
+    """Write a domain. parts: see `split`. The new meta.json comes last, so files of two versions are never a domain."""
+    vocab_size = meta["tokenizer"]["vocab_size"]
     with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
           replacing(folder / "tasks.jsonl") as lines):
         with open(train, "wb") as train_file, open(val, "wb") as val_file:
-            for train_ids, val_ids in parts:
+            for train_ids, val_ids in tqdm(parts, desc=folder.name, unit="chunk", leave=False, disable=None):
                 train_file.write(train_ids)
                 val_file.write(val_ids)
         lines.write_text("".join(json.dumps(asdict(task)) + "\n" for task in tasks))
-        files = {"train.bin": digest(read_tokens(train, about["vocab_size"])),
-                 "val.bin": digest(read_tokens(val, about["vocab_size"])), "tasks.jsonl": digest(lines.read_bytes())}
+        files = {"train.bin": digest(read_tokens(train, vocab_size)), "val.bin": digest(read_tokens(val, vocab_size)),
+                 "tasks.jsonl": digest(lines.read_bytes())}
         (folder / "meta.json").unlink(missing_ok=True)
-    with replacing(folder / "meta.json") as meta:
-        meta.write_text(json.dumps({"tokenizer": about, "level": args.level, "seed": args.seed, "files": files}))
-
-
-def choose_tokenizer(args, texts):
-    """The `about` of the tokenizer that the options ask for; None is the shipped one."""
-    if args.init:
-        try:
-            return torch.load(args.init, weights_only=True, mmap=True)["tokenizer"]
-        except Exception:  # torch has a different error for every kind of foreign file
-            raise BadInput(f"--init {args.init}: not a checkpoint of this project") from None
-    if args.tokenizer == "btx":
-        return None
-    if not args.tokenizer.isdecimal():
-        raise BadInput(f"--tokenizer {args.tokenizer}: should be btx or a number of tokens")
-    samples = [text.read_beginning(files, args.field, SAMPLE) for files in texts.values()]
-    ranks = tokenizer.train(samples, int(args.tokenizer) - 1)
-    if len(ranks) + 1 != int(args.tokenizer):
-        raise BadInput(f"--tokenizer {args.tokenizer}: --text has enough for {len(ranks) + 1} tokens; ask for so many")
-    return tokenizer.new_bpe(ranks, f"own{args.tokenizer}")
+    with replacing(folder / "meta.json") as part:
+        part.write_text(json.dumps(meta | {"files": files}))
 
 
 def main(argv=None):
     args = parse(argv)
-    names = [name for name in args.domains.split(",") if name]
-    for name in names:
-        if name not in (*DOMAINS, "switch"):
-            raise BadInput(f"--domains: {name!r} is not one of {', '.join(DOMAINS)}, switch")
-    texts = text.find_texts(args.text)
-    encoding = tokenizer.load(choose_tokenizer(args, texts))
-    for name in [*names, *texts]:
-        if name in texts:
-            files = tqdm(sorted(texts[name]), desc=name, unit="file", disable=None)
-            ids = encode(text.read_pieces(files, args.field), encoding)
-            parts, tasks = split(ids, args.val_tokens, id_type(encoding.vocab_size)), []
-        else:
-            train, val, tasks = make_synthetic(name, encoding, args)
-            parts = [(train, val)]
-        write_domain(Path(args.out, name), parts, tasks, encoding.about, args)
+    encoding = choose_tokenizer(args)
+    folders = [Path(args.out, name) for name in [*args.domains, *args.text]]
+    for folder in folders:
+        check_output(folder / "meta.json")
+    meta = {"tokenizer": encoding.about, "level": args.level, "seed": args.seed}
+    dtype = id_type(encoding.vocab_size)
+    for folder in folders:
+        name = folder.name
+        if name in args.text:
+            ids = encode(text.read_pieces(args.text[name], args.field), encoding)
+            write_domain(folder, split(ids, args.val_tokens, dtype), [], meta)
+        else:  # training text, validation text and tasks have random generators of their own
+            rngs = [random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")]
+            n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
+            train = islice(encode(make_documents(name, rngs[0], args.level), encoding), n_train)
+            val = islice(encode(make_documents(name, rngs[1], args.level, unseen=True), encoding), args.val_tokens)
+            tasks = make_tasks(name, rngs[2], args.level, args.tasks)
+            write_domain(folder, [(np.fromiter(train, dtype), np.fromiter(val, dtype))], tasks, meta)
         domain = load_domains(args.out, [name])[name]
-        print(f"{args.out}/{name}: {len(domain.train):,} training and {len(domain.val):,} validation tokens, {len(tasks)} tasks")
+        print(f"{folder}: {len(domain.train):,} tokens to train on, {len(domain.val):,} to validate on, "
+              f"{len(domain.tasks)} tasks")
 
 
 if __name__ == "__main__":

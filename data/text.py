@@ -2,14 +2,12 @@
 import gzip
 import json
 import os
-import re
 from glob import glob
 from pathlib import Path
 
 from data.common import BadInput
 
 PIECE = 2**17  # characters that are read at once
-LAST_WORD = re.compile(r".*\S(?= )", re.DOTALL)  # up to the last space behind a word, where a token ends, too
 
 
 def find_files(path):
@@ -36,19 +34,20 @@ def read_pieces(files, field):
                             raise TypeError
                         yield text, True
                 else:
-                    yield from cut_at_words(file)
+                    while piece := file.read(PIECE):
+                        yield piece, False
+                    yield "", True
         except (KeyError, TypeError, json.JSONDecodeError):
             raise BadInput(f"--text: {path}, line {number}: no text under {field!r}; name another --field") from None
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise BadInput(f"--text: {path} is no text in UTF-8 ({error}); convert it, or name other files") from None
 
 
-def cut_at_words(file):
-    """Yield a file's text in pieces of about PIECE characters, whose tokens are those of the whole text."""
-    piece = file.read(PIECE)
-    while piece:
-        following = file.read(PIECE)
-        words = LAST_WORD.match(piece)
-        cut = words.end() if words and following else len(piece)
-        yield piece[:cut], not following
-        piece = piece[cut:] + following
+def read_beginning(files, field, n):
+    """The first n characters of some files."""
+    beginning = ""
+    for piece, _ in read_pieces(files, field):
+        beginning += piece
+        if len(beginning) >= n:
+            break
+    return beginning[:n]

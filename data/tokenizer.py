@@ -1,4 +1,4 @@
-"""Turn text into tokens: with the byte-level BPE shipped here, with one trained on own text, or with an imported tokenizer.
+"""Turn text into tokens: by the byte-level BPE shipped here, by one trained on own text, or by an imported tokenizer.
 
     python -m data.tokenizer          # train the shipped one again: writes data/btx.tiktoken, the same bytes every time
 
@@ -15,12 +15,12 @@ from typing import NamedTuple
 import regex  # installed with tiktoken
 import tiktoken
 
-from data.common import BadInput, digest
+from data.common import digest
 from data.task import DOMAINS, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"
 END = "<|endoftext|>"
-# words with their leading space; other signs likewise; single digits, as in Llama-2, so that numbers add up; white space
+# words and other signs, each with a leading space; single digits, as in Llama-2, so that numbers add up; white space
 PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
 
 
@@ -50,18 +50,27 @@ def train(texts, n_ranks):
     words = {}  # a word as a tuple of tokens -> how often it occurs
     for word, count in occurrences.items():
         words[tuple(bytes([b]) for b in word.encode("utf-8", "replace"))] = count
+    pairs = Counter()  # two neighbours -> how often they occur
+
+    def count_pairs(word, count):
+        for pair in pairwise(word):
+            pairs[pair] += count
+
+    for word, count in words.items():
+        count_pairs(word, count)
     ranks = {bytes([b]): b for b in range(256)}
     while len(ranks) < n_ranks:
-        pairs = Counter()
-        for word, count in words.items():
-            for pair in pairwise(word):
-                pairs[pair] += count
         most = max(pairs.values(), default=0)
         if most < 2:
             break
         best = min(pair for pair, count in pairs.items() if count == most)
         ranks.setdefault(best[0] + best[1], len(ranks))
-        words = {merge(word, best): count for word, count in words.items()}
+        for word in [word for word in words if best[0] in word and best[1] in word]:  # the others do not change
+            count = words.pop(word)
+            count_pairs(word, -count)
+            word = merge(word, best)
+            count_pairs(word, count)
+            words[word] = count
     return ranks
 
 
@@ -71,8 +80,6 @@ def merge(word, pair):
     >>> merge((b"a", b"a", b"a"), (b"a", b"a"))
     (b'aa', b'a')
     """
-    if pair[0] not in word:
-        return word
     merged = [word[0]]
     for token in word[1:]:
         if (merged[-1], token) == pair:
@@ -91,12 +98,12 @@ def new_bpe(ranks, name):
 
 def from_lines(definition):
     """The {token: rank} of a definition in tiktoken's file format."""
-    pairs = (line.split() for line in definition.splitlines())
+    pairs = map(str.split, definition.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 
 
 def from_huggingface(definition, eot, name):
-    """The `about` of an imported tokenizer: the text of its tokenizer.json, and the id of the token that ends a text."""
+    """The `about` of an imported tokenizer. definition: the text of tokenizer.json; eot: the id that ends a text."""
     import tokenizers  # needed by imported models only
     largest = max(tokenizers.Tokenizer.from_str(definition).get_vocab().values())
     return {"name": name, "kind": "huggingface", "fingerprint": digest(f"{definition} {eot}".encode()),
@@ -104,10 +111,8 @@ def from_huggingface(definition, eot, name):
 
 
 def load(about=None):
-    """The Tokenizer that `about` describes; without it, the shipped one, whose `about` has no definition."""
-    shipped = new_bpe(from_lines(FILE.read_text()), "btx")
-    definition = shipped.pop("definition")
-    about = about or shipped
+    """The Tokenizer that `about` describes; without it, the shipped one."""
+    about = about or new_bpe(from_lines(FILE.read_text()), "btx")
     if about["kind"] == "huggingface":
         import tokenizers
         imported = tokenizers.Tokenizer.from_str(about["definition"])
@@ -117,9 +122,7 @@ def load(about=None):
         return Tokenizer(lambda text: imported.encode(text, add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),
                          about["eot"], about["vocab_size"], about)
-    if "definition" not in about and about != shipped:
-        raise BadInput(f"{FILE} has changed since the model was trained; restore it, or prepare and train again")
-    ranks = from_lines(about.get("definition", definition))
+    ranks = from_lines(about["definition"])
     bpe = tiktoken.Encoding(about["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
     return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, about)
 

@@ -1,47 +1,38 @@
-# Every other model of the paper's tables, from the pipeline's seed and experts: `make rivals`, `make paper`, `make grid`.
+# The other models of the paper's tables, from the pipeline's seed and experts: `make rivals`, `make paper`, `make grid`
 # The models' names are those of the report; paper.md says which of them stand in which table.
-#
-#   seed -> dense_dm_1 -> dense_dm;  su_mixed -> su_dm_1 -> su_dm;  su_mixed -> su_cm_*   the data- and compute-matched baselines
-#   seed, math, code, wiki -> *_mixed -> *_short, *_medium, btx_nolb, btx_sample, ...     BTX, by routing method and so on
-
 LR_LARGE ?= 1e-2
 LR_DENSE ?= 1e-3
 LR_SU    ?= 1e-3
-# what the experts read, all of them together: the baselines' first phase
+# what the experts read, all of them together: the first phase of the data-matched baselines
 EXPERTS_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
 PHASE_1 := $(shell expr $(EXPERT_STEPS) \* 3)
-QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
-HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
-DOUBLE  := $(shell expr $(FINETUNE_STEPS) \* 2)
+WHOLE   := $(FINETUNE_STEPS)
+QUARTER := $(shell expr $(WHOLE) / 4)
+HALF    := $(shell expr $(WHOLE) / 2)
+TIMES    = $(shell expr $(WHOLE) \* $1)
 # MoE finetuning, $(call TUNE,steps,rate,alpha)
 TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --steps $1 --lr $2 --alpha $3
 
-# ---- the baselines -----------------------------------------------------------------------------------------------------
-
-# Llama-2 13B's part: from scratch, on the seed's data, with the active parameters of Top-2 (a feed-forward twice as wide)
+# ---- the baselines -------------------------------------------------------------------------------------------------
+# Llama-2 13B's part: from scratch, on the seed's data; with a feed-forward twice as wide, it has Top-2's active parameters
 $(OUT)/large.pt: $(DATA)/ready train_expert.py model.py
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(shell expr 2 \* $(D_FF)) --steps $(SEED_STEPS) --lr $(LR_LARGE)
-
 # Dense (DM): the experts' data, then the mixture of MoE finetuning
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt
 	$(TRAIN) --init $< --data $(EXPERTS_DATA) --steps $(PHASE_1) --lr $(LR_DENSE)
 $(OUT)/dense_dm.pt: $(OUT)/dense_dm_1.pt
-	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS) --lr $(LR_DENSE)
-
-# sparse upcycling: N copies of the seed; (DM) the same two phases, (CM) the last mixture alone, for what BTX cost
-$(OUT)/su_mixed.pt: $(OUT)/seed.pt
-	$(PY) mix.py $< $< $< $< --seed $(SEED) --out $@
+	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(WHOLE) --lr $(LR_DENSE)
+# sparse upcycling: four copies of the seed; (DM) the same two phases, (CM) the last mixture alone, for what BTX cost
+$(OUT)/su_mixed.pt: $(OUT)/seed.pt; $(PY) mix.py $< $< $< $< --seed $(SEED) --out $@
 $(OUT)/su_dm_1.pt: $(OUT)/su_mixed.pt
 	$(FINETUNE) --data $(EXPERTS_DATA) --steps $(PHASE_1) --lr $(LR_SU) --alpha $(ALPHA)
-$(OUT)/su_dm.pt: $(OUT)/su_dm_1.pt
-	$(call TUNE,$(FINETUNE_STEPS),$(LR_SU),$(ALPHA))
+$(OUT)/su_dm.pt: $(OUT)/su_dm_1.pt; $(call TUNE,$(WHOLE),$(LR_SU),$(ALPHA))
 SU_CM  = flops time elapsed paper
 BUDGET = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*
 $(SU_CM:%=$(OUT)/su_cm_%.pt): $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
 	$(call TUNE,$$($(BUDGET)),$(LR_SU),$(ALPHA))
 
-# ---- Branch-Train-MiX, mixed in one way or another, finetuned for a quarter, a half, the whole, and longer ---------------
-
+# ---- Branch-Train-MiX, mixed in one way or another, finetuned for a quarter, a half, the whole, and longer ---------
 MIX_switch    = --routing switch
 MIX_sample    = --routing sample
 MIX_soft      = --routing soft
@@ -53,72 +44,50 @@ KINDS = switch sample soft blend split2of8 split4of8
 $(KINDS:%=$(OUT)/%_mixed.pt) $(OUT)/hidden_mixed.pt: $(OUT)/%_mixed.pt: $(OUT)/seed.pt $(EXPERTS)
 	$(PY) mix.py $^ $(MIX_$*) --seed $(SEED) --out $@
 
-$(KINDS:%=$(OUT)/%_short.pt): $(OUT)/%_short.pt: $(OUT)/%_mixed.pt
-	$(call TUNE,$(QUARTER),$(LR_BTX),0)
-$(OUT)/sample_medium.pt $(OUT)/soft_medium.pt: $(OUT)/%_medium.pt: $(OUT)/%_mixed.pt
-	$(call TUNE,$(HALF),$(LR_BTX),0)
-$(OUT)/top2_short.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(QUARTER),$(LR_BTX),0)
-$(OUT)/top2_medium.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(HALF),$(LR_BTX),0)
-$(OUT)/lb_short.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(QUARTER),$(LR_BTX),0.01)
-$(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(QUARTER),$(LR_BTX),0) --train all-but-experts
-$(OUT)/btx_nolb.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),0)
-$(OUT)/btx_hidden.pt: $(OUT)/hidden_mixed.pt
-	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),$(ALPHA))
+# each model on one line: its name, the model it starts from; steps, rate and alpha of its finetuning
+$(KINDS:%=$(OUT)/%_short.pt): $(OUT)/%_short.pt: $(OUT)/%_mixed.pt; $(call TUNE,$(QUARTER),$(LR_BTX),0)
+$(OUT)/sample_medium.pt $(OUT)/soft_medium.pt: $(OUT)/%_medium.pt: $(OUT)/%_mixed.pt; $(call TUNE,$(HALF),$(LR_BTX),0)
+$(OUT)/top2_short.pt:    $(OUT)/btx_mixed.pt;    $(call TUNE,$(QUARTER),$(LR_BTX),0)
+$(OUT)/top2_medium.pt:   $(OUT)/btx_mixed.pt;    $(call TUNE,$(HALF),$(LR_BTX),0)
+$(OUT)/lb_short.pt:      $(OUT)/btx_mixed.pt;    $(call TUNE,$(QUARTER),$(LR_BTX),0.01)
+$(OUT)/frozen_short.pt:  $(OUT)/btx_mixed.pt;    $(call TUNE,$(QUARTER),$(LR_BTX),0) --train all-but-experts
+$(OUT)/btx_nolb.pt:      $(OUT)/btx_mixed.pt;    $(call TUNE,$(WHOLE),$(LR_BTX),0)
+$(OUT)/btx_hidden.pt:    $(OUT)/hidden_mixed.pt; $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
 # twice the tokens, as in the paper; not equal compute as there, since one soft layer of four weighs more than one of 32
-$(OUT)/btx_sample.pt: $(OUT)/sample_mixed.pt
-	$(call TUNE,$(DOUBLE),$(LR_BTX),$(ALPHA))
-
-# ---- beyond the paper: longer finetuning, an expert that comes later, experts that train their feed-forwards alone -------
-
+$(OUT)/btx_sample.pt:    $(OUT)/sample_mixed.pt; $(call TUNE,$(call TIMES,2),$(LR_BTX),$(ALPHA))
+# beyond the paper: two and four times the steps
 $(OUT)/btx_x2.pt $(OUT)/btx_x4.pt: $(OUT)/btx_x%.pt: $(OUT)/btx_mixed.pt
-	$(call TUNE,$(shell expr $(FINETUNE_STEPS) \* $*),$(LR_BTX),$(ALPHA))
+	$(call TUNE,$(call TIMES,$*),$(LR_BTX),$(ALPHA))
 $(OUT)/su_x2.pt $(OUT)/su_x4.pt: $(OUT)/su_x%.pt: $(OUT)/su_dm_1.pt
-	$(call TUNE,$(shell expr $(FINETUNE_STEPS) \* $*),$(LR_SU),$(ALPHA))
+	$(call TUNE,$(call TIMES,$*),$(LR_SU),$(ALPHA))
+# an expert that comes later: BTX of seed, math and code, finetuned without wiki's text; then the wiki expert is added
+$(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt; $(PY) mix.py $^ --seed $(SEED) --out $@
+$(OUT)/three.pt: FINETUNE_DATA = general=6,trivia=13,math=27,code=27
+$(OUT)/three.pt:         $(OUT)/three_mixed.pt;  $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
+$(OUT)/later_mixed.pt: $(OUT)/three.pt $(OUT)/wiki.pt; $(PY) mix.py $^ --seed $(SEED) --out $@
+$(OUT)/later_short.pt:   $(OUT)/later_mixed.pt;  $(call TUNE,$(QUARTER),$(LR_BTX),$(ALPHA))
+$(OUT)/later.pt:         $(OUT)/later_mixed.pt;  $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
 
-# BTX of seed, math and code, finetuned without wiki's text; then the wiki expert is added and all is finetuned again
-NO_WIKI = $(subst $(space),$(comma),$(filter-out wiki=%,$(subst $(comma),$(space),$(FINETUNE_DATA))))
-$(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt
-	$(PY) mix.py $^ --seed $(SEED) --out $@
-$(OUT)/three.pt: $(OUT)/three_mixed.pt
-	$(FINETUNE) --data $(NO_WIKI) --steps $(FINETUNE_STEPS) --lr $(LR_BTX) --alpha $(ALPHA)
-$(OUT)/later_mixed.pt: $(OUT)/three.pt $(OUT)/wiki.pt
-	$(PY) mix.py $^ --seed $(SEED) --out $@
-$(OUT)/later_short.pt: $(OUT)/later_mixed.pt
-	$(call TUNE,$(QUARTER),$(LR_BTX),$(ALPHA))
-$(OUT)/later.pt: $(OUT)/later_mixed.pt
-	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),$(ALPHA))
-
-FF_EXPERTS = $(EXPERTS:$(OUT)/%=$(OUT)/ff/%)
+# experts that train their feed-forwards alone, so that nothing needs to be averaged
+FF_EXPERTS = $(NAMES:%=$(OUT)/ff/%.pt)
 $(FF_EXPERTS): $(OUT)/ff/%.pt: $(OUT)/seed.pt
 	$(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT) --train feed-forwards
-$(OUT)/ff_mixed.pt: $(OUT)/seed.pt $(FF_EXPERTS)
-	$(PY) mix.py $^ --seed $(SEED) --out $@
-$(OUT)/btx_ff.pt: $(OUT)/ff_mixed.pt
-	$(call TUNE,$(FINETUNE_STEPS),$(LR_BTX),$(ALPHA))
+$(OUT)/ff_mixed.pt: $(OUT)/seed.pt $(FF_EXPERTS); $(PY) mix.py $^ --seed $(SEED) --out $@
+$(OUT)/btx_ff.pt:        $(OUT)/ff_mixed.pt;     $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
 
-# ---- scores ---------------------------------------------------------------------------------------------------------------
-
-RIVALS = $(PIPELINE) $(addprefix $(OUT)/,$(addsuffix .pt,dense_dm_1 dense_dm su_dm_1 su_dm))
-PAPER  = $(RIVALS) $(addprefix $(OUT)/,$(addsuffix .pt,large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(KINDS:%=%_short) \
-         top2_short lb_short frozen_short sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff \
-         btx_x2 su_x2 btx_x4 su_x4 three later_mixed later_short later))
+# ---- scores --------------------------------------------------------------------------------------------------------
+RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
+OTHERS = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(KINDS:%=%_short) top2_short lb_short frozen_short \
+         sample_medium soft_medium top2_medium hidden_mixed btx_hidden ff_mixed btx_ff btx_x2 su_x2 btx_x4 su_x4 \
+         three later_mixed later_short later
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
-.PHONY: rivals paper
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
-$(OUT)/rivals/report.md: $(RIVALS) evaluate.py
-	$(SCORE) $(RIVALS) --btm $(SEED_AND_EXPERTS)
-$(OUT)/paper/results.json: $(PAPER)
-	$(SCORE) $^ --btm $(SEED_AND_EXPERTS) --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2 --no-figures
-$(OUT)/hard/results.json: $(OUT)/btx_sample.pt
-	$(SCORE) $^ --hard_sampling --no-figures
+$(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
+$(OUT)/paper/results.json: $(RIVALS) $(OTHERS:%=$(OUT)/%.pt)
+	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2 --no-figures
+$(OUT)/hard/results.json: $(OUT)/btx_sample.pt; $(SCORE) $^ --hard_sampling --no-figures
 
-# ---- several seeds: the graph above once for each, one thread each, as many at a time as -j says ---------------------------
-
+# ---- several seeds: the graph above once for each, one thread each, as many at a time as -j says -------------------
 SEEDS  ?= 10
 REPORT ?= $(if $(filter cpu,$(PRESET)),results,$(INTO)/results)
 RUNS   := $(patsubst %,$(REPORT)/seed%.json,$(shell seq 0 $$(( $(SEEDS) - 1 ))))
@@ -127,31 +96,28 @@ paper: $(RUNS)  ## the paper's experiments for SEEDS=10 seeds; REPORT=results ha
 	$(PY) -m experiments.paper $^ --out $(REPORT)
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) INTO=$(INTO) DATA=$(DATA) SEED=$* $(INTO)/seed$*/paper/results.json $(INTO)/seed$*/hard/results.json
-	$(PY) -m experiments.collect $(INTO)/seed$* --data_dir $(DATA) --out $@
+	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $@
 
-# ---- the learning rates: on another data seed and training seed than the report's ------------------------------------------
-
-RATES        = 5e-4 1e-3 2e-3
-EXPERT_RATES = 1e-3 1.5e-3 2.25e-3
-LARGE_RATES  = 5e-3 1e-2 2e-2
-GRID         = $(INTO)/grid
-ON_GRID      = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
-SHARED       = $(addprefix $(GRID)/shared/,$(addsuffix .pt,seed $(NAMES)))
-GRIDS        = $(RATES) $(EXPERT_RATES:%=branch-%) $(LARGE_RATES:%=large-%)
-.PHONY: grid grid-shared $(GRIDS:%=grid-%)
-grid: $(GRIDS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
-	$(PY) -m experiments.grid $(GRIDS:%=$(GRID)/%) --out $(REPORT)
+# ---- the learning rates: on another data seed and training seed than the report's ----------------------------------
+GRID    = $(INTO)/grid
+ON_GRID = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
+SHARED  = $(patsubst %,$(GRID)/shared/%.pt,seed $(NAMES))
+RATES   = 5e-4 1e-3 2e-3
+BRANCH  = branch-1e-3 branch-1.5e-3 branch-2.25e-3
+LARGE   = large-5e-3 large-1e-2 large-2e-2
+POINTS  = $(RATES) $(BRANCH) $(LARGE)
+.PHONY: rivals paper grid grid-shared $(POINTS:%=grid-%)
+grid: $(POINTS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
+	$(PY) -m experiments.grid $(POINTS:%=$(GRID)/%) --out $(REPORT)
 grid-shared:
 	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED)
 $(RATES:%=grid-%): grid-%: grid-shared
 	mkdir -p $(GRID)/$* && cp -p $(SHARED) $(GRID)/$*
 	+$(ON_GRID) OUT=$(GRID)/$* LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $(GRID)/$*/grid/results.json
-$(EXPERT_RATES:%=grid-branch-%): grid-branch-%: grid-shared
+$(BRANCH:%=grid-%): grid-branch-%: grid-shared
 	mkdir -p $(GRID)/branch-$* && cp -p $(GRID)/shared/seed.pt $(GRID)/branch-$*
 	+$(ON_GRID) OUT=$(GRID)/branch-$* LR_EXPERT=$* WANT="seed $(NAMES) soup btx" $(GRID)/branch-$*/grid/results.json
-$(LARGE_RATES:%=grid-large-%): grid-large-%: grid-shared
+$(LARGE:%=grid-%): grid-large-%: grid-shared
 	+$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* SEED_STEPS=$(shell expr $(SEED_STEPS) / 2) WANT=large \
 	    $(GRID)/large-$*/grid/results.json
-
-$(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt)
-	$(SCORE) $^ --no-figures
+$(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt); $(SCORE) $^ --no-figures

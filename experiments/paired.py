@@ -1,6 +1,5 @@
 """Numbers over several seeds as text, and the paired t-test with Holm's correction."""
 import math
-from functools import cache
 from statistics import mean, stdev
 
 import numpy as np
@@ -18,51 +17,29 @@ def points(differences):
     """The mean of differences in points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`."""
     text = f"{100 * mean(differences):+.1f}"
     if len(differences) > 1:
-        text += f" ± {100 * half_width(differences):.1f}"
+        text += f" ± {100 * t_test(differences)[1]:.1f}"
     return text
 
 
-@cache
-def t_distribution(n):
-    """Values t > 0, and the probability that |t| is larger, for Student's t with n - 1 degrees of freedom.
+def t_test(differences):
+    """Paired t-test: the two-sided p that the mean is zero, and half of the mean's 95 % confidence interval.
 
-    With t = sqrt(n - 1) tan(x), Student's density becomes cos(x)^(n - 2) for 0 < x < pi / 2, which is easy to sum.
+    With t = sqrt(n - 1) tan(x), the density of Student's t becomes cos(x)^(n - 2), 0 < x < pi / 2. That is easy to sum.
     """
-    x = (np.arange(200_000) + 0.5) / 200_000 * math.pi / 2
+    n = len(differences)
+    error = stdev(differences) / math.sqrt(n)
+    x = (np.arange(20_000) + 0.5) / 20_000 * math.pi / 2
+    t = math.sqrt(n - 1) * np.tan(x)
     density = np.cos(x) ** (n - 2)
-    tail = density[::-1].cumsum()[::-1]
-    return math.sqrt(n - 1) * np.tan(x), tail / density.sum()
-
-
-def p_value(differences):
-    """The two-sided p of the t-test that paired differences have mean zero. Needs two of them or more.
-
-    >>> round(p_value([1.0, 2.0, 3.0]), 3)
-    0.074
-    """
-    error = stdev(differences) / math.sqrt(len(differences))
+    beyond = density[::-1].cumsum()[::-1] / density.sum()  # the probability that |t| is larger
+    half = t[(beyond <= 0.05).argmax()] * error
     if error == 0:
-        return float(mean(differences) == 0)
-    t, beyond = t_distribution(len(differences))
-    return float(np.interp(abs(mean(differences)) / error, t, beyond))
-
-
-def half_width(differences):
-    """Half of the 95 % confidence interval of the mean. Needs two differences or more.
-
-    >>> round(half_width([1.0, 2.0, 3.0]), 2)
-    2.48
-    """
-    t, beyond = t_distribution(len(differences))
-    return float(t[(beyond <= 0.05).argmax()]) * stdev(differences) / math.sqrt(len(differences))
+        return float(mean(differences) == 0), half
+    return np.interp(abs(mean(differences)) / error, t, beyond), half
 
 
 def holm(p_values):
-    """Correct p values for their number (Holm 1979); returns them in the same order.
-
-    >>> holm([0.01, 0.04, 0.02])
-    [0.03, 0.04, 0.04]
-    """
+    """Correct p values for their number (Holm 1979): [0.01, 0.04, 0.02] becomes [0.03, 0.04, 0.04]."""
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, i in enumerate(np.argsort(p_values, kind="stable")):

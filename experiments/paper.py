@@ -1,66 +1,102 @@
 """Write the report: the paper's tables and figures from our runs, beside the paper's own numbers.
 
+    python -m experiments.paper --collect out/seed0 --out results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
-Reads one file for each seed, written by experiments.collect. Writes README.md, figures/ and table6.html into --out. Text and
-tables are those of paper.md. There [[loss btx]] stands for Report.loss("btx"), and so on; [[loss btx with later]] counts only the
-runs that have both models. A table's row whose model no run has is left out.
+The first gathers what the report needs of one run. The second writes README.md, figures/ and table6.html from such
+files. Text and tables are those of paper.md. There [[loss btx]] stands for Report.loss("btx"), and with [[loss btx with
+later]] only the runs that have both models count.
 """
 import json
 import re
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
+
+import torch
 
 from data import tokenizer
 from data.common import BadInput, make_parser, replacing, run
+from data.loader import first_windows, load_domains
 from data.task import DOMAINS, over_domains
-from experiments.paired import half_width, holm, p_value, points, spread
-from support import explore, figures
+from experiments.paired import holm, points, spread, t_test
+from support import checkpoint, explore, figures
 
-TEMPLATE = (Path(__file__).parent / "paper.md").read_text()
+TEMPLATE = (Path(__file__).parent / "paper.md").read_text(encoding="utf-8")
 EXPERTS = ("math", "code", "wiki")
 COLUMNS = (*DOMAINS, "switch")
-GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS, "with_switch": COLUMNS}  # of a mean
-SMALLEST = 0.01  # a smaller difference does not count
-MARGIN = 0.03  # differences within it are about equal
+GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS, "with_switch": COLUMNS}
 
 COMPUTE = {  # the models of Figure 2, left
-    "seed": "seed", "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
-    "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top2": "BTM Top-2, Bayes", "btx_sample": "BTX Sample Top-1",
-    "btx": "BTX Top-2", "su_cm_time": "sparse upcycling (CM), equal device seconds",
-    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens", "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
-    "su_cm_elapsed": "sparse upcycling (CM), equal elapsed time"}
+    "seed": "seed", "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)",
+    "su_dm": "sparse upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top2": "BTM Top-2, Bayes",
+    "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "su_cm_time": "sparse upcycling (CM), equal device seconds",
+    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens",
+    "su_cm_flops": "sparse upcycling (CM), equal FLOPs", "su_cm_elapsed": "sparse upcycling (CM), equal elapsed time"}
 NORMALISED = {  # those of Figure 2, right
     "seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
     "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
 BALANCE = {"btx": "BTX Top-2", "btx_nolb": "BTX Top-2, unbalanced"}  # those of Figures 3 to 5
-ROUTERS = {  # those of Figure 6
-    "switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "top2_short": "Top-2 (short)",
-    "soft_short": "Soft (short)"}
-STAGES = {  # each method's model at four points: seed, phase 1, mixed, end
+ROUTERS = {"switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "top2_short": "Top-2 (short)",
+           "soft_short": "Soft (short)"}  # those of Figure 6
+STAGES = {  # a method's models at four points: seed, phase 1, mixed, end
     "BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
     "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
 
 
-class Missing(BadInput):
-    """No run has the model that is asked for."""
+@torch.no_grad()
+def measure_basin(folder, domains, n_windows=8):
+    """The loss from the seed (place 0) to each branch and to the soup (1): {group: {end: [[place, loss], ...]}}."""
+    seed = checkpoint.load(folder / "seed.pt")
+    model = checkpoint.build(seed)
+    windows = {name: first_windows(domains[name].val, model.config.block_size, n_windows) for name in DOMAINS}
+    lines = {"knowledge": {}, "experts": {}}
+    for name in (*EXPERTS, "soup"):
+        end = checkpoint.load(folder / f"{name}.pt")["model"]
+        for place in (i / 8 for i in range(-2, 13)):
+            model.load_state_dict({key: torch.lerp(p, end[key], place) for key, p in seed["model"].items()})
+            losses = {domain: model(rows[:, :-1], rows[:, 1:])[1].item() for domain, rows in windows.items()}
+            for group, line in lines.items():
+                line.setdefault(name, []).append([place, mean(losses[domain] for domain in GROUPS[group])])
+    return lines
 
 
-class Report:
+def read_gates(folder, domains, n_tokens=45):
+    """What BTX does with a text of each domain, for Table 6."""
+    btx = checkpoint.load(folder / "btx.pt")
+    model, words = checkpoint.build(btx), tokenizer.load(btx["tokenizer"])
+    T = min(n_tokens, model.config.block_size)
+    texts = {name: first_windows(domains[name].val, T, 1)[0].tolist() for name in DOMAINS}
+    reads = [explore.read(model, words, text) for text in texts.values()]
+    return {"experts": btx["experts"], "texts": texts, "reads": reads}
+
+
+def collect(folder, data_dir):
+    """All that the report needs of one run: what evaluate.py wrote for `make paper` (or `make rivals`), and more."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
+    results = found.get("paper") or found.get("rivals")
+    if not results:
+        raise BadInput(f"{folder}: neither paper/results.json nor rivals/results.json in it; run make rivals")
+    domains = load_domains(data_dir, DOMAINS)
+    results["hard"] = found["hard"]["models"] if "hard" in found else {}
+    results |= {"basin": measure_basin(folder, domains), "text": read_gates(folder, domains)}
+    return json.loads(json.dumps(results), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
+
+
+class Report(NamedTuple):
     """The results of several runs. The methods of the second half give what [[...]] stands for."""
 
-    def __init__(self, runs):
-        self.runs = runs
+    runs: list
 
     def having(self, *names):
         """A report on the runs that have all these models. Only models of the same seeds should be compared."""
         return Report([run for run in self.runs if run["models"].keys() >= {*names}])
 
     def models(self, name):
-        """One model's results in each run that has it."""
+        """A model's results in each run that has it."""
         found = self.having(name).runs
         if not found:
-            raise Missing(f"no run has the model {name}; run make paper")
+            raise BadInput(f"no run has the model {name}; run make paper")
         return [run["models"][name] for run in found]
 
     def accuracies(self, name, group):
@@ -80,41 +116,34 @@ class Report:
             return costs
         return [cost - seed[key] for cost, seed in zip(costs, self.having(name).models("seed"), strict=True)]
 
-    def corrected_p(self, hypothesis, family):
-        """p of a hypothesis (a, ">", b, group), corrected for all of its family that several runs can answer."""
-        tested = [h for h in family if h[1] == ">" and len(self.having(h[0], h[2]).runs) > 1]
-        p_values = [p_value(self.differences(a, b, group)) for a, _, b, group in tested]
+    def corrected_p(self, table, hypothesis):
+        """p of a hypothesis (a, ">", b, group), corrected for all of its table that several runs can answer."""
+        tested = []
+        for words in re.findall(rf"\[\[judge {table} (.+?)\]\]", TEMPLATE):
+            a, sign, b, group = words.split()
+            if sign == ">" and len(self.having(a, b).runs) > 1:
+                tested.append((a, sign, b, group))
+        p_values = [t_test(self.differences(a, b, group))[0] for a, _, b, group in tested]
         return holm(p_values)[tested.index(hypothesis)]
 
-    def judge(self, hypothesis, family):
-        """Cells: the difference over each group of domains, the judged one in bold; the number of runs; p; the verdict."""
-        a, sign, b, judged = hypothesis
-        cells = {group: points(self.differences(a, b, group)) for group in GROUPS}
-        cells[judged] = f"**{cells[judged]}**"
-        differences = self.differences(a, b, judged)
-        if len(differences) == 1:
-            p, verdict = "", "one seed"
-        elif sign == "≈":
-            p, verdict = "", equal_verdict(differences)
-        else:
-            corrected = self.corrected_p(hypothesis, family)
-            p, verdict = f"{corrected:.3f}", greater_verdict(differences, corrected)
-        return " | ".join([*cells.values(), str(len(differences)), p, verdict])
+    def fill(self, template):
+        """Replace each [[method argument ...]] by what that method returns."""
+        def call(match):
+            words, _, other = match[1].partition(" with ")
+            method, *arguments = words.split()
+            report = self.having(other) if other else self
+            return getattr(report, method)(*arguments)
+        return re.sub(r"\[\[(.+?)\]\]", call, template)
 
-    def fill(self, words):
-        """The text for [[words]]."""
-        words, _, other = words.partition(" with ")
-        name, *arguments = words.split()
-        report = self.having(arguments[0], other) if other else self
-        return getattr(report, name)(*arguments)
-
-    # what stands in [[...]] begins here
+    # ---- what stands in [[...]]
 
     def seeds(self):
         return str(len(self.runs))
 
     def machines(self):
-        return describe_machines(self.runs)
+        """Where, and with which code, the numbers were made."""
+        sentence = "{cores} cores of {cpu}, torch {torch}, commit {commit}"
+        return "; ".join(dict.fromkeys(sentence.format(**run["machine"]) for run in self.runs))
 
     def accuracy(self, name, column):
         return spread(self.accuracies(name, column), 100)
@@ -129,165 +158,136 @@ class Report:
     def minus(self, a, b, group):
         return points(self.differences(a, b, group))
 
+    def judge(self, table, a, sign, b, judged):
+        """Cells: the difference over each group, the judged one in bold; the number of runs; p; the verdict."""
+        cells = {group: self.minus(a, b, group) for group in GROUPS}
+        cells[judged] = f"**{cells[judged]}**"
+        differences = self.differences(a, b, judged)
+        p, verdict = "", "one seed"
+        if len(differences) > 1 and sign == "≈":
+            verdict = decide_equal(differences)
+        elif len(differences) > 1:
+            corrected = self.corrected_p(table, (a, sign, b, judged))
+            p, verdict = f"{corrected:.3f}", decide_greater(differences, corrected)
+        return " | ".join([*cells.values(), str(len(differences)), p, verdict])
+
     def cost(self, name):
-        """Cells: tokens, FLOPs, device seconds, elapsed seconds, the share of MoE training, active of all parameters."""
+        """Cells: tokens, FLOPs, device seconds, elapsed seconds, share of MoE training, active of all parameters."""
         models = self.models(name)
-        share = "" if models[0]["moe_share"] is None else f"{100 * models[0]['moe_share']:.0f} %"
+        tokens, flops = mean(self.costs(name, "tokens")) / 1e6, mean(self.costs(name, "flops")) / 1e12
+        seconds, elapsed = (spread(self.costs(name, key), digits=0) for key in ("seconds", "elapsed"))
+        share = models[0]["moe_share"]
+        share = "" if share is None else f"{100 * share:.0f} %"
         active, params = (mean(model[key] for model in models) / 1e3 for key in ("active_params", "params"))
-        return " | ".join([f"{mean(self.costs(name, 'tokens')) / 1e6:.1f}", f"{mean(self.costs(name, 'flops')) / 1e12:.1f}",
-                           spread(self.costs(name, "seconds"), digits=0), spread(self.costs(name, "elapsed"), digits=0),
-                           share, f"{active:.0f} of {params:.0f}"])
+        return f"{tokens:.1f} | {flops:.1f} | {seconds} | {elapsed} | {share} | {active:.0f} of {params:.0f}"
 
-    def registered(self, *hypothesis):
-        return self.judge(hypothesis, find_family("registered"))
+    def condition(self, what, smallest, largest):
+        """Cells: what was measured, and whether it is within bounds. See registered.md."""
+        def percent(name, *domains):
+            return [100 * mean(self.accuracies(name, domain)) for domain in domains]
 
-    def explored(self, *hypothesis):
-        return self.judge(hypothesis, find_family("explored"))
+        seed, btx = self.models("seed")[0], self.models("btx")[0]
+        dense_token = seed["flops"] / seed["tokens"]
+        moe_token = self.costs("su_dm", "flops")[0] / self.costs("su_dm", "tokens")[0]
+        feed_forwards = (btx["params"] - seed["params"]) / 3
+        finetuned = [percent(name, *DOMAINS) for name in ("btx", "dense_dm", "su_dm")]
+        template, values = {
+            "average": ("{:+.1f}", [100 * mean(self.differences("soup", "seed", "all"))]),
+            "known": ("{:.1f} %", percent("seed", *GROUPS["knowledge"])),
+            "untaught": ("{:.1f} %", percent("seed", *EXPERTS)),
+            "home": ("{:.1f} %", [*percent("math", "math"), *percent("code", "code"), *percent("wiki", "wiki")]),
+            "lowest": ("{:.1f} %", [min(accuracies) for accuracies in zip(*finetuned, strict=True)]),
+            "moe_share": ("{:.1f} %", [100 * mean(model["moe_share"] for model in self.models("btx"))]),
+            "moe_token": ("{:.2f}", [moe_token / dense_token]),
+            "feed_forwards": ("{:.1f} %", [100 * feed_forwards / seed["params"]]),
+            "pflop": ("{:.4f}", [btx["flops"] / 1e15])}[what]
+        measured = ", ".join(template.format(value) for value in values)
+        holds = float(smallest) <= min(values) and max(values) <= float(largest)
+        verdict = "yes" if holds else "**no**"
+        return f"{measured} | {verdict}"
 
-    def conditions(self):
-        """A row for each condition of registered.md: what should hold, what was measured, whether it holds."""
-        rows = []
-        for sentence, measured, holds in check_conditions(self):
-            rows.append(f"| {sentence} | {measured} | {'yes' if holds else '**no**'} |")
-        return "\n".join(rows)
 
-
-def find_family(which):
-    """The hypotheses of one table, "registered" or "explored": tuples (a, sign, b, group)."""
-    return [tuple(words.split()) for words in re.findall(rf"\[\[{which} (.+?)\]\]", TEMPLATE)]
-
-
-def greater_verdict(differences, p):
-    """Whether a > b: the difference must be significant, and large enough to count."""
-    if p >= 0.05 or abs(mean(differences)) < SMALLEST:
+def decide_greater(differences, p):
+    """a > b holds if the difference is significant, and at least one point."""
+    if p >= 0.05 or abs(mean(differences)) < 0.01:
         return "open"
     return "yes" if mean(differences) > 0 else "**no**"
 
 
-def equal_verdict(differences):
-    """Whether a ≈ b: the confidence interval must lie within the margin."""
-    size, half = abs(mean(differences)), half_width(differences)
-    if size + half <= MARGIN:
+def decide_equal(differences):
+    """a ≈ b holds if the whole confidence interval is within three points."""
+    size, half = abs(mean(differences)), t_test(differences)[1]
+    if size + half <= 0.03:
         return "yes"
-    return "**no**" if size - half > MARGIN else "open"
-
-
-def describe_machines(runs):
-    """Where and from which code the runs come."""
-    machines = [run["machine"] for run in runs]
-    return "; ".join(dict.fromkeys(f"{machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}, "
-                                   f"commit {machine['commit']}" for machine in machines))
-
-
-def check_conditions(report):
-    """What the recipe was to fulfil: tuples (sentence, what was measured, whether it holds), of means over the runs."""
-    def percent(shares):
-        return ", ".join(f"{100 * share:.1f} %" for share in shares)
-
-    def accuracy(name, column):
-        return mean(report.accuracies(name, column))
-
-    soup = mean(report.differences("soup", "seed", "all"))
-    knowledge = [accuracy("seed", domain) for domain in GROUPS["knowledge"]]
-    untaught = [accuracy("seed", domain) for domain in EXPERTS]
-    home = [accuracy(domain, domain) for domain in EXPERTS]
-    lowest = [min(accuracy(name, domain) for name in ("btx", "dense_dm", "su_dm")) for domain in DOMAINS]
-    share = mean(model["moe_share"] for model in report.models("btx"))
-    seed, btx = report.models("seed")[0], report.models("btx")[0]
-    moe_token = report.costs("su_dm", "flops")[0] / report.costs("su_dm", "tokens")[0]
-    price = moe_token / (seed["flops"] / seed["tokens"])
-    feed_forwards = (btx["params"] - seed["params"]) / 3 / seed["params"]
-    pflop = btx["flops"] / 1e15
-    return [
-        ("the average of all weights is no more than 3 points below the seed", f"{100 * soup:+.1f}", soup >= -0.03),
-        ("the seed solves 75 % of general and of trivia", percent(knowledge), min(knowledge) >= 0.75),
-        ("and at most 40 % of math, of code and of wiki", percent(untaught), max(untaught) <= 0.40),
-        ("each expert solves 90 % of its own domain", percent(home), min(home) >= 0.90),
-        ("no domain is above 97 % for BTX, Dense (DM) and upcycling (DM) all (the lowest of them)", percent(lowest),
-         max(lowest) <= 0.97),
-        ("20 to 27 % of the compute after the seed is MoE training", percent([share]), 0.20 <= share <= 0.27),
-        ("an MoE token costs 1.45 dense ones at least", f"{price:.2f}", price >= 1.45),
-        ("feed-forwards are half of the parameters at least", percent([feed_forwards]), feed_forwards >= 0.495),
-        ("the pipeline costs 0.027 PFLOP at most", f"{pflop:.4f}", pflop <= 0.027)]
-
-
-def fill_template(template, report):
-    """Put the report's numbers into a text. A table's row whose model no run has is left out."""
-    lines = []
-    for line in template.splitlines():
-        try:
-            lines.append(re.sub(r"\[\[(.+?)\]\]", lambda match: report.fill(match[1]), line))
-        except Missing:
-            if not line.startswith("|"):
-                raise
-    return "\n".join(lines) + "\n"
+    return "**no**" if size - half > 0.03 else "open"
 
 
 def draw(report, out):
-    """Draw every figure but Table 6's."""
-    found = {name for run in report.runs for name in run["models"]}
-    main = [name for name in COMPUTE if name in found]
-    figures.compute({COMPUTE[name]: (mean(report.costs(name, "flops")), report.accuracies(name, "all"),
-                                     mean(model["active_params"] for model in report.models(name))) for name in main},
-                    out / "figure2_left.png", top="BTX Top-2")
-    alike = report.having(*main)  # models of the same seeds
-    figures.normalised({label: [mean(alike.accuracies(name, column)) for column in COLUMNS]
-                        for name, label in NORMALISED.items() if name in found}, COLUMNS, out / "figure2_right.png")
-    routing = report.runs[0]["routing"]
-    balance = {label: routing[name] for name, label in BALANCE.items() if name in routing}
+    """Draw every figure but Table 6's. Those of routing and of the basin are of the first run that has all models."""
+    alike = report.having(*COMPUTE)  # models of the same seeds
+    first = alike.runs[0]
+    circles = {}
+    for name, label in COMPUTE.items():
+        active = report.models(name)[0]["active_params"]
+        circles[label] = mean(report.costs(name, "flops")), report.accuracies(name, "all"), active
+    figures.compute(circles, out / "figure2_left.png", top="BTX Top-2")
+    scores = {}
+    for name, label in NORMALISED.items():
+        scores[label] = [mean(alike.accuracies(name, column)) for column in COLUMNS]
+    figures.normalised(scores, COLUMNS, out / "figure2_right.png")
+    balance = {label: first["routing"][name] for name, label in BALANCE.items()}
     figures.routing(balance, out / "figure3_4.png")
     figures.probabilities(balance, out / "figure5.png")
-    routers = {label: routing[name] for name, label in ROUTERS.items() if name in routing}
-    if routers:
-        figures.routing(routers, out / "figure6.png")
-    basin = report.runs[0]["basin"]
-    figures.lines({"general and trivia": basin["knowledge"], "math, code and wiki": basin["experts"]}, out / "basin.png")
-    stages = {}
-    for method, names in STAGES.items():
-        stages[method] = {domain: [name and report.accuracies(name, domain) for name in names] for domain in DOMAINS}
-    experts = {domain: {name: mean(report.accuracies(name, domain)) for name in EXPERTS} for domain in DOMAINS}
+    figures.routing({label: first["routing"][name] for name, label in ROUTERS.items()}, out / "figure6.png")
+    titles = {"knowledge": "general and trivia", "experts": "math, code and wiki"}
+    figures.lines({titles[group]: lines for group, lines in first["basin"].items()}, out / "basin.png")
+    stages, experts = {method: {} for method in STAGES}, {}
+    for domain in DOMAINS:
+        experts[domain] = {name: mean(report.accuracies(name, domain)) for name in EXPERTS}
+        for method, names in STAGES.items():
+            stages[method][domain] = [report.accuracies(name, domain) if name else None for name in names]
     figures.forgetting(stages, experts, out / "forgetting.png")
 
 
 def write_table_6(text, out):
-    """Draw text of each domain on the colours of the experts with the largest gates, and write the page that shows all gates.
-
-    text: what experiments.collect read, {"experts", "texts": {domain: tokens}, "reads": of explore.read}.
-    """
-    shipped = tokenizer.load()
-    rows = {}
+    """Draw texts on the colours of the experts with the largest gates, and write the page. text: see read_gates."""
+    words = tokenizer.load()
+    rows = {domain: [] for domain in text["texts"]}
     for (domain, tokens), read in zip(text["texts"].items(), text["reads"], strict=True):
-        rows[domain] = []
         for token, gates in zip(tokens[1:], read["gates"], strict=True):  # gates: (n_layer, N)
-            sums = [sum(gate) for gate in zip(*gates, strict=True)]
-            rows[domain].append((explore.piece(shipped, token), sums.index(max(sums))))
+            sums = [sum(layers) for layers in zip(*gates, strict=True)]  # (N,)
+            rows[domain].append((explore.piece(words, token), sums.index(max(sums))))
     figures.coloured_text(rows, text["experts"], out / "figures" / "table6.png")
-    explore.write(out / "table6.html", shipped, text["texts"], {"btx": (text["experts"], text["reads"])})
+    explore.write(out / "table6.html", words, text["texts"], {"btx": (text["experts"], text["reads"])})
 
 
 def read_run(path):
-    """Read a file that experiments.collect wrote. Raises BadInput."""
+    """Read a file that --collect wrote. Raises BadInput."""
     try:
-        found = json.loads(Path(path).read_text())
-        drawn = found["hard"].get("btx_sample")
-        if drawn:
-            found["models"]["btx_sample_drawn"] = drawn  # with experts drawn in evaluation, too
+        found = json.loads(path.read_text())
+        if found["hard"]:  # Sample Top-1 whose experts are drawn in evaluation, too
+            found["models"]["btx_sample_drawn"] = found["hard"]["btx_sample"]
         return found
     except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{path}: not a file that experiments.collect wrote; run make paper") from None
+        raise BadInput(f"{path}: not a file that --collect wrote; run make paper") from None
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("runs", nargs="+", help="files that experiments.collect wrote, one for each seed")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("runs", nargs="+", type=Path, help="files that --collect wrote; with --collect: a run's folder")
+    parser.add_argument("--collect", action="store_true", help="gather what the report needs of one run")
+    parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
+    if args.collect:
+        with replacing(args.out) as part:
+            part.write_text(json.dumps(collect(args.runs[0], args.data_dir)))
+        return
     report = Report([read_run(path) for path in args.runs])
-    text = fill_template(TEMPLATE, report)
+    with replacing(args.out / "README.md") as part:
+        part.write_text(report.fill(TEMPLATE), encoding="utf-8")
     draw(report, args.out / "figures")
     write_table_6(report.runs[0]["text"], args.out)
-    with replacing(args.out / "README.md") as part:
-        part.write_text(text, encoding="utf-8")
     print(f"report: {args.out}/README.md   figures: {args.out}/figures/*.png")
 
 

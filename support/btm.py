@@ -3,15 +3,14 @@
     experts = [build(load(f"out/seed0/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
     model = BTM(experts, "bayes", top_k=2)  # is called like a GPT
 
-How much an expert counts depends on the text so far, x_1..x_t. There are two methods:
+An expert's weight p_i depends on the text so far, x_1..x_t. There are two methods:
 
-bayes   The probability that expert i wrote the text, if all experts were equally likely to write one:
-        p_i ~ prod_{s<=t} p_i(x_s | x_<s) (Li et al. 2022).
-tfidf   The paper's: the cosine similarity of the text with each expert's training data, both as tf-idf vectors. The weights
-        are those of c-BTM (Gururangan et al. 2023): p_i ~ exp(-|v - v_i|^2 / T), T = 0.1. Vectors have length 1, so this
-        is proportional to exp(2 cos / T).
+bayes   the posterior that expert i wrote the text, from a uniform prior: p_i ~ prod_{s<=t} p_i(x_s | x_<s) (Li et al.
+        2022)
+tfidf   the paper's: the cosine similarity of the text and the expert's training data, as tf-idf vectors v and v_i, with
+        the weights of c-BTM (Gururangan et al. 2023): p_i ~ exp(-|v - v_i|^2 / T) ~ exp(2 cos / T), as |v| = |v_i| = 1
 
-The top_k largest p_i are divided by their sum; the prediction is the mean of these experts' predictions with these weights.
+The top_k largest weights are kept and divided by their sum.
 """
 import math
 
@@ -23,27 +22,36 @@ from data.common import BadInput
 from data.loader import first_windows
 
 METHODS = ("bayes", "tfidf")
-TEMPERATURE = 0.1  # T of c-BTM
-N_WINDOWS = 200    # how many sequences of each expert's training data tfidf reads
+TEMPERATURE = 0.1  # T, as in c-BTM
+N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
 
-def parse_method(text, n_experts):
-    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2)."""
+def parse_method(text, models):
+    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2), for models, {name: checkpoint}. Raises BadInput."""
+    first = next(iter(models.values()))
+    for name, model in models.items():
+        if model["experts"] or model["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
+            raise BadInput(f"--btm: {name} cannot be merged; give dense models of one tokenizer")
     method, _, k = text.partition(":")
-    if method not in METHODS or k not in [str(n) for n in range(1, n_experts + 1)]:
-        raise BadInput(f"{text}: no way to merge; write bayes:K or tfidf:K with K from 1 to {n_experts}")
+    if method not in METHODS or k not in map(str, range(1, len(models) + 1)):
+        raise BadInput(f"{text}: say how to merge as bayes:K or tfidf:K, with K from 1 to {len(models)}")
     return method, int(k)
 
 
-def read_training_data(checkpoint, path, domains, block_size):
-    """The start of an expert's latest training data, in the shares of its mixture: (n, block_size + 1) int64."""
-    mixture = checkpoint["lineage"][-1].get("settings", {}).get("data", {})
-    if not mixture or not mixture.keys() <= domains.keys():
-        raise BadInput(f"{path} was trained on {', '.join(mixture) or 'no data'}: --data_dir lacks it, but tfidf needs it")
-    windows = []
-    for name, share in mixture.items():
-        windows.append(first_windows(domains[name].train, block_size, max(1, round(N_WINDOWS * share))))
-    return torch.cat(windows)
+def read_training_data(models, domains):
+    """For tfidf the start of each expert's latest training data, in the shares of its mixture: (n, T) int64 each.
+
+    models: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing.
+    """
+    T = min(model["config"]["block_size"] for model in models.values())
+    data = []
+    for name, model in models.items():
+        mixture = model["lineage"][-1].get("settings", {}).get("data", {})
+        if not mixture or not mixture.keys() <= domains.keys():
+            raise BadInput(f"{name} was trained on {', '.join(mixture) or 'no data'}; tfidf needs it in --data_dir")
+        data.append(torch.cat([first_windows(domains[domain].train, T, max(1, round(N_WINDOWS * share)))
+                               for domain, share in mixture.items()]))
+    return data
 
 
 def tfidf(windows, vocab_size):
@@ -99,30 +107,27 @@ class BTM(nn.Module):
 
     def log_weights(self, scores):
         """The log-softmax over the top_k largest scores, -inf for the rest: (E, B, T) -> (E, B, T)."""
-        kept, experts = scores.sort(dim=0, descending=True, stable=True)  # of equal scores the first expert's comes first
+        kept, experts = scores.sort(dim=0, descending=True, stable=True)  # stable: of equal scores the first wins
         kept = kept[:self.top_k].log_softmax(0)
         return torch.full_like(scores, -math.inf).scatter(0, experts[:self.top_k], kept)
 
     def forward(self, idx, cache=None):
-        """As `GPT.forward`, without loss and routing. The logits are the logarithms of the averaged prediction.
+        """As `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction, (B, T, V).
 
-        cache: [] at first; then each expert's cache, and at its end a dictionary of what the scores need of the text so far.
+        cache: [] at first; then each expert's cache, and a dictionary with what the scores need of the text so far.
         """
         cache = [] if cache is None else cache
         if cache == []:
-            cache.extend([] for _ in self.experts)
-            cache.append({})
-        *expert_caches, past = cache
-        outputs = [expert(idx, cache=c) for expert, c in zip(self.experts, expert_caches, strict=True)]
-        log_probs = torch.stack([logits.log_softmax(-1) for logits, _, _ in outputs])  # (E, B, T, V)
+            cache.extend([[] for _ in self.experts] + [{}])
+        past = cache[-1]
+        predictions = [expert(idx, cache=cache[i])[0].log_softmax(-1) for i, expert in enumerate(self.experts)]
+        log_probs = torch.stack(predictions)  # (E, B, T, V)
         if self.method == "bayes":
-            scores = self.bayes_scores(idx, log_probs, past)                           # (E, B, T)
+            scores = self.bayes_scores(idx, log_probs, past)  # (E, B, T)
         else:
-            scores = self.tfidf_scores(idx, past)
-        logits = (self.log_weights(scores)[..., None] + log_probs).logsumexp(0)        # (B, T, V)
-        return logits, None, []
+            scores = self.tfidf_scores(idx, past)             # (E, B, T)
+        return (self.log_weights(scores)[..., None] + log_probs).logsumexp(0), None, []
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those of the top_k experts that count for a token."""
-        experts = self.experts[:self.top_k] if active else self.experts
-        return sum(expert.num_params() for expert in experts)
+        return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])

@@ -59,6 +59,8 @@ def build(checkpoint, device="cpu"):
 
 def check_branches(paths, checkpoints):
     """Raise BadInput unless the checkpoints are branches of one seed: one shape, one tokenizer. Only the first may be an MoE."""
+    if len(paths) < 2:
+        raise BadInput(f"{paths[0]} alone cannot be mixed; name at least two models")
     first = checkpoints[0]
     ids = {entry["id"] for entry in first["lineage"]}
     for path, other in zip(paths[1:], checkpoints[1:], strict=True):
@@ -119,6 +121,9 @@ def load_state(out, model, optimizer, settings):
     state = read(path, STATE_KEYS)
     for name, value in settings.items():
         before = state["settings"].get(name)
+        if name == "digests" and before != value:
+            changed = {file for file, _ in before.items() ^ value.items()}
+            raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete the file to start anew")
         if before != value:
             raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                            "use the former again, or delete the file to start anew")

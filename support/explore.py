@@ -19,8 +19,8 @@ def piece(tokenizer, token):
 def read(model, tokenizer, tokens, device="cpu"):
     """What an MoE does with a text of T + 1 ids, for each token but the first, in lists and numbers.
 
-    gates: (T, n_layer, N) in %, from the place before the token, where it was predicted. p: (T,), the token's probability.
-    next: for each place the five likeliest tokens, [text, probability] each.
+    gates: (T, n_layer, N), in %, where the token was predicted, which is at the token before it. p: (T,), the token's
+    probability. next: the five likeliest tokens in its place, [text, probability] each.
     """
     idx = torch.tensor([tokens], device=device)                              # (1, T + 1)
     logits, _, routing = model(idx[:, :-1])
@@ -28,9 +28,9 @@ def read(model, tokenizer, tokens, device="cpu"):
     gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)   # (T, n_layer, N)
     given = probs.gather(1, idx[0, 1:, None])[:, 0]                          # (T,)
     likeliest = []
-    for row in probs:
-        values, ids = row.topk(5)
-        likeliest.append([[piece(tokenizer, i), round(p, 3)] for i, p in zip(ids.tolist(), values.tolist(), strict=True)])
+    for values, ids in zip(*probs.topk(5), strict=True):
+        pieces = [piece(tokenizer, token) for token in ids.tolist()]
+        likeliest.append([[text, round(p, 3)] for text, p in zip(pieces, values.tolist(), strict=True)])
     return {"gates": (100 * gates).cpu().double().round(decimals=1).tolist(),
             "p": given.cpu().double().round(decimals=3).tolist(), "next": likeliest}
 

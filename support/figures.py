@@ -1,4 +1,7 @@
-"""The pictures of the reports. Each function draws one and writes it to `path`."""
+"""The pictures of the reports. Each function draws one and writes it to `path`.
+
+`results` and `loads` are "models" and "routing" of results.json.
+"""
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -6,39 +9,40 @@ from matplotlib.figure import Figure
 from data.common import replacing
 from support.explore import COLORS
 
-matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,
+matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,  # C0, C1 ...
                             "axes.spines.right": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 130})
 
 
 def make_panels(n_rows, n_columns, width, height):
-    """A figure with rows of panels of width x height inches. Returns it and the panels, (n_rows, n_columns)."""
-    figure = Figure(figsize=(width * n_columns, height * n_rows + 0.5), layout="constrained")
+    """A figure with rows of panels, each width x height inches. Returns it and the panels, (n_rows, n_columns)."""
+    figure = Figure(figsize=(width * n_columns + 1, height * n_rows), layout="constrained")
     return figure, figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
 
 
 def save(figure, rows, ylabels, path):
-    """Label the rows of panels, explain the colours beside them, and write the figure."""
+    """Label the rows of panels, explain their colours to the right, and write the figure."""
     for row, ylabel in zip(rows, ylabels, strict=True):
         row[0].set_ylabel(ylabel)
-        if row[0].get_legend_handles_labels()[1]:
-            row[-1].legend(*row[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1, 1))
+        handles, labels = row[0].get_legend_handles_labels()
+        if labels:
+            row[-1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1, 1))
     with replacing(path) as part:
         figure.savefig(part, format="png")
 
 
 def draw_bars(columns, path, ylabel, top, fmt):
     """A panel for each domain with a bar for each model. columns: {domain: {model: value}}."""
-    figure, [panels] = make_panels(1, len(columns), 2.5, 3.1)
+    figure, [panels] = make_panels(1, len(columns), 2.5, 3.6)
     for panel, (domain, values) in zip(panels, columns.items(), strict=True):
-        drawn = panel.bar(list(values), list(values.values()), color=COLORS)
-        panel.bar_label(drawn, fmt=fmt, fontsize=7)
+        bars = panel.bar(list(values), list(values.values()), color=COLORS)
+        panel.bar_label(bars, fmt=fmt, fontsize=7)
         panel.set(title=domain, ylim=(0, top))
         panel.tick_params(axis="x", rotation=90)
     save(figure, [panels], [ylabel], path)
 
 
 def accuracy(results, path):
-    """Accuracy by domain and model. results: "models" of results.json."""
+    """Accuracy by domain and model."""
     domains = next(iter(results.values()))["accuracy"]
     columns = {d: {name: 100 * result["accuracy"][d] for name, result in results.items()} for d in domains}
     draw_bars(columns, path, "accuracy, %", 105, "%.0f")
@@ -52,29 +56,22 @@ def normalised(scores, domains, path):
 
 
 def routing(loads, path):
-    """Each expert's share of the gates by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6).
-
-    loads: {model: {"experts": names, "share": {domain: (n_layer, N)}}}.
-    """
-    n_domains = len(next(iter(loads.values()))["share"])
-    figure, rows = make_panels(len(loads), n_domains, 2.1, 2.3)
+    """Each expert's share of the gates by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6)."""
+    figure, rows = make_panels(len(loads), len(next(iter(loads.values()))["share"]), 2.1, 2.5)
     for panels, load in zip(rows, loads.values(), strict=True):
         for panel, (domain, share) in zip(panels, load["share"].items(), strict=True):
             percent = 100 * np.array(share).T / np.sum(share, axis=1)  # (N, n_layer); Switch's gates do not sum to 1
-            layers = np.arange(1, len(share) + 1)
             for i, expert in enumerate(load["experts"]):
-                panel.bar(layers, percent[i], bottom=percent[:i].sum(0), label=expert)
-            panel.set(title=f"{domain} text", xlabel="layer", xticks=layers[::1 + len(layers) // 12])
+                panel.bar(range(1, len(share) + 1), percent[i], bottom=percent[:i].sum(0), label=expert)
+            panel.set(title=f"{domain} text", xlabel="layer")
+            panel.locator_params(axis="x", integer=True)
     save(figure, rows, [f"{model}\nshare of the gates, %" for model in loads], path)
 
 
 def probabilities(loads, path):
-    """How the router probability of each expert is distributed over the tokens of all domains, by layer (Figure 5).
-
-    loads: {model: {"experts": names, "probs": {domain: (n_layer, N, bins)}}}.
-    """
-    means = [np.mean(list(load["probs"].values()), axis=0) for load in loads.values()]  # (n_layer, N, bins) each
-    figure, rows = make_panels(len(loads), len(means[0]), 2.8, 2.1)
+    """How each expert's router probability is distributed over tokens, by layer; the mean over domains (Figure 5)."""
+    means = [np.mean(list(load["probs"].values()), axis=0) for load in loads.values()]  # (n_layer, N, BINS) each
+    figure, rows = make_panels(len(loads), len(means[0]), 2.8, 2.3)
     for panels, load, mean in zip(rows, loads.values(), means, strict=True):
         for layer, panel in enumerate(panels):
             for expert, share in zip(load["experts"], mean[layer], strict=True):
@@ -83,38 +80,44 @@ def probabilities(loads, path):
     save(figure, rows, [f"{model}\ntokens, %" for model in loads], path)
 
 
-def draw_lines(points_of, colors, path, ylabel, **settings):
-    """A panel for each title with a line for each name. points_of: {title: {name: [(x, y)]}}; colors: by name."""
-    figure, [panels] = make_panels(1, len(points_of), 3.0, 2.5)
-    for panel, (title, lines_of) in zip(panels, points_of.items(), strict=True):
-        for name, points in lines_of.items():
-            panel.plot(*np.transpose(points), marker=".", color=colors[name], label=name)
+def draw_lines(lines_of, order, **settings):
+    """A panel for each title with a line for each name: the mean of the runs, and their range.
+
+    lines_of: {title: {name: [(x, y or the runs' ys)]}}; order: the names in the order of the colours.
+    """
+    figure, [panels] = make_panels(1, len(lines_of), 2.8, 2.6)
+    for panel, (title, named) in zip(panels, lines_of.items(), strict=True):
+        for name, points in named.items():
+            xs, color = [x for x, _ in points], f"C{order.index(name)}"
+            panel.plot(xs, [np.mean(y) for _, y in points], marker=".", color=color, label=name)
+            panel.vlines(xs, [np.min(y) for _, y in points], [np.max(y) for _, y in points], color=color)
         panel.set(title=title, **settings)
         panel.minorticks_off()
-    save(figure, [panels], [ylabel], path)
+    return figure, panels
 
 
 def curves(checkpoints, order, domains, path):
-    """Validation loss by domain against the training tokens of a model and its parents. checkpoints: by name.
+    """Validation loss by domain against the training tokens of a model and its parents.
 
-    order: the names of all models of the report, so that a model has the same colour as among the bars.
+    checkpoints: by name. order: all models of the report, so that each has the colour that it has among the bars.
     """
-    points_of = {domain: {} for domain in domains}
+    lines_of = {domain: {} for domain in domains}
     for name, checkpoint in checkpoints.items():
-        before = sum(entry["tokens"] for entry in checkpoint["lineage"][:-1])
-        for domain in domains if checkpoint["log"] else []:
-            points_of[domain][name] = [((before + line["tokens"]) / 1e6, line["val_loss"].get(domain, np.nan))
-                                       for line in checkpoint["log"]]
-    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(order)}
-    draw_lines(points_of, colors, path, "validation loss, nats per token", xlabel="training tokens, millions",
-               yscale="log", yticks=(0.3, 0.5, 1, 2, 4), yticklabels=("0.3", "0.5", "1", "2", "4"))
+        before = sum(stage["tokens"] for stage in checkpoint["lineage"][:-1])
+        for line in checkpoint["log"]:
+            for domain in lines_of.keys() & line["val_loss"].keys():
+                point = (before + line["tokens"]) / 1e6, line["val_loss"][domain]
+                lines_of[domain].setdefault(name, []).append(point)
+    figure, panels = draw_lines(lines_of, order, xlabel="training tokens, millions", yscale="log",
+                                yticks=(0.3, 0.5, 1, 2, 4), yticklabels=("0.3", "0.5", "1", "2", "4"))
+    save(figure, [panels], ["validation loss, nats per token"], path)
 
 
 def lines(panels, path):
     """The loss on the way from the seed (0) to other weights (1). panels: {title: {end: [(place, loss)]}}."""
-    ends = next(iter(panels.values()))
-    colors = dict(zip(ends, COLORS[1:], strict=False))
-    draw_lines(panels, colors, path, "loss, nats per token", xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
+    order = ["seed", *next(iter(panels.values()))]
+    figure, drawn = draw_lines(panels, order, xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
+    save(figure, [drawn], ["loss, nats per token"], path)
 
 
 def forgetting(stages, experts, path):
@@ -122,17 +125,15 @@ def forgetting(stages, experts, path):
 
     stages: {method: {domain: for each stage the accuracies of the runs, or None}}; experts: {domain: {expert: mean}}.
     """
-    figure, [panels] = make_panels(1, len(experts), 2.5, 2.7)
-    for panel, (domain, means) in zip(panels, experts.items(), strict=True):
-        for (method, scores_of), color in zip(stages.items(), COLORS[1:], strict=False):
-            runs = {stage: 100 * np.array(scores) for stage, scores in enumerate(scores_of[domain]) if scores}
-            panel.plot(list(runs), [scores.mean() for scores in runs.values()], "o-", color=color, label=method)
-            for stage, scores in runs.items():
-                panel.plot([stage, stage], [scores.min(), scores.max()], linewidth=1, color=color)
+    lines_of = {domain: {} for domain in experts}
+    for method, scores in stages.items():
+        for domain, named in lines_of.items():
+            named[method] = [(i, 100 * np.array(runs)) for i, runs in enumerate(scores[domain]) if runs]
+    figure, panels = draw_lines(lines_of, ["seed", *stages], ylim=(-3, 103), xticks=range(4),
+                                xticklabels=("seed", "phase 1", "mixed", "end"))
+    for panel, means in zip(panels, experts.values(), strict=True):
         for expert, mean in means.items():
-            panel.text(1, 100 * mean, expert[0], ha="center", va="center", color=COLORS[1], weight="bold")
-        panel.set(title=domain, ylim=(-3, 103))
-        panel.set_xticks(range(4), ["seed", "phase 1", "mixed", "end"], rotation=45)
+            panel.text(1, 100 * mean, expert[0], ha="center", va="center", color="C1", weight="bold")
     save(figure, [panels], ["accuracy, %"], path)
 
 
@@ -141,11 +142,12 @@ def compute(points, path, top):
 
     points: {model: (FLOPs, accuracies of the runs, active parameters)}; a line is the runs' range. top: drawn last.
     """
-    figure, [[panel]] = make_panels(1, 1, 7.5, 4.1)
+    figure, [[panel]] = make_panels(1, 1, 7, 4.6)
     for i, (name, (flops, scores, active)) in enumerate(points.items()):
-        style = {"color": COLORS[i % len(COLORS)], "zorder": 99 if name == top else i}
-        panel.plot([flops / 1e12] * 2, [100 * min(scores), 100 * max(scores)], linewidth=1, **style)
-        panel.scatter(flops / 1e12, 100 * np.mean(scores), s=active / 3000, alpha=0.75, label=name, **style)
+        style = {"color": f"C{i}", "zorder": len(points) if name == top else i}
+        marker = "os"[i // len(COLORS)]  # squares where the colours begin again
+        panel.vlines(flops / 1e12, 100 * min(scores), 100 * max(scores), **style)
+        panel.scatter(flops / 1e12, 100 * np.mean(scores), active / 3000, marker=marker, alpha=0.8, label=name, **style)
     panel.set_xlabel("training compute since the seed, TFLOP")
     save(figure, [[panel]], ["mean accuracy, %"], path)
 
@@ -154,22 +156,20 @@ def coloured_text(rows, names, path, columns=100):
     """Text on the colours of the experts that wrote it (the paper's Table 6). rows: {title: [(piece, expert)]}."""
     figure = Figure()
     panel = figure.add_axes((0, 0, 1, 1))
-    font = {"family": "monospace", "fontsize": 9.5, "va": "center"}
-    legend = [(f" {name} ", expert) for expert, name in enumerate(names)]
     y = 0
-    for title, pieces in [*rows.items(), ("", legend)]:
-        panel.text(0, y, title, **font)
+    for title, pieces in [*rows.items(), ("", [(f" {name} ", i) for i, name in enumerate(names)])]:
+        panel.text(0, y, title, family="monospace", va="center")
         x = 9
         for piece, expert in pieces:
             if x + len(piece) > columns:
                 x, y = 9, y + 1
-            panel.barh(y, len(piece), left=x, height=0.86, color=COLORS[expert % len(COLORS)])
-            panel.text(x, y, piece.replace("\n", "⏎"), color="white", **font)
+            panel.barh(y, len(piece), left=x, height=0.86, color=f"C{expert}")
+            panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center", color="white")
             x += len(piece)
             if "\n" in piece:
                 x, y = 9, y + 1
         y += 2
     panel.set(xlim=(-1, columns + 2), ylim=(y, -1))
     panel.axis("off")
-    figure.set_size_inches(0.088 * columns, 0.27 * (y + 1))
+    figure.set_size_inches(0.085 * columns, 0.25 * (y + 1))
     save(figure, [], [], path)

@@ -1,9 +1,9 @@
 """Grade the small functions of the code domain (data/code.py) without executing anything that a model wrote.
 
-Prompt and answer together must be one function: `def NAME(xs):`, a docstring and `return EXPRESSION`. `compute` finds the
-value of the expression. It knows the few kinds of expressions that the domain uses, and whole numbers, truth values and
-flat lists of them. Every other answer is wrong, even where Python would accept it. An answer that takes too many steps, or
-makes too large a number or list, is wrong, too.
+Prompt and answer together must be one function: `def NAME(xs):`, a docstring and `return EXPRESSION`. `compute` finds
+the value of the expression. It knows the few kinds of expressions that the domain uses, and whole numbers, truth values
+and flat lists of them. Every other answer is wrong, even where Python would accept it. An answer that takes too many
+steps, or makes too large a number or list, is wrong, too.
 """
 import ast
 import operator
@@ -33,7 +33,7 @@ def is_correct(prompt, answer, cases):
 
 
 def parse_answer(prompt, answer):
-    """The expression that the completed function returns, a node of Python's syntax tree. Raises Wrong or SyntaxError."""
+    """The expression that the completed function returns, a node of Python's syntax tree."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of odd code
         tree = ast.parse(prompt + answer)

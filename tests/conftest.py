@@ -1,34 +1,28 @@
-"""What several test files share."""
-import subprocess
-import sys
-import time
-from pathlib import Path
-
+"""What several test files share: tiny data and tiny models, made by the scripts themselves."""
 import pytest
-import tiny as tiny_models
+import torch
 
-from model import route_sample
-from support import checkpoint as ckpt
+import mix
+import train_expert
+from data import prepare
 
-
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory):
-    """Words that start a script as `python` does, without importing torch again: see tests/warm.py."""
-    file, address = Path(__file__).parent / "warm.py", str(tmp_path_factory.mktemp("warm") / "socket")
-    server = subprocess.Popen([sys.executable, file, "serve", address])
-    while not Path(address).exists():
-        assert server.poll() is None
-        time.sleep(0.05)
-    yield [sys.executable, "-S", "-E", str(file), address]
-    server.kill()
-    server.wait()
+torch.set_num_threads(1)  # for so small models more threads only wait for each other
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """The folder that tests/tiny.py makes, once per session. Only read it."""
+    """A folder with data/, a seed, two branches and two mixed models of all three; only read it.
+
+    seed.pt, math.pt, code.pt: 2 layers, width 16, 3 steps. btx_mixed.pt: top-2. sample_mixed.pt: Sample Top-1.
+    """
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_models.make(folder)
-    sample = ckpt.build(ckpt.load(folder / "sample_mixed.pt"))
-    assert route_sample in {block.ff.route for block in sample.blocks}  # not in the first layer, which alone would draw nothing
+    prepare.main(["--out", f"{folder}/data", "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"])
+    shape = "--n_layer 2 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32".split()
+    recipe = ["--data_dir", f"{folder}/data", *"--steps 3 --eval_windows 4 --device cpu".split()]
+    models = [f"{folder}/seed.pt", f"{folder}/math.pt", f"{folder}/code.pt"]
+    train_expert.main(["--data", "general", "--out", models[0], *shape, *recipe])
+    train_expert.main(["--data", "math", "--init", models[0], "--out", models[1], *recipe])
+    train_expert.main(["--data", "code", "--init", models[0], "--out", models[2], *recipe])
+    mix.main([*models, "--out", f"{folder}/btx_mixed.pt"])
+    mix.main([*models, "--routing", "sample", "--out", f"{folder}/sample_mixed.pt"])
     return folder

@@ -1,280 +1,194 @@
-"""Grading without generation, Branch-Train-Merge by hand, and the files that evaluate.py and sample.py write."""
+"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write."""
 import json
 import re
-import subprocess
-from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from tiny import forge
+import torch.nn.functional as F
 
 import evaluate
 import sample
 from data import tokenizer
-from data.loader import first_windows, read_domain
+from data.common import BadInput
+from data.loader import first_windows, load_domains
 from data.task import Task
 from model import Routing
-from support import checkpoint as ckpt
-from support import explore, figures
-from support.files import output
-from support.settings import BadInput
+from support import checkpoint, explore, report
+from support.generation import generate
 
-DOMAINS = {"general", "trivia", "math", "code", "wiki", "switch"}
-
-
-def math_windows(tiny, n):
-    return first_windows(read_domain(tiny / "data", "math")["val.bin"], 32, n)
+ENCODING = tokenizer.load()
+EOT = ENCODING.eot
 
 
-@pytest.fixture(scope="module")
-def seed(tiny):
-    return ckpt.build(ckpt.load(tiny / "seed.pt")), tokenizer.load()
+def build(tiny, name):
+    return checkpoint.build(checkpoint.load(tiny / f"{name}.pt"))
 
 
-def greedy(model, encoding, prompt, n):
-    start = torch.tensor([[encoding.eot_token] + encoding.encode(prompt, allowed_special="all")])
-    return model.generate(start, n)[0, start.shape[1]:].tolist()
+def greedy(model, prompt, n):
+    idx = torch.tensor([tokenizer.encode_prompt(ENCODING, prompt)])
+    return generate(model, idx, n)[0, idx.shape[1]:].tolist()
 
 
-def test_a_task_is_solved_if_and_only_if_greedy_decoding_gives_its_answer(seed):
-    """Answers are made of the model's own continuation, then spoilt at one place each."""
-    model, encoding = seed
-    prompts = ["Tom has 3", "Where is the lamp?", "def f(xs):", "a"]
-    written = [greedy(model, encoding, p, 4) for p in prompts]
-    tasks, want = [], []
-    for prompt, tokens in zip(prompts, written, strict=True):
+class Reciter:
+    """A model that knows one text by heart, and predicts the token of each place whatever it read before."""
+    config = torch.nn.Module()
+
+    def __init__(self, ids):
+        self.ids = torch.tensor(ids + [0])
+        self.config.block_size = 1000
+
+    def __call__(self, idx, cache=None):
+        start = sum(cache) if cache else 0
+        if cache is not None:
+            cache.append(idx.shape[1])
+        return F.one_hot(self.ids[None, start + 1:start + 1 + idx.shape[1]], 1024).float(), None, []
+
+
+def solved(model, tasks, **options):
+    with torch.inference_mode():
+        return evaluate.score_tasks(model, ENCODING, tasks, 2, "cpu", **options).tolist()
+
+
+def test_a_task_is_solved_if_and_only_if_greedy_decoding_writes_its_answer(tiny):
+    """Answers are the model's own continuations, then spoilt at one place."""
+    model, tasks, wanted = build(tiny, "seed"), [], []
+    for prompt in ("Tom has 3", "Where is the lamp?", "a", "The river<|endoftext|>def f(xs):"):
+        written = greedy(model, prompt, 4)
         for spoilt in (None, 0, 3):
-            answer = [(t + 1) % 256 if i == spoilt else t for i, t in enumerate(tokens)]
-            if encoding.encode_ordinary(encoding.decode(answer)) == answer:  # else the text would be other tokens
-                tasks.append(Task(prompt, encoding.decode(answer)))
-                want.append(spoilt is None)
-    assert True in want and False in want
-    with torch.inference_mode():
-        solved = evaluate.score_tasks(model, encoding, tasks, 3, "cpu")
-    assert solved.tolist() == want
+            answer = [(token + 1) % 256 if i == spoilt else token for i, token in enumerate(written)]
+            if ENCODING.encode(ENCODING.decode(answer)) == answer:  # otherwise the text is other tokens
+                tasks.append(Task(prompt, ENCODING.decode(answer)))
+                wanted.append(spoilt is None)
+    assert True in wanted and False in wanted
+    assert solved(model, tasks) == wanted
 
 
-def test_an_answer_that_the_tokenizer_cannot_spell_is_never_given(seed, monkeypatch):
-    """Some have no token for some characters; all models write an answer of no tokens."""
-    model, encoding = seed
-    monkeypatch.setattr(encoding, "encode_ordinary", lambda text: [])
-    with torch.inference_mode():
-        assert evaluate.score_tasks(model, encoding, [Task("a", "\x01")], 1, "cpu").tolist() == [False]
+@pytest.mark.parametrize("written, right", [
+    ("\n    return xs\n", True), ("\n    return xs[:]", True), ("\n    return xs + xs", False), ("\n    return (", False),
+    ("\n    return xs\n    return 0", False), ("\n    return xs" + " " * 99, False)])
+def test_code_is_graded_by_what_it_returns(written, right):
+    for prompt in ("", "An egg.<|endoftext|>"):
+        task = Task(prompt + 'def f(xs):\n    """Return the list."""', "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
+        ids = tokenizer.encode_prompt(ENCODING, task.prompt) + ENCODING.encode(written) + [EOT]
+        assert solved(Reciter(ids + [1] * 99), [task]) == solved(Reciter(ids + [1] * 99), [task], drawn=True) == [right]
 
 
-def test_code_written_in_a_batch_of_unlike_prompts_equals_code_written_alone(seed):
-    model, encoding = seed
-    prompts = [[encoding.eot_token] + encoding.encode(p) for p in ("def f(xs):", 'def g(xs):\n    """Sum it."""', "def")]
-    with torch.inference_mode():
-        together = evaluate.write_code(model, encoding, prompts, 12, 3, "cpu")
-    for prompt, answer in zip(prompts, together, strict=True):
-        tokens = model.generate(torch.tensor([prompt]), 12)[0, len(prompt):].tolist()
-        ends = encoding.eot_token in tokens
-        assert answer == (encoding.decode(tokens[:tokens.index(encoding.eot_token)]) if ends else None)
+def test_what_follows_an_answer_does_not_count_except_in_code():
+    ids = tokenizer.encode_prompt(ENCODING, "def f(xs):") + ENCODING.encode(" 12") + ENCODING.encode(" apples") + [EOT] * 99
+    assert solved(Reciter(ids), [Task("def f(xs):", " 12"), Task("def f(xs):", " 12", "code")]) == [True, False]
 
 
-def test_code_that_does_not_end_is_no_answer(seed):
-    """Written by a model that ends its text after so many words, in a batch with a longer prompt; ten tokens are allowed."""
-    _, encoding = seed
-    word = encoding.encode_ordinary(" x")[0]
-
-    def model(n, new, cache):
-        cache.append(new.shape[1])
-        ends = sum(cache) >= 4 + n
-        return [torch.nn.functional.one_hot(torch.full(new.shape, encoding.eot_token if ends else word), 1024).float()]
-    for n, want in ((3, " x" * 3), (9, " x" * 9), (10, None), (30, None)):
-        assert evaluate.write_code(partial(model, n), encoding, [[word] * 4, [word] * 12], 10, 2, "cpu")[0] == want
-
-
-def test_a_task_of_a_kind_that_nobody_grades_is_refused():
-    def read(kind):
-        content = json.dumps(asdict(Task("a", "b", kind))).encode()
-        return evaluate.read_tasks({"math": {"tasks.jsonl": np.frombuffer(content, "u1")}}, "math", 9)
-    assert read("exact") == [Task("a", "b")] and read("code") == [Task("a", "b", "code")]
-    with pytest.raises(BadInput, match="tasks of math are broken"):
-        read("Code")
-
-
-def test_code_is_graded_by_what_it_returns_however_it_is_written(seed, monkeypatch):
-    model, encoding = seed
+def test_a_model_that_draws_its_experts_has_one_try(tiny, monkeypatch):
     task = Task('def f(xs):\n    """Return the list."""', "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
-    for body, right in (("\n    return [x for x in xs]\n", True), ("\n    return xs + [0]\n", False), ("\n    return (", False)):
-        monkeypatch.setattr(evaluate, "write_code", lambda *a, body=body: [body])
-        with torch.inference_mode():
-            assert evaluate.score_tasks(model, encoding, [task], 1, "cpu").tolist() == [right]
+    model = Reciter(tokenizer.encode_prompt(ENCODING, task.prompt) + ENCODING.encode(task.answer) + [EOT] * 99)
+    monkeypatch.setattr(evaluate, "write_answers", lambda *args: [""])
+    assert solved(model, [task]) == [True] and solved(model, [task], drawn=True) == [False]
+    model, idx = build(tiny, "sample_mixed"), torch.arange(32)[None]
+    likeliest = model(idx)[2][1].experts
+    evaluate.draw_experts(model, torch.Generator().manual_seed(0))
+    drawn = [model(idx)[2][1].experts for _ in range(2)]
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], likeliest)
 
 
-def test_the_loss_of_a_window_is_that_of_its_second_half(seed, tiny):
-    model, windows = seed[0], math_windows(tiny, 3)
-    with torch.inference_mode():
-        second, routing = evaluate.score_texts(model, windows, 2)
-        logits = model(windows[:, :-1])[0]
-        want = torch.nn.functional.cross_entropy(logits[:, 16:].mT, windows[:, 17:], reduction="none").mean(1)
-    torch.testing.assert_close(second, want, check_dtype=False)
-    assert routing is None
+@torch.no_grad()
+def test_losses_and_routing_equal_a_direct_computation(tiny):
+    """The loss of each window's second half; gates and probabilities of all tokens; batches of unequal size."""
+    windows = first_windows(load_domains(tiny / "data")["math"].val, 32, 5)
+    model = build(tiny, "btx_mixed")
+    losses, share, probs = evaluate.score_texts(model, windows, 2)
+    logits, _, routing = model(windows[:, :-1])
+    direct = F.cross_entropy(logits[:, 16:].transpose(1, 2), windows[:, 17:], reduction="none").mean(1)
+    torch.testing.assert_close(losses, direct.double())
+    for layer, r in enumerate(routing):
+        for i in range(3):
+            gates = torch.where(r.experts == i, r.gates, 0.0).sum(1)
+            assert share[layer][i] == pytest.approx(gates.mean().item(), abs=1e-5)
+            counts, _ = np.histogram(r.probs[:, i], bins=evaluate.BINS, range=(0, 1))
+            assert probs[layer][i] == pytest.approx(counts / len(gates), abs=1e-5)
+    assert evaluate.score_texts(build(tiny, "seed"), windows, 2)[1:] == (None, None)
 
 
-def test_gate_shares_sum_to_one_in_every_layer(tiny):
-    model = ckpt.build(ckpt.load(tiny / "btx_mixed.pt"))
-    with torch.inference_mode():
-        routing = evaluate.score_texts(model, math_windows(tiny, 5), 2)[1]
-    for values in (torch.tensor(routing["share"]), torch.tensor(routing["probs"])):  # (n_layer, N), (n_layer, N, BINS)
-        torch.testing.assert_close(values.sum(-1), torch.ones(values.shape[:-1]))
+def test_bytes_per_token_and_share_of_moe_training():
+    a, b, c = ENCODING.encode("The apples are")
+    windows = torch.tensor([[9, 9, 9, 9, 9, a, EOT, b, c]])  # the last four tokens count
+    assert evaluate.bytes_per_token(ENCODING, windows) == len("The apples are") / 4
+    stages = [{"stage": "train", "flops": 100}, {"stage": "train", "flops": 30}, {"stage": "finetune", "flops": 10}]
+    assert evaluate.moe_share(stages) == 0.25 and evaluate.moe_share(stages[:1]) is None
 
 
-def test_the_report_has_all_that_was_promised(tiny, tmp_path, capsys):
+def test_the_table_shows_means_and_costs():
+    scores = {"math": 0.5, "code": 0.25, "switch": 0.0}  # switch is in no mean
+    costs = {"params": 2e6, "active_params": 1e6, "tokens": 5e6, "flops": 2e13, "seconds": 61.4, "elapsed": 30.6}
+    table = report.table({"btx": {"accuracy": scores, "loss": {"math": 1.0, "code": 2.0, "switch": 9.0}, **costs}})
+    head, _, row = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert dict(zip(head, row, strict=True)) == {
+        "model": "btx", "math": "50.0", "code": "25.0", "switch": "0.0", "mean": "37.5", "loss": "1.500", "ppl": "4.48",
+        "params": "2.00M", "active": "1.00M", "tokens": "5.00M", "PFLOP": "0.02", "seconds": "61", "elapsed": "31"}
+
+
+def test_evaluate_writes_all_that_was_promised_and_the_same_bytes_again(tiny, tmp_path, capsys):
     names = ["seed", "math", "code", "btx_mixed"]
-    evaluate.main([*(str(tiny / f"{n}.pt") for n in names), "--btm", "seed,math,code", "--btm_methods",
-                   "bayes:1,tfidf:2", "--data_dir", str(tiny / "data"), "--out",
-                   str(tmp_path), "--tasks", "4", "--windows", "2", "--device", "cpu"])
-    models = json.loads((tmp_path / "results.json").read_text())["models"]
-    assert set(models) == {*names, "btm_bayes_top1", "btm_tfidf_top2"}
-    for entry in models.values():
-        assert set(entry["accuracy"]) == set(entry["loss"]) == DOMAINS
-        assert all(0 <= v <= 1 for v in entry["accuracy"].values())
-        assert {"params", "active_params", "tokens", "flops", "seconds"} <= set(entry)
-    assert models["btx_mixed"]["tokens"] == sum(models[n]["tokens"] for n in names[1:3]) - models["seed"]["tokens"]
-    assert models["btx_mixed"]["active_params"] < models["btx_mixed"]["params"]
-    report = (tmp_path / "report.md").read_text()
-    assert all(f"\n| {name:<14} |" in report for name in models) and "| " in capsys.readouterr().out
-    for figure in ("accuracy", "routing", "curves"):
-        assert (tmp_path / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-        assert f"figures/{figure}.png" in report
-
-
-def test_the_same_checkpoints_give_the_same_bytes(tiny, tmp_path):
-    """Report, numbers and figures; the seconds in them are the checkpoints' own."""
     for folder in ("a", "b"):
-        evaluate.main([str(tiny / "seed.pt"), str(tiny / "btx_mixed.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu",
-                       "--tasks", "3", "--windows", "2", "--out", str(tmp_path / folder)])
+        evaluate.main([*(f"{tiny}/{name}.pt" for name in names), "--btm", "seed,math,code", "--btm_methods",
+                       "bayes:1,tfidf:2", "--data_dir", f"{tiny}/data", "--out", f"{tmp_path}/{folder}", "--tasks", "4",
+                       "--windows", "2", "--device", "cpu"])
     files = [{p.relative_to(tmp_path / f): p.read_bytes() for p in (tmp_path / f).rglob("*.*")} for f in ("a", "b")]
-    assert len(files[0]) >= 5 and files[0] == files[1]
+    assert files[0] == files[1] and {p.name for p in files[0]} == {
+        "report.md", "results.json", "explore.html", "accuracy.png", "routing.png", "curves.png"}
+    numbers = json.loads((tmp_path / "a/results.json").read_text())
+    models, text = numbers["models"], (tmp_path / "a/report.md").read_text()
+    assert list(models) == ["seed", "math", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
+    for name, r in models.items():
+        assert list(r["accuracy"]) == list(r["loss"]) == ["general", "trivia", "math", "code", "wiki", "switch"]
+        assert text.count(f"\n| {name} ") == 3
+    assert report.table(models) in capsys.readouterr().out and report.table(models) in text
+    assert text.count("](figures/") == 3 and "explore.html" in text and "{" not in text
+    mixed, seed = models["btx_mixed"], models["seed"]
+    assert mixed["tokens"] == models["math"]["tokens"] + models["code"]["tokens"] - seed["tokens"]
+    assert mixed["active_params"] < mixed["params"] and models["btm_bayes_top1"]["active_params"] == seed["params"]
+    windows = first_windows(load_domains(tiny / "data")["wiki"].val, 32, 2)
+    with torch.no_grad():
+        losses, share, _ = evaluate.score_texts(build(tiny, "btx_mixed"), windows, 50)
+    assert mixed["loss"]["wiki"] == losses.mean().item() and numbers["routing"]["btx_mixed"]["share"]["wiki"] == share
 
 
-def test_a_report_shows_no_pictures_of_an_earlier_run(tiny, tmp_path):
-    arguments = ["--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1", "--windows", "1", "--out", str(tmp_path)]
-    evaluate.main([str(tiny / "btx_mixed.pt"), *arguments])
-    assert (tmp_path / "explore.html").exists() and "routing.png" in (tmp_path / "report.md").read_text()
-    with output(tmp_path / "explore.html"), pytest.raises(BadInput, match="another run"):  # what is being written is not removed
-        evaluate.main([str(tiny / "seed.pt"), *arguments, "--no-figures"])
-    evaluate.main([str(tiny / "seed.pt"), *arguments, "--no-figures"])
-    text = (tmp_path / "report.md").read_text()
-    assert ".png" not in text and "explore" not in text
-    assert {p.name for p in tmp_path.rglob("*.*")} == {"report.md", "results.json"}
+@pytest.mark.parametrize("script, words, message", [
+    (evaluate, "{tiny}/no.pt", "no.pt"), (evaluate, "README.md", "README.md"),
+    (evaluate, "{tiny}/math.pt {tiny}/../{name}/math.pt", "one name"), (evaluate, "{tiny}/math.pt --btm code", "code"),
+    (evaluate, "{tiny}/btx_mixed.pt --btm btx_mixed", "dense"), (evaluate, "{tiny}/math.pt --data_dir {tmp}", "prepare"),
+    (evaluate, "{tiny}/math.pt --btm math --btm_methods vote:1", "vote:1"), (evaluate, "{tmp}/other.pt", "tokenizer"),
+    (sample, "{tiny}/no.pt", "no.pt"), (sample, "{tiny}/math.pt {tiny}/code.pt", "--btm"),
+    (sample, "{tiny}/math.pt --html o.html", "dense"), (sample, "{tiny}/btx_mixed.pt --layer 3", "--layer 3"),
+    (sample, "{tiny}/math.pt --prompt 1234567890123456789012345678901234567890", "--prompt"), (evaluate, "", ""), (sample, "", "")])
+def test_what_cannot_be_evaluated_is_refused_and_nothing_written(tiny, tmp_path, script, words, message):
+    c = checkpoint.load(tiny / "math.pt")
+    checkpoint.save(tmp_path / "other.pt", {**c, "tokenizer": {**c["tokenizer"], "fingerprint": "other"}})
+    words = words.format(tiny=tiny, tmp=tmp_path, name=tiny.name).split()
+    if script is evaluate:
+        words = ["--data_dir", f"{tiny}/data", "--out", f"{tmp_path}/out", *words]
+    with pytest.raises((BadInput, SystemExit), match=message):
+        script.main(["--device", "cpu", *words])
+    assert not list(tmp_path.glob("out/*"))
 
 
-def test_where_switch_is_the_only_domain_its_tasks_are_the_mean(tiny, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "switch").symlink_to(tiny / "data" / "switch")
-    evaluate.main([str(tiny / "seed.pt"), "--data_dir", str(tmp_path / "data"), "--device", "cpu", "--out", str(tmp_path)])
-    row = next(line.split("|") for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| seed"))
-    assert row[2].strip() == row[3].strip() != ""
+def test_sample_prints_whole_characters_of_prompt_and_greedy_continuation(tiny, capsys):
+    prompt = "Tom hät 3 €"  # two of its characters have several tokens
+    sample.main([f"{tiny}/seed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"])
+    ids = greedy(build(tiny, "seed"), prompt, 6)
+    ids = ids[:ids.index(EOT)] if EOT in ids else ids
+    assert capsys.readouterr().out == (prompt + ENCODING.decode(ids)).rstrip("\ufffd") + "\n"
 
 
-def test_a_figure_that_fails_costs_no_score(tiny, tmp_path, capsys):
-    """A loss that cannot be drawn: a line of warning, and all the rest."""
-    checkpoint = ckpt.load(tiny / "seed.pt")
-    checkpoint["log"][0]["tokens"] = 10**400
-    forge(tmp_path / "a$b$.pt", checkpoint)
-    evaluate.main([str(tmp_path / "a$b$.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
-                   "--windows", "1", "--out", str(tmp_path / "out")])
-    assert {p.name for p in (tmp_path / "out").rglob("*.*")} == {"report.md", "results.json", "accuracy.png"}
-    assert "curves.png" in capsys.readouterr().err
-
-
-def test_a_page_that_fails_costs_no_score_either(tiny, tmp_path, capsys, monkeypatch):
-    def full(*args, **options):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(explore, "write", full)
-    evaluate.main([str(tiny / "btx_mixed.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
-                   "--windows", "1", "--out", str(tmp_path)])
-    report, said = (tmp_path / "report.md").read_text(), capsys.readouterr()
-    assert "routing.png" in report and "explore" not in report + said.out and "explore.html: cannot be drawn" in said.err
-
-
-def test_the_commit_is_this_projects_own(tmp_path, monkeypatch):
-    """Not that of a repository into which it was unpacked, nor of one that a hook names."""
-    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "inner" / "evaluate.py"))
-    (tmp_path / "inner").mkdir()
-    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "outer"]):
-        subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    assert evaluate.machine()["commit"] == "unknown"
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
-    assert evaluate.machine()["commit"] == "unknown"
-    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
-    assert re.fullmatch("[0-9a-f]{7,}", evaluate.machine()["commit"])
-
-
-def test_a_name_is_no_formula(tmp_path):
-    figures.routing({"$x_$": {"experts": ["$y_$"], "share": {"$z_$": [[1]]}}}, tmp_path / "$.png")
-    assert (tmp_path / "$.png").exists()
-
-
-def test_legends_name_all_that_is_drawn(monkeypatch):
-    """Each mixture's own experts, models whose log lacks the first domain, names that begin with _, which matplotlib skips."""
-    drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
-    experts = {"a": ["seed", "_math"], "b": ["code", "wiki", "seed"]}
-    routing = {name: {"experts": some, "share": {"math": [[1] * len(some)]}, "probs": {"math": [[[0.5, 0.5]] * len(some)]}}
-               for name, some in experts.items()}
-    figures.routing(routing, None)
-    figures.probabilities(routing, None)
-    for figure in drawn:
-        legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
-        assert [[text.get_text().strip() for text in legend.get_texts()] for legend in legends] == list(experts.values())
-    logs = {"a": {"math": 1.0, "code": 1.0}, "_b": {"code": 2.0}}
-    figures.curves({name: {"lineage": [], "log": [{"tokens": 1, "val_loss": loss}]} for name, loss in logs.items()},
-                   list(logs), ["math", "code"], None)
-    assert [text.get_text().strip() for text in drawn[-1].legends[0].get_texts()] == ["a", "_b"]
-
-
-def test_without_figures_a_folder_of_figures_is_no_matter(tiny, tmp_path):
-    (tmp_path / "figures").write_text("mine")
-    (tmp_path / "report.md").write_text("old")
-    evaluate.main([str(tiny / "seed.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1", "--windows", "1",
-                   "--no-figures", "--out", str(tmp_path)])
-    assert (tmp_path / "figures").read_text() == "mine" and "seed" in (tmp_path / "report.md").read_text()
-
-
-def test_losses_whose_sum_float32_does_not_hold(tiny, tmp_path):
-    checkpoint = ckpt.load(tiny / "math.pt")
-    checkpoint["model"]["head.weight"].mul_(3e37)
-    ckpt.save(tmp_path / "large.pt", checkpoint)
-    evaluate.main([str(tmp_path / "large.pt"), "--data_dir", str(tiny / "data"), "--device", "cpu", "--tasks", "1",
-                   "--windows", "2", "--out", str(tmp_path / "out")])
-    losses = json.loads((tmp_path / "out" / "results.json").read_text())["models"]["large"]["loss"]
-    assert max(losses.values()) > 1e37
-
-
-def test_a_token_has_the_colour_of_its_largest_gate():
-    layer1 = Routing(torch.tensor([[0.9, 0.1]]), torch.tensor([[2, 0]]), torch.zeros(1, 3))
-    layer2 = Routing(torch.tensor([[0.6, 0.4]]), torch.tensor([[0, 2]]), torch.zeros(1, 3))
-    assert sample.top_experts([layer1, layer2], 0) == [2]  # 1.3 against 0.7
-    assert sample.top_experts([layer1, layer2], 2) == [0]
-
-
-def test_sample_continues_greedily_and_writes_a_page(tiny, tmp_path, capsys, seed):
-    page = tmp_path / "new" / "page.html"
-    sample.main([str(tiny / "btx_mixed.pt"), "--prompt", "a<b>", "--tokens", "5", "--experts", "--html", str(page)])
-    out = capsys.readouterr().out
-    assert out.count("\x1b[48;2;") >= 5 and all(f" {n} " in out for n in ("seed", "math", "code"))
-    assert page.stat().st_size > 5000  # see tests/test_explore.py
-    sample.main([str(tiny / "seed.pt"), "--prompt", "Tom has 3", "--tokens", "5"])
-    model, encoding = seed
-    want = "Tom has 3" + encoding.decode(greedy(model, encoding, "Tom has 3", 5)).split(tokenizer.END)[0]
-    assert capsys.readouterr().out == want + "\n"
-
-
-@pytest.mark.parametrize("main, words", [(evaluate.main, "--data_dir {tiny}/data --out {tmp}/out"),
-                                         (sample.main, "--tokens 3 --temperature 1"), (sample.main, "--html {tmp}/out/o.html")])
-def test_a_model_that_computes_no_numbers_is_refused(main, words, tiny, tmp_path):
-    """All its weights are finite: logits that are not, in evaluation and in samples."""
-    c = ckpt.load(tiny / "btx_mixed.pt")
-    for name in ("norm.weight", "head.weight"):
-        c["model"][name].mul_(1e25)
-    ckpt.save(tmp_path / "bad.pt", c)
-    with pytest.raises(BadInput, match="bad.*finite"):
-        main([str(tmp_path / "bad.pt"), "--device", "cpu", *words.format(tiny=tiny, tmp=tmp_path).split()])
-    assert not (tmp_path / "out").exists()
+def test_a_token_has_the_colour_of_the_expert_that_wrote_it(tiny, capsys):
+    prompt, model = "Tom has 3 apples", build(tiny, "btx_mixed")
+    sample.main([f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "1", "--experts", "--device", "cpu", "--layer", "2"])
+    text, _, names = capsys.readouterr().out.partition("experts:")
+    _, _, routing = model(torch.tensor([tokenizer.encode_prompt(ENCODING, prompt)]))
+    wanted = [explore.COLORS[i] for i in routing[1].dense_gates().argmax(1).tolist()]
+    shown = ["#" + bytes(map(int, rgb)).hex() for rgb in re.findall(r"48;2;(\d+);(\d+);(\d+)m", text)]
+    assert len(wanted) > 4 and shown[:len(wanted) - 1] == wanted[:-1] and re.sub(r"\x1b\[[\d;]*m", "", text).startswith(prompt)
+    assert all(f" {name} " in names for name in ("seed", "math", "code"))
+    first = Routing(torch.tensor([[0.9, 0.1]]), torch.tensor([[2, 0]]), torch.zeros(1, 3))
+    second = Routing(torch.tensor([[0.6, 0.4]]), torch.tensor([[0, 2]]), torch.zeros(1, 3))
+    assert sample.top_experts([first, second], None) == [2] and sample.top_experts([first, second], 2) == [0]

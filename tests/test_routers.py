@@ -1,185 +1,207 @@
-"""The four routing methods of section 3.3, each against the paper's words written down a second time."""
+"""The MoE layer, its four routers and the load-balancing loss (3.2, 3.3), each against a second implementation."""
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import grad, gradcheck
+from torch.testing import assert_close
 
-from model import CAPACITY_FACTOR, GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
-from tests.test_model import compute_every_expert, new, random_moe, tokens
-from train_expert import router_noise, temperature
-
-
-def generator(seed=3):
-    return torch.Generator().manual_seed(seed)
-
-
-def noise(M, N=4, tau=0.7, layers=1, seed=3):
-    """For each layer (G, tau), G written down a second time, in float64."""
-    G = -(-torch.rand((layers, M, N), generator=generator(seed), dtype=torch.float64).log()).log()
-    return [(g, tau) for g in G]
+from finetune_router import temperature
+from model import ROUTERS, GPTConfig, MoE, expert_load, ff_moe, gumbel, load_balancing_loss, route_sample, route_switch
+from support import fast
+from support.training import learning_rate
+from tests.test_model import new_model, random_tokens
 
 
-def gates_by_hand(method, logits, k, training, noisy, tau):
-    """The gate of every expert, (M, N), token by token, in plain Python floats."""
-    rows = []
-    for i, row in enumerate(logits.tolist()):
-        N = len(row)
-        softmax = [math.exp(v) / sum(map(math.exp, row)) for v in row]
-        g = [0.0] * N
+def random_moe(N=4, M=30, D=8, d_ff=8, dtype=torch.float64):
+    """The input (M, D), the router (N, D) and the stacked feed-forwards of an MoE layer, all with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(M, D), (N, D), (N, d_ff, D), (N, d_ff, D), (N, D, d_ff)]
+    x, router, *weights = [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+    return x, router, weights
+
+
+def random_noise(M=30, N=4, tau=0.7, seed=3):
+    """(G, tau) of one layer; G = -log(-log(U)), written out a second time in float64."""
+    U = torch.rand(M, N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return -torch.log(-torch.log(U)), torch.tensor(tau, dtype=torch.float64)
+
+
+def gates_by_hand(method, logits, k, training, G, tau):
+    """The gate of every expert for every token, (M, N), one token at a time."""
+    M, N = logits.shape
+    probs = logits.exp() / logits.exp().sum(1, keepdim=True)
+    gates = torch.zeros_like(logits)
+    for m in range(M):
         if method == "topk":
-            kept = sorted(range(N), key=row.__getitem__)[-k:]
-            for e in kept:
-                g[e] = math.exp(row[e]) / sum(math.exp(row[j]) for j in kept)
+            chosen = sorted(range(N), key=lambda i: logits[m, i].item())[-k:]
+            gates[m, chosen] = logits[m, chosen].exp() / logits[m, chosen].exp().sum()
         elif method == "soft":
-            g = softmax
+            gates[m] = probs[m]
         elif method == "switch":
-            g[softmax.index(max(softmax))] = max(softmax)
+            i = probs[m].argmax()
+            gates[m, i] = probs[m, i]
         else:
-            scores = [v + n for v, n in zip(row, noisy[i].tolist(), strict=True)]
-            e = scores.index(max(scores))
-            g[e] = math.exp(scores[e] / tau) / sum(math.exp(s / tau) for s in scores) if training else 1.0
-        rows.append(g)
-    if method == "switch" and training:  # the least sure tokens of each expert go
-        for e in range(N):
-            mine = sorted((i for i, g in enumerate(rows) if g[e] > 0), key=lambda i: -rows[i][e])
-            for i in mine[max(1, math.ceil(1.5 * len(rows) / N)):]:
-                rows[i][e] = 0.0
-    return torch.tensor(rows, dtype=torch.float64)
+            scores = ((logits[m] + G[m]) / tau).exp()
+            i = scores.argmax()
+            gates[m, i] = scores[i] / scores.sum() if training else 1.0
+    if method == "switch" and training:
+        capacity = math.ceil(1.5 * M / N)
+        for i in range(N):
+            tokens = [m for m in range(M) if gates[m, i] > 0]
+            tokens.sort(key=lambda m: -gates[m, i].item())
+            gates[tokens[capacity:], i] = 0.0
+    return gates
 
 
-@pytest.mark.parametrize("training", [True, False])
+def compute_every_expert(x, gates, weights):
+    """The equation as printed: the sum over all N experts of g_i FF_i(x). gates: (M, N), mostly 0."""
+    y = torch.zeros_like(x)
+    for i, (w_gate, w_up, w_down) in enumerate(zip(*weights, strict=True)):
+        h = x @ w_gate.T
+        y = y + gates[:, i, None] * ((h * h.sigmoid() * (x @ w_up.T)) @ w_down.T)
+    return y
+
+
+def gradients(y, inputs):
+    """The gradients of a number that depends on all of y; 0 for an input that it does not depend on."""
+    return grad((y * y).sum(), inputs, retain_graph=True, materialize_grads=True)
+
+
+# ---- the layer ----
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("method", ROUTERS)
-def test_the_layer_equals_one_that_computes_every_expert_with_gates_by_hand(method, training):
-    x, router, weights, _ = random_moe(N=4, M=40)
-    logits = F.linear(x, router) + torch.tensor([2.0, 0.0, 0.0, 0.0])  # more want expert 0 than Switch's capacity allows
-    drawn = noise(40, tau=0.8)[0]
-    routing = ROUTERS[method](logits, 2, training, drawn)
-    want_gates = gates_by_hand(method, logits, 2, training, *drawn)
-    want = sum(want_gates[:, i, None] * compute_every_expert(
-        x, routing._replace(gates=torch.ones(40, 1, dtype=x.dtype), experts=torch.full((40, 1), i)), weights) for i in range(4))
-    got = ff_moe(x, routing, *weights)
-    torch.testing.assert_close(got, want)
+def test_layer_equals_every_expert_with_gates_by_hand(method, training):
+    """Values, and the gradients of the input, the router and the experts."""
+    x, router, weights = random_moe()
+    layer = MoE(GPTConfig(n_embd=8, d_ff=8, n_expert=4, top_k=2, routing=method), layer=1).double().train(training)
+    for p, value in zip((layer.w_gate, layer.w_up, layer.w_down, layer.router), (*weights, router), strict=True):
+        p.data.copy_(value)
+    layer.router.data[0] = x.sum(0)  # many tokens choose expert 0, so that Switch drops some
+    noise = random_noise()
+
+    y, routing = layer(x.view(5, 6, 8), noise)
+    logits = x @ layer.router.T
+    gates = gates_by_hand(method, logits, 2, training, *noise)
+    want = compute_every_expert(x, gates, (layer.w_gate, layer.w_up, layer.w_down))
+
+    assert_close(y.view(30, 8), want)
+    assert_close(routing.dense_gates(), gates)
+    assert_close(routing.probs, logits.exp() / logits.exp().sum(1, keepdim=True))
+    assert routing.gates.shape[1] == {"topk": 2, "switch": 1, "soft": 4, "sample": 1}[method]
+    inputs = [x, *layer.parameters()]
+    assert_close(gradients(y, inputs), gradients(want, inputs))
     if method == "switch":
-        assert (want_gates.sum(1) == 0).any() == training  # the example drops tokens, in training alone
+        assert (gates.sum(1) == 0).any() == training
+
+
+@pytest.mark.parametrize("sum_experts", [ff_moe, fast.ff_moe], ids=["readable", "fast"])
+@pytest.mark.parametrize("N,M,k", [(4, 1, 2), (1, 5, 1), (40, 3, 2), (4, 9, 4), (3, 200, 2)])
+def test_sum_equals_every_expert_for_odd_sizes(N, M, k, sum_experts):
+    """One token, one expert, more experts than tokens, all experts chosen, many tokens."""
+    x, router, weights = random_moe(N, M, dtype=torch.float32)
+    routing = ROUTERS["topk"](x @ router.T, k)
+    got, want = sum_experts(x, routing, *weights), compute_every_expert(x, routing.dense_gates(), weights)
+    assert_close(got, want, rtol=1e-4, atol=1e-4)  # torch has no grouped product in float64
+    inputs = [x, router, *weights]
+    assert_close(gradients(got, inputs), gradients(want, inputs), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("method", ROUTERS)
-def test_the_routers_gradient_equals_finite_differences_with_the_noise_held_fixed(method):
-    x, router, weights, _ = random_moe(N=4, M=9, D=4, d_ff=3)
+def test_gradients_equal_finite_differences(method):
+    """Of input, router and experts, while the noise stays the same."""
+    x, router, weights = random_moe(M=9, D=4, d_ff=3)
 
-    def layer(router):
-        routing = ROUTERS[method](F.linear(x.detach(), router), 2, True, noise(9)[0])
-        return ff_moe(x.detach(), routing, *weights)
-    assert torch.autograd.gradcheck(layer, (router,))
-    grad = torch.autograd.grad(layer(router).square().sum(), router)[0]
-    assert grad.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("method", ROUTERS)
-def test_every_router_learns_from_the_language_model_loss_alone(method):
-    model = new(n_expert=4, routing=method).train()
-    _, loss, _ = model(tokens(), tokens(seed=2), noise=noise(27, layers=2))
-    loss.backward()
-    assert all(block.ff.router.grad.abs().max() > 0 for block in model.blocks)
+    def layer(x, router, *weights):
+        return ff_moe(x, ROUTERS[method](x @ router.T, 2, True, random_noise(9)), *weights)
+    assert gradcheck(layer, (x, router, *weights))
+    assert gradients(layer(x, router, *weights), [router])[0].abs().max() > 1e-3
 
 
 # ---- Switch ----
 
 
-def test_switch_drops_the_share_that_its_capacity_says():
-    M, N = 400, 4
-    logits = torch.randn(M, N, generator=generator()) * 0.1
-    logits[:, 0] += 2.0  # everybody wants expert 0
+@pytest.mark.parametrize("M,N,capacity", [(400, 4, 150), (7, 4, 3), (3, 64, 1), (5, 1, 5)])
+def test_switch_drops_the_least_sure_tokens_beyond_its_capacity(M, N, capacity):
+    """All want the last expert. It takes 1.5 M / N of them, rounded up, wherever they stand in the batch."""
+    logits = torch.randn(M, N, generator=torch.Generator().manual_seed(0)).round()  # many ties
+    logits[:, -1] += 7
+    sure = logits.softmax(-1)[:, -1]
     gates = route_switch(logits, training=True).gates[:, 0]
-    assert (gates == 0).float().mean().item() == pytest.approx(1 - CAPACITY_FACTOR / N)
-    assert gates[gates > 0].min() >= logits.softmax(-1)[:, 0][gates == 0].max()  # the least sure go, whatever their place
-    assert (route_switch(logits, training=False).gates > 0).all()
-    balanced = torch.eye(4).repeat(100, 1)
-    assert (route_switch(balanced, training=True).gates > 0).all()
-
-
-@pytest.mark.parametrize("M", [1, 2, 3])
-def test_switch_never_has_a_capacity_of_zero(M):
-    assert (route_switch(torch.zeros(M, 64) + torch.arange(64.0), training=True).gates > 0).sum() == 1
-
-
-def test_a_dropped_token_passes_by_the_residual_alone():
-    x, router, weights, _ = random_moe(N=4, M=40)
-    routing = route_switch(F.linear(x, router * 0 + router[:1]), training=True)  # equal logits: all want one expert
-    assert torch.equal(ff_moe(x, routing, *weights).abs().sum(1) == 0, routing.gates[:, 0] == 0)
+    served = gates > 0
+    assert served.sum() == capacity
+    assert_close(gates[served], sure[served])
+    assert_close(sure[served].sum(), sure.topk(capacity).values.sum())
+    assert (route_switch(logits, training=False).gates > 0).all()  # without a capacity
 
 
 # ---- Sample Top-1 ----
 
 
-def test_sampled_experts_come_as_often_as_the_softmax_says():
-    """Pearson's chi-square over 40,000 draws; 16.3 is exceeded once in a thousand times with 3 degrees of freedom."""
-    logits = torch.tensor([[0.0, 1.0, -1.0, 0.5]], dtype=torch.float64)
-    n = 40_000
-    for training, tau in ((True, 0.5), (True, 1.0), (False, 0.5)):
-        drawn = gumbel(GPTConfig(n_layer=1, n_expert=4), n, tau, generator())[0]
-        experts = route_sample(logits.expand(n, 4), None, training, drawn).experts[:, 0]
-        counts = experts.bincount(minlength=4)
-        expected = n * logits.softmax(-1)[0]
-        assert ((counts - expected) ** 2 / expected).sum() < 16.3
+@pytest.mark.parametrize("training,tau", [(True, 0.5), (True, 1.0), (False, 0.5)])
+def test_experts_are_drawn_as_often_as_the_softmax_says(training, tau):
+    """Pearson's chi-square over 40,000 draws. Once in a thousand times it is over 16.3 by chance."""
+    n, logits = 40_000, torch.tensor([[0.0, 1.0, -1.0, 0.5]])
+    noise = gumbel(GPTConfig(n_layer=1, n_expert=4), n, tau, torch.Generator().manual_seed(0))[0]
+    counts = route_sample(logits.expand(n, 4), None, training, noise).experts.flatten().bincount(minlength=4)
+    expected = n * logits.softmax(-1)[0]
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3
 
 
-def test_sampling_ends_with_training():
-    logits = torch.randn(50, 4, generator=generator())
-    drawn, likeliest = route_sample(logits, noise=noise(50)[0]), route_sample(logits)
-    assert torch.equal(likeliest.experts[:, 0], logits.argmax(-1)) and not torch.equal(drawn.experts, likeliest.experts)
-    assert (drawn.gates == 1).all() and (likeliest.gates == 1).all()
-    model = new(n_expert=4, routing="sample").train()
-    with pytest.raises(ValueError, match="noise"):
-        model(tokens())
-    before = torch.random.get_rng_state()
-    model.eval()
-    assert torch.equal(model(tokens())[0], model(tokens())[0])
-    model.train()(tokens(), noise=gumbel(model.config, 27, 0.7, generator()))
-    assert torch.equal(before, torch.random.get_rng_state())  # the global generator is nobody's
+def test_each_layer_has_noise_of_its_own_and_the_first_is_soft():
+    model = new_model(n_expert=4, n_layer=3, routing="sample").train()
+    noise = gumbel(model.config, 27, 0.7, torch.Generator().manual_seed(0))
+    routing = model(random_tokens(), noise=noise)[2]
+    assert [layer.gates.shape for layer in routing] == [(27, 4), (27, 1), (27, 1)]
+    for i in (1, 2):
+        assert torch.equal(routing[i].experts[:, 0], (routing[i].probs.log() + noise[i][0]).argmax(-1))
+    assert not torch.equal(noise[1][0], noise[2][0])
 
 
-def test_the_first_layer_of_a_sampling_model_is_soft():
-    routing = new(n_expert=4, routing="sample", n_layer=3).train()(tokens(), noise=noise(27, layers=3))[2]
-    assert [r.gates.shape[1] for r in routing] == [4, 1, 1]
+def test_without_noise_sampling_takes_the_likeliest_expert():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(route_sample(logits).dense_gates(), F.one_hot(logits.argmax(-1), 4).float())
 
 
-def test_the_temperature_falls_from_1_to_its_floor_and_the_noise_follows_the_step():
-    config = GPTConfig(n_expert=4, routing="sample")
-    taus = [temperature(step / 100) for step in range(100)]
-    assert taus[0] == 1.0 and taus == sorted(taus, reverse=True) and taus[-1] == 0.5
-    assert taus[10] == pytest.approx(math.exp(-0.4))
+def test_temperature_falls_from_1_to_a_half():
+    assert [temperature(0.0), temperature(0.1), temperature(1.0)] == pytest.approx([1.0, math.exp(-0.4), 0.5])
 
-    def draw(*key):
-        drawn = router_noise(config, 0.05, key, "cpu")(3)
-        assert len(drawn) == config.n_layer and all(tau == temperature(0.05) for _, tau in drawn)
-        return tuple(torch.stack([G for G, _ in drawn]).flatten().tolist())
-    keys = [(0, 1, 5, 0), (1, 1, 5, 0), (0, 2, 5, 0), (0, 1, 6, 0), (0, 1, 5, 1)]
-    assert draw(*keys[0]) == draw(*keys[0]) and len({draw(*key) for key in keys}) == 5
-    assert router_noise(GPTConfig(n_expert=4), 0.05, keys[0], "cpu") is None
+
+# ---- load balancing ----
 
 
 @pytest.mark.parametrize("method", ROUTERS)
-def test_a_cached_forward_routes_as_a_whole_one_does(method):
-    model = new(n_expert=4, routing=method)
-    idx, cache = tokens(), []
-    parts = [model(part, cache=cache)[0] for part in idx.split([4, 1, 4], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(idx)[0])
+def test_balancing_loss_equals_a_loop_over_experts(method):
+    """N * sum_i u_i p_i, summed over layers: u_i is the mean gate of expert i, p_i its mean probability."""
+    logits = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    routing = [ROUTERS[method](layer, 2, True, random_noise()) for layer in logits]
+    want = 0.0
+    for layer in routing:
+        for i in range(4):
+            u_i = layer.gates[layer.experts == i].sum() / 30
+            want += 4 * u_i * layer.probs[:, i].sum() / 30
+            assert_close(expert_load(layer)[i], u_i)
+    loss = load_balancing_loss(routing)
+    assert_close(loss, want)
+    assert_close(gradients(loss, logits), gradients(want, logits))
 
 
 @pytest.mark.parametrize("method", ROUTERS)
-def test_the_balancing_loss_is_1_at_balance_and_N_at_collapse(method):
-    """Sure routers that take the experts in turn; and N if all take one."""
-    logits = 30.0 * torch.eye(4).repeat(25, 1)
-    routing = ROUTERS[method](logits, 1, True, noise(100, tau=0.5)[0])
-    assert load_balancing_loss([routing] * 3).item() == pytest.approx(3.0, abs=3e-4)  # summed over layers
-    assert load_balancing_loss([ROUTERS[method](30.0 * torch.eye(4)[:1].repeat(100, 1), 1, False)]).item() \
-        == pytest.approx(4.0, abs=1e-4)
+def test_balancing_loss_is_1_a_layer_at_balance_and_N_at_collapse(method):
+    """Also if every decision is sure: the experts take turns, or one of them takes all."""
+    turns, one = 40.0 * torch.eye(4).repeat(25, 1), 40.0 * torch.eye(4)[:1].repeat(100, 1)
+    balanced, collapsed = ROUTERS[method](turns, 1), ROUTERS[method](one, 1)
+    assert load_balancing_loss([balanced]).item() == pytest.approx(1.0)
+    assert load_balancing_loss([collapsed]).item() == pytest.approx(4.0)
+    assert load_balancing_loss([balanced, collapsed, balanced]).item() == pytest.approx(6.0)
 
 
-def test_active_parameters_of_each_method():
-    for method in ROUTERS:
-        model = GPT(GPTConfig(vocab_size=20, n_layer=2, n_embd=8, n_head=2, d_ff=8, n_expert=3, routing=method))
-        active = {"topk": 2 + 2, "switch": 1 + 1, "soft": 3 + 3, "sample": 3 + 1}[method]
-        assert model.num_params() - model.num_params(active=True) == (6 - active) * 3 * 8 * 8
+def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_a_tenth():
+    rates = [learning_rate(step, steps=21, peak=2.0, warmup=0.2) for step in range(21)]  # 5 steps warm up
+    assert rates[:6] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
+    assert rates[-1] == pytest.approx(0.2)
+    assert rates[10] == pytest.approx(2.0 * (0.1 + 0.45 * (1 + math.cos(math.pi / 3))))
+    assert learning_rate(0, steps=1, peak=2.0, warmup=0.0) == 2.0

@@ -2,16 +2,12 @@
 .PHONY: test test-all lint bench
 test: .venv/dev  ## the tests, but for the long ones: killed runs, several ranks, make paper
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not long"
-
 test-all: .venv/dev  ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest
-
 lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .
-
 bench: $(DATA)/ready .venv/dev  ## speed, as ratios: out/bench.json. Nothing else should run
-	$(PY) -m experiments.bench --data_dir $(DATA)
-
+	$(PY) -m experiments.bench
 .venv/dev: requirements-dev.txt .venv/ready
 	.venv/bin/pip install -q -r requirements-dev.txt
 	touch $@

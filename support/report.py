@@ -1,0 +1,57 @@
+"""The table and the report of evaluate.py. `results` and `loads` are "models" and "routing" of its results.json."""
+import math
+from pathlib import Path
+
+from data.task import over_domains
+from support import figures
+
+
+def markdown(head, rows):
+    """A table as Markdown, with names to the left and numbers to the right."""
+    width = max(len(row[0]) for row in [head, *rows])
+    lines = []
+    for name, *cells in [head, ["-" * width] + ["------:"] * (len(head) - 1), *rows]:
+        lines.append(" | ".join([f"| {name:<{width}}", *(f"{cell:>7}" for cell in cells)]) + " |")
+    return "\n".join(lines)
+
+
+def table(results):
+    """Accuracy in % by domain and its mean, the mean loss, its perplexity, and costs."""
+    rows = []
+    for name, r in results.items():
+        scores = {**r["accuracy"], "mean": over_domains(r["accuracy"])} if r["accuracy"] else {}
+        loss = over_domains(r["loss"])
+        rows.append([name, *(f"{100 * score:.1f}" for score in scores.values()), f"{loss:.3f}", f"{math.exp(loss):.2f}",
+                     *(f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")),
+                     f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"])
+    costs = ["params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
+    return markdown(["model", *scores, "loss", "ppl", *costs], rows)
+
+
+def table_by_domain(results, key):
+    """"loss" or "bits_per_byte" of each model in each domain."""
+    rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]
+    return markdown(["model", *next(iter(results.values()))[key]], rows)
+
+
+def draw_figures(results, loads, checkpoints, out):
+    """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them."""
+    first = next(iter(results.values()))
+    shown = []
+    if first["accuracy"]:
+        figures.accuracy(results, out / "figures/accuracy.png")
+        shown.append("![accuracy by domain](figures/accuracy.png)")
+    if loads:
+        figures.routing(loads, out / "figures/routing.png")
+        shown.append("![share of the gates of each expert](figures/routing.png)")
+        shown.append("Which expert wrote which token: open [explore.html](explore.html) in a browser.")
+    figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
+    return [*shown, "![validation loss](figures/curves.png)"]
+
+
+def make_report(results, machine, pictures):
+    """The text of report.md. pictures: the lines that show them."""
+    template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
+    return template.format(table=table(results), loss=table_by_domain(results, "loss"), pictures="\n\n".join(pictures),
+                           bits_per_byte=table_by_domain(results, "bits_per_byte"),
+                           machine=", ".join(f"{key} {value}" for key, value in machine.items() if value))

@@ -1,0 +1,91 @@
+"""--fast equals the readable sum, --recompute changes no gradient, and torch.compile makes one graph that stays."""
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.testing import assert_close
+
+from data.common import BadInput
+from model import GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss
+from support import fast
+from tests.test_model import SMALL, new_model, random_tokens
+
+PATHS = {"dense": {}, **{method: {"n_expert": 4, "routing": method} for method in ROUTERS}}
+
+
+def loss_and_gradients(model, tau=0.7, **options):
+    """The loss of stage 3 in training mode, and the gradients of all parameters."""
+    model.train().zero_grad()
+    noise = None
+    if model.config.n_expert:
+        noise = gumbel(model.config, 27, tau, torch.Generator().manual_seed(0))
+    _, loss, routing = model(random_tokens(), random_tokens(seed=2), noise=noise, **options)
+    if routing:
+        loss = loss + 0.1 * load_balancing_loss(routing)
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+def assert_roughly_equal(got, want):
+    """As close as bfloat16 can be: losses to 1 %, the gradient of each parameter to 10 %. Each is (loss, gradients)."""
+    assert_close(got[0], want[0], rtol=0.01, atol=0)
+    for a, b in zip(got[1], want[1], strict=True):
+        assert (a - b).norm() < 0.1 * b.norm()
+
+
+@pytest.mark.parametrize("path", ROUTERS)
+def test_fast_model_equals_the_readable_one(path):
+    """Loss and gradients."""
+    readable, quick = new_model(**PATHS[path]).float(), new_model(**PATHS[path]).float()
+    fast.install(quick)
+    assert [block.ff.ff_moe for block in quick.blocks] == [fast.ff_moe] * 2
+    assert [block.ff.ff_moe for block in readable.blocks] == [ff_moe] * 2
+    assert_close(loss_and_gradients(quick), loss_and_gradients(readable), rtol=1e-4, atol=1e-4)
+
+
+def test_fast_model_equals_the_readable_one_in_bfloat16():
+    """Of one layer. In a second one rounding might choose another expert."""
+    model = new_model(n_expert=4, n_layer=1).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        want = loss_and_gradients(model)
+        fast.install(model)
+        assert_roughly_equal(loss_and_gradients(model), want)
+
+
+def test_fast_refuses_odd_widths():
+    for width in ("n_embd", "d_ff"):
+        with pytest.raises(BadInput, match="multiples of 8"):
+            fast.install(GPT(GPTConfig(**{**SMALL, "n_expert": 3, width: 20})))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_recompute_changes_no_gradient(path):
+    model = new_model(**PATHS[path])
+    assert_close(loss_and_gradients(model, recompute=True), loss_and_gradients(model))
+
+
+def test_recompute_keeps_less_than_half():
+    """Of the bytes that a forward pass saves for the backward pass."""
+    model, saved = new_model().train(), {}
+
+    def keep(tensor):
+        saved[recompute] += tensor.nbytes
+        return tensor
+    for recompute in (False, True):
+        saved[recompute] = 0
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(random_tokens(), random_tokens(), recompute=recompute)
+    assert saved[True] < saved[False] / 2
+
+
+@pytest.mark.parametrize("path", ["sample", pytest.param("dense", marks=pytest.mark.long)])
+def test_compiler_makes_one_graph_and_keeps_it(path):
+    """For every temperature. fullgraph=True raises an error at a break; this backend needs no C++ compiler."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = new_model(**PATHS[path]).float()
+    fast.install(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for tau in (0.9, 0.5):
+        with torch.autocast("cpu", torch.bfloat16):  # the compiler knows the grouped product in bfloat16 only
+            assert_roughly_equal(loss_and_gradients(compiled, tau), loss_and_gradients(model, tau))
+    assert counters["stats"]["unique_graphs"] == 1
