@@ -69,7 +69,7 @@ def judge(stage, check, found):
     If the reference with a known mistake in it gives just these results, the line ends with the hint for that mistake.
     """
     problem = first_problem(found, {seed: reference(check, seed) for seed in found})
-    if problem:
+    if problem and not any("error" in results for results in found.values()):
         for mistake in mistakes.MISTAKES:
             if mistake.stage == stage:
                 known = {seed: reference(check, seed, mistake) for seed in found}

@@ -28,7 +28,7 @@ def read_pieces(files, field):
         try:
             with open_text(path, "rt", encoding="utf-8", newline="") as file:
                 if name.endswith((".jsonl", ".jsonl.gz")):
-                    for number, line in enumerate(file, 1):
+                    for line in file:
                         text = json.loads(line)[field]
                         if not isinstance(text, str):
                             raise TypeError
@@ -38,9 +38,9 @@ def read_pieces(files, field):
                         yield piece, False
                     yield "", True
         except (KeyError, TypeError, json.JSONDecodeError):
-            raise BadInput(f"--text: {path}, line {number}: no text under {field!r}; name another --field") from None
+            raise BadInput(f"{path}: no text under {field!r} in {line[:50]!r}; name another --field") from None
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise BadInput(f"--text: {path} is no text in UTF-8 ({error}); convert it, or name other files") from None
+            raise BadInput(f"{path}: no text in UTF-8 ({error}); convert it, or name other files") from None
 
 
 def read_beginning(files, field, n):

@@ -114,9 +114,9 @@ def time_generation(n_texts, args):
     moe = our_model(args.device, n_expert=4, block_size=256).eval()
     dense = our_model(args.device, block_size=256).eval()
     theirs = their_model(args.device, moe.config).eval()
-    prompt = torch.zeros(n_texts, 8, dtype=torch.int64, device=args.device)
+    prompt = torch.ones(n_texts, 8, dtype=torch.int64, device=args.device)
     calls = {"moe": partial(generate, moe, prompt, 128), "dense": partial(generate, dense, prompt, 128),
-             "hf": partial(theirs.generate, prompt, max_new_tokens=128, min_new_tokens=128, do_sample=False)}
+             "hf": partial(theirs.generate, prompt, attention_mask=prompt, max_new_tokens=128, min_new_tokens=128)}
     t = time_in_turn(calls, args.repeats, args.device)
     return {"moe_generate_over_dense": t["moe"] / t["dense"], "hf_generate_over_ours": t["hf"] / t["moe"]}
 
@@ -124,7 +124,7 @@ def time_generation(n_texts, args):
 def time_branches(args):
     """Three experts at the same time by `make -j3`, over one after the other."""
     with tempfile.TemporaryDirectory() as out:
-        make = partial(subprocess.run, check=True)
+        make = partial(subprocess.run, check=True, capture_output=True)
         seed = ["make", f"OUT={out}", "SEED_STEPS=1", "EXPERT_STEPS=150", f"{out}/seed.pt"]
         make(seed)
         experts = [*seed, "-W", f"{out}/seed.pt", f"{out}/math.pt", f"{out}/code.pt", f"{out}/wiki.pt"]  # -W: as if new

@@ -96,7 +96,7 @@ class Report(NamedTuple):
         """A model's results in each run that has it."""
         found = self.having(name).runs
         if not found:
-            raise BadInput(f"no run has the model {name}; run make paper")
+            raise BadInput(f"no run has {name} and what it is compared with; run make paper")
         return [run["models"][name] for run in found]
 
     def accuracies(self, name, group):

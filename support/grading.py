@@ -14,8 +14,7 @@ OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod, ast.USub: operator.neg, ast.Not: operator.not_, ast.Eq: operator.eq, ast.NotEq: operator.ne,
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
-FUNCTIONS = {"sorted": (sorted, {"reverse"}), "sum": (sum, set()), "len": (len, set()),
-             "max": (max, {"default"}), "min": (min, {"default"})}  # each with the keywords that it takes
+FUNCTIONS = {"sorted": sorted, "sum": sum, "len": len, "max": max, "min": min}
 
 
 class Wrong(Exception):
@@ -71,11 +70,8 @@ def compute(node, names, steps):
         case ast.Subscript(value=part, slice=index):
             value = value_of(part)[value_of(index)]
         case ast.Call(func=ast.Name(id=name), args=[part], keywords=keywords):
-            function, allowed = FUNCTIONS[name]
             options = {keyword.arg: value_of(keyword.value) for keyword in keywords}
-            if not options.keys() <= allowed:
-                raise Wrong
-            value = function(value_of(part), **options)
+            value = FUNCTIONS[name](value_of(part), **options)
         case ast.ListComp(elt=element, generators=[ast.comprehension(target=ast.Name(id=name), iter=part, ifs=tests)]):
             inner = [names | {name: x} for x in value_of(part)]
             value = [value_of(element, row) for row in inner if all(value_of(test, row) for test in tests)]
@@ -83,8 +79,6 @@ def compute(node, names, steps):
             raise Wrong
     numbers = value if isinstance(value, list) else [value]
     steps[0] -= 1 + len(numbers)
-    if steps[0] < 0 or len(numbers) > MAX_LENGTH:
-        raise Wrong
-    if not all(isinstance(number, int) and abs(number) <= MAX_NUMBER for number in numbers):
-        raise Wrong
+    if steps[0] < 0 or len(numbers) > MAX_LENGTH or any(abs(number) > MAX_NUMBER for number in numbers):
+        raise Wrong  # in a list of lists, abs raises TypeError
     return value

@@ -111,20 +111,21 @@ def test_gradescopes_zip_grades_the_reference_and_an_empty_handout(tmp_path):
 
 @pytest.mark.long
 def test_a_folder_of_submissions(tmp_path, monkeypatch, capsys):
-    """One hangs in stage 1, one has no files, one is no Python; each says why it loses points."""
+    """One ends the process in stage 1, one has no files, one is no Python; each says why it loses points."""
     monkeypatch.setattr(checks, "CHECKS", {1: checks.CHECKS[1], 3: checks.CHECKS[3]})
-    model = (ROOT / "model.py").read_text()
-    texts = {"hangs": model.replace("    return F.linear(F.silu", "    while True: pass\n    return F.linear(F.silu"),
-             "broken": "def f(:\n"}
-    for name, text in texts.items():
-        handout.write(tmp_path / "in" / name, {"model.py": text.encode()})
-    (tmp_path / "in" / "none").mkdir()
-    folders = [str(tmp_path / "in" / name) for name in ("hangs", "broken", "none")]
-    grade.main([*folders, "--out", str(tmp_path), "--seed", "3", "--seconds", "10"])
-    assert read_grades(tmp_path) == {"hangs": 20, "broken": 0, "none": 0}
-    assert "not in 10 seconds" in (tmp_path / "hangs.json").read_text()
+    ends = (ROOT / "model.py").read_bytes().replace(b"return F.linear(F.silu", b"exit() or F.linear(F.silu")
+    handout.write(tmp_path, {"ends/model.py": ends, "broken/model.py": b"def f(:\n", "none/a.py": b""})
+    grade.main([*(str(tmp_path / name) for name in ("ends", "broken", "none")), "--out", str(tmp_path), "--seed", "3"])
+    assert read_grades(tmp_path) == {"ends": 20, "broken": 0, "none": 0}
+    assert "the process ended early" in (tmp_path / "ends.json").read_text()
     assert "SyntaxError" in (tmp_path / "broken.json").read_text()
     assert "none holds none of model.py" in capsys.readouterr().err
+
+
+def test_a_submission_that_hangs_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "CHECKS", {1: checks.CHECKS[1]})
+    handout.write(tmp_path, {"course/run.py": b"while True: pass\n"})
+    assert grade.run_checks(tmp_path, seed=3, seconds=1) == {}
 
 
 @pytest.mark.long

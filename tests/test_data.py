@@ -12,11 +12,11 @@ import torch
 
 from data import code, loader, prepare, tokenizer, wiki
 from data.common import BadInput, digest
-from data.task import DOMAINS
 from support.grading import is_correct
 
 BTX = tokenizer.load()
 END = tokenizer.END
+HALVES = {"a": 0.5, "b": 0.5}
 RAMPS = {"a": np.arange(1000, dtype="<u2"), "b": np.arange(5000, 5800, dtype="<u2")}  # a token says where it stands
 
 
@@ -52,11 +52,6 @@ def test_training_again_gives_the_shipped_tokens():
     """The first 144 of 767; the others come after them."""
     definition = tokenizer.new_bpe(tokenizer.train(tokenizer.training_texts(), 400), "btx")["definition"]
     assert len(definition.splitlines()) == 400 and tokenizer.FILE.read_text().startswith(definition)
-
-
-def test_the_most_frequent_pair_is_merged_then_the_smallest_and_none_that_occurs_once():
-    assert list(tokenizer.train(["cd", "ab", "ab", "cd", "zy"], 300))[256:] == [b"ab", b"cd"]
-    assert list(tokenizer.train(["ab", "cd", "cd", "ab", "cd"], 257))[256:] == [b"cd"]
 
 
 def test_every_text_comes_back_and_end_of_text_is_a_token_in_prompts_alone():
@@ -104,6 +99,8 @@ def test_same_seed_same_bytes(name, expected, prepared):
 @pytest.mark.parametrize("level", [1, 2])
 def test_no_test_task_is_in_training_text(level):
     """Nor under other names: math with the same numbers, code with the same docstring."""
+    text = "\n".join(documents("general", level, 10_000))
+    assert not any(task.prompt in text for task in tasks("general", level, 1000))
     solutions = {document.split("?")[1] for document in documents("math", level, 5000)}
     assert solutions.isdisjoint(task.answer for task in tasks("math", level, 1000))
     docstrings = {document.split('"""')[1] for document in documents("code", level, 1000)}
@@ -113,15 +110,6 @@ def test_no_test_task_is_in_training_text(level):
         questions = re.findall(r"[A-Z][^.?]+\?", " ".join(documents(name, level, 10_000)))
         asked = set(re.findall(r"\w+", " ".join(questions)))
         assert asked.isdisjoint(subject for subject, _, _ in wiki.world(level, name)[1::2])
-
-
-def test_no_general_test_story_is_in_training_text():
-    """Not even within a longer story: look at all that stands between two sentences."""
-    prompts = {task.prompt for task in tasks("general", 1, 2000)}
-    for document in documents("general", 1, 10_000):
-        starts = [0, *(match.end() for match in re.finditer(r"[.?:] ", document))]
-        for i, start in enumerate(starts):
-            assert prompts.isdisjoint(document[start:end - 1] for end in starts[i + 1:])
 
 
 def test_code_tasks_are_solved_by_their_answers_and_not_without_work():
@@ -160,12 +148,12 @@ def test_a_domain_is_whole_or_not_there(n, tmp_path, monkeypatch):
     assert loader.domain_names(tmp_path) == []
 
 
-def batch(step=0, tokens=RAMPS, mixture={"a": 0.5, "b": 0.5}, block_size=8, batch_size=12, seed=0, stage=0, **ranks):
+def batch(step=0, tokens=RAMPS, mixture=HALVES, block_size=8, batch_size=12, seed=0, stage=0, **ranks):
     return torch.stack(loader.get_batch(tokens, mixture, block_size, batch_size, seed, stage, step, **ranks))
 
 
 def test_a_batch_is_a_function_of_step_seed_stage_and_mixture_and_ranks_share_it():
-    keys = [{}, {"step": 1}, {"seed": 1}, {"stage": 1}, {"mixture": {"a": 0.6, "b": 0.4}}]
+    keys = [{}, {"step": 1}, {"seed": 1}, {"stage": 1}, {"mixture": {"a": 1}}, {"mixture": {"a": 0.9999, "b": 0.0001}}]
     batches = [batch(**key) for key in keys]
     assert all(torch.equal(batch(**key), rows) for key, rows in zip(keys, batches, strict=True))
     assert len({tuple(rows.flatten().tolist()) for rows in batches}) == len(keys)

@@ -1,7 +1,4 @@
 """hf.py against transformers: logits, text and token ids are the same, and a model of another kind is refused."""
-import random
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import hf
 import mix
-from data import code, tokenizer
+from data import tokenizer
 from data.common import BadInput
 from support import checkpoint as ckpt
 from support.generation import generate
@@ -20,9 +17,9 @@ from support.generation import generate
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
 REFUSED = {"a scaled RoPE": {"rope_parameters": LLAMA3}, "biases": {"attention_bias": True},
-           "wide heads": {"head_dim": 16}, "few embeddings": {"vocab_size": 300}}
-RNG = random.Random(0)
-TEXTS = [code.document(RNG) + "".join(RNG.choices(hf.TEXT + "  \n\t👨‍👩‍👧日本٣", k=60)) for _ in range(200)]
+           "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
+           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}}
+TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 
 @pytest.fixture
@@ -57,7 +54,8 @@ def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
     ours = tokenizer.load(checkpoint["tokenizer"])
     assert ours.eot == 399 and [ours.encode(text) for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
-    assert back.dtype == dtype and back.config.max_position_embeddings == 500
+    assert back.dtype == dtype and back.config.max_position_embeddings == 500 and back.config.eos_token_id == 399
+    assert '\n  "rope_theta": 300.0' in (here / "deeper/out/config.json").read_text()  # where transformers 4 looks
     assert all(torch.equal(p, back.get_parameter(name)) for name, p in theirs.named_parameters())
 
 
@@ -68,7 +66,8 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     mixed["tokenizer"] = tokenizer.new_bpe(tokenizer.train(TEXTS[:100], 500), "own")
     ckpt.save("mixed.pt", mixed)
     hf.main(["export", "mixed.pt", "out"])
-    ours, theirs, idx = ckpt.build(mixed), AutoModelForCausalLM.from_pretrained("out"), torch.randint(1024, (2, 32))
+    ours, theirs = ckpt.build(mixed), AutoModelForCausalLM.from_pretrained("out")
+    idx = torch.randint(1024, (2, 32))
     torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
     written = theirs.generate(idx[:1, :8], max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert torch.equal(generate(ours, idx[:1, :8], 24), written)
@@ -76,23 +75,24 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     assert theirs.eos_token_id == ours.eot and theirs(TEXTS).input_ids == [ours.encode(text) for text in TEXTS]
 
 
-@pytest.mark.parametrize("what", [*REFUSED, "a Mixtral", "a tensor is missing", "no folder"])
+@pytest.mark.parametrize("what", [*REFUSED, "a Mixtral", "missing tensors", "no folder"])
 def test_refused_imports(what, tiny, here):
     if what == "a Mixtral":
         hf.main(["export", str(tiny / "btx_mixed.pt"), "in"])
     elif what != "no folder":
         make_folder("in", **REFUSED.get(what, {}))
-    if what == "a tensor is missing":
-        weights = load_file("in/model.safetensors")
-        weights.pop("model.norm.weight")
-        save_file(weights, "in/model.safetensors", {"format": "pt"})
+    if what == "missing tensors":
+        save_file({"model.norm.weight": torch.ones(48)}, "in/model.safetensors", {"format": "pt"})
     with pytest.raises(BadInput, match="^in"):
         hf.main(["import", "in", "--out", "a.pt"])
-    assert not Path("a.pt").exists()
+    assert not (here / "a.pt").exists()
 
 
 def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
-    for name, folder, tolerance in (("sample_mixed", "out", 1), ("seed", here, 1), ("seed", "out", -1)):
+    """Another router, a folder that exists, other tokens (END is a special one there), other logits."""
+    for name, folder, text, tolerance in [("sample_mixed", "out", "a", 1), ("seed", here, "a", 1),
+                                          ("seed", "out", tokenizer.END, 1), ("seed", "out", "a", -1)]:
+        monkeypatch.setattr(hf, "TEXT", text)
         monkeypatch.setattr(hf, "TOLERANCE", tolerance)
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import paper
 from experiments.budget import match_steps
+from experiments.grid import make_cells
 from experiments.paired import holm, t_test
 from support import ledger
 
@@ -54,7 +55,7 @@ def test_verdicts(monkeypatch):
     names = ("btx", "su_dm", "dense_dm", "large")
     runs = []
     for row in ((0.5, 0.4, 0.5, 0.5), (0.61, 0.5, 0.7, 0.61), (0.7, 0.6, 0.6, 0.69)):
-        results = [{"accuracy": dict.fromkeys(paper.DOMAINS, score) | {"switch": 0.0}} for score in row]
+        results = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0}, "loss": {"math": 1 - s}} for s in row]
         runs.append({"models": dict(zip(names, results, strict=True))})
     monkeypatch.setattr(paper, "TEMPLATE", "[[judge t btx > su_dm all]]\n[[judge t btx > dense_dm all]]")
     report = paper.Report(runs)
@@ -66,3 +67,4 @@ def test_verdicts(monkeypatch):
     assert equal == ["**no**", "open", "yes"]
     assert [paper.decide_greater([d, d], p=0.0) for d in (0.001, -0.1)] == ["open", "**no**"]  # too small; wrong way
     assert paper.Report(runs[:1]).scores("btx").endswith("50.0 | 0.0 | 50.0")  # the mean is without switch
+    assert make_cells("math", [{"models": {"math": run["models"]["btx"]}} for run in runs[:2]]).endswith("**61.0** (0.390)")

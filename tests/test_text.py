@@ -3,7 +3,6 @@ import gzip
 import json
 import tracemalloc
 
-import numpy as np
 import pytest
 import torch
 
@@ -75,7 +74,7 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     own = tokenizer.load(domain.meta["tokenizer"])
     tokens = [own.decode([i]) for i in range(256, own.eot)]
     assert own.vocab_size == own.about["vocab_size"] == own.eot + 1 < 300
-    assert {" apples", " berries"} < {*tokens} and "zz" not in tokens
+    assert {" apples", " berries"} < {*tokens} and " zz" not in tokens
     assert own.decode(domain.train[:5].tolist()).startswith("berries berries")
     torch.save({"tokenizer": own.about}, "own.pt")
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
