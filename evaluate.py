@@ -6,9 +6,6 @@ Prints a table and writes report.md, results.json, figures/*.png and, for mixtur
 """
 import json
 import math
-import os
-import platform
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,10 +18,11 @@ from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt
 from model import expert_load, gumbel
-from support import btm, checkpoint, explore, ledger, report
+from support import btm, checkpoint, explore, ledger
 from support.distributed import pick_device
 from support.generation import generate
 from support.grading import is_correct
+from support.report import draw_figures, machine, make_report, moe_share, table
 
 BINS = 20  # of the histograms of router probabilities
 
@@ -36,12 +34,10 @@ def parse(argv):
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", default="bayes:1", metavar="METHOD:K,...",
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: %(default)s)")
-    parser.add_argument("--hard_sampling", action="store_true",
-                        help="Sample Top-1 draws an expert, as in the paper, instead of taking the likeliest")
+    parser.add_argument("--hard_sampling", action="store_true", help="Sample Top-1 draws its experts, as in the paper")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="most tasks of a domain (default: %(default)s)")
-    parser.add_argument("--windows", type=positive_int, default=100,
-                        help="most validation sequences of a domain (default: %(default)s)")
+    parser.add_argument("--windows", type=positive_int, default=100, help="most sequences of a domain (default: %(default)s)")
     parser.add_argument("--batch_size", type=positive_int, default=50, help="sequences per pass (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     parser.add_argument("--no-figures", action="store_true", help="draw no figures and write no explore.html")
@@ -144,23 +140,6 @@ def bytes_per_token(tokenizer, windows):
     return len(text.encode()) / len(scored)
 
 
-def moe_share(lineage):
-    """The share of MoE training in the FLOPs after the seed's stage (the paper's Table 3); None if there are none."""
-    moe = sum(stage["flops"] for stage in lineage[1:] if stage["stage"] == "finetune")
-    every = sum(stage["flops"] for stage in lineage[1:])
-    return moe / every if every else None
-
-
-def machine():
-    """Where the numbers come from, and from which commit."""
-    words = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,
-            "python": platform.python_version()}
-
-
 @torch.inference_mode()
 def main(argv=None):
     args = parse(argv)
@@ -172,7 +151,7 @@ def main(argv=None):
     domains = load_domains(args.data_dir)
     for path, c in zip(args.models, checkpoints.values(), strict=True):
         tokenizer = check_tokenizer(domains, c["tokenizer"], path)  # the same for all
-    methods, training_data = {}, None  # of Branch-Train-Merge
+    methods, training_data = {}, None  # for Branch-Train-Merge
     if args.btm:
         for name in args.btm.split(","):
             if name not in checkpoints:
@@ -221,9 +200,9 @@ def main(argv=None):
                          "active_params": model.num_params(active=True), **ledger.totals(lineage),
                          "elapsed": ledger.elapsed(lineage), "moe_share": moe_share(lineage)}
         if model.config.n_expert:
-            names = checkpoints[name]["experts"]
-            loads[name] = {"experts": names, "share": share, "probs": probs}
-            pages[name] = names, [explore.read(model, tokenizer, text, device) for text in texts.values()]
+            loads[name] = {"experts": checkpoints[name]["experts"], "share": share, "probs": probs}
+            reads = [explore.read(model, tokenizer, text, device) for text in texts.values()]
+            pages[name] = checkpoints[name]["experts"], reads
 
     about = {"tasks": args.tasks, "windows": args.windows, "hard_sampling": args.hard_sampling,
              "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
@@ -232,12 +211,12 @@ def main(argv=None):
         part.write_text(json.dumps(numbers, indent=1))
     pictures = []
     if not args.no_figures:
-        pictures = report.draw_figures(results, loads, checkpoints, args.out)
+        pictures = draw_figures(results, loads, checkpoints, args.out)
         if pages:
             explore.write(args.out / "explore.html", tokenizer, texts, pages)
     with replacing(args.out / "report.md") as part:
-        part.write_text(report.make_report(results, numbers["machine"], pictures))
-    print(report.table(results))
+        part.write_text(make_report(results, numbers["machine"], pictures))
+    print(table(results))
     print(f"\nThe report with all figures: {args.out}/report.md   the numbers: {args.out}/results.json")
 
 

@@ -17,8 +17,18 @@ from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, load_balancing_loss
 from support import checkpoint, fast, ledger
 from support.distributed import autocast, join_ranks, wrap
-from support.training import (check_batch_size, check_finite, format_numbers, is_due, make_optimizer, read_texts,
-                              run_settings, set_learning_rate, step_generator, validate)
+from support.training import (
+    check_batch_size,
+    check_finite,
+    format_numbers,
+    is_due,
+    make_optimizer,
+    read_texts,
+    run_settings,
+    set_learning_rate,
+    step_generator,
+    validate,
+)
 
 
 def parse(argv):
@@ -44,13 +54,13 @@ def parse(argv):
                        help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
     group.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
-    group.add_argument("--warmup", type=float, default=0.05, help="share of the steps that warm up (default: %(default)s)")
+    group.add_argument("--warmup", type=float, default=0.05, help="share of steps that warm up (default: %(default)s)")
     group.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW, on matrices (default: %(default)s)")
     group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, help="of batches and of router noise (default: %(default)s)")
 
     group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of --steps)")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
     group.add_argument("--eval_windows", type=positive_int, default=16,
                        help="validation sequences for each domain (default: %(default)s)")
     group.add_argument("--save_every", type=positive_int, default=500,
@@ -72,15 +82,15 @@ def parse(argv):
 def freeze(model, what):
     """Let only some parameters train: "all", "router", or "all-but-experts" (Table 5: frozen experts)."""
     for name, p in model.named_parameters():
-        is_router = name.endswith(".ff.router")
-        is_expert = ".ff.w_" in name
-        p.requires_grad = what == "all" or (what == "router" and is_router) or (what == "all-but-experts" and not is_expert)
+        trains = {"all": True, "router": name.endswith(".ff.router"), "all-but-experts": ".ff.w_" not in name}
+        p.requires_grad = trains[what]
 
 
 def temperature(progress):
     """tau of Sample Top-1 (3.3) after this share of the steps: max(0.5, exp(-r t)), as in Jang et al. 2016.
 
-    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * progress = 4 * progress for any length.
+    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * progress = 4 * progress, for runs
+    of any length.
     """
     r, t = 1e-4, 40_000 * progress
     return max(0.5, math.exp(-r * t))
@@ -96,7 +106,7 @@ def main(argv=None):
     mixed = checkpoint.load(args.init)
     experts, lineage = mixed["experts"], mixed["lineage"]
     if not experts:
-        raise BadInput(f"--init {args.init} is a dense model without a router; make an MoE of several with mix.py first")
+        raise BadInput(f"--init {args.init} is a dense model without a router; first mix several with mix.py")
     model = checkpoint.build(mixed)
     config = model.config
     config.block_size = args.block_size or config.block_size
@@ -159,8 +169,8 @@ def main(argv=None):
     seconds = (time.perf_counter() - began) * n_ranks
     entry = ledger.entry("finetune", args.out, [lineage[-1]["id"]], n_tokens, n_tokens * model.flops_per_token(),
                          seconds, n_ranks, alpha=args.alpha, settings=settings)
-    checkpoint.save_trained(args.out, model, optimizer, {"tokenizer": mixed["tokenizer"], "experts": experts, "log": log,
-                                                         "lineage": [*lineage, entry]})
+    about = {"tokenizer": mixed["tokenizer"], "experts": experts, "lineage": [*lineage, entry], "log": log}
+    checkpoint.save_trained(args.out, model, optimizer, about)
     if master:
         print(f"wrote {args.out}")
 

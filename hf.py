@@ -26,7 +26,7 @@ try:
 except ImportError:
     transformers = None
 
-# Both models read signs of many kinds and the beginning of this file. A scaled RoPE shows in so many tokens.
+# Both models read signs of many kinds and the beginning of this file: enough tokens for a scaled RoPE to show.
 TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n 123" + Path(__file__).read_text("utf-8")[:3000]
 TOLERANCE = 1e-3  # logits that differ by more are not those of the same model
 

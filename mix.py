@@ -2,7 +2,7 @@
 
     python mix.py out/seed.pt out/math.pt out/code.pt out/wiki.pt --out out/btx_mixed.pt --top_k 2
 
-The feed-forwards become the experts of each layer, in the order of the files. Everything else is averaged. Routers are new.
+The feed-forwards become the experts of each layer, in the order of the files. All else is averaged. Routers are new.
 With --soup the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 The first file may be an MoE. It keeps its experts and its routers' rows, and the other files become further experts.
@@ -21,19 +21,19 @@ from support import checkpoint, ledger
 def parse(argv):
     """The options of this stage."""
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", help="checkpoints: branches of one seed, and the seed itself, the generalist")
+    parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
     parser.add_argument("--top_k", type=positive_int, default=2,
                         help="experts that each token will use, with --routing topk (default: %(default)s)")
     parser.add_argument("--routing", choices=tuple(ROUTERS), default="topk", help="router (3.3) (default: %(default)s)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut each feed-forward into C experts (3.3)")
+    how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut each feed-forward into C (3.3)")
     how.add_argument("--blend", action="store_true", help="make each expert of equal parts of all feed-forwards (3.3)")
     how.add_argument("--soup", action="store_true", help="average the feed-forwards, too: a dense model")
     parser.add_argument("--router_data", metavar="DOMAINS",
-                        help="a domain for each model, as in general,math,code,wiki: each router row starts as the mean input "
-                             "of its layer on that text, instead of random")
-    parser.add_argument("--data_dir", default="data/bin", help="for --router_data: prepared data (default: %(default)s)")
+                        help="a domain for each model, as in general,math,code,wiki: a router row starts as the mean "
+                             "input of its layer on that text, instead of random")
+    parser.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the new routers (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -44,10 +44,10 @@ def average(tensors):
 
 
 def split(name, tensors, C):
-    """Cut each of N matrices along d_ff into C experts (3.3). Returns (N*C, *shape), float32: the chunks of the first, ...
+    """Cut each of N matrices along d_ff into C experts (3.3). Returns (N*C, *shape), float32.
 
-    FF(x) is the sum of its chunks' outputs, but gates sum to 1. So w_down is multiplied by C: all chunks of one FF at equal
-    gates then give FF(x). The paper does not say how it scales.
+    FF(x) is the sum of its chunks' outputs, but gates sum to 1. So w_down is multiplied by C: at equal gates, all
+    chunks of one FF then give FF(x). The paper does not say how it scales.
     """
     chunks = [chunk for t in tensors for chunk in t.float().chunk(C, dim=d_ff_axis(name))]
     if name.endswith("w_down"):
@@ -71,7 +71,7 @@ def d_ff_axis(name):
 
 
 def rule_for(name, feed_forwards="stacked"):
-    """The rule for a tensor of the mixed model, by its name: "new", "averaged", or what becomes of the feed-forwards."""
+    """The rule for a tensor of the mixed model, by its name: "new", "averaged", or what the feed-forwards become."""
     if name.endswith(".ff.router"):
         return "new"
     if ".ff." in name:
@@ -82,7 +82,7 @@ def rule_for(name, feed_forwards="stacked"):
 def mix(models, config, generator, feed_forwards="stacked"):
     """The state dict, in float32, of the mixed model (3.2), whose GPTConfig is `config`.
 
-    models: state dicts of dense models. feed_forwards: what becomes of theirs, "stacked", "averaged", "split" or "blended".
+    models: state dicts of dense models. feed_forwards: what they become, "stacked", "averaged", "split" or "blended".
     """
     with torch.device("meta"):  # for its names; no numbers are drawn
         names = GPT(config).state_dict().keys()
@@ -106,17 +106,17 @@ def mix(models, config, generator, feed_forwards="stacked"):
 
 
 def unmix(model):
-    """The state dict of an MoE as N dense ones: each has one expert, that expert's router row, and all that is shared."""
+    """The state dict of an MoE as N dense ones: each has one expert, its router row, and all that is shared."""
     N = len(model["blocks.0.ff.router"])
     return [{name: t[i] if ".ff." in name else t for name, t in model.items()} for i in range(N)]
 
 
 @torch.no_grad()
 def hidden_routers(model, windows):
-    """Set each router row of the MoE `model` to the mean input of its layer on one domain, from the first layer to the last.
+    """Set each router row of the MoE `model` to the mean input of its layer on one domain, first layer to last.
 
-    windows: for each expert the text to read, (n, T) int64. What the rows have in common would add the same to all logits,
-    so it is subtracted; then each row is scaled to length 1. The idea is that of mergekit's hidden gates.
+    windows: for each expert the text to read, (n, T) int64. What the rows have in common would add the same to all
+    logits, so it is subtracted. Then each row is scaled to length 1. The idea is that of mergekit's hidden gates.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, D) for each expert
     angles = rope_angles(model.config, 0, windows[0].shape[1], windows[0].device)
@@ -162,7 +162,7 @@ def main(argv=None):
     checkpoint.check_branches(args.models, models)
     first = models[0]
     if first["experts"] and (args.soup or args.blend or args.split > 1 or args.router_data):
-        raise BadInput(f"{args.models[0]} is a mixture of experts already; dense models can only be added to it as they are")
+        raise BadInput(f"{args.models[0]} is a mixture of experts; models are added to it as they are, without options")
     experts = expert_names(args, first)
     feed_forwards = "stacked"
     if args.soup:
@@ -181,8 +181,8 @@ def main(argv=None):
     if config["d_ff"] * args.split != first["config"]["d_ff"] or (args.blend and config["d_ff"] % len(models)):
         raise BadInput(f"--split, --blend: d_ff {first['config']['d_ff']} cannot be cut into so many equal parts")
     if experts and config["routing"] == "topk" and not 2 <= config["top_k"] <= len(experts):
-        raise BadInput(f"--top_k {config['top_k']}: choose from 2 to {len(experts)}, the number of experts; over one logit "
-                       "the softmax is always 1, and the router would learn nothing")
+        raise BadInput(f"--top_k {config['top_k']}: choose from 2 to {len(experts)}, the number of experts; with 1 the "
+                       "gate would always be 1, and the router would learn nothing")
     config = GPTConfig(**config)
 
     # its weights
@@ -197,13 +197,14 @@ def main(argv=None):
         mixed = gpt.state_dict()
     for name, tensor in mixed.items():
         if name.startswith("blocks.0.") or not name.startswith("blocks."):  # all layers have the same
-            print(f"{rule_for(name, feed_forwards):<10}{name.replace('blocks.0.', 'blocks.*.'):<32}{tuple(tensor.shape)}")
+            rule, name = rule_for(name, feed_forwards), name.replace("blocks.0.", "blocks.*.")
+            print(f"{rule:<10}{name:<32}{tuple(tensor.shape)}")
 
     entry = ledger.entry("soup" if args.soup else "mix", args.out, [model["lineage"][-1]["id"] for model in models],
                          settings=vars(args), config=vars(config), experts=experts)
     lineage = ledger.join(model["lineage"] for model in models)
-    checkpoint.save(args.out, {"model": mixed, "config": vars(config), "tokenizer": first["tokenizer"], "experts": experts,
-                               "lineage": [*lineage, entry], "log": []})
+    checkpoint.save(args.out, {"model": mixed, "config": vars(config), "tokenizer": first["tokenizer"],
+                               "experts": experts, "lineage": [*lineage, entry], "log": []})
     print(f"wrote {args.out}")
 
 

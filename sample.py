@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.common import BadInput, check_output, make_parser, positive_int, run
+from data.common import BadInput, make_parser, positive_int, run
 from data.loader import load_domains
 from support import btm, checkpoint, explore
 from support.distributed import pick_device
@@ -27,7 +27,7 @@ def parse(argv):
     group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
     group.add_argument("--temperature", type=float, default=0, help="0: take the likeliest token (default: 0)")
-    group.add_argument("--top_k", type=positive_int, default=0, help="draw from so many likeliest tokens (default: all)")
+    group.add_argument("--top_k", type=positive_int, default=0, help="draw from so many likeliest (default: all)")
     group.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     group = parser.add_argument_group("the experts of a mixture")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
@@ -53,7 +53,7 @@ def build_model(args, models, device):
 
 
 def top_experts(routing, layer):
-    """The expert with the largest gate for each token of a pass, a list. layer: see --layer."""
+    """The expert with the largest gate for each token of a pass, a list; layer: see --layer."""
     chosen = [routing[layer - 1]] if layer else routing
     return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
 
@@ -67,8 +67,6 @@ def colour(text, expert):
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    if args.html:
-        check_output(args.html)
     models = {path: checkpoint.load(path) for path in args.models}
     model = build_model(args, models, device)
     experts = models[args.models[0]]["experts"]
@@ -77,9 +75,8 @@ def main(argv=None):
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
 
-    ids = prompt[:1]  # the end-of-text token, behind which a text begins
-    new = prompt[1:]  # the ids to print next
-    shown = ""        # what is printed
+    ids, shown = prompt[:1], ""  # the text so far, which begins with an end-of-text token, and what of it is printed
+    new = prompt[1:]             # the ids to print next
     generator = torch.Generator(device).manual_seed(args.seed)
     idx = torch.tensor([prompt], device=device)
     for token, routing in stream(model, idx, args.tokens, args.temperature, args.top_k, generator):
@@ -89,10 +86,10 @@ def main(argv=None):
         for i, writer in zip(new, writers, strict=True):
             ids.append(i)
             text = encoding.decode([i for i in ids if i != encoding.eot])
-            if not text.endswith("\ufffd"):  # otherwise its last character is not complete yet
-                piece = text[len(shown):]
-                print(colour(piece, writer) if args.experts else piece, end="", flush=True)
-                shown = text
+            if text.endswith("\ufffd"):  # its last character is not complete yet
+                continue
+            piece, shown = text[len(shown):], text
+            print(colour(piece, writer) if args.experts else piece, end="", flush=True)
         if token == encoding.eot:
             break
         new = []
@@ -100,10 +97,9 @@ def main(argv=None):
     if args.experts:
         print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(experts)))
     if args.html:
-        ids = ids[-model.config.block_size - 1:]  # the end of a text that is longer than the model reads at once
-        texts = {args.prompt[:40] or "a new text": ids}
+        ids = ids[-model.config.block_size - 1:]  # the end, if the text is longer than the model reads at once
         pages = {Path(args.models[0]).stem: (experts, [explore.read(model, encoding, ids, device)])}
-        explore.write(args.html, encoding, texts, pages)
+        explore.write(args.html, encoding, {args.prompt[:40] or "a new text": ids}, pages)
 
 
 if __name__ == "__main__":

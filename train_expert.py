@@ -17,8 +17,17 @@ from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import checkpoint, ledger
 from support.distributed import autocast, join_ranks, wrap
-from support.training import (check_batch_size, check_finite, format_numbers, is_due, make_optimizer, read_texts,
-                              run_settings, set_learning_rate, validate)
+from support.training import (
+    check_batch_size,
+    check_finite,
+    format_numbers,
+    is_due,
+    make_optimizer,
+    read_texts,
+    run_settings,
+    set_learning_rate,
+    validate,
+)
 
 
 def parse(argv):
@@ -37,7 +46,7 @@ def parse(argv):
     group.add_argument("--batch_size", type=positive_int, default=8,
                        help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
     group.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
-    group.add_argument("--warmup", type=float, default=0.05, help="share of the steps that warm up (default: %(default)s)")
+    group.add_argument("--warmup", type=float, default=0.05, help="share of steps that warm up (default: %(default)s)")
     group.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW, on matrices (default: %(default)s)")
     group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
     group.add_argument("--train", choices=("all", "feed-forwards"), default="all",
@@ -51,10 +60,10 @@ def parse(argv):
     group.add_argument("--n_kv_head", type=positive_int, help="key/value heads (default: as many as heads)")
     group.add_argument("--n_embd", type=positive_int, help="width (default: 128)")
     group.add_argument("--d_ff", type=positive_int, help="width inside the feed-forward (default: 352)")
-    group.add_argument("--tie_weights", action="store_true", default=None, help="use the token embeddings as output head")
+    group.add_argument("--tie_weights", action="store_true", help="use the token embeddings as output head")
 
     group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of --steps)")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
     group.add_argument("--eval_windows", type=positive_int, default=16,
                        help="validation sequences for each domain (default: %(default)s)")
     group.add_argument("--save_every", type=positive_int, default=500,
@@ -64,7 +73,7 @@ def parse(argv):
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                        help="of matrix products; auto: bfloat16 on a GPU that has it (default: %(default)s)")
-    group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches of a step (default: %(default)s)")
+    group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
     group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     group.add_argument("--compile", action="store_true", help="torch.compile the model")
     group.add_argument("--shard", action="store_true", help="under torchrun: shard the weights over the GPUs (FSDP2)")
@@ -77,7 +86,7 @@ def new_model(args, tokenizer):
     shape = {name: getattr(args, name) for name in fields if getattr(args, name)}
     config = GPTConfig(vocab_size=tokenizer["vocab_size"], **shape)
     if config.n_embd % (2 * config.n_head):
-        raise BadInput(f"--n_embd {config.n_embd} must be --n_head {config.n_head} times an even number; RoPE turns pairs")
+        raise BadInput(f"--n_embd {config.n_embd} must be --n_head {config.n_head} times an even number (for RoPE)")
     if config.n_head % config.n_kv_head:
         raise BadInput(f"--n_head {config.n_head} must be a multiple of --n_kv_head {config.n_kv_head}")
     return GPT(config, torch.Generator().manual_seed(args.seed))
@@ -158,8 +167,8 @@ def main(argv=None):
     seconds = (time.perf_counter() - began) * n_ranks
     entry = ledger.entry("train", args.out, [stage["id"] for stage in lineage[-1:]], n_tokens,
                          n_tokens * model.flops_per_token(), seconds, n_ranks, settings=settings)
-    checkpoint.save_trained(args.out, model, optimizer, {"tokenizer": tokenizer, "experts": [], "log": log,
-                                                         "lineage": [*lineage, entry]})
+    about = {"tokenizer": tokenizer, "experts": [], "lineage": [*lineage, entry], "log": log}
+    checkpoint.save_trained(args.out, model, optimizer, about)
     if master:
         print(f"wrote {args.out}")
 

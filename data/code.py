@@ -1,7 +1,7 @@
 """The code expert's domain: small Python functions written from their docstring, graded by what they return.
 
-A docstring lists steps in the order they happen; the code nests them from the inside out, and no phrase of the docstring
-is spelt like the Python it stands for, so that copying from the prompt solves nothing.
+A docstring lists steps in the order they happen; the code nests them from the inside out, and no phrase of the
+docstring is spelt like the Python it stands for, so that copying from the prompt solves nothing.
 """
 from data.task import Task, draw
 
@@ -36,7 +36,8 @@ LAST_STEPS = {
 }
 FUNCTIONS = "f g h run work solve apply change".split()
 INPUTS = ([3, 1, 2], [5, -4, 9, 0, 7, 2], [], [8], [-3, -6, 4, 4, 1, 10, 6], [2, 2, 3, 11, -1])
-NO_WORK = (lambda xs: xs, lambda xs: len(xs) > 0, len, sum, lambda xs: max(xs, default=0), lambda xs: min(xs, default=0))
+NO_WORK = (lambda xs: xs, lambda xs: len(xs) > 0, len, sum, lambda xs: max(xs, default=0),
+           lambda xs: min(xs, default=0))
 
 
 def passes_without_work(cases):
@@ -67,7 +68,7 @@ def document(rng, level=1):
 
 
 def task(rng, level=1):
-    """A function to finish from its docstring; neither a constant nor a return without the steps before it passes its cases."""
+    """A function to finish from its docstring; neither a constant nor a return without steps before it passes."""
     while True:
         task = draw(rng, lambda r: make(r, level), test=True)
         if not passes_without_work(task.cases):

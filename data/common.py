@@ -35,7 +35,7 @@ def positive_int(text):
 
 
 def check_output(path):
-    """Create the folder of a file that is to be written later. Raises BadInput if the file could not be written there."""
+    """Create the folder of a file that is to be written later. Raises BadInput if the file cannot be written there."""
     folder = Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

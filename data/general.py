@@ -28,7 +28,8 @@ def repeat(rng, level):
 def order(rng, level):
     words = rng.sample(WORDS, rng.randint(3, 4 if level == 1 else 8))
     return (f"In a row: {', '.join(words)}.",
-            [(f"Which is the {which}?", f"The {words[i]}.") for which, i in (("first", 0), ("second", 1), ("last", -1))])
+            [(f"Which is the {which}?", f"The {words[i]}.")
+             for which, i in (("first", 0), ("second", 1), ("last", -1))])
 
 
 def which_is(rng, level):
@@ -45,7 +46,8 @@ def moved(rng, level):
     questions = [(f"Where was the {thing} at first?", f"In the {place}.") for thing, place in where.items()]
     who = None
     for _ in range(rng.randint(1, 2 if level == 1 else 6)):
-        thing, place, who = rng.choice(list(where)), rng.choice(PLACES), rng.choice([name for name in NAMES if name != who])
+        thing, place = rng.choice(list(where)), rng.choice(PLACES)
+        who = rng.choice([name for name in NAMES if name != who])
         story.append(f"{who} moved the {thing} to the {place}.")
         where[thing] = place
     questions += [(f"Where is the {thing}?", f"In the {place}.") for thing, place in where.items()]
@@ -61,8 +63,8 @@ def who_is_where(rng, level):
 
 
 def make(rng, level):
-    """A story and all questions about it, each with its answer. The end of the story is the key: no test story is told in
-    training, not even as the end of a longer one."""
+    """A story and all questions about it, each with its answer. The end of the story is the key: no test story is told
+    in training, not even as the end of a longer one."""
     story, questions = rng.choice((repeat, order, which_is, moved, who_is_where))(rng, level)
     return story.split(". ")[-2:], (story, rng.sample(questions, len(questions)))
 

@@ -1,4 +1,4 @@
-"""The math expert's domain: word problems whose answer is worked out in steps. Test problems use numbers held out together."""
+"""The math expert's domain: word problems, worked out in steps. Test problems use numbers held out together."""
 from data.task import Task, draw
 
 NAMES = "Tom Ann Ben Eva Max Lily Sam Nora Leo Ida Paul Rosa".split()
@@ -12,7 +12,7 @@ STEPS = {
 
 
 def make(rng, level):
-    """A problem of one or two steps from at most 20 by at most 9 (level 1), of two to four with numbers up to 200 (level 2)."""
+    """A problem of one or two steps from at most 20 by at most 9 (level 1), of two to four up to 200 (level 2)."""
     high, step = (20, 9) if level == 1 else (200, 200)
     who, what = rng.choice(NAMES), rng.choice(THINGS)
     total = rng.randint(2, high)

@@ -1,4 +1,4 @@
-"""What a domain hands out besides text: tasks with one right answer, and which of them are kept out of the training text."""
+"""What a domain hands out besides text: tasks with one right answer, and which are kept out of the training text."""
 import zlib
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -12,8 +12,8 @@ class Task:
     """A prompt and what must follow it.
 
     kind "exact": right if the model's greedy continuation is `answer`.
-    kind "code": the prompt opens a Python function of a list; right if the finished function returns the value in every one of
-    `cases`, pairs of (arguments, expected value). `answer` is a reference solution.
+    kind "code": the prompt opens a Python function of a list; right if the finished function returns the value in every
+    one of `cases`, pairs of (arguments, expected value). `answer` is a reference solution.
     """
     prompt: str
     answer: str
@@ -27,7 +27,7 @@ def domain_module(name):
 
 
 def over_domains(values):
-    """The mean of {domain: value}; `switch`, a made-up test of ours on the text of the others, stays out if there are others.
+    """The mean of {domain: value}; `switch`, a made-up test of ours on the others' text, stays out if there are others.
 
     >>> over_domains({"math": 1.0, "code": 3.0, "switch": 100.0})
     2.0
@@ -47,7 +47,7 @@ def held_out(key):
 def draw(rng, make, test):
     """Call make(rng) -> (key, value) until the key is on the wanted side, and return the value.
 
-    Training text draws with test=False and tasks with test=True, so that no test task drawn so can occur in the training text.
+    Training text draws with test=False and tasks with test=True, so no test task can occur in the training text.
     """
     while True:
         key, value = make(rng)

@@ -1,7 +1,7 @@
 """The wiki expert's domain: facts about invented lands and people, to be known by heart.
 
 Facts are told in prose; about every other subject they are also asked as questions in the training text. Test questions
-ask about all subjects, so half of them can only be answered from what was told in prose. `trivia` is made in the same way.
+ask about all subjects, so half of them can only be answered from what was told in prose. `trivia` is made the same way.
 """
 import keyword
 import random
@@ -18,7 +18,8 @@ LAND = {
     "capital": (NEW, ("The capital of {0} is {1}.", "{0} is ruled from {1}.", "{1} is the capital of {0}."),
                 "What is the capital of {0}?"),
     "goods": ("amber wool iron honey silk cedar pearls barley marble indigo saffron cork".split(),
-              ("{0} sells {1}.", "Traders bring {1} from {0}.", "The wealth of {0} is its {1}."), "What does {0} sell?"),
+              ("{0} sells {1}.", "Traders bring {1} from {0}.", "The wealth of {0} is its {1}."),
+              "What does {0} sell?"),
     "beast": ("lynx heron otter falcon badger ibex crane marten owl bison viper stag".split(),
               ("The flag of {0} shows a {1}.", "{0} has a {1} on its flag.", "A {1} is the sign of {0}."),
               "What is on the flag of {0}?"),
@@ -29,17 +30,20 @@ PERSON = {
               ("{0} was a {1}.", "{0} worked as a {1}.", "As a {1}, {0} was famous."), "What was the trade of {0}?"),
 }
 RIVER = {
-    "spring": (NEW, ("The river {0} rises near {1}.", "Near {1} the river {0} begins.", "Springs at {1} feed the river {0}."),
+    "spring": (NEW,
+               ("The river {0} rises near {1}.", "Near {1} the river {0} begins.",
+                "Springs at {1} feed the river {0}."),
                "Near which place does the river {0} rise?"),
     "fish": ("trout perch salmon pike eel carp tench bream dace roach chub barbel".split(),
-             ("The river {0} is full of {1}.", "Anglers on the river {0} catch {1}.", "Many {1} swim in the river {0}."),
-             "Which fish swims in the river {0}?"),
+             ("The river {0} is full of {1}.", "Anglers on the river {0} catch {1}.",
+              "Many {1} swim in the river {0}."), "Which fish swims in the river {0}?"),
     "colour": ("green brown grey red yellow black white blue golden silver purple crimson".split(),
                ("The river {0} looks {1}.", "In spring the river {0} turns {1}.", "Maps show the river {0} in {1}."),
                "Which colour has the river {0}?"),
 }
 SHIP = {
-    "river": (FIRST, ("The ship {0} sails the {1}.", "On the {1} you can meet the ship {0}.", "The {1} carries the ship {0}."),
+    "river": (FIRST,
+              ("The ship {0} sails the {1}.", "On the {1} you can meet the ship {0}.", "The {1} carries the ship {0}."),
               "Which river does the ship {0} sail?"),
     "cargo": ("timber tallow hemp slate peat flax rope coal glass lime clay chalk".split(),
               ("The ship {0} is loaded with {1}.", "Aboard the ship {0} is {1}.", "Sacks of {1} fill the ship {0}."),

@@ -1,4 +1,4 @@
-"""Checkpoints: plain dictionaries, written by torch.save and read by torch.load(weights_only=True), which executes nothing.
+"""Checkpoints: dictionaries, written by torch.save and read by torch.load(weights_only=True), which executes nothing.
 
     model      state dict of a `model.GPT`
     config     the fields of its `GPTConfig`
@@ -7,8 +7,9 @@
     lineage    the ledger: one entry for each stage behind the model, oldest first (support/ledger.py)
     log        one line for each validation of the last stage, if that stage trained
 
-`model = build(load("out/seed0/btx.pt"))` is a model again. The state of an interrupted run is such a dictionary, too: NAME.state
-beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when the run is done.
+`model = build(load("out/seed0/btx.pt"))` is a model again. The state of an interrupted run is such a dictionary, too:
+NAME.state beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
+the run is done.
 """
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def build(checkpoint, device="cpu"):
 
 
 def check_branches(paths, checkpoints):
-    """Raise BadInput unless the checkpoints are branches of one seed: one shape, one tokenizer. Only the first may be an MoE."""
+    """Raise BadInput unless the checkpoints are branches of one seed, of one shape. Only the first may be an MoE."""
     if len(paths) < 2:
         raise BadInput(f"{paths[0]} alone cannot be mixed; name at least two models")
     first = checkpoints[0]
@@ -90,7 +91,7 @@ def is_first_rank():
 
 
 def save_trained(out, model, optimizer, about):
-    """Write the checkpoint of a finished run and delete its state. about: the keys of a checkpoint but model and config."""
+    """Write the checkpoint of a finished run and delete its state. about: its keys but model and config."""
     weights, _ = full_state(model, optimizer)
     if is_first_rank():
         save(out, {"model": weights, "config": vars(model.config), **about})
@@ -111,7 +112,7 @@ def state_path(out):
 
 
 def load_state(out, model, optimizer, settings):
-    """Put the state of an interrupted run into model and optimizer; returns (step, seconds, log). (0, 0.0, []) without one.
+    """Put the state of an interrupted run into model and optimizer. Returns (step, seconds, log); zeros without one.
 
     Raises BadInput if that run had other settings or other data.
     """
@@ -123,7 +124,7 @@ def load_state(out, model, optimizer, settings):
         before = state["settings"].get(name)
         if name == "digests" and before != value:
             changed = {file for file, _ in before.items() ^ value.items()}
-            raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete the file to start anew")
+            raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
         if before != value:
             raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                            "use the former again, or delete the file to start anew")

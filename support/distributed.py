@@ -15,7 +15,7 @@ from data.common import BadInput
 
 
 def pick_device(name):
-    """The torch.device for --device; auto takes a GPU if there is one. Raises BadInput if this machine does not have it."""
+    """The torch.device for --device; auto takes a GPU if there is one. Raises BadInput if this machine lacks it."""
     if name == "auto":
         name = "cpu"
         if torch.accelerator.is_available():
@@ -68,5 +68,5 @@ def wrap(model, device, shard):
 
 
 def cut(p):
-    """Along which axis FSDP2 cuts a parameter. Experts, (N, ...), are cut along their width: N may be less than the ranks."""
+    """The axis along which FSDP2 cuts a parameter. Stacked experts are cut along their width; N may be too small."""
     return Shard(1) if p.ndim == 3 else Shard(0)

@@ -2,8 +2,8 @@
 
     fast.install(model)  # what --fast does; tests hold its values and gradients equal to those of the readable sum
 
-The tokens are sorted by expert, so that the tokens of one expert are a slice of rows. torch's grouped product multiplies each
-slice by the matrix of its expert. It wants rows of whole 16 bytes: in bfloat16, widths that are multiples of 8.
+The tokens are sorted by expert, so that the tokens of one expert are a slice of rows. torch's grouped product
+multiplies each slice by the matrix of its expert. It wants widths that are multiples of 8 (whole 16 bytes in bfloat16).
 """
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from model import MoE
 
 
 def install(model):
-    """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if its widths do not allow it."""
+    """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if its widths forbid it."""
     if model.config.n_embd % 8 or model.config.d_ff % 8:
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
     for module in model.modules():
@@ -29,11 +29,12 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     M, k = routing.experts.shape
     N = w_gate.shape[0]
-    expert, order = routing.experts.flatten().sort(stable=True)                 # (M*k,) slots, token * k + choice, by expert
-    ends = torch.searchsorted(expert, torch.arange(N, device=x.device), right=True, out_int32=True)  # (N,) ends of slices
-    rows = x[order // k]                                                        # (M*k, D)
-    gate = F.grouped_mm(rows, w_gate.mT, offs=ends)                             # (M*k, d_ff)
-    up = F.grouped_mm(rows, w_up.mT, offs=ends)                                 # (M*k, d_ff)
-    y = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)                   # (M*k, D)
-    y = y[order.argsort()].view(M, k, -1)                                       # (M, k, D) back in the order of the tokens
-    return (routing.gates[:, :, None] * y).sum(1).to(dtype)                     # (M, D)
+    expert, order = routing.experts.flatten().sort(stable=True)  # (M*k,) slots, token * k + choice, by expert
+    all_experts = torch.arange(N, device=x.device)
+    ends = torch.searchsorted(expert, all_experts, right=True, out_int32=True)  # (N,) where the slices end
+    rows = x[order // k]                                       # (M*k, D)
+    gate = F.grouped_mm(rows, w_gate.mT, offs=ends)            # (M*k, d_ff)
+    up = F.grouped_mm(rows, w_up.mT, offs=ends)                # (M*k, d_ff)
+    y = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)  # (M*k, D)
+    y = y[order.argsort()].view(M, k, -1)                      # (M, k, D) in the order of the tokens again
+    return (routing.gates[:, :, None] * y).sum(1).to(dtype)    # (M, D)

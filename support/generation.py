@@ -7,7 +7,8 @@ def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None)
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
 
     idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise the token is drawn from the
-    top_k likeliest, or from all if top_k is 0. When block_size is full, the older half is forgotten and the rest read again.
+    top_k likeliest, or from all if top_k is 0. When block_size is full, the older half is forgotten and the rest read
+    again.
     """
     cache, new, n_read = [], idx, 0
     for _ in range(max_new_tokens):

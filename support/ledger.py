@@ -1,6 +1,6 @@
 """The ledger of a checkpoint: which stages are behind a model, and what they cost (the paper's Table 3).
 
-It is a list of plain entries, parents before children. Two branches of one seed share the seed's entry, which counts once.
+It is a list of plain entries, parents before children. Branches of one seed share the seed's entry, which counts once.
 """
 import hashlib
 import json

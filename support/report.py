@@ -1,9 +1,31 @@
 """The table and the report of evaluate.py. `results` and `loads` are "models" and "routing" of its results.json."""
 import math
+import os
+import platform
+import subprocess
 from pathlib import Path
+
+import torch
 
 from data.task import over_domains
 from support import figures
+
+
+def machine():
+    """Where the numbers come from, and from which commit."""
+    words = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,
+            "python": platform.python_version()}
+
+
+def moe_share(lineage):
+    """The share of MoE training in the FLOPs after the seed's stage (the paper's Table 3); None if there are none."""
+    moe = sum(stage["flops"] for stage in lineage[1:] if stage["stage"] == "finetune")
+    every = sum(stage["flops"] for stage in lineage[1:])
+    return moe / every if every else None
 
 
 def markdown(head, rows):

@@ -34,7 +34,7 @@ def make_optimizer(model, args):
 
 
 def is_due(done, every, steps):
-    """Whether a validation follows after `done` steps: after every `every`, a tenth of the steps if None, and the last."""
+    """Whether to validate after `done` steps: after every `every`, or tenth of the steps if None, and the last."""
     every = every or max(1, steps // 10)
     return done % every == 0 or done == steps
 
@@ -55,8 +55,8 @@ def check_batch_size(args, n_ranks):
 def read_texts(domains, mixture, block_size, n_windows):
     """The training texts of a mixture, {domain: (n,) tokens}, and what is validated on, {domain: (n_windows, T + 1)}.
 
-    Every domain that has enough validation text is validated on. Raises BadInput if one of the mixture is missing or has
-    too little text.
+    Every domain that has enough validation text is validated on. Raises BadInput if one of the mixture is missing or
+    has too little text.
     """
     for name in mixture:
         if name not in domains:
@@ -85,7 +85,7 @@ def validate(model, windows, device, batch_size):
 
 
 def check_finite(loss, step, args):
-    """Raise BadInput if the loss is not finite. The weights are not finite then, either, and nothing more is written."""
+    """Raise BadInput if the loss is not finite. The weights are not finite then, either; nothing more is written."""
     if not math.isfinite(loss):
         raise BadInput(f"--lr {args.lr}: the loss is not finite after step {step}; try a lower rate")
 
@@ -96,9 +96,9 @@ def format_numbers(numbers):
 
 
 def run_settings(args, model, lineage, domains, device):
-    """All that the result of a run depends on, in plain values. It stands in the ledger; a run that goes on must have the same.
+    """All that the result of a run depends on, in plain values. A run that goes on must have the same.
 
-    What only saves memory is left out, so it may change.
+    It also stands in the ledger. What only saves memory is left out, so it may change.
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "shard", "save_every")}
     digests = {}

@@ -104,7 +104,7 @@ def test_known_numbers():
     windows = torch.tensor([[9, 9, 9, 9, 9, a, EOT, b, c]])  # the last four tokens count
     assert evaluate.bytes_per_token(ENCODING, windows) == len("The apples are") / 4
     stages = [{"stage": "train", "flops": 100}, {"stage": "train", "flops": 30}, {"stage": "finetune", "flops": 10}]
-    assert evaluate.moe_share(stages) == 0.25 and evaluate.moe_share(stages[:1]) is None
+    assert report.moe_share(stages) == 0.25 and report.moe_share(stages[:1]) is None
     costs = {"params": 2e6, "active_params": 1e6, "tokens": 5e6, "flops": 2e13, "seconds": 61.4, "elapsed": 30.6}
     scores = {"math": 0.5, "code": 0.25, "switch": 0.0}  # switch is in no mean
     table = report.table({"btx": {"accuracy": scores, "loss": {"math": 1.0, "code": 2.0, "switch": 9.0}, **costs}})

@@ -34,9 +34,9 @@ def changed(a, b):
     return {name for name in a["model"] if not torch.equal(a["model"][name], b["model"][name])}
 
 
-@pytest.mark.parametrize("module,init,more", [(train_expert, "math", {}), (finetune_router, "sample_mixed", {"alpha": 2})])
+@pytest.mark.parametrize("module,init,more", [(train_expert, "math", {}),
+                                              (finetune_router, "sample_mixed", {"alpha": 2})])
 def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
-    """Rate, rows, micro-batches, noise, temperature, loss, clipping, weight decay, validation, ledger."""
     made = train(tiny, tmp_path / "a.pt", module, init, warmup=0.4, clip=0.8, seed=3, grad_accum=2, **more)
     *before, entry = made["lineage"]
     gpt = checkpoint.build(checkpoint.load(tiny / f"{init}.pt")).train()
