@@ -6,6 +6,7 @@ All weights train unless --train says otherwise. The default mixture of domains 
 NAME.state now and then. If it was interrupted, the same command goes on from there.
 """
 import math
+import os
 import time
 
 import torch
@@ -131,7 +132,8 @@ def main(argv=None):
     start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds
 
-    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=not master)
+    quiet = not master or "TQDM_DISABLE" in os.environ
+    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
     for step in bar:
         rate = set_learning_rate(optimizer, step, args)
         x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)

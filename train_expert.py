@@ -6,6 +6,7 @@
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
 A run saves its state in NAME.state now and then. If it was interrupted, the same command goes on from there.
 """
+import os
 import time
 
 import torch
@@ -138,7 +139,8 @@ def main(argv=None):
     start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds
 
-    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=not master)
+    quiet = not master or "TQDM_DISABLE" in os.environ
+    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
     for step in bar:
         rate = set_learning_rate(optimizer, step, args)
         x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)

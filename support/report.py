@@ -71,9 +71,9 @@ def draw_figures(results, loads, checkpoints, out):
     return [*shown, "![validation loss](figures/curves.png)"]
 
 
-def make_report(results, machine, pictures):
-    """The text of report.md. pictures: the lines that show them."""
+def make_report(results, about, pictures):
+    """The text of report.md. about: see `machine`; pictures: the lines that show them."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
     return template.format(table=table(results), loss=table_by_domain(results, "loss"), pictures="\n\n".join(pictures),
                            bits_per_byte=table_by_domain(results, "bits_per_byte"),
-                           machine=", ".join(f"{key} {value}" for key, value in machine.items() if value))
+                           machine=", ".join(f"{key} {value}" for key, value in about.items() if value))

@@ -86,6 +86,6 @@ def test_the_training_data_is_that_of_the_experts_mixture(tiny):
 
 def test_sample_py_takes_a_merged_model(tiny, capsys):
     for method in ("bayes:2", "tfidf:1"):
-        words = ["--btm", method, "--data_dir", f"{tiny}/data", "--prompt", "Tom has", "--tokens", "5", "--device", "cpu"]
+        words = ["--btm", method, "--data_dir", f"{tiny}/data", "--prompt", "Tom has", "--tokens", "5"]
         sample.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", *words])
         assert capsys.readouterr().out.startswith("Tom has")

@@ -43,7 +43,7 @@ def test_right_is_the_same_value_and_type_in_every_case():
 @pytest.mark.parametrize("answer", [
     "", "\n    return", "\n    pass", "\n  return xs", "\n    return xs\nxs = 1", "\n    xs = xs\n    return xs",
     "\n    yield xs", "\n    return (", "\n    return \0", "\ndef g(xs):\n    return xs",
-    "\n    return xs\ndef f(xs):\n    return xs", "\n    return [[x, x] for x in xs] and xs",
+    "\n    return 0\ndef f(xs):\n    ''\n    return xs", "\n    return [[x, x] for x in xs] and xs",
     "\n    return print() or xs", "\n    return __import__('os').listdir()", "\n    return (lambda: xs)()",
     "\n    return xs.copy()", "\n    return sorted(xs, key=len)", "\n    return max(*xs)", " + ''\n    return xs",
     "\n    return xs if '\\d' is 1 else xs"])

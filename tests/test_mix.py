@@ -158,11 +158,11 @@ def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, experts
     ("seed math", "--soup --router_data math,code", "--router_data"),
     ("seed math", "--blend --router_data math,code", "--router_data"),
     ("seed math", "--router_data math", "--router_data"),
-    ("btx_mixed math", "--soup", "already"),
-    ("btx_mixed math", "--blend", "already"),
-    ("btx_mixed math", "--split 2", "already"),
-    ("btx_mixed math", "--router_data math,code", "already"),
-    ("seed btx_mixed", "", "already")])
+    ("btx_mixed math", "--soup", "is a mixture of experts"),
+    ("btx_mixed math", "--blend", "is a mixture of experts"),
+    ("btx_mixed math", "--split 2", "is a mixture of experts"),
+    ("btx_mixed math", "--router_data math,code", "is a mixture of experts"),
+    ("seed btx_mixed", "", "is a mixture of experts")])
 def test_impossible_mixtures_are_refused(tiny, tmp_path, models, options, message):
     with pytest.raises(BadInput, match=message):
         run_mix(tiny, models.split(), tmp_path / "a.pt", *options.split(), "--data_dir", f"{tiny}/data")

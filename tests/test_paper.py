@@ -51,20 +51,20 @@ def test_budget():
 def test_verdicts(monkeypatch):
     p = 1 - 12**0.5 / (2 + 12) ** 0.5  # of three differences it is 1 - t / sqrt(2 + t^2), and here t = 2 sqrt(3)
     assert t_test([1.0, 2.0, 3.0]) == pytest.approx((p, 4.3027 / 3**0.5), rel=1e-3)
-    assert holm([0.01, 0.04, 0.02, 0.9]) == pytest.approx([0.04, 0.08, 0.06, 0.9])
-    names = ("btx", "su_dm", "dense_dm", "large")
+    assert holm([0.01, 0.025, 0.02]) == pytest.approx([0.03, 0.04, 0.04]) and holm([0.6, 0.7]) == [1.0, 1.0]
     runs = []
-    for row in ((0.5, 0.4, 0.5, 0.5), (0.61, 0.5, 0.7, 0.61), (0.7, 0.6, 0.6, 0.69)):
-        results = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0}, "loss": {"math": 1 - s}} for s in row]
-        runs.append({"models": dict(zip(names, results, strict=True))})
-    monkeypatch.setattr(paper, "TEMPLATE", "[[judge t btx > su_dm all]]\n[[judge t btx > dense_dm all]]")
-    report = paper.Report(runs)
-    won, level = report.fill(paper.TEMPLATE).split("\n")
-    p = 2 * t_test([0.1, 0.11, 0.1])[0]  # the smaller one of two
+    for row in ((0.5, 0.4, 0.45, 0.5), (0.61, 0.5, 0.51, 0.61), (0.7, 0.6, 0.69, 0.69)):
+        models = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0}, "loss": {"math": 1 - s}} for s in row]
+        runs.append({"models": dict(zip(("btx", "su_dm", "dense_dm", "large"), models, strict=True))})
+    rows = "[[judge t btx > su_dm all]]\n[[judge t btx > dense_dm all]]\n[[judge t btx ≈ large all]]"
+    monkeypatch.setattr(paper, "TEMPLATE", rows)
+    won, unsure, equal = paper.Report(runs).fill(rows).split("\n")
+    p = 2 * t_test([0.1, 0.11, 0.1])[0]  # the smaller one of two that are tested
     assert won == f"**+10.3 ± 1.4** | +10.3 ± 1.4 | +10.3 ± 1.4 | +8.6 ± 1.2 | 3 | {p:.3f} | yes"
-    assert level.endswith("open")  # not significant
-    equal = [report.judge("t", "btx", "≈", name, "all").split()[-1] for name in names[1:]]
-    assert equal == ["**no**", "open", "yes"]
+    assert unsure.endswith("| open") and equal.endswith("| 3 |  | yes")
+    verdicts = [paper.decide_equal(differences) for differences in ([0.1, 0.11], [0.0, 0.05], [0.0, 0.2])]
+    assert verdicts == ["**no**", "open", "open"]
     assert [paper.decide_greater([d, d], p=0.0) for d in (0.001, -0.1)] == ["open", "**no**"]  # too small; wrong way
     assert paper.Report(runs[:1]).scores("btx").endswith("50.0 | 0.0 | 50.0")  # the mean is without switch
-    assert make_cells("math", [{"models": {"math": run["models"]["btx"]}} for run in runs[:2]]).endswith("**61.0** (0.390)")
+    points = [{"models": {"math": run["models"]["btx"]}} for run in runs]
+    assert make_cells("math", points) == "50.0 (0.500) | 61.0 (0.390) | **70.0** (0.300)"

@@ -1,6 +1,6 @@
-"""Two ranks train as one does, with DDP and with FSDP2. In float64, so that rounding does not hide a mistake.
+"""Two ranks train as one does, by DDP and by FSDP2. In float64, so that rounding hides no mistake.
 
-    torchrun --nproc_per_node=2 tests/test_ranks.py '[["train_expert", "--out", "a.pt", ...]]'  # one run after the other
+    torchrun --nproc_per_node=2 tests/test_ranks.py '[["train_expert", "--out", ...], ...]'  # one run after the other
 """
 import json
 import os
@@ -10,63 +10,59 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
-ROOT = Path(__file__).parent.parent
+from support import checkpoint
+
 pytestmark = pytest.mark.long
-RUNS = {  # name: the script, the model it starts from, and options
-    "dense": "train_expert seed", "frozen": "train_expert seed --train feed-forwards",
-    "accumulated": "train_expert seed --grad_accum 2", "moe": "finetune_router btx_mixed --alpha 0",
-    "router": "finetune_router btx_mixed --alpha 0 --train router",
-    "thrifty": "finetune_router btx_mixed --alpha 0 --grad_accum 2 --recompute"}
+ONE = {"dense": "train_expert seed", "feed-forwards": "train_expert seed --train feed-forwards",
+       "moe": "finetune_router btx_mixed --alpha 0", "router": "finetune_router btx_mixed --alpha 0 --train router"}
+TWO = {  # two ranks: what one rank does, and more options. None of them may change anything
+    "dense_ddp": ("dense", "--grad_accum 2"), "dense_shard": ("dense", "--shard --grad_accum 2"),
+    "feed-forwards_ddp": ("feed-forwards", ""), "moe_ddp": ("moe", "--recompute"),
+    "moe_shard": ("moe", "--shard --recompute"), "moe_resumed": ("moe", "--shard"),
+    "router_resumed": ("router", "--shard")}
 
 
-def words(folder, tiny, name, label, *more):
-    """A run of 4 steps that writes NAME_LABEL.pt, and a state after the third."""
-    script, init, *options = RUNS[name].split()
-    recipe = "--data math=0.5,general=0.5 --device cpu --steps 4 --batch_size 8 --lr 0.01 --save_every 3 --eval_windows 1"
+def run(tiny, folder, name, options):
+    """The words of a run of 4 steps that writes NAME.pt, and a state after the third."""
+    script, init, *options = options.split()
+    recipe = "--data math,general --device cpu --steps 4 --batch_size 8 --lr 0.01 --save_every 3 --eval_windows 1"
     return [script, *recipe.split(), "--init", f"{tiny}/{init}.pt", "--data_dir", f"{tiny}/data",
-            "--out", f"{folder}/{name}_{label}.pt", *options, *more]
+            "--out", f"{folder}/{name}.pt", *options]
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, tmp_path_factory):
-    """The folder with all runs: NAME_1.pt on one rank, NAME_ddp.pt and NAME_shard.pt on two, NAME_resumed.pt on two, then one."""
+def folder(tiny, tmp_path_factory):
+    """The checkpoints of all these runs. Those called resumed are left unfinished by two ranks, and end on one."""
     folder = tmp_path_factory.mktemp("ranks")
-    two = [words(folder, tiny, name, "ddp") for name in RUNS]
-    two += [words(folder, tiny, name, "shard", "--shard") for name in RUNS]
-    two += [["unfinished", *words(folder, tiny, name, "resumed", "--shard")] for name in ("moe", "router")]
-    one = [words(folder, tiny, name, "1") for name in RUNS]
-    one += [words(folder, tiny, name, "resumed") for name in ("moe", "router")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    for command, runs in ((torchrun, two), ([sys.executable], one)):
-        done = subprocess.run([*command, __file__, json.dumps(runs)], capture_output=True, text=True, timeout=200,
-                              env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    one = [run(tiny, folder, name, options) for name, options in ONE.items()]
+    two = [run(tiny, folder, name, f"{ONE[like]} {more}") for name, (like, more) in TWO.items()]
+    resumed = [run(tiny, folder, name, ONE[like]) for name, (like, _) in TWO.items() if "resumed" in name]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    for command, runs in ((torchrun, two), ([], one + resumed)):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        done = subprocess.run([sys.executable, *command, __file__, json.dumps(runs)], env=environment, text=True,
+                              stderr=subprocess.PIPE, timeout=300)
         assert done.returncode == 0, done.stderr[-5000:]
     return folder
 
 
-@pytest.mark.parametrize("name,label", [(name, label) for name in RUNS for label in ("ddp", "shard")]
-                         + [("moe", "resumed"), ("router", "resumed")])
-def test_two_ranks_equal_one(trained, name, label):
-    import torch
-
-    from support import checkpoint
-    one, two = (checkpoint.load(trained / f"{name}_{which}.pt") for which in ("1", label))
+@pytest.mark.parametrize("name", TWO)
+def test_two_ranks_equal_one(folder, name):
+    one, two = (checkpoint.load(folder / f"{which}.pt") for which in (TWO[name][0], name))
     for key, weight in one["model"].items():
-        assert weight.dtype == torch.float64
         torch.testing.assert_close(two["model"][key], weight, rtol=0, atol=1e-10)
-    assert one["lineage"][-1]["flops"] == two["lineage"][-1]["flops"]
+    assert one["lineage"][-1]["flops"] == two["lineage"][-1]["flops"] and weight.dtype == torch.float64
     for a, b in zip(one["log"], two["log"], strict=True):
         assert a["val_loss"] == pytest.approx(b["val_loss"])
 
 
 if __name__ == "__main__":
-    import torch
-
-    from support import checkpoint
     torch.set_default_dtype(torch.float64)
+    finish = checkpoint.save_trained
     for script, *argv in json.loads(sys.argv[1]):
-        if script == "unfinished":
-            script, *argv = argv
+        checkpoint.save_trained = finish
+        if "RANK" in os.environ and "resumed" in " ".join(argv):  # leave the state of the third step
             checkpoint.save_trained = lambda *arguments: None
         import_module(script).main(argv)
