@@ -143,8 +143,8 @@ def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, experts
     made = run_mix(tiny, ["seed", "math", "seed", "seed"], tmp_path / "a.pt", *options.split())
     assert made["experts"] == experts.split()
     shape = {"d_ff": d_ff, "n_expert": len(made["experts"]), "routing": routing, "top_k": top_k}
-    assert made["config"] == checkpoint.load(tiny / "seed.pt")["config"] | shape
-    checkpoint.build(made)
+    assert checkpoint.build(made).config == GPTConfig(**checkpoint.load(tiny / "seed.pt")["config"] | shape)
+    assert (made["lineage"][-1]["stage"] == "soup") == (options == "--soup")
     printed = capsys.readouterr().out  # the rule of each tensor, once for all layers
     assert "blocks.*.ff.w_down" in printed
     assert "blocks.1" not in printed
