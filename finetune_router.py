@@ -17,7 +17,7 @@ from data.common import BadInput, check_output, make_parser, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, load_balancing_loss
 from support import checkpoint, fast, ledger
-from support.distributed import autocast, join_ranks, wrap
+from support.distributed import autocast, join_ranks, pick_dtype, wrap
 from support.training import (
     check_batch_size,
     check_finite,
@@ -75,7 +75,7 @@ def parse(argv):
                        help="micro-batches of a step; the load of each is balanced (default: %(default)s)")
     group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
-    group.add_argument("--compile", action="store_true", help="torch.compile the model; needs --fast")
+    group.add_argument("--compile", action="store_true", help="torch.compile the model, with --fast")
     group.add_argument("--shard", action="store_true", help="under torchrun: shard the weights over the GPUs (FSDP2)")
     return parser.parse_args(argv)
 
@@ -112,6 +112,8 @@ def main(argv=None):
     config = model.config
     config.block_size = args.block_size or config.block_size
     freeze(model, args.train)
+    if args.compile and pick_dtype(args.dtype, device) != "bfloat16":
+        raise BadInput("--compile: torch compiles grouped products in bfloat16 only; add --dtype bfloat16")
     if args.fast or args.compile:  # the compiler cannot follow the loop over experts
         fast.install(model)
 

@@ -332,6 +332,7 @@ class GPT(nn.Module):
 
         The forward pass costs 2 for each active weight in a matrix product, and 4*T*D a layer for attention's scores
         and values. The backward pass costs twice that (Kaplan et al. 2020). A frozen weight has no gradient: 4, not 6.
+        This counts a little too much if the first layers are frozen, as nothing flows back to them.
         """
         c = self.config
         total = 12 * c.n_layer * c.block_size * c.n_embd

@@ -28,15 +28,20 @@ def pick_device(name):
     return device
 
 
-def autocast(dtype, device):
-    """The context in which matrix products are computed in --dtype; weights stay in float32.
+def pick_dtype(name, device):
+    """The dtype of matrix products for --dtype. auto is bfloat16 on a GPU that has it.
 
-    auto: bfloat16 on a GPU that has it. On a CPU float32, so that results do not depend on the processor.
+    On a CPU auto is float32, so that results do not depend on the processor.
     """
-    if dtype == "auto":
-        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype = "bfloat16" if on_gpu else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    if name != "auto":
+        return name
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if on_gpu else "float32"
+
+
+def autocast(dtype, device):
+    """The context in which matrix products are computed in --dtype; weights stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(dtype, device) == "bfloat16")
 
 
 def join_ranks(name):

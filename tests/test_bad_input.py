@@ -81,6 +81,8 @@ def test_models_that_do_not_fit_are_refused(tiny, answer):
         torch.save(good | {key: value}, "other.pt")
         assert named in answer("mix {tiny}/seed.pt other.pt --out new/a.pt")
     assert "different tokenizers" in answer(f"{BRANCH} --init other.pt")
+    torch.save(good | {"tokenizer": good["tokenizer"] | {"fingerprint": "other"}, "experts": ["a", "b"]}, "other.pt")
+    assert "different tokenizers" in answer(f"{FINETUNE} --init other.pt")
 
 
 def test_a_process_ends_with_code_2():

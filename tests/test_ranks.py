@@ -1,6 +1,6 @@
 """Two ranks train as one does, by DDP and by FSDP2. In float64, so that rounding hides no mistake.
 
-    torchrun --nproc_per_node=2 tests/test_ranks.py '[["train_expert", "--out", ...], ...]'  # one run after the other
+    torchrun --nproc_per_node=2 tests/test_ranks.py '[[true, "train_expert", "--out", ...], ...]'  # one after the other
 """
 import json
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,26 +22,32 @@ TWO = {  # two ranks: what one rank does, and more options. None of them may cha
     "dense_ddp": ("dense", "--grad_accum 2"), "dense_shard": ("dense", "--shard --grad_accum 2"),
     "feed-forwards_ddp": ("feed-forwards", ""), "moe_ddp": ("moe", "--recompute"),
     "moe_shard": ("moe", "--shard --recompute"), "moe_resumed": ("moe", "--shard"),
-    "router_resumed": ("router", "--shard")}
+    "router_resumed": ("router", "--shard"), "moe_resharded": ("moe", "--shard")}
 
 
-def run(tiny, folder, name, options):
-    """The words of a run of 4 steps that writes NAME.pt, and a state after the third."""
+def run(tiny, folder, name, options, finish=True):
+    """A run of 4 steps: whether it writes NAME.pt or leaves the state of its third step, and the words of its command."""
     script, init, *options = options.split()
     recipe = "--data math,general --device cpu --steps 4 --batch_size 8 --lr 0.01 --save_every 3 --eval_windows 1"
-    return [script, *recipe.split(), "--init", f"{tiny}/{init}.pt", "--data_dir", f"{tiny}/data",
+    return [finish, script, *recipe.split(), "--init", f"{tiny}/{init}.pt", "--data_dir", f"{tiny}/data",
             "--out", f"{folder}/{name}.pt", *options]
 
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
-    """The checkpoints of all these runs. Those called resumed are left unfinished by two ranks, and end on one."""
+    """The checkpoints of all these runs. Two ranks leave some unfinished. Those called resumed end on one rank."""
     folder = tmp_path_factory.mktemp("ranks")
     one = [run(tiny, folder, name, options) for name, options in ONE.items()]
-    two = [run(tiny, folder, name, f"{ONE[like]} {more}") for name, (like, more) in TWO.items()]
-    resumed = [run(tiny, folder, name, ONE[like]) for name, (like, _) in TWO.items() if "resumed" in name]
+    two = []
+    for name, (like, more) in TWO.items():
+        if name.endswith(("resumed", "resharded")):
+            two.append(run(tiny, folder, name, f"{ONE[like]} {more}", finish=False))
+        if name.endswith("resumed"):
+            one.append(run(tiny, folder, name, ONE[like]))
+        else:
+            two.append(run(tiny, folder, name, f"{ONE[like]} {more}"))
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    for command, runs in ((torchrun, two), ([], one + resumed)):
+    for command, runs in ((torchrun, two), ([], one)):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
         done = subprocess.run([sys.executable, *command, __file__, json.dumps(runs)], env=environment, text=True,
                               stderr=subprocess.PIPE, timeout=300)
@@ -60,9 +67,7 @@ def test_two_ranks_equal_one(folder, name):
 
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
-    finish = checkpoint.save_trained
-    for script, *argv in json.loads(sys.argv[1]):
-        checkpoint.save_trained = finish
-        if "RANK" in os.environ and "resumed" in " ".join(argv):  # leave the state of the third step
-            checkpoint.save_trained = lambda *arguments: None
+    save_trained = checkpoint.save_trained
+    for finish, script, *argv in json.loads(sys.argv[1]):
+        checkpoint.save_trained = save_trained if finish else Mock()
         import_module(script).main(argv)

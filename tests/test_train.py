@@ -10,7 +10,7 @@ import finetune_router
 import model
 import train_expert
 from data.common import BadInput
-from data.loader import get_batch, load_domains
+from data.loader import first_windows, get_batch, load_domains
 from support import checkpoint
 from support.training import learning_rate, step_generator
 
@@ -18,7 +18,7 @@ from support.training import learning_rate, step_generator
 def train(tiny, out, module=train_expert, init="seed", dies_at=None, flags=(), **changes):
     """Run 6 steps of a stage. Returns the checkpoint, or None if it died in step `dies_at`, counted from 0."""
     options = {"out": out, "init": tiny / f"{init}.pt", "data": "math=0.5,general=0.5", "data_dir": tiny / "data",
-               "device": "cpu", "steps": 6, "batch_size": 4, "lr": 0.01, "save_every": 2, "eval_windows": 1} | changes
+               "device": "cpu", "steps": 6, "batch_size": 4, "lr": 0.01, "save_every": 2, "eval_windows": 5} | changes
 
     def draw(*arguments):
         if arguments[6] == dies_at:
@@ -37,7 +37,7 @@ def changed(a, b):
 @pytest.mark.parametrize("module,init,more", [(train_expert, "math", {}),
                                               (finetune_router, "sample_mixed", {"alpha": 2})])
 def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
-    made = train(tiny, tmp_path / "a.pt", module, init, warmup=0.4, clip=0.8, seed=3, grad_accum=2, **more)
+    made = train(tiny, tmp_path / "a.pt", module, init, seed=3, warmup=0.4, clip=0.8, grad_accum=2, **more)
     *before, entry = made["lineage"]
     gpt = checkpoint.build(checkpoint.load(tiny / f"{init}.pt")).train()
     domains = load_domains(tiny / "data")
@@ -58,8 +58,8 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
         optimizer.step()
         optimizer.zero_grad()
     torch.testing.assert_close(made["model"], gpt.state_dict(), rtol=1e-4, atol=1e-5)
-    row = torch.tensor(domains["code"].val[:33].astype(int))[None]  # (1, T + 1)
-    _, loss, _ = gpt.eval()(row[:, :-1], row[:, 1:])
+    rows = first_windows(domains["code"].val, 32, 5)  # (5, T + 1)
+    _, loss, _ = gpt.eval()(rows[:, :-1], rows[:, 1:])
     assert made["log"][-1]["val_loss"]["code"] == pytest.approx(loss.item(), rel=1e-4)
     assert entry["parents"] == [before[-1]["id"]] and entry["tokens"] == made["log"][-1]["tokens"] == 6 * 4 * 32
     assert entry["flops"] == entry["tokens"] * gpt.flops_per_token()
