@@ -11,12 +11,12 @@ PY      = .venv/bin/python
 
 # ---- the recipe, part 1: what each stage reads, as a mixture of domains in percent ---------------------------------
 NAMES = math code wiki
-# The seed is a generalist: general text, and trivia, which no later stage reads as much of.
+# The seed is a generalist. It reads more trivia than any later stage.
 SEED_DATA = general=30,trivia=55,math=10,code=2.5,wiki=2.5
 # An expert reads its own domain ($* is its name) and, as in the paper, some of the seed's text, to forget less of it.
 REPLAY      = general=2,trivia=3
 EXPERT_DATA = $*=95,$(REPLAY)
-# MoE finetuning reads all domains, so that the routers learn which expert to ask; the experts' have equal parts.
+# MoE finetuning reads all domains, so that the routers learn which expert to ask. Math, code and wiki have equal parts.
 FINETUNE_DATA = general=6,trivia=13,math=27,code=27,wiki=27
 
 # ---- the recipe, part 2: shapes, steps and learning rates (for the rates see results/grid.md) ----------------------
@@ -121,5 +121,5 @@ clean:  ## delete prepared data and what was trained
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
 
-# rivals, paper, grid; test, test-all, lint, bench; handout, grade, autograder; check (a handout has the last alone)
+# rivals, paper, grid; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk

@@ -83,8 +83,10 @@ def parse(argv):
 def freeze(model, what):
     """Let only some parameters train: "all", "router", or "all-but-experts" (Table 5: frozen experts)."""
     for name, p in model.named_parameters():
-        trains = {"all": True, "router": name.endswith(".ff.router"), "all-but-experts": ".ff.w_" not in name}
-        p.requires_grad = trains[what]
+        if what == "router":
+            p.requires_grad = name.endswith(".ff.router")
+        if what == "all-but-experts":
+            p.requires_grad = ".ff.w_" not in name
 
 
 def temperature(progress):
@@ -105,7 +107,8 @@ def main(argv=None):
 
     # the mixed model
     mixed = checkpoint.load(args.init)
-    experts, lineage = mixed["experts"], mixed["lineage"]
+    experts = mixed["experts"]
+    lineage = mixed["lineage"]
     if not experts:
         raise BadInput(f"--init {args.init} is a dense model without a router; first mix several with mix.py")
     model = checkpoint.build(mixed)
@@ -132,21 +135,21 @@ def main(argv=None):
     optimizer = make_optimizer(model, args)
     settings = run_settings(args, model, lineage, domains, device)
     start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
-    began = time.perf_counter() - seconds
+    began = time.perf_counter() - seconds  # counts the time before an interruption
 
-    quiet = not master or "TQDM_DISABLE" in os.environ
+    quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
     bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
     for step in bar:
         rate = set_learning_rate(optimizer, step, args)
         x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)
-        generator = step_generator(device, args.seed, stage, step, rank)
+        generator = step_generator(device, args.seed, stage, step, rank)  # of the router's noise
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = None
             if config.routing == "sample":  # Sample Top-1 (3.3)
                 noise = gumbel(config, xs.numel(), temperature(step / args.steps), generator)
             with autocast(args.dtype, device):
                 _, nll, routing = forward(xs.to(device), ys.to(device), noise=noise, recompute=args.recompute)
-                loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
+            loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
             (loss / args.grad_accum).backward()
         clip_grad_norm_(model.parameters(), args.clip)
         optimizer.step()
@@ -154,12 +157,12 @@ def main(argv=None):
 
         done = step + 1
         check_finite(nll.item(), done, args)
-        bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
+        bar.set_postfix_str(f"nll {nll.item():.3f}", refresh=False)
         if is_due(done, args.eval_every, args.steps):
             losses = validate(model, windows, device, args.batch_size)
-            check_finite(sum(losses.values()), done, args)
-            mean_load = torch.stack([expert_load(layer) for layer in routing]).mean(0).tolist()  # (N,) over the layers
-            load = dict(zip(experts, mean_load, strict=True))
+            check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
+            loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N), of the last micro-batch
+            load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
             balance = load_balancing_loss(routing).item() / config.n_layer  # 1: balanced, N: all tokens to one expert
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
@@ -170,9 +173,10 @@ def main(argv=None):
             checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    seconds = (time.perf_counter() - began) * n_ranks
-    entry = ledger.entry("finetune", args.out, [lineage[-1]["id"]], n_tokens, n_tokens * model.flops_per_token(),
-                         seconds, n_ranks, alpha=args.alpha, settings=settings)
+    device_seconds = (time.perf_counter() - began) * n_ranks
+    entry = ledger.entry("finetune", args.out, [lineage[-1]["id"]], tokens=n_tokens,
+                         flops=n_tokens * model.flops_per_token(), seconds=device_seconds, ranks=n_ranks,
+                         alpha=args.alpha, settings=settings)
     about = {"tokenizer": mixed["tokenizer"], "experts": experts, "lineage": [*lineage, entry], "log": log}
     checkpoint.save_trained(args.out, model, optimizer, about)
     if master:

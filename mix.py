@@ -46,8 +46,8 @@ def average(tensors):
 def split(name, tensors, C):
     """Cut each of N matrices along d_ff into C experts (3.3). Returns (N*C, *shape), float32.
 
-    FF(x) is the sum of its chunks' outputs, but gates sum to 1. So w_down is multiplied by C: at equal gates, all
-    chunks of one FF then give FF(x). The paper does not say how it scales.
+    FF(x) is the sum of its chunks' outputs, but the gates of its C chunks sum to 1 at most: with gates of 1/C they give
+    FF(x)/C. So w_down is multiplied by C. The paper does not say how it scales.
     """
     chunks = [chunk for t in tensors for chunk in t.float().chunk(C, dim=d_ff_axis(name))]
     if name.endswith("w_down"):
@@ -58,7 +58,7 @@ def split(name, tensors, C):
 def blend(name, tensors):
     """Cut each of N matrices along d_ff into N chunks; expert n is made of everybody's n-th chunk (3.3).
 
-    At equal gates the layer gives the same as unblended. Returns (N, *shape), float32.
+    With all N experts at gate 1/N the layer gives the same as unblended. Returns (N, *shape), float32.
     """
     axis = d_ff_axis(name)
     chunks = [t.float().chunk(len(tensors), axis) for t in tensors]
@@ -92,7 +92,7 @@ def mix(models, config, generator, feed_forwards="stacked"):
         rule = rule_for(name, feed_forwards)
         if rule == "new":
             mixed[name] = new_router(config.n_expert, config.n_embd, generator)  # (N, D)
-            for i, row in enumerate(tensors):  # of an MoE, see unmix; a dense model has none
+            for i, row in enumerate(tensors):  # the experts of an MoE keep their rows, see unmix
                 mixed[name][i] = row
         elif rule == "averaged":
             mixed[name] = average(tensors)
@@ -107,8 +107,11 @@ def mix(models, config, generator, feed_forwards="stacked"):
 
 def unmix(model):
     """The state dict of an MoE as N dense ones: each has one expert, its router row, and all that is shared."""
-    N = len(model["blocks.0.ff.router"])
-    return [{name: t[i] if ".ff." in name else t for name, t in model.items()} for i in range(N)]
+    models = []
+    for i in range(len(model["blocks.0.ff.router"])):
+        own = {name: t[i] for name, t in model.items() if ".ff." in name}
+        models.append({**model, **own})
+    return models
 
 
 @torch.no_grad()
@@ -130,7 +133,10 @@ def hidden_routers(model, windows):
 def expert_names(args, first):
     """The experts' names: as their files are called; math.1, math.2 if split; blend.1, blend.2 if blended."""
     names = list(first["experts"])
-    for path in args.models[1 if names else 0:]:
+    paths = args.models
+    if names:  # the first file is an MoE, whose experts keep their names
+        paths = paths[1:]
+    for path in paths:
         name, n = Path(path).stem, 1
         while name in names:  # copies of one file: seed, seed_2, seed_3
             n += 1
@@ -173,13 +179,14 @@ def main(argv=None):
         feed_forwards = "split"
 
     # the mixed model's shape
+    n_chunks = len(models) if args.blend else args.split
+    if first["config"]["d_ff"] % n_chunks:
+        raise BadInput(f"--split, --blend: d_ff {first['config']['d_ff']} cannot be cut into {n_chunks} equal parts")
     config = dict(first["config"], n_expert=len(experts))
     if not first["experts"]:  # an MoE keeps its routing when experts are added to it
         config["routing"] = args.routing
         config["top_k"] = args.top_k if args.routing == "topk" else 1
         config["d_ff"] = config["d_ff"] // args.split
-    if config["d_ff"] * args.split != first["config"]["d_ff"] or (args.blend and config["d_ff"] % len(models)):
-        raise BadInput(f"--split, --blend: d_ff {first['config']['d_ff']} cannot be cut into so many equal parts")
     if experts and config["routing"] == "topk" and not 2 <= config["top_k"] <= len(experts):
         raise BadInput(f"--top_k {config['top_k']}: choose from 2 to {len(experts)}, the number of experts; with 1 the "
                        "gate would always be 1, and the router would learn nothing")
@@ -196,9 +203,10 @@ def main(argv=None):
         hidden_routers(gpt, router_texts(args, first))
         mixed = gpt.state_dict()
     for name, tensor in mixed.items():
-        if name.startswith("blocks.0.") or not name.startswith("blocks."):  # all layers have the same
-            rule, name = rule_for(name, feed_forwards), name.replace("blocks.0.", "blocks.*.")
-            print(f"{rule:<10}{name:<32}{tuple(tensor.shape)}")
+        if name.startswith("blocks.") and not name.startswith("blocks.0."):
+            continue  # all layers have the same tensors
+        shown = name.replace("blocks.0.", "blocks.*.")
+        print(f"{rule_for(name, feed_forwards):<10}{shown:<32}{tuple(tensor.shape)}")
 
     entry = ledger.entry("soup" if args.soup else "mix", args.out, [model["lineage"][-1]["id"] for model in models],
                          settings=vars(args), config=vars(config), experts=experts)

@@ -7,7 +7,6 @@ Shapes in comments: B sequences of T tokens, M = B*T tokens, D = n_embd, V = voc
 """
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -72,7 +71,7 @@ class Attention(nn.Module):
         self.wo = nn.Linear(D, D, bias=False)
 
     def forward(self, x, angles, cache=None):
-        """x: (B, T, D) -> (B, T, D). angles: see rope. cache: None, or the list [keys, values] so far, [] at first."""
+        """x: (B, T, D) -> (B, T, D). angles: see rope. cache: None, or a list, [] at first, that keeps k and v."""
         B, T, D = x.shape
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
@@ -82,6 +81,7 @@ class Attention(nn.Module):
             v = torch.cat([cache[1], v], dim=2)
         if cache is not None:
             cache[:] = k, v
+        # is_causal: a single new token may see all of the cache
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=q.shape[1] != k.shape[1])
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
 
@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
 
 
 class Routing(NamedTuple):
-    """What a layer's router decided for M tokens. The loss, the statistics and the figures all read this tuple."""
+    """A router's decision for M tokens of one layer. The loss, the statistics and the figures all read this tuple."""
     gates: torch.Tensor    # (M, k) weight of each chosen expert, g_i(W_l x) of the paper
     experts: torch.Tensor  # (M, k) index of each chosen expert, int64
     probs: torch.Tensor    # (M, N) softmax over all experts
@@ -143,10 +143,10 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
         capacity = min(M, math.ceil(CAPACITY_FACTOR * M / N))
-        wanted = Routing(gates, experts, probs).dense_gates()      # (M, N)
-        surest = wanted.topk(capacity, dim=0).indices              # (capacity, N) the tokens that each expert keeps
-        kept = torch.zeros_like(wanted).scatter(0, surest, 1.0)    # (M, N) 1 where an expert keeps a token
-        gates = gates * kept.gather(1, experts)
+        dense = Routing(gates, experts, probs).dense_gates()     # (M, N) 0 for experts not chosen
+        surest = dense.topk(capacity, dim=0).indices             # (capacity, N) the tokens that each expert keeps
+        keeps = torch.zeros_like(dense).scatter(0, surest, 1.0)  # (M, N) 1 where an expert keeps a token
+        gates = gates * keeps.gather(1, experts)                 # (M, 1) 0 for a dropped token
     return Routing(gates, experts, probs)
 
 
@@ -298,8 +298,10 @@ class GPT(nn.Module):
         cache: [] at first; it is filled with each layer's keys and values, and each later call passes one new token.
         recompute: in the backward pass, compute what is inside a block again; this saves memory.
         """
-        start = cache[0][0].shape[2] if cache else 0
-        if cache == []:
+        start = 0  # the position of the first new token
+        if cache:
+            start = cache[0][0].shape[2]  # the keys of the first layer, (B, n_kv_head, S, d)
+        elif cache is not None:
             cache.extend([] for _ in self.blocks)
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
         x = self.embed(idx)  # (B, T, D)
@@ -307,8 +309,10 @@ class GPT(nn.Module):
         for i, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache[i]
             layer_noise = None if noise is None else noise[i]
-            forward = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x, layer_routing = forward(x, angles, layer_cache, layer_noise)
+            if recompute:
+                x, layer_routing = checkpoint(block, x, angles, layer_cache, layer_noise, use_reentrant=False)
+            else:
+                x, layer_routing = block(x, angles, layer_cache, layer_noise)
             if self.config.n_expert:
                 routing.append(layer_routing)
         head = self.embed if self.config.tie_weights else self.head
@@ -317,7 +321,7 @@ class GPT(nn.Module):
         return logits, loss, routing
 
     def n_active(self, name, p):
-        """How many numbers of a parameter one token uses: all of them, or of N stacked experts those of k."""
+        """How many numbers of a parameter one token uses: all, but only k of N stacked experts."""
         if self.config.n_expert and ".ff.w_" in name:
             layer = int(name.split(".")[1])
             return p[0].numel() * self.blocks[layer].ff.k
@@ -325,7 +329,9 @@ class GPT(nn.Module):
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those that one token uses: k of the N experts of each layer."""
-        return sum(self.n_active(name, p) if active else p.numel() for name, p in self.named_parameters())
+        if active:
+            return sum(self.n_active(name, p) for name, p in self.named_parameters())
+        return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self):
         """FLOPs of a training step per token, in sequences of block_size.

@@ -115,13 +115,16 @@ def main(argv=None):
     domains = load_domains(args.data_dir)
     if args.init:
         seed = checkpoint.load(args.init)
-        tokenizer, lineage = seed["tokenizer"], seed["lineage"]
+        tokenizer = seed["tokenizer"]
+        lineage = seed["lineage"]
         model = branch(args, seed)
     else:
-        tokenizer, lineage = next(iter(domains.values())).meta["tokenizer"], []
+        tokenizer = next(iter(domains.values())).meta["tokenizer"]
+        lineage = []
         model = new_model(args, tokenizer)
-    for name, p in model.named_parameters():
-        p.requires_grad = args.train == "all" or ".ff." in name
+    if args.train == "feed-forwards":
+        for name, p in model.named_parameters():
+            p.requires_grad = ".ff." in name
 
     # the data
     check_tokenizer(domains, tokenizer, args.init or args.data_dir)
@@ -137,9 +140,9 @@ def main(argv=None):
     optimizer = make_optimizer(model, args)
     settings = run_settings(args, model, lineage, domains, device)
     start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
-    began = time.perf_counter() - seconds
+    began = time.perf_counter() - seconds  # counts the time before an interruption
 
-    quiet = not master or "TQDM_DISABLE" in os.environ
+    quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
     bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
     for step in bar:
         rate = set_learning_rate(optimizer, step, args)
@@ -157,7 +160,7 @@ def main(argv=None):
         bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
         if is_due(done, args.eval_every, args.steps):
             losses = validate(model, windows, device, args.batch_size)
-            check_finite(sum(losses.values()), done, args)
+            check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             if master:
@@ -166,9 +169,10 @@ def main(argv=None):
             checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    seconds = (time.perf_counter() - began) * n_ranks
-    entry = ledger.entry("train", args.out, [stage["id"] for stage in lineage[-1:]], n_tokens,
-                         n_tokens * model.flops_per_token(), seconds, n_ranks, settings=settings)
+    device_seconds = (time.perf_counter() - began) * n_ranks
+    parents = [entry["id"] for entry in lineage[-1:]]  # none for a new seed
+    entry = ledger.entry("train", args.out, parents, tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+                         seconds=device_seconds, ranks=n_ranks, settings=settings)
     about = {"tokenizer": tokenizer, "experts": [], "lineage": [*lineage, entry], "log": log}
     checkpoint.save_trained(args.out, model, optimizer, about)
     if master:

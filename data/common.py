@@ -1,4 +1,4 @@
-"""What every script needs: errors that end it with one line, and files that are whole or not there."""
+"""Errors that end a script with one line, and files that are whole or not there."""
 import argparse
 import hashlib
 import os
@@ -47,9 +47,9 @@ def check_output(path):
 
 @contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path`; what is written there takes the place of `path` at the end, whole.
+    """Yield a temporary path beside `path`. At the end it is renamed to `path`.
 
-    Creates the folder. If anything fails, the old file stays. Raises BadInput if the path cannot be written.
+    If anything fails, the old file stays. Creates the folder. Raises BadInput if the path cannot be written.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")

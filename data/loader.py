@@ -15,7 +15,7 @@ from data.tokenizer import load
 
 
 class Domain(NamedTuple):
-    """What data.prepare wrote of a domain."""
+    """A domain that data.prepare wrote."""
     name: str
     train: np.ndarray  # (n,) ids of tokens, read from the disk where they are used
     val: np.ndarray
@@ -84,14 +84,14 @@ def mixture(text):
     return {name: weight / total for name, weight in weights.items()}
 
 
-def get_batch(tokens, mixture, block_size, batch_size, seed, stage, step, rank=0, world_size=1):
+def get_batch(texts, mixture, block_size, batch_size, seed, stage, step, rank=0, n_ranks=1):
     """The batch of one step: each row is a window at a random place of a random domain.
 
-    tokens: {domain: (n,) ids}; mixture: {domain: share}; stage: how many stages of training the model has behind it.
+    texts: {domain: (n,) ids}; mixture: {domain: share}; stage: how many stages of training the model has behind it.
     The generator is counter-based (Salmon et al. 2011). Stage and mixture are part of its key: a branch does not repeat
     the seed's batches, and two branches read different rows of a domain that both have. All ranks draw the same
-    batch_size rows and each keeps every world_size-th, so the batch is the same for any number of ranks.
-    Returns inputs and targets, (batch_size / world_size, block_size) each.
+    batch_size rows and each keeps every n_ranks-th, so the batch is the same for any number of ranks.
+    Returns inputs and targets, (batch_size / n_ranks, block_size) each.
     """
     branch = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, stage, step]))
@@ -99,11 +99,11 @@ def get_batch(tokens, mixture, block_size, batch_size, seed, stage, step, rank=0
     chosen = rng.choice(len(names), size=batch_size, p=[mixture[name] for name in names])
     places = rng.random(batch_size)
     rows = []
-    for i in range(rank, batch_size, world_size):
-        text = tokens[names[chosen[i]]]
+    for i in range(rank, batch_size, n_ranks):
+        text = texts[names[chosen[i]]]
         start = int(places[i] * (len(text) - block_size))
         rows.append(text[start:start + block_size + 1].astype(np.int64))
-    rows = torch.from_numpy(np.stack(rows))  # (B / world_size, T + 1)
+    rows = torch.from_numpy(np.stack(rows))  # (B / n_ranks, T + 1)
     return rows[:, :-1], rows[:, 1:]
 
 

@@ -129,7 +129,10 @@ def split(ids, n_val, dtype):
 
 
 def write_domain(folder, parts, tasks, meta):
-    """Write a domain. parts: see `split`. The new meta.json comes last, so files of two versions are never a domain."""
+    """Write a domain. parts: see `split`. The old meta.json goes first and the new one comes last.
+
+    So a half-written domain is no domain.
+    """
     vocab_size = meta["tokenizer"]["vocab_size"]
     with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
           replacing(folder / "tasks.jsonl") as lines):

@@ -64,13 +64,13 @@ def train(texts, n_ranks):
         if most < 2:
             break
         best = min(pair for pair, count in pairs.items() if count == most)
-        ranks.setdefault(best[0] + best[1], len(ranks))
+        ranks.setdefault(best[0] + best[1], len(ranks))  # two pairs can make the same token
         for word in [word for word in words if best[0] in word and best[1] in word]:  # the others do not change
             count = words.pop(word)
             count_pairs(word, -count)
-            word = merge(word, best)
-            count_pairs(word, count)
-            words[word] = count
+            merged = merge(word, best)
+            count_pairs(merged, count)
+            words[merged] = count
     return ranks
 
 

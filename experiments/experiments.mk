@@ -4,8 +4,8 @@ LR_LARGE ?= 1e-2
 LR_DENSE ?= 1e-3
 LR_SU    ?= 1e-3
 # what the experts read, all of them together: the first phase of the data-matched baselines
-EXPERTS_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
-PHASE_1 := $(shell expr $(EXPERT_STEPS) \* 3)
+PHASE_1_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
+PHASE_1_STEPS := $(shell expr $(EXPERT_STEPS) \* 3)
 WHOLE   := $(FINETUNE_STEPS)
 QUARTER := $(shell expr $(WHOLE) / 4)
 HALF    := $(shell expr $(WHOLE) / 2)
@@ -14,18 +14,18 @@ TIMES    = $(shell expr $(WHOLE) \* $1)
 TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --steps $1 --lr $2 --alpha $3
 
 # ---- the baselines -------------------------------------------------------------------------------------------------
-# Llama-2 13B's part: from scratch, on the seed's data; with a feed-forward twice as wide, it has Top-2's active parameters
+# in the place of Llama-2 13B: from scratch, on the seed's data; with a feed-forward twice as wide, it has Top-2's active parameters
 $(OUT)/large.pt: $(DATA)/ready train_expert.py model.py
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(shell expr 2 \* $(D_FF)) --steps $(SEED_STEPS) --lr $(LR_LARGE)
 # Dense (DM): the experts' data, then the mixture of MoE finetuning
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt
-	$(TRAIN) --init $< --data $(EXPERTS_DATA) --steps $(PHASE_1) --lr $(LR_DENSE)
+	$(TRAIN) --init $< --data $(PHASE_1_DATA) --steps $(PHASE_1_STEPS) --lr $(LR_DENSE)
 $(OUT)/dense_dm.pt: $(OUT)/dense_dm_1.pt
 	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(WHOLE) --lr $(LR_DENSE)
 # sparse upcycling: four copies of the seed; (DM) the same two phases, (CM) the last mixture alone, for what BTX cost
 $(OUT)/su_mixed.pt: $(OUT)/seed.pt; $(PY) mix.py $< $< $< $< --seed $(SEED) --out $@
 $(OUT)/su_dm_1.pt: $(OUT)/su_mixed.pt
-	$(FINETUNE) --data $(EXPERTS_DATA) --steps $(PHASE_1) --lr $(LR_SU) --alpha $(ALPHA)
+	$(FINETUNE) --data $(PHASE_1_DATA) --steps $(PHASE_1_STEPS) --lr $(LR_SU) --alpha $(ALPHA)
 $(OUT)/su_dm.pt: $(OUT)/su_dm_1.pt; $(call TUNE,$(WHOLE),$(LR_SU),$(ALPHA))
 SU_CM  = flops time elapsed paper
 BUDGET = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*
@@ -53,7 +53,7 @@ $(OUT)/lb_short.pt:      $(OUT)/btx_mixed.pt;    $(call TUNE,$(QUARTER),$(LR_BTX
 $(OUT)/frozen_short.pt:  $(OUT)/btx_mixed.pt;    $(call TUNE,$(QUARTER),$(LR_BTX),0) --train all-but-experts
 $(OUT)/btx_nolb.pt:      $(OUT)/btx_mixed.pt;    $(call TUNE,$(WHOLE),$(LR_BTX),0)
 $(OUT)/btx_hidden.pt:    $(OUT)/hidden_mixed.pt; $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
-# twice the tokens, as in the paper; not equal compute as there, since one soft layer of four weighs more than one of 32
+# twice the tokens, as in the paper; not the same compute: here one layer of four is soft, there one of 32
 $(OUT)/btx_sample.pt:    $(OUT)/sample_mixed.pt; $(call TUNE,$(call TIMES,2),$(LR_BTX),$(ALPHA))
 # beyond the paper: two and four times the steps
 $(OUT)/btx_x2.pt $(OUT)/btx_x4.pt: $(OUT)/btx_x%.pt: $(OUT)/btx_mixed.pt

@@ -10,7 +10,7 @@ REPLAY_python     = german=2.5,dictionary=2.5
 REPLAY_german     = python=2.5,dictionary=2.5
 REPLAY_dictionary = python=2.5,german=2.5
 EXPERT_DATA       = $*=95,$(REPLAY_$*)
-EXPERTS_DATA      = $(SEED_DATA)
+PHASE_1_DATA      = $(SEED_DATA)
 FINETUNE_DATA     = $(SEED_DATA)
 PREPARE        = --domains "" --text $(foreach name,$(NAMES) changing,$(name)=out/texts/$(name).jsonl) --tokenizer 4096
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 128

@@ -123,7 +123,7 @@ def load_state(out, model, optimizer, settings):
     for name, value in settings.items():
         before = state["settings"].get(name)
         if name == "digests" and before != value:
-            changed = {file for file, _ in before.items() ^ value.items()}
+            changed = [file for file in before.keys() | value.keys() if before.get(file) != value.get(file)]
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
         if before != value:
             raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "

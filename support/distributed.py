@@ -68,10 +68,13 @@ def wrap(model, device, shard):
         return DistributedDataParallel(model.to(device))
     mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
     for block in model.blocks:
-        fully_shard(block, mesh=mesh, shard_placement_fn=cut)
-    return fully_shard(model, mesh=mesh, shard_placement_fn=cut)
+        fully_shard(block, mesh=mesh, shard_placement_fn=shard_axis)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=shard_axis)
 
 
-def cut(p):
-    """The axis along which FSDP2 cuts a parameter. Stacked experts are cut along their width; N may be too small."""
-    return Shard(1) if p.ndim == 3 else Shard(0)
+def shard_axis(p):
+    """The axis along which FSDP2 cuts a parameter."""
+    is_stack = p.ndim == 3  # the matrices of N experts
+    if is_stack:
+        return Shard(1)  # N may be smaller than the number of GPUs
+    return Shard(0)

@@ -1,4 +1,4 @@
-"""ff_moe of model.py once more, for a GPU and for torch.compile: all experts in one call for each matrix.
+"""Compute ff_moe of model.py with all experts in one call for each matrix, for a GPU and for torch.compile.
 
     fast.install(model)  # what --fast does; tests hold its values and gradients equal to those of the readable sum
 
@@ -29,7 +29,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     M, k = routing.experts.shape
     N = w_gate.shape[0]
-    expert, order = routing.experts.flatten().sort(stable=True)  # (M*k,) slots, token * k + choice, by expert
+    expert, order = routing.experts.flatten().sort(stable=True)  # (M*k,) and the slots, token * k + choice
     all_experts = torch.arange(N, device=x.device)
     ends = torch.searchsorted(expert, all_experts, right=True, out_int32=True)  # (N,) where the slices end
     rows = x[order // k]                                       # (M*k, D)

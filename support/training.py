@@ -1,4 +1,4 @@
-"""What the loops of both stages call and the method does not need: the rate, the optimizer, validation, settings."""
+"""Helpers of both training loops: the rate, the optimizer, batches, validation, and the settings of a run."""
 import math
 
 import numpy as np
@@ -34,7 +34,7 @@ def make_optimizer(model, args):
 
 
 def is_due(done, every, steps):
-    """Whether to validate after `done` steps: after every `every`, or tenth of the steps if None, and the last."""
+    """Whether to validate after `done` steps: every `every` steps (None: ten times a run), and after the last."""
     every = every or max(1, steps // 10)
     return done % every == 0 or done == steps
 
@@ -96,9 +96,9 @@ def format_numbers(numbers):
 
 
 def run_settings(args, model, lineage, domains, device):
-    """All that the result of a run depends on, in plain values. A run that goes on must have the same.
+    """Everything that a run's result depends on, as plain values. Must match when the run is resumed.
 
-    It also stands in the ledger. What only saves memory is left out, so it may change.
+    It also stands in the ledger. Options that leave the result alone are left out.
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "shard", "save_every")}
     digests = {}

@@ -159,7 +159,7 @@ def test_a_batch_is_a_function_of_step_seed_stage_and_mixture_and_ranks_share_it
     assert len({tuple(rows.flatten().tolist()) for rows in batches}) == len(keys)
     assert torch.equal(batch(mixture={"b": 0.5, "a": 0.5}), batches[0])
     for n in (2, 3, 4):
-        parts = [batch(rank=rank, world_size=n) for rank in range(n)]
+        parts = [batch(rank=rank, n_ranks=n) for rank in range(n)]
         assert torch.equal(torch.stack(parts, dim=2).flatten(1, 2), batches[0])
 
 

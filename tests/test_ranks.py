@@ -26,7 +26,7 @@ TWO = {  # two ranks: what one rank does, and more options. None of them may cha
 
 
 def run(tiny, folder, name, options, finish=True):
-    """A run of 4 steps: whether it writes NAME.pt or leaves the state of its third step, and the words of its command."""
+    """A run of 4 steps: whether it writes NAME.pt or leaves the state of its third step, and its command."""
     script, init, *options = options.split()
     recipe = "--data math,general --device cpu --steps 4 --batch_size 8 --lr 0.01 --save_every 3 --eval_windows 1"
     return [finish, script, *recipe.split(), "--init", f"{tiny}/{init}.pt", "--data_dir", f"{tiny}/data",
