@@ -67,27 +67,27 @@ def score_texts(model, windows, batch_size):
     Returns also, as lists, each expert's mean gate, (n_layer, N), and how its probability is distributed over tokens,
     (n_layer, N, BINS). For a dense model both are None.
     """
-    losses, share, probs = [], 0, 0
+    losses, shares, histograms = [], [], []
     for chunk in windows.split(batch_size):
         loss, _, routing = token_losses(model, chunk)  # (B, T)
         losses.append(loss[:, loss.shape[1] // 2:].cpu().double().mean(1))
         if routing:
             weight = len(chunk) / len(windows)
-            share += weight * torch.stack([expert_load(layer) for layer in routing])
-            probs += weight * torch.stack([histogram(layer.probs) for layer in routing])
-    if not routing:
+            shares.append(weight * torch.stack([expert_load(layer) for layer in routing]))
+            histograms.append(weight * torch.stack([histogram(layer.probs) for layer in routing]))
+    if not shares:
         return torch.cat(losses), None, None
-    return torch.cat(losses), share.tolist(), probs.tolist()
+    return torch.cat(losses), sum(shares).tolist(), sum(histograms).tolist()
 
 
 def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
     """Whether greedy decoding solves each task, (n,) bool.
 
-    "exact": the model must write the answer. To find out, nothing is generated. The model reads prompt and answer in
+    "exact", all domains but code: the model must write the answer. Nothing is generated: it reads prompt and answer in
     one pass. If each token of the answer is the likeliest at its place, then greedy decoding writes the answer, because
     it reads the same text up to each place. What it writes after the answer does not count.
     "code": the model must also end its text there. If not, its own answer is generated, and graded by what it computes.
-    drawn: the model draws its experts, so a second pass would be a second try. Then all code is generated.
+    drawn: experts are drawn anew in each pass. Then all code is generated, or only failures would get a second try.
     """
     prompts = [encode_prompt(tokenizer, task.prompt) for task in tasks]
     ends = {"exact": [], "code": [tokenizer.eot]}
@@ -98,7 +98,7 @@ def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
         idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
         _, likeliest, _ = token_losses(model, idx)                    # (B, T)
         for i, row in zip(batch, likeliest, strict=True):
-            solved[i] = row[len(prompts[i]) - 1:].all()
+            solved[i] = row[len(prompts[i]) - 1:].all()  # row[t] is about token t + 1
 
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
     longest = max(len(answer) for answer in answers)
@@ -114,7 +114,11 @@ def equal_lengths(indices, rows, batch_size):
     by_length = defaultdict(list)
     for i in indices:
         by_length[len(rows[i])].append(i)
-    return [same[start:start + batch_size] for same in by_length.values() for start in range(0, len(same), batch_size)]
+    batches = []
+    for same in by_length.values():
+        for start in range(0, len(same), batch_size):
+            batches.append(same[start:start + batch_size])
+    return batches
 
 
 def write_answers(model, tokenizer, idx, max_new_tokens):
@@ -129,13 +133,16 @@ def write_answers(model, tokenizer, idx, max_new_tokens):
 def draw_experts(model, generator):
     """Let a Sample Top-1 model draw its experts in every pass."""
     def add_noise(model, args, options):
-        return args, {**options, "noise": gumbel(model.config, args[0].numel(), 1.0, generator)}
+        idx = args[0]  # (B, T)
+        tau = 1.0  # does not change which expert is drawn
+        return args, {**options, "noise": gumbel(model.config, idx.numel(), tau, generator)}
+
     model.register_forward_pre_hook(add_noise, with_kwargs=True)
 
 
 def bytes_per_token(tokenizer, windows):
     """The mean length of the tokens whose loss counts; windows: (n, T + 1). The end-of-text token has no bytes."""
-    scored = windows[:, 1 + windows.shape[1] // 2:].flatten().tolist()
+    scored = windows[:, 1 + (windows.shape[1] - 1) // 2:].flatten().tolist()
     text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
     return len(text.encode()) / len(scored)
 
@@ -204,9 +211,9 @@ def main(argv=None):
             reads = [explore.read(model, tokenizer, text, device) for text in texts.values()]
             pages[name] = checkpoints[name]["experts"], reads
 
-    about = {"tasks": args.tasks, "windows": args.windows, "hard_sampling": args.hard_sampling,
-             "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
-    numbers = {"models": results, "routing": loads, "machine": machine(), "data": about}
+    data = {"tasks": args.tasks, "windows": args.windows, "hard_sampling": args.hard_sampling,
+            "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
+    numbers = {"models": results, "routing": loads, "machine": machine(), "data": data}
     with replacing(args.out / "results.json") as part:
         part.write_text(json.dumps(numbers, indent=1))
     pictures = []

@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm, trange
 
-from data.common import BadInput, check_output, make_parser, positive_int, run
+from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, load_balancing_loss
 from support import checkpoint, fast, ledger
@@ -44,7 +44,7 @@ def parse(argv):
     group.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
 
     group = parser.add_argument_group("MoE finetuning (3.2, 3.3)")
-    group.add_argument("--alpha", type=float, default=0.01,
+    group.add_argument("--alpha", type=non_negative, default=0.01,
                        help="weight of the load-balancing loss; 0 turns it off (default: %(default)s)")
     group.add_argument("--train", choices=("all", "router", "all-but-experts"), default="all",
                        help="what trains; all-but-experts freezes the experts' feed-forwards (default: %(default)s)")
@@ -54,11 +54,12 @@ def parse(argv):
     group.add_argument("--batch_size", type=positive_int, default=8,
                        help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
-    group.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
-    group.add_argument("--warmup", type=float, default=0.05, help="share of steps that warm up (default: %(default)s)")
-    group.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW, on matrices (default: %(default)s)")
-    group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of batches and of router noise (default: %(default)s)")
+    group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
+    group.add_argument("--warmup", type=non_negative, default=0.05, help="share of warm-up steps (default: 0.05)")
+    group.add_argument("--weight_decay", type=non_negative, default=0.1, help="on matrices (default: 0.1)")
+    group.add_argument("--clip", type=non_negative, default=1.0,
+                       help="largest norm of the gradient; 0: no limit (default: %(default)s)")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="of batches and noise (default: %(default)s)")
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
@@ -128,7 +129,7 @@ def main(argv=None):
     stage = len(lineage)  # part of a batch's key: no stage repeats the batches of another
 
     # the optimizer, and the state of an interrupted run
-    check_output(args.out)
+    checkpoint.check_out(args.out)
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
@@ -151,7 +152,8 @@ def main(argv=None):
                 _, nll, routing = forward(xs.to(device), ys.to(device), noise=noise, recompute=args.recompute)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
             (loss / args.grad_accum).backward()
-        clip_grad_norm_(model.parameters(), args.clip)
+        if args.clip:
+            clip_grad_norm_(model.parameters(), args.clip)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -159,7 +161,9 @@ def main(argv=None):
         check_finite(nll.item(), done, args)
         bar.set_postfix_str(f"nll {nll.item():.3f}", refresh=False)
         if is_due(done, args.eval_every, args.steps):
+            paused = time.perf_counter()
             losses = validate(model, windows, device, args.batch_size)
+            began += time.perf_counter() - paused  # validation does not count
             check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
             loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N), of the last micro-batch
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
@@ -177,8 +181,8 @@ def main(argv=None):
     entry = ledger.entry("finetune", args.out, [lineage[-1]["id"]], tokens=n_tokens,
                          flops=n_tokens * model.flops_per_token(), seconds=device_seconds, ranks=n_ranks,
                          alpha=args.alpha, settings=settings)
-    about = {"tokenizer": mixed["tokenizer"], "experts": experts, "lineage": [*lineage, entry], "log": log}
-    checkpoint.save_trained(args.out, model, optimizer, about)
+    fields = {"tokenizer": mixed["tokenizer"], "experts": experts, "lineage": [*lineage, entry], "log": log}
+    checkpoint.save_trained(args.out, model, optimizer, fields)
     if master:
         print(f"wrote {args.out}")
 

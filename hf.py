@@ -89,15 +89,15 @@ def prove(checkpoint, folder, name):
 def import_folder(folder, out, block_size):
     """Write the Llama in a folder to the checkpoint `out`. Raises BadInput."""
     definition, theirs = load_folder(folder)
-    about = theirs.config
-    if about.model_type != "llama" or about.head_dim * about.num_attention_heads != about.hidden_size:
+    llama = theirs.config
+    if llama.model_type != "llama" or llama.head_dim * llama.num_attention_heads != llama.hidden_size:
         raise BadInput(f"{folder}: only a model_type of llama can be imported, and only if its heads fill hidden_size")
-    rope = getattr(about, "rope_parameters", None) or vars(about)  # in transformers 5, or in 4
-    config = GPTConfig(**{name: getattr(about, field) for name, field in FIELDS.items()}, rope_theta=rope["rope_theta"])
+    rope = getattr(llama, "rope_parameters", None) or vars(llama)  # in transformers 5, or in 4
+    config = GPTConfig(**{name: getattr(llama, field) for name, field in FIELDS.items()}, rope_theta=rope["rope_theta"])
     config.block_size = block_size or config.block_size
     model = {name: theirs.get_parameter(their_name(name)).detach() for name in GPT(config).state_dict()}
-    past = getattr(about, "btx", {"tokenizer": None, "lineage": []})  # of a model that was exported from here
-    eot = about.eos_token_id
+    past = getattr(llama, "btx", {"tokenizer": None, "lineage": []})  # of a model that was exported from here
+    eot = llama.eos_token_id
     words = past["tokenizer"] or tokenizer.from_huggingface(definition, eot, folder.resolve().name)
     if not isinstance(eot, int) or max(eot + 1, words["vocab_size"]) > config.vocab_size:
         raise BadInput(f"{folder}: config.json has no single eos_token_id, or its vocab_size is below tokenizer.json's")
@@ -122,12 +122,12 @@ def write_descriptions(checkpoint, folder):
                "dtype": checkpoint["model"]["embed.weight"].dtype}
     if checkpoint["experts"]:
         fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"]}
-        about = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
+        theirs = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
     else:
-        about = transformers.LlamaConfig(**fields, architectures=["LlamaForCausalLM"])
-    about.rope_theta = config["rope_theta"]  # transformers 5 writes it elsewhere, where 4 does not look
-    about.save_pretrained(folder)
-    definition = words.get("definition", tokenizer.FILE.read_text())
+        theirs = transformers.LlamaConfig(**fields, architectures=["LlamaForCausalLM"])
+    theirs.rope_theta = config["rope_theta"]  # transformers 5 writes it elsewhere, where 4 does not look
+    theirs.save_pretrained(folder)
+    definition = words["definition"]
     if words["kind"] == "bpe":
         ranks = folder.parent / "ranks.tiktoken"
         ranks.write_text(definition)

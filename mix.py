@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from data.common import BadInput, check_output, make_parser, positive_int, run
+from data.common import BadInput, make_parser, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from model import GPT, ROUTERS, GPTConfig, new_router, rope_angles
 from support import checkpoint, ledger
@@ -23,9 +23,8 @@ def parse(argv):
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
-    parser.add_argument("--top_k", type=positive_int, default=2,
-                        help="experts that each token will use, with --routing topk (default: %(default)s)")
-    parser.add_argument("--routing", choices=tuple(ROUTERS), default="topk", help="router (3.3) (default: %(default)s)")
+    parser.add_argument("--routing", choices=tuple(ROUTERS), help="router (3.3) (default: topk)")
+    parser.add_argument("--top_k", type=positive_int, help="experts that topk computes for each token (default: 2)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut each feed-forward into C (3.3)")
     how.add_argument("--blend", action="store_true", help="make each expert of equal parts of all feed-forwards (3.3)")
@@ -34,7 +33,7 @@ def parse(argv):
                         help="a domain for each model, as in general,math,code,wiki: a router row starts as the mean "
                              "input of its layer on that text, instead of random")
     parser.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the new routers (default: %(default)s)")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the new routers (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -149,12 +148,11 @@ def expert_names(args, first):
     return names
 
 
-def router_texts(args, first):
+def router_texts(args, first, domains):
     """For --router_data the text behind each router row, (n, T) int64 for each expert. Raises BadInput."""
     names = args.router_data.split(",")
-    if args.soup or args.blend or len(names) != len(args.models):
-        raise BadInput("--router_data must name a domain for each model, and goes with neither --soup nor --blend")
-    domains = load_domains(args.data_dir, names)
+    if args.blend or len(names) != len(args.models):
+        raise BadInput("--router_data must name a domain for each model, and does not go with --blend")
     check_tokenizer(domains, first["tokenizer"], args.models[0])
     T = first["config"]["block_size"]
     windows = [first_windows(domains[name].train, T, 16)[:, :-1] for name in names]  # (16, T) each
@@ -163,11 +161,13 @@ def router_texts(args, first):
 
 def main(argv=None):
     args = parse(argv)
-    check_output(args.out)
+    checkpoint.check_out(args.out)
     models = [checkpoint.load(path) for path in args.models]
     checkpoint.check_branches(args.models, models)
     first = models[0]
-    if first["experts"] and (args.soup or args.blend or args.split > 1 or args.router_data):
+    if (first["experts"] or args.soup) and (args.routing or args.top_k or args.router_data):
+        raise BadInput("--routing, --top_k, --router_data are for a new mixture, not for a soup or an MoE that grows")
+    if first["experts"] and (args.soup or args.blend or args.split > 1):
         raise BadInput(f"{args.models[0]} is a mixture of experts; models are added to it as they are, without options")
     experts = expert_names(args, first)
     feed_forwards = "stacked"
@@ -184,8 +184,8 @@ def main(argv=None):
         raise BadInput(f"--split, --blend: d_ff {first['config']['d_ff']} cannot be cut into {n_chunks} equal parts")
     config = dict(first["config"], n_expert=len(experts))
     if not first["experts"]:  # an MoE keeps its routing when experts are added to it
-        config["routing"] = args.routing
-        config["top_k"] = args.top_k if args.routing == "topk" else 1
+        config["routing"] = args.routing or "topk"
+        config["top_k"] = (args.top_k or 2) if config["routing"] == "topk" else 1
         config["d_ff"] = config["d_ff"] // args.split
     if experts and config["routing"] == "topk" and not 2 <= config["top_k"] <= len(experts):
         raise BadInput(f"--top_k {config['top_k']}: choose from 2 to {len(experts)}, the number of experts; with 1 the "
@@ -197,10 +197,13 @@ def main(argv=None):
     for model in models:
         dense += unmix(model["model"]) if model["experts"] else [model["model"]]
     mixed = mix(dense, config, torch.Generator().manual_seed(args.seed), feed_forwards)
+    settings = vars(args)
     if args.router_data:
+        domains = load_domains(args.data_dir, args.router_data.split(","))
+        settings["digests"] = {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}
         gpt = GPT(config).eval()
         gpt.load_state_dict(mixed)
-        hidden_routers(gpt, router_texts(args, first))
+        hidden_routers(gpt, router_texts(args, first, domains))
         mixed = gpt.state_dict()
     for name, tensor in mixed.items():
         if name.startswith("blocks.") and not name.startswith("blocks.0."):
@@ -209,7 +212,7 @@ def main(argv=None):
         print(f"{rule_for(name, feed_forwards):<10}{shown:<32}{tuple(tensor.shape)}")
 
     entry = ledger.entry("soup" if args.soup else "mix", args.out, [model["lineage"][-1]["id"] for model in models],
-                         settings=vars(args), config=vars(config), experts=experts)
+                         settings=settings, config=vars(config), experts=experts)
     lineage = ledger.join(model["lineage"] for model in models)
     checkpoint.save(args.out, {"model": mixed, "config": vars(config), "tokenizer": first["tokenizer"],
                                "experts": experts, "lineage": [*lineage, entry], "log": []})

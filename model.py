@@ -76,6 +76,7 @@ class Attention(nn.Module):
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
+        v = v.contiguous()  # Apple GPUs misread other layouts (pytorch issue 163597)
         if cache:
             k = torch.cat([cache[0], k], dim=2)  # (B, n_kv_head, S, d)
             v = torch.cat([cache[1], v], dim=2)
@@ -157,7 +158,9 @@ def route_sample(logits, top_k=None, training=False, noise=None):
     noise: (G, tau), the Gumbel noise, (M, N), and the temperature. The returned probs are those without noise.
     In evaluation the gate is 1. The expert is drawn in the same way, or, without noise, it is the likeliest one.
     """
-    G, tau = (0.0, 1.0) if noise is None else noise
+    if training and noise is None:
+        raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
+    G, tau = noise or (0.0, 1.0)
     g = ((logits + G) / tau).softmax(-1)  # (M, N)
     gates, experts = g.max(-1, keepdim=True)  # (M, 1)
     if not training:

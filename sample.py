@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from data import tokenizer
-from data.common import BadInput, make_parser, positive_int, run
-from data.loader import load_domains
+from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from data.loader import check_tokenizer, load_domains
 from support import btm, checkpoint, explore
 from support.distributed import pick_device
 from support.generation import stream
@@ -26,9 +26,9 @@ def parse(argv):
     group = parser.add_argument_group("the text")
     group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
-    group.add_argument("--temperature", type=float, default=0, help="0: take the likeliest token (default: 0)")
+    group.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
     group.add_argument("--top_k", type=positive_int, default=0, help="draw from so many likeliest (default: all)")
-    group.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
     group = parser.add_argument_group("the experts of a mixture")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
     group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
@@ -43,7 +43,11 @@ def build_model(args, models, device):
         raise BadInput(f"--experts, --html: {args.models[0]} is dense; name a mixture of experts")
     if args.btm:
         method, top_k = btm.parse_method(args.btm, models)
-        training_data = btm.read_training_data(models, load_domains(args.data_dir)) if method == "tfidf" else None
+        training_data = None
+        if method == "tfidf":
+            domains = load_domains(args.data_dir)
+            check_tokenizer(domains, first["tokenizer"], args.models[0])
+            training_data = btm.read_training_data(models, domains)
         return btm.BTM([checkpoint.build(c, device) for c in models.values()], method, top_k, training_data)
     if len(models) > 1:
         raise BadInput("--btm: say how several models write together, as in --btm bayes:1")

@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm, trange
 
-from data.common import BadInput, check_output, make_parser, positive_int, run
+from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import checkpoint, ledger
@@ -46,13 +46,14 @@ def parse(argv):
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
     group.add_argument("--batch_size", type=positive_int, default=8,
                        help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
-    group.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default: %(default)s)")
-    group.add_argument("--warmup", type=float, default=0.05, help="share of steps that warm up (default: %(default)s)")
-    group.add_argument("--weight_decay", type=float, default=0.1, help="of AdamW, on matrices (default: %(default)s)")
-    group.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradient (default: %(default)s)")
+    group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
+    group.add_argument("--warmup", type=non_negative, default=0.05, help="share of warm-up steps (default: 0.05)")
+    group.add_argument("--weight_decay", type=non_negative, default=0.1, help="on matrices (default: 0.1)")
+    group.add_argument("--clip", type=non_negative, default=1.0,
+                       help="largest norm of the gradient; 0: no limit (default: %(default)s)")
     group.add_argument("--train", choices=("all", "feed-forwards"), default="all",
                        help="feed-forwards: train these and freeze everything else (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of new weights and of the batches (default: %(default)s)")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="of weights and batches (default: %(default)s)")
 
     group = parser.add_argument_group("shape of a new model (a branch has that of its seed)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: 128, or as --init has)")
@@ -133,7 +134,7 @@ def main(argv=None):
     stage = len(lineage)  # part of a batch's key: a branch does not repeat its seed's batches
 
     # the optimizer, and the state of an interrupted run
-    check_output(args.out)
+    checkpoint.check_out(args.out)
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
@@ -151,7 +152,8 @@ def main(argv=None):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs.to(device), ys.to(device), recompute=args.recompute)
             (nll / args.grad_accum).backward()
-        clip_grad_norm_(model.parameters(), args.clip)
+        if args.clip:
+            clip_grad_norm_(model.parameters(), args.clip)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -159,7 +161,9 @@ def main(argv=None):
         check_finite(nll.item(), done, args)
         bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
         if is_due(done, args.eval_every, args.steps):
+            paused = time.perf_counter()
             losses = validate(model, windows, device, args.batch_size)
+            began += time.perf_counter() - paused  # validation does not count
             check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
@@ -173,8 +177,8 @@ def main(argv=None):
     parents = [entry["id"] for entry in lineage[-1:]]  # none for a new seed
     entry = ledger.entry("train", args.out, parents, tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                          seconds=device_seconds, ranks=n_ranks, settings=settings)
-    about = {"tokenizer": tokenizer, "experts": [], "lineage": [*lineage, entry], "log": log}
-    checkpoint.save_trained(args.out, model, optimizer, about)
+    fields = {"tokenizer": tokenizer, "experts": [], "lineage": [*lineage, entry], "log": log}
+    checkpoint.save_trained(args.out, model, optimizer, fields)
     if master:
         print(f"wrote {args.out}")
 

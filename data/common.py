@@ -45,6 +45,22 @@ def check_output(path):
         raise BadInput(f"{path}: cannot be written; choose another name")
 
 
+def non_negative_int(text):
+    """A whole number, 0 or more; a type for argparse."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def non_negative(text):
+    """A finite number, 0 or more; a type for argparse."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
 @contextmanager
 def replacing(path):
     """Yield a temporary path beside `path`. At the end it is renamed to `path`.

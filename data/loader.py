@@ -20,7 +20,7 @@ class Domain(NamedTuple):
     train: np.ndarray  # (n,) ids of tokens, read from the disk where they are used
     val: np.ndarray
     tasks: list  # of Task
-    meta: dict  # the tokenizer's `about`, level, seed, and files: {name: digest}
+    meta: dict  # the tokenizer's `spec`, level, seed, and files: {name: digest}
 
 
 def domain_names(folder):
@@ -58,13 +58,13 @@ def read_tokens(path, vocab_size):
     return np.memmap(path, id_type(vocab_size), "r")
 
 
-def check_tokenizer(domains, about, path):
+def check_tokenizer(domains, spec, path):
     """The Tokenizer of the checkpoint at `path`. Raises BadInput if a domain was prepared with another."""
     for name, domain in domains.items():
-        if domain.meta["tokenizer"]["fingerprint"] != about["fingerprint"]:
+        if domain.meta["tokenizer"]["fingerprint"] != spec["fingerprint"]:
             raise BadInput(f"{path} and the data of {name!r} have different tokenizers; name another --data_dir, "
                            "or prepare the data with --init")
-    return load(about)
+    return load(spec)
 
 
 def mixture(text):

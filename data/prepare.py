@@ -49,6 +49,8 @@ def parse(argv):
     for name in args.domains:
         if name not in NAMES:
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(NAMES)}")
+    if args.init and args.tokenizer:
+        raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     texts = {}
     for pair in args.text:
         name, _, path = pair.partition("=")
@@ -65,17 +67,17 @@ def parse(argv):
 
 def choose_tokenizer(args):
     """The Tokenizer that the options ask for."""
-    about = None
+    spec = None
     if args.init:
         try:
-            about = torch.load(args.init, weights_only=True, mmap=True)["tokenizer"]
+            spec = torch.load(args.init, weights_only=True, mmap=True)["tokenizer"]
         except Exception:  # torch has a different error for every kind of foreign file
             raise BadInput(f"--init {args.init}: not a checkpoint of this project") from None
     elif args.tokenizer:
         samples = [text.read_beginning(files, args.field, SAMPLE) for files in args.text.values()]
         ranks = tokenizer.train(samples, args.tokenizer - 1)
-        about = tokenizer.new_bpe(ranks, f"own{len(ranks) + 1}")
-    return tokenizer.load(about)
+        spec = tokenizer.new_bpe(ranks, f"own{len(ranks) + 1}")
+    return tokenizer.load(spec)
 
 
 def make_documents(name, rng, level, unseen=False):
@@ -154,7 +156,7 @@ def main(argv=None):
     folders = [Path(args.out, name) for name in [*args.domains, *args.text]]
     for folder in folders:
         check_output(folder / "meta.json")
-    meta = {"tokenizer": encoding.about, "level": args.level, "seed": args.seed}
+    meta = {"tokenizer": encoding.spec, "level": args.level, "seed": args.seed}
     dtype = id_type(encoding.vocab_size)
     for folder in folders:
         name = folder.name

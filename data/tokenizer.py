@@ -30,7 +30,7 @@ class Tokenizer(NamedTuple):
     decode: Callable  # list of ids -> text
     eot: int  # the id of the end-of-text token
     vocab_size: int
-    about: dict  # what `load` needs to make it again; stored in checkpoints and in meta.json
+    spec: dict  # what `load` needs to make it again; stored in checkpoints and in meta.json
 
 
 def train(texts, n_ranks):
@@ -90,7 +90,7 @@ def merge(word, pair):
 
 
 def new_bpe(ranks, name):
-    """The `about` of a byte-pair encoding {token: rank}. Its definition is in tiktoken's file format."""
+    """The `spec` of a byte-pair encoding {token: rank}. Its definition is in tiktoken's file format."""
     definition = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
     return {"name": name, "kind": "bpe", "fingerprint": digest((PATTERN + definition).encode()),
             "vocab_size": len(ranks) + 1, "definition": definition}
@@ -103,28 +103,28 @@ def from_lines(definition):
 
 
 def from_huggingface(definition, eot, name):
-    """The `about` of an imported tokenizer. definition: the text of tokenizer.json; eot: the id that ends a text."""
+    """The `spec` of an imported tokenizer. definition: the text of tokenizer.json; eot: the id that ends a text."""
     import tokenizers  # needed by imported models only
     largest = max(tokenizers.Tokenizer.from_str(definition).get_vocab().values())
     return {"name": name, "kind": "huggingface", "fingerprint": digest(f"{definition} {eot}".encode()),
             "vocab_size": largest + 1, "definition": definition, "eot": eot}
 
 
-def load(about=None):
-    """The Tokenizer that `about` describes; without it, the shipped one."""
-    about = about or new_bpe(from_lines(FILE.read_text()), "btx")
-    if about["kind"] == "huggingface":
+def load(spec=None):
+    """The Tokenizer that `spec` describes; without it, the shipped one."""
+    spec = spec or new_bpe(from_lines(FILE.read_text()), "btx")
+    if spec["kind"] == "huggingface":
         import tokenizers
-        imported = tokenizers.Tokenizer.from_str(about["definition"])
+        imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.no_truncation()
         imported.no_padding()
         imported.encode_special_tokens = True  # what looks like a special token in a text is text
         return Tokenizer(lambda text: imported.encode(text, add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),
-                         about["eot"], about["vocab_size"], about)
-    ranks = from_lines(about["definition"])
-    bpe = tiktoken.Encoding(about["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
-    return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, about)
+                         spec["eot"], spec["vocab_size"], spec)
+    ranks = from_lines(spec["definition"])
+    bpe = tiktoken.Encoding(spec["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
+    return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, spec)
 
 
 def encode_prompt(tokenizer, text):

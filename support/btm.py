@@ -8,7 +8,8 @@ An expert's weight p_i depends on the text so far, x_1..x_t. There are two metho
 bayes   the posterior that expert i wrote the text, from a uniform prior: p_i ~ prod_{s<=t} p_i(x_s | x_<s) (Li et al.
         2022)
 tfidf   the paper's: the cosine similarity of the text and the expert's training data, as tf-idf vectors v and v_i, with
-        the weights of c-BTM (Gururangan et al. 2023): p_i ~ exp(-|v - v_i|^2 / T) ~ exp(2 cos / T), as |v| = |v_i| = 1
+        the weights of c-BTM (Gururangan et al. 2023): p_i ~ exp(-|v - v_i|^2 / tau) ~ exp(2 cos / tau), since
+        |v| = |v_i| = 1
 
 The top_k largest weights are kept and divided by their sum.
 """
@@ -22,7 +23,7 @@ from data.common import BadInput
 from data.loader import first_windows
 
 METHODS = ("bayes", "tfidf")
-TEMPERATURE = 0.1  # T, as in c-BTM
+TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
 
@@ -33,22 +34,26 @@ def parse_method(text, models):
         if model["experts"] or model["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
             raise BadInput(f"--btm: {name} cannot be merged; give dense models of one tokenizer")
     method, _, k = text.partition(":")
-    if method not in METHODS or k not in map(str, range(1, len(models) + 1)):
+    if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= len(models):
         raise BadInput(f"{text}: say how to merge as bayes:K or tfidf:K, with K from 1 to {len(models)}")
     return method, int(k)
 
 
 def read_training_data(models, domains):
-    """For tfidf the start of each expert's latest training data, in the shares of its mixture: (n, T) int64 each.
+    """For tfidf the start of each expert's latest training data, in the shares of its mixture: (n, T + 1) int64 each.
 
     models: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing.
     """
     T = min(model["config"]["block_size"] for model in models.values())
     data = []
     for name, model in models.items():
-        mixture = model["lineage"][-1].get("settings", {}).get("data", {})
+        settings = model["lineage"][-1].get("settings", {})
+        mixture = settings.get("data", {})
         if not mixture or not mixture.keys() <= domains.keys():
             raise BadInput(f"{name} was trained on {', '.join(mixture) or 'no data'}; tfidf needs it in --data_dir")
+        for domain in mixture:
+            if domains[domain].meta["files"]["train.bin"] != settings["digests"][f"{domain}/train.bin"]:
+                raise BadInput(f"{name} was trained on other text of {domain}; tfidf needs that text in --data_dir")
         data.append(torch.cat([first_windows(domains[domain].train, T, max(1, round(N_WINDOWS * share)))
                                for domain, share in mixture.items()]))
     return data
@@ -95,7 +100,7 @@ class BTM(nn.Module):
         return scores
 
     def tfidf_scores(self, idx, past):
-        """2 cos / T of the text up to each token with each expert's data: (E, B, T). idx: (B, T)."""
+        """2 cos / tau of the text up to each token with each expert's data: (E, B, T). idx: (B, T)."""
         tokens = torch.cat([past.get("tokens", idx[:, :0]), idx], dim=1)  # (B, S), the whole text
         past["tokens"] = tokens
         idf = self.idf[tokens]                                                  # (B, S)
@@ -118,7 +123,8 @@ class BTM(nn.Module):
         """
         cache = [] if cache is None else cache
         if cache == []:
-            cache.extend([[] for _ in self.experts] + [{}])
+            cache.extend([] for _ in self.experts)
+            cache.append({})
         past = cache[-1]
         predictions = [expert(idx, cache=cache[i])[0].log_softmax(-1) for i, expert in enumerate(self.experts)]
         log_probs = torch.stack(predictions)  # (E, B, T, V)
@@ -126,8 +132,13 @@ class BTM(nn.Module):
             scores = self.bayes_scores(idx, log_probs, past)  # (E, B, T)
         else:
             scores = self.tfidf_scores(idx, past)             # (E, B, T)
-        return (self.log_weights(scores)[..., None] + log_probs).logsumexp(0), None, []
+        weights = self.log_weights(scores)[..., None]         # (E, B, T, 1)
+        logits = (weights + log_probs).logsumexp(0)           # (B, T, V)
+        return logits, None, []
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those of the top_k experts that count for a token."""
-        return sum(expert.num_params() for expert in self.experts[:self.top_k if active else None])
+        counted = self.experts
+        if active:
+            counted = counted[:self.top_k]  # all have the same size
+        return sum(expert.num_params() for expert in counted)

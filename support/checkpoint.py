@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from data.common import BadInput, replacing
+from data.common import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
 KEYS = {"model", "config", "tokenizer", "experts", "lineage", "log"}
@@ -81,8 +81,15 @@ def check_branches(paths, checkpoints):
 
 
 def full_state(model, optimizer):
-    """The state dicts of model and optimizer on the CPU, by parameter names; empty on all ranks but the first."""
-    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    """The state dicts of model and optimizer on the CPU, by parameter names; empty on all ranks but the first.
+
+    Raises BadInput if a weight is not finite, so that the last good file stays.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights, moments = get_state_dict(model, optimizer, options=options)
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
+    return weights, moments
 
 
 def is_first_rank():
@@ -90,11 +97,11 @@ def is_first_rank():
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def save_trained(out, model, optimizer, about):
-    """Write the checkpoint of a finished run and delete its state. about: its keys but model and config."""
+def save_trained(out, model, optimizer, fields):
+    """Write the checkpoint of a finished run and delete its state. fields: all but model and config."""
     weights, _ = full_state(model, optimizer)
     if is_first_rank():
-        save(out, {"model": weights, "config": vars(model.config), **about})
+        save(out, {"model": weights, "config": vars(model.config), **fields})
         state_path(out).unlink(missing_ok=True)
 
 
@@ -104,6 +111,13 @@ def save_state(out, model, optimizer, settings, step, seconds, log):
     if is_first_rank():
         save(state_path(out), {"model": weights, "optimizer": moments, "settings": settings, "step": step,
                                "seconds": seconds, "log": log})
+
+
+def check_out(out):
+    """Raise BadInput unless a checkpoint can be written to `out`. It must end in .pt, as its state ends in .state."""
+    if Path(out).suffix != ".pt":
+        raise BadInput(f"--out {out}: name a checkpoint that ends in .pt, as in out/model.pt")
+    check_output(out)
 
 
 def state_path(out):

@@ -60,12 +60,15 @@ def join_ranks(name):
 def wrap(model, device, shard):
     """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks.
 
-    shard: FSDP2. A rank holds its part of the weights and gathers one block at a time.
+    shard: FSDP2. A rank holds its part of the weights and gathers one block at a time. Raises BadInput if it cannot.
     """
-    if not dist.is_initialized():
-        return model.to(device)
     if not shard:
-        return DistributedDataParallel(model.to(device))
+        model.to(device)
+        return DistributedDataParallel(model) if dist.is_initialized() else model
+    if not dist.is_initialized():
+        raise BadInput("--shard needs several GPUs; start with torchrun, or leave it out")
+    if model.config.d_ff % dist.get_world_size() or model.config.n_embd % dist.get_world_size():
+        raise BadInput(f"--shard: d_ff and n_embd must be multiples of the number of GPUs, {dist.get_world_size()}")
     mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh, shard_placement_fn=shard_axis)

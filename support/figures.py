@@ -145,7 +145,9 @@ def compute(points, path, top):
     figure, [[panel]] = make_panels(1, 1, 7, 4.6)
     for i, (name, (flops, scores, active)) in enumerate(points.items()):
         style = {"color": f"C{i}", "zorder": len(points) if name == top else i}
-        marker = "os"[i // len(COLORS)]  # squares where the colours begin again
+        marker = "o"
+        if i >= len(COLORS):
+            marker = "s"  # the colours begin again
         panel.vlines(flops / 1e12, 100 * min(scores), 100 * max(scores), **style)
         panel.scatter(flops / 1e12, 100 * np.mean(scores), active / 3000, marker=marker, alpha=0.8, label=name, **style)
     panel.set_xlabel("training compute since the seed, TFLOP")

@@ -17,7 +17,8 @@ def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None)
             cache, new, n_read = [], idx[:, -half - 1:], 0  # the newer half, and the token just written
         logits, _, routing = model(new, cache=cache)
         n_read += new.shape[1]
-        kept, tokens = logits[:, -1].topk(top_k or logits.shape[-1])  # (B, top_k), the likeliest first
+        V = logits.shape[-1]
+        kept, tokens = logits[:, -1].topk(min(top_k or V, V))  # (B, top_k), the likeliest first
         new = tokens[:, :1]  # (B, 1)
         if temperature > 0:
             probs = (kept / temperature).softmax(-1)

@@ -13,8 +13,11 @@ from support import figures
 
 def machine():
     """Where the numbers come from, and from which commit."""
-    words = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    root = Path(__file__).parent.parent
+    commit = subprocess.run(["git", "describe", "--always"], cwd=root, capture_output=True, text=True).stdout.strip()
+    changed = ["git", "status", "--porcelain", "--untracked-files=no", ":!results"]  # the code, not the results
+    if subprocess.run(changed, cwd=root, capture_output=True, text=True).stdout:
+        commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,
@@ -41,11 +44,16 @@ def table(results):
     """Accuracy in % by domain and its mean, the mean loss, its perplexity, and costs."""
     rows = []
     for name, r in results.items():
-        scores = {**r["accuracy"], "mean": over_domains(r["accuracy"])} if r["accuracy"] else {}
+        scores = {}
+        if r["accuracy"]:
+            scores = {**r["accuracy"], "mean": over_domains(r["accuracy"])}
         loss = over_domains(r["loss"])
-        rows.append([name, *(f"{100 * score:.1f}" for score in scores.values()), f"{loss:.3f}", f"{math.exp(loss):.2f}",
-                     *(f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")),
-                     f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"])
+        row = [name]
+        row += [f"{100 * score:.1f}" for score in scores.values()]
+        row += [f"{loss:.3f}", f"{math.exp(loss):.2f}"]
+        row += [f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")]
+        row += [f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
+        rows.append(row)
     costs = ["params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
     return markdown(["model", *scores, "loss", "ppl", *costs], rows)
 
@@ -71,9 +79,9 @@ def draw_figures(results, loads, checkpoints, out):
     return [*shown, "![validation loss](figures/curves.png)"]
 
 
-def make_report(results, about, pictures):
-    """The text of report.md. about: see `machine`; pictures: the lines that show them."""
+def make_report(results, where, pictures):
+    """The text of report.md. where: see `machine`; pictures: the lines that show them."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
     return template.format(table=table(results), loss=table_by_domain(results, "loss"), pictures="\n\n".join(pictures),
                            bits_per_byte=table_by_domain(results, "bits_per_byte"),
-                           machine=", ".join(f"{key} {value}" for key, value in about.items() if value))
+                           machine=", ".join(f"{key} {value}" for key, value in where.items() if value))

@@ -98,7 +98,8 @@ def format_numbers(numbers):
 def run_settings(args, model, lineage, domains, device):
     """Everything that a run's result depends on, as plain values. Must match when the run is resumed.
 
-    It also stands in the ledger. Options that leave the result alone are left out.
+    It also stands in the ledger. Options that leave the result alone are left out. The number of GPUs is left out, too:
+    a run may go on with another, though each GPU balances its own tokens and draws its own noise.
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "shard", "save_every")}
     digests = {}

@@ -76,7 +76,7 @@ def test_an_imported_tokenizer_reads_texts_as_they_are_and_whole():
     ours = tokenizer.load(tokenizer.from_huggingface(theirs.to_str(), 99, "theirs"))
     assert ours.encode("ab</s>a") == [0, 1, 7, 8, 6, 9, 0] and ours.vocab_size == 100
     assert ours.decode([0, 99, 1]) == "a</s>b" and tokenizer.encode_prompt(ours, f"a{END}b") == [99, 0, 99, 1]
-    assert tokenizer.from_huggingface(theirs.to_str(), 9, "theirs")["fingerprint"] != ours.about["fingerprint"]
+    assert tokenizer.from_huggingface(theirs.to_str(), 9, "theirs")["fingerprint"] != ours.spec["fingerprint"]
 
 
 @pytest.mark.parametrize("name, expected", [
@@ -88,7 +88,7 @@ def test_same_seed_same_bytes(name, expected, prepared):
     files = [{path: digest((prepared / level / name / path).read_bytes()) for path in domains[0].meta["files"]}
              for level in ("1", "2")]
     assert digest(repr(files).encode()) == expected
-    assert domains[1].meta == {"tokenizer": BTX.about, "level": 2, "seed": 0, "files": files[1]}
+    assert domains[1].meta == {"tokenizer": BTX.spec, "level": 2, "seed": 0, "files": files[1]}
     text, *_ = BTX.decode(domains[0].val.tolist()).partition(END)
     assert text == next(prepare.make_documents(name, random.Random(f"0/{name}/val"), 1, unseen=True))[0]
     assert len({task.prompt for task in domains[0].tasks}) == 50
@@ -187,7 +187,7 @@ def test_what_cannot_be_loaded(prepared, tmp_path):
     with pytest.raises(BadInput, match="meth.*general, math"):
         loader.load_domains(prepared / "1", ["math", "meth"])
     domains = loader.load_domains(prepared / "1", ["math"])
-    assert list(domains) == ["math"] and loader.check_tokenizer(domains, BTX.about, "a.pt").eot == 1023
+    assert list(domains) == ["math"] and loader.check_tokenizer(domains, BTX.spec, "a.pt").eot == 1023
     with pytest.raises(BadInput, match="a.pt.*math"):
         loader.check_tokenizer(domains, tokenizer.new_bpe({b"a": 0}, "own"), "a.pt")
     for text in ("math=x", "math=0", "math=inf", "math=nan", "math,math"):

@@ -1,5 +1,6 @@
 """Grading by teacher forcing, losses, and what evaluate.py and sample.py write."""
 import json
+import math
 import re
 
 import numpy as np
@@ -13,7 +14,7 @@ from data import tokenizer
 from data.common import BadInput
 from data.loader import first_windows, load_domains
 from data.task import Task
-from support import checkpoint, explore, report
+from support import checkpoint, explore, figures, report
 from support.generation import generate
 
 ENCODING = tokenizer.load()
@@ -40,7 +41,7 @@ class Reciter:
         start = sum(cache or [])
         if cache is not None:
             cache.append(idx.shape[1])
-        return F.one_hot(self.ids[None, start + 1:start + 1 + idx.shape[1]], 1024).float(), None, []
+        return F.one_hot(self.ids[start + 1:start + 1 + idx.shape[1]].expand_as(idx), 1024).float(), None, []
 
 
 @torch.inference_mode()
@@ -69,7 +70,8 @@ def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
         prompt = before + 'def f(xs):\n    """Return the list."""'
         task = Task(prompt, "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
         assert solve(Reciter(prompt, written), [task]) == solve(Reciter(prompt, written), [task], drawn=True) == [right]
-    assert solve(Reciter("a", " 12 apples"), [Task("a", " 12"), Task("a", " 12", "code")]) == [True, False]
+    tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12", "code")]
+    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False]  # what follows counts in code only
 
 
 def test_a_model_that_draws_its_experts_has_one_try(tiny, monkeypatch):
@@ -134,8 +136,22 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     with torch.no_grad():
         losses, share, _ = evaluate.score_texts(build(tiny, "btx_mixed"), windows, 50)
     assert list(mixed["accuracy"]) == ["general", "code", "switch"]
-    assert mixed["loss"]["switch"] == losses.mean().item()
+    loss, bits = losses.mean().item(), losses.mean().item() / math.log(2) / evaluate.bytes_per_token(ENCODING, windows)
+    assert mixed["loss"]["switch"] == loss and mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
     assert numbers["routing"]["btx_mixed"]["share"]["switch"] == share
+
+
+def test_figures_show_their_numbers(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, rows, *args: drawn.append(rows[0][0]))
+    figures.routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
+    bars = [(bar.get_x() + 0.4, bar.get_y(), bar.get_height()) for bar in drawn[0].patches]
+    assert bars == [pytest.approx(bar) for bar in ((1, 0, 40), (2, 0, 50), (1, 40, 60), (2, 50, 50))]
+    lineage, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
+    figures.curves({"math": {"lineage": lineage, "log": log}}, ["seed", "math"], ["math"], None)
+    assert drawn[1].lines[0].get_xydata().tolist() == [[3, 0.5]] and drawn[1].lines[0].get_color() == "C1"
+    figures.normalised({"a": [0.2, 0.0], "b": [0.4, 0.0]}, ["math", "code"], None)
+    assert [bar.get_height() for bar in drawn[2].patches] == [0.5, 1]
 
 
 @pytest.mark.parametrize("script, words, message", [
@@ -158,13 +174,17 @@ def test_what_cannot_be_evaluated_is_refused_and_nothing_written(tiny, tmp_path,
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys):
+def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):
     prompt, model = "Tom hät 3 €", build(tiny, "btx_mixed")  # two of its characters have several tokens
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
     sample.main(words)
     ids = [*greedy(model, prompt, 6), EOT]
     plain = capsys.readouterr().out
     assert plain == (prompt + ENCODING.decode(ids[:ids.index(EOT)])).rstrip("\ufffd") + "\n"
+    for seed in (3, 3, 4):
+        sample.main([*words, "--temperature", "2", "--seed", str(seed)])
+    first, second, third = capsys.readouterr().out.replace(prompt, "|").split("|")[1:]
+    assert first == second != third
     sample.main([*words, "--experts", "--layer", "2"])
     text, _, names = capsys.readouterr().out.partition("\nexperts:")
     assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
@@ -174,3 +194,6 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     assert sample.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
     assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == explore.COLORS[gates[0].argmax()]
+    monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
+    sample.main([*words[:2], "Tom"])
+    assert capsys.readouterr().out == "Tom has 12\n"

@@ -19,15 +19,17 @@ def saved_step(out):
 
 @pytest.mark.long
 @pytest.mark.parametrize("module,init", [(train_expert, "seed"), (finetune_router, "sample_mixed")])
-def test_a_killed_run_goes_on(tiny, tmp_path, module, init):
+def test_a_killed_run_goes_on(tiny, tmp_path, monkeypatch, module, init):
     """SIGKILL, at any moment of a step or of a save. The state is read all the time, and is always whole."""
     options = (f"--init {tiny}/{init}.pt --data math=0.5,general=0.5 --data_dir {tiny}/data --device cpu --steps 60 "
                "--batch_size 2 --save_every 1 --eval_windows 1 --eval_every 20 --out").split()
     module.main([*options, f"{tmp_path}/whole.pt"])
     out, rng, last = tmp_path / "killed.pt", random.Random(0), 0
-    context = multiprocessing.get_context("fork")  # a fork has imported everything already
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "torch.distributed.checkpoint.state_dict"])  # slow to import
     for step in sorted(rng.sample(range(1, 40), 6)):
-        run = context.Process(target=module.main, args=([*options, str(out)],))
+        run = context.Process(target=module.main, args=([*options, str(out)],), daemon=True)
         run.start()
         while saved_step(out) < step:
             assert run.is_alive() and saved_step(out) >= last

@@ -161,7 +161,8 @@ def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, experts
     ("btx_mixed math", "--soup", "is a mixture of experts"),
     ("btx_mixed math", "--blend", "is a mixture of experts"),
     ("btx_mixed math", "--split 2", "is a mixture of experts"),
-    ("btx_mixed math", "--router_data math,code", "is a mixture of experts"),
+    ("btx_mixed math", "--router_data math,code", "--router_data"),
+        ("btx_mixed math", "--routing soft", "--routing"),
     ("seed btx_mixed", "", "is a mixture of experts")])
 def test_impossible_mixtures_are_refused(tiny, tmp_path, models, options, message):
     with pytest.raises(BadInput, match=message):

@@ -59,8 +59,8 @@ def test_the_last_tenth_of_each_chunk_is_for_validation_until_there_is_enough(fo
 
 def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
     wide = BTX._replace(encode=lambda text: [70_000 + len(word) for word in text.split()], vocab_size=80_000,
-                        about=BTX.about | {"vocab_size": 80_000})
-    monkeypatch.setattr(tokenizer, "load", lambda about: wide)
+                        spec=BTX.spec | {"vocab_size": 80_000})
+    monkeypatch.setattr(tokenizer, "load", lambda spec: wide)
     (folder / "own.txt").write_text("a bb ccc " * 10)
     own = make("own=own.txt")["own"]
     assert [*own.train, *own.val] == [70_001, 70_002, 70_003] * 10 + [BTX.eot] and len(own.val) == 3
@@ -73,10 +73,10 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     domain = make("a=a.txt", "b=b.txt", tokenizer=300)["b"]
     own = tokenizer.load(domain.meta["tokenizer"])
     tokens = [own.decode([i]) for i in range(256, own.eot)]
-    assert own.vocab_size == own.about["vocab_size"] == own.eot + 1 < 300
+    assert own.vocab_size == own.spec["vocab_size"] == own.eot + 1 < 300
     assert {" apples", " berries"} < {*tokens} and " zz" not in tokens
     assert own.decode(domain.train[:5].tolist()).startswith("berries berries")
-    torch.save({"tokenizer": own.about}, "own.pt")
+    torch.save({"tokenizer": own.spec}, "own.pt")
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
