@@ -151,7 +151,6 @@ def bytes_per_token(tokenizer, windows):
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    check_output(args.out / "report.md")
     checkpoints = {Path(path).stem: checkpoint.load(path) for path in args.models}
     if len(checkpoints) < len(args.models):
         raise BadInput("two models have one name, and the tables could not tell them apart; rename a file")
@@ -176,6 +175,8 @@ def main(argv=None):
     for name, rows in windows.items():
         for n, row in enumerate(rows[:2, :257], 1):
             texts[f"{name} {n}"] = row.tolist()
+
+    check_output(args.out / "report.md")
 
     results, loads, pages = {}, {}, {}
     dense = [name for name, c in checkpoints.items() if not c["experts"]]

@@ -129,7 +129,7 @@ def main(argv=None):
     stage = len(lineage)  # part of a batch's key: no stage repeats the batches of another
 
     # the optimizer, and the state of an interrupted run
-    checkpoint.check_out(args.out)
+    checkpoint.check_out(args.out, [args.init])
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)

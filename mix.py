@@ -161,7 +161,6 @@ def router_texts(args, first, domains):
 
 def main(argv=None):
     args = parse(argv)
-    checkpoint.check_out(args.out)
     models = [checkpoint.load(path) for path in args.models]
     checkpoint.check_branches(args.models, models)
     first = models[0]
@@ -193,6 +192,7 @@ def main(argv=None):
     config = GPTConfig(**config)
 
     # its weights
+    checkpoint.check_out(args.out, args.models)
     dense = []
     for model in models:
         dense += unmix(model["model"]) if model["experts"] else [model["model"]]

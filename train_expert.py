@@ -134,7 +134,7 @@ def main(argv=None):
     stage = len(lineage)  # part of a batch's key: a branch does not repeat its seed's batches
 
     # the optimizer, and the state of an interrupted run
-    checkpoint.check_out(args.out)
+    checkpoint.check_out(args.out, [args.init] if args.init else [])
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)

@@ -113,10 +113,12 @@ def save_state(out, model, optimizer, settings, step, seconds, log):
                                "seconds": seconds, "log": log})
 
 
-def check_out(out):
-    """Raise BadInput unless a checkpoint can be written to `out`. It must end in .pt, as its state ends in .state."""
+def check_out(out, inputs=()):
+    """Raise BadInput unless a checkpoint can be written to `out`: a name that ends in .pt, and not that of an input."""
     if Path(out).suffix != ".pt":
         raise BadInput(f"--out {out}: name a checkpoint that ends in .pt, as in out/model.pt")
+    if Path(out).resolve() in [Path(path).resolve() for path in inputs]:
+        raise BadInput(f"--out {out} is an input, too, and would be lost; choose another name")
     check_output(out)
 
 

@@ -48,10 +48,9 @@ def join_ranks(name):
     """Become one of torchrun's ranks if torchrun started this process. Returns device, rank and number of ranks."""
     if "RANK" not in os.environ:
         return pick_device(name), 0, 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means in this process
     device = pick_device(name)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, dist.get_rank(), dist.get_world_size()

@@ -17,10 +17,11 @@ FINETUNE = f"finetune_router {DATA} --init {{tiny}}/btx_mixed.pt"
 MIX = "mix {tiny}/seed.pt {tiny}/math.pt --out new/a.pt"
 WRONG = {  # a command without a mistake: {what is added, where the last of two equal options counts: what is answered}
     NEW: {"--nosuch 1": "--nosuch", "--steps 1.5": "--steps", "--steps 0": "--steps", "--device nosuch": "nosuch",
-          "--data poems": "poems", "--data switch": "switch", "--data_dir none": "none", "--n_head 4 --n_kv_head 3": "--n_kv_head",
+          "--data poems": "poems", "--data switch": "switch", "--data_dir x": "x: no", "--n_embd 18 --n_head 6": "RoPE",
           "--lr -1": "--lr", "--seed -1": "--seed", "--block_size 5000": "--block_size", "--out new/a.state": ".pt",
-          "--batch_size 6 --grad_accum 4": "--grad_accum", "--n_embd 18 --n_head 6": "--n_embd", "--shard": "torchrun"},
-    BRANCH: {"--d_ff 16": "--d_ff", "--tie_weights": "--tie_weights", "--init {tiny}/btx_mixed.pt": "finetune_router"},
+          "--batch_size 6 --grad_accum 4": "--grad_accum", "--n_head 4 --n_kv_head 3": "n_kv_head", "--shard": "GPU"},
+    BRANCH: {"--d_ff 16": "--d_ff", "--tie_weights": "--tie_weights", "--init {tiny}/btx_mixed.pt": "finetune_router",
+             "--out {tiny}/seed.pt": "would be lost"},
     FINETUNE: {"--init {tiny}/math.pt": "mix.py", "--init none.pt": "none.pt", "--train x": "--train",
                "--batch_size 6 --grad_accum 4": "--grad_accum", "--out {tiny}/seed.pt/a.pt": "seed.pt/a.pt"},
     MIX: {"--top_k 3": "--top_k", "--top_k 1": "--top_k", "--out {tiny}/seed.pt/a.pt": "seed.pt/a.pt"}}

@@ -82,8 +82,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, module, init, 
 
 
 def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
-    shutil.copytree(tiny, tmp_path / "tiny")
-    run = (tmp_path / "tiny", tmp_path / "b.pt")
+    run = (shutil.copytree(tiny, tmp_path / "tiny"), tmp_path / "b.pt")
     want = train(tiny, tmp_path / "a.pt")
     train(*run, dies_at=5)
     for name, value in {"lr": 0.02, "steps": 7, "seed": 1, "data": "math", "grad_accum": 2, "block_size": 16}.items():
