@@ -2,15 +2,13 @@
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
-All weights train unless --train says otherwise. The default mixture of domains is the paper's. A run saves its state in
-NAME.state now and then. If it was interrupted, the same command goes on from there.
+A run saves its state in NAME.state now and then. If it was interrupted, the same command goes on from there.
 """
 import math
 import os
 import time
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm, trange
 
 from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
@@ -40,7 +38,7 @@ def parse(argv):
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", required=True, help="checkpoint that mix.py wrote")
     group.add_argument("--data", type=mixture, default="general=0.1923,math=0.3016,code=0.4031,wiki=0.1030",
-                       help="mixture of domains (default: %(default)s)")
+                       help="mixture of domains (default: the paper's, %(default)s)")
     group.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
 
     group = parser.add_argument_group("MoE finetuning (3.2, 3.3)")
@@ -152,8 +150,7 @@ def main(argv=None):
                 _, nll, routing = forward(xs.to(device), ys.to(device), noise=noise, recompute=args.recompute)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
             (loss / args.grad_accum).backward()
-        if args.clip:
-            clip_grad_norm_(model.parameters(), args.clip)
+        clip_gradients(optimizer, args.clip)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -10,7 +10,6 @@ import os
 import time
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm, trange
 
 from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
@@ -152,8 +151,7 @@ def main(argv=None):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs.to(device), ys.to(device), recompute=args.recompute)
             (nll / args.grad_accum).backward()
-        if args.clip:
-            clip_grad_norm_(model.parameters(), args.clip)
+        clip_gradients(optimizer, args.clip)
         optimizer.step()
         optimizer.zero_grad()
 

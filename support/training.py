@@ -33,6 +33,15 @@ def make_optimizer(model, args):
     return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
 
 
+def clip_gradients(optimizer, max_norm):
+    """Scale all gradients down so that their norm is at most max_norm (0: no limit)."""
+    params = []
+    for group in optimizer.param_groups:
+        params += group["params"]
+    if max_norm:
+        torch.nn.utils.clip_grad_norm_(params, max_norm)
+
+
 def is_due(done, every, steps):
     """Whether to validate after `done` steps: every `every` steps (None: ten times a run), and after the last."""
     every = every or max(1, steps // 10)
