@@ -15,19 +15,8 @@ from tqdm import tqdm, trange
 from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
-from support import checkpoint, ledger
+from support import checkpoint, ledger, training
 from support.distributed import autocast, join_ranks, wrap
-from support.training import (
-    check_batch_size,
-    check_finite,
-    format_numbers,
-    is_due,
-    make_optimizer,
-    read_texts,
-    run_settings,
-    set_learning_rate,
-    validate,
-)
 
 
 def parse(argv):
@@ -109,7 +98,7 @@ def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
     master = rank == 0
-    check_batch_size(args, n_ranks)
+    training.check_batch_size(args, n_ranks)
 
     # the model: a branch of a seed, or a new one
     domains = load_domains(args.data_dir)
@@ -129,7 +118,7 @@ def main(argv=None):
     # the data
     check_tokenizer(domains, tokenizer, args.init or args.data_dir)
     T = model.config.block_size
-    texts, windows = read_texts(domains, args.data, T, args.eval_windows)
+    texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
     stage = len(lineage)  # part of a batch's key: a branch does not repeat its seed's batches
 
     # the optimizer, and the state of an interrupted run
@@ -137,36 +126,37 @@ def main(argv=None):
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
-    optimizer = make_optimizer(model, args)
-    settings = run_settings(args, model, lineage, domains, device)
+    optimizer = training.make_optimizer(model, args)
+    settings = training.run_settings(args, model, lineage, domains, device)
     start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # counts the time before an interruption
 
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
     bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
     for step in bar:
-        rate = set_learning_rate(optimizer, step, args)
+        rate = training.set_learning_rate(optimizer, step, args)
         x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs.to(device), ys.to(device), recompute=args.recompute)
             (nll / args.grad_accum).backward()
-        clip_gradients(optimizer, args.clip)
+        training.clip_gradients(optimizer, args.clip)
         optimizer.step()
         optimizer.zero_grad()
 
         done = step + 1
-        check_finite(nll.item(), done, args)
+        training.check_finite(nll.item(), done, args)
         bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
-        if is_due(done, args.eval_every, args.steps):
+        if training.is_due(done, args.eval_every, args.steps):
             paused = time.perf_counter()
-            losses = validate(model, windows, device, args.batch_size)
+            losses = training.validate(model, windows, device, args.batch_size)
             began += time.perf_counter() - paused  # validation does not count
-            check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
+            training.check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             if master:
-                tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {format_numbers(losses)}")
+                tqdm.write(f"{args.out}: step {done} of {args.steps}, "
+                           f"validation loss {training.format_numbers(losses)}")
         if done % args.save_every == 0:
             checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
