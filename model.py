@@ -75,8 +75,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
-        v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
-        v = v.contiguous()  # Apple GPUs misread other layouts (pytorch issue 163597)
+        v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2).contiguous()   # (B, n_kv_head, T, d)
         if cache:
             k = torch.cat([cache[0], k], dim=2)  # (B, n_kv_head, S, d)
             v = torch.cat([cache[1], v], dim=2)
@@ -135,9 +134,6 @@ def route_switch(logits, top_k=None, training=False, noise=None):
 
     In training an expert takes at most CAPACITY_FACTOR * M / N tokens, rounded up. Of the tokens that chose it, those
     with the smallest gates are dropped: their gate becomes 0, and only the residual carries them on.
-
-    >>> route_switch(torch.tensor([[2.0, 0.0], [1.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), training=True).gates.squeeze(1)
-    tensor([0.8808, 0.0000, 0.9526, 0.9820])
     """
     M, N = logits.shape
     probs = logits.softmax(-1)  # (M, N)
@@ -155,8 +151,8 @@ def route_sample(logits, top_k=None, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
     g = SoftMax((W_l x + G) / tau): its largest value is that of expert i with probability SoftMax_i(W_l x).
-    noise: (G, tau), the Gumbel noise, (M, N), and the temperature. The returned probs are those without noise.
-    In evaluation the gate is 1. The expert is drawn in the same way, or, without noise, it is the likeliest one.
+    noise: (G, tau), the Gumbel noise, (M, N), and the temperature. The returned probs are without noise.
+    In evaluation the gate is 1. The expert is drawn in the same way; without noise the likeliest is taken.
     """
     if training and noise is None:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
@@ -234,8 +230,7 @@ def load_balancing_loss(routing):
     """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
 
     u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts. It is a product of
-    two means. A mean of products would punish sure decisions instead of uneven loads.
-    routing: a list with the Routing of each layer. Returns a scalar.
+    two means. A mean of products would punish sure decisions, not uneven loads. routing: a Routing for each layer.
     """
     u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
     p = torch.stack([layer.probs.mean(0) for layer in routing])  # (n_layer, N)
