@@ -34,17 +34,6 @@ def positive_int(text):
     return number
 
 
-def check_output(path):
-    """Create the folder of a file that is to be written later. Raises BadInput if the file cannot be written there."""
-    folder = Path(path).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{path}: its folder cannot be made ({error.strerror}); choose another name") from None
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise BadInput(f"{path}: cannot be written; choose another name")
-
-
 def non_negative_int(text):
     """A whole number, 0 or more; a type for argparse."""
     number = int(text)
@@ -59,6 +48,17 @@ def non_negative(text):
     if not 0 <= number < float("inf"):
         raise ValueError
     return number
+
+
+def check_output(path):
+    """Create the folder of a file that is to be written later. Raises BadInput if the file cannot be written there."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: its folder cannot be made ({error.strerror}); choose another name") from None
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise BadInput(f"{path}: cannot be written; choose another name")
 
 
 @contextmanager
