@@ -104,6 +104,7 @@ def main(argv=None):
         ids = ids[-model.config.block_size - 1:]  # the end, if the text is longer than the model reads at once
         pages = {Path(args.models[0]).stem: (experts, [explore.read(model, encoding, ids, device)])}
         explore.write(args.html, encoding, {args.prompt[:40] or "a new text": ids}, pages)
+        print(f"wrote {args.html}")
 
 
 if __name__ == "__main__":

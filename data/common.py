@@ -13,11 +13,15 @@ class BadInput(Exception):
 
 def run(main):
     """Call main(). BadInput becomes one line on stderr and exit code 2, as argparse has it for a wrong option."""
+    name = Path(sys.argv[0]).name
     try:
         main()
     except BadInput as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def make_parser(description):
@@ -30,7 +34,7 @@ def positive_int(text):
     """A whole number above zero; a type for argparse."""
     number = int(text)
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above zero")
     return number
 
 
@@ -38,7 +42,7 @@ def non_negative_int(text):
     """A whole number, 0 or more; a type for argparse."""
     number = int(text)
     if number < 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
     return number
 
 
@@ -46,7 +50,7 @@ def non_negative(text):
     """A finite number, 0 or more; a type for argparse."""
     number = float(text)
     if not 0 <= number < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is not a number from zero up")
     return number
 
 

@@ -76,10 +76,14 @@ def mixture(text):
     weights = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition("=")
-        weight = float(weight or 1)  # argparse reports a ValueError
-        if name in weights or not 0 < weight < inf:
-            raise ArgumentTypeError(f"{part!r} should read DOMAIN=WEIGHT, with a weight above zero and no domain twice")
-        weights[name] = weight
+        if name in weights:
+            raise ArgumentTypeError(f"{name} is named twice")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise ArgumentTypeError(f"{part!r} should read DOMAIN=WEIGHT, as in math=95,general=5") from None
+        if not 0 < weights[name] < inf:
+            raise ArgumentTypeError(f"{part!r} should have a weight above zero")
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
 

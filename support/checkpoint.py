@@ -146,4 +146,6 @@ def load_state(out, model, optimizer, settings):
                            "use the former again, or delete the file to start anew")
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
                    options=StateDictOptions(full_state_dict=True))
+    if is_first_rank():
+        print(f"{out}: goes on from step {state['step']}")
     return state["step"], state["seconds"], state["log"]
