@@ -85,15 +85,15 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
         ("gates, experts = torch.ones_like(probs[:, :1]), probs.argmax(-1, keepdim=True)",
          "the gate is fixed at 1, so the router gets no gradient: Switch's is the probability"),
         ("gates, experts = logits.max(-1, keepdim=True)", "the gate is a probability, not a logit")]),
-    (5, "model.py", "kept.gather(1, experts)", [
+    (5, "model.py", "keeps.gather(1, experts)", [
         ("(F.one_hot(experts[:, 0], N).cumsum(0).gather(1, experts) <= capacity)",
          "capacity by position: the ones with the largest gates are kept, wherever they stand")]),
     (5, "model.py", "math.ceil(CAPACITY_FACTOR * M / N)", [
         ("math.floor(CAPACITY_FACTOR * M / N)", "rounded down: an expert may get no token at all"),
         ("math.ceil(M / N)", "the capacity factor is missing"),
         ("M", "nobody is over this capacity")]),
-    (5, "model.py", "wanted = Routing(gates, experts, probs).dense_gates()", [
-        ("wanted = probs", "the largest among the tokens that chose the expert, not among all")]),
+    (5, "model.py", "dense = Routing(gates, experts, probs).dense_gates()", [
+        ("dense = probs", "the largest among the tokens that chose the expert, not among all")]),
     (5, "model.py", "    if training:\n        capacity", [
         ("    if True:\n        capacity", "in evaluation no token is dropped")]),
     (5, "model.py", "((logits + G) / tau)", [
