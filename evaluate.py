@@ -175,7 +175,6 @@ def main(argv=None):
     for name, rows in windows.items():
         for n, row in enumerate(rows[:2, :257], 1):
             texts[f"{name} {n}"] = row.tolist()
-
     check_output(args.out / "report.md")
 
     results, loads, pages = {}, {}, {}
