@@ -43,6 +43,8 @@ def parse(argv):
     group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--warmup", type=non_negative, default=0.05, help="share of warm-up steps (default: 0.05)")
     group.add_argument("--weight_decay", type=non_negative, default=0.1, help="on matrices (default: 0.1)")
+    group.add_argument("--eps", type=non_negative, default=training.EPS,
+                       help="AdamW's epsilon (default: %(default)s, Llama-2's)")
     group.add_argument("--clip", type=non_negative, default=1.0,
                        help="largest norm of the gradient; 0: no limit (default: %(default)s)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of batches and noise (default: %(default)s)")
@@ -112,7 +114,7 @@ def main(argv=None):
     check_tokenizer(domains, mixed["tokenizer"], args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = len(lineage)  # part of a batch's key: no stage repeats the batches of another
+    stage = training.count_stages(lineage, args.data)
 
     # the optimizer, and the state of an interrupted run
     checkpoint.check_out(args.out, [args.init])

@@ -32,6 +32,8 @@ def parse(argv):
     parser.add_argument("--router_data", metavar="DOMAINS",
                         help="a domain for each model, as in general,math,code,wiki: a router row starts as the mean "
                              "input of its layer on that text, instead of random")
+    parser.add_argument("--ridge", action="store_true",
+                        help="with --router_data: a router starts as the ridge regression that tells the texts apart")
     parser.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the new routers (default: %(default)s)")
     return parser.parse_args(argv)
@@ -113,19 +115,38 @@ def unmix(model):
     return models
 
 
-@torch.no_grad()
-def hidden_routers(model, windows):
-    """Set each router row of the MoE `model` to the mean input of its layer on one domain, first layer to last.
+def hidden_router(inputs):
+    """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (M_i, D) for each expert.
 
-    windows: for each expert the text to read, (n, T) int64. What the rows have in common would add the same to all
-    logits, so it is subtracted. Then each row is scaled to length 1. The idea is that of mergekit's hidden gates.
+    What the rows have in common would add the same to all logits, so it is subtracted. Then each row is scaled to
+    length 1. The idea is that of mergekit's hidden gates.
+    """
+    means = torch.stack([x.mean(0) for x in inputs])  # (N, D)
+    return normalize(means - means.mean(0), dim=1)
+
+
+def ridge_router(inputs, penalty=1.0):
+    """The router W, (N, D), that minimises sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i.
+
+    e_i is 1 for expert i and 0 for the others. inputs: (M_i, D) for each expert. The idea is that of DUME.
+    """
+    X = torch.cat(inputs)                                                                # (M, D)
+    home = torch.arange(len(inputs)).repeat_interleave(torch.tensor([len(x) for x in inputs]))  # (M,)
+    targets = torch.eye(len(inputs))[home]                                               # (M, N)
+    return torch.linalg.solve(X.T @ X + penalty * torch.eye(X.shape[1]), X.T @ targets).T
+
+
+@torch.no_grad()
+def start_routers(model, windows, new_rows):
+    """Set the routers of the MoE `model` from the inputs of their layers, first layer to last.
+
+    windows: for each expert the text to read, (n, T) int64; new_rows: hidden_router or ridge_router.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, D) for each expert
     angles = rope_angles(model.config, 0, windows[0].shape[1], windows[0].device)
     for block in model.blocks:
         streams = [x + block.attn(block.attn_norm(x), angles) for x in streams]
-        means = torch.stack([block.ff_norm(x).mean((0, 1)) for x in streams])  # (N, D)
-        block.ff.router.copy_(normalize(means - means.mean(0), dim=1))
+        block.ff.router.copy_(new_rows([block.ff_norm(x).flatten(0, 1) for x in streams]))
         streams = [x + block.ff(block.ff_norm(x))[0] for x in streams]
 
 
@@ -164,6 +185,8 @@ def main(argv=None):
     models = [checkpoint.load(path) for path in args.models]
     checkpoint.check_branches(args.models, models)
     first = models[0]
+    if args.ridge and not args.router_data:
+        raise BadInput("--ridge: name the text to tell apart with --router_data")
     if (first["experts"] or args.soup) and (args.routing or args.top_k or args.router_data):
         raise BadInput("--routing, --top_k, --router_data are for a new mixture, not for a soup or an MoE that grows")
     if first["experts"] and (args.soup or args.blend or args.split > 1):
@@ -203,7 +226,7 @@ def main(argv=None):
         settings["digests"] = {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}
         gpt = GPT(config).eval()
         gpt.load_state_dict(mixed)
-        hidden_routers(gpt, router_texts(args, first, domains))
+        start_routers(gpt, router_texts(args, first, domains), ridge_router if args.ridge else hidden_router)
         mixed = gpt.state_dict()
     for name, tensor in mixed.items():
         if name.startswith("blocks.") and not name.startswith("blocks.0."):

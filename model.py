@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-ROUTER_STD = 0.02  # the paper says "randomly initialised"; a small std starts with nearly equal gates
+LOGIT_STD = 0.16  # of a new router's logits; the paper says "randomly initialised". Small: gates start nearly equal
 CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
 
@@ -190,8 +190,11 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 def new_router(n_expert, n_embd, generator):
-    """A router W_l as it starts: normal, std ROUTER_STD (3.2: "randomly initialised"). Returns (N, D)."""
-    return torch.empty(n_expert, n_embd).normal_(0, ROUTER_STD, generator=generator)
+    """A router W_l as it starts: normal (3.2: "randomly initialised"), so that logits have LOGIT_STD at any width.
+
+    The input of W_l is normed: its n_embd numbers have a mean square of 1. Returns (N, D).
+    """
+    return torch.empty(n_expert, n_embd).normal_(0, LOGIT_STD / math.sqrt(n_embd), generator=generator)
 
 
 class MoE(nn.Module):

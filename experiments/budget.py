@@ -3,8 +3,8 @@
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
 Prints a number of steps. The budget is the cost of the stages behind btx.pt that are not behind seed.pt; a step costs
-what a step of su_dm.pt's last stage did. Cost: FLOPs, device seconds (time), seconds from start to end with branches at
-the same time (elapsed), or tokens (paper), of which upcycling gets the share of BTX's that it had in the paper.
+what a step of su_dm.pt's last stage did. Cost: FLOPs, or tokens (paper), of which upcycling gets the share of BTX's
+that it had in the paper.
 """
 from data.common import make_parser, run
 from support import checkpoint, ledger
@@ -18,10 +18,6 @@ def match_steps(last, like, since, by):
     spent = ledger.totals([entry for entry in like if entry["id"] not in known])
     if by == "flops":
         budget, price = spent["flops"], last["flops"]
-    elif by == "time":
-        budget, price = spent["seconds"], last["seconds"]
-    elif by == "elapsed":
-        budget, price = ledger.elapsed(like) - ledger.elapsed(since), last["seconds"] / last["ranks"]
     else:
         budget, price = PAPER_SHARE * spent["tokens"], last["tokens"]
     return max(1, round(budget / price * last["settings"]["steps"]))
@@ -32,7 +28,7 @@ def main(argv=None):
     parser.add_argument("model", help="checkpoint whose last stage shows what a step costs")
     parser.add_argument("--like", required=True, help="checkpoint whose cost is the budget")
     parser.add_argument("--since", required=True, help="checkpoint whose own cost does not count")
-    parser.add_argument("--by", default="flops", choices=("flops", "time", "elapsed", "paper"), help="which cost")
+    parser.add_argument("--by", default="flops", choices=("flops", "paper"), help="which cost")
     args = parser.parse_args(argv)
     model, like, since = (checkpoint.load(path)["lineage"] for path in (args.model, args.like, args.since))
     print(match_steps(model[-1], like, since, args.by))

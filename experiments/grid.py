@@ -11,12 +11,19 @@ from statistics import mean
 
 from data.common import BadInput, make_parser, replacing, run
 from data.task import DOMAINS
-from experiments.paper import EXPERTS, Report
+from experiments.paper import EXPERTS, GROUPS, Report
 
 
 def make_cells(name, runs):
-    """A model's mean accuracy in % (and loss) in each run, the best in bold; of an expert those in its own domain."""
-    domains = [name] if name in EXPERTS else DOMAINS
+    """A model's mean accuracy in % (and loss) in each run, the best in bold.
+
+    It is over all domains; of an expert over its own, of the seed ("knowledge") over general and trivia.
+    """
+    domains = DOMAINS
+    if name in EXPERTS:
+        domains = [name]
+    elif name == "knowledge":
+        name, domains = "seed", GROUPS["knowledge"]
     models = [run["models"][name] for run in runs]
     accuracies = [mean(model["accuracy"][domain] for domain in domains) for model in models]
     cells = []

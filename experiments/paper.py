@@ -30,15 +30,15 @@ GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS
 COMPUTE = {  # the models of Figure 2, left
     "seed": "seed", "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)",
     "su_dm": "sparse upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top2": "BTM Top-2, Bayes",
-    "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "su_cm_time": "sparse upcycling (CM), equal device seconds",
-    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens",
-    "su_cm_flops": "sparse upcycling (CM), equal FLOPs", "su_cm_elapsed": "sparse upcycling (CM), equal elapsed time"}
+    "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
+    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens"}
 NORMALISED = {  # those of Figure 2, right
     "seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
     "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
 BALANCE = {"btx": "BTX Top-2", "btx_nolb": "BTX Top-2, unbalanced"}  # those of Figures 3 to 5
 ROUTERS = {"switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "top2_short": "Top-2 (short)",
            "soft_short": "Soft (short)"}  # those of Figure 6
+EPSILONS = ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # folders of averaging.json
 STAGES = {  # a method's models at four points: seed, phase 1, mixed, end
     "BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
     "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
@@ -72,13 +72,22 @@ def read_gates(folder, domains, n_tokens=45):
 
 
 def collect(folder, data_dir):
-    """All that the report needs of one run: what evaluate.py wrote for `make paper` (or `make rivals`), and more."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
-    results = found.get("paper") or found.get("rivals")
-    if not results:
-        raise BadInput(f"{folder}: neither paper/results.json nor rivals/results.json in it; run make rivals")
+    """All that the report needs of one run: what evaluate.py and averaging.py wrote for `make paper`, and more."""
+    if not (folder / "rivals" / "results.json").exists():
+        raise BadInput(f"{folder}: no rivals/results.json in it; run make rivals")
+    results = json.loads((folder / "rivals" / "results.json").read_text())
+    for part in ("paper", "beyond"):  # not for every seed
+        if (folder / part / "results.json").exists():
+            more = json.loads((folder / part / "results.json").read_text())
+            results["models"] = more["models"] | results["models"]
+            results["routing"] = more["routing"] | results["routing"]
+    for how in ("drawn", "mean_gate"):  # other ways to evaluate Sample Top-1
+        if (folder / how / "results.json").exists():
+            more = json.loads((folder / how / "results.json").read_text())
+            results["models"][f"btx_sample_{how}"] = more["models"]["btx_sample"]
+    if (folder / "averaging.json").exists():
+        results["averaging"] = json.loads((folder / "averaging.json").read_text())
     domains = load_domains(data_dir, DOMAINS)
-    results["hard"] = found["hard"]["models"] if "hard" in found else {}
     results |= {"basin": measure_basin(folder, domains), "text": read_gates(folder, domains)}
     return json.loads(json.dumps(results), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
 
@@ -181,6 +190,16 @@ class Report(NamedTuple):
         active, params = (mean(model[key] for model in models) / 1e3 for key in ("active_params", "params"))
         return f"{tokens:.1f} | {flops:.1f} | {seconds} | {elapsed} | {share} | {active:.0f} of {params:.0f}"
 
+    def averaging(self, *group):
+        """Cells: the loss in the experts' domains if this group of tensors is averaged, by router and epsilon."""
+        runs = [run["averaging"] for run in self.runs if "averaging" in run]
+        cells = []
+        for router in ("oracle", "random"):
+            for eps in EPSILONS:
+                found = [run[eps][" ".join(group)].get(router) for run in runs]
+                cells.append(spread([mean(losses[name] for name in EXPERTS) for losses in found if losses], digits=3))
+        return " | ".join(cells)
+
     def condition(self, what, smallest, largest):
         """Cells: what was measured, and whether it is within bounds. See registered.md."""
         def percent(name, *domains):
@@ -189,8 +208,8 @@ class Report(NamedTuple):
         seed, btx = self.models("seed")[0], self.models("btx")[0]
         dense_token = seed["flops"] / seed["tokens"]
         moe_token = self.costs("su_dm", "flops")[0] / self.costs("su_dm", "tokens")[0]
-        feed_forwards = (btx["params"] - seed["params"]) / 3
-        finetuned = [percent(name, *DOMAINS) for name in ("btx", "dense_dm", "su_dm")]
+        feed_forwards = self.models("large")[0]["params"] - seed["params"]  # `large` has them twice as wide
+        finetuned = [percent(name, *DOMAINS) for name in ("dense_dm", "su_dm")]
         template, values = {
             "average": ("{:+.1f}", [100 * mean(self.differences("soup", "seed", "all"))]),
             "known": ("{:.1f} %", percent("seed", *GROUPS["knowledge"])),
@@ -241,6 +260,8 @@ def draw(report, out):
     figures.routing({label: first["routing"][name] for name, label in ROUTERS.items()}, out / "figure6.png")
     titles = {"knowledge": "general and trivia", "experts": "math, code and wiki"}
     figures.lines({titles[group]: lines for group, lines in first["basin"].items()}, out / "basin.png")
+    averaged = [run["averaging"] for run in report.runs if "averaging" in run]
+    figures.averaging(averaged, EPSILONS, EXPERTS, out / "averaging.png")
     stages, experts = {method: {} for method in STAGES}, {}
     for domain in DOMAINS:
         experts[domain] = {name: mean(report.accuracies(name, domain)) for name in EXPERTS}
@@ -264,11 +285,8 @@ def write_table_6(text, out):
 def read_run(path):
     """Read a file that --collect wrote. Raises BadInput."""
     try:
-        found = json.loads(path.read_text())
-        if found["hard"]:  # Sample Top-1 whose experts are drawn in evaluation, too
-            found["models"]["btx_sample_drawn"] = found["hard"]["btx_sample"]
-        return found
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
         raise BadInput(f"{path}: not a file that --collect wrote; run make paper") from None
 
 

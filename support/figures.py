@@ -120,6 +120,24 @@ def lines(panels, path):
     save(figure, [drawn], ["loss, nats per token"], path)
 
 
+def averaging(runs, epsilons, domains, path):
+    """Mean loss in some domains by averaged group of tensors: a panel for each router, a bar for each epsilon.
+
+    runs: for each seed {epsilon: {group: {router: {domain: loss}}}}, see experiments/averaging.py; a line is the range.
+    """
+    figure, [panels] = make_panels(1, 2, 4.2, 3.2)
+    for panel, router in zip(panels, ("oracle", "random"), strict=True):
+        groups = [group for group, losses in runs[0][epsilons[0]].items() if router in losses]
+        for i, epsilon in enumerate(epsilons):
+            losses = [[np.mean([run[epsilon][group][router][d] for d in domains]) for run in runs] for group in groups]
+            places = np.arange(len(groups)) + 0.27 * (i - 1)
+            panel.bar(places, np.mean(losses, axis=1), width=0.27, label=epsilon.replace("-", " = ", 1))
+            panel.vlines(places, np.min(losses, axis=1), np.max(losses, axis=1), color="black", lw=0.8)
+        panel.set(title=f"{router} router", xticks=range(len(groups)), xticklabels=groups)
+        panel.tick_params(axis="x", rotation=30)
+    save(figure, [panels], ["loss of math, code and wiki"], path)
+
+
 def forgetting(stages, experts, path):
     """Accuracy by domain from stage to stage: a line for each method, and the initials of the single experts.
 

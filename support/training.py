@@ -7,6 +7,11 @@ import torch
 from data.common import BadInput
 from data.loader import first_windows
 
+# Llama-2's (Touvron et al. 2023, section 2.2), since the paper states neither. With torch's eps of 1e-8 a branch pushes
+# down the head's rows of all tokens that it never meets, and averaging the heads becomes costly (docs/differences.md).
+BETAS = (0.9, 0.95)
+EPS = 1e-5
+
 
 def learning_rate(step, steps, peak, warmup):
     """Linear warm-up over a share `warmup` of the steps, then a cosine from the peak to a tenth of it (4.1)."""
@@ -26,11 +31,11 @@ def set_learning_rate(optimizer, step, args):
 
 
 def make_optimizer(model, args):
-    """AdamW with Llama-2's betas, over the parameters that train; no weight decay on the norms' vectors (4.1)."""
+    """AdamW over the parameters that train; no weight decay on the norms' vectors (4.1)."""
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": args.weight_decay},
               {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=args.lr, betas=BETAS, eps=args.eps, fused=True)
 
 
 def clip_gradients(optimizer, max_norm):
@@ -40,6 +45,11 @@ def clip_gradients(optimizer, max_norm):
         params += group["params"]
     if max_norm:
         torch.nn.utils.clip_grad_norm_(params, max_norm)
+
+
+def count_stages(lineage, mixture):
+    """How many stages of a ledger trained on this mixture. It is part of a batch's key (see get_batch)."""
+    return sum(entry.get("settings", {}).get("data") == mixture for entry in lineage)
 
 
 def is_due(done, every, steps):

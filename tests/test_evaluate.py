@@ -14,6 +14,7 @@ from data import tokenizer
 from data.common import BadInput
 from data.loader import first_windows, load_domains
 from data.task import Task
+from model import gumbel
 from support import checkpoint, explore, figures, report
 from support.generation import generate
 
@@ -81,6 +82,21 @@ def test_a_model_that_draws_its_experts_has_one_try(tiny, monkeypatch):
     model = build(tiny, "sample_mixed")
     evaluate.draw_experts(model, torch.Generator().manual_seed(0))
     assert not torch.equal(*(model(torch.arange(32)[None])[2][1].experts for _ in range(2)))
+
+
+@torch.no_grad()
+def test_mean_gates_scale_what_the_drawn_experts_add(tiny):
+    """In the second layer, whose gate is 1 in evaluation; the first routes softly."""
+    model, idx = build(tiny, "sample_mixed"), torch.arange(32)[None]
+    x = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(0))
+    before = [block.ff(x)[0] for block in model.blocks]
+    evaluate.apply_mean_gates(model, idx, torch.Generator().manual_seed(3))
+    noise = gumbel(model.config, 32, 0.5, torch.Generator().manual_seed(3))
+    _, _, routing = build(tiny, "sample_mixed").train()(idx, noise=noise)
+    gate = routing[1].gates.mean()
+    after = [block.ff(x)[0] for block in model.blocks]
+    assert gate < 0.99 and torch.equal(before[0], after[0])
+    torch.testing.assert_close(after[1], gate * before[1])
 
 
 @torch.no_grad()

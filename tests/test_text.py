@@ -9,6 +9,7 @@ import torch
 from data import prepare, text, tokenizer
 from data.common import BadInput
 from data.loader import load_domains
+from experiments import texts
 
 BTX = tokenizer.load()
 
@@ -78,6 +79,16 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     assert own.decode(domain.train[:5].tolist()).startswith("berries berries")
     torch.save({"tokenizer": own.spec}, "own.pt")
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
+
+
+def test_english_paragraphs_and_texts_that_change():
+    first, second = "one, " * 20, "two,\ntwo " * 12
+    package = "Package: {}\nDescription-md5: 0\nDescription-en: a title\n " + first + "\n .\n Short.\n .\n {}"
+    packages = [package.format("a", second.replace("\n", "\n ")), package.format("b", second[:99])]
+    assert texts.read_paragraphs("\n\n".join([*packages, "Package: c"])) == [f"{first}\n\n", f"{second}\n\n"]
+    documents = {"a": ["a" * 900] + ["rest"] * 19 + ["b" * 300], "c": ["c" * 500]}
+    assert texts.take_changing(documents) == ["a" * 400 + "c" * 400, "a" * 400 + "c" * 100]
+    assert documents == {"a": ["rest"] * 19, "c": []}
 
 
 @pytest.mark.parametrize("name, content", [

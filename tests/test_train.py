@@ -34,19 +34,20 @@ def changed(a, b):
     return {name for name in a["model"] if not torch.equal(a["model"][name], b["model"][name])}
 
 
-@pytest.mark.parametrize("module,init,more", [(train_expert, "math", {}),
+@pytest.mark.parametrize("module,init,more", [(train_expert, "math", {"eps": 0.01}),
                                               (finetune_router, "sample_mixed", {"alpha": 2})])
 def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
+    """The model has not read this mixture before. So the stage, as part of a batch's key, is 0."""
     made = train(tiny, tmp_path / "a.pt", module, init, seed=3, warmup=0.4, clip=0.8, grad_accum=2, **more)
     *before, entry = made["lineage"]
     gpt = checkpoint.build(checkpoint.load(tiny / f"{init}.pt")).train()
     domains = load_domains(tiny / "data")
     texts = {name: domain.train for name, domain in domains.items()}
     groups = [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in gpt.parameters()]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=more.get("eps", 1e-5))
     for step in range(6):
-        generator = step_generator("cpu", 3, len(before), step, 0)
-        x, y = get_batch(texts, {"general": 0.5, "math": 0.5}, 32, 4, 3, len(before), step)
+        generator = step_generator("cpu", 3, 0, step, 0)
+        x, y = get_batch(texts, {"general": 0.5, "math": 0.5}, 32, 4, 3, 0, step)
         for half in (slice(0, 2), slice(2, 4)):
             noise = model.gumbel(gpt.config, 2 * 32, finetune_router.temperature(step / 6), generator)
             _, loss, routing = gpt(x[half], y[half], noise=noise)
@@ -98,6 +99,21 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "tiny", dirs_exist_ok=True)
     with patch.object(model, "checkpoint", wraps=model.checkpoint) as recomputed:
         assert not changed(train(*run, flags=["--recompute"], save_every=1), want) and recomputed.called
+
+
+def test_models_read_the_same_rows_of_a_mixture_and_new_rows_when_they_read_it_again(tiny, tmp_path):
+    rows = []
+
+    def keep(*arguments):
+        rows.append(get_batch(*arguments)[0])
+        return get_batch(*arguments)
+    for module, init, out in ((train_expert, tiny / "seed", "a"), (finetune_router, tiny / "btx_mixed", "b"),
+                              (train_expert, tmp_path / "a", "c")):
+        with patch.object(module, "get_batch", keep):
+            module.main(["--init", f"{init}.pt", "--out", f"{tmp_path}/{out}.pt", "--data", "math=0.5,general=0.5",
+                         "--data_dir", f"{tiny}/data", *"--device cpu --steps 2 --batch_size 4".split()])
+    dense, moe, again = rows[:2], rows[2:4], rows[4:]
+    assert all(map(torch.equal, dense, moe)) and not any(map(torch.equal, dense, again))
 
 
 def half(value, part):
