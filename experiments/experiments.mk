@@ -130,12 +130,14 @@ AT_BRANCH = branch-1e-3 branch-1.5e-3 branch-2.25e-3
 RATES     = 5e-4 1e-3 2e-3
 AT_LARGE  = large-5e-3 large-1e-2 large-2e-2
 POINTS    = $(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE)
-.PHONY: rivals paper one-run grid grid-shared $(POINTS:%=grid-%)
+.PHONY: rivals paper one-run text grid grid-data grid-shared $(POINTS:%=grid-%)
 grid: $(POINTS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
 	$(PY) -m experiments.grid $(POINTS:%=$(GRID)/%) --out $(REPORT)
-grid-shared:
+grid-data: | $(TEXTS)
+	+$(ON_GRID) data
+grid-shared: grid-data
 	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED)
-$(AT_SEED:%=grid-%): grid-seed-%:
+$(AT_SEED:%=grid-%): grid-seed-%: grid-data
 	+$(ON_GRID) OUT=$(GRID)/seed-$* LR_SEED=$* WANT=seed $(GRID)/seed-$*/grid/results.json
 $(RATES:%=grid-%): grid-%: grid-shared
 	mkdir -p $(GRID)/$* && cp -p $(SHARED) $(GRID)/$*
@@ -143,7 +145,19 @@ $(RATES:%=grid-%): grid-%: grid-shared
 $(AT_BRANCH:%=grid-%): grid-branch-%: grid-shared
 	mkdir -p $(GRID)/branch-$* && cp -p $(GRID)/shared/seed.pt $(GRID)/branch-$*
 	+$(ON_GRID) OUT=$(GRID)/branch-$* LR_EXPERT=$* WANT="seed $(NAMES) soup" $(GRID)/branch-$*/grid/results.json
-$(AT_LARGE:%=grid-%): grid-large-%:
+$(AT_LARGE:%=grid-%): grid-large-%: grid-data
 	+$(ON_GRID) OUT=$(GRID)/large-$* LR_LARGE=$* SEED_STEPS=$(shell expr $(SEED_STEPS) / 2) WANT=large \
 	    $(GRID)/large-$*/grid/results.json
 $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt); $(SCORE) $^ --no-figures
+
+# ---- real text: see text.mk ----------------------------------------------------------------------------------------
+ifeq ($(PRESET),text)
+TEXT_RUNS = $(SEEDS:%=$(INTO)/seed%/rivals/results.json)
+text: $(TEXT_RUNS) $(patsubst %,grid-%,$(AT_SEED) $(AT_BRANCH) $(RATES))
+	$(PY) -m experiments.text_report $(SEEDS:%=$(INTO)/seed%) --grid $(GRID) --out results/text
+$(TEXT_RUNS): $(INTO)/seed%/rivals/results.json: | $(DATA)/ready
+	+$(AGAIN) SEED=$* rivals
+else
+text:  ## BTX and its rivals on real text, three seeds and a grid of rates; needs apt
+	+$(MAKE) PRESET=text text
+endif

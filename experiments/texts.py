@@ -1,9 +1,9 @@
-"""Real text for `make rivals PRESET=text`: three domains, and texts that change from one domain to another.
+"""Real text for `make rivals PRESET=text`: four domains, and texts that change from one domain to another.
 
     python -m experiments.texts out/texts/debian --out out/texts
 
-Reads Python's own library, and German manual pages and WordNet, which experiments/text.mk unpacked. Writes
-python.jsonl, german.jsonl, dictionary.jsonl and changing.jsonl, one document a line.
+Reads Python's own library, and what experiments/text.mk fetched: descriptions of packages, German manual pages and
+WordNet. Writes english.jsonl, python.jsonl, german.jsonl, dictionary.jsonl and changing.jsonl, one document a line.
 """
 import gzip
 import json
@@ -14,23 +14,42 @@ from data.common import BadInput, make_parser, replacing, run
 
 EVERY = 20  # one document in so many becomes a part of `changing`
 PIECE = 400  # characters before a changing text changes
+SHORT = 100  # characters; shorter paragraphs of descriptions say little, as in "This package contains the manual."
+
+
+def read_paragraphs(descriptions):
+    """The long paragraphs of packages' descriptions, each once, though packages of one source share many."""
+    paragraphs = {}
+    for package in descriptions.split("\n\n"):
+        _, _, description = package.partition("\nDescription-en: ")
+        _, _, body = description.partition("\n ")  # after the title
+        for paragraph in body.replace("\n ", "\n").split("\n.\n"):
+            if len(paragraph) >= SHORT:
+                paragraphs[f"{paragraph}\n\n"] = True
+    return list(paragraphs)
+
+
+def join_fifty(entries):
+    return ["".join(entries[i:i + 50]) for i in range(0, len(entries), 50)]
 
 
 def read_documents(debian):
-    """{domain: list of texts}. A text of the dictionary is fifty nouns with their meanings."""
+    """{domain: list of texts}. A text is a file, or fifty paragraphs in English, or fifty nouns with their meanings."""
+    descriptions = debian / "descriptions.txt"
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     pages = sorted(path for path in (debian / "usr/share/man/de").rglob("*.gz") if not path.is_symlink())
     nouns = debian / "usr/share/wordnet/data.noun"
-    if not pages or not nouns.exists():
-        raise BadInput(f"{debian}: no German manual pages or no WordNet in it; see experiments/text.mk")
+    if not descriptions.exists() or not pages or not nouns.exists():
+        raise BadInput(f"{debian}: descriptions, German manual pages or WordNet missing; see experiments/text.mk")
     entries = []
     for line in nouns.read_text("utf-8").splitlines():
         head, bar, meaning = line.partition(" | ")
         if bar:
             entries.append(f"{head.split()[4].replace('_', ' ')}: {meaning.strip()}\n")
-    return {"python": [path.read_text("utf-8", "ignore") for path in library],
+    return {"english": join_fifty(read_paragraphs(descriptions.read_text("utf-8"))),
+            "python": [path.read_text("utf-8", "ignore") for path in library],
             "german": [gzip.decompress(path.read_bytes()).decode("utf-8", "ignore") for path in pages],
-            "dictionary": ["".join(entries[i:i + 50]) for i in range(0, len(entries), 50)]}
+            "dictionary": join_fifty(entries)}
 
 
 def take_changing(documents):
