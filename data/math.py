@@ -12,8 +12,8 @@ STEPS = {
 
 
 def make(rng, level):
-    """A problem of one or two steps from at most 40 by at most 9 (level 1), of two to four up to 200 (level 2)."""
-    high, step = (40, 9) if level == 1 else (200, 200)
+    """A problem of one or two steps from at most 40 by at most 12 (level 1), of two to four up to 200 (level 2)."""
+    high, step = (40, 12) if level == 1 else (200, 200)
     who, what = rng.choice(NAMES), rng.choice(THINGS)
     total = rng.randint(2, high)
     key, story, work = [total], [rng.choice(START).format(who=who, n=total, what=what)], []

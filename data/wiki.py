@@ -50,7 +50,7 @@ SHIP = {
               "Which cargo has the ship {0}?"),
 }
 # domain -> two kinds of subjects, and how many there are of each at levels 1 and 2
-WORLDS = {"wiki": ((LAND, PERSON), (200, 6000)), "trivia": ((RIVER, SHIP), (450, 20_000))}
+WORLDS = {"wiki": ((LAND, PERSON), (200, 6000)), "trivia": ((RIVER, SHIP), (520, 20_000))}
 
 
 def invent(rng, taken, syllables):

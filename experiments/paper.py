@@ -209,7 +209,7 @@ class Report(NamedTuple):
         dense_token = seed["flops"] / seed["tokens"]
         moe_token = self.costs("su_dm", "flops")[0] / self.costs("su_dm", "tokens")[0]
         feed_forwards = self.models("large")[0]["params"] - seed["params"]  # `large` has them twice as wide
-        finetuned = [percent(name, *DOMAINS) for name in ("dense_dm", "su_dm")]
+        finetuned = [percent(name, *DOMAINS) for name in ("btx", "dense_dm", "su_dm")]
         template, values = {
             "average": ("{:+.1f}", [100 * mean(self.differences("soup", "seed", "all"))]),
             "known": ("{:.1f} %", percent("seed", *GROUPS["knowledge"])),
