@@ -9,7 +9,7 @@ PHASE_1_STEPS := $(shell expr $(EXPERT_STEPS) \* 3)
 WHOLE   := $(FINETUNE_STEPS)
 QUARTER := $(shell expr $(WHOLE) / 4)
 HALF    := $(shell expr $(WHOLE) / 2)
-TIMES    = $(shell expr $(WHOLE) \* $1)
+TWICE   := $(shell expr $(WHOLE) \* 2)
 # MoE finetuning, $(call TUNE,steps,rate,alpha)
 TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --steps $1 --lr $2 --alpha $3
 
@@ -56,15 +56,12 @@ $(OUT)/frozen_short.pt:  $(OUT)/btx_mixed.pt;    $(call TUNE,$(QUARTER),$(LR_BTX
 $(OUT)/btx_nolb.pt:      $(OUT)/btx_mixed.pt;    $(call TUNE,$(WHOLE),$(LR_BTX),0)
 $(STARTS:%=$(OUT)/btx_%.pt): $(OUT)/btx_%.pt: $(OUT)/%_mixed.pt; $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
 # twice the tokens, as in the paper; not the same compute: here one layer of four is soft, there one of 32
-$(OUT)/btx_sample.pt:    $(OUT)/sample_mixed.pt; $(call TUNE,$(call TIMES,2),$(LR_BTX),$(ALPHA))
+$(OUT)/btx_sample.pt:    $(OUT)/sample_mixed.pt; $(call TUNE,$(TWICE),$(LR_BTX),$(ALPHA))
 # controls: BTX without the seed's feed-forwards, and the average of all weights finetuned for as long
 $(OUT)/noseed_mixed.pt: $(EXPERTS); $(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/btx_noseed.pt:    $(OUT)/noseed_mixed.pt; $(call TUNE,$(WHOLE),$(LR_BTX),$(ALPHA))
 $(OUT)/soup_tuned.pt:    $(OUT)/soup.pt
 	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(WHOLE) --lr $(LR_BTX)
-# beyond the paper: four times the steps
-$(OUT)/btx_x4.pt:        $(OUT)/btx_mixed.pt;    $(call TUNE,$(call TIMES,4),$(LR_BTX),$(ALPHA))
-$(OUT)/su_x4.pt:         $(OUT)/su_dm_1.pt;      $(call TUNE,$(call TIMES,4),$(LR_SU),$(ALPHA))
 # an expert that comes later: BTX of seed, math and code, finetuned without wiki's text; then the wiki expert is added
 $(OUT)/three_mixed.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/code.pt; $(PY) mix.py $^ --seed $(SEED) --out $@
 $(OUT)/three.pt: FINETUNE_DATA = general=14,trivia=5,math=27,code=27
@@ -93,7 +90,7 @@ $(OUT)/averaging.json: $(EXPERTS) $(EPS_RUNS:%=%/ready)
 RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large $(SU_CM:%=su_cm_%) btx_nolb btx_sample $(KINDS:%=%_short) top2_short lb_short frozen_short \
          sample_medium soft_medium top2_medium btx_noseed soup_tuned $(STARTS:%=%_mixed) $(STARTS:%=btx_%)
-BEYOND = ff_mixed btx_ff btx_x4 su_x4 three later_mixed later_short later
+BEYOND = ff_mixed btx_ff three later_mixed later_short later
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
 $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
