@@ -197,7 +197,8 @@ class Report(NamedTuple):
         for router in ("oracle", "random"):
             for eps in EPSILONS:
                 found = [run[eps][" ".join(group)].get(router) for run in runs]
-                cells.append(spread([mean(losses[name] for name in EXPERTS) for losses in found if losses], digits=3))
+                losses = [mean(domains[name] for name in EXPERTS) for domains in found if domains]
+                cells.append(spread(losses, digits=3) if losses else "")
         return " | ".join(cells)
 
     def condition(self, what, smallest, largest):

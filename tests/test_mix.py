@@ -6,6 +6,7 @@ from torch.testing import assert_close
 import mix
 from data.common import BadInput
 from data.loader import first_windows, load_domains
+from experiments import averaging
 from model import GPT, GPTConfig, Routing, ff_moe, new_router, swiglu
 from support import checkpoint, ledger
 from tests.test_model import SMALL, new_model, random_tokens
@@ -49,6 +50,23 @@ def test_each_tensor_is_averaged_or_stacked_or_new(feed_forwards, n_expert, tie_
             assert torch.equal(mixed[name], torch.stack([a, b, c])), name
         else:
             assert_close(mixed[name], (a + b + c) / 3)
+
+
+def test_groups_of_averaged_tensors_are_together_what_btx_averages():
+    states = dict(zip(("seed", "math", "code"), dense_states(), strict=True))
+    _, mixed = mix_states(list(states.values()))
+    *_, everything = averaging.GROUPS.values()
+    merged = averaging.average_groups(states, everything)
+    single = [parts for parts in averaging.GROUPS.values() if len(parts) == 1]
+    for name, tensor in states["seed"].items():
+        averaged_by = [parts for parts in single if any(part in name for part in parts)]
+        for model, state in merged.items():
+            if ".ff." in name:
+                assert torch.equal(state[name], states[model][name]) and not averaged_by
+            else:
+                assert torch.equal(state[name], mixed[name]) and len(averaged_by) == 1
+                kept = averaging.average_groups(states, [p for p in everything if p not in averaged_by[0]])
+                assert torch.equal(kept[model][name], tensor)
 
 
 def test_averages_are_taken_in_float32():
