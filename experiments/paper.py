@@ -181,14 +181,17 @@ class Report(NamedTuple):
         return " | ".join([*cells.values(), str(len(differences)), p, verdict])
 
     def cost(self, name):
-        """Cells: tokens, FLOPs, device seconds, elapsed seconds, share of MoE training, active of all parameters."""
+        """Cells: tokens, FLOPs, those one after another, share of MoE training, active of all parameters."""
         models = self.models(name)
         tokens, flops = mean(self.costs(name, "tokens")) / 1e6, mean(self.costs(name, "flops")) / 1e12
-        seconds, elapsed = (spread(self.costs(name, key), digits=0) for key in ("seconds", "elapsed"))
+        longest = flops
+        if name.startswith("btx"):  # its branches are trained at the same time
+            branches, one = (mean(self.costs(model, "flops")) / 1e12 for model in ("soup", "math"))
+            longest -= branches - one
         share = models[0]["moe_share"]
         share = "" if share is None else f"{100 * share:.0f} %"
         active, params = (mean(model[key] for model in models) / 1e3 for key in ("active_params", "params"))
-        return f"{tokens:.1f} | {flops:.1f} | {seconds} | {elapsed} | {share} | {active:.0f} of {params:.0f}"
+        return f"{tokens:.1f} | {flops:.1f} | {longest:.1f} | {share} | {active:.0f} of {params:.0f}"
 
     def averaging(self, *group):
         """Cells: the loss in the experts' domains if this group of tensors is averaged, by router and epsilon."""
