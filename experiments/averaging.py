@@ -1,11 +1,12 @@
 """Where does averaging cost? Average the branches' tensors group by group, and measure what that does to the loss.
 
-    python -m experiments.averaging out/seed0 --data_dir data/bin                       # prints a table
+    python -m experiments.averaging out/seed0                                           # the recipe's branches
+    python -m experiments.averaging out/own --data_dir data/bin/own --homes english=seed,python=python,headers=headers
     python -m experiments.averaging eps-1e-5=out/seed0 eps-1e-8=out/seed0/eps-1e-8 --out out/seed0/averaging.json
 
-Each folder has seed.pt, math.pt, code.pt and wiki.pt. Groups that are not averaged stay the seed's. Nothing is
-finetuned. Each text is read twice: with the feed-forwards of its home expert (an oracle router), and as BTX does, with
-all feed-forwards behind new routers (random).
+Each folder has a seed and its branches. Groups that are not averaged stay the seed's. Nothing is finetuned. Each text
+is read twice: with the feed-forwards of its home expert (an oracle router), and as BTX does, with all feed-forwards
+behind new routers (random). The last column is the mean over the texts whose home is not the seed.
 """
 import json
 from pathlib import Path
@@ -21,7 +22,6 @@ from model import GPT, GPTConfig
 from support import checkpoint
 from support.report import markdown
 
-HOMES = {"general": "seed", "trivia": "seed", "math": "math", "code": "code", "wiki": "wiki"}
 GROUPS = {  # parts of names of tensors
     "nothing": (), "embeddings": ("embed.",), "head": ("head.",), "norms": ("norm.",), "attention": (".attn.",),
     "everything": ("embed.", "head.", "norm.", ".attn.")}
@@ -47,44 +47,52 @@ def measure(config, state, windows):
 
 
 @torch.no_grad()
-def measure_groups(folder, domains, n_windows):
-    """{group: {router: {domain: loss}}} for the seed and the branches in a folder; the router is oracle or random."""
-    seed = checkpoint.load(folder / "seed.pt")
-    states = {name: checkpoint.load(folder / f"{name}.pt")["model"] for name in dict.fromkeys(HOMES.values())}
-    dense, moe = GPTConfig(**seed["config"]), GPTConfig(**seed["config"] | {"n_expert": len(states), "top_k": 2})
-    windows = {name: first_windows(domains[name].val, dense.block_size, n_windows) for name in HOMES}
+def measure_groups(folder, homes, domains, n_windows):
+    """{group: {router: {domain: loss}}} for the seed and the branches in a folder; the router is oracle or random.
+
+    homes: {domain: name of its expert}, the seed's first.
+    """
+    models = {name: checkpoint.load(folder / f"{name}.pt") for name in dict.fromkeys(homes.values())}
+    states = {name: model["model"] for name, model in models.items()}
+    config = next(iter(models.values()))["config"]
+    dense, moe = GPTConfig(**config), GPTConfig(**config | {"n_expert": len(states), "top_k": 2})
+    windows = {name: first_windows(domains[name].val, dense.block_size, n_windows) for name in homes}
     losses = {}
     for group, parts in GROUPS.items():
         if group == "head" and dense.tie_weights:  # it is the embeddings
             continue
         merged = average_groups(states, parts)
         mixed = mix(list(merged.values()), moe, torch.Generator().manual_seed(0))
-        losses[group] = {"oracle": {d: measure(dense, merged[HOMES[d]], rows) for d, rows in windows.items()},
+        losses[group] = {"oracle": {d: measure(dense, merged[homes[d]], rows) for d, rows in windows.items()},
                          "random": {d: measure(moe, mixed, rows) for d, rows in windows.items()}}
-    whole = {d: measure(dense, states[HOMES[d]], rows) for d, rows in windows.items()}
+    whole = {d: measure(dense, states[homes[d]], rows) for d, rows in windows.items()}
     return losses | {"home expert, whole": {"oracle": whole}}
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="+", metavar="[NAME=]FOLDER", help="folders with a seed and its branches")
+    parser.add_argument("--homes", default="general=seed,trivia=seed,math=math,code=code,wiki=wiki",
+                        help="the expert of each domain, the seed's first (default: %(default)s)")
     parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
     parser.add_argument("--windows", type=int, default=50, help="texts per domain (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="file for the numbers")
     args = parser.parse_args(argv)
-    domains = load_domains(args.data_dir, HOMES)
+    homes = dict(pair.split("=") for pair in args.homes.split(","))
+    seed = next(iter(homes.values()))
+    domains = load_domains(args.data_dir, homes)
     found = {}
     for pair in args.folders:
         name, _, folder = pair.rpartition("=")
-        found[name or folder] = measure_groups(Path(folder), domains, args.windows)
+        found[name or folder] = measure_groups(Path(folder), homes, domains, args.windows)
     for name, groups in found.items():
         rows = []
         for group, routers in groups.items():
             for router, losses in routers.items():
-                mine = mean(loss for domain, loss in losses.items() if HOMES[domain] != "seed")
+                branches = mean(loss for domain, loss in losses.items() if homes[domain] != seed)
                 cells = [f"{loss:.3f}" for loss in losses.values()]
-                rows.append([f"{group}, {router}", *cells, f"{mine:.3f}"])
-        print(markdown([name, *HOMES, "experts'"], rows))
+                rows.append([f"{group}, {router}", *cells, f"{branches:.3f}"])
+        print(markdown([name, *homes, "branches"], rows))
     if args.out:
         with replacing(args.out) as part:
             part.write_text(json.dumps(found))
