@@ -1,8 +1,8 @@
 # The other models of the paper's tables, from the pipeline's seed and experts: `make rivals`, `make paper`, `make grid`
 # The models' names are those of the report; paper.md says which of them stand in which table.
-LR_LARGE ?= 1e-2
+LR_LARGE ?= 5e-3
 LR_DENSE ?= 1e-3
-LR_SU    ?= 1e-3
+LR_SU    ?= 5e-4
 # what the experts read, all of them together: the first phase of the data-matched baselines
 PHASE_1_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
 PHASE_1_STEPS := $(shell expr $(EXPERT_STEPS) \* 3)
@@ -122,10 +122,10 @@ $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 GRID    = $(INTO)/grid
 ON_GRID = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
 SHARED  = $(patsubst %,$(GRID)/shared/%.pt,seed $(NAMES))
-AT_SEED   = seed-3e-3 seed-5e-3 seed-8e-3
+AT_SEED   = seed-2e-3 seed-3e-3 seed-5e-3 seed-8e-3
 AT_BRANCH = branch-1e-3 branch-1.5e-3 branch-2.25e-3
-RATES     = 5e-4 1e-3 2e-3
-AT_LARGE  = large-5e-3 large-1e-2 large-2e-2
+RATES     = 2.5e-4 5e-4 1e-3 2e-3
+AT_LARGE  = large-3e-3 large-5e-3 large-1e-2
 POINTS    = $(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE)
 .PHONY: rivals paper one-run text grid grid-data grid-shared $(POINTS:%=grid-%)
 grid: $(POINTS:%=grid-%)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's

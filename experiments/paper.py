@@ -125,13 +125,18 @@ class Report(NamedTuple):
             return costs
         return [cost - seed[key] for cost, seed in zip(costs, self.having(name).models("seed"), strict=True)]
 
-    def corrected_p(self, table, hypothesis):
-        """p of a hypothesis (a, ">", b, group), corrected for all of its table that several runs can answer."""
+    def list_tested(self, table):
+        """The hypotheses (a, ">", b, group) of a table that were run, so that several runs can answer them."""
         tested = []
         for words in re.findall(rf"\[\[judge {table} (.+?)\]\]", TEMPLATE):
             a, sign, b, group = words.split()
             if sign == ">" and len(self.having(a, b).runs) > 1:
                 tested.append((a, sign, b, group))
+        return tested
+
+    def corrected_p(self, table, hypothesis):
+        """p of a hypothesis (a, ">", b, group), corrected for all of its table that were run."""
+        tested = self.list_tested(table)
         p_values = [t_test(self.differences(a, b, group))[0] for a, _, b, group in tested]
         return holm(p_values)[tested.index(hypothesis)]
 
@@ -148,6 +153,9 @@ class Report(NamedTuple):
 
     def seeds(self):
         return str(len(self.runs))
+
+    def n_tested(self, table):
+        return str(len(self.list_tested(table)))
 
     def machines(self):
         """Where, and with which code, the numbers were made."""
