@@ -36,7 +36,7 @@ def parse(argv):
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: %(default)s)")
     parser.add_argument("--hard_sampling", action="store_true", help="Sample Top-1 draws its experts, as in the paper")
     parser.add_argument("--mean_gate", action="store_true",
-                        help="Sample Top-1 multiplies by the mean gate that it had in training, instead of by 1")
+                        help="Sample Top-1 multiplies by the mean gate that training's noise gives, instead of by 1")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=100, help="texts per domain (default: %(default)s)")
@@ -144,12 +144,14 @@ def draw_experts(model, generator):
 
 @torch.no_grad()
 def apply_mean_gates(model, idx, generator):
-    """Multiply each expert of a Sample Top-1 model by its layer's mean gate in training. idx: (B, T), text to read.
+    """Multiply each expert of a Sample Top-1 model by the mean gate that the noise of training gives in its layer.
 
-    In training the gate of a drawn expert is below 1, in evaluation it is 1. So outputs are larger in evaluation.
+    The gate of a drawn expert is below 1 in training and 1 in evaluation. This undoes the difference. idx: (B, T), the
+    text on which the mean is taken.
     """
     tau = 0.5  # where training ends, see finetune_router.temperature
-    _, _, routing = model.train()(idx, noise=gumbel(model.config, idx.numel(), tau, generator))
+    model.train()
+    _, _, routing = model(idx, noise=gumbel(model.config, idx.numel(), tau, generator))
     model.eval()
     for block, layer in zip(model.blocks[1:], routing[1:], strict=True):  # the first layer routes softly
         block.ff.w_down.mul_(layer.gates.mean())
@@ -203,11 +205,11 @@ def main(argv=None):
         else:
             model = checkpoint.build(checkpoints[name], device)
             lineage = checkpoints[name]["lineage"]
-        sample = name in mixtures and model.config.routing == "sample"
-        if args.mean_gate and sample:
+        samples = name in mixtures and model.config.routing == "sample"
+        if samples and args.mean_gate:
             read = torch.cat([rows[:8, :-1] for rows in windows.values()]).to(device)
             apply_mean_gates(model, read, torch.Generator(device).manual_seed(0))
-        drawn = args.hard_sampling and sample
+        drawn = samples and args.hard_sampling
         if drawn:
             draw_experts(model, torch.Generator(device).manual_seed(0))
 
@@ -231,8 +233,7 @@ def main(argv=None):
             pages[name] = checkpoints[name]["experts"], reads
 
     data = {"tasks": args.tasks, "windows": args.windows, "hard_sampling": args.hard_sampling,
-            "mean_gate": args.mean_gate,
-            "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
+            "mean_gate": args.mean_gate, "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
     numbers = {"models": results, "routing": loads, "machine": machine(), "data": data}
     with replacing(args.out / "results.json") as part:
         part.write_text(json.dumps(numbers, indent=1))

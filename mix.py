@@ -126,13 +126,14 @@ def hidden_router(inputs):
 
 
 def ridge_router(inputs, penalty=1.0):
-    """The router W, (N, D), that minimises sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i.
+    """Ridge regression from a layer's inputs to the expert of their domain. inputs: (M_i, D) for each expert.
 
-    e_i is 1 for expert i and 0 for the others. inputs: (M_i, D) for each expert. The idea is that of DUME.
+    The router W, (N, D), minimises sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i. e_i is 1 for
+    expert i and 0 for the others. The idea is that of DUME (arXiv 2603.29765).
     """
-    X = torch.cat(inputs)                                                                # (M, D)
-    home = torch.arange(len(inputs)).repeat_interleave(torch.tensor([len(x) for x in inputs]))  # (M,)
-    targets = torch.eye(len(inputs))[home]                                               # (M, N)
+    X = torch.cat(inputs)  # (M, D)
+    experts = torch.eye(len(inputs))
+    targets = torch.cat([e_i.expand(len(x), -1) for e_i, x in zip(experts, inputs, strict=True)])  # (M, N)
     return torch.linalg.solve(X.T @ X + penalty * torch.eye(X.shape[1]), X.T @ targets).T
 
 

@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-LOGIT_STD = 0.16  # of a new router's logits; the paper says "randomly initialised". Small: gates start nearly equal
+LOGIT_STD = 0.16  # std of a new router's logits (the paper gives none); small, so that gates start nearly equal
 CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
 
@@ -190,9 +190,9 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 def new_router(n_expert, n_embd, generator):
-    """A router W_l as it starts: normal (3.2: "randomly initialised"), so that logits have LOGIT_STD at any width.
+    """A new router W_l, (N, D), with normal weights (3.2: "randomly initialised").
 
-    The input of W_l is normed: its n_embd numbers have a mean square of 1. Returns (N, D).
+    Its logits have LOGIT_STD at any width, because its input is normed.
     """
     return torch.empty(n_expert, n_embd).normal_(0, LOGIT_STD / math.sqrt(n_embd), generator=generator)
 

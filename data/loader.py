@@ -92,8 +92,8 @@ def get_batch(texts, mixture, block_size, batch_size, seed, stage, step, rank=0,
     """The batch of one step: each row is a window at a random place of a random domain.
 
     texts: {domain: (n,) ids}; mixture: {domain: share}; stage: how many stages on this mixture the model has behind it.
-    The generator is counter-based (Salmon et al. 2011). Mixture and stage are part of its key. So two models that read
-    the same mixture read the same rows, two branches read different rows of a domain that both have, and who reads a
+    The generator is counter-based (Salmon et al. 2011). Mixture and stage are part of its key. Models that read the
+    same mixture read the same rows. Branches read different rows of a domain that they share. A model that reads a
     mixture again reads new rows. All ranks draw the same batch_size rows and each keeps every n_ranks-th, so the batch
     is the same for any number of ranks.
     Returns inputs and targets, (batch_size / n_ranks, block_size) each.

@@ -4,17 +4,18 @@
     python -m experiments.averaging out/own --data_dir data/bin/own --homes english=seed,python=python,headers=headers
     python -m experiments.averaging eps-1e-5=out/seed0 eps-1e-8=out/seed0/eps-1e-8 --out out/seed0/averaging.json
 
-Each folder has a seed and its branches. Groups that are not averaged stay the seed's. Nothing is finetuned. Each text
-is read twice: with the feed-forwards of its home expert (an oracle router), and as BTX does, with all feed-forwards
-behind new routers (random). The last column is the mean over the texts whose home is not the seed.
+Each folder has a seed and its branches. Tensors outside the group stay the seed's. Nothing is finetuned. "oracle": a
+text is read with the feed-forwards of its home expert. "random": it is read by the mixture, with new routers. The last
+column is the mean over the texts whose home is a branch.
 """
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from data.common import make_parser, replacing, run
+from data.common import make_parser, positive_int, replacing, run
 from data.loader import first_windows, load_domains
 from evaluate import score_texts
 from mix import average, mix
@@ -28,34 +29,37 @@ GROUPS = {  # parts of names of tensors
 
 
 def average_groups(states, parts):
-    """The states of seed and branches with the same shared tensors: averaged if named by `parts`, else the seed's."""
-    seed, *_ = states.values()
+    """Give seed and branches the same tensors, except feed-forwards.
+
+    A tensor is averaged if its name contains one of `parts`, else it is the seed's. states: {model: state dict}.
+    """
     shared = {}
-    for name, tensor in seed.items():
+    for name, tensor in states["seed"].items():
         if any(part in name for part in parts):
-            tensor = average([state[name] for state in states.values()])
-        if ".ff." not in name:
+            shared[name] = average([state[name] for state in states.values()])
+        elif ".ff." not in name:
             shared[name] = tensor
     return {name: {**state, **shared} for name, state in states.items()}
 
 
 def measure(config, state, windows):
-    """The mean loss in nats per token of a model with these weights."""
-    model = GPT(config)
+    """The mean loss of a model with these weights, in nats per token, over the second half of each window."""
+    model = GPT(config).eval()
     model.load_state_dict(state)
-    return score_texts(model.eval(), windows, 50)[0].mean().item()
+    losses, _, _ = score_texts(model, windows, batch_size=50)
+    return losses.mean().item()
 
 
 @torch.no_grad()
 def measure_groups(folder, homes, domains, n_windows):
     """{group: {router: {domain: loss}}} for the seed and the branches in a folder; the router is oracle or random.
 
-    homes: {domain: name of its expert}, the seed's first.
+    homes: {domain: name of its expert}. The seed is called "seed".
     """
     models = {name: checkpoint.load(folder / f"{name}.pt") for name in dict.fromkeys(homes.values())}
     states = {name: model["model"] for name, model in models.items()}
-    config = next(iter(models.values()))["config"]
-    dense, moe = GPTConfig(**config), GPTConfig(**config | {"n_expert": len(states), "top_k": 2})
+    dense = GPTConfig(**models["seed"]["config"])
+    moe = replace(dense, n_expert=len(states), top_k=2)
     windows = {name: first_windows(domains[name].val, dense.block_size, n_windows) for name in homes}
     losses = {}
     for group, parts in GROUPS.items():
@@ -73,13 +77,12 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="+", metavar="[NAME=]FOLDER", help="folders with a seed and its branches")
     parser.add_argument("--homes", default="general=seed,trivia=seed,math=math,code=code,wiki=wiki",
-                        help="the expert of each domain, the seed's first (default: %(default)s)")
+                        help="the expert of each domain; one is called seed (default: %(default)s)")
     parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
-    parser.add_argument("--windows", type=int, default=50, help="texts per domain (default: %(default)s)")
+    parser.add_argument("--windows", type=positive_int, default=50, help="texts per domain (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="file for the numbers")
     args = parser.parse_args(argv)
     homes = dict(pair.split("=") for pair in args.homes.split(","))
-    seed = next(iter(homes.values()))
     domains = load_domains(args.data_dir, homes)
     found = {}
     for pair in args.folders:
@@ -89,7 +92,7 @@ def main(argv=None):
         rows = []
         for group, routers in groups.items():
             for router, losses in routers.items():
-                branches = mean(loss for domain, loss in losses.items() if homes[domain] != seed)
+                branches = mean(loss for domain, loss in losses.items() if homes[domain] != "seed")
                 cells = [f"{loss:.3f}" for loss in losses.values()]
                 rows.append([f"{group}, {router}", *cells, f"{branches:.3f}"])
         print(markdown([name, *homes, "branches"], rows))

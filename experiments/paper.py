@@ -38,7 +38,8 @@ NORMALISED = {  # those of Figure 2, right
 BALANCE = {"btx": "BTX Top-2", "btx_nolb": "BTX Top-2, unbalanced"}  # those of Figures 3 to 5
 ROUTERS = {"switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "top2_short": "Top-2 (short)",
            "soft_short": "Soft (short)"}  # those of Figure 6
-EPSILONS = ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # folders of averaging.json
+EPSILONS = ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # keys of averaging.json
+MAIN = {"btx", "dense_dm", "su_dm"}  # registered.md: their rows need ten seeds, other registered rows five
 STAGES = {  # a method's models at four points: seed, phase 1, mixed, end
     "BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
     "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
@@ -72,15 +73,15 @@ def read_gates(folder, domains, n_tokens=45):
 
 
 def collect(folder, data_dir):
-    """All that the report needs of one run: what evaluate.py and averaging.py wrote for `make paper`, and more."""
+    """Gather one run: its scores, the losses between seed and branches, and a text by expert."""
     if not (folder / "rivals" / "results.json").exists():
         raise BadInput(f"{folder}: no rivals/results.json in it; run make rivals")
     results = json.loads((folder / "rivals" / "results.json").read_text())
     for part in ("paper", "beyond"):  # not for every seed
         if (folder / part / "results.json").exists():
             more = json.loads((folder / part / "results.json").read_text())
-            results["models"] = more["models"] | results["models"]
-            results["routing"] = more["routing"] | results["routing"]
+            results["models"] |= more["models"]
+            results["routing"] |= more["routing"]
     for how in ("drawn", "mean_gate"):  # other ways to evaluate Sample Top-1
         if (folder / how / "results.json").exists():
             more = json.loads((folder / how / "results.json").read_text())
@@ -125,12 +126,19 @@ class Report(NamedTuple):
             return costs
         return [cost - seed[key] for cost, seed in zip(costs, self.having(name).models("seed"), strict=True)]
 
+    def is_tested(self, table, a, b):
+        """Whether two models were run with as many seeds as registered; what is explored needs two."""
+        needed = 2
+        if table == "registered":
+            needed = 10 if {a, b} <= MAIN else 5
+        return len(self.having(a, b).runs) >= needed
+
     def list_tested(self, table):
-        """The hypotheses (a, ">", b, group) of a table that were run, so that several runs can answer them."""
+        """The hypotheses (a, ">", b, group) of a table that were run with enough seeds."""
         tested = []
         for words in re.findall(rf"\[\[judge {table} (.+?)\]\]", TEMPLATE):
             a, sign, b, group = words.split()
-            if sign == ">" and len(self.having(a, b).runs) > 1:
+            if sign == ">" and self.is_tested(table, a, b):
                 tested.append((a, sign, b, group))
         return tested
 
@@ -155,6 +163,7 @@ class Report(NamedTuple):
         return str(len(self.runs))
 
     def n_tested(self, table):
+        """How many hypotheses of a table Holm's correction counts."""
         return str(len(self.list_tested(table)))
 
     def machines(self):
@@ -180,10 +189,10 @@ class Report(NamedTuple):
         cells = {group: self.minus(a, b, group) for group in GROUPS}
         cells[judged] = f"**{cells[judged]}**"
         differences = self.differences(a, b, judged)
-        p, verdict = "", "one seed"
-        if len(differences) > 1 and sign == "≈":
+        p, verdict = "", "not tested"
+        if self.is_tested(table, a, b) and sign == "≈":
             verdict = decide_equal(differences)
-        elif len(differences) > 1:
+        elif self.is_tested(table, a, b):
             corrected = self.corrected_p(table, (a, sign, b, judged))
             p, verdict = f"{corrected:.3f}", decide_greater(differences, corrected)
         return " | ".join([*cells.values(), str(len(differences)), p, verdict])
@@ -193,9 +202,8 @@ class Report(NamedTuple):
         models = self.models(name)
         tokens, flops = mean(self.costs(name, "tokens")) / 1e6, mean(self.costs(name, "flops")) / 1e12
         longest = flops
-        if name.startswith("btx"):  # its branches are trained at the same time
-            branches, one = (mean(self.costs(model, "flops")) / 1e12 for model in ("soup", "math"))
-            longest -= branches - one
+        if name.startswith("btx"):  # two of its three branches are trained beside the first
+            longest -= 2 * mean(self.costs("math", "flops")) / 1e12
         share = models[0]["moe_share"]
         share = "" if share is None else f"{100 * share:.0f} %"
         active, params = (mean(model[key] for model in models) / 1e3 for key in ("active_params", "params"))

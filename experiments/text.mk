@@ -6,7 +6,7 @@ SEEDS ?= 10 11 12
 TEXTS  = out/texts/changing.jsonl
 NAMES  = python german dictionary
 BTM    = seed,python,german,dictionary
-# English is what only the seed knows. Branches and finetuning re-read 2.2 % of the seed's English tokens, in steps:
+# English is what only the seed knows. Branches and finetuning re-read 2.2 % of the seed's English tokens, as steps:
 # (3 branches x 1100 x 1 % + 770 x 5.5 %) / (4000 x 85 %).
 SEED_DATA      = english=85,python=5,german=5,dictionary=5
 REPLAY         = english=1
@@ -21,6 +21,9 @@ D_FF           = 256
 SEED_STEPS     = 4000
 EXPERT_STEPS   = 1100
 FINETUNE_STEPS = 770
+# fewer rates on the grid than in experiments.mk
+AT_SEED        = seed-3e-3 seed-5e-3 seed-8e-3
+RATES          = 5e-4 1e-3 2e-3
 LR_SEED        = 5e-3
 LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
@@ -29,7 +32,7 @@ LR_SU          = 1e-3
 
 # Fresh package lists in a folder of their own: a machine may have none, or none with descriptions.
 APT = apt-get -o Dir::State::Lists=./lists -o Acquire::Languages=en
-.DEFAULT_GOAL = all
+.DEFAULT_GOAL = all  # or make would take the rule below, the first that it reads
 $(TEXTS): experiments/texts.py | .venv/ready
 	mkdir -p out/texts/debian/lists/partial
 	cd out/texts/debian && $(APT) update && $(APT) download manpages-de wordnet-base

@@ -7,8 +7,8 @@ import torch
 from data.common import BadInput
 from data.loader import first_windows
 
-# Llama-2's (Touvron et al. 2023, section 2.2), since the paper states neither. With torch's eps of 1e-8 a branch pushes
-# down the head's rows of all tokens that it never meets, and averaging the heads becomes costly (docs/differences.md).
+# Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon. With torch's eps of 1e-8 a
+# branch pushes down the head's rows of all tokens that it never meets, and averaging heads becomes costly.
 BETAS = (0.9, 0.95)
 EPS = 1e-5
 
@@ -48,7 +48,7 @@ def clip_gradients(optimizer, max_norm):
 
 
 def count_stages(lineage, mixture):
-    """How many stages of a ledger trained on this mixture. It is part of a batch's key (see get_batch)."""
+    """Count the earlier stages that read this mixture. get_batch draws new rows for each."""
     return sum(entry.get("settings", {}).get("data") == mixture for entry in lineage)
 
 
