@@ -2,7 +2,8 @@
 
     python -m experiments.grid out/grid/1e-3 out/grid/branch-1e-3 --out results      # writes results/grid.md
 
-The text is that of grid.md. There [[btx 1e-3 2e-3]] stands for the cells of btx in the folders 1e-3 and 2e-3.
+The text is that of grid.md. There [[btx all 1e-3 2e-3]] stands for the cells of btx in the folders 1e-3 and 2e-3, over
+a group of domains or in one domain.
 """
 import json
 import re
@@ -10,20 +11,12 @@ from pathlib import Path
 from statistics import mean
 
 from data.common import BadInput, make_parser, replacing, run
-from data.task import DOMAINS
-from experiments.paper import EXPERTS, GROUPS, Report
+from experiments.paper import GROUPS, Report
 
 
-def make_cells(name, runs):
-    """A model's mean accuracy in % (and loss) in each run, the best in bold.
-
-    It is over all domains; of an expert over its own, of the seed ("knowledge") over general and trivia.
-    """
-    domains = DOMAINS
-    if name in EXPERTS:
-        domains = [name]
-    elif name == "knowledge":
-        name, domains = "seed", GROUPS["knowledge"]
+def make_cells(name, group, runs):
+    """A model's mean accuracy in % (and loss) in each run, the best in bold; over a group of domains or in one."""
+    domains = GROUPS.get(group, [group])
     models = [run["models"][name] for run in runs]
     accuracies = [mean(model["accuracy"][domain] for domain in domains) for model in models]
     cells = []
@@ -43,8 +36,8 @@ def main(argv=None):
         runs = {folder.name: json.loads((folder / "grid" / "results.json").read_text()) for folder in args.folders}
         text = (Path(__file__).parent / "grid.md").read_text().replace("[[machines]]", Report(runs.values()).machines())
         for words in re.findall(r"\[\[(.+?)\]\]", text):
-            name, *points = words.split()
-            text = text.replace(f"[[{words}]]", make_cells(name, [runs[point] for point in points]))
+            name, group, *points = words.split()
+            text = text.replace(f"[[{words}]]", make_cells(name, group, [runs[point] for point in points]))
     except (OSError, KeyError) as missing:
         raise BadInput(f"{missing}: missing; run make grid") from None
     with replacing(args.out / "grid.md") as part:

@@ -39,6 +39,12 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path, capsys):
     assert 0 == models["dense_dm"]["moe_share"] < models["btx"]["moe_share"] < models["su_dm"]["moe_share"] == 1
 
 
+def test_the_registered_hypotheses_are_all_in_the_report():
+    """registered.md says how many there are."""
+    signs = [words.split()[1] for words in re.findall(r"\[\[judge registered (.+?)\]\]", paper.TEMPLATE)]
+    assert (signs.count(">"), signs.count("≈"), len(signs)) == (21, 4, 25)
+
+
 def test_budget():
     seed = ledger.entry("train", "seed", [], flops=100, seconds=10.0)
     branches = [ledger.entry("train", "branch", [seed["id"]], flops=f, seconds=s) for f, s in ((40, 6.0), (10, 3.0))]
@@ -66,4 +72,4 @@ def test_verdicts(monkeypatch):
     assert [paper.decide_greater([d, d], p=0.0) for d in (0.001, -0.1)] == ["open", "**no**"]  # too small; wrong way
     assert paper.Report(runs[:1]).scores("btx").endswith("50.0 | 0.0 | 50.0")  # the mean is without switch
     points = [{"models": {"math": run["models"]["btx"]}} for run in runs]
-    assert make_cells("math", points) == "50.0 (0.500) | 61.0 (0.390) | **70.0** (0.300)"
+    assert make_cells("math", "math", points) == "50.0 (0.500) | 61.0 (0.390) | **70.0** (0.300)"
