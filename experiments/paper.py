@@ -178,6 +178,9 @@ class Report(NamedTuple):
         """Cells: the accuracy in each column, and the mean over the domains."""
         return " | ".join(self.accuracy(name, column) for column in (*COLUMNS, "all"))
 
+    def n_seeds(self, name):
+        return str(len(self.models(name)))
+
     def loss(self, name):
         return spread([over_domains(model["loss"]) for model in self.models(name)], digits=3)
 
@@ -185,7 +188,7 @@ class Report(NamedTuple):
         return points(self.differences(a, b, group))
 
     def judge(self, table, a, sign, b, judged):
-        """Cells: the difference over each group, the judged one in bold; the number of runs; p; the verdict."""
+        """Cells: the difference over each group, the judged one bold, and in loss; the number of runs; p; verdict."""
         cells = {group: self.minus(a, b, group) for group in GROUPS}
         cells[judged] = f"**{cells[judged]}**"
         differences = self.differences(a, b, judged)
@@ -195,7 +198,9 @@ class Report(NamedTuple):
         elif self.is_tested(table, a, b):
             corrected = self.corrected_p(table, (a, sign, b, judged))
             p, verdict = f"{corrected:.3f}", decide_greater(differences, corrected)
-        return " | ".join([*cells.values(), str(len(differences)), p, verdict])
+        losses = [[over_domains(model["loss"]) for model in self.having(a, b).models(name)] for name in (a, b)]
+        loss = f"{mean(losses[0]) - mean(losses[1]):+.3f}"
+        return " | ".join([*cells.values(), loss, str(len(differences)), p, verdict])
 
     def cost(self, name):
         """Cells: tokens, FLOPs, those one after another, share of MoE training, active of all parameters."""

@@ -6,15 +6,15 @@ SEEDS ?= 10 11 12
 TEXTS  = out/texts/changing.jsonl
 NAMES  = python german dictionary
 BTM    = seed,python,german,dictionary
-# English is what only the seed knows. Branches and finetuning re-read 2.2 % of the seed's English tokens, as steps:
+# The seed reads mainly descriptions of packages. Branches and finetuning re-read 2.2 % of these tokens, as steps:
 # (3 branches x 1100 x 1 % + 770 x 5.5 %) / (4000 x 85 %).
-SEED_DATA      = english=85,python=5,german=5,dictionary=5
-REPLAY         = english=1
+SEED_DATA      = packages=85,python=5,german=5,dictionary=5
+REPLAY         = packages=1
 EXPERT_DATA    = $*=99,$(REPLAY)
 PHASE_1_DATA   = $(REPLAY),python=33,german=33,dictionary=33
-FINETUNE_DATA  = english=5.5,python=31.5,german=31.5,dictionary=31.5
+FINETUNE_DATA  = packages=5.5,python=31.5,german=31.5,dictionary=31.5
 PREPARE        = --domains= --tokenizer 2048 \
-                 --text $(foreach name,english $(NAMES) changing,$(name)=out/texts/$(name).jsonl)
+                 --text $(foreach name,packages $(NAMES) changing,$(name)=out/texts/$(name).jsonl)
 EVALUATE       = --windows 390
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256

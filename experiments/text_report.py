@@ -15,7 +15,7 @@ from experiments.paired import points, spread
 from experiments.paper import Report
 from support import figures
 
-DOMAINS = ("english", "python", "german", "dictionary")
+DOMAINS = ("packages", "python", "german", "dictionary")
 COLUMNS = (*DOMAINS, "mean", "changing")
 
 

@@ -3,7 +3,7 @@
     python -m experiments.texts out/texts/debian --out out/texts
 
 Reads Python's own library, and what experiments/text.mk fetched: descriptions of packages, German manual pages and
-WordNet. Writes english.jsonl, python.jsonl, german.jsonl, dictionary.jsonl and changing.jsonl, one document a line.
+WordNet. Writes packages.jsonl, python.jsonl, german.jsonl, dictionary.jsonl and changing.jsonl, one document a line.
 """
 import gzip
 import json
@@ -18,7 +18,7 @@ SHORT = 100  # characters; shorter paragraphs of descriptions say little, as in 
 
 
 def read_paragraphs(descriptions):
-    """The long paragraphs of packages' descriptions, each once, though packages of one source share many."""
+    """Return each paragraph of at least SHORT characters once; packages of one source share many."""
     paragraphs = {}
     for package in descriptions.split("\n\n"):
         _, _, description = package.partition("\nDescription-en: ")
@@ -30,11 +30,12 @@ def read_paragraphs(descriptions):
 
 
 def join_fifty(entries):
+    """Join entries to texts of fifty."""
     return ["".join(entries[i:i + 50]) for i in range(0, len(entries), 50)]
 
 
 def read_documents(debian):
-    """{domain: list of texts}. A text is a file, or fifty paragraphs in English, or fifty nouns with their meanings."""
+    """{domain: list of texts}. A text is a file, or fifty paragraphs of descriptions, or fifty nouns with meanings."""
     descriptions = debian / "descriptions.txt"
     library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     pages = sorted(path for path in (debian / "usr/share/man/de").rglob("*.gz") if not path.is_symlink())
@@ -46,7 +47,7 @@ def read_documents(debian):
         head, bar, meaning = line.partition(" | ")
         if bar:
             entries.append(f"{head.split()[4].replace('_', ' ')}: {meaning.strip()}\n")
-    return {"english": join_fifty(read_paragraphs(descriptions.read_text("utf-8"))),
+    return {"packages": join_fifty(read_paragraphs(descriptions.read_text("utf-8"))),
             "python": [path.read_text("utf-8", "ignore") for path in library],
             "german": [gzip.decompress(path.read_bytes()).decode("utf-8", "ignore") for path in pages],
             "dictionary": join_fifty(entries)}

@@ -65,7 +65,7 @@ def test_verdicts(monkeypatch):
     monkeypatch.setattr(paper, "TEMPLATE", rows)
     won, unsure, equal = paper.Report(runs).fill(rows).split("\n")
     p = 2 * t_test([0.1, 0.11, 0.1])[0]  # the smaller one of two that are tested
-    assert won == f"**+10.3 ± 1.4** | +10.3 ± 1.4 | +10.3 ± 1.4 | +8.6 ± 1.2 | 3 | {p:.3f} | yes"
+    assert won == f"**+10.3 ± 1.4** | +10.3 ± 1.4 | +10.3 ± 1.4 | +8.6 ± 1.2 | -0.103 | 3 | {p:.3f} | yes"
     assert unsure.endswith("| open") and equal.endswith("| 3 |  | yes")
     verdicts = [paper.decide_equal(differences) for differences in ([0.1, 0.11], [0.0, 0.05], [0.0, 0.2])]
     assert verdicts == ["**no**", "open", "open"]

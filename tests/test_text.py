@@ -81,7 +81,7 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
-def test_english_paragraphs_and_texts_that_change():
+def test_paragraphs_of_descriptions_and_texts_that_change():
     first, second = "one, " * 20, "two,\ntwo " * 12
     package = "Package: {}\nDescription-md5: 0\nDescription-en: a title\n " + first + "\n .\n Short.\n .\n {}"
     packages = [package.format("a", second.replace("\n", "\n ")), package.format("b", second[:99])]
