@@ -11,7 +11,7 @@ import model
 import train_expert
 from data.common import BadInput
 from data.loader import first_windows, get_batch, load_domains
-from support import checkpoint
+from support import checkpoint, fast
 from support.training import learning_rate, step_generator
 
 
@@ -142,7 +142,9 @@ def test_new_weights_are_of_their_seed():
     (train_expert, "seed", {"grad_accum": 4}, 1e-5), (finetune_router, "btx_mixed", {"flags": ["--fast"]}, 1e-5),
     (finetune_router, "btx_mixed", {"dtype": "bfloat16"}, 0.01), (train_expert, "math", {"dtype": "bfloat16"}, 0.01)])
 def test_micro_batches_and_other_arithmetic_change_nothing_but_rounding(tiny, tmp_path, module, init, changes, most):
-    """With a tiny epsilon, which enlarges the smallest differences, so that something is seen to be different."""
-    one, two = (train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, eps=1e-8, **more)
-                for more in ({}, changes))
-    assert 0 < max((one["model"][name] - two["model"][name]).abs().max() for name in one["model"]) < most
+    """--fast may give the same bits, so it has to be seen at work."""
+    one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)
+    with patch.object(fast, "ff_moe", wraps=fast.ff_moe) as at_work:
+        two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, **changes)
+    largest = max((one["model"][name] - two["model"][name]).abs().max() for name in one["model"])
+    assert largest < most and (largest > 0 or at_work.called)
