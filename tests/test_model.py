@@ -160,8 +160,8 @@ def test_new_weights_have_the_promised_size_and_come_from_the_generator_alone():
         assert torch.equal(a, b)
     D, d_ff, n_layer = 128, 352, 8
     want = {"embed.weight": 1, "head.weight": D**-0.5, "blocks.3.attn.wk.weight": D**-0.5,
-            "blocks.3.ff.router": 0.16 * D**-0.5, "blocks.3.ff.w_gate": D**-0.5, "blocks.3.ff.w_down": (2 * n_layer * d_ff)**-0.5,
-            "blocks.3.attn.wo.weight": (2 * n_layer * D)**-0.5}
+            "blocks.3.ff.router": 0.16 * D**-0.5, "blocks.3.ff.w_gate": D**-0.5,
+            "blocks.3.ff.w_down": (2 * n_layer * d_ff)**-0.5, "blocks.3.attn.wo.weight": (2 * n_layer * D)**-0.5}
     for name, std in want.items():
         assert model.get_parameter(name).std().item() == pytest.approx(std, rel=0.1), name
     assert (model.norm.weight == 1).all()
