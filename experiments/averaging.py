@@ -15,7 +15,7 @@ from statistics import mean
 
 import torch
 
-from data.common import make_parser, positive_int, replacing, run
+from data.common import BadInput, make_parser, positive_int, replacing, run
 from data.loader import first_windows, load_domains
 from evaluate import score_texts
 from mix import average, mix
@@ -83,6 +83,8 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, help="file for the numbers")
     args = parser.parse_args(argv)
     homes = dict(pair.split("=") for pair in args.homes.split(","))
+    if "seed" not in homes.values():
+        raise BadInput(f"--homes {args.homes}: one of the experts has to be the seed, as in english=seed")
     domains = load_domains(args.data_dir, homes)
     found = {}
     for pair in args.folders:
