@@ -40,7 +40,7 @@ def parse(argv):
     group.add_argument("--batch_size", type=positive_int, default=8,
                        help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
-    group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
+    group.add_argument("--lr", type=non_negative, default=1e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--warmup", type=non_negative, default=0.05, help="share of warm-up steps (default: 0.05)")
     group.add_argument("--weight_decay", type=non_negative, default=0.1, help="on matrices (default: 0.1)")
     group.add_argument("--eps", type=non_negative, default=training.EPS,
