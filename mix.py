@@ -119,7 +119,7 @@ def hidden_router(inputs):
     """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (M_i, D) for each expert.
 
     What the rows have in common would add the same to all logits, so it is subtracted. Then each row is scaled to
-    length 1. The idea is that of mergekit's hidden gates.
+    length 1. The idea is that of mergekit's hidden_avg gates.
     """
     means = torch.stack([x.mean(0) for x in inputs])  # (N, D)
     return normalize(means - means.mean(0), dim=1)
