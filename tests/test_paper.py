@@ -23,7 +23,7 @@ def call(command, capsys):
 
 @pytest.mark.long
 def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path, capsys):
-    make = ["make", "-n", "-o", ".venv/ready", "paper", "PRESET=tiny", "SEEDS=10", "PY=python"]
+    make = ["make", "-n", "-o", ".venv/ready", "paper", "PRESET=tiny", "SEEDS=10", "BEYOND_SEEDS=10", "PY=python"]
     make += [f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}"]
     planned = subprocess.run(make, capture_output=True, text=True, check=True).stdout.replace("\\\n", "")
     for line in dict.fromkeys(planned.splitlines()):  # make plans the data twice
