@@ -114,7 +114,7 @@ def main(argv=None):
     check_tokenizer(domains, mixed["tokenizer"], args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = training.count_stages(lineage, args.data)
+    stage = training.count_stages(lineage, args.data)  # part of a batch's key: who reads a mixture again reads new rows
 
     # the optimizer, and the state of an interrupted run
     checkpoint.check_out(args.out, [args.init])

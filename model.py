@@ -190,10 +190,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 def new_router(n_expert, n_embd, generator):
-    """A new router W_l, (N, D), with normal weights (3.2: "randomly initialised").
-
-    Its logits have LOGIT_STD at any width, because its input is normed.
-    """
+    """A new router W_l, (N, D) (3.2: "randomly initialised"). Its logits have LOGIT_STD, as its inputs are normed."""
     return torch.empty(n_expert, n_embd).normal_(0, LOGIT_STD / math.sqrt(n_embd), generator=generator)
 
 

@@ -70,7 +70,7 @@ def measure_groups(folder, homes, domains, n_windows):
         losses[group] = {"oracle": {d: measure(dense, merged[homes[d]], rows) for d, rows in windows.items()},
                          "random": {d: measure(moe, mixed, rows) for d, rows in windows.items()}}
     whole = {d: measure(dense, states[homes[d]], rows) for d, rows in windows.items()}
-    return losses | {"home expert, whole": {"oracle": whole}}
+    return losses | {"unmerged": {"oracle": whole}}  # each home expert as it was trained
 
 
 def main(argv=None):

@@ -84,7 +84,8 @@ $(EPS_RUNS:%=%/ready): $(OUT)/eps-%/ready: $(OUT)/seed.pt
 	+$(AGAIN) DATA=$(DATA) SEED=$(SEED) OUT=$(@D) OPTIONS="$(OPTIONS) --eps $*" $(NAMES:%=$(@D)/%.pt)
 	touch $@
 $(OUT)/averaging.json: $(EXPERTS) $(EPS_RUNS:%=%/ready)
-	$(PY) -m experiments.averaging eps-1e-5=$(OUT) $(foreach run,$(EPS_RUNS),$(notdir $(run))=$(run)) --data_dir $(DATA) --out $@
+	$(PY) -m experiments.averaging eps-1e-5=$(OUT) $(foreach run,$(EPS_RUNS),$(notdir $(run))=$(run)) \
+	    --data_dir $(DATA) --out $@
 
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)

@@ -2,8 +2,8 @@
 
     python -m experiments.grid out/grid/1e-3 out/grid/branch-1e-3 --out results      # writes results/grid.md
 
-The text is that of grid.md. There [[btx all 1e-3 2e-3]] stands for the cells of btx in the folders 1e-3 and 2e-3, over
-a group of domains or in one domain.
+The text is that of grid.md. There [[grid btx all 1e-3 2e-3]] stands for the cells of btx in the folders 1e-3 and 2e-3,
+over a group of domains or in one domain.
 """
 import json
 import re
@@ -27,6 +27,14 @@ def make_cells(name, group, runs):
     return " | ".join(cells)
 
 
+def fill_grid(text, runs, make_cells):
+    """Replace each [[grid MODEL GROUP POINT ...]] by the cells of a model in the runs of these points."""
+    def call(match):
+        name, group, *points = match[1].split()
+        return make_cells(name, group, [runs[point] for point in points])
+    return re.sub(r"\[\[grid (.+?)\]\]", call, text)
+
+
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of make grid, each with a grid/results.json")
@@ -35,9 +43,7 @@ def main(argv=None):
     try:
         runs = {folder.name: json.loads((folder / "grid" / "results.json").read_text()) for folder in args.folders}
         text = (Path(__file__).parent / "grid.md").read_text().replace("[[machines]]", Report(runs.values()).machines())
-        for words in re.findall(r"\[\[(.+?)\]\]", text):
-            name, group, *points = words.split()
-            text = text.replace(f"[[{words}]]", make_cells(name, group, [runs[point] for point in points]))
+        text = fill_grid(text, runs, make_cells)
     except (OSError, KeyError) as missing:
         raise BadInput(f"{missing}: missing; run make grid") from None
     with replacing(args.out / "grid.md") as part:

@@ -74,18 +74,15 @@ def read_gates(folder, domains, n_tokens=45):
 
 def collect(folder, data_dir):
     """Gather one run: its scores, the losses between seed and branches, and a text by expert."""
-    if not (folder / "rivals" / "results.json").exists():
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
+    if "rivals" not in found:
         raise BadInput(f"{folder}: no rivals/results.json in it; run make rivals")
-    results = json.loads((folder / "rivals" / "results.json").read_text())
-    for part in ("paper", "beyond"):  # not for every seed
-        if (folder / part / "results.json").exists():
-            more = json.loads((folder / part / "results.json").read_text())
-            results["models"] |= more["models"]
-            results["routing"] |= more["routing"]
-    for how in ("drawn", "mean_gate"):  # other ways to evaluate Sample Top-1
-        if (folder / how / "results.json").exists():
-            more = json.loads((folder / how / "results.json").read_text())
-            results["models"][f"btx_sample_{how}"] = more["models"]["btx_sample"]
+    results = found["rivals"]
+    for part in found.keys() & {"paper", "beyond"}:  # not for every seed
+        results["models"] |= found[part]["models"]
+        results["routing"] |= found[part]["routing"]
+    for how in found.keys() & {"drawn", "mean_gate"}:  # other ways to evaluate Sample Top-1
+        results["models"][f"btx_sample_{how}"] = found[how]["models"]["btx_sample"]
     if (folder / "averaging.json").exists():
         results["averaging"] = json.loads((folder / "averaging.json").read_text())
     domains = load_domains(data_dir, DOMAINS)
@@ -214,13 +211,13 @@ class Report(NamedTuple):
         active, params = (mean(model[key] for model in models) / 1e3 for key in ("active_params", "params"))
         return f"{tokens:.1f} | {flops:.1f} | {longest:.1f} | {share} | {active:.0f} of {params:.0f}"
 
-    def averaging(self, *group):
+    def averaging(self, group):
         """Cells: the loss in the experts' domains if this group of tensors is averaged, by router and epsilon."""
         runs = [run["averaging"] for run in self.runs if "averaging" in run]
         cells = []
         for router in ("oracle", "random"):
             for eps in EPSILONS:
-                found = [run[eps][" ".join(group)].get(router) for run in runs]
+                found = [run[eps][group].get(router) for run in runs]
                 losses = [mean(domains[name] for name in EXPERTS) for domains in found if domains]
                 cells.append(spread(losses, digits=3) if losses else "")
         return " | ".join(cells)

@@ -3,14 +3,14 @@
     python -m experiments.text_report out/text/seed10 out/text/seed11 --grid out/text/grid --out results/text
 
 Writes README.md, results.json and a figure. The text is that of text.md. There [[scores btx]] stands for
-TextReport.scores("btx"), and [[grid btx 1e-3 2e-3]] for the cells of btx in the folders 1e-3 and 2e-3 of --grid.
+TextReport.scores("btx"), and [[grid btx mean 1e-3 2e-3]] for the cells of btx in the folders 1e-3 and 2e-3 of --grid.
 """
 import json
-import re
 from pathlib import Path
 from statistics import mean
 
 from data.common import BadInput, make_parser, replacing, run
+from experiments.grid import fill_grid
 from experiments.paired import points, spread
 from experiments.paper import Report
 from support import figures
@@ -20,7 +20,7 @@ COLUMNS = (*DOMAINS, "mean", "changing")
 
 
 class TextReport(Report):
-    """Bits per byte instead of accuracy."""
+    """A report on bits per byte. Its methods give what [[...]] stands for in text.md."""
 
     def bits(self, name, column):
         """A model's bits per byte in each run, in one column."""
@@ -38,9 +38,9 @@ class TextReport(Report):
         return " | ".join(points([x - y for x, y in column]) for column in pairs)
 
 
-def make_cells(name, runs):
-    """A model's bits per byte in each run, the least in bold: an expert's in its own domain, else the mean."""
-    bits = TextReport(runs).bits(name, name if name in DOMAINS else "mean")
+def make_cells(name, column, runs):
+    """A model's bits per byte in one column in each run, the least in bold."""
+    bits = TextReport(runs).bits(name, column)
     return " | ".join(f"**{value:.3f}**" if value == min(bits) else f"{value:.3f}" for value in bits)
 
 
@@ -54,9 +54,7 @@ def main(argv=None):
     try:
         runs = [json.loads((folder / "rivals/results.json").read_text()) for folder in args.seeds]
         grid = {path.parts[-3]: json.loads(path.read_text()) for path in args.grid.glob("*/grid/results.json")}
-        for words in re.findall(r"\[\[grid (.+?)\]\]", text):
-            name, *folders = words.split()
-            text = text.replace(f"[[grid {words}]]", make_cells(name, [grid[folder] for folder in folders]))
+        text = fill_grid(text, grid, make_cells)
     except (OSError, KeyError) as missing:
         raise BadInput(f"{missing}: missing; run make text") from None
     with replacing(args.out / "README.md") as part:

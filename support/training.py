@@ -49,7 +49,7 @@ def clip_gradients(optimizer, max_norm):
 
 def count_stages(lineage, mixture):
     """Count the earlier stages that read this mixture. get_batch draws new rows for each."""
-    return sum(entry.get("settings", {}).get("data") == mixture for entry in lineage)
+    return sum(entry["settings"].get("data") == mixture for entry in lineage)
 
 
 def is_due(done, every, steps):
