@@ -22,7 +22,7 @@ from support import btm, checkpoint, explore, ledger
 from support.distributed import pick_device
 from support.generation import generate
 from support.grading import is_correct
-from support.report import draw_figures, machine, make_report, moe_share, table
+from support.report import draw_answers, draw_figures, machine, make_report, moe_share, table
 
 BINS = 20  # of the histograms of router probabilities
 
@@ -132,6 +132,23 @@ def write_answers(model, tokenizer, idx, max_new_tokens):
     return answers
 
 
+def show_answer(model, tokenizer, task, device):
+    """What a model writes after a task's prompt, at most as much as the right answer: [(text of a token, its expert)].
+
+    The expert is the one with the largest gate, in the mean over layers; None in a dense model.
+    """
+    prompt = encode_prompt(tokenizer, task.prompt)
+    n_answer = len(tokenizer.encode(task.answer))
+    text = generate(model, torch.tensor([prompt], device=device), n_answer)[0].tolist()
+    answer = text[len(prompt):]
+    experts = [None] * n_answer
+    if model.config.n_expert:
+        gates = torch.tensor(explore.read(model, tokenizer, text, device)["gates"])  # (T, n_layer, N)
+        experts = gates.sum(1).argmax(1)[-n_answer:].tolist()
+    end = answer.index(tokenizer.eot) if tokenizer.eot in answer else n_answer
+    return [(explore.piece(tokenizer, token), expert) for token, expert in zip(answer[:end], experts, strict=False)]
+
+
 def draw_experts(model, generator):
     """Let a Sample Top-1 model draw its experts in every pass."""
     def add_noise(model, args, options):
@@ -194,7 +211,7 @@ def main(argv=None):
             texts[f"{name} {n}"] = row.tolist()
     check_output(args.out / "report.md")
 
-    results, loads, pages = {}, {}, {}
+    results, loads, pages, answers = {}, {}, {}, {}
     dense = [name for name, c in checkpoints.items() if not c["experts"]]
     mixtures = [name for name, c in checkpoints.items() if c["experts"]]
     for name in tqdm([*dense, *methods, *mixtures], desc="evaluate"):
@@ -224,6 +241,8 @@ def main(argv=None):
             if tasks:
                 solved = score_tasks(model, tokenizer, tasks, args.batch_size, device, drawn)
                 accuracy[domain] = solved.double().mean().item()
+                if name not in methods and domain != "switch":  # whose prompts are long
+                    answers[name, domain] = show_answer(model, tokenizer, tasks[0], device)
         results[name] = {"accuracy": accuracy, "loss": loss, "bits_per_byte": bits, "params": model.num_params(),
                          "active_params": model.num_params(active=True), **ledger.totals(lineage),
                          "elapsed": ledger.elapsed(lineage), "moe_share": moe_share(lineage)}
@@ -240,6 +259,9 @@ def main(argv=None):
     pictures = []
     if not args.no_figures:
         pictures = draw_figures(results, loads, checkpoints, args.out)
+        if loads and answers:
+            tasks = {domain: domains[domain].tasks[0] for domain in windows if (name, domain) in answers}
+            pictures.insert(0, draw_answers(tasks, answers, results, loads, args.out))
         if pages:
             explore.write(args.out / "explore.html", tokenizer, texts, pages)
     with replacing(args.out / "report.md") as part:

@@ -159,7 +159,7 @@ def main(argv=None):
                         "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
             if master:
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
-                           f"validation loss {training.format_numbers(losses)}")
+                           f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
         if done % args.save_every == 0:
             checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 

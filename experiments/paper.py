@@ -300,7 +300,7 @@ def write_table_6(text, out):
         for token, gates in zip(tokens[1:], read["gates"], strict=True):  # gates: (n_layer, N)
             sums = [sum(layers) for layers in zip(*gates, strict=True)]  # (N,)
             rows[domain].append((explore.piece(words, token), sums.index(max(sums))))
-    figures.coloured_text(rows, text["experts"], out / "figures" / "table6.png")
+    figures.coloured_text([[row] for row in rows.items()], text["experts"], out / "figures" / "table6.png")
     explore.write(out / "table6.html", words, text["texts"], {"btx": (text["experts"], text["reads"])})
 
 

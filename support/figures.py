@@ -172,24 +172,33 @@ def compute(points, path, top):
     save(figure, [[panel]], ["mean accuracy, %"], path)
 
 
-def coloured_text(rows, names, path, columns=100):
-    """Text on the colours of the experts that wrote it (the paper's Table 6). rows: {title: [(piece, expert)]}."""
+def coloured_text(groups, names, path, columns=100):
+    """Text on the colours of the experts that wrote it (the paper's Table 6).
+
+    groups: lists of rows (title, [(piece, expert)]), with a gap between the lists. expert: an index of names, or None.
+    """
     figure = Figure()
     panel = figure.add_axes((0, 0, 1, 1))
+    groups = [*groups, [("", [(f" {name} ", i) for i, name in enumerate(names)])]]
+    left = 2 + max(len(title) for rows in groups for title, _ in rows)
     y = 0
-    for title, pieces in [*rows.items(), ("", [(f" {name} ", i) for i, name in enumerate(names)])]:
-        panel.text(0, y, title, family="monospace", va="center")
-        x = 9
-        for piece, expert in pieces:
-            if x + len(piece) > columns:
-                x, y = 9, y + 1
-            panel.barh(y, len(piece), left=x, height=0.86, color=f"C{expert}")
-            panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center", color="white")
-            x += len(piece)
-            if "\n" in piece:
-                x, y = 9, y + 1
-        y += 2
+    for rows in groups:
+        for title, pieces in rows:
+            panel.text(0, y, title, family="monospace", va="center")
+            x = left
+            for piece, expert in pieces:
+                if x + len(piece) > columns:
+                    x, y = left, y + 1
+                if expert is not None:
+                    panel.barh(y, len(piece), left=x, height=0.9, color=f"C{expert}")
+                colour = "black" if expert is None else "white"
+                panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center", color=colour)
+                x += len(piece)
+                if "\n" in piece:
+                    x, y = left, y + 1
+            y += 1
+        y += 1
     panel.set(xlim=(-1, columns + 2), ylim=(y, -1))
     panel.axis("off")
-    figure.set_size_inches(0.085 * columns, 0.25 * (y + 1))
+    figure.set_size_inches(0.0753 * (columns + 3), 0.22 * (y + 1))  # a letter of 9 points is 0.0753 inches wide
     save(figure, [], [], path)

@@ -2,6 +2,7 @@
 import math
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -77,6 +78,31 @@ def draw_figures(results, loads, checkpoints, out):
         shown.append("Which expert wrote which token: open [explore.html](explore.html) in a browser.")
     figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
     return [*shown, "![validation loss](figures/curves.png)"]
+
+
+def on_one_line(text):
+    """Text with single spaces for line breaks and for what cannot be drawn."""
+    return re.sub(" +", " ", "".join(letter if letter.isprintable() else " " for letter in text))
+
+
+def draw_answers(tasks, answers, results, loads, out):
+    """Draw what the first model, the best dense one and the last MoE answer to a task of each domain.
+
+    answers: {(model, domain): [(piece, expert)]}. Returns the line of the report that shows them.
+    """
+    dense = [name for name in results if name not in loads and (name, next(iter(tasks))) in answers]
+    mixture = list(loads)[-1]
+    groups = []
+    for domain, task in tasks.items():
+        best = max(dense, key=lambda name: results[name]["accuracy"][domain])
+        rows = [(domain, [(f" {word}", None) for word in task.prompt.split()])]
+        for name in dict.fromkeys([dense[0], best, mixture]):
+            rows.append((f"  {name}", [(on_one_line(piece), expert) for piece, expert in answers[name, domain]]))
+        rows.append(("  right", [(on_one_line(task.answer), None)]))
+        groups.append(rows)
+    figures.coloured_text(groups, loads[mixture]["experts"], out / "figures/answers.png")
+    return ("![a task of each domain and what models answer](figures/answers.png)\n\n"
+            "Above: each token has the colour of the expert with the largest gate, in the mean over layers.")
 
 
 def make_report(results, where, pictures):
