@@ -1,80 +1,99 @@
-"""The students' part of this repository: the same files, without the bodies of the functions that students write.
+"""The students' part of this repository: the same files, without what students write.
 
     python -m course.handout --out out/handout      # writes out/handout/ and out/handout.zip; `make handout` does it
 
-A body is replaced by `raise NotImplementedError("stage 2: ff_moe")`, which names the stage and the function.
+A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docstring remain its first paragraph and the
+lines that describe arguments.
 """
 import ast
-import io
-import zipfile
+import re
+import shutil
 from pathlib import Path
 
-import torch
-
-from course import checks
-from course.check import WRITTEN, attempt_stage
-from data.common import BadInput, make_parser, replacing, run
+from data.common import BadInput, make_parser, run
 
 ROOT = Path(__file__).parent.parent
 KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template", "docs/glossary.md", "Makefile",
-        "requirements.txt", "LICENSE", "course/__init__.py", "course/checks.py", "course/check.py", "course/run.py",
-        "course/check.mk", "course/layer.svg")
-STAGE_OF = {"swiglu": 1, "route_topk": 2, "ff_moe": 2, "expert_load": 3, "load_balancing_loss": 3, "average": 4,
-            "rule_for": 4, "route_switch": 5, "route_sample": 5, "temperature": 5, "split": 6, "blend": 6}
-SOURCES = (*WRITTEN, "support/fast.py")  # where these functions are; the last has ff_moe again
+        "requirements.txt", "pyproject.toml", "LICENSE", "course/__init__.py", "course/test_stages.py",
+        "course/hints.json", "course/table.py", "course/check.mk", "course/AGENTS.md", "course/ASSIGNMENT.md",
+        "course/EXPERIMENT.md", "course/layer.svg")
+WRITTEN = {  # what students write, and in which stage
+    "model.py": {"route_topk": 1, "ff_moe": 1, "MoE.forward": 1, "expert_load": 3, "load_balancing_loss": 4,
+                 "route_switch": 5, "route_sample": 5},
+    "mix.py": {"average": 2, "rule_for": 2, "mix": 2, "split": 6, "blend": 6},
+    "finetune_router.py": {"temperature": 5, "the loop": 3},
+    "Makefile": {"branch": 2}}
 
 
-def bodies(text):
-    """Of each function that students write: its name, and the slice of lines after its docstring."""
-    return [(f.name, slice(f.body[0].end_lineno, f.end_lineno)) for f in ast.parse(text).body
-            if isinstance(f, ast.FunctionDef) and f.name in STAGE_OF]
+def functions(text):
+    """The functions of a source text, and the methods of its classes by their full name: {name: its ast}."""
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = node
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{f.name}": f for f in node.body if isinstance(f, ast.FunctionDef)}
+    return found
 
 
-def blank(text, solved=0):
-    """A source text without the bodies of the stages after `solved`.
-
-    >>> print(blank("def swiglu(x):\\n    'FF(x)'\\n    return x\\n"), end="")
-    def swiglu(x):
-        'FF(x)'
-        raise NotImplementedError("stage 1: swiglu")
-    """
+def blank_functions(text, stages):
+    """A source text without the bodies of the functions in `stages`; their docstrings keep what `shorten` leaves."""
     lines = text.splitlines(keepends=True)
-    for name, body in reversed(bodies(text)):
-        if STAGE_OF[name] > solved:
-            lines[body] = [f'    raise NotImplementedError("stage {STAGE_OF[name]}: {name}")\n']
+    for name, f in reversed(functions(text).items()):
+        if name in stages:
+            docstring = slice(f.body[0].lineno - 1, f.body[0].end_lineno)
+            blank = f'raise NotImplementedError("stage {stages[name]}: {name}")\n'
+            if name == "load_balancing_loss":  # stage 3 shows what happens without it
+                blank = f"return torch.zeros(())  # stage 4: {name}\n"
+            lines[docstring.stop:f.end_lineno] = [" " * (f.col_offset + 4) + blank]
+            lines[docstring] = shorten(lines[docstring])
     return "".join(lines)
 
 
-def originals(patterns):
+def shorten(docstring):
+    """The first paragraph of a docstring, and its lines on arguments."""
+    text = "".join(docstring)
+    first, *rest = text.split("\n\n")
+    arguments = [line for part in rest for line in part.splitlines() if re.match(r" *\w+(, \w+)*: ", line)]
+    if not rest:
+        return docstring
+    indent = re.match(" *", text)[0]
+    return [f"{line}\n" for line in [*first.splitlines(), *([""] if arguments else []), *arguments, f'{indent}"""']]
+
+
+def blank_loop(text):
+    """finetune_router.py without the body of its step."""
+    start, end = text.index("        for xs, ys in zip("), text.index("        optimizer.zero_grad()\n")
+    end += len("        optimizer.zero_grad()\n")
+    return f'{text[:start]}        raise NotImplementedError("stage 3: the loop")\n{text[end:]}'
+
+
+def blank_branch(text):
+    """The Makefile without the mixture that an expert reads and the checkpoint that it starts from."""
+    text = re.sub(r"(?m)^EXPERT_DATA = .*$", "EXPERT_DATA = $(error stage 2: branch)", text)
+    return text.replace("$(AT_ONCE) $(TRAIN) --init $< --data", "$(AT_ONCE) $(TRAIN) --data")
+
+
+def read(patterns):
     """The files of this repository that match a pattern: {name: bytes}."""
     paths = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
     return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
-def files(solved=0):
+def files():
     """All files of the handout, {name: bytes}."""
-    found = originals(KEPT)
-    for name in SOURCES:
-        found[name] = blank(found[name].decode(), solved).encode()
-    found["Makefile"] = found["Makefile"].replace(b" --fast", b"")  # its sum over experts is a solution
-    found["README.md"] = (ROOT / "course" / "ASSIGNMENT.md").read_bytes()
-    found["example.html"] = (ROOT / "results" / "table6.html").read_bytes()
-    expected, file = {}, io.BytesIO()
-    for stage in checks.CHECKS:
-        expected |= attempt_stage(stage, checks.PUBLIC_SEEDS)
-    torch.save(expected, file)
-    found["course/expected.pt"] = file.getvalue()
-    return found
-
-
-def pack(path, content, folder="", executable=()):
-    """Write a zip of {name: bytes}, each name below `folder`. Without dates: the same files give the same bytes."""
-    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in content.items():
-            info = zipfile.ZipInfo(folder + name)
-            mode = 0o755 if name in executable else 0o644
-            info.external_attr = mode << 16
-            archive.writestr(info, text, zipfile.ZIP_DEFLATED)
+    found = {name: content.decode() for name, content in read(KEPT).items() if not name.endswith(".pt")}
+    for name, stages in WRITTEN.items():
+        if name.endswith(".py"):
+            found[name] = blank_functions(found[name], stages)
+    found["finetune_router.py"] = blank_loop(found["finetune_router.py"])
+    found["Makefile"] = blank_branch(found["Makefile"])
+    fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
+    found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
+    found["README.md"] = found.pop("course/ASSIGNMENT.md")
+    for name in ("AGENTS.md", "EXPERIMENT.md"):
+        found[name] = found.pop(f"course/{name}")
+    return read(["data/start/*.pt"]) | {name: text.encode() for name, text in found.items()}
 
 
 def write(folder, content):
@@ -87,20 +106,12 @@ def write(folder, content):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("--out", default="out/handout",
-                        help="folder to write to, and beside it a zip of the same name (default: %(default)s)")
-    parser.add_argument("--solved", type=int, default=0, choices=range(len(checks.STAGES) + 1),
-                        help="leave the solutions of stages 1 to N in (default: %(default)s)")
+    parser.add_argument("--out", default="out/handout", help="folder to write to, and OUT.zip (default: %(default)s)")
     args = parser.parse_args(argv)
-    out = Path(args.out)
-    archive = out.with_name(f"{out.name}.zip")
-    for path in (out, archive):
-        if path.exists():  # somebody may have written in it
-            raise BadInput(f"--out {out}: {path} is there already; delete it, or choose another name")
-    content = files(args.solved)
-    write(out, content)
-    pack(archive, content, f"{out.name}/")
-    print(f"wrote {out} and {archive} ({archive.stat().st_size / 1e6:.2f} MB)")
+    if Path(args.out).exists():  # somebody may have written in it
+        raise BadInput(f"--out {args.out} is there already; delete it, or choose another name")
+    write(args.out, files())
+    print(f"wrote {args.out} and {shutil.make_archive(args.out, 'zip', args.out)}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,25 @@
-"""Plausible mistakes, each a small change of the reference. The grader recognises them, and its own tests use them."""
+"""Plausible mistakes, each a small change of the reference. Checks recognise them, and the course's tests use them."""
 import importlib.util
+import inspect
+import io
+import json
+import re
 import tempfile
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
-from course.checks import Modules
+import pytest
+
+from course import test_stages
 from course.handout import ROOT
+from data.common import replacing
 
 
 class Mistake(NamedTuple):
-    """Write `new` for `old` in `file`, and stage `stage` is wrong. The grader then prints `hint`."""
+    """Write `new` for `old` in `file`, and stage `stage` is wrong. A check that sees this prints `hint`."""
     stage: int
     file: str
     old: str
@@ -18,37 +28,69 @@ class Mistake(NamedTuple):
 
 
 CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, hint), ...])
-    (1, "model.py", "F.silu(F.linear(x, w_gate)) *", [
-        ("F.gelu(F.linear(x, w_gate)) *", "that is GELU; Llama's feed-forward has silu(z) = z sigmoid(z)"),
-        ("torch.sigmoid(F.linear(x, w_gate)) *", "a sigmoid is a GLU; SwiGLU has silu(z) = z sigmoid(z)"),
-        ("F.silu(F.linear(x, w_gate)) +", "the two are multiplied, not added")]),
-    (1, "model.py", "F.silu(F.linear(x, w_gate)) * F.linear(x, w_up)", [
-        ("F.linear(x, w_gate) * F.silu(F.linear(x, w_up))", "silu belongs to w_gate x, not to w_up x"),
-        ("F.silu(F.linear(x, w_gate))", "w_up is missing")]),
-    (2, "model.py", "Routing(kept.softmax(-1), ", [
+    (1, "model.py", "logits = F.linear(tokens, self.router)  # W_l x, (M, N)", [
+        ("logits = F.linear(tokens, self.router).softmax(-1)", "the softmax comes after the choice, in the router"),
+        ("logits = F.linear(F.normalize(tokens, dim=-1), self.router)", "the router reads x as it is"),
+        ("logits = F.linear(tokens, self.router) / 6 ** 0.5", "there is no scale in W x"),
+        ("logits = F.linear(tokens.detach(), self.router)", "a detach cuts the gradient to the layers below")]),
+    (1, "model.py", "routing = self.route(logits, self.k, self.training, noise)", [
+        ("routing = self.route(logits, self.k)", "Switch must know whether it trains, Sample Top-1 needs its noise")]),
+    (1, "model.py", "y = self.ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down)", [
+        ("y = ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down)", "--fast replaces self.ff_moe: call that"),
+        ("y = tokens + self.ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down)",
+         "the residual is added in Block, not here"),
+        ("y = self.ff_moe(tokens, routing, self.w_up, self.w_gate, self.w_down)", "w_gate and w_up are exchanged"),
+        ("y = self.ff_moe(tokens, self.route(F.linear(tokens, self.router.flip(0)), self.k), self.w_gate, self.w_up, "
+         "self.w_down)", "one router serves the gates, the choice and the three matrices")]),
+    (2, "mix.py", "mixed[name] = torch.stack([t.float() for t in tensors])  # (N, *shape)", [
+        ("mixed[name] = torch.stack([t.float() for t in tensors[::-1]])", "expert i is the feed-forward of model i"),
+        ("mixed[name] = torch.stack(tensors)", "convert to float32")]),
+    (2, "mix.py", "mixed[name] = new_router(config.n_expert, config.n_embd, generator)  # (N, D)", [
+        ("mixed[name] = torch.zeros(config.n_expert, config.n_embd)", "a router of zeros cannot break its ties"),
+        ("mixed[name] = 50 * new_router(config.n_expert, config.n_embd, generator)", "so large a router is sure from "
+         "the first step"),
+        ("mixed[name] = new_router(config.n_embd, config.n_expert, generator)", "a router is (N, D)")]),
+    (3, "finetune_router.py", "loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)", [
+        ("loss = nll", "the load-balancing loss is missing"),
+        ("loss = nll - args.alpha * load_balancing_loss(routing)", "the load-balancing loss is added"),
+        ("loss = nll + load_balancing_loss(routing)", "alpha is missing"),
+        ("loss = args.alpha * load_balancing_loss(routing)", "the language model's loss is missing"),
+        ("loss = nll + args.alpha * load_balancing_loss(routing) / config.n_layer", "summed over layers, not averaged"),
+        ("loss = nll + args.alpha * load_balancing_loss(routing[-1:])", "each layer has a loss of its own")]),
+    (5, "finetune_router.py", "noise=noise, recompute", [("recompute", "the model does not get the noise")]),
+    (5, "finetune_router.py", "temperature(step / args.steps)", [("temperature(step)", "progress is step / steps")]),
+    (3, "finetune_router.py", "(loss / args.grad_accum).backward()", [
+        ("(loss / args.grad_accum).backward(retain_graph=True); nll.backward()", "one backward pass a step")]),
+    (3, "finetune_router.py", "        training.clip_gradients(optimizer, args.clip)\n        optimizer.step()", [
+        ("        optimizer.step()", "gradients are clipped before the step"),
+        ("        optimizer.step()\n        training.clip_gradients(optimizer, args.clip)", "clip before the step, not "
+         "after it")]),
+    (3, "finetune_router.py", "        optimizer.zero_grad()", [
+        ("", "zero the gradients, or each step adds those of all before it")]),
+    (1, "model.py", "Routing(kept.softmax(-1), ", [
         ("Routing(logits.softmax(-1).gather(-1, experts), ",
          "the softmax goes over the k kept logits: these gates do not sum to 1"),
         ("Routing(torch.full_like(kept, 1 / top_k), ", "all gates are 1 / k: the router can learn nothing"),
         ("Routing(torch.ones_like(kept), ", "the gates are fixed at 1"),
         ("Routing(kept.softmax(-1).detach(), ",
          "a detach cuts the gradient through the gates: the router would learn nothing from the language model")]),
-    (2, "model.py", "Routing(kept.softmax(-1), experts, logits.softmax(-1))", [
+    (1, "model.py", "Routing(kept.softmax(-1), experts, logits.softmax(-1))", [
         ("Routing(kept.softmax(-1), experts, torch.zeros_like(logits).scatter(-1, experts, kept.softmax(-1)))",
          "probs is over all N experts; these are the gates")]),
-    (2, "model.py", "logits.topk(top_k, dim=-1)", [
+    (1, "model.py", "logits.topk(top_k, dim=-1)", [
         ("logits.topk(top_k, dim=-1, largest=False)", "these are the smallest logits"),
         ("logits.topk(1, dim=-1)", "only one expert is chosen, whatever k is")]),
-    (2, "model.py", "y.index_add_(0, token, (g_i * FF_i).to(y.dtype))", [
+    (1, "model.py", "y.index_add_(0, token, (g_i * FF_i).to(y.dtype))", [
         ("y.index_add_(0, token, FF_i.to(y.dtype))", "the experts' results are added without their gates"),
         ("y[token] = (g_i * FF_i).to(y.dtype)", "a token's second expert overwrites its first: add them up"),
         ("y[:len(token)] = y[:len(token)] + (g_i * FF_i).to(y.dtype)",
          "the order of dispatch is not undone: results must go back to the places of their tokens"),
         ("y.index_add_(0, token, (g_i ** 3 * FF_i).to(y.dtype))",
          "the gate counts three times, as with a router on each of the three projections")]),
-    (2, "model.py", "g_i = routing.gates[token, choice, None] ", [
+    (1, "model.py", "g_i = routing.gates[token, choice, None] ", [
         ("g_i = routing.gates[token, choice * 0, None] ", "the first choice's gate is used for every choice"),
         ("g_i = routing.gates[token, choice, None].detach() ", "a detach cuts the gradient through the gates")]),
-    (2, "model.py", "FF_i = swiglu(x[token], *expert) ", [
+    (1, "model.py", "FF_i = swiglu(x[token], *expert) ", [
         ("FF_i = swiglu(x[token].detach(), *expert) ", "a detach cuts the gradient to the layers below"),
         ("FF_i = swiglu(x[token], w_gate[0], w_up[0], w_down[0]) ", "every token goes through the first expert"),
         ("FF_i = swiglu(x, *expert)[token] ", "each expert computes the tokens that chose it, and no others"),
@@ -60,25 +102,26 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
         ("return routing.dense_gates().sum(0) / (routing.dense_gates() > 0).sum(0).clamp_min(1)",
          "u_i is a mean over all tokens, not only over those that chose expert i"),
         ("return routing.probs.mean(0)", "u_i is made of the gates; these are the probabilities, p_i")]),
-    (3, "model.py", "return N * (u * p).sum()", [
-        ("return N * sum((layer.dense_gates() ** 2 * layer.probs).mean(0).sum() for layer in routing)",
+    (4, "model.py", "return N * (u * p).sum()", [
+        ("return N * sum((layer.dense_gates() * layer.probs).mean(0).sum() for layer in routing)",
          "a mean of products; L_LB is a product of two means"),
+        ("return N * (u[-1] * p[-1]).sum()", "each layer has a loss of its own, not the last alone"),
         ("return (u * p).sum()", "the factor N is missing: at balance the loss is 1 a layer"),
         ("return len(u) * (u * p).sum()", "N is the number of experts, not of layers"),
         ("return N * (u * p).sum(1).mean()", "summed over layers, not averaged"),
         ("return N * (u.mean(0) * p.mean(0)).sum() * len(u)", "pooled over layers: each layer has a loss of its own"),
         ("return N * (u.detach() * p).sum()", "the gradient goes through u, too"),
         ("return N * (u * p.detach()).sum()", "the gradient goes through p, too")]),
-    (4, "mix.py", "return sum(t.float() for t in tensors) / len(tensors)", [
+    (2, "mix.py", "return sum(t.float() for t in tensors) / len(tensors)", [
         ("return tensors[0].float()", "copied from the first model instead of averaged"),
         ("return sum(tensors).float() / len(tensors)", "summed in the models' own precision; take it in float32"),
         ("return torch.stack(tensors).mean(0)", "averaged in bfloat16; take averages in float32"),
         ("return sum(t.float() for t in tensors)", "that is the sum"),
         ("return torch.stack([t.float() for t in tensors]).median(0).values", "that is the median")]),
-    (4, "mix.py", '    if ".ff." in name:', [
+    (2, "mix.py", '    if ".ff." in name:', [
         ('    if "ff" in name:', "a name test that also catches ff_norm, which is averaged"),
         ('    if ".attn." not in name:', "only attention is averaged here; embeddings are, too")]),
-    (4, "mix.py", "return feed_forwards", [
+    (2, "mix.py", "return feed_forwards", [
         ('return "averaged"', "feed-forwards become experts"),
         ('return "stacked"', "the argument feed_forwards is not used")]),
     (5, "model.py", "gates, experts = probs.max(-1, keepdim=True)", [
@@ -114,7 +157,7 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
         ("max(0.5, -r * t)", "as printed in the paper: always 0.5"),
         ("min(0.5, math.exp(-r * t))", "0.5 is the lowest tau, not the highest")]),
     (6, "mix.py", '    if name.endswith("w_down"):', [
-        ('    if name == "w_down":', "w_down is not scaled: gates sum to 1, chunks must add up; name is a whole one")]),
+        ('    if name == "w_down":', "w_down is scaled by C; a name is a path, as in blocks.0.ff.w_down")]),
     (6, "mix.py", "[chunk for t in tensors for chunk in t.float().chunk(C, dim=d_ff_axis(name))]", [
         ("[chunk for t in tensors for chunk in t.float().chunk(C)]", "cut along d_ff, which is w_down's second axis"),
         ("[t.float().chunk(C, dim=d_ff_axis(name))[i] for i in range(C) for t in tensors]",
@@ -129,16 +172,56 @@ for stage, file, old, changes in CATALOGUE:
 
 
 def variant(mistake):
-    """The modules of the reference, with one mistake in one of them."""
+    """A module of the reference with one mistake in it."""
     source = (ROOT / mistake.file).read_text()
     if source.count(mistake.old) != 1:
         raise ValueError(f"{mistake.file} has {mistake.old!r} {source.count(mistake.old)} times")
-    lib, stem = Modules(), Path(mistake.file).stem
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, mistake.file)
         path.write_text(source.replace(mistake.old, mistake.new))
-        spec = importlib.util.spec_from_file_location(stem, path)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    setattr(lib, stem, module)
-    return lib
+    return module
+
+
+def messages(mistake=None, stages=range(1, 7)):
+    """What the checks of some stages say of the reference with a mistake in it: {check: message}; {} if it is right."""
+    found = {}
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(test_stages, "HINTS", Path("none")))
+        patches.enter_context(redirect_stdout(io.StringIO()))
+        patches.enter_context(redirect_stderr(io.StringIO()))
+        if mistake:
+            patches.enter_context(mock.patch.object(test_stages, Path(mistake.file).stem, variant(mistake)))
+        for name, check in vars(test_stages).items():
+            if not re.match(f"test_stage[{''.join(map(str, stages))}]", name):
+                continue
+            with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+                fixtures = {"tmp_path": Path(folder), "monkeypatch": monkeypatch}
+                try:
+                    check(**{name: fixtures[name] for name in inspect.signature(check).parameters})
+                except pytest.fail.Exception as failure:
+                    found[name] = str(failure).rstrip()
+                except Exception as error:
+                    found[name] = repr(error)
+    return found
+
+
+def digest(message):
+    """How hints.json names a message, so that it gives nothing away."""
+    return sha1(message.encode()).hexdigest()
+
+
+def main():
+    """Write hints.json: for each message of a check the mistake that gives it. `make hints` does it."""
+    hints = {}
+    for mistake in MISTAKES:
+        for message in messages(mistake, [mistake.stage]).values():
+            hints.setdefault(digest(message), mistake.hint)
+    with replacing(test_stages.HINTS) as part:
+        part.write_text(json.dumps(hints, indent=0))
+
+
+if __name__ == "__main__":
+    main()
