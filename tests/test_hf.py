@@ -1,4 +1,6 @@
 """hf.py against transformers: logits, text and token ids are the same, and a model of another kind is refused."""
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ import hf
 import mix
 from data import tokenizer
 from data.common import BadInput
+from experiments import others
 from support import checkpoint as ckpt
 from support.generation import generate
 
@@ -97,6 +100,22 @@ def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])
     assert not list(here.iterdir())
+
+
+@pytest.mark.long
+def test_mergekit_itself(tiny, here):
+    """Its linear merge is our soup. Its MoE has our experts, and all the rest but routers is the base model's."""
+    pytest.importorskip("mergekit")
+    branches = [f"{tiny}/{name}.pt" for name in ("seed", "math", "code")]
+    mix.main([*branches, "--soup", "--out", "soup.pt"])
+    for path in [*branches, "soup.pt", f"{tiny}/btx_mixed.pt"]:
+        hf.main(["export", path, str(here / Path(path).stem)])
+    others.run_mergekit([here / name for name in ("seed", "math", "code")], here)
+    torch.testing.assert_close(load_file("mergekit-linear/model.safetensors"), load_file("soup/model.safetensors"))
+    for ours, part in (("seed", "self_attn"), ("seed", "embed_tokens"), ("seed", "norm"), ("btx_mixed", "experts")):
+        assert torch.equal(others.weights(here / "mergekit-moe", part), others.weights(here / ours, part)), part
+    for part in ("self_attn", "embed_tokens", "norm"):
+        assert not torch.equal(others.weights(here / "mergekit-moe", part), others.weights(here / "btx_mixed", part))
 
 
 def test_mixing_is_mergekits_linear_merge(tiny, here):
