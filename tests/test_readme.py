@@ -60,6 +60,13 @@ def places(name, target):
     return [f"L{n}" for n, line in enumerate(lines, 1) if re.match(start, line)]
 
 
+def test_pages_name_the_address_of_pyproject_toml():
+    owner = re.search(r'^Repository = "https://github.com/([\w-]+)/', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    for name in ("README.md", "CITATION.cff", "course/tour.ipynb"):
+        owners = re.findall(r"github(?:\.com)?/([\w-]+)/branch-train-mix", (ROOT / name).read_text())
+        assert set(owners) == {owner}, name
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for name, link, place in re.findall(r"\[([^\]]*)\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
