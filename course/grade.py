@@ -26,12 +26,14 @@ STAGES = range(1, 7)
 
 
 def find_files(submission):
-    """The folder in or below a submission that has the files that students write."""
-    folders = sorted({path.parent for name in handout.WRITTEN for path in Path(submission).rglob(name)},
-                     key=lambda folder: len(folder.parts))
-    if not folders:
-        raise BadInput(f"{submission}: none of {', '.join(handout.WRITTEN)} in it or below it")
-    return folders[0]
+    """The files that students write, each the highest of its name in the submission. Raises BadInput without one."""
+    found = []
+    for name in handout.WRITTEN:
+        paths = sorted(Path(submission).rglob(name), key=lambda path: (len(path.parts), str(path)))
+        if not paths:
+            raise BadInput(f"{submission} has no {name}")
+        found.append(paths[0])
+    return found
 
 
 def run_checks(folder, seed, seconds):
@@ -60,10 +62,8 @@ def grade(submission, seed, seconds):
     """All checks of one submission: [(check, points, most, message)]."""
     with tempfile.TemporaryDirectory(prefix="grade_") as folder:
         handout.write(folder, handout.files())
-        source = find_files(submission)
-        for name in handout.WRITTEN:
-            if (source / name).is_file():
-                shutil.copy(source / name, folder)
+        for path in find_files(submission):
+            shutil.copy(path, folder)
         return run_checks(folder, seed, seconds)
 
 

@@ -60,6 +60,7 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
     (5, "finetune_router.py", "noise=noise, recompute", [("recompute", "the model does not get the noise")]),
     (5, "finetune_router.py", "temperature(step / args.steps)", [("temperature(step)", "progress is step / steps")]),
     (3, "finetune_router.py", "(loss / args.grad_accum).backward()", [
+        ("loss.backward()", "the mean over the parts of a batch: divide the loss by --grad_accum"),
         ("(loss / args.grad_accum).backward(retain_graph=True); nll.backward()", "one backward pass a step")]),
     (3, "finetune_router.py", "        training.clip_gradients(optimizer, args.clip)\n        optimizer.step()", [
         ("        optimizer.step()", "gradients are clipped before the step"),
@@ -218,9 +219,10 @@ def main():
     hints = {}
     for mistake in MISTAKES:
         for message in messages(mistake, [mistake.stage]).values():
-            hints.setdefault(digest(message), mistake.hint)
+            hints.setdefault(digest(message), []).append(mistake.hint)
     with replacing(test_stages.HINTS) as part:
-        part.write_text(json.dumps(hints, indent=0))
+        texts = {key: ", or: ".join(dict.fromkeys(found)) for key, found in hints.items()}
+        part.write_text(json.dumps(texts, indent=0))
 
 
 if __name__ == "__main__":

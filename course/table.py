@@ -31,7 +31,8 @@ def main(argv):
     print("|---" * (len(columns) + 1) + "|")
     for variant, runs in rows.items():
         cells = [[run[column] for run in runs] for column in columns]
-        print("|".join(["", variant, *(f"{mean(cell):.1f} ± {stdev(cell):.1f}" for cell in cells), ""]))
+        spread = [f" ± {stdev(cell):.1f}" if len(cell) > 1 else "" for cell in cells]
+        print("|".join(["", variant, *(f"{mean(cell):.1f}{s}" for cell, s in zip(cells, spread, strict=True)), ""]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import subprocess
-import timeit
 from hashlib import sha1
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn.functional import silu
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import finetune_router
@@ -85,9 +85,25 @@ def difference(got, want):
         return "expected {}, got {}".format(*([round(x, 4) for x in t.flatten().tolist()] for t in (want, got)))
 
 
+class CountCalls(TorchFunctionMode):
+    """Counts calls of torch's functions."""
+    n = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.n += 1
+        return function(*args, **(kwargs or {}))
+
+
+def tensors_in(x):
+    """The tensors in a tensor, or in nested lists and tuples."""
+    if isinstance(x, torch.Tensor):
+        return [x]
+    return [t for part in x for t in tensors_in(part)] if isinstance(x, (list, tuple)) else []
+
+
 def call(function, *arguments):
     """Call a student's function. New tensors must land where its inputs are, and inputs must stay as they are."""
-    tensors = [t for t in arguments if isinstance(t, torch.Tensor)]
+    tensors = tensors_in(arguments)
     before = [t.detach().clone() for t in tensors]
     problem = None
     try:
@@ -97,6 +113,9 @@ def call(function, *arguments):
         if "meta" not in str(error):
             raise
         problem = str(error)
+    else:
+        if any(t.is_meta for t in tensors_in(result)):
+            problem = "the result is on another device"
     if problem:
         fail("create tensors on the device of the inputs: zeros_like(x), torch.zeros(..., device=x.device)", problem)
     if not all(map(torch.equal, tensors, before)):
@@ -193,24 +212,21 @@ def test_stage1_sum():
 def test_stage1_work():
     c = SimpleNamespace(rng=torch.Generator().manual_seed(2), M=2048, N=8, D=32, d_ff=64)
     routing, x, w = random_routing(c, 2), numbers(c.rng, c.M, c.D).detach(), matrices(c)
-    torch.set_num_threads(1)
     with FlopCounterMode(display=False) as counter:
         model.ff_moe(x, routing, *w)
     want, got = 6 * c.M * 2 * c.D * c.d_ff, counter.get_total_flops()
     if got != want:
         fail(LAYER, f"{c.M} tokens with 2 of {c.N} experts each take {want:,} FLOPs, got {got:,}")
 
-    mine = min(timeit.repeat(lambda: model.ff_moe(x, routing, *w), number=1, repeat=5))
-    experts = list(zip(*w, strict=True))
-    everything = min(timeit.repeat(lambda: [model.swiglu(x, *expert) for expert in experts], number=1, repeat=5))
-    ratio = mine / everything
-    if ratio > 8:
-        fail("no loop over tokens", f"{ratio:.0f} times slower than all {c.N} experts on all {c.M} tokens")
+    with CountCalls() as calls:
+        model.ff_moe(x, routing, *w)
+    if calls.n > c.M:
+        fail("no loop over tokens", f"{calls.n} calls of torch for {c.M} tokens and {c.N} experts")
 
 
 @points(8)
 def test_stage1_layer():
-    layer = model.MoE(GPTConfig(n_embd=6, d_ff=5, n_expert=4), layer=0).double()
+    layer = model.MoE(GPTConfig(n_embd=6, d_ff=5, n_expert=4, top_k=3), layer=0).double()
     calls = []
 
     def route(logits, top_k, training=False, noise=None):
@@ -231,10 +247,10 @@ def test_stage1_layer():
         layer.train(c.M % 2 == 0)
         x = numbers(c.rng, 2, c.M, 6)
         y, found = call(layer.forward, x, "noise")
-        if calls[-2:] != [(2, layer.training, "noise"), "ff_moe"]:
+        if calls[-2:] != [(3, layer.training, "noise"), "ff_moe"]:
             fail("a layer calls self.route(logits, self.k, self.training, noise), then self.ff_moe", f"{calls[-2:]}")
         tokens = x.flatten(0, 1)
-        routing = route(tokens @ layer.router.T, 2)  # one router for the three matrices
+        routing = route(tokens @ layer.router.T, 3)  # one router for the three matrices
         want = ff_moe(tokens, routing, layer.w_gate, layer.w_up, layer.w_down).view_as(x)
         same(LAYER, "a layer", y, want, x=x, W=layer.router)
         gates = dense(routing, routing.probs)
@@ -280,6 +296,12 @@ def test_stage2_mix():
                 continue
             want = torch.stack([state[name].float() for state in before])
             same(equation, case, got, want if ".ff." in name and feed_forwards == "stacked" else want.mean(0))
+        routers = []
+        for seed in (5, 6) if feed_forwards == "stacked" else ():
+            mixed = mix.mix(states, config, torch.Generator().manual_seed(seed))
+            routers += [mixed["blocks.0.ff.router"], mixed["blocks.1.ff.router"]]
+        if any(torch.equal(routers[i], routers[j]) for i in range(len(routers)) for j in range(i)):
+            fail(equation, "routers of two layers or of two generators are equal: draw each from the generator")
         for state, old in zip(states, before, strict=True):
             if not all(torch.equal(state[name], old[name]) for name in old):
                 fail("mix must not change what it is given", "a tensor of a model has other values now")
@@ -318,7 +340,7 @@ def finetune(folder, routing="topk"):
     checkpoint.save(folder / "mixed.pt", mixed)
     options = {"init": folder / "mixed.pt", "out": folder / "out.pt", "data": "math", "data_dir": folder, "steps": 8,
                "batch_size": 4, "grad_accum": 2,
-               "alpha": 2, "clip": 0.5, "lr": 0.01, "eval_windows": 1, "device": "cpu"}
+               "alpha": 2, "clip": 0.95, "lr": 0.3, "eval_windows": 1, "device": "cpu"}
     options = [f"--{name}={value}" for name, value in options.items()]
     finetune_router.main(options)
     return gpt, checkpoint.load(folder / "out.pt")["model"], finetune_router.parse(options)
@@ -328,6 +350,8 @@ def finetune(folder, routing="topk"):
 def test_stage3_step(tmp_path, monkeypatch):
     equation = "minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero"
     monkeypatch.setattr(MoE, "forward", forward_by_hand)
+    # AdamW would hide a gradient of the wrong size
+    monkeypatch.setattr(training, "make_optimizer", lambda gpt, args: torch.optim.SGD(gpt.parameters(), lr=args.lr))
     monkeypatch.setattr(finetune_router, "load_balancing_loss",
                         lambda routing: balance_by_hand([(r.dense_gates(), r.probs) for r in routing]))
     monkeypatch.setattr(finetune_router, "expert_load", lambda r: r.dense_gates().mean(0))
@@ -341,13 +365,13 @@ def test_stage3_step(tmp_path, monkeypatch):
             _, nll, routing = gpt(xs, ys)
             loss = nll + 2 * balance_by_hand([(r.dense_gates(), r.probs) for r in routing])
             (loss / 2).backward()
-        torch.nn.utils.clip_grad_norm_(gpt.parameters(), 0.5)
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), 0.95)
         optimizer.step()
         optimizer.zero_grad()
     for name, p in gpt.named_parameters():
         far = (found[name] - p.detach()).abs().max().item()
         if not far < 1e-4:
-            fail(equation, f"after eight steps {name} is {far:.3g} away from where it should be")
+            fail(equation, f"after eight steps {name} is {far:.1g} away from where it should be")
 
 
 # ---- stage 4: load balancing (3.3)
@@ -410,10 +434,11 @@ def test_stage5_sample():
 
 @points(3)
 def test_stage5_noise(tmp_path, monkeypatch):
-    drawn, given = [], []
+    drawn, seeds, given = [], set(), []
 
     def gumbel(config, n_tokens, tau, generator):
         drawn.append((n_tokens, round(tau, 3)))
+        seeds.add(generator.initial_seed())
         return ["noise", "noise"]
 
     def forward(layer, x, noise=None):
@@ -426,13 +451,14 @@ def test_stage5_noise(tmp_path, monkeypatch):
     monkeypatch.setattr(MoE, "forward", forward)
     finetune(tmp_path, "sample")
     want = [(32, round(max(0.5, math.exp(-4 * step / 8)), 3)) for step in range(8) for part in range(2)]
-    if drawn != want or set(given) != {"noise"}:
-        fail("a step draws noise for its tokens, tau is of step / steps, and the model gets it", f"drawn: {drawn}")
+    if drawn != want or set(given) != {"noise"} or len(seeds) != 8:
+        fail("a step draws noise for its tokens from `generator`, with tau of step / steps, for the model", f"{drawn}")
 
 
 # ---- stage 6: splitting and blending (3.3)
 @points(10)
 def test_stage6_split_and_blend(monkeypatch):
+    monkeypatch.setattr(mix, "average", lambda tensors: sum(t.float() for t in tensors) / len(tensors))
     rules = {"ff.router": "new", "ff.w_gate": "ff", "ff.w_up": "ff", "ff.w_down": "ff"}
     monkeypatch.setattr(mix, "rule_for", lambda name, ff: rules.get(name[9:], "averaged").replace("ff", ff))
     for c in cases():
@@ -447,8 +473,8 @@ def test_stage6_split_and_blend(monkeypatch):
             same("expert n has the n-th part of every feed-forward along d_ff",
                  f"blend {name}", mix.blend(f"blocks.0.ff.{name}", units), blended)
     shape = {"vocab_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 6}
-    states = [GPT(GPTConfig(**shape, d_ff=4), torch.Generator().manual_seed(i)).state_dict() for i in range(2)]
-    for feed_forwards, n_expert, d_ff in (("split", 4, 2), ("blended", 2, 4)):
+    states = [GPT(GPTConfig(**shape, d_ff=6), torch.Generator().manual_seed(i)).state_dict() for i in range(2)]
+    for feed_forwards, n_expert, d_ff in (("split", 6, 2), ("blended", 2, 6)):
         config = GPTConfig(**shape, d_ff=d_ff, n_expert=n_expert)
         mixed = mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
         for name in ("blocks.0.ff.w_up", "blocks.0.ff.w_down"):
