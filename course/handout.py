@@ -13,10 +13,10 @@ from pathlib import Path
 from data.common import BadInput, make_parser, run
 
 ROOT = Path(__file__).parent.parent
-KEPT = ("*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template", "docs/glossary.md", "Makefile",
-        "requirements.txt", "pyproject.toml", "LICENSE", "course/__init__.py", "course/test_stages.py",
-        "course/hints.json", "course/table.py", "course/check.mk", "course/AGENTS.md", "course/ASSIGNMENT.md",
-        "course/EXPERIMENT.md", "course/layer.svg")
+KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template",
+        "docs/glossary.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "course/__init__.py",
+        "course/test_stages.py", "course/hints.json", "course/table.py", "course/check.mk", "course/AGENTS.md",
+        "course/ASSIGNMENT.md", "course/EXPERIMENT.md", "course/layer.svg")
 WRITTEN = {  # what students write, and in which stage
     "model.py": {"route_topk": 1, "ff_moe": 1, "MoE.forward": 1, "expert_load": 3, "load_balancing_loss": 4,
                  "route_switch": 5, "route_sample": 5},
@@ -111,7 +111,8 @@ def main(argv=None):
     if Path(args.out).exists():  # somebody may have written in it
         raise BadInput(f"--out {args.out} is there already; delete it, or choose another name")
     write(args.out, files())
-    print(f"wrote {args.out} and {shutil.make_archive(args.out, 'zip', args.out)}")
+    out = Path(args.out).resolve()
+    print(f"wrote {args.out} and {shutil.make_archive(str(out), 'zip', out.parent, out.name)}")
 
 
 if __name__ == "__main__":

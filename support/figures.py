@@ -190,9 +190,8 @@ def coloured_text(groups, names, path, columns=100):
                 if x + len(piece) > columns:
                     x, y = left, y + 1
                 if expert is not None:
-                    panel.barh(y, len(piece), left=x, height=0.9, color=f"C{expert}")
-                colour = "black" if expert is None else "white"
-                panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center", color=colour)
+                    panel.barh(y, len(piece), left=x, height=0.9, color=f"C{expert}", alpha=0.5)
+                panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center")
                 x += len(piece)
                 if "\n" in piece:
                     x, y = left, y + 1

@@ -77,7 +77,8 @@ def draw_figures(results, loads, checkpoints, out):
         shown.append("![share of the gates of each expert](figures/routing.png)")
         shown.append("Which expert wrote which token: open [explore.html](explore.html) in a browser.")
     figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
-    return [*shown, "![validation loss](figures/curves.png)"]
+    shown.append("![validation loss](figures/curves.png)")
+    return [*shown, "A mixed model has the tokens of all its branches behind it, so its curve begins further right."]
 
 
 def on_one_line(text):
