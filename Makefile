@@ -109,13 +109,13 @@ $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 $(OUT)/report.md: $(PIPELINE) evaluate.py
 	$(PY) evaluate.py $(PIPELINE) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
-# ---- a first result in three minutes: what follows training, from four checkpoints of a run of this recipe ---------
+# ---- a first result in three minutes: mix, finetune and compare four trained checkpoints ---------------------------
 RECORDED   = data/start/seed.pt $(NAMES:%=data/start/%.pt)
 DEMO       = out/demo
 DEMO_STEPS = 300
 .PHONY: demo
 demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute (ALPHA=0.01), compare
-	rm -rf $(DEMO)
+	rm -f $(DEMO)/btx.state
 	$(PY) mix.py $(RECORDED) --out $(DEMO)/btx_mixed.pt
 	$(PY) finetune_router.py --data_dir $(DATA) --init $(DEMO)/btx_mixed.pt --data $(FINETUNE_DATA) --lr $(LR_BTX) \
 	  --alpha $(ALPHA) --steps $(DEMO_STEPS) --out $(DEMO)/btx.pt

@@ -133,7 +133,7 @@ def write_answers(model, tokenizer, idx, max_new_tokens):
 
 
 def show_answer(model, tokenizer, task, device):
-    """What a model writes after a task's prompt, at most as much as the right answer: [(text of a token, its expert)].
+    """A model's answer to a task, cut to the right answer's length: [(text of a token, its expert)].
 
     The expert is the one with the largest gate, in the mean over layers; None in a dense model.
     """
@@ -145,8 +145,12 @@ def show_answer(model, tokenizer, task, device):
     if model.config.n_expert:
         gates = torch.tensor(explore.read(model, tokenizer, text, device)["gates"])  # (T, n_layer, N)
         experts = gates.sum(1).argmax(1)[-n_answer:].tolist()
-    end = answer.index(tokenizer.eot) if tokenizer.eot in answer else n_answer
-    return [(explore.piece(tokenizer, token), expert) for token, expert in zip(answer[:end], experts, strict=False)]
+    pieces = []
+    for token, expert in zip(answer, experts, strict=True):
+        if token == tokenizer.eot:
+            break
+        pieces.append((explore.piece(tokenizer, token), expert))
+    return pieces
 
 
 def draw_experts(model, generator):

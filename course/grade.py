@@ -3,10 +3,10 @@
     python -m course.grade out/submissions/ada out/submissions/ben --out out/grades      # or: make grade
     python -m course.grade --autograder out/autograder.zip                               # for Gradescope
 
-A submission is a folder with model.py, mix.py, finetune_router.py and Makefile, or with a folder that has them. Each
-is put into a fresh handout, where pytest runs with time limits. Writes grades.csv, with a row for each submission ever
-graded there, and NAME.json in Gradescope's format. Submissions run as you do, so grade strangers' code in a container:
-docker run --rm -v "$PWD":/w -w /w --network none IMAGE python -m course.grade out/submissions/*
+A submission is a folder with model.py, mix.py, finetune_router.py and Makefile. They may lie in a subfolder. Each is
+put into a fresh handout, where pytest runs with time limits. Writes grades.csv, with a row for each submission ever
+graded there, and NAME.json in Gradescope's format. Submitted code runs with your rights, so grade strangers' code in a
+container: docker run --rm -v "$PWD":/w -w /w --network none IMAGE python -m course.grade out/submissions/*
 """
 import csv
 import json
@@ -26,7 +26,7 @@ STAGES = range(1, 7)
 
 
 def find_files(submission):
-    """The files that students write, each the highest of its name in the submission. Raises BadInput without one."""
+    """The files that students write, of two with one name the one nearer to the top. Raises BadInput without one."""
     found = []
     for name in handout.WRITTEN:
         paths = sorted(Path(submission).rglob(name), key=lambda path: (len(path.parts), str(path)))
@@ -51,10 +51,13 @@ def run_checks(folder, seed, seconds):
     cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
     results = []
     for case in cases:
-        for most in [int(p.get("value")) for p in case.iter("property") if p.get("name") == "points"]:
-            failures = [*case.iter("failure"), *case.iter("error")]
-            message = failures[0].get("message") if failures else "right"
-            results.append((case.get("name"), 0 if failures else most, most, message))
+        properties = {p.get("name"): p.get("value") for p in case.iter("property")}
+        if "points" not in properties:  # no check: pytest could not read the file
+            continue
+        most = int(properties["points"])
+        failures = [*case.iter("failure"), *case.iter("error")]
+        message = failures[0].get("message") if failures else "right"
+        results.append((case.get("name"), 0 if failures else most, most, message))
     return results or [("all checks", 0, 100, problem)]  # pytest could not begin, as with a SyntaxError
 
 
@@ -70,7 +73,7 @@ def grade(submission, seed, seconds):
 def write_results(out, name, results, seed):
     """Write NAME.json, and this submission's row of grades.csv; the other rows stay. Returns the points."""
     total = sum(got for _, got, _, _ in results)
-    tests = [dict(zip(("name", "score", "max_score", "output"), result, strict=True)) for result in results]
+    tests = [{"name": name, "score": got, "max_score": most, "output": text} for name, got, most, text in results]
     content = {"score": total, "output": f"graded with --seed {seed}", "tests": tests}
     Path(out).mkdir(parents=True, exist_ok=True)
     Path(out, f"{name}.json").write_text(json.dumps(content, indent=1))
@@ -99,7 +102,7 @@ def main(argv=None):
     parser.add_argument("submissions", nargs="*", type=Path, help="folders, each with the files that a student wrote")
     parser.add_argument("--out", default="out/grades", help="folder for the results (default: %(default)s)")
     parser.add_argument("--seconds", type=positive_int, default=60, help="time for each check (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the numbers; stands in the sheet (default: a new one)")
+    parser.add_argument("--seed", type=int, help="of the random numbers, written into the sheet (default: new)")
     parser.add_argument("--autograder", metavar="ZIP", help="write Gradescope's zip to this file instead")
     args = parser.parse_args(argv)
     if args.autograder:

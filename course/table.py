@@ -16,8 +16,9 @@ def measure(accuracy, routing):
     for domain in ("math", "code", "wiki"):
         own += [layer[routing["experts"].index(domain)] for layer in share[domain]]
     largest = []
-    for layers in zip(*(share[domain] for domain in row), strict=True):  # an (N,) of each domain
-        largest.append(max(mean(gates) for gates in zip(*layers, strict=True)))
+    for layer in range(len(share["math"])):
+        gates = [share[domain][layer] for domain in row]  # an (N,) for each domain
+        largest.append(max(mean(column) for column in zip(*gates, strict=True)))
     return {**row, "mean": mean(row.values()), "own": 100 * mean(own), "largest": 100 * mean(largest)}
 
 
@@ -27,12 +28,15 @@ def main(argv):
     for name, model in results["models"].items():
         rows.setdefault(name.rsplit("_s", 1)[0], []).append(measure(model["accuracy"], results["routing"][name]))
     columns = list(next(iter(rows.values()))[0])
-    print("|".join(["", "variant", *columns, ""]))
+    print(f"| variant | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
     for variant, runs in rows.items():
-        cells = [[run[column] for run in runs] for column in columns]
-        spread = [f" ± {stdev(cell):.1f}" if len(cell) > 1 else "" for cell in cells]
-        print("|".join(["", variant, *(f"{mean(cell):.1f}{s}" for cell, s in zip(cells, spread, strict=True)), ""]))
+        cells = []
+        for column in columns:
+            values = [run[column] for run in runs]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}")
+        print(f"| {variant} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -82,16 +82,17 @@ def draw_figures(results, loads, checkpoints, out):
 
 
 def on_one_line(text):
-    """Text with single spaces for line breaks and for what cannot be drawn."""
+    """The text on one line: line breaks and unprintable characters become spaces, several spaces become one."""
     return re.sub(" +", " ", "".join(letter if letter.isprintable() else " " for letter in text))
 
 
 def draw_answers(tasks, answers, results, loads, out):
-    """Draw what the first model, the best dense one and the last MoE answer to a task of each domain.
+    """Draw what the first dense model, the best dense one and the last MoE answer to a task of each domain.
 
     answers: {(model, domain): [(piece, expert)]}. Returns the line of the report that shows them.
     """
-    dense = [name for name in results if name not in loads and (name, next(iter(tasks))) in answers]
+    answered = {name for name, _ in answers}  # all but Branch-Train-Merge
+    dense = [name for name in results if name in answered and name not in loads]
     mixture = list(loads)[-1]
     groups = []
     for domain, task in tasks.items():

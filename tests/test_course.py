@@ -73,7 +73,7 @@ def test_each_mistake_is_found_and_recognised():
     for mistake in mistakes.MISTAKES:
         found = mistakes.messages(mistake, [mistake.stage])
         assert found, mistake.hint
-        shown = [hints.get(mistakes.digest(message), "") for message in found.values()]
+        shown = [hints.get(test_stages.digest(message), "") for message in found.values()]
         assert any(mistake.hint in hint for hint in shown), (mistake.hint, "run: make hints")
 
 
