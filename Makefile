@@ -125,7 +125,7 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 data: $(DATA)/ready  ## the domains alone, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
-	@echo "Variables: PRESET=cpu|gpu|tiny|text  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Variables: PRESET=cpu|gpu|tiny|text  SEED=0  ALPHA=0.01  INTO=folder  DATA=folder  PYTHON=python3"
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
 .venv/ready: requirements.txt
