@@ -20,7 +20,7 @@ from data.tokenizer import END, encode_prompt
 from model import expert_load, gumbel
 from support import btm, checkpoint, explore, ledger
 from support.distributed import pick_device
-from support.generation import generate
+from support.generation import generate, stream
 from support.grading import is_correct
 from support.report import draw_answers, draw_figures, machine, make_report, moe_share, table
 
@@ -137,19 +137,13 @@ def show_answer(model, tokenizer, task, device):
 
     The expert is the one with the largest gate, in the mean over layers; None in a dense model.
     """
-    prompt = encode_prompt(tokenizer, task.prompt)
-    n_answer = len(tokenizer.encode(task.answer))
-    text = generate(model, torch.tensor([prompt], device=device), n_answer)[0].tolist()
-    answer = text[len(prompt):]
-    experts = [None] * n_answer
-    if model.config.n_expert:
-        gates = torch.tensor(explore.read(model, tokenizer, text, device)["gates"])  # (T, n_layer, N)
-        experts = gates.sum(1).argmax(1)[-n_answer:].tolist()
+    idx = torch.tensor([encode_prompt(tokenizer, task.prompt)], device=device)  # (1, T)
     pieces = []
-    for token, expert in zip(answer, experts, strict=True):
+    for token, routing in stream(model, idx, len(tokenizer.encode(task.answer))):
         if token == tokenizer.eot:
             break
-        pieces.append((explore.piece(tokenizer, token), expert))
+        expert = explore.top_experts(routing)[-1] if routing else None
+        pieces.append((explore.piece(tokenizer, token.item()), expert))
     return pieces
 
 

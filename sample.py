@@ -56,12 +56,6 @@ def build_model(args, models, device):
     return checkpoint.build(first, device)
 
 
-def top_experts(routing, layer):
-    """The expert with the largest gate for each token of a pass, a list; layer: see --layer."""
-    chosen = [routing[layer - 1]] if layer else routing
-    return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
-
-
 def colour(text, expert):
     """Text on the expert's colour, for a terminal."""
     red, green, blue = bytes.fromhex(explore.COLORS[expert % len(explore.COLORS)][1:])
@@ -86,7 +80,7 @@ def main(argv=None):
     for token, routing in stream(model, idx, args.tokens, args.temperature, args.top_k, generator):
         new.append(token.item())
         # a token has the colour of the experts that read the token before it, because they wrote it
-        writers = top_experts(routing, args.layer)[-len(new):] if args.experts else new
+        writers = explore.top_experts(routing, args.layer)[-len(new):] if args.experts else new
         for i, writer in zip(new, writers, strict=True):
             ids.append(i)
             text = encoding.decode([i for i in ids if i != encoding.eot])

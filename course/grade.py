@@ -73,7 +73,7 @@ def grade(submission, seed, seconds):
 def write_results(out, name, results, seed):
     """Write NAME.json, and this submission's row of grades.csv; the other rows stay. Returns the points."""
     total = sum(got for _, got, _, _ in results)
-    tests = [{"name": name, "score": got, "max_score": most, "output": text} for name, got, most, text in results]
+    tests = [{"name": check, "score": got, "max_score": most, "output": text} for check, got, most, text in results]
     content = {"score": total, "output": f"graded with --seed {seed}", "tests": tests}
     Path(out).mkdir(parents=True, exist_ok=True)
     Path(out, f"{name}.json").write_text(json.dumps(content, indent=1))

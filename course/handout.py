@@ -65,8 +65,9 @@ def shorten(docstring):
 
 def blank_loop(text):
     """finetune_router.py without the body of its step."""
-    start, end = text.index("        for xs, ys in zip("), text.index("        optimizer.zero_grad()\n")
-    end += len("        optimizer.zero_grad()\n")
+    last = "        optimizer.zero_grad()\n"
+    start = text.index("        for xs, ys in zip(")
+    end = text.index(last) + len(last)
     return f'{text[:start]}        raise NotImplementedError("stage 3: the loop")\n{text[end:]}'
 
 

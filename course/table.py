@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+from support.report import markdown
+
 
 def measure(accuracy, routing):
     """A model's row: accuracies, their mean, and the shares `own` and `largest` (EXPERIMENT.md), in %."""
@@ -24,19 +26,19 @@ def measure(accuracy, routing):
 
 def main(argv):
     results = json.loads(Path(argv[0]).read_text())
-    rows = {}
+    runs = {}  # {variant: its rows, one for each seed}
     for name, model in results["models"].items():
-        rows.setdefault(name.rsplit("_s", 1)[0], []).append(measure(model["accuracy"], results["routing"][name]))
-    columns = list(next(iter(rows.values()))[0])
-    print(f"| variant | {' | '.join(columns)} |")
-    print("|---" * (len(columns) + 1) + "|")
-    for variant, runs in rows.items():
-        cells = []
+        runs.setdefault(name.rsplit("_s", 1)[0], []).append(measure(model["accuracy"], results["routing"][name]))
+    columns = list(next(iter(runs.values()))[0])
+    rows = []
+    for variant, measured in runs.items():
+        row = [variant]
         for column in columns:
-            values = [run[column] for run in runs]
+            values = [run[column] for run in measured]
             spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.1f}{spread}")
-        print(f"| {variant} | {' | '.join(cells)} |")
+            row.append(f"{mean(values):.1f}{spread}")
+        rows.append(row)
+    print(markdown(["variant", *columns], rows))
 
 
 if __name__ == "__main__":

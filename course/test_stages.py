@@ -99,6 +99,11 @@ class CountCalls(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+def paper(*rows):
+    """Numbers that fit on paper."""
+    return torch.tensor(rows, dtype=torch.float64, requires_grad=True)
+
+
 def tensors_in(x):
     """The tensors in a tensor, or in nested lists and tuples."""
     if isinstance(x, torch.Tensor):
@@ -156,6 +161,11 @@ def moe_by_hand(x, gates, w_gate, w_up, w_down):
     return sum(g * (w_down[i] @ (silu(w_gate[i] @ x) * (w_up[i] @ x))) for i, g in enumerate(gates))
 
 
+def ff_moe_by_hand(x, routing, *w):
+    """For many tokens x, (M, D); w: w_gate, w_up, w_down."""
+    return torch.stack([moe_by_hand(token, g, *w) for token, g in zip(x, routing.dense_gates(), strict=True)])
+
+
 def balance_by_hand(layers):
     """L_LB / alpha of a Routing for each layer."""
     total = 0
@@ -164,6 +174,10 @@ def balance_by_hand(layers):
         M, N = gates.shape
         total = total + N * sum((sum(gates[:, i]) / M) * (sum(probs[:, i]) / M) for i in range(N))
     return total
+
+
+def tau_by_hand(progress):
+    return max(0.5, math.exp(-4 * progress))
 
 
 def route_by_hand(logits, k):
@@ -189,7 +203,6 @@ def matrices(c):
     return numbers(c.rng, c.N, c.d_ff, c.D), numbers(c.rng, c.N, c.d_ff, c.D), numbers(c.rng, c.N, c.D, c.d_ff)
 
 
-PAPER = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0]], dtype=torch.float64, requires_grad=True)
 LAYER = "FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x; an expert computes the tokens that chose it"
 
 
@@ -197,7 +210,7 @@ LAYER = "FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x; an e
 @points(8)
 def test_stage1_gates():
     equation = "g(W x) = SoftMax(TopK(W x)), and probs = SoftMax(W x) over all N experts"
-    tries = [(f"W x = {PAPER.tolist()}", PAPER, 2)]
+    tries = [("W x = [[2, 1, 0], [0, .5, 3]]", paper([2.0, 1.0, 0.0], [0.0, 0.5, 3.0]), 2)]
     tries += [("W x random", numbers(c.rng, c.M, c.N), c.k) for c in cases()]
     for name, logits, k in tries:
         routing = call(model.route_topk, logits, k)
@@ -208,9 +221,6 @@ def test_stage1_gates():
 
 @points(10)
 def test_stage1_sum():
-    def paper(*rows):
-        return torch.tensor(rows, dtype=torch.float64, requires_grad=True)
-
     gates, ones = paper([0.75, 0.25], [0.9, 0.1]), paper([[1.0]], [[1.0]])
     case = "x = 1 and 2, FF_0(x) = FF_1(x) / 2 = silu(x) x, gates [.75, .25] of experts 0, 1 and [.9, .1] of 1, 0"
     w = ones, ones, paper([[1.0]], [[2.0]])
@@ -220,8 +230,7 @@ def test_stage1_sum():
         for routing in (random_routing(c, c.k), nobody_chose_0):
             tries.append(("random", numbers(c.rng, c.M, c.D), routing, matrices(c)))
     for case, x, routing, w in tries:
-        every = routing.dense_gates()
-        want = torch.stack([moe_by_hand(x[t], every[t], *w) for t in range(len(x))])
+        want = ff_moe_by_hand(x, routing, *w)
         same(LAYER, case, call(model.ff_moe, x, routing, *w), want, x=x, gates=routing.gates, w_gate=w[0], w_down=w[2])
 
 
@@ -254,8 +263,7 @@ def test_stage1_layer():
 
     def ff_moe(x, routing, w_gate, w_up, w_down):
         calls.append("ff_moe")
-        every = routing.dense_gates()
-        return torch.stack([moe_by_hand(x[t], every[t], w_gate, w_up, w_down) for t in range(len(x))])
+        return ff_moe_by_hand(x, routing, w_gate, w_up, w_down)
 
     layer.route, layer.ff_moe = route, ff_moe
     for c in cases():
@@ -268,7 +276,7 @@ def test_stage1_layer():
             fail("a layer calls self.route(logits, self.k, self.training, noise), then self.ff_moe", f"{calls[-2:]}")
         tokens = x.flatten(0, 1)
         routing = route_by_hand(tokens @ layer.router.T, 3)  # one router for the three matrices
-        want = ff_moe(tokens, routing, layer.w_gate, layer.w_up, layer.w_down).view_as(x)
+        want = ff_moe_by_hand(tokens, routing, layer.w_gate, layer.w_up, layer.w_down).view_as(x)
         same(LAYER, "a layer", y, want, x=x, W=layer.router)
         every = routing.dense_gates()
         same("a layer returns its Routing, too", "gates", dense(found, every), every)
@@ -331,13 +339,12 @@ def forward_by_hand(layer, x, noise=None):
     """What MoE.forward gives with Top-k."""
     tokens = x.flatten(0, 1)
     routing = route_by_hand(tokens @ layer.router.T, layer.k)
-    every = torch.stack([model.swiglu(tokens, *w) for w in zip(layer.w_gate, layer.w_up, layer.w_down, strict=True)], 1)
-    return (routing.dense_gates()[:, :, None] * every).sum(1).view(x.shape), routing
+    return ff_moe_by_hand(tokens, routing, layer.w_gate, layer.w_up, layer.w_down).view_as(x), routing
 
 
 @points(5)
 def test_stage3_load():
-    gates = torch.tensor([[0.75, 0.25], [0.9, 0.1]], dtype=torch.float64, requires_grad=True)
+    gates = paper([0.75, 0.25], [0.9, 0.1])
     small = Routing(gates, torch.tensor([[0, 1], [1, 0]]), torch.full_like(gates, 0.5))
     tries = [("gates [[.75, .25], [.9, .1]] of experts [[0, 1], [1, 0]]", small)]
     tries += [("random", random_routing(c, c.k)) for c in cases()]
@@ -396,9 +403,7 @@ def test_stage3_step(tmp_path, monkeypatch):
 def test_stage4_balance(monkeypatch):
     equation = "L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens"
     monkeypatch.setattr(model, "expert_load", lambda routing: routing.dense_gates().mean(0))
-    gates = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64, requires_grad=True)
-    probs = torch.tensor([[0.9, 0.1], [0.5, 0.5]], dtype=torch.float64, requires_grad=True)
-    small = Routing(gates, torch.tensor([[0, 1], [0, 1]]), probs)
+    small = Routing(paper([1.0, 0.0], [0.5, 0.5]), torch.tensor([[0, 1], [0, 1]]), paper([0.9, 0.1], [0.5, 0.5]))
     tasks = [("gates [[1, 0], [.5, .5]], probs [[.9, .1], [.5, .5]]", [small])]
     tasks += [("random, two layers", [random_routing(c, c.k), random_routing(c, c.k)]) for c in cases()]
     for case, layers in tasks:
@@ -450,7 +455,7 @@ def test_stage5_sample():
         want = torch.nn.functional.one_hot(logits.argmax(1), c.N).double()
         same(equation, "evaluation without noise", dense(likeliest, logits), want)
     for progress in (0.0, 0.1, 0.5, 1.0):
-        got, want = finetune_router.temperature(progress), max(0.5, math.exp(-4 * progress))
+        got, want = finetune_router.temperature(progress), tau_by_hand(progress)
         same("tau = max(0.5, exp(-4 progress))", f"progress {progress}", torch.tensor(got), torch.tensor(want))
 
 
@@ -473,7 +478,7 @@ def test_stage5_noise(tmp_path, monkeypatch):
     monkeypatch.setattr(finetune_router, "load_balancing_loss", lambda routing: sum(r.probs.mean() for r in routing))
     monkeypatch.setattr(MoE, "forward", forward)
     finetune(tmp_path, "sample")
-    taus = [round(max(0.5, math.exp(-4 * step / 8)), 3) for step in range(8)]
+    taus = [round(tau_by_hand(step / 8), 3) for step in range(8)]
     want = [(32, tau) for tau in taus for _ in range(2)]  # 4 sequences of 16 tokens in two parts
     if drawn != want:
         fail(equation, f"(tokens, tau): expected {want[:4]} ..., got {drawn[:4]} ...")

@@ -15,6 +15,12 @@ def piece(tokenizer, token):
     return tokenizer.decode([token])
 
 
+def top_experts(routing, layer=None):
+    """The expert with the largest gate for each token of a pass; in one layer, counted from 1, or in the mean."""
+    chosen = [routing[layer - 1]] if layer else routing
+    return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
+
+
 @torch.inference_mode()
 def read(model, tokenizer, tokens, device="cpu"):
     """What an MoE does with a text of T + 1 ids, for each token but the first, in lists and numbers.

@@ -206,8 +206,8 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
     _, _, (first, second) = model(torch.tensor([tokenizer.encode_prompt(ENCODING, prompt)]))
     gates = second.dense_gates()
-    assert sample.top_experts([first, second], 2) == gates.argmax(1).tolist()
-    assert sample.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
+    assert explore.top_experts([first, second], 2) == gates.argmax(1).tolist()
+    assert explore.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
     assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == explore.COLORS[gates[0].argmax()]
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
