@@ -150,8 +150,8 @@ def forgetting(stages, experts, path):
     figure, panels = draw_lines(lines_of, ["seed", *stages], ylim=(-3, 103), xticks=range(4),
                                 xticklabels=("seed", "phase 1", "mixed", "end"))
     for panel, means in zip(panels, experts.values(), strict=True):
-        for expert, mean in means.items():
-            panel.text(1, 100 * mean, expert[0], ha="center", va="center", color="C1", weight="bold")
+        for i, (expert, mean) in enumerate(means.items()):  # side by side, or equal means would hide each other
+            panel.text(1.25 + 0.25 * i, 100 * mean, expert[0], ha="center", va="center", color="C1", weight="bold")
     save(figure, [panels], ["accuracy, %"], path)
 
 
