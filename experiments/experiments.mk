@@ -124,7 +124,7 @@ GRID    = $(INTO)/grid
 ON_GRID = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
 SHARED  = $(patsubst %,$(GRID)/shared/%.pt,seed $(NAMES))
 AT_SEED  ?= seed-2e-3 seed-3e-3 seed-5e-3 seed-8e-3
-AT_BRANCH = branch-1e-3 branch-1.5e-3 branch-2.25e-3
+AT_BRANCH ?= branch-1e-3 branch-1.5e-3 branch-2.25e-3
 RATES    ?= 2.5e-4 5e-4 1e-3 2e-3
 AT_LARGE  = large-3e-3 large-5e-3 large-1e-2
 POINTS    = $(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE)
