@@ -27,9 +27,9 @@ AT_BRANCH      = branch-1e-3 branch-1.5e-3 branch-2.25e-3 branch-3.4e-3
 RATES          = 5e-4 1e-3 2e-3 4e-3
 LR_SEED        = 1.2e-2
 LR_EXPERT      = 2.25e-3
-LR_BTX         = 1e-3
-LR_DENSE       = 1e-3
-LR_SU          = 1e-3
+LR_BTX         = 2e-3
+LR_DENSE       = 2e-3
+LR_SU          = 2e-3
 
 # Fresh package lists in a folder of their own: a machine may have none, or none with descriptions.
 APT = apt-get -o Dir::State::Lists=./lists -o Acquire::Languages=en
