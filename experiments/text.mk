@@ -21,7 +21,7 @@ D_FF           = 256
 SEED_STEPS     = 4000
 EXPERT_STEPS   = 1100
 FINETUNE_STEPS = 770
-# fewer rates on the grid than in experiments.mk
+# the grid has its own rates, not those of experiments.mk
 AT_SEED        = seed-3e-3 seed-5e-3 seed-8e-3 seed-1.2e-2 seed-1.8e-2
 AT_BRANCH      = branch-1e-3 branch-1.5e-3 branch-2.25e-3 branch-3.4e-3
 RATES          = 5e-4 1e-3 2e-3 4e-3
