@@ -61,7 +61,7 @@ def parse(argv):
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                        help="of matrix products; auto: bfloat16 on a GPU that has it (default: %(default)s)")
     group.add_argument("--grad_accum", type=positive_int, default=1,
-                       help="micro-batches of a step; the load of each is balanced (default: %(default)s)")
+                       help="micro-batches of a step; load is balanced within each (default: %(default)s)")
     group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
     group.add_argument("--compile", action="store_true", help="torch.compile the model, with --fast")
@@ -114,7 +114,7 @@ def main(argv=None):
     check_tokenizer(domains, mixed["tokenizer"], args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = training.count_stages(lineage, args.data)  # part of a batch's key: who reads a mixture again reads new rows
+    stage = training.count_stages(lineage, args.data)  # in each batch's key: a second stage on a mixture reads new rows
 
     # the optimizer, and the state of an interrupted run
     checkpoint.check_out(args.out, [args.init])
@@ -145,7 +145,7 @@ def main(argv=None):
         optimizer.zero_grad()
 
         done = step + 1
-        training.check_finite(nll.item(), done, args)
+        training.check_finite(nll.item(), done, args)  # nll: of the last micro-batch
         bar.set_postfix_str(f"nll {nll.item():.3f}", refresh=False)
         if training.is_due(done, args.eval_every, args.steps):
             paused = time.perf_counter()

@@ -121,7 +121,7 @@ def main(argv=None):
     check_tokenizer(domains, tokenizer, args.init or args.data_dir)
     T = model.config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = training.count_stages(lineage, args.data)  # part of a batch's key: who reads a mixture again reads new rows
+    stage = training.count_stages(lineage, args.data)  # in each batch's key: a second stage on a mixture reads new rows
 
     # the optimizer, and the state of an interrupted run
     checkpoint.check_out(args.out, [args.init] if args.init else [])
@@ -147,7 +147,7 @@ def main(argv=None):
         optimizer.zero_grad()
 
         done = step + 1
-        training.check_finite(nll.item(), done, args)
+        training.check_finite(nll.item(), done, args)  # nll: of the last micro-batch
         bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
         if training.is_due(done, args.eval_every, args.steps):
             paused = time.perf_counter()

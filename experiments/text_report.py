@@ -35,7 +35,7 @@ class TextReport(Report):
     def minus(self, a, b):
         """Cells: a's bits per byte minus b's in each column, in hundredths."""
         pairs = [zip(self.bits(a, column), self.bits(b, column), strict=True) for column in COLUMNS]
-        return " | ".join(points([x - y for x, y in column]) for column in pairs)
+        return " | ".join(points([x - y for x, y in both]) for both in pairs)
 
 
 def make_cells(name, column, runs):
@@ -53,7 +53,7 @@ def main(argv=None):
     text = (Path(__file__).parent / "text.md").read_text(encoding="utf-8")
     try:
         runs = [json.loads((folder / "rivals/results.json").read_text()) for folder in args.seeds]
-        grid = {path.parts[-3]: json.loads(path.read_text()) for path in args.grid.glob("*/grid/results.json")}
+        grid = {path.parent.parent.name: json.loads(path.read_text()) for path in args.grid.glob("*/grid/results.json")}
         text = fill_grid(text, grid, make_cells)
     except (OSError, KeyError) as missing:
         raise BadInput(f"{missing}: missing; run make text") from None
