@@ -32,9 +32,9 @@ class TextReport(Report):
         cells = [spread(self.bits(name, column), digits=3) for column in COLUMNS]
         return " | ".join([*cells, f"{mean(self.costs(name, 'flops')) / 1e12:.1f}"])
 
-    def minus(self, a, b):
-        """Cells: a's bits per byte minus b's in each column, in hundredths."""
-        pairs = [zip(self.bits(a, column), self.bits(b, column), strict=True) for column in COLUMNS]
+    def minus(self, a, b, *columns):
+        """Cells: a's bits per byte minus b's in each column, or in those named, in hundredths."""
+        pairs = [zip(self.bits(a, column), self.bits(b, column), strict=True) for column in columns or COLUMNS]
         return " | ".join(points([x - y for x, y in both]) for both in pairs)
 
 
