@@ -6,7 +6,7 @@ SEEDS ?= 10 11 12
 TEXTS  = out/texts/changing.jsonl
 NAMES  = python german dictionary
 BTM    = seed,python,german,dictionary
-# The seed reads mainly descriptions of packages. Branches and finetuning re-read 2.2 % of these tokens, as steps:
+# The seed reads mainly descriptions of packages. Branches and finetuning read 2.2 % as much of it, in steps:
 # (3 branches x 1100 x 1 % + 770 x 5.5 %) / (4000 x 85 %).
 SEED_DATA      = packages=85,python=5,german=5,dictionary=5
 REPLAY         = packages=1

@@ -16,6 +16,7 @@ from experiments.paper import Report
 from support import figures
 
 DOMAINS = ("packages", "python", "german", "dictionary")
+GROUPS = {"mean": DOMAINS, "experts": DOMAINS[1:]}
 COLUMNS = (*DOMAINS, "mean", "changing")
 
 
@@ -23,8 +24,8 @@ class TextReport(Report):
     """A report on bits per byte. Its methods give what [[...]] stands for in text.md."""
 
     def bits(self, name, column):
-        """A model's bits per byte in each run, in one column."""
-        domains = DOMAINS if column == "mean" else [column]
+        """A model's bits per byte in each run, in one domain or the mean of a group of them."""
+        domains = GROUPS.get(column, [column])
         return [mean(model["bits_per_byte"][domain] for domain in domains) for model in self.models(name)]
 
     def scores(self, name):
