@@ -109,7 +109,7 @@ $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 $(OUT)/report.md: $(PIPELINE) evaluate.py
 	$(PY) evaluate.py $(PIPELINE) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
-# ---- a first result in two minutes: mix, finetune and compare four trained checkpoints ---------------------------
+# ---- a first result in two minutes: mix, finetune and compare four trained checkpoints -----------------------------
 RECORDED   = data/start/seed.pt $(NAMES:%=data/start/%.pt)
 DEMO       = out/demo
 DEMO_STEPS = 300

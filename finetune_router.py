@@ -114,7 +114,7 @@ def main(argv=None):
     check_tokenizer(domains, mixed["tokenizer"], args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = training.count_stages(lineage, args.data)  # in each batch's key: a second stage on a mixture reads new rows
+    stage = training.count_stages(lineage, args.data)  # a second stage on this mixture reads other rows
 
     # the optimizer, and the state of an interrupted run
     checkpoint.check_out(args.out, [args.init])

@@ -35,8 +35,11 @@ class TextReport(Report):
 
     def minus(self, a, b, *columns):
         """Cells: a's bits per byte minus b's in each column, or in those named, in hundredths."""
-        pairs = [zip(self.bits(a, column), self.bits(b, column), strict=True) for column in columns or COLUMNS]
-        return " | ".join(points([x - y for x, y in both]) for both in pairs)
+        cells = []
+        for column in columns or COLUMNS:
+            pairs = zip(self.bits(a, column), self.bits(b, column), strict=True)
+            cells.append(points([x - y for x, y in pairs]))
+        return " | ".join(cells)
 
 
 def make_cells(name, column, runs):
@@ -54,7 +57,8 @@ def main(argv=None):
     text = (Path(__file__).parent / "text.md").read_text(encoding="utf-8")
     try:
         runs = [json.loads((folder / "rivals/results.json").read_text()) for folder in args.seeds]
-        grid = {path.parent.parent.name: json.loads(path.read_text()) for path in args.grid.glob("*/grid/results.json")}
+        files = args.grid.glob("*/grid/results.json")
+        grid = {file.parents[1].name: json.loads(file.read_text()) for file in files}  # {rate: results}
         text = fill_grid(text, grid, make_cells)
     except (OSError, KeyError) as missing:
         raise BadInput(f"{missing}: missing; run make text") from None
