@@ -13,15 +13,17 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data.common import BadInput, check_output, make_parser, positive_int, replacing, run
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt
 from model import expert_load, gumbel
-from support import btm, checkpoint, explore, ledger
+from support import btm, explore
+from support.checkpoint import build_model, load_checkpoint
 from support.distributed import pick_device
 from support.generation import generate, stream
 from support.grading import is_correct
+from support.ledger import elapsed, join_ledgers, totals
 from support.report import draw_answers, draw_figures, machine, make_report, moe_share, table
 
 BINS = 20  # of the histograms of router probabilities
@@ -183,12 +185,12 @@ def bytes_per_token(tokenizer, windows):
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    checkpoints = {Path(path).stem: checkpoint.load(path) for path in args.models}
+    checkpoints = {Path(path).stem: load_checkpoint(path) for path in args.models}
     if len(checkpoints) < len(args.models):
         raise BadInput("two models have one name, and the tables could not tell them apart; rename a file")
     domains = load_domains(args.data_dir)
     for path, c in zip(args.models, checkpoints.values(), strict=True):
-        tokenizer = check_tokenizer(domains, c["tokenizer"], path)  # the same for all
+        tokenizer = check_tokenizer(domains, c["spec"], path)  # the same for all
     methods, training_data = {}, None  # for Branch-Train-Merge
     if args.btm:
         for name in args.btm.split(","):
@@ -214,12 +216,12 @@ def main(argv=None):
     mixtures = [name for name, c in checkpoints.items() if c["experts"]]
     for name in tqdm([*dense, *methods, *mixtures], desc="evaluate"):
         if name in methods:
-            experts = [checkpoint.build(c, device) for c in merged.values()]
+            experts = [build_model(c, device) for c in merged.values()]
             model = btm.BTM(experts, *methods[name], training_data)
-            lineage = ledger.join(c["lineage"] for c in merged.values())
+            ledger = join_ledgers(c["ledger"] for c in merged.values())
         else:
-            model = checkpoint.build(checkpoints[name], device)
-            lineage = checkpoints[name]["lineage"]
+            model = build_model(checkpoints[name], device)
+            ledger = checkpoints[name]["ledger"]
         samples = name in mixtures and model.config.routing == "sample"
         if samples and args.mean_gate:
             read = torch.cat([rows[:8, :-1] for rows in windows.values()]).to(device)
@@ -242,8 +244,8 @@ def main(argv=None):
                 if name not in methods and domain != "switch":  # whose prompts are long
                     answers[name, domain] = show_answer(model, tokenizer, tasks[0], device)
         results[name] = {"accuracy": accuracy, "loss": loss, "bits_per_byte": bits, "params": model.num_params(),
-                         "active_params": model.num_params(active=True), **ledger.totals(lineage),
-                         "elapsed": ledger.elapsed(lineage), "moe_share": moe_share(lineage)}
+                         "active_params": model.num_params(active=True), **totals(ledger),
+                         "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
         if model.config.n_expert:
             loads[name] = {"experts": checkpoints[name]["experts"], "share": share, "probs": probs}
             reads = [explore.read(model, tokenizer, text, device) for text in texts.values()]

@@ -2,7 +2,8 @@
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
-A run saves its state in NAME.state now and then. If it was interrupted, the same command goes on from there.
+All weights train, not the routers alone. A run saves its progress in NAME.progress now and then. If it was interrupted,
+the same command goes on from there.
 """
 import math
 import os
@@ -11,11 +12,15 @@ import time
 import torch
 from tqdm import tqdm, trange
 
-from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, load_balancing_loss
-from support import checkpoint, fast, ledger, training
+from support import fast, training
+from support.checkpoint import build_model, check_out, load_checkpoint, load_progress, save_progress, save_trained
 from support.distributed import autocast, join_ranks, pick_dtype, wrap
+from support.ledger import last_id, new_entry
+
+PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
 
 
 def parse(argv):
@@ -25,43 +30,33 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", required=True, help="checkpoint that mix.py wrote")
-    group.add_argument("--data", type=mixture, default="general=0.1923,math=0.3016,code=0.4031,wiki=0.1030",
-                       help="mixture of domains (default: the paper's, %(default)s)")
-    group.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
-
-    group = parser.add_argument_group("MoE finetuning (3.2, 3.3)")
-    group.add_argument("--alpha", type=non_negative, default=0.01,
-                       help="weight of the load-balancing loss; 0 turns it off (default: %(default)s)")
-    group.add_argument("--train", choices=("all", "router", "all-but-experts"), default="all",
-                       help="what trains; all-but-experts freezes the experts' feed-forwards (default: %(default)s)")
+    group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="mixture of domains (default: the paper's)")
+    group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
-    group.add_argument("--batch_size", type=positive_int, default=8,
-                       help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: %(default)s)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
     group.add_argument("--lr", type=non_negative, default=1e-3, help="peak learning rate (default: %(default)s)")
-    group.add_argument("--warmup", type=non_negative, default=0.05, help="share of warm-up steps (default: 0.05)")
-    group.add_argument("--weight_decay", type=non_negative, default=0.1, help="on matrices (default: 0.1)")
-    group.add_argument("--eps", type=non_negative, default=training.EPS,
-                       help="AdamW's epsilon (default: %(default)s, Llama-2's)")
-    group.add_argument("--clip", type=non_negative, default=1.0,
-                       help="largest norm of the gradient; 0: no limit (default: %(default)s)")
+    group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
+    group.add_argument("--train", choices=("all", "router", "all-but-experts"), default="all",
+                       help="what trains; all-but-experts freezes the experts' feed-forwards (default: all)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of batches and noise (default: %(default)s)")
+
+    group = parser.add_argument_group("load balancing (3.3)")
+    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of its loss (default: %(default)s)")
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
-    group.add_argument("--eval_windows", type=positive_int, default=16,
-                       help="validation sequences for each domain (default: %(default)s)")
-    group.add_argument("--save_every", type=positive_int, default=500,
-                       help="steps between saves of NAME.state (default: %(default)s)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences per domain (default: 16)")
+    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: %(default)s)")
+                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1,
-                       help="micro-batches of a step; load is balanced within each (default: %(default)s)")
+                       help="micro-batches in a step; load is balanced within each (default: 1)")
     group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
     group.add_argument("--compile", action="store_true", help="torch.compile the model, with --fast")
@@ -70,21 +65,21 @@ def parse(argv):
 
 
 def freeze(model, what):
-    """Let only some parameters train: "all", "router", or "all-but-experts" (Table 5: frozen experts)."""
+    """Leave only some parameters to train: the routers ("router"), or "all-but-experts" (Table 5: frozen experts)."""
     for name, p in model.named_parameters():
         if what == "router":
             p.requires_grad = name.endswith(".ff.router")
-        if what == "all-but-experts":
+        else:
             p.requires_grad = ".ff.w_" not in name
 
 
-def temperature(progress):
+def temperature(share):
     """tau of Sample Top-1 (3.3) after this share of the steps: max(0.5, exp(-r t)), as in Jang et al. 2016.
 
-    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * progress = 4 * progress, for runs
-    of any length.
+    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * share = 4 * share, for runs of any
+    length.
     """
-    r, t = 1e-4, 40_000 * progress
+    r, t = 1e-4, 40_000 * share
     return max(0.5, math.exp(-r * t))
 
 
@@ -95,43 +90,44 @@ def main(argv=None):
     training.check_batch_size(args, n_ranks)
 
     # the mixed model
-    mixed = checkpoint.load(args.init)
-    experts = mixed["experts"]
-    lineage = mixed["lineage"]
+    domains = load_domains(args.data_dir)
+    mixed = load_checkpoint(args.init)
+    spec, experts, ledger = mixed["spec"], mixed["experts"], mixed["ledger"]
     if not experts:
         raise BadInput(f"--init {args.init} is a dense model without a router; first mix several with mix.py")
-    model = checkpoint.build(mixed)
+    model = build_model(mixed)
     config = model.config
     config.block_size = args.block_size or config.block_size
-    freeze(model, args.train)
+    if args.train != "all":
+        freeze(model, args.train)
     if args.compile and pick_dtype(args.dtype, device) != "bfloat16":
         raise BadInput("--compile: torch compiles grouped products in bfloat16 only; add --dtype bfloat16")
     if args.fast or args.compile:  # the compiler cannot follow the loop over experts
         fast.install(model)
 
     # the data
-    domains = load_domains(args.data_dir)
-    check_tokenizer(domains, mixed["tokenizer"], args.init)
+    check_tokenizer(domains, spec, args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = training.count_stages(lineage, args.data)  # a second stage on this mixture reads other rows
+    visit = training.count_visits(ledger, args.data)
 
-    # the optimizer, and the state of an interrupted run
-    checkpoint.check_out(args.out, [args.init])
+    # the optimizer, and the progress of an interrupted run
+    check_out(args.out, [args.init])
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)
-    settings = training.run_settings(args, model, lineage, domains, device)
-    start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
+    settings = training.run_settings(args, model, ledger, domains, device)
+    start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # counts the time before an interruption
+    eval_every = args.eval_every or max(1, args.steps // 10)
 
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
-    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
-    for step in bar:
+    for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet):
         rate = training.set_learning_rate(optimizer, step, args)
-        x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)
-        generator = training.step_generator(device, args.seed, stage, step, rank)  # of the router's noise
+        key = args.seed, visit, step
+        x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
+        generator = training.step_generator(device, *key, rank)  # of Sample Top-1's noise
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = None
             if config.routing == "sample":  # Sample Top-1 (3.3)
@@ -140,18 +136,13 @@ def main(argv=None):
                 _, nll, routing = forward(xs.to(device), ys.to(device), noise=noise, recompute=args.recompute)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
             (loss / args.grad_accum).backward()
-        training.clip_gradients(optimizer, args.clip)
+        training.clip_gradients(optimizer)
         optimizer.step()
         optimizer.zero_grad()
 
         done = step + 1
-        training.check_finite(nll.item(), done, args)  # nll: of the last micro-batch
-        bar.set_postfix_str(f"nll {nll.item():.3f}", refresh=False)
-        if training.is_due(done, args.eval_every, args.steps):
-            paused = time.perf_counter()
-            losses = training.validate(model, windows, device, args.batch_size)
-            began += time.perf_counter() - paused  # validation does not count
-            training.check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
+        if done % eval_every == 0 or done == args.steps:
+            losses = training.validate(model, windows, device, args)
             loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N), of the last micro-batch
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
             balance = load_balancing_loss(routing).item() / config.n_layer  # 1: balanced, N: all tokens to one expert
@@ -161,15 +152,13 @@ def main(argv=None):
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
                            f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
         if done % args.save_every == 0:
-            checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
+            save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    device_seconds = (time.perf_counter() - began) * n_ranks
-    entry = ledger.entry("finetune", args.out, [lineage[-1]["id"]], tokens=n_tokens,
-                         flops=n_tokens * model.flops_per_token(), seconds=device_seconds, ranks=n_ranks,
-                         alpha=args.alpha, settings=settings)
-    fields = {"tokenizer": mixed["tokenizer"], "experts": experts, "lineage": [*lineage, entry], "log": log}
-    checkpoint.save_trained(args.out, model, optimizer, fields)
+    entry = new_entry("finetune", args.out, last_id(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+                      seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
+    fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
+    save_trained(args.out, model, optimizer, fields)
     if master:
         print(f"wrote {args.out}")
 

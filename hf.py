@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from data import tokenizer
-from data.common import BadInput, check_output, digest, make_parser, positive_int, run
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
+from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig
-from support import checkpoint as ckpt
-from support import ledger
+from support.checkpoint import build_model, load_checkpoint, save_checkpoint
+from support.ledger import last_id, new_entry
 
 try:
     import transformers
@@ -50,7 +50,7 @@ def their_name(name):
 def their_weights(checkpoint):
     """The weights of a checkpoint by their names in a folder, where stacked experts are single tensors."""
     weights = {}
-    for name, tensor in checkpoint["model"].items():
+    for name, tensor in checkpoint["state"].items():
         layer, _, matrix = their_name(name).partition(".mlp.")
         if checkpoint["experts"] and matrix:
             for i, expert in enumerate(tensor):
@@ -76,8 +76,8 @@ def load_folder(folder):
 @torch.no_grad()
 def prove(checkpoint, folder, name):
     """Let our model and the one in a folder read the same text. Raises BadInput about `name` unless logits agree."""
-    ours, theirs = ckpt.build(checkpoint), load_folder(folder)[1].float()
-    ids = tokenizer.load(checkpoint["tokenizer"]).encode(TEXT)
+    ours, theirs = build_model(checkpoint), load_folder(folder)[1].float()
+    ids = load_tokenizer(checkpoint["spec"]).encode(TEXT)
     idx = torch.tensor([ids[:ours.config.block_size]])  # (1, T)
     difference = (ours(idx)[0] - theirs(idx).logits).abs().max().item()
     if not difference <= TOLERANCE:  # so written, it also catches nan
@@ -95,31 +95,30 @@ def import_folder(folder, out, block_size):
     rope = getattr(llama, "rope_parameters", None) or vars(llama)  # in transformers 5, or in 4
     config = GPTConfig(**{name: getattr(llama, field) for name, field in FIELDS.items()}, rope_theta=rope["rope_theta"])
     config.block_size = block_size or config.block_size
-    model = {name: theirs.get_parameter(their_name(name)).detach() for name in GPT(config).state_dict()}
-    past = getattr(llama, "btx", {"tokenizer": None, "lineage": []})  # of a model that was exported from here
+    state = {name: theirs.get_parameter(their_name(name)).detach() for name in GPT(config).state_dict()}
+    past = getattr(llama, "btx", {"spec": None, "ledger": []})  # of a model that was exported from here
     eot = llama.eos_token_id
-    words = past["tokenizer"] or tokenizer.from_huggingface(definition, eot, folder.resolve().name)
-    if not isinstance(eot, int) or max(eot + 1, words["vocab_size"]) > config.vocab_size:
+    spec = past["spec"] or from_huggingface(definition, eot, folder.resolve().name)
+    if not isinstance(eot, int) or max(eot + 1, spec["vocab_size"]) > config.vocab_size:
         raise BadInput(f"{folder}: config.json has no single eos_token_id, or its vocab_size is below tokenizer.json's")
     digests = {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
-    parents = [entry["id"] for entry in past["lineage"][-1:]]
-    entry = ledger.entry("import", out, parents, settings={"digests": digests})
-    checkpoint = {"model": model, "config": vars(config), "tokenizer": words, "experts": [],
-                  "lineage": [*past["lineage"], entry], "log": []}
+    entry = new_entry("import", out, last_id(past["ledger"]), settings={"digests": digests})
+    checkpoint = {"state": state, "config": vars(config), "spec": spec, "experts": [],
+                  "ledger": [*past["ledger"], entry], "log": []}
     prove(checkpoint, folder, folder)
-    ckpt.save(out, checkpoint)
+    save_checkpoint(out, checkpoint)
     print(f"wrote {out}: {config}")
 
 
 def write_descriptions(checkpoint, folder):
     """Write config.json, tokenizer_config.json, and tokenizer.json, unchanged if it was imported. Raises BadInput."""
-    config, words = checkpoint["config"], checkpoint["tokenizer"]
-    ours = tokenizer.load(words)
-    past = {"experts": checkpoint["experts"], "lineage": checkpoint["lineage"],
-            "tokenizer": words if words["kind"] == "bpe" else None}
+    config, spec = checkpoint["config"], checkpoint["spec"]
+    tokenizer = load_tokenizer(spec)
+    past = {"experts": checkpoint["experts"], "ledger": checkpoint["ledger"],
+            "spec": spec if spec["kind"] == "bpe" else None}
     fields = {field: config[name] for name, field in FIELDS.items()}
-    fields |= {"rope_theta": config["rope_theta"], "bos_token_id": ours.eot, "eos_token_id": ours.eot, "btx": past,
-               "dtype": checkpoint["model"]["embed.weight"].dtype}
+    fields |= {"rope_theta": config["rope_theta"], "bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot,
+               "btx": past, "dtype": checkpoint["state"]["embed.weight"].dtype}
     if checkpoint["experts"]:
         fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"]}
         theirs = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
@@ -127,24 +126,24 @@ def write_descriptions(checkpoint, folder):
         theirs = transformers.LlamaConfig(**fields, architectures=["LlamaForCausalLM"])
     theirs.rope_theta = config["rope_theta"]  # transformers 5 writes it elsewhere, where 4 does not look
     theirs.save_pretrained(folder)
-    definition = words["definition"]
-    if words["kind"] == "bpe":
+    definition = spec["definition"]
+    if spec["kind"] == "bpe":
         ranks = folder.parent / "ranks.tiktoken"
         ranks.write_text(definition)
-        definition = TikTokenConverter(str(ranks), tokenizer.PATTERN, False, [tokenizer.END]).converted().to_str()
-    end = ours.decode([ours.eot])
+        definition = TikTokenConverter(str(ranks), PATTERN, False, [END]).converted().to_str()
+    end = tokenizer.decode([tokenizer.eot])
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end}
     (folder / "tokenizer.json").write_text(definition, "utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(options))
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    if theirs(TEXT, add_special_tokens=False).input_ids != ours.encode(TEXT):
+    if theirs(TEXT, add_special_tokens=False).input_ids != tokenizer.encode(TEXT):
         raise BadInput(f"{folder.name}: its tokenizer would split a text into other tokens in transformers")
 
 
 def export(path, folder, shard_size):
     """Write the checkpoint in `path` as a new folder that transformers loads. Raises BadInput."""
     check_output(folder)
-    checkpoint = ckpt.load(path)
+    checkpoint = load_checkpoint(path)
     if checkpoint["experts"] and checkpoint["config"]["routing"] != "topk":
         raise BadInput(f"{path}: only Top-k routing can be exported; Mixtral has no {checkpoint['config']['routing']}")
     with TemporaryDirectory(dir=folder.parent) as part:

@@ -71,16 +71,16 @@ class Attention(nn.Module):
         self.wo = nn.Linear(D, D, bias=False)
 
     def forward(self, x, angles, cache=None):
-        """x: (B, T, D) -> (B, T, D). angles: see rope. cache: None, or a list, [] at first, that keeps k and v."""
+        """x: (B, T, D) -> (B, T, D). angles: see rope. cache: {} at first, then the keys and values read so far."""
         B, T, D = x.shape
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2).contiguous()   # (B, n_kv_head, T, d)
         if cache:
-            k = torch.cat([cache[0], k], dim=2)  # (B, n_kv_head, S, d)
-            v = torch.cat([cache[1], v], dim=2)
+            k = torch.cat([cache["k"], k], dim=2)  # (B, n_kv_head, S, d)
+            v = torch.cat([cache["v"], v], dim=2)
         if cache is not None:
-            cache[:] = k, v
+            cache |= {"k": k, "v": v}
         # is_causal: a single new token may see all of the cache
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=q.shape[1] != k.shape[1])
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
@@ -115,6 +115,12 @@ class Routing(NamedTuple):
         return torch.zeros_like(self.probs).scatter(1, self.experts, self.gates.to(self.probs.dtype))
 
 
+class Noise(NamedTuple):
+    """What Sample Top-1 draws its experts with in one layer."""
+    G: torch.Tensor    # (M, N) Gumbel noise
+    tau: torch.Tensor  # () temperature; a tensor: torch.compile would make a new graph for each number
+
+
 # The four routers: logits W_l x, (M, N) -> Routing. All take the same arguments.
 def route_topk(logits, top_k, training=False, noise=None):
     """g(W_l x) = SoftMax(TopK(W_l x)) (3.2): the softmax is taken over the k kept logits, so the gates sum to 1."""
@@ -139,11 +145,10 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     probs = logits.softmax(-1)  # (M, N)
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
-        capacity = min(M, math.ceil(CAPACITY_FACTOR * M / N))
-        dense = Routing(gates, experts, probs).dense_gates()     # (M, N) 0 for experts not chosen
-        surest = dense.topk(capacity, dim=0).indices             # (capacity, N) the tokens that each expert keeps
-        keeps = torch.zeros_like(dense).scatter(0, surest, 1.0)  # (M, N) 1 where an expert keeps a token
-        gates = gates * keeps.gather(1, experts)                 # (M, 1) 0 for a dropped token
+        capacity = math.ceil(CAPACITY_FACTOR * M / N)
+        queues = Routing(gates, experts, probs).dense_gates()    # (M, N) 0 for experts not chosen
+        place = queues.argsort(0, descending=True).argsort(0)    # (M, N) a token's place in each expert's queue
+        gates = gates * (place.gather(1, experts) < capacity)    # (M, 1) 0 for a dropped token
     return Routing(gates, experts, probs)
 
 
@@ -151,13 +156,14 @@ def route_sample(logits, top_k=None, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
     g = SoftMax((W_l x + G) / tau): its largest value is that of expert i with probability SoftMax_i(W_l x).
-    noise: (G, tau), the Gumbel noise, (M, N), and the temperature. The returned probs are without noise.
-    In evaluation the gate is 1. The expert is drawn in the same way; without noise the likeliest is taken.
+    The returned probs are without noise. In evaluation the gate is 1; without noise the likeliest expert is taken.
     """
-    if training and noise is None:
+    if noise is not None:
+        g = ((logits + noise.G) / noise.tau).softmax(-1)  # (M, N)
+    elif training:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
-    G, tau = noise or (0.0, 1.0)
-    g = ((logits + G) / tau).softmax(-1)  # (M, N)
+    else:
+        g = logits.softmax(-1)
     gates, experts = g.max(-1, keepdim=True)  # (M, 1)
     if not training:
         gates = torch.ones_like(gates)
@@ -165,11 +171,12 @@ def route_sample(logits, top_k=None, training=False, noise=None):
 
 
 def gumbel(config, n_tokens, tau, generator):
-    """Noise for a forward pass of n_tokens tokens: (G, tau) for each layer, G = -log(-log(U)), U uniform in (0, 1)."""
+    """The Noise of each layer for n_tokens tokens: G = -log(-log(U)), where U is uniform in (0, 1)."""
     U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
-    G = -(-U.clamp_min(torch.finfo(U.dtype).tiny).log()).log()  # (n_layer, M, N)
-    tau = torch.tensor(tau, device=generator.device)  # a tensor: torch.compile would make a new graph for each number
-    return [(G_l, tau) for G_l in G]
+    minus_log_U = -U.clamp_min(torch.finfo(U.dtype).tiny).log()
+    G = -minus_log_U.log()  # (n_layer, M, N)
+    tau = torch.tensor(tau, device=generator.device)
+    return [Noise(G_l, tau) for G_l in G]
 
 
 ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "sample": route_sample}
@@ -209,7 +216,7 @@ class MoE(nn.Module):
         self.route = ROUTERS[routing]
         n_computed = {"topk": config.top_k, "switch": 1, "sample": 1, "soft": config.n_expert}
         self.k = n_computed[routing]  # experts that compute each token
-        self.ff_moe = ff_moe  # support/fast.py installs another of the same result
+        self.ff_moe = ff_moe  # support/fast.py replaces it by grouped products, with the same result
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing. noise: for Sample Top-1, see route_sample."""
@@ -285,27 +292,25 @@ class GPT(nn.Module):
                 p.normal_(0, 1, generator=generator)
             elif name.endswith(("wo.weight", "w_down")):
                 p.normal_(0, p.shape[-1] ** -0.5 / math.sqrt(2 * self.config.n_layer), generator=generator)
-            elif p.ndim > 1:  # norms start at 1
+            elif "norm" not in name:  # norms start at 1
                 p.normal_(0, p.shape[-1] ** -0.5, generator=generator)
 
     def forward(self, idx, targets=None, cache=None, noise=None, recompute=False):
         """Predict the next token at every position. idx, targets: (B, T) int64.
 
         Returns logits (B, T, V), the mean cross-entropy in nats (None without targets), and a list with the Routing of
-        each layer, empty for a dense model. noise: for Sample Top-1, see `gumbel`.
-        cache: [] at first; it is filled with each layer's keys and values, and each later call passes one new token.
+        each layer, empty for a dense model. noise: for Sample Top-1 the Noise of each layer, see `gumbel`.
+        cache: {} at first; it is filled with each layer's keys and values, and each later call passes one new token.
         recompute: in the backward pass, compute what is inside a block again; this saves memory.
         """
         start = 0  # the position of the first new token
         if cache:
-            start = cache[0][0].shape[2]  # the keys of the first layer, (B, n_kv_head, S, d)
-        elif cache is not None:
-            cache.extend([] for _ in self.blocks)
+            start = cache[0]["k"].shape[2]  # the keys of the first layer, (B, n_kv_head, S, d)
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
         x = self.embed(idx)  # (B, T, D)
         routing = []
         for i, block in enumerate(self.blocks):
-            layer_cache = None if cache is None else cache[i]
+            layer_cache = None if cache is None else cache.setdefault(i, {})
             layer_noise = None if noise is None else noise[i]
             if recompute:
                 x, layer_routing = checkpoint(block, x, angles, layer_cache, layer_noise, use_reentrant=False)
@@ -339,8 +344,10 @@ class GPT(nn.Module):
         This counts a little too much if the first layers are frozen, as nothing flows back to them.
         """
         c = self.config
-        total = 12 * c.n_layer * c.block_size * c.n_embd
+        forward = 4 * c.n_layer * c.block_size * c.n_embd
+        total = 3 * forward
         for name, p in self.named_parameters():
-            if p.ndim > 1 and (name != "embed.weight" or c.tie_weights):  # reading an embedding multiplies nothing
+            multiplies = "norm" not in name and (name != "embed.weight" or c.tie_weights)  # an embedding is only read
+            if multiplies:
                 total += (6 if p.requires_grad else 4) * self.n_active(name, p)
         return total

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from data import tokenizer
-from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, load_domains
-from support import btm, checkpoint, explore
+from data.tokenizer import encode_prompt, load_tokenizer
+from support import btm, explore
+from support.checkpoint import build_model, load_checkpoint
 from support.distributed import pick_device
 from support.generation import stream
 
@@ -27,7 +28,7 @@ def parse(argv):
     group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
     group.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
-    group.add_argument("--top_k", type=positive_int, default=0, help="draw from so many likeliest (default: all)")
+    group.add_argument("--likeliest", type=positive_int, default=0, help="draw from so many likeliest (default: all)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
     group = parser.add_argument_group("the experts of a mixture")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
@@ -36,24 +37,24 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def build_model(args, models, device):
-    """The model of one checkpoint, or Branch-Train-Merge of several. models: {path: checkpoint}. Raises BadInput."""
-    first = models[args.models[0]]
+def choose_model(args, checkpoints, device):
+    """The model of one checkpoint, or Branch-Train-Merge of several. checkpoints: by path. Raises BadInput."""
+    first = checkpoints[args.models[0]]
     if (args.experts or args.html) and not first["experts"]:
         raise BadInput(f"--experts, --html: {args.models[0]} is dense; name a mixture of experts")
     if args.btm:
-        method, top_k = btm.parse_method(args.btm, models)
+        method, top_k = btm.parse_method(args.btm, checkpoints)
         training_data = None
         if method == "tfidf":
             domains = load_domains(args.data_dir)
-            check_tokenizer(domains, first["tokenizer"], args.models[0])
-            training_data = btm.read_training_data(models, domains)
-        return btm.BTM([checkpoint.build(c, device) for c in models.values()], method, top_k, training_data)
-    if len(models) > 1:
+            check_tokenizer(domains, first["spec"], args.models[0])
+            training_data = btm.read_training_data(checkpoints, domains)
+        return btm.BTM([build_model(c, device) for c in checkpoints.values()], method, top_k, training_data)
+    if len(checkpoints) > 1:
         raise BadInput("--btm: say how several models write together, as in --btm bayes:1")
     if args.layer and args.layer > first["config"]["n_layer"]:
         raise BadInput(f"--layer {args.layer}: {args.models[0]} has {first['config']['n_layer']} layers")
-    return checkpoint.build(first, device)
+    return build_model(first, device)
 
 
 def colour(text, expert):
@@ -65,11 +66,11 @@ def colour(text, expert):
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    models = {path: checkpoint.load(path) for path in args.models}
-    model = build_model(args, models, device)
-    experts = models[args.models[0]]["experts"]
-    encoding = tokenizer.load(models[args.models[0]]["tokenizer"])
-    prompt = tokenizer.encode_prompt(encoding, args.prompt)
+    checkpoints = {path: load_checkpoint(path) for path in args.models}
+    model = choose_model(args, checkpoints, device)
+    experts = checkpoints[args.models[0]]["experts"]
+    tokenizer = load_tokenizer(checkpoints[args.models[0]]["spec"])
+    prompt = encode_prompt(tokenizer, args.prompt)
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
 
@@ -77,18 +78,18 @@ def main(argv=None):
     new = prompt[1:]             # the ids to print next
     generator = torch.Generator(device).manual_seed(args.seed)
     idx = torch.tensor([prompt], device=device)
-    for token, routing in stream(model, idx, args.tokens, args.temperature, args.top_k, generator):
+    for token, routing in stream(model, idx, args.tokens, args.temperature, args.likeliest, generator):
         new.append(token.item())
         # a token has the colour of the experts that read the token before it, because they wrote it
         writers = explore.top_experts(routing, args.layer)[-len(new):] if args.experts else new
         for i, writer in zip(new, writers, strict=True):
             ids.append(i)
-            text = encoding.decode([i for i in ids if i != encoding.eot])
+            text = tokenizer.decode([i for i in ids if i != tokenizer.eot])
             if text.endswith("\ufffd"):  # its last character is not complete yet
                 continue
             piece, shown = text[len(shown):], text
             print(colour(piece, writer) if args.experts else piece, end="", flush=True)
-        if token == encoding.eot:
+        if token == tokenizer.eot:
             break
         new = []
     print()
@@ -96,8 +97,8 @@ def main(argv=None):
         print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(experts)))
     if args.html:
         ids = ids[-model.config.block_size - 1:]  # the end, if the text is longer than the model reads at once
-        pages = {Path(args.models[0]).stem: (experts, [explore.read(model, encoding, ids, device)])}
-        explore.write(args.html, encoding, {args.prompt[:40] or "a new text": ids}, pages)
+        pages = {Path(args.models[0]).stem: (experts, [explore.read(model, tokenizer, ids, device)])}
+        explore.write(args.html, tokenizer, {args.prompt[:40] or "a new text": ids}, pages)
         print(f"wrote {args.html}")
 
 

@@ -4,7 +4,7 @@
     python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
-A run saves its state in NAME.state now and then. If it was interrupted, the same command goes on from there.
+A run saves its progress in NAME.progress now and then. If it was interrupted, the same command goes on from there.
 """
 import os
 import time
@@ -12,11 +12,15 @@ import time
 import torch
 from tqdm import tqdm, trange
 
-from data.common import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
-from support import checkpoint, ledger, training
+from support import training
+from support.checkpoint import build_model, check_out, load_checkpoint, load_progress, save_progress, save_trained
 from support.distributed import autocast, join_ranks, wrap
+from support.ledger import last_id, new_entry
+
+SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a branch cannot change
 
 
 def parse(argv):
@@ -26,45 +30,34 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", help="checkpoint to start from: the seed of a branch")
-    group.add_argument("--data", type=mixture, default="general",
-                       help="mixture of domains, as in general=0.7,math=0.3 (default: %(default)s)")
-    group.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
+    group.add_argument("--data", type=mixture, default="general", help="mixture of domains, as in general=70,math=30")
+    group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
-    group.add_argument("--batch_size", type=positive_int, default=8,
-                       help="sequences in a step, over all micro-batches and GPUs (default: %(default)s)")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: %(default)s)")
+    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: 128, or as --init has)")
     group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
-    group.add_argument("--warmup", type=non_negative, default=0.05, help="share of warm-up steps (default: 0.05)")
-    group.add_argument("--weight_decay", type=non_negative, default=0.1, help="on matrices (default: 0.1)")
-    group.add_argument("--eps", type=non_negative, default=training.EPS,
-                       help="AdamW's epsilon (default: %(default)s, Llama-2's)")
-    group.add_argument("--clip", type=non_negative, default=1.0,
-                       help="largest norm of the gradient; 0: no limit (default: %(default)s)")
-    group.add_argument("--train", choices=("all", "feed-forwards"), default="all",
-                       help="feed-forwards: train these and freeze everything else (default: %(default)s)")
+    group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
+    group.add_argument("--train", choices=("all", "feed-forwards"), default="all", help="what trains (default: all)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of weights and batches (default: %(default)s)")
 
     group = parser.add_argument_group("shape of a new model (a branch has that of its seed)")
-    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: 128, or as --init has)")
     group.add_argument("--n_layer", type=positive_int, help="layers (default: 4)")
     group.add_argument("--n_head", type=positive_int, help="attention heads (default: 4)")
-    group.add_argument("--n_kv_head", type=positive_int, help="key/value heads (default: as many as heads)")
     group.add_argument("--n_embd", type=positive_int, help="width (default: 128)")
     group.add_argument("--d_ff", type=positive_int, help="width inside the feed-forward (default: 352)")
     group.add_argument("--tie_weights", action="store_true", help="use the token embeddings as output head")
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
-    group.add_argument("--eval_windows", type=positive_int, default=16,
-                       help="validation sequences for each domain (default: %(default)s)")
-    group.add_argument("--save_every", type=positive_int, default=500,
-                       help="steps between saves of NAME.state (default: %(default)s)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences per domain (default: 16)")
+    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: %(default)s)")
+                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
     group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
     group.add_argument("--compile", action="store_true", help="torch.compile the model")
@@ -72,15 +65,12 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
-def new_model(args, tokenizer):
+def new_model(args, spec):
     """A model with fresh weights, of the shape in the options. Raises BadInput for a shape that cannot work."""
-    fields = ("block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights")
-    shape = {name: getattr(args, name) for name in fields if getattr(args, name)}
-    config = GPTConfig(vocab_size=tokenizer["vocab_size"], **shape)
+    shape = {name: getattr(args, name) for name in ("block_size", *SHAPE) if getattr(args, name)}
+    config = GPTConfig(vocab_size=spec["vocab_size"], **shape)
     if config.n_embd % (2 * config.n_head):
         raise BadInput(f"--n_embd {config.n_embd} must be --n_head {config.n_head} times an even number (for RoPE)")
-    if config.n_head % config.n_kv_head:
-        raise BadInput(f"--n_head {config.n_head} must be a multiple of --n_kv_head {config.n_kv_head}")
     return GPT(config, torch.Generator().manual_seed(args.seed))
 
 
@@ -88,10 +78,10 @@ def branch(args, seed):
     """A copy of the seed's model, to be trained on a domain of its own (3.1). Raises BadInput."""
     if seed["experts"]:
         raise BadInput(f"--init {args.init} is a mixture of experts; finetune_router.py trains those")
-    for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights"):
+    for name in SHAPE:
         if getattr(args, name):
             raise BadInput(f"--{name}: a branch keeps the shape of its seed, {args.init}; leave the option out")
-    model = checkpoint.build(seed)
+    model = build_model(seed)
     model.config.block_size = args.block_size or model.config.block_size
     return model
 
@@ -105,70 +95,62 @@ def main(argv=None):
     # the model: a branch of a seed, or a new one
     domains = load_domains(args.data_dir)
     if args.init:
-        seed = checkpoint.load(args.init)
-        tokenizer = seed["tokenizer"]
-        lineage = seed["lineage"]
+        seed = load_checkpoint(args.init)
+        spec, experts, ledger = seed["spec"], seed["experts"], seed["ledger"]
         model = branch(args, seed)
     else:
-        tokenizer = next(iter(domains.values())).meta["tokenizer"]
-        lineage = []
-        model = new_model(args, tokenizer)
+        spec, experts, ledger = next(iter(domains.values())).meta["spec"], [], []
+        model = new_model(args, spec)
     if args.train == "feed-forwards":
         for name, p in model.named_parameters():
             p.requires_grad = ".ff." in name
 
     # the data
-    check_tokenizer(domains, tokenizer, args.init or args.data_dir)
+    check_tokenizer(domains, spec, args.init or args.data_dir)
     T = model.config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    stage = training.count_stages(lineage, args.data)  # a second stage on this mixture reads other rows
+    visit = training.count_visits(ledger, args.data)
 
-    # the optimizer, and the state of an interrupted run
-    checkpoint.check_out(args.out, [args.init] if args.init else [])
+    # the optimizer, and the progress of an interrupted run
+    check_out(args.out, [args.init] if args.init else [])
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)
-    settings = training.run_settings(args, model, lineage, domains, device)
-    start, seconds, log = checkpoint.load_state(args.out, model, optimizer, settings)
+    settings = training.run_settings(args, model, ledger, domains, device)
+    start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # counts the time before an interruption
+    eval_every = args.eval_every or max(1, args.steps // 10)
 
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
-    bar = trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet)
-    for step in bar:
+    for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet):
         rate = training.set_learning_rate(optimizer, step, args)
-        x, y = get_batch(texts, args.data, T, args.batch_size, args.seed, stage, step, rank, n_ranks)  # (B, T)
+        key = args.seed, visit, step
+        x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs.to(device), ys.to(device), recompute=args.recompute)
             (nll / args.grad_accum).backward()
-        training.clip_gradients(optimizer, args.clip)
+        training.clip_gradients(optimizer)
         optimizer.step()
         optimizer.zero_grad()
 
         done = step + 1
-        training.check_finite(nll.item(), done, args)  # nll: of the last micro-batch
-        bar.set_postfix_str(f"loss {nll.item():.3f}", refresh=False)
-        if training.is_due(done, args.eval_every, args.steps):
-            paused = time.perf_counter()
-            losses = training.validate(model, windows, device, args.batch_size)
-            began += time.perf_counter() - paused  # validation does not count
-            training.check_finite(sum(losses.values()), done, args)  # the step itself may have broken the weights
+        if done % eval_every == 0 or done == args.steps:
+            losses = training.validate(model, windows, device, args)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             if master:
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, "
                            f"validation loss {training.format_numbers(losses)}")
         if done % args.save_every == 0:
-            checkpoint.save_state(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
+            save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    device_seconds = (time.perf_counter() - began) * n_ranks
-    parents = [entry["id"] for entry in lineage[-1:]]  # none for a new seed
-    entry = ledger.entry("train", args.out, parents, tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
-                         seconds=device_seconds, ranks=n_ranks, settings=settings)
-    fields = {"tokenizer": tokenizer, "experts": [], "lineage": [*lineage, entry], "log": log}
-    checkpoint.save_trained(args.out, model, optimizer, fields)
+    entry = new_entry("train", args.out, last_id(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+                      seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
+    fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
+    save_trained(args.out, model, optimizer, fields)
     if master:
         print(f"wrote {args.out}")
 

@@ -19,8 +19,8 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from cli import BadInput, make_parser, positive_int, replacing, run
 from course import handout
-from data.common import BadInput, make_parser, positive_int, replacing, run
 
 STAGES = range(1, 7)
 

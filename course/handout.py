@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from data.common import BadInput, make_parser, run
+from cli import BadInput, make_parser, run
 
 ROOT = Path(__file__).parent.parent
 KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template",

@@ -11,9 +11,9 @@ from unittest import mock
 
 import pytest
 
+from cli import replacing
 from course import test_stages
 from course.handout import ROOT
-from data.common import replacing
 
 
 class Mistake(NamedTuple):

@@ -361,7 +361,7 @@ def finetune(folder, routing="topk"):
     config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
     gpt = GPT(config, torch.Generator().manual_seed(0))
     mixed = {"model": gpt.state_dict(), "config": vars(config), "tokenizer": meta["tokenizer"],
-             "experts": ["a", "b", "c"], "lineage": [{"id": "x", "settings": {}}], "log": []}
+             "experts": ["a", "b", "c"], "ledger": [{"id": "x", "settings": {}}], "log": []}
     checkpoint.save(folder / "mixed.pt", mixed)
     options = {"init": folder / "mixed.pt", "out": folder / "out.pt", "data": "math", "data_dir": folder, "steps": 8,
                "batch_size": 4, "grad_accum": 2, "alpha": 2, "clip": 0.95, "lr": 0.3, "eval_windows": 1,

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data.common import BadInput
+from cli import BadInput
 from data.task import Task
-from data.tokenizer import load
+from data.tokenizer import load_tokenizer
 
 
 class Domain(NamedTuple):
@@ -20,7 +20,7 @@ class Domain(NamedTuple):
     train: np.ndarray  # (n,) ids of tokens, read from the disk where they are used
     val: np.ndarray
     tasks: list  # of Task
-    meta: dict  # the tokenizer's `spec`, level, seed, and files: {name: digest}
+    meta: dict  # spec (of the tokenizer), level, seed, and files: {name: digest}
 
 
 def domain_names(folder):
@@ -40,7 +40,7 @@ def load_domains(folder, names=None):
         path = Path(folder, name)
         meta = json.loads((path / "meta.json").read_text())
         tasks = [Task(**json.loads(line)) for line in (path / "tasks.jsonl").read_text().splitlines()]
-        vocab_size = meta["tokenizer"]["vocab_size"]
+        vocab_size = meta["spec"]["vocab_size"]
         train, val = (read_tokens(path / f"{part}.bin", vocab_size) for part in ("train", "val"))
         domains[name] = Domain(name, train, val, tasks, meta)
     return domains
@@ -61,10 +61,10 @@ def read_tokens(path, vocab_size):
 def check_tokenizer(domains, spec, path):
     """The Tokenizer of the checkpoint at `path`. Raises BadInput if a domain was prepared with another."""
     for name, domain in domains.items():
-        if domain.meta["tokenizer"]["fingerprint"] != spec["fingerprint"]:
+        if domain.meta["spec"]["fingerprint"] != spec["fingerprint"]:
             raise BadInput(f"{path} and the data of {name!r} have different tokenizers; name another --data_dir, "
                            "or prepare the data with --init")
-    return load(spec)
+    return load_tokenizer(spec)
 
 
 def mixture(text):
@@ -88,18 +88,20 @@ def mixture(text):
     return {name: weight / total for name, weight in weights.items()}
 
 
-def get_batch(texts, mixture, block_size, batch_size, seed, stage, step, rank=0, n_ranks=1):
+def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
     """The batch of one step: each row is a window at a random place of a random domain.
 
-    texts: {domain: (n,) ids}; mixture: {domain: share}; stage: how many stages on this mixture the model has behind it.
-    The generator is counter-based (Salmon et al. 2011). Mixture and stage are part of its key. Models that read the
-    same mixture read the same rows. Branches read different rows of a domain that they share. A model that reads a
-    mixture again reads new rows. All ranks draw the same batch_size rows and each keeps every n_ranks-th, so the batch
-    is the same for any number of ranks.
-    Returns inputs and targets, (batch_size / n_ranks, block_size) each.
+    texts: {domain: (n,) ids}; mixture: {domain: share}; shape: (batch_size, block_size); key: (seed, visit, step).
+    visit: in how many earlier runs the model has read this mixture.
+    The generator is counter-based (Salmon et al. 2011), with mixture and key as its counter. Models that read the same
+    mixture read the same rows. Branches read different rows of a domain that they share. A model that reads a mixture
+    again reads new rows. All ranks draw the same rows and each keeps every n_ranks-th, so the batch is the same for any
+    number of ranks. Returns inputs and targets, (batch_size / n_ranks, block_size) each.
     """
+    batch_size, block_size = shape
+    seed, visit, step = key
     branch = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, stage, step]))
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, visit, step]))
     names = sorted(mixture)
     chosen = rng.choice(len(names), size=batch_size, p=[mixture[name] for name in names])
     places = rng.random(batch_size)

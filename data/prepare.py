@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import text, tokenizer
-from data.common import BadInput, check_output, digest, make_parser, positive_int, replacing, run
+from cli import BadInput, check_output, digest, make_parser, positive_int, replacing, run
+from data import text
 from data.loader import id_type, load_domains, read_tokens
 from data.task import DOMAINS, Task, domain_module
+from data.tokenizer import END, load_tokenizer, new_bpe, train_bpe
 
 NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
 CHUNK = 2**16  # tokens of own text; the last tenth of each chunk is for validation, until there is enough
@@ -70,14 +71,14 @@ def choose_tokenizer(args):
     spec = None
     if args.init:
         try:
-            spec = torch.load(args.init, weights_only=True, mmap=True)["tokenizer"]
+            spec = torch.load(args.init, weights_only=True, mmap=True)["spec"]
         except Exception:  # torch has a different error for every kind of foreign file
             raise BadInput(f"--init {args.init}: not a checkpoint of this project") from None
     elif args.tokenizer:
         samples = [text.read_beginning(files, args.field, SAMPLE) for files in args.text.values()]
-        ranks = tokenizer.train(samples, args.tokenizer - 1)
-        spec = tokenizer.new_bpe(ranks, f"own{len(ranks) + 1}")
-    return tokenizer.load(spec)
+        ranks = train_bpe(samples, args.tokenizer - 1)
+        spec = new_bpe(ranks, f"own{len(ranks) + 1}")
+    return load_tokenizer(spec)
 
 
 def make_documents(name, rng, level, unseen=False):
@@ -100,7 +101,7 @@ def make_task(name, rng, level):
     before, after = rng.sample(DOMAINS, 2)
     document = domain_module(before).document(rng, level)
     task = domain_module(after).task(rng, level)
-    return Task(document + tokenizer.END + task.prompt, task.answer, task.kind, task.cases)
+    return Task(document + END + task.prompt, task.answer, task.kind, task.cases)
 
 
 def make_tasks(name, rng, level, n):
@@ -114,12 +115,12 @@ def make_tasks(name, rng, level, n):
     return list(tasks.values())
 
 
-def encode(pieces, encoding):
+def encode(pieces, tokenizer):
     """Yield the ids of pieces, (text, whether its document ends there), and the end-of-text id after each document."""
     for piece, ends in pieces:
-        yield from encoding.encode(piece)
+        yield from tokenizer.encode(piece)
         if ends:
-            yield encoding.eot
+            yield tokenizer.eot
 
 
 def split(ids, n_val, dtype):
@@ -135,7 +136,7 @@ def write_domain(folder, parts, tasks, meta):
 
     So a half-written domain is no domain.
     """
-    vocab_size = meta["tokenizer"]["vocab_size"]
+    vocab_size = meta["spec"]["vocab_size"]
     with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
           replacing(folder / "tasks.jsonl") as lines):
         with open(train, "wb") as train_file, open(val, "wb") as val_file:
@@ -152,22 +153,22 @@ def write_domain(folder, parts, tasks, meta):
 
 def main(argv=None):
     args = parse(argv)
-    encoding = choose_tokenizer(args)
+    tokenizer = choose_tokenizer(args)
     folders = [Path(args.out, name) for name in [*args.domains, *args.text]]
     for folder in folders:
         check_output(folder / "meta.json")
-    meta = {"tokenizer": encoding.spec, "level": args.level, "seed": args.seed}
-    dtype = id_type(encoding.vocab_size)
+    meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
+    dtype = id_type(tokenizer.vocab_size)
     for folder in folders:
         name = folder.name
         if name in args.text:
-            ids = encode(text.read_pieces(args.text[name], args.field), encoding)
+            ids = encode(text.read_pieces(args.text[name], args.field), tokenizer)
             write_domain(folder, split(ids, args.val_tokens, dtype), [], meta)
         else:  # training text, validation text and tasks have random generators of their own
             rngs = [random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")]
             n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
-            train = islice(encode(make_documents(name, rngs[0], args.level), encoding), n_train)
-            val = islice(encode(make_documents(name, rngs[1], args.level, unseen=True), encoding), args.val_tokens)
+            train = islice(encode(make_documents(name, rngs[0], args.level), tokenizer), n_train)
+            val = islice(encode(make_documents(name, rngs[1], args.level, unseen=True), tokenizer), args.val_tokens)
             tasks = make_tasks(name, rngs[2], args.level, args.tasks)
             write_domain(folder, [(np.fromiter(train, dtype), np.fromiter(val, dtype))], tasks, meta)
         domain = load_domains(args.out, [name])[name]

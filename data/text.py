@@ -5,7 +5,7 @@ import os
 from glob import glob
 from pathlib import Path
 
-from data.common import BadInput
+from cli import BadInput
 
 PIECE = 2**17  # characters that are read at once
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import regex  # installed with tiktoken
 import tiktoken
 
-from data.common import digest
+from cli import digest
 from data.task import DOMAINS, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"
@@ -30,10 +30,10 @@ class Tokenizer(NamedTuple):
     decode: Callable  # list of ids -> text
     eot: int  # the id of the end-of-text token
     vocab_size: int
-    spec: dict  # what `load` needs to make it again; stored in checkpoints and in meta.json
+    spec: dict  # what `load_tokenizer` needs to make it again; stored in checkpoints and in meta.json
 
 
-def train(texts, n_ranks):
+def train_bpe(texts, n_ranks):
     """Byte-pair encoding (Sennrich et al. 2016): merge the most frequent pair of neighbours until n_ranks tokens exist.
 
     Tokens are bytes, at first the 256 single ones, and never cross the end of a word. Of equally frequent pairs the one
@@ -41,7 +41,7 @@ def train(texts, n_ranks):
 
     In "aaabdaaabac" the pair (a, a) occurs four times and becomes aa. Then (a, b) and after that (aa, ab) occur twice:
 
-    >>> [token for token, rank in train(["aaabdaaabac"], 300).items() if rank >= 256]
+    >>> [token for token, rank in train_bpe(["aaabdaaabac"], 300).items() if rank >= 256]
     [b'aa', b'ab', b'aaab']
     """
     occurrences = Counter()
@@ -110,7 +110,7 @@ def from_huggingface(definition, eot, name):
             "vocab_size": largest + 1, "definition": definition, "eot": eot}
 
 
-def load(spec=None):
+def load_tokenizer(spec=None):
     """The Tokenizer that `spec` describes; without it, the shipped one."""
     spec = spec or new_bpe(from_lines(FILE.read_text()), "btx")
     if spec["kind"] == "huggingface":
@@ -145,5 +145,5 @@ def training_texts():
 
 
 if __name__ == "__main__":
-    FILE.write_text(new_bpe(train(training_texts(), 1023), "btx")["definition"])
+    FILE.write_text(new_bpe(train_bpe(training_texts(), 1023), "btx")["definition"])
     print(f"wrote {FILE}")

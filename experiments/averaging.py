@@ -15,12 +15,12 @@ from statistics import mean
 
 import torch
 
-from data.common import BadInput, make_parser, positive_int, replacing, run
+from cli import BadInput, make_parser, positive_int, replacing, run
 from data.loader import first_windows, load_domains
 from evaluate import score_texts
 from mix import average, mix
 from model import GPT, GPTConfig
-from support import checkpoint
+from support.checkpoint import load_checkpoint
 from support.report import markdown
 
 GROUPS = {  # parts of names of tensors
@@ -56,9 +56,9 @@ def measure_groups(folder, homes, domains, n_windows):
 
     homes: {domain: name of its expert}. The seed is called "seed".
     """
-    models = {name: checkpoint.load(folder / f"{name}.pt") for name in dict.fromkeys(homes.values())}
-    states = {name: model["model"] for name, model in models.items()}
-    dense = GPTConfig(**models["seed"]["config"])
+    checkpoints = {name: load_checkpoint(folder / f"{name}.pt") for name in dict.fromkeys(homes.values())}
+    states = {name: checkpoint["state"] for name, checkpoint in checkpoints.items()}
+    dense = GPTConfig(**checkpoints["seed"]["config"])
     moe = replace(dense, n_expert=len(states), top_k=2)
     windows = {name: first_windows(domains[name].val, dense.block_size, n_windows) for name in homes}
     losses = {}

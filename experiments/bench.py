@@ -18,7 +18,7 @@ import torch.nn.functional as F
 import transformers
 from torch.nn.utils import clip_grad_norm_
 
-from data.common import make_parser, positive_int, replacing, run
+from cli import make_parser, positive_int, replacing, run
 from data.loader import get_batch
 from evaluate import machine
 from model import GPT, GPTConfig, load_balancing_loss
@@ -99,7 +99,7 @@ def time_training(shape, batch_size, args):
     for name in ("moe", "dense"):
         calls[f"hf_{name}"] = make_step(their_model(device, models[name].config), config, batch_size, device)
     text = {"general": np.zeros(10**6, "<u2")}
-    calls["loader"] = partial(get_batch, text, {"general": 1.0}, config.block_size, batch_size, 0, 0, 0)
+    calls["loader"] = partial(get_batch, text, {"general": 1.0}, (batch_size, config.block_size), (0, 0, 0))
     t = time_in_turn(calls, args.repeats, device)
     speed = batch_size * config.block_size / t["dense"]
     return {"moe_over_iso_dense": t["moe"] / t["iso_dense"], "fast_over_iso_dense": t["fast"] / t["iso_dense"],

@@ -6,8 +6,9 @@ Prints a number of steps. The budget is the cost of the stages behind btx.pt tha
 what a step of su_dm.pt's last stage did. Cost: FLOPs, or tokens (paper), of which upcycling gets the share of BTX's
 that it had in the paper.
 """
-from data.common import make_parser, run
-from support import checkpoint, ledger
+from cli import make_parser, run
+from support.checkpoint import load_checkpoint
+from support.ledger import totals
 
 PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) and of BTX
 
@@ -15,7 +16,7 @@ PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) 
 def match_steps(last, like, since, by):
     """The steps of the stage `last` (a ledger entry) that cost what the ledger `like` has in addition to `since`."""
     known = {entry["id"] for entry in since}
-    spent = ledger.totals([entry for entry in like if entry["id"] not in known])
+    spent = totals([entry for entry in like if entry["id"] not in known])
     if by == "flops":
         budget, price = spent["flops"], last["flops"]
     else:
@@ -30,7 +31,7 @@ def main(argv=None):
     parser.add_argument("--since", required=True, help="checkpoint whose own cost does not count")
     parser.add_argument("--by", default="flops", choices=("flops", "paper"), help="which cost")
     args = parser.parse_args(argv)
-    model, like, since = (checkpoint.load(path)["lineage"] for path in (args.model, args.like, args.since))
+    model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
     print(match_steps(model[-1], like, since, args.by))
 
 

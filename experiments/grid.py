@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from statistics import mean
 
-from data.common import BadInput, make_parser, replacing, run
+from cli import BadInput, make_parser, replacing, run
 from experiments.paper import GROUPS, Report
 
 

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 
 import hf
 import mix
-from data import tokenizer
-from data.common import make_parser, replacing, run
+from cli import make_parser, replacing, run
+from data.tokenizer import load_tokenizer
 from model import ff_moe, load_balancing_loss, rope_angles, route_topk
-from support import checkpoint
+from support.checkpoint import build_model, load_checkpoint
 from support.report import markdown
 
 NAMES = ["seed", "math", "code", "wiki"]
@@ -150,11 +150,11 @@ def main(argv=None):
         run_mergekit(folders, folder)
         rows = compare_folders(folder)
         release = run_mixturekit(folders, folder)
-        mixed = checkpoint.load(f"{folder}/btx.pt")
-    moe = checkpoint.build(mixed)
+        mixed = load_checkpoint(f"{folder}/btx.pt")
+    moe = build_model(mixed)
     for layer, block in zip(release.model.layers, moe.blocks, strict=True):
         layer.mlp.gate.weight.copy_(block.ff.router)
-    idx = torch.tensor([tokenizer.load(mixed["tokenizer"]).encode(hf.TEXT)[:moe.config.block_size]])  # (1, T)
+    idx = torch.tensor([load_tokenizer(mixed["spec"]).encode(hf.TEXT)[:moe.config.block_size]])  # (1, T)
     layer_rows = compare_layer(MoeLayer, moe, idx)
     layer_rows.append(["the release's \"traditional\" method, one router: logits", "btx.pt",
                        relative(release(idx).logits, moe(idx)[0])])

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import torch
 
-from data import tokenizer
-from data.common import BadInput, make_parser, replacing, run
+from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS, over_domains
+from data.tokenizer import load_tokenizer
 from experiments.paired import holm, points, spread, t_test
-from support import checkpoint, explore, figures
+from support import explore, figures
+from support.checkpoint import build_model, load_checkpoint
 
 TEMPLATE = (Path(__file__).parent / "paper.md").read_text(encoding="utf-8")
 EXPERTS = ("math", "code", "wiki")
@@ -48,14 +49,14 @@ STAGES = {  # a method's models at four points: seed, phase 1, mixed, end
 @torch.no_grad()
 def measure_basin(folder, domains, n_windows=8):
     """The loss from the seed (place 0) to each branch and to the soup (1): {group: {end: [[place, loss], ...]}}."""
-    seed = checkpoint.load(folder / "seed.pt")
-    model = checkpoint.build(seed)
+    seed = load_checkpoint(folder / "seed.pt")
+    model = build_model(seed)
     windows = {name: first_windows(domains[name].val, model.config.block_size, n_windows) for name in DOMAINS}
     lines = {"knowledge": {}, "experts": {}}
     for name in (*EXPERTS, "soup"):
-        end = checkpoint.load(folder / f"{name}.pt")["model"]
+        end = load_checkpoint(folder / f"{name}.pt")["state"]
         for place in (i / 8 for i in range(-2, 13)):
-            model.load_state_dict({key: torch.lerp(p, end[key], place) for key, p in seed["model"].items()})
+            model.load_state_dict({key: torch.lerp(p, end[key], place) for key, p in seed["state"].items()})
             losses = {domain: model(rows[:, :-1], rows[:, 1:])[1].item() for domain, rows in windows.items()}
             for group, line in lines.items():
                 line.setdefault(name, []).append([place, mean(losses[domain] for domain in GROUPS[group])])
@@ -64,11 +65,11 @@ def measure_basin(folder, domains, n_windows=8):
 
 def read_gates(folder, domains, n_tokens=45):
     """What BTX does with a text of each domain, for Table 6."""
-    btx = checkpoint.load(folder / "btx.pt")
-    model, words = checkpoint.build(btx), tokenizer.load(btx["tokenizer"])
+    btx = load_checkpoint(folder / "btx.pt")
+    model, tokenizer = build_model(btx), load_tokenizer(btx["spec"])
     T = min(n_tokens, model.config.block_size)
     texts = {name: first_windows(domains[name].val, T, 1)[0].tolist() for name in DOMAINS}
-    reads = [explore.read(model, words, text) for text in texts.values()]
+    reads = [explore.read(model, tokenizer, text) for text in texts.values()]
     return {"experts": btx["experts"], "texts": texts, "reads": reads}
 
 
@@ -294,14 +295,14 @@ def draw(report, out):
 
 def write_table_6(text, out):
     """Draw texts on the colours of the experts with the largest gates, and write the page. text: see read_gates."""
-    words = tokenizer.load()
+    tokenizer = load_tokenizer()
     rows = {domain: [] for domain in text["texts"]}
     for (domain, tokens), read in zip(text["texts"].items(), text["reads"], strict=True):
         for token, gates in zip(tokens[1:], read["gates"], strict=True):  # gates: (n_layer, N)
             sums = [sum(layers) for layers in zip(*gates, strict=True)]  # (N,)
-            rows[domain].append((explore.piece(words, token), sums.index(max(sums))))
+            rows[domain].append((explore.piece(tokenizer, token), sums.index(max(sums))))
     figures.coloured_text([[row] for row in rows.items()], text["experts"], out / "figures" / "table6.png")
-    explore.write(out / "table6.html", words, text["texts"], {"btx": (text["experts"], text["reads"])})
+    explore.write(out / "table6.html", tokenizer, text["texts"], {"btx": (text["experts"], text["reads"])})
 
 
 def read_run(path):

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from statistics import mean
 
-from data.common import BadInput, make_parser, replacing, run
+from cli import BadInput, make_parser, replacing, run
 from experiments.grid import fill_grid
 from experiments.paired import points, spread
 from experiments.paper import Report

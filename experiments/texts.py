@@ -10,7 +10,7 @@ import json
 import sysconfig
 from pathlib import Path
 
-from data.common import BadInput, make_parser, replacing, run
+from cli import BadInput, make_parser, replacing, run
 
 EVERY = 20  # one document in so many becomes a part of `changing`
 PIECE = 400  # characters before a changing text changes

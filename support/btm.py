@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.common import BadInput
+from cli import BadInput
 from data.loader import first_windows
 
 METHODS = ("bayes", "tfidf")
@@ -27,27 +27,27 @@ TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
 
-def parse_method(text, models):
-    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2), for models, {name: checkpoint}. Raises BadInput."""
-    first = next(iter(models.values()))
-    for name, model in models.items():
-        if model["experts"] or model["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
+def parse_method(text, checkpoints):
+    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2), for {name: checkpoint}. Raises BadInput."""
+    first = next(iter(checkpoints.values()))
+    for name, checkpoint in checkpoints.items():
+        if checkpoint["experts"] or checkpoint["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
             raise BadInput(f"--btm: {name} cannot be merged; give dense models of one tokenizer")
     method, _, k = text.partition(":")
-    if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= len(models):
-        raise BadInput(f"{text}: say how to merge as bayes:K or tfidf:K, with K from 1 to {len(models)}")
+    if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= len(checkpoints):
+        raise BadInput(f"{text}: say how to merge as bayes:K or tfidf:K, with K from 1 to {len(checkpoints)}")
     return method, int(k)
 
 
-def read_training_data(models, domains):
+def read_training_data(checkpoints, domains):
     """For tfidf the start of each expert's latest training data, in the shares of its mixture: (n, T + 1) int64 each.
 
-    models: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing.
+    checkpoints: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing.
     """
-    T = min(model["config"]["block_size"] for model in models.values())
+    T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
     data = []
-    for name, model in models.items():
-        settings = model["lineage"][-1].get("settings", {})
+    for name, checkpoint in checkpoints.items():
+        settings = checkpoint["ledger"][-1].get("settings", {})
         mixture = settings.get("data", {})
         if not mixture or not mixture.keys() <= domains.keys():
             raise BadInput(f"{name} was trained on {', '.join(mixture) or 'no data'}; tfidf needs it in --data_dir")
@@ -119,14 +119,14 @@ class BTM(nn.Module):
     def forward(self, idx, cache=None):
         """As `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction, (B, T, V).
 
-        cache: [] at first; then each expert's cache, and a dictionary with what the scores need of the text so far.
+        cache: {} at first; then each expert's cache, and under "text" what the scores need of the text so far.
         """
-        cache = [] if cache is None else cache
-        if cache == []:
-            cache.extend([] for _ in self.experts)
-            cache.append({})
-        past = cache[-1]
-        predictions = [expert(idx, cache=cache[i])[0].log_softmax(-1) for i, expert in enumerate(self.experts)]
+        cache = {} if cache is None else cache
+        past = cache.setdefault("text", {})
+        predictions = []
+        for i, expert in enumerate(self.experts):
+            logits, _, _ = expert(idx, cache=cache.setdefault(i, {}))
+            predictions.append(logits.log_softmax(-1))
         log_probs = torch.stack(predictions)  # (E, B, T, V)
         if self.method == "bayes":
             scores = self.bayes_scores(idx, log_probs, past)  # (E, B, T)

@@ -1,14 +1,14 @@
 """Checkpoints: dictionaries, written by torch.save and read by torch.load(weights_only=True), which executes nothing.
 
-    model      state dict of a `model.GPT`
+    state      the state dict of a `model.GPT`
     config     the fields of its `GPTConfig`
-    tokenizer  what data/tokenizer.py needs to make its tokenizer again
+    spec       what data/tokenizer.py needs to make its tokenizer again
     experts    the names of an MoE's experts in order, [] for a dense model
-    lineage    the ledger: one entry for each stage behind the model, oldest first (support/ledger.py)
-    log        one line for each validation of the last stage, if that stage trained
+    ledger     one entry for each step behind the model, oldest first (support/ledger.py)
+    log        one line for each validation of the last training, if there was one
 
-`model = build(load("out/seed0/btx.pt"))` is a model again. The state of an interrupted run is such a dictionary, too:
-NAME.state beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
+`model = build_model(load_checkpoint("out/seed0/btx.pt"))` is a model again. An interrupted run leaves its progress:
+NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
 the run is done.
 """
 from pathlib import Path
@@ -17,24 +17,24 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from data.common import BadInput, check_output, replacing
+from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
-KEYS = {"model", "config", "tokenizer", "experts", "lineage", "log"}
-STATE_KEYS = {"model", "optimizer", "step", "seconds", "log", "settings"}
+KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
+PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
 
-def save(path, value):
+def save_checkpoint(path, checkpoint):
     """Write a dictionary of tensors and plain values; the file is whole or the old one stays. Raises BadInput."""
     with replacing(path) as part:
         try:
-            torch.save(value, part)
+            torch.save(checkpoint, part)
         except RuntimeError as error:  # what torch raises on a full disk
             raise BadInput(f"{path}: cannot be written ({error}); is the disk full?") from None
 
 
 def read(path, keys):
-    """Read a dictionary that `save` wrote; its tensors stay on the disk until they are used. Raises BadInput."""
+    """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput."""
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
     try:
@@ -46,15 +46,15 @@ def read(path, keys):
     return value
 
 
-def load(path):
+def load_checkpoint(path):
     """Read a checkpoint. Raises BadInput."""
     return read(path, KEYS)
 
 
-def build(checkpoint, device="cpu"):
+def build_model(checkpoint, device="cpu"):
     """The model of a checkpoint, in float32 and evaluation mode."""
     model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["model"])
+    model.load_state_dict(checkpoint["state"])
     return model.to(device).eval()
 
 
@@ -63,57 +63,21 @@ def check_branches(paths, checkpoints):
     if len(paths) < 2:
         raise BadInput(f"{paths[0]} alone cannot be mixed; name at least two models")
     first = checkpoints[0]
-    ids = {entry["id"] for entry in first["lineage"]}
+    ids = {entry["id"] for entry in first["ledger"]}
     for path, other in zip(paths[1:], checkpoints[1:], strict=True):
         if other["experts"]:
             raise BadInput(f"{path} is a mixture of experts already; only the first model may be one")
         for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights"):
             if other["config"][name] != first["config"][name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of one shape can be mixed")
-        if other["tokenizer"]["fingerprint"] != first["tokenizer"]["fingerprint"]:
+        if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
             raise BadInput(f"{path} and {paths[0]} have different tokenizers; their embeddings cannot be averaged")
-        ids &= {entry["id"] for entry in other["lineage"]}
+        ids &= {entry["id"] for entry in other["ledger"]}
     if not ids:
         raise BadInput(f"{', '.join(paths)} are no branches of one seed; their average would be noise")
 
 
-# All ranks call the following functions. The first rank gets whole tensors, also of a sharded model, and writes.
-
-
-def full_state(model, optimizer):
-    """The state dicts of model and optimizer on the CPU, by parameter names; empty on all ranks but the first.
-
-    Raises BadInput if a weight is not finite, so that the last good file stays.
-    """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights, moments = get_state_dict(model, optimizer, options=options)
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
-    return weights, moments
-
-
-def is_first_rank():
-    """Whether this process is the one that writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def save_trained(out, model, optimizer, fields):
-    """Write the checkpoint of a finished run and delete its state. fields: all but model and config."""
-    weights, _ = full_state(model, optimizer)
-    if is_first_rank():
-        save(out, {"model": weights, "config": vars(model.config), **fields})
-        state_path(out).unlink(missing_ok=True)
-
-
-def save_state(out, model, optimizer, settings, step, seconds, log):
-    """Write NAME.state, from which the same command goes on after `step` steps."""
-    weights, moments = full_state(model, optimizer)
-    if is_first_rank():
-        save(state_path(out), {"model": weights, "optimizer": moments, "settings": settings, "step": step,
-                               "seconds": seconds, "log": log})
-
-
-def check_out(out, inputs=()):
+def check_out(out, inputs):
     """Raise BadInput unless a checkpoint can be written to `out`: a name that ends in .pt, and not that of an input."""
     if Path(out).suffix != ".pt":
         raise BadInput(f"--out {out}: name a checkpoint that ends in .pt, as in out/model.pt")
@@ -122,30 +86,67 @@ def check_out(out, inputs=()):
     check_output(out)
 
 
-def state_path(out):
-    """Where a run that writes the checkpoint `out` saves its state."""
-    return Path(out).with_suffix(".state")
+# ---- for training: all ranks call these functions, and the first one gets whole tensors, also of a sharded model
 
 
-def load_state(out, model, optimizer, settings):
-    """Put the state of an interrupted run into model and optimizer. Returns (step, seconds, log); zeros without one.
+def full_states(model, optimizer):
+    """The state dicts of model and optimizer on the CPU, by parameter names; empty on all ranks but the first.
+
+    Raises BadInput if a weight is not finite, so that the last good file stays.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state, optimizer_state = get_state_dict(model, optimizer, options=options)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
+    return state, optimizer_state
+
+
+def is_first_rank():
+    """Whether this process is the one that writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def save_trained(out, model, optimizer, fields):
+    """Write the checkpoint of a finished run and delete its progress. fields: all but state and config."""
+    state, _ = full_states(model, optimizer)
+    if is_first_rank():
+        save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
+        progress_path(out).unlink(missing_ok=True)
+
+
+def progress_path(out):
+    """Where a run that writes the checkpoint `out` saves its progress."""
+    return Path(out).with_suffix(".progress")
+
+
+def save_progress(out, model, optimizer, settings, step, seconds, log):
+    """Write NAME.progress, from which the same command goes on after `step` steps."""
+    state, optimizer_state = full_states(model, optimizer)
+    if is_first_rank():
+        save_checkpoint(progress_path(out), {"state": state, "optimizer": optimizer_state, "settings": settings,
+                                             "step": step, "seconds": seconds, "log": log})
+
+
+def load_progress(out, model, optimizer, settings):
+    """Put the progress of an interrupted run into model and optimizer. Returns (step, seconds, log); zeros without it.
 
     Raises BadInput if that run had other settings or other data.
     """
-    path = state_path(out)
+    path = progress_path(out)
     if not path.exists():
         return 0, 0.0, []
-    state = read(path, STATE_KEYS)
+    progress = read(path, PROGRESS_KEYS)
     for name, value in settings.items():
-        before = state["settings"].get(name)
-        if name == "digests" and before != value:
+        before = progress["settings"].get(name)
+        if before == value:
+            continue
+        if name == "digests":
             changed = [file for file in before.keys() | value.keys() if before.get(file) != value.get(file)]
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
-        if before != value:
-            raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
-                           "use the former again, or delete the file to start anew")
-    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
+        raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
+                       "use the former again, or delete the file to start anew")
+    set_state_dict(model, optimizer, model_state_dict=progress["state"], optim_state_dict=progress["optimizer"],
                    options=StateDictOptions(full_state_dict=True))
     if is_first_rank():
-        print(f"{out}: goes on from step {state['step']}")
-    return state["step"], state["seconds"], state["log"]
+        print(f"{out}: goes on from step {progress['step']}")
+    return progress["step"], progress["seconds"], progress["log"]

@@ -8,7 +8,7 @@ multiplies each slice by the matrix of its expert. It wants widths that are mult
 import torch
 import torch.nn.functional as F
 
-from data.common import BadInput
+from cli import BadInput
 from model import MoE
 
 

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.common import replacing
+from cli import replacing
 from support.explore import COLORS
 
 matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,  # C0, C1 ...
@@ -103,7 +103,7 @@ def curves(checkpoints, order, domains, path):
     """
     lines_of = {domain: {} for domain in domains}
     for name, checkpoint in checkpoints.items():
-        before = sum(stage["tokens"] for stage in checkpoint["lineage"][:-1])
+        before = sum(entry["tokens"] for entry in checkpoint["ledger"][:-1])
         for line in checkpoint["log"]:
             for domain in lines_of.keys() & line["val_loss"].keys():
                 point = (before + line["tokens"]) / 1e6, line["val_loss"][domain]

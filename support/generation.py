@@ -3,22 +3,22 @@ import torch
 
 
 @torch.inference_mode()
-def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None):
+def stream(model, idx, max_new_tokens, temperature=0.0, likeliest=0, generator=None):
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
 
-    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise the token is drawn from the
-    top_k likeliest, or from all if top_k is 0. When block_size is full, the older half is forgotten and the rest is
+    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from the
+    so many `likeliest`, or from all if that is 0. When block_size is full, the older half is forgotten and the rest is
     read again.
     """
-    cache, new, n_read = [], idx, 0
+    cache, new, n_read = {}, idx, 0
     for _ in range(max_new_tokens):
         if n_read >= model.config.block_size:
             half = model.config.block_size // 2
-            cache, new, n_read = [], idx[:, -half - 1:], 0  # the newer half, and the token just written
+            cache, new, n_read = {}, idx[:, -half - 1:], 0  # the newer half, and the token just written
         logits, _, routing = model(new, cache=cache)
         n_read += new.shape[1]
         V = logits.shape[-1]
-        kept, tokens = logits[:, -1].topk(min(top_k or V, V))  # (B, top_k), the likeliest first
+        kept, tokens = logits[:, -1].topk(min(likeliest or V, V))  # the likeliest first
         new = tokens[:, :1]  # (B, 1)
         if temperature > 0:
             probs = (kept / temperature).softmax(-1)

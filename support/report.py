@@ -25,10 +25,10 @@ def machine():
             "python": platform.python_version()}
 
 
-def moe_share(lineage):
-    """The share of MoE training in the FLOPs after the seed's stage (the paper's Table 3); None if there are none."""
-    moe = sum(stage["flops"] for stage in lineage[1:] if stage["stage"] == "finetune")
-    every = sum(stage["flops"] for stage in lineage[1:])
+def moe_share(ledger):
+    """The share of MoE training in the FLOPs since the seed (the paper's Table 3); None if there are none."""
+    moe = sum(entry["flops"] for entry in ledger[1:] if entry["action"] == "finetune")
+    every = sum(entry["flops"] for entry in ledger[1:])
     return moe / every if every else None
 
 

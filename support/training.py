@@ -4,18 +4,21 @@ import math
 import numpy as np
 import torch
 
-from data.common import BadInput
+from cli import BadInput
 from data.loader import first_windows
 
-# Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon. With torch's eps of 1e-8 a
-# branch pushes down the head's rows of all tokens that it never meets, and averaging heads becomes costly.
+# Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon nor clipping. With torch's
+# eps of 1e-8 averaging the branches' output heads is costly, see docs/differences.md.
 BETAS = (0.9, 0.95)
 EPS = 1e-5
+CLIP = 1.0          # largest norm of the gradient
+WEIGHT_DECAY = 0.1  # the paper's (4.1), here on matrices only
+WARMUP = 0.05       # share of warm-up steps; the paper warms up for 100 of 10,000 to 50,000 steps
 
 
-def learning_rate(step, steps, peak, warmup):
-    """Linear warm-up over a share `warmup` of the steps, then a cosine from the peak to a tenth of it (4.1)."""
-    n_warmup = math.ceil(warmup * steps)
+def learning_rate(step, steps, peak):
+    """Linear warm-up over a share WARMUP of the steps, then a cosine from the peak to a tenth of it (4.1)."""
+    n_warmup = math.ceil(WARMUP * steps)
     if step < n_warmup:
         return peak * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, steps - 1 - n_warmup)
@@ -24,7 +27,7 @@ def learning_rate(step, steps, peak, warmup):
 
 def set_learning_rate(optimizer, step, args):
     """Give the optimizer the rate of this step; returns it."""
-    rate = learning_rate(step, args.steps, args.lr, args.warmup)
+    rate = learning_rate(step, args.steps, args.lr)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
@@ -32,34 +35,25 @@ def set_learning_rate(optimizer, step, args):
 
 def make_optimizer(model, args):
     """AdamW over the parameters that train; no weight decay on the norms' vectors (4.1)."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in params if p.ndim >= 2], "weight_decay": args.weight_decay},
-              {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}]
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups = [{"params": [p for name, p in params.items() if "norm" not in name], "weight_decay": WEIGHT_DECAY},
+              {"params": [p for name, p in params.items() if "norm" in name], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=args.lr, betas=BETAS, eps=args.eps, fused=True)
 
 
-def clip_gradients(optimizer, max_norm):
-    """Scale all gradients down so that their norm is at most max_norm (0: no limit)."""
-    params = []
-    for group in optimizer.param_groups:
-        params += group["params"]
-    if max_norm:
-        torch.nn.utils.clip_grad_norm_(params, max_norm)
+def clip_gradients(optimizer):
+    """Scale all gradients down so that their norm is at most CLIP."""
+    matrices, norms = optimizer.param_groups
+    torch.nn.utils.clip_grad_norm_([*matrices["params"], *norms["params"]], CLIP)
 
 
-def count_stages(lineage, mixture):
-    """Count the earlier stages that read this mixture. get_batch draws new rows for each."""
-    return sum(entry["settings"].get("data") == mixture for entry in lineage)
-
-
-def is_due(done, every, steps):
-    """Whether to validate after `done` steps: every `every` steps (None: ten times a run), and after the last."""
-    every = every or max(1, steps // 10)
-    return done % every == 0 or done == steps
+def count_visits(ledger, mixture):
+    """How often a model's ledger says that it read this mixture. get_batch draws new rows at each visit."""
+    return sum(entry["settings"].get("data") == mixture for entry in ledger)
 
 
 def step_generator(device, *key):
-    """A random generator for one step; the same key, as (seed, stage, step, rank), gives the same numbers."""
+    """A random generator for one step; the same key, as (seed, visit, step, rank), gives the same numbers."""
     seed = np.random.SeedSequence(key).generate_state(1)[0]
     return torch.Generator(device).manual_seed(int(seed))
 
@@ -89,24 +83,23 @@ def read_texts(domains, mixture, block_size, n_windows):
 
 
 @torch.no_grad()
-def validate(model, windows, device, batch_size):
-    """{domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}."""
+def validate(model, windows, device, args):
+    """{domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}.
+
+    Raises BadInput if a loss is not finite. The weights are not finite then, either; nothing more is written.
+    """
     model.eval()
     losses = {}
     for name, rows in windows.items():
         total = 0.0
-        for chunk in rows.to(device).split(batch_size):
+        for chunk in rows.to(device).split(args.batch_size):
             _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
+        if not math.isfinite(total):
+            raise BadInput(f"--lr {args.lr}: the loss is not finite any more; try a lower rate")
     model.train()
     return losses
-
-
-def check_finite(loss, step, args):
-    """Raise BadInput if the loss is not finite. The weights are not finite then, either; nothing more is written."""
-    if not math.isfinite(loss):
-        raise BadInput(f"--lr {args.lr}: the loss is not finite after step {step}; try a lower rate")
 
 
 def format_numbers(numbers):
@@ -114,7 +107,7 @@ def format_numbers(numbers):
     return " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
 
 
-def run_settings(args, model, lineage, domains, device):
+def run_settings(args, model, ledger, domains, device):
     """Everything that a run's result depends on, as plain values. Must match when the run is resumed.
 
     It also stands in the ledger. Options that leave the result alone are left out. The number of GPUs is left out, too:
@@ -126,4 +119,4 @@ def run_settings(args, model, lineage, domains, device):
         for file in ("train.bin", "val.bin"):
             digests[f"{name}/{file}"] = domain.meta["files"][file]
     return settings | {"config": vars(model.config), "device": device.type, "digests": digests,
-                       "stages of --init": [entry["id"] for entry in lineage]}
+                       "ledger of --init": [entry["id"] for entry in ledger]}

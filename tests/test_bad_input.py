@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.common import run
+from cli import run
 
 ROOT = Path(__file__).parent.parent
 DATA = "--data math --data_dir {tiny}/data --device cpu --steps 1 --out new/a.pt"
@@ -77,7 +77,7 @@ def test_a_foreign_file_is_refused_and_nothing_executed(line, tiny, answer):
 
 def test_models_that_do_not_fit_are_refused(tiny, answer):
     good = torch.load(tiny / "math.pt", weights_only=True)
-    for key, value, named in (("config", good["config"] | {"d_ff": 32}, "d_ff"), ("lineage", [], "no branches of one"),
+    for key, value, named in (("config", good["config"] | {"d_ff": 32}, "d_ff"), ("ledger", [], "no branches of one"),
                               ("tokenizer", good["tokenizer"] | {"fingerprint": "other"}, "different tokenizers")):
         torch.save(good | {key: value}, "other.pt")
         assert named in answer("mix {tiny}/seed.pt other.pt --out new/a.pt")

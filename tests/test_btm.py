@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sample
-from data.common import BadInput
+from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
 from support.btm import BTM, METHODS, read_training_data
@@ -75,13 +75,13 @@ def test_the_training_data_is_that_of_the_experts_mixture(tiny):
     domains = load_domains(tiny / "data")
     digests = {f"{name}/train.bin": domain.meta["files"]["train.bin"] for name, domain in domains.items()}
     settings = {"data": {"math": 0.9, "code": 0.1}, "digests": digests}
-    math = {"config": {"block_size": 4}, "lineage": [{"settings": settings}]}
-    other = {"config": {"block_size": 8}, "lineage": [{}, {"settings": {"data": {"general": 1.0}, "digests": digests}}]}
+    math = {"config": {"block_size": 4}, "ledger": [{"settings": settings}]}
+    other = {"config": {"block_size": 8}, "ledger": [{}, {"settings": {"data": {"general": 1.0}, "digests": digests}}]}
     first, second = read_training_data({"math": math, "other": other}, domains)
     assert first[:180, :4].flatten().tolist() == domains["math"].train[:720].tolist() and second.shape == (200, 5)
     assert first[180:, :4].flatten().tolist() == domains["code"].train[:80].tolist()
-    soup = {"config": {"block_size": 4}, "lineage": [{"settings": {}}]}
-    old = {**math, "lineage": [{"settings": {**settings, "digests": {**digests, "math/train.bin": "another"}}}]}
+    soup = {"config": {"block_size": 4}, "ledger": [{"settings": {}}]}
+    old = {**math, "ledger": [{"settings": {**settings, "digests": {**digests, "math/train.bin": "another"}}}]}
     some = {"math": domains["math"]}
     for name, model, known in (("math", math, some), ("soup", soup, domains), ("old", old, domains)):
         with pytest.raises(BadInput, match=f"{name}.*--data_dir"):

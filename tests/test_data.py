@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from cli import BadInput, digest
 from data import code, loader, prepare, tokenizer, wiki
-from data.common import BadInput, digest
 from support.grading import is_correct
 
 BTX = tokenizer.load()

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 import evaluate
 import sample
+from cli import BadInput
 from data import tokenizer
-from data.common import BadInput
 from data.loader import first_windows, load_domains
 from data.task import Task
 from model import gumbel
@@ -164,7 +164,7 @@ def test_figures_show_their_numbers(monkeypatch):
     bars = [(bar.get_x() + 0.4, bar.get_y(), bar.get_height()) for bar in drawn[0].patches]
     assert bars == [pytest.approx(bar) for bar in ((1, 0, 40), (2, 0, 50), (1, 40, 60), (2, 50, 50))]
     lineage, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
-    figures.curves({"math": {"lineage": lineage, "log": log}}, ["seed", "math"], ["math"], None)
+    figures.curves({"math": {"ledger": lineage, "log": log}}, ["seed", "math"], ["math"], None)
     assert drawn[1].lines[0].get_xydata().tolist() == [[3, 0.5]] and drawn[1].lines[0].get_color() == "C1"
     figures.normalised({"a": [0.2, 0.0], "b": [0.4, 0.0]}, ["math", "code"], None)
     assert [bar.get_height() for bar in drawn[2].patches] == [0.5, 1]

@@ -4,7 +4,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from data.common import BadInput
+from cli import BadInput
 from model import GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss
 from support import fast
 from tests.test_model import SMALL, new_model, random_tokens

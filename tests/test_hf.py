@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import hf
 import mix
+from cli import BadInput
 from data import tokenizer
-from data.common import BadInput
 from experiments import others
 from support import checkpoint as ckpt
 from support.generation import generate

@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 import mix
-from data.common import BadInput
+from cli import BadInput
 from data.loader import first_windows, load_domains
 from experiments import averaging
 from model import GPT, GPTConfig, Routing, ff_moe, new_router, swiglu
@@ -161,9 +161,9 @@ def test_expert_that_comes_later_is_as_if_it_had_been_there_from_the_start(tiny,
     at_once = run_mix(tiny, ["seed", "math", "code"], tmp_path / "at_once.pt", "--routing", "switch")
     assert later["experts"] == at_once["experts"] == ["seed", "math", "code"]
     assert later["config"] == at_once["config"]
-    ids = {entry["name"]: entry["id"] for entry in later["lineage"]}
+    ids = {entry["name"]: entry["id"] for entry in later["ledger"]}
     assert list(ids) == ["seed", "math", "two", "code", "later"]
-    assert later["lineage"][-1]["parents"] == [ids["two"], ids["code"]]
+    assert later["ledger"][-1]["parents"] == [ids["two"], ids["code"]]
     for name, tensor in later["model"].items():
         if name.endswith("router"):
             assert torch.equal(tensor[:2], two["model"][name])
@@ -183,7 +183,7 @@ def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, experts
     assert made["experts"] == experts.split()
     shape = {"d_ff": d_ff, "n_expert": len(made["experts"]), "routing": routing, "top_k": top_k}
     assert checkpoint.build(made).config == GPTConfig(**checkpoint.load(tiny / "seed.pt")["config"] | shape)
-    assert (made["lineage"][-1]["stage"] == "soup") == (options == "--soup")
+    assert (made["ledger"][-1]["stage"] == "soup") == (options == "--soup")
     printed = capsys.readouterr().out  # the rule of each tensor, once for all layers
     assert "blocks.*.ff.w_down" in printed
     assert "blocks.1" not in printed

@@ -60,7 +60,7 @@ def test_two_ranks_equal_one(folder, name):
     one, two = (checkpoint.load(folder / f"{which}.pt") for which in (TWO[name][0], name))
     for key, weight in one["model"].items():
         torch.testing.assert_close(two["model"][key], weight, rtol=0, atol=1e-10)
-    assert one["lineage"][-1]["flops"] == two["lineage"][-1]["flops"] and weight.dtype == torch.float64
+    assert one["ledger"][-1]["flops"] == two["ledger"][-1]["flops"] and weight.dtype == torch.float64
     for a, b in zip(one["log"], two["log"], strict=True):
         assert a["val_loss"] == pytest.approx(b["val_loss"])
 

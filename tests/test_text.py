@@ -6,8 +6,8 @@ import tracemalloc
 import pytest
 import torch
 
+from cli import BadInput
 from data import prepare, text, tokenizer
-from data.common import BadInput
 from data.loader import load_domains
 from experiments import texts
 

@@ -9,7 +9,7 @@ import torch
 import finetune_router
 import model
 import train_expert
-from data.common import BadInput
+from cli import BadInput
 from data.loader import first_windows, get_batch, load_domains
 from support import checkpoint, fast
 from support.training import learning_rate, step_generator
@@ -39,7 +39,7 @@ def changed(a, b):
 def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
     """The model has not read this mixture before. So the stage, as part of a batch's key, is 0."""
     made = train(tiny, tmp_path / "a.pt", module, init, seed=3, warmup=0.4, clip=0.8, grad_accum=2, **more)
-    *before, entry = made["lineage"]
+    *before, entry = made["ledger"]
     gpt = checkpoint.build(checkpoint.load(tiny / f"{init}.pt")).train()
     domains = load_domains(tiny / "data")
     texts = {name: domain.train for name, domain in domains.items()}

@@ -1,4 +1,4 @@
-"""Errors that end a script with one line, and files that are whole or not there."""
+"""What all scripts share: options, errors that end a script with one line, and files that are whole or not there."""
 import argparse
 import hashlib
 import os
