@@ -20,8 +20,7 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # Re-read trivia: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper re-reads 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 
-# ---- the recipe, part 2: shapes, steps and learning rates (for the rates see results/grid.md) ----------------------
-# PRESET=cpu, for two laptop cores
+# ---- the recipe, part 2, for a laptop: shapes, steps and learning rates (for the rates see results/grid.md) ---------
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256
@@ -32,36 +31,11 @@ LR_SEED        = 5e-3
 LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
-ifeq ($(PRESET),gpu)  # for one data-centre GPU
-INTO          ?= out/gpu
-DATA          ?= data/bin/level2
-PREPARE        = --level 2 --train_tokens 10000000
-OPTIONS        = --device cuda --batch_size 64
-MOE_OPTIONS    = --fast
-SHAPE          = --n_layer 8 --n_head 8 --n_embd 512 --block_size 256
-D_FF           = 2048
-SEED_STEPS     = 14000
-EXPERT_STEPS   = 2200
-FINETUNE_STEPS = 1540
-LR_SEED        = 1e-3
-LR_EXPERT      = 5e-4
-LR_BTX         = 5e-4
-else ifeq ($(PRESET),tiny)  # a rehearsal of every command, in seconds; its models learn nothing
-INTO          ?= out/tiny
-DATA          ?= data/bin/tiny
-PREPARE        = --train_tokens 5000 --val_tokens 800 --tasks 4
-OPTIONS        = --batch_size 2 --eval_windows 1
-EVALUATE       = --tasks 4 --windows 2
-SHAPE          = --n_layer 2 --n_head 2 --n_embd 16 --block_size 32 --tie_weights
-D_FF           = 16
-SEED_STEPS     = 4
-EXPERT_STEPS   = 4
-FINETUNE_STEPS = 8
-LR_BTX         = 2e-3
-else ifeq ($(PRESET),text)
-include experiments/text.mk
-else ifneq ($(PRESET),cpu)
-$(error PRESET is cpu, gpu, tiny or text, not $(PRESET))
+ifneq ($(PRESET),cpu)  # gpu, tiny or text: a file that changes this recipe
+INTO   ?= out/$(PRESET)
+DATA   ?= data/bin/$(PRESET)
+REPORT ?= $(INTO)/results
+include experiments/$(PRESET).mk
 endif
 INTO ?= out
 DATA ?= data/bin
@@ -74,29 +48,30 @@ FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 
-# Under make -j several runs share the cores: one thread each is fastest, and lines are easier to read than bars.
-ONE_THREAD = OMP_NUM_THREADS=1 TQDM_DISABLE=1
-AT_ONCE    = $(if $(findstring jobserver,$(MAKEFLAGS)),$(ONE_THREAD))
-# Threads wait by spinning. If they spin long, a busy program on the same cores makes training many times slower.
-export GOMP_SPINCOUNT ?= 6000
+# One thread for each program: results do not depend on the number of cores. A second thread makes models this small
+# faster by an eighth at most, and several times slower if other programs use the cores.
+export OMP_NUM_THREADS ?= 1
 # The C library keeps the memory that tensors free. Asking the system for it again costs a tenth of a training step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------
-.PHONY: all data help clean
+.DEFAULT_GOAL = all
+.PHONY: all demo data help clean
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
-	@echo "The report is $(OUT)/report.md; its figures are in $(OUT)/figures."
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
 	touch $@
 
+# how the seed is made; a preset may import it instead
+MAKE_SEED ?= $(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(SEED_STEPS) --lr $(LR_SEED)
 $(OUT)/seed.pt: $(DATA)/ready train_expert.py model.py
-	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(SEED_STEPS) --lr $(LR_SEED)
+	$(MAKE_SEED)
 
+# The experts print no progress bars, since several may train at the same time.
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
-	$(AT_ONCE) $(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
+	TQDM_DISABLE=1 $(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
 
 $(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
@@ -110,15 +85,13 @@ $(OUT)/report.md: $(PIPELINE) evaluate.py
 	$(PY) evaluate.py $(PIPELINE) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
 # ---- a first result in two minutes: mix, finetune and compare four trained checkpoints -----------------------------
-RECORDED   = data/start/seed.pt $(NAMES:%=data/start/%.pt)
-DEMO       = out/demo
-DEMO_STEPS = 300
-.PHONY: demo
+RECORDED = data/start/seed.pt $(NAMES:%=data/start/%.pt)
+DEMO     = out/demo
 demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute (ALPHA=0.01), compare
-	rm -f $(DEMO)/btx.state
+	rm -f $(DEMO)/btx.progress
 	$(PY) mix.py $(RECORDED) --out $(DEMO)/btx_mixed.pt
 	$(PY) finetune_router.py --data_dir $(DATA) --init $(DEMO)/btx_mixed.pt --data $(FINETUNE_DATA) --lr $(LR_BTX) \
-	  --alpha $(ALPHA) --steps $(DEMO_STEPS) --out $(DEMO)/btx.pt
+	  --alpha $(ALPHA) --steps 300 --out $(DEMO)/btx.pt
 	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --out $(DEMO)
 
 # ---- everything else -----------------------------------------------------------------------------------------------

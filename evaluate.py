@@ -13,18 +13,18 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
+from cli import BadInput, check_output, make_parser, non_negative_int, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt
-from model import expert_load, gumbel
+from model import expert_load
 from support import btm, explore
 from support.checkpoint import build_model, load_checkpoint
-from support.distributed import pick_device
+from support.distributed import autocast, pick_device
 from support.generation import generate, stream
 from support.grading import is_correct
 from support.ledger import elapsed, join_ledgers, totals
-from support.report import draw_answers, draw_figures, machine, make_report, moe_share, table
+from support.report import draw_figures, machine, make_report, moe_share, table
 
 BINS = 20  # of the histograms of router probabilities
 
@@ -36,17 +36,70 @@ def parse(argv):
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", default="bayes:1", metavar="METHOD:K,...",
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: %(default)s)")
-    parser.add_argument("--hard_sampling", action="store_true", help="Sample Top-1 draws its experts, as in the paper")
-    parser.add_argument("--mean_gate", action="store_true",
-                        help="Sample Top-1 multiplies by the mean gate that training's noise gives, instead of by 1")
+    parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no explore.html")
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_options(parser):
+    """Add the options that experiments/sample_top1.py has, too."""
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=100, help="texts per domain (default: %(default)s)")
+    parser.add_argument("--skip_windows", type=non_negative_int, default=0,
+                        help="texts per domain to leave out first, as those that training validates on (default: 0)")
     parser.add_argument("--batch_size", type=positive_int, default=50, help="sequences per pass (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
-    parser.add_argument("--no-figures", action="store_true", help="draw no figures and write no explore.html")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                        help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
-    return parser.parse_args(argv)
+
+
+def load_inputs(args):
+    """The checkpoints by name, their tokenizer, and the domains in the order of the tables. Raises BadInput."""
+    checkpoints = {Path(path).stem: load_checkpoint(path) for path in args.models}
+    if len(checkpoints) < len(args.models):
+        raise BadInput("two models have one name, and the tables could not tell them apart; rename a file")
+    domains = load_domains(args.data_dir)
+    order = [*DOMAINS, "switch", *domains]
+    tokenizers = [check_tokenizer(domains, checkpoint["spec"], path)
+                  for path, checkpoint in zip(args.models, checkpoints.values(), strict=True)]  # all are the same
+    return checkpoints, tokenizers[0], {name: domains[name] for name in sorted(domains, key=order.index)}
+
+
+def choose_tests(args, checkpoints, domains):
+    """What is measured: {domain: (its windows of validation text, (n, T + 1), its tasks)}; n is 0 if it has no text.
+
+    T is what every model can read at once. Raises BadInput.
+    """
+    T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
+    tests = {}
+    for name, domain in domains.items():
+        text = domain.val[args.skip_windows * T:]
+        windows = first_windows(text, T, args.windows) if len(domain.val) else torch.empty(0, T + 1)
+        tests[name] = windows, domain.tasks[:args.tasks]
+    if not any(len(windows) for windows, _ in tests.values()):
+        raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
+    return tests
+
+
+def parse_btm(args, checkpoints, domains):
+    """The models to merge, {name: checkpoint}, and the ways to, {name in the tables: what `btm.BTM` needs beside them}.
+
+    Both are empty without --btm. Raises BadInput.
+    """
+    if not args.btm:
+        return {}, {}
+    merged, methods = {}, {}
+    for name in args.btm.split(","):
+        if name not in checkpoints:
+            raise BadInput(f"--btm: {name} is not one of the models given, {', '.join(checkpoints)}")
+        merged[name] = checkpoints[name]
+    for word in args.btm_methods.split(","):
+        method, top_k = btm.parse_method(word, merged)
+        training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
+        methods[f"btm_{method}_top{top_k}"] = method, top_k, training_data
+    return merged, methods
 
 
 def token_losses(model, idx):
@@ -55,8 +108,8 @@ def token_losses(model, idx):
     Returns the tokens' losses, (B, T), whether each is the likeliest, (B, T), and the routing of the pass.
     """
     logits, _, routing = model(idx[:, :-1])  # (B, T, V)
-    losses = F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten(), reduction="none").view(logits.shape[:2])
-    return losses, logits.argmax(-1) == idx[:, 1:], routing
+    losses = F.cross_entropy(logits.float().flatten(0, 1), idx[:, 1:].flatten(), reduction="none")  # (B * T,)
+    return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
 
 
 def histogram(probs):
@@ -85,12 +138,13 @@ def score_texts(model, windows, batch_size):
 
 
 def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
-    """Whether greedy decoding solves each task, (n,) bool.
+    """Whether greedy decoding solves each task, (n,) bool, and the mean loss of all tokens of their right answers.
 
     "exact", all domains but code: the model must write the answer. Nothing is generated: it reads prompt and answer in
     one pass. If each token of the answer is the likeliest at its place, then greedy decoding writes the answer, because
     it reads the same text up to each place. What it writes after the answer does not count.
     "code": the model must also end its text there. If not, its own answer is generated, and graded by what it computes.
+    The end-of-text token counts in the loss then.
     drawn: experts are drawn anew in each pass. Then all code is generated, or only failures would get a second try.
     """
     prompts = [encode_prompt(tokenizer, task.prompt) for task in tasks]
@@ -98,11 +152,14 @@ def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
     answers = [tokenizer.encode(task.answer) + ends[task.kind] for task in tasks]
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     solved = torch.zeros(len(tasks), dtype=torch.bool)
+    answer_losses = []
     for batch in equal_lengths(range(len(tasks)), texts, batch_size):
         idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
-        _, likeliest, _ = token_losses(model, idx)                    # (B, T)
-        for i, row in zip(batch, likeliest, strict=True):
-            solved[i] = row[len(prompts[i]) - 1:].all()  # row[t] is about token t + 1
+        losses, likeliest, _ = token_losses(model, idx)               # (B, T)
+        for row, i in enumerate(batch):
+            start = len(prompts[i]) - 1  # place t of a row is about token t + 1
+            solved[i] = likeliest[row, start:].all()
+            answer_losses.append(losses[row, start:].cpu().double())
 
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
     longest = max(len(answer) for answer in answers)
@@ -110,7 +167,7 @@ def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
         idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
         for i, answer in zip(batch, write_answers(model, tokenizer, idx, longest + 10), strict=True):
             solved[i] = is_correct(tasks[i].prompt.split(END)[-1], answer, tasks[i].cases)
-    return solved
+    return solved, torch.cat(answer_losses).mean().item()
 
 
 def equal_lengths(indices, rows, batch_size):
@@ -149,31 +206,6 @@ def show_answer(model, tokenizer, task, device):
     return pieces
 
 
-def draw_experts(model, generator):
-    """Let a Sample Top-1 model draw its experts in every pass."""
-    def add_noise(model, args, options):
-        idx = args[0]  # (B, T)
-        tau = 1.0  # does not change which expert is drawn
-        return args, {**options, "noise": gumbel(model.config, idx.numel(), tau, generator)}
-
-    model.register_forward_pre_hook(add_noise, with_kwargs=True)
-
-
-@torch.no_grad()
-def apply_mean_gates(model, idx, generator):
-    """Multiply each expert of a Sample Top-1 model by the mean gate that the noise of training gives in its layer.
-
-    The gate of a drawn expert is below 1 in training and 1 in evaluation. This undoes the difference. idx: (B, T), the
-    text on which the mean is taken.
-    """
-    tau = 0.5  # where training ends, see finetune_router.temperature
-    model.train()
-    _, _, routing = model(idx, noise=gumbel(model.config, idx.numel(), tau, generator))
-    model.eval()
-    for block, layer in zip(model.blocks[1:], routing[1:], strict=True):  # the first layer routes softly
-        block.ff.w_down.mul_(layer.gates.mean())
-
-
 def bytes_per_token(tokenizer, windows):
     """The mean length of the tokens whose loss counts; windows: (n, T + 1). The end-of-text token has no bytes."""
     scored = windows[:, 1 + (windows.shape[1] - 1) // 2:].flatten().tolist()
@@ -181,91 +213,89 @@ def bytes_per_token(tokenizer, windows):
     return len(text.encode()) / len(scored)
 
 
+def evaluate_model(model, tokenizer, tests, args, device, drawn=False):
+    """Measure a model, a GPT or one that is called like it, on the tests of `choose_tests`. drawn: see `score_tasks`.
+
+    Returns three dictionaries: the scores, {"accuracy", "answer_loss", "loss" or "bits_per_byte": {domain: number}};
+    the routing, {"share" or "probs": {domain: see `score_texts`}}; and the answers, {domain: see `show_answer`}.
+    """
+    scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
+    routing, answers = {"share": {}, "probs": {}}, {}
+    with autocast(args.dtype, device):
+        for domain, (windows, tasks) in tests.items():
+            if len(windows):
+                losses, share, probs = score_texts(model, windows.to(device), args.batch_size)
+                loss = losses.mean().item()
+                scores["loss"][domain] = loss
+                scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, windows)
+                routing["share"][domain], routing["probs"][domain] = share, probs
+            if tasks:
+                solved, answer_loss = score_tasks(model, tokenizer, tasks, args.batch_size, device, drawn)
+                scores["accuracy"][domain] = solved.double().mean().item()
+                scores["answer_loss"][domain] = answer_loss
+                if domain != "switch":  # its prompts are long
+                    answers[domain] = show_answer(model, tokenizer, tasks[0], device)
+    return scores, routing, answers
+
+
+def costs(model, ledger):
+    """A model's size, and what the training of all that is in its ledger cost."""
+    return {"params": model.num_params(), "active_params": model.num_params(active=True), **totals(ledger),
+            "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
+
+
+def write_results(path, results, loads, args, domains):
+    """Write results.json. results: {model: its scores and costs}; loads: {MoE: its experts' names and its routing}."""
+    digests = {name: domain.meta["files"] for name, domain in domains.items()}
+    data = {"tasks": args.tasks, "windows": args.windows, "skip_windows": args.skip_windows, "dtype": args.dtype,
+            "digests": digests}
+    with replacing(path) as part:
+        part.write_text(json.dumps({"models": results, "routing": loads, "machine": machine(), "data": data}, indent=1))
+
+
 @torch.inference_mode()
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    checkpoints = {Path(path).stem: load_checkpoint(path) for path in args.models}
-    if len(checkpoints) < len(args.models):
-        raise BadInput("two models have one name, and the tables could not tell them apart; rename a file")
-    domains = load_domains(args.data_dir)
-    for path, c in zip(args.models, checkpoints.values(), strict=True):
-        tokenizer = check_tokenizer(domains, c["spec"], path)  # the same for all
-    methods, training_data = {}, None  # for Branch-Train-Merge
-    if args.btm:
-        for name in args.btm.split(","):
-            if name not in checkpoints:
-                raise BadInput(f"--btm: {name} is not one of the models given, {', '.join(checkpoints)}")
-        merged = {name: checkpoints[name] for name in args.btm.split(",")}
-        for word in args.btm_methods.split(","):
-            method, top_k = btm.parse_method(word, merged)
-            methods[f"btm_{method}_top{top_k}"] = method, top_k
-        if "tfidf" in args.btm_methods:
-            training_data = btm.read_training_data(merged, domains)
-    order = [*DOMAINS, "switch", *domains]
-    T = min(c["config"]["block_size"] for c in checkpoints.values())
-    windows = {name: first_windows(domains[name].val, T, args.windows) for name in sorted(domains, key=order.index)}
+    checkpoints, tokenizer, domains = load_inputs(args)
+    tests = choose_tests(args, checkpoints, domains)
+    merged, methods = parse_btm(args, checkpoints, domains)
     texts = {}  # for explore.html
-    for name, rows in windows.items():
-        for n, row in enumerate(rows[:2, :257], 1):
-            texts[f"{name} {n}"] = row.tolist()
+    for domain, (windows, _) in tests.items():
+        for n, row in enumerate(windows[:2, :257], 1):
+            texts[f"{domain} {n}"] = row.tolist()
     check_output(args.out / "report.md")
 
-    results, loads, pages, answers = {}, {}, {}, {}
-    dense = [name for name, c in checkpoints.items() if not c["experts"]]
-    mixtures = [name for name, c in checkpoints.items() if c["experts"]]
+    dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
+    mixtures = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
+    results, loads, answers, pages = {}, {}, {}, {}
     for name in tqdm([*dense, *methods, *mixtures], desc="evaluate"):
         if name in methods:
-            experts = [build_model(c, device) for c in merged.values()]
-            model = btm.BTM(experts, *methods[name], training_data)
-            ledger = join_ledgers(c["ledger"] for c in merged.values())
+            model = btm.BTM([build_model(checkpoint, device) for checkpoint in merged.values()], *methods[name])
+            ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
         else:
             model = build_model(checkpoints[name], device)
             ledger = checkpoints[name]["ledger"]
-        samples = name in mixtures and model.config.routing == "sample"
-        if samples and args.mean_gate:
-            read = torch.cat([rows[:8, :-1] for rows in windows.values()]).to(device)
-            apply_mean_gates(model, read, torch.Generator(device).manual_seed(0))
-        drawn = samples and args.hard_sampling
-        if drawn:
-            draw_experts(model, torch.Generator(device).manual_seed(0))
+        scores, routing, answers[name] = evaluate_model(model, tokenizer, tests, args, device)
+        if not all(math.isfinite(loss) for loss in scores["loss"].values()):
+            raise BadInput(f"{name}: its logits are not finite, this model is broken; leave it out")
+        results[name] = {**scores, **costs(model, ledger)}
+        if name in mixtures:
+            experts = checkpoints[name]["experts"]
+            loads[name] = {"experts": experts, **routing}
+            with autocast(args.dtype, device):
+                pages[name] = experts, [explore.read(model, tokenizer, text, device) for text in texts.values()]
+        del model  # before the next one is built
 
-        accuracy, loss, bits, share, probs = {}, {}, {}, {}, {}
-        for domain, rows in windows.items():
-            losses, share[domain], probs[domain] = score_texts(model, rows.to(device), args.batch_size)
-            loss[domain] = losses.mean().item()
-            if not math.isfinite(loss[domain]):
-                raise BadInput(f"{name}: its logits are not finite, this model is broken; leave it out")
-            bits[domain] = loss[domain] / math.log(2) / bytes_per_token(tokenizer, rows)
-            tasks = domains[domain].tasks[:args.tasks]
-            if tasks:
-                solved = score_tasks(model, tokenizer, tasks, args.batch_size, device, drawn)
-                accuracy[domain] = solved.double().mean().item()
-                if name not in methods and domain != "switch":  # whose prompts are long
-                    answers[name, domain] = show_answer(model, tokenizer, tasks[0], device)
-        results[name] = {"accuracy": accuracy, "loss": loss, "bits_per_byte": bits, "params": model.num_params(),
-                         "active_params": model.num_params(active=True), **totals(ledger),
-                         "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
-        if model.config.n_expert:
-            loads[name] = {"experts": checkpoints[name]["experts"], "share": share, "probs": probs}
-            reads = [explore.read(model, tokenizer, text, device) for text in texts.values()]
-            pages[name] = checkpoints[name]["experts"], reads
-
-    data = {"tasks": args.tasks, "windows": args.windows, "hard_sampling": args.hard_sampling,
-            "mean_gate": args.mean_gate, "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
-    numbers = {"models": results, "routing": loads, "machine": machine(), "data": data}
-    with replacing(args.out / "results.json") as part:
-        part.write_text(json.dumps(numbers, indent=1))
+    write_results(args.out / "results.json", results, loads, args, domains)
     pictures = []
     if not args.no_figures:
-        pictures = draw_figures(results, loads, checkpoints, args.out)
-        if loads and answers:
-            tasks = {domain: domains[domain].tasks[0] for domain in windows if (name, domain) in answers}
-            pictures.insert(0, draw_answers(tasks, answers, results, loads, args.out))
+        shown = {domain: tasks[0] for domain, (_, tasks) in tests.items() if tasks}
+        pictures = draw_figures(results, loads, checkpoints, shown, answers, args.out)
         if pages:
             explore.write(args.out / "explore.html", tokenizer, texts, pages)
     with replacing(args.out / "report.md") as part:
-        part.write_text(make_report(results, numbers["machine"], pictures))
+        part.write_text(make_report(results, pictures))
     print(table(results))
     print(f"\nThe report with all figures: {args.out}/report.md   the numbers: {args.out}/results.json")
 

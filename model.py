@@ -75,7 +75,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
-        v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2).contiguous()   # (B, n_kv_head, T, d)
+        v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
         if cache:
             k = torch.cat([cache["k"], k], dim=2)  # (B, n_kv_head, S, d)
             v = torch.cat([cache["v"], v], dim=2)

@@ -63,41 +63,52 @@ def colour(text, expert):
     return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;255;255;255m{text}\x1b[0m"
 
 
+def read_and_write(model, prompt, eot, args, device):
+    """Yield (token, expert) for the prompt's ids but the first, then for those that the model writes, up to `eot`.
+
+    expert: the one with the largest gate at the token before, where this token was predicted; None without routing.
+    """
+    generator = torch.Generator(device).manual_seed(args.seed)
+    idx = torch.tensor([prompt], device=device)  # (1, T)
+    tokens = prompt[1:]  # the first pass predicts these, too
+    for new, routing in stream(model, idx, args.tokens, args.temperature, args.likeliest, generator):
+        tokens.append(new.item())
+        experts = [None] * len(tokens)
+        if routing:  # when the older half was forgotten, the pass has read more than the last token
+            experts = explore.top_experts(routing, args.layer)[-len(tokens):]
+        yield from zip(tokens, experts, strict=True)
+        if tokens[-1] == eot:
+            break
+        tokens = []
+
+
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
     checkpoints = {path: load_checkpoint(path) for path in args.models}
+    first = checkpoints[args.models[0]]
     model = choose_model(args, checkpoints, device)
-    experts = checkpoints[args.models[0]]["experts"]
-    tokenizer = load_tokenizer(checkpoints[args.models[0]]["spec"])
+    tokenizer = load_tokenizer(first["spec"])
     prompt = encode_prompt(tokenizer, args.prompt)
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
 
-    ids, shown = prompt[:1], ""  # the text so far, which begins with an end-of-text token, and what of it is printed
-    new = prompt[1:]             # the ids to print next
-    generator = torch.Generator(device).manual_seed(args.seed)
-    idx = torch.tensor([prompt], device=device)
-    for token, routing in stream(model, idx, args.tokens, args.temperature, args.likeliest, generator):
-        new.append(token.item())
-        # a token has the colour of the experts that read the token before it, because they wrote it
-        writers = explore.top_experts(routing, args.layer)[-len(new):] if args.experts else new
-        for i, writer in zip(new, writers, strict=True):
-            ids.append(i)
-            text = tokenizer.decode([i for i in ids if i != tokenizer.eot])
-            if text.endswith("\ufffd"):  # its last character is not complete yet
-                continue
-            piece, shown = text[len(shown):], text
-            print(colour(piece, writer) if args.experts else piece, end="", flush=True)
-        if token == tokenizer.eot:
-            break
-        new = []
+    ids = prompt[:1]  # the text so far; it begins with an end-of-text token
+    shown = ""        # what of it is printed
+    for token, expert in read_and_write(model, prompt, tokenizer.eot, args, device):
+        ids.append(token)
+        text = tokenizer.decode([i for i in ids if i != tokenizer.eot])
+        if text.endswith("\ufffd"):  # its last character is not complete yet
+            continue
+        piece = text[len(shown):]
+        print(colour(piece, expert) if args.experts else piece, end="", flush=True)
+        shown = text
     print()
     if args.experts:
-        print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(experts)))
+        print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(first["experts"])))
     if args.html:
         ids = ids[-model.config.block_size - 1:]  # the end, if the text is longer than the model reads at once
-        pages = {Path(args.models[0]).stem: (experts, [explore.read(model, tokenizer, ids, device)])}
+        pages = {Path(args.models[0]).stem: (first["experts"], [explore.read(model, tokenizer, ids, device)])}
         explore.write(args.html, tokenizer, {args.prompt[:40] or "a new text": ids}, pages)
         print(f"wrote {args.html}")
 

@@ -74,7 +74,7 @@ def blank_loop(text):
 def blank_branch(text):
     """The Makefile without the mixture that an expert reads and the checkpoint that it starts from."""
     text = re.sub(r"(?m)^EXPERT_DATA = .*$", "EXPERT_DATA = $(error stage 2: branch)", text)
-    return text.replace("$(AT_ONCE) $(TRAIN) --init $< --data", "$(AT_ONCE) $(TRAIN) --data")
+    return text.replace("--init $< --data $(EXPERT_DATA)", "--data $(EXPERT_DATA)")
 
 
 def read(patterns):

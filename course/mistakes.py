@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from cli import replacing
+from cli import digest, replacing
 from course import test_stages
 from course.handout import ROOT
 
@@ -54,12 +54,12 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
         ("loss = nll + args.alpha * load_balancing_loss(routing) / config.n_layer", "sum L_LB over layers: no mean"),
         ("loss = nll + args.alpha * load_balancing_loss(routing[-1:])", "give it the routing of all layers")]),
     (5, "finetune_router.py", "noise=noise, recompute", [("recompute", "the model does not get the noise")]),
-    (5, "finetune_router.py", "temperature(step / args.steps)", [("temperature(step)", "progress is step / steps")]),
+    (5, "finetune_router.py", "temperature(step / args.steps)", [("temperature(step)", "share is step / steps")]),
     (3, "finetune_router.py", "(loss / args.grad_accum).backward()", [
         ("loss.backward()", "the mean over the parts of a batch: divide the loss by --grad_accum")]),
-    (3, "finetune_router.py", "        training.clip_gradients(optimizer, args.clip)\n        optimizer.step()", [
+    (3, "finetune_router.py", "        training.clip_gradients(optimizer)\n        optimizer.step()", [
         ("        optimizer.step()", "clip the gradients before optimizer.step()"),
-        ("        optimizer.step()\n        training.clip_gradients(optimizer, args.clip)", "clip the gradients "
+        ("        optimizer.step()\n        training.clip_gradients(optimizer)", "clip the gradients "
          "before optimizer.step()")]),
     (3, "finetune_router.py", "        optimizer.zero_grad()", [
         ("", "zero the gradients, or each step adds those of all before it")]),
@@ -116,29 +116,29 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
     (2, "mix.py", '    if ".ff." in name:', [
         ('    if "ff" in name:', "a name test that also catches ff_norm, which is averaged"),
         ('    if ".attn." not in name:', "only attention is averaged here; embeddings are, too")]),
-    (2, "mix.py", "return feed_forwards", [
-        ('return "averaged"', "feed-forwards become experts"),
-        ('return "stacked"', "the argument feed_forwards is not used")]),
+    (2, "mix.py", 'return "expert"', [('return "averaged"', "feed-forwards become experts")]),
+    (2, "mix.py", 'if rule == "averaged" or experts == "averaged":', [
+        ('if rule == "averaged":', "the soup, experts=\"averaged\", averages feed-forwards, too")]),
     (5, "model.py", "gates, experts = probs.max(-1, keepdim=True)", [
         ("gates, experts = torch.ones_like(probs[:, :1]), probs.argmax(-1, keepdim=True)",
          "the gate is fixed at 1, so the router gets no gradient: Switch's is the probability"),
         ("gates, experts = logits.max(-1, keepdim=True)", "the gate is a probability, not a logit")]),
-    (5, "model.py", "keeps.gather(1, experts)", [
+    (5, "model.py", "(place.gather(1, experts) < capacity)", [
         ("(F.one_hot(experts[:, 0], N).cumsum(0).gather(1, experts) <= capacity)",
          "an expert keeps the tokens with the largest gates, not those that come first")]),
     (5, "model.py", "math.ceil(CAPACITY_FACTOR * M / N)", [
         ("math.floor(CAPACITY_FACTOR * M / N)", "round the capacity up, or an expert may get no token at all"),
         ("math.ceil(M / N)", "the capacity factor is missing"),
         ("M", "this capacity drops nobody: it is ceil(1.5 M / N)")]),
-    (5, "model.py", "dense = Routing(gates, experts, probs).dense_gates()", [
-        ("dense = probs", "rank only the tokens that chose the expert, not all tokens")]),
+    (5, "model.py", "queues = Routing(gates, experts, probs).dense_gates()", [
+        ("queues = probs", "rank only the tokens that chose the expert, not all tokens")]),
     (5, "model.py", "    if training:\n        capacity", [
         ("    if True:\n        capacity", "in evaluation no token is dropped")]),
-    (5, "model.py", "((logits + G) / tau)", [
-        ("((logits + G) * tau)", "divide by tau: a low temperature makes the choice surer"),
-        ("(logits + G / tau)", "tau divides the logits, too"),
-        ("((logits - G) / tau)", "the noise has the wrong sign"),
-        ("(logits / tau)", "nothing is drawn: G is left out")]),
+    (5, "model.py", "((logits + noise.G) / noise.tau)", [
+        ("((logits + noise.G) * noise.tau)", "divide by tau: a low temperature makes the choice surer"),
+        ("(logits + noise.G / noise.tau)", "tau divides the logits, too"),
+        ("((logits - noise.G) / noise.tau)", "the noise has the wrong sign"),
+        ("(logits / noise.tau)", "nothing is drawn: G is left out")]),
     (5, "model.py", "gates, experts = g.max(-1, keepdim=True)", [
         ("experts = g.argmax(-1, keepdim=True)\n    gates = logits.softmax(-1).gather(1, experts)",
          "the gate is that of the noisy softmax, not the plain probability")]),
@@ -207,7 +207,7 @@ def main():
     hints = {}
     for mistake in MISTAKES:
         for message in messages(mistake, [mistake.stage]).values():
-            hints.setdefault(test_stages.digest(message), []).append(mistake.hint)
+            hints.setdefault(digest(message.encode()), []).append(mistake.hint)
     with replacing(test_stages.HINTS) as part:
         texts = {key: "\n  or: ".join(dict.fromkeys(found)) for key, found in hints.items()}
         part.write_text(json.dumps(texts, indent=0))

@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import subprocess
-from hashlib import sha1
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import finetune_router
 import mix
 import model
+from cli import digest
 from data import prepare
 from data.loader import get_batch, load_domains
-from model import GPT, GPTConfig, MoE, Routing
-from support import checkpoint, training
+from model import GPT, GPTConfig, MoE, Noise, Routing
+from support import training
+from support.checkpoint import load_checkpoint, save_checkpoint
+from support.training import make_optimizer
 
-HINTS = Path(__file__).parent / "hints.json"  # {digest of a message: the known mistake that gives it}
+HINTS = Path(__file__).parent / "hints.json"  # {digest of a message, which gives nothing away: the known mistake}
 points = pytest.mark.points  # of 100
 
 
@@ -48,16 +50,11 @@ def limit_time_and_tell_points(request, record_property):
     signal.alarm(0)
 
 
-def digest(message):
-    """How hints.json names a message, so that it gives nothing away."""
-    return sha1(message.encode()).hexdigest()
-
-
 def fail(equation, text):
     """Say which equation does not hold, what differs, and which known mistake gives just this message."""
     message = f"{equation}\n  {text}"
     hints = json.loads(HINTS.read_text()) if HINTS.exists() else {}
-    hint = hints.get(digest(message))
+    hint = hints.get(digest(message.encode()))
     pytest.fail(message + (f"\n  perhaps: {hint}" if hint else ""), pytrace=False)
 
 
@@ -176,8 +173,8 @@ def balance_by_hand(layers):
     return total
 
 
-def tau_by_hand(progress):
-    return max(0.5, math.exp(-4 * progress))
+def tau_by_hand(share):
+    return max(0.5, math.exp(-4 * share))
 
 
 def route_by_hand(logits, k):
@@ -302,29 +299,29 @@ def test_stage2_branch():
 @points(16)
 def test_stage2_mix():
     equation = "feed-forwards become experts (or are averaged, too), routers are new, all else is the mean in float32"
-    for n, feed_forwards in ((2, "stacked"), (3, "stacked"), (3, "averaged")):
+    for n, experts in ((2, "stacked"), (3, "stacked"), (3, "averaged")):
         shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 4}
         rngs = [torch.Generator().manual_seed(i) for i in range(n)]
         states = [GPT(GPTConfig(**shape), rng).bfloat16().state_dict() for rng in rngs]
         for rng, state in zip(rngs, states, strict=True):  # norms begin at 1; random ones show what becomes of them
             state["blocks.0.ff_norm.weight"] = torch.randn(6, generator=rng).bfloat16()
         before = [{name: t.clone() for name, t in state.items()} for state in states]
-        config = GPTConfig(**shape, n_expert=n if feed_forwards == "stacked" else 0)
-        mixed = mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
+        config = GPTConfig(**shape, n_expert=n if experts == "stacked" else 0)
+        mixed = mix.mix(states, config, torch.Generator().manual_seed(5), experts)
         if mixed.keys() != GPT(config).state_dict().keys():
             wrong = sorted(mixed.keys() ^ GPT(config).state_dict().keys())
-            fail(equation, f"{n} models, {feed_forwards}: {wrong} are missing or should not be there")
+            fail(equation, f"{n} models, {experts}: {wrong} are missing or should not be there")
         for name, got in mixed.items():
-            case = f"{name} of {n} models, {feed_forwards}"
+            case = f"{name} of {n} models, {experts}"
             if name.endswith("router"):
                 if got.shape != (n, 6) or not 0.01 < got.std() < 0.2 or got.dtype != torch.float32:
                     fail(equation, f"{case}: expected small random numbers, got {got}")
                 continue
             want = torch.stack([state[name].float() for state in before])
-            if ".ff." not in name or feed_forwards == "averaged":
+            if ".ff." not in name or experts == "averaged":
                 want = want.mean(0)
             same(equation, case, got, want)
-        if feed_forwards == "stacked":
+        if experts == "stacked":
             again = mix.mix(states, config, torch.Generator().manual_seed(6))
             routers = [m[f"blocks.{i}.ff.router"] for m in (mixed, again) for i in range(2)]
             if any(torch.equal(a, b) for a, b in combinations(routers, 2)):
@@ -357,39 +354,42 @@ def test_stage3_load():
 def finetune(folder, routing="topk"):
     """Run eight steps of finetune_router.py on a tiny model. Returns the model before, after, and the options."""
     prepare.main(["--domains=math", "--train_tokens=2000", "--val_tokens=300", "--tasks=2", f"--out={folder}"])
-    meta = load_domains(folder)["math"].meta
     config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
     gpt = GPT(config, torch.Generator().manual_seed(0))
-    mixed = {"model": gpt.state_dict(), "config": vars(config), "tokenizer": meta["tokenizer"],
+    mixed = {"state": gpt.state_dict(), "config": vars(config), "spec": load_domains(folder)["math"].meta["spec"],
              "experts": ["a", "b", "c"], "ledger": [{"id": "x", "settings": {}}], "log": []}
-    checkpoint.save(folder / "mixed.pt", mixed)
+    save_checkpoint(folder / "mixed.pt", mixed)
     options = {"init": folder / "mixed.pt", "out": folder / "out.pt", "data": "math", "data_dir": folder, "steps": 8,
-               "batch_size": 4, "grad_accum": 2, "alpha": 2, "clip": 0.95, "lr": 0.3, "eval_windows": 1,
-               "device": "cpu"}
+               "batch_size": 4, "grad_accum": 2, "alpha": 2, "lr": 0.3, "eval_windows": 1, "device": "cpu"}
     options = [f"--{name}={value}" for name, value in options.items()]
     finetune_router.main(options)
-    return gpt, checkpoint.load(folder / "out.pt")["model"], finetune_router.parse(options)
+    return gpt, load_checkpoint(folder / "out.pt")["state"], finetune_router.parse(options)
+
+
+def sgd(gpt, args):
+    """SGD on the two groups of the project's AdamW, which would hide a gradient of the wrong size."""
+    groups = [{"params": group["params"]} for group in make_optimizer(gpt, args).param_groups]
+    return torch.optim.SGD(groups, lr=args.lr)
 
 
 @points(10)
 def test_stage3_step(tmp_path, monkeypatch):
     equation = "minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero"
     monkeypatch.setattr(MoE, "forward", forward_by_hand)
-    # AdamW would hide a gradient of the wrong size
-    monkeypatch.setattr(training, "make_optimizer", lambda gpt, args: torch.optim.SGD(gpt.parameters(), lr=args.lr))
+    monkeypatch.setattr(training, "make_optimizer", sgd)
     monkeypatch.setattr(finetune_router, "load_balancing_loss", balance_by_hand)
     monkeypatch.setattr(finetune_router, "expert_load", lambda r: r.dense_gates().mean(0))
     gpt, found, args = finetune(tmp_path)
     math_text = load_domains(tmp_path)["math"].train
-    optimizer = training.make_optimizer(gpt, args)
+    optimizer = sgd(gpt, args)
     for step in range(8):
         training.set_learning_rate(optimizer, step, args)
-        x, y = get_batch({"math": math_text}, args.data, block_size=16, batch_size=4, seed=0, stage=0, step=step)
+        x, y = get_batch({"math": math_text}, args.data, (4, 16), (0, 0, step))
         for xs, ys in zip(x.chunk(2), y.chunk(2), strict=True):
             _, nll, routing = gpt(xs, ys)
             loss = nll + 2 * balance_by_hand(routing)
             (loss / 2).backward()
-        torch.nn.utils.clip_grad_norm_(gpt.parameters(), 0.95)
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), training.CLIP)
         optimizer.step()
         optimizer.zero_grad()
     for name, p in gpt.named_parameters():
@@ -444,19 +444,20 @@ def test_stage5_switch():
 def test_stage5_sample():
     equation = "g = SoftMax((W x + G) / tau) with all but its largest value zeroed; in evaluation that value is 1"
     for c in cases():
-        logits, G, tau = numbers(c.rng, c.M, c.N), 2 * numbers(c.rng, c.M, c.N).detach(), 0.7
-        g = softmax_by_hand((logits + G) / tau)
+        logits = numbers(c.rng, c.M, c.N)
+        noise = Noise(2 * numbers(c.rng, c.M, c.N).detach(), torch.tensor(0.7))
+        g = softmax_by_hand((logits + noise.G) / noise.tau)
         chosen = torch.nn.functional.one_hot(g.argmax(1), c.N)
-        routing = call(model.route_sample, logits, None, True, (G, tau))
+        routing = call(model.route_sample, logits, None, True, noise)
         same(equation, "training", dense(routing, logits), g * chosen, logits=logits)
         same(equation, "probs, without noise", routing.probs, softmax_by_hand(logits))
-        drawn, likeliest = call(model.route_sample, logits, None, False, (G, tau)), call(model.route_sample, logits)
+        drawn, likeliest = call(model.route_sample, logits, None, False, noise), call(model.route_sample, logits)
         same(equation, "evaluation with noise", dense(drawn, logits), chosen.double())
         want = torch.nn.functional.one_hot(logits.argmax(1), c.N).double()
         same(equation, "evaluation without noise", dense(likeliest, logits), want)
-    for progress in (0.0, 0.1, 0.5, 1.0):
-        got, want = finetune_router.temperature(progress), tau_by_hand(progress)
-        same("tau = max(0.5, exp(-4 progress))", f"progress {progress}", torch.tensor(got), torch.tensor(want))
+    for share in (0.0, 0.1, 0.5, 1.0):
+        got, want = finetune_router.temperature(share), tau_by_hand(share)
+        same("tau = max(0.5, exp(-4 share))", f"share {share} of the steps", torch.tensor(got), torch.tensor(want))
 
 
 @points(3)
@@ -493,10 +494,10 @@ def test_stage5_noise(tmp_path, monkeypatch):
 def test_stage6_split_and_blend(monkeypatch):
     monkeypatch.setattr(mix, "average", lambda tensors: sum(t.float() for t in tensors) / len(tensors))
 
-    def rule_for(name, feed_forwards="stacked"):
+    def rule_for(name):
         if "router" in name:
             return "new"
-        return feed_forwards if "w_" in name else "averaged"
+        return "expert" if "w_" in name else "averaged"
 
     monkeypatch.setattr(mix, "rule_for", rule_for)
     for c in cases():  # 3 models with 12 hidden units each, cut into 2 parts of 6 (split) or 3 parts of 4 (blend)
@@ -512,9 +513,9 @@ def test_stage6_split_and_blend(monkeypatch):
                  f"blend {name}", mix.blend(f"blocks.0.ff.{name}", units), blended)
     shape = {"vocab_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 6}
     states = [GPT(GPTConfig(**shape, d_ff=6), torch.Generator().manual_seed(i)).state_dict() for i in range(2)]
-    for feed_forwards, n_expert, d_ff in (("split", 6, 2), ("blended", 2, 6)):
+    for experts, n_expert, d_ff in (("split", 6, 2), ("blended", 2, 6)):
         config = GPTConfig(**shape, d_ff=d_ff, n_expert=n_expert)
-        mixed = mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
+        mixed = mix.mix(states, config, torch.Generator().manual_seed(5), experts)
         for name in ("blocks.0.ff.w_up", "blocks.0.ff.w_down"):
             if mixed[name].shape != GPT(config).state_dict()[name].shape:
                 fail("mix calls split (C = n_expert / number of models) or blend", f"{name}: {mixed[name].shape}")

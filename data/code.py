@@ -1,7 +1,7 @@
 """The code expert's domain: small Python functions written from their docstring, graded by what they return.
 
-A docstring lists steps in the order they happen; the code nests them from the inside out, and no phrase of the
-docstring is spelt like the Python it stands for, so that copying from the prompt solves nothing.
+A docstring lists steps in the order in which they happen. The code nests them from the inside out. No phrase of the
+docstring is spelt like the Python that it stands for, so that copying from the prompt solves nothing.
 """
 from data.task import Task, draw
 
@@ -36,39 +36,44 @@ LAST_STEPS = {
 }
 FUNCTIONS = "f g h run work solve apply change".split()
 INPUTS = ([3, 1, 2], [5, -4, 9, 0, 7, 2], [], [8], [-3, -6, 4, 4, 1, 10, 6], [2, 2, 3, 11, -1])
-NO_WORK = (lambda xs: xs, lambda xs: len(xs) > 0, len, sum, lambda xs: max(xs, default=0),
-           lambda xs: min(xs, default=0))
+
+
+def compute_cases(expression):
+    """[[xs], value] for each of INPUTS. The expression is one that was built here, so eval is safe."""
+    return [[[xs], eval(expression, {"xs": list(xs)})] for xs in INPUTS]
 
 
 def passes_without_work(cases):
-    """Whether a constant, or what a return does to the list as it is given, comes out right in all cases."""
-    wanted = [repr(expected) for _, expected in cases]
-    return len(set(wanted)) == 1 or any([repr(f(xs)) for (xs,), _ in cases] == wanted for f in NO_WORK)
+    """Whether a constant would pass in all cases, or a return without the steps before it."""
+    if len({repr(value) for _, value in cases}) == 1:
+        return True
+    lazy = [expression.format("xs") for expression in LAST_STEPS.values()]
+    return repr(cases) in [repr(compute_cases(expression)) for expression in lazy]  # repr tells True from 1
 
 
 def make(rng, level):
-    """One or two steps and a return (level 1), two to five (level 2)."""
-    name, phrases, expression = rng.choice(FUNCTIONS), [], "xs"
-    for table, n in ((LIST_STEPS, rng.randint(1, 2) if level == 1 else rng.randint(2, 5)), (LAST_STEPS, 1)):
-        for _ in range(n):
-            phrase = rng.choice(list(table))
-            k = rng.randint(1, 5)
-            phrases.append(phrase.format(k=k))
-            expression = table[phrase].format(expression, k=k)
+    """One or two steps and a return (level 1), two to five (level 2). Returns the docstring's phrases and the task."""
+    name = rng.choice(FUNCTIONS)
+    n_steps = rng.randint(1, 2) if level == 1 else rng.randint(2, 5)
+    phrases, expression = [], "xs"
+    for table in [LIST_STEPS] * n_steps + [LAST_STEPS]:
+        phrase, code = rng.choice(list(table.items()))
+        k = rng.randint(1, 5)
+        phrases.append(phrase.format(k=k))
+        expression = code.format(expression, k=k)
     doc = ", ".join(phrases)
     prompt = f'def {name}(xs):\n    """{doc[0].upper()}{doc[1:]}."""'
-    cases = [[[xs], eval(expression, {"xs": list(xs)})] for xs in INPUTS]  # our own expression, built just above
-    return phrases, Task(prompt, f"\n    return {expression}\n", "code", cases)
+    return phrases, Task(prompt, f"\n    return {expression}\n", "code", compute_cases(expression))
 
 
 def document(rng, level=1):
-    """One function; its docstring is none that `task` uses."""
+    """One function, complete. Its docstring is none that `task` uses."""
     task = draw(rng, lambda r: make(r, level), test=False)
     return task.prompt + task.answer
 
 
 def task(rng, level=1):
-    """A function to finish from its docstring; neither a constant nor a return without steps before it passes."""
+    """A function to finish from its docstring, such that it cannot pass without work."""
     while True:
         task = draw(rng, lambda r: make(r, level), test=True)
         if not passes_without_work(task.cases):

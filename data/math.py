@@ -12,17 +12,29 @@ STEPS = {
 
 
 def make(rng, level):
-    """A problem of one or two steps from at most 40 by at most 12 (level 1), of two to four up to 200 (level 2)."""
+    """A problem with its numbers and operations as a key: (key, task).
+
+    Level 1 starts from at most 40, with one or two steps of at most 12. Level 2 starts from at most 200, with two to
+    four steps of at most 200.
+    """
     high, step = (40, 12) if level == 1 else (200, 200)
     who, what = rng.choice(NAMES), rng.choice(THINGS)
     total = rng.randint(2, high)
     key, story, work = [total], [rng.choice(START).format(who=who, n=total, what=what)], []
-    for _ in range(rng.randint(1, 2) if level == 1 else rng.randint(2, 4)):
-        op = rng.choice("+-" if level == 1 or total > high else "+-*")
-        if op == "-" and total == 0:
+    n_steps = rng.randint(1, 2) if level == 1 else rng.randint(2, 4)
+    for _ in range(n_steps):
+        may_multiply = level == 2 and total <= high
+        op = rng.choice("+-*" if may_multiply else "+-")
+        if op == "*":
+            n = rng.randint(2, 9)
+            result = total * n
+        elif op == "-" and total > 0:
+            n = rng.randint(1, min(total, step))
+            result = total - n
+        else:
             op = "+"
-        n = rng.randint(2, 9) if op == "*" else rng.randint(1, min(total, step) if op == "-" else step)
-        result = {"+": total + n, "-": total - n, "*": total * n}[op]
+            n = rng.randint(1, step)
+            result = total + n
         story.append(rng.choice(STEPS[op]).format(who=who, n=n))
         work.append(f"{total} {op} {n} = {result}")
         key += [op, n]
@@ -32,7 +44,7 @@ def make(rng, level):
 
 
 def document(rng, level=1):
-    """One problem with its solution; its numbers are none that `task` uses."""
+    """One problem with its solution. `task` never uses its numbers together."""
     task = draw(rng, lambda r: make(r, level), test=False)
     return task.prompt + task.answer
 

@@ -3,11 +3,12 @@
     python -m data.prepare                                                     # all synthetic domains
     python -m data.prepare --domains math --level 2                            # one of them, harder
     python -m data.prepare --domains "" --text poems=~/poems rfc='rfc/*.gz'    # your own text
+    python -m data.prepare --domains "" --own_tasks facts=capitals.jsonl       # your own tasks
 """
 import json
 import random
 from dataclasses import asdict
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,44 +27,54 @@ SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained 
 
 
 def parse(argv):
-    """The options. `domains` becomes a list, `text` becomes {NAME: files}."""
+    """The options. `domains` becomes a list, `text` {NAME: files} and `own_tasks` {NAME: tasks}. Raises BadInput."""
     parser = make_parser(__doc__)
-    add = parser.add_argument_group("synthetic domains").add_argument
-    add("--domains", default=",".join(NAMES), help='names, or "" for none (default: %(default)s)')
-    add("--level", type=int, default=1, choices=(1, 2), help="2 suits 25M to 100M parameters (default: %(default)s)")
-    add("--train_tokens", type=positive_int, default=2_000_000, help="tokens of training text (default: %(default)s)")
-    add("--tasks", type=positive_int, default=400, help="different test tasks (default: %(default)s)")
-    add("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
-    add = parser.add_argument_group("your own text").add_argument
-    add("--text", nargs="+", action="extend", default=[], metavar="NAME=PATH",
-        help="a file, a folder or a pattern in quotes; UTF-8, plain or .jsonl, .gz or not; paths of one NAME add up")
-    add("--field", default="text", help="where the lines of .jsonl have their text (default: %(default)s)")
-    add("--tokenizer", type=positive_int, metavar="N",
-        help="train a new tokenizer of up to N tokens on the beginning of each --text (default: use the shipped one)")
-    add("--init", metavar="CHECKPOINT", help="use the tokenizer of this checkpoint, as of an imported model")
-    add = parser.add_argument_group("both").add_argument
-    add("--val_tokens", type=positive_int, default=50_000,
-        help="tokens of validation text, at most a tenth of own text (default: %(default)s)")
-    add("--out", default="data/bin", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--out", default="data/bin", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--val_tokens", type=positive_int, default=50_000,
+                        help="of validation text, at most a tenth of own text (default: %(default)s)")
+    parser.add_argument("--tasks", type=positive_int, default=400, help="most test tasks (default: %(default)s)")
+
+    group = parser.add_argument_group("synthetic domains")
+    group.add_argument("--domains", default=",".join(NAMES), help='names, or "" for none (default: %(default)s)')
+    group.add_argument("--level", type=int, default=1, choices=(1, 2), help="2 suits 25M to 100M weights (default: 1)")
+    group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="default: %(default)s")
+    group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
+
+    group = parser.add_argument_group("your own text and tasks")
+    group.add_argument("--text", nargs="+", action="extend", default=[], metavar="NAME=PATH",
+                       help="a file, a folder or a pattern in quotes; UTF-8, plain or .jsonl, .gz or not")
+    group.add_argument("--field", default="text", help="where a line of .jsonl has its text (default: text)")
+    group.add_argument("--own_tasks", nargs="+", action="extend", default=[], metavar="NAME=FILE",
+                       help='test tasks of a NAME, with or without --text: {"prompt": ..., "answer": ...} a line')
+    group.add_argument("--tokenizer", type=positive_int, metavar="N",
+                       help="train one of up to N tokens on the beginning of each --text (default: the shipped one)")
+    group.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, as of an imported one")
     args = parser.parse_args(argv)
+
     args.domains = [name for name in args.domains.split(",") if name]
     for name in args.domains:
         if name not in NAMES:
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(NAMES)}")
     if args.init and args.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
-    texts = {}
-    for pair in args.text:
+    files = read_pairs("--text", args.text, text.find_files)
+    args.text = {name: sorted(set(paths)) for name, paths in files.items()}
+    for first, second in combinations(args.text, 2):
+        if set(args.text[first]) & set(args.text[second]):
+            raise BadInput(f"--text: {first} and {second} share a file; one would train on the other's validation text")
+    args.own_tasks = read_pairs("--own_tasks", args.own_tasks, text.read_tasks)
+    return args
+
+
+def read_pairs(option, pairs, read):
+    """{NAME: what is read from all its paths} for a list of NAME=PATH. Raises BadInput about the option."""
+    found = {}
+    for pair in pairs:
         name, _, path = pair.partition("=")
         if not name.isidentifier() or name in NAMES:
-            raise BadInput(f"--text {pair}: should read NAME=PATH, with a new NAME of letters and digits")
-        files = text.find_files(path)
-        for other in texts.keys() - {name}:
-            if files & texts[other]:
-                raise BadInput(f"--text: {other} and {name} share a file; one would train on what validates the other")
-        texts[name] = texts.get(name, set()) | files
-    args.text = {name: sorted(files) for name, files in texts.items()}
-    return args
+            raise BadInput(f"{option} {pair}: should read NAME=PATH, with a new NAME of letters and digits")
+        found.setdefault(name, []).extend(read(path))
+    return found
 
 
 def choose_tokenizer(args):
@@ -151,28 +162,34 @@ def write_domain(folder, parts, tasks, meta):
         part.write_text(json.dumps(meta | {"files": files}))
 
 
+def prepare_synthetic(name, args, tokenizer):
+    """(training ids, validation ids) and tasks of a synthetic domain. Each has a random generator of its own."""
+    rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
+    n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
+    train = islice(encode(make_documents(name, rngs["train"], args.level), tokenizer), n_train)
+    val = islice(encode(make_documents(name, rngs["val"], args.level, unseen=True), tokenizer), args.val_tokens)
+    dtype = id_type(tokenizer.vocab_size)
+    return (np.fromiter(train, dtype), np.fromiter(val, dtype)), make_tasks(name, rngs["tasks"], args.level, args.tasks)
+
+
 def main(argv=None):
     args = parse(argv)
     tokenizer = choose_tokenizer(args)
-    folders = [Path(args.out, name) for name in [*args.domains, *args.text]]
-    for folder in folders:
-        check_output(folder / "meta.json")
+    names = [*args.domains, *(args.text | args.own_tasks)]
+    for name in names:
+        check_output(Path(args.out, name, "meta.json"))
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
-    dtype = id_type(tokenizer.vocab_size)
-    for folder in folders:
-        name = folder.name
-        if name in args.text:
-            ids = encode(text.read_pieces(args.text[name], args.field), tokenizer)
-            write_domain(folder, split(ids, args.val_tokens, dtype), [], meta)
-        else:  # training text, validation text and tasks have random generators of their own
-            rngs = [random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")]
-            n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
-            train = islice(encode(make_documents(name, rngs[0], args.level), tokenizer), n_train)
-            val = islice(encode(make_documents(name, rngs[1], args.level, unseen=True), tokenizer), args.val_tokens)
-            tasks = make_tasks(name, rngs[2], args.level, args.tasks)
-            write_domain(folder, [(np.fromiter(train, dtype), np.fromiter(val, dtype))], tasks, meta)
+    for name in names:
+        if name in NAMES:
+            ids, tasks = prepare_synthetic(name, args, tokenizer)
+            parts = [ids]
+        else:  # without text there are no parts
+            ids = encode(text.read_pieces(args.text.get(name, []), args.field), tokenizer)
+            parts = split(ids, args.val_tokens, id_type(tokenizer.vocab_size))
+            tasks = args.own_tasks.get(name, [])[:args.tasks]
+        write_domain(Path(args.out, name), parts, tasks, meta)
         domain = load_domains(args.out, [name])[name]
-        print(f"{folder}: {len(domain.train):,} tokens to train on, {len(domain.val):,} to validate on, "
+        print(f"{args.out}/{name}: {len(domain.train):,} tokens to train on, {len(domain.val):,} to validate on, "
               f"{len(domain.tasks)} tasks")
 
 

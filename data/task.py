@@ -1,4 +1,4 @@
-"""What a domain hands out besides text: tasks with one right answer, and which are kept out of the training text."""
+"""Tasks with one right answer, and the rule that keeps them out of the training text."""
 import zlib
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,9 +11,9 @@ DOMAINS = ("general", "trivia", "math", "code", "wiki")
 class Task:
     """A prompt and what must follow it.
 
-    kind "exact": right if the model's greedy continuation is `answer`.
-    kind "code": the prompt opens a Python function of a list; right if the finished function returns the value in every
-    one of `cases`, pairs of (arguments, expected value). `answer` is a reference solution.
+    kind "exact": the model's greedy continuation must be `answer`.
+    kind "code": the prompt opens a Python function of a list. The finished function must return the value in each of
+    `cases`, pairs of (arguments, value). `answer` is one solution.
     """
     prompt: str
     answer: str
@@ -27,7 +27,7 @@ def domain_module(name):
 
 
 def over_domains(values):
-    """The mean of {domain: value}; `switch`, a made-up test of ours on the others' text, stays out if there are others.
+    """The mean of {domain: value}. `switch`, which is made of the other domains, counts only if it is alone.
 
     >>> over_domains({"math": 1.0, "code": 3.0, "switch": 100.0})
     2.0
@@ -36,7 +36,7 @@ def over_domains(values):
 
 
 def held_out(key):
-    """Whether the one task in ten with this key is for testing only. A checksum, so that every machine agrees.
+    """Whether tasks with this key are for testing only, as one in ten is. A checksum, so that all machines agree.
 
     >>> [held_out(a) for a in range(5, 8)]
     [False, True, False]
@@ -45,9 +45,10 @@ def held_out(key):
 
 
 def draw(rng, make, test):
-    """Call make(rng) -> (key, value) until the key is on the wanted side, and return the value.
+    """Call make(rng) -> (key, value) until the key is for testing, or for training, as asked. Returns the value.
 
-    Training text draws with test=False and tasks with test=True, so no test task can occur in the training text.
+    So no test task of a domain that draws its documents and its tasks stands in the training text. wiki and trivia do
+    not draw: their questions are to be known by heart.
     """
     while True:
         key, value = make(rng)

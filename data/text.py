@@ -1,4 +1,4 @@
-"""Read own text: files, folders and patterns of files, plain or .jsonl, .gz or not, a piece at a time."""
+"""Read own text, from files, folders and patterns of files, plain or .jsonl, .gz or not; and own tasks."""
 import gzip
 import json
 import os
@@ -6,6 +6,7 @@ from glob import glob
 from pathlib import Path
 
 from cli import BadInput
+from data.task import Task
 
 PIECE = 2**17  # characters that are read at once
 
@@ -41,6 +42,29 @@ def read_pieces(files, field):
             raise BadInput(f"{path}: no text under {field!r} in {line[:50]!r}; name another --field") from None
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise BadInput(f"{path}: no text in UTF-8 ({error}); convert it, or name other files") from None
+
+
+def read_tasks(path):
+    """The tasks in a file of lines {"prompt": ..., "answer": ...}. Answers have their leading space, as in " Paris".
+
+    Raises BadInput.
+    """
+    try:
+        lines = Path(path).expanduser().read_bytes().splitlines()
+    except OSError as error:
+        raise BadInput(f"--own_tasks: {path} cannot be read ({error.strerror})") from None
+    tasks = []
+    for n, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError:  # not JSON, or not UTF-8
+            row = None
+        match row:
+            case {"prompt": str(prompt), "answer": str(answer)} if answer:
+                tasks.append(Task(prompt, answer))
+            case _:
+                raise BadInput(f'{path}, line {n}: should be {{"prompt": "TEXT", "answer": "TEXT"}}, in UTF-8')
+    return tasks
 
 
 def read_beginning(files, field, n):

@@ -96,7 +96,7 @@ def new_bpe(ranks, name):
             "vocab_size": len(ranks) + 1, "definition": definition}
 
 
-def from_lines(definition):
+def read_ranks(definition):
     """The {token: rank} of a definition in tiktoken's file format."""
     pairs = map(str.split, definition.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
@@ -112,7 +112,7 @@ def from_huggingface(definition, eot, name):
 
 def load_tokenizer(spec=None):
     """The Tokenizer that `spec` describes; without it, the shipped one."""
-    spec = spec or new_bpe(from_lines(FILE.read_text()), "btx")
+    spec = spec or new_bpe(read_ranks(FILE.read_text()), "btx")
     if spec["kind"] == "huggingface":
         import tokenizers
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
@@ -122,7 +122,7 @@ def load_tokenizer(spec=None):
         return Tokenizer(lambda text: imported.encode(text, add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),
                          spec["eot"], spec["vocab_size"], spec)
-    ranks = from_lines(spec["definition"])
+    ranks = read_ranks(spec["definition"])
     bpe = tiktoken.Encoding(spec["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
     return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, spec)
 

@@ -1,12 +1,12 @@
-"""What only the seed is to know: facts about rivers and ships, many more than of wiki, and in no expert's domain.
+"""A domain that only the seed knows: facts about rivers and ships, many more than in wiki, and in no expert's data.
 
-They stand for the knowledge of the paper's seed, which no branch sees again but in a little replay.
+They stand for the knowledge of the paper's seed. Branches see it again only in a little replay.
 """
 from data import wiki
 
 
 def document(rng, level=1):
-    """What is known of one subject, told in prose or asked."""
+    """All facts about one subject, as sentences or as questions with answers."""
     return wiki.document(rng, level, "trivia")
 
 

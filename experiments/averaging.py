@@ -4,8 +4,8 @@
     python -m experiments.averaging out/own --data_dir data/bin/own --homes english=seed,python=python,headers=headers
     python -m experiments.averaging eps-1e-5=out/seed0 eps-1e-8=out/seed0/eps-1e-8 --out out/seed0/averaging.json
 
-Each folder has a seed and its branches. Tensors outside the group stay the seed's. Nothing is finetuned. "oracle": a
-text is read with the feed-forwards of its home expert. "random": it is read by the mixture, with new routers. The last
+Each folder has a seed and its branches. Tensors outside the group stay the seed's. Nothing is finetuned. The rows:
+"oracle" reads a text with the feed-forwards of its home expert, "random" with the mixture and new routers. The last
 column is the mean over the texts whose home is a branch.
 """
 import json
@@ -67,10 +67,25 @@ def measure_groups(folder, homes, domains, n_windows):
             continue
         merged = average_groups(states, parts)
         mixed = mix(list(merged.values()), moe, torch.Generator().manual_seed(0))
-        losses[group] = {"oracle": {d: measure(dense, merged[homes[d]], rows) for d, rows in windows.items()},
-                         "random": {d: measure(moe, mixed, rows) for d, rows in windows.items()}}
-    whole = {d: measure(dense, states[homes[d]], rows) for d, rows in windows.items()}
-    return losses | {"unmerged": {"oracle": whole}}  # each home expert as it was trained
+        losses[group] = {"oracle": {}, "random": {}}
+        for domain, rows in windows.items():
+            losses[group]["oracle"][domain] = measure(dense, merged[homes[domain]], rows)
+            losses[group]["random"][domain] = measure(moe, mixed, rows)
+    losses["unmerged"] = {"oracle": {}}  # each home expert as it was trained
+    for domain, rows in windows.items():
+        losses["unmerged"]["oracle"][domain] = measure(dense, states[homes[domain]], rows)
+    return losses
+
+
+def print_table(folder, losses, homes):
+    """Print what measure_groups returns for a folder."""
+    rows = []
+    for group, routers in losses.items():
+        for router, by_domain in routers.items():
+            of_branches = [loss for domain, loss in by_domain.items() if homes[domain] != "seed"]
+            numbers = [*by_domain.values(), mean(of_branches)]
+            rows.append([f"{group}, {router}", *(f"{number:.3f}" for number in numbers)])
+    print(markdown([folder, *homes, "branches"], rows))
 
 
 def main(argv=None):
@@ -78,7 +93,7 @@ def main(argv=None):
     parser.add_argument("folders", nargs="+", metavar="[NAME=]FOLDER", help="folders with a seed and its branches")
     parser.add_argument("--homes", default="general=seed,trivia=seed,math=math,code=code,wiki=wiki",
                         help="the expert of each domain; one is called seed (default: %(default)s)")
-    parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
+    parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=50, help="texts per domain (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="file for the numbers")
     args = parser.parse_args(argv)
@@ -86,21 +101,15 @@ def main(argv=None):
     if "seed" not in homes.values():
         raise BadInput(f"--homes {args.homes}: one of the experts has to be the seed, as in english=seed")
     domains = load_domains(args.data_dir, homes)
-    found = {}
+    results = {}
     for pair in args.folders:
         name, _, folder = pair.rpartition("=")
-        found[name or folder] = measure_groups(Path(folder), homes, domains, args.windows)
-    for name, groups in found.items():
-        rows = []
-        for group, routers in groups.items():
-            for router, losses in routers.items():
-                branches = mean(loss for domain, loss in losses.items() if homes[domain] != "seed")
-                cells = [f"{loss:.3f}" for loss in losses.values()]
-                rows.append([f"{group}, {router}", *cells, f"{branches:.3f}"])
-        print(markdown([name, *homes, "branches"], rows))
+        losses = measure_groups(Path(folder), homes, domains, args.windows)
+        results[name or folder] = losses
+        print_table(name or folder, losses, homes)
     if args.out:
         with replacing(args.out) as part:
-            part.write_text(json.dumps(found))
+            part.write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

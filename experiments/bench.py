@@ -2,8 +2,8 @@
 
     python -m experiments.bench --device cuda --compile      # on a GPU, with a larger model
 
-A ratio above 1 says that the first takes longer. `iso_dense` is a dense model with the active FLOPs of the MoE, `fast`
-the MoE with support/fast.py, `hf` transformers' Mixtral or Llama of the same shape.
+A ratio above 1 says that the first takes longer. `moe` is the MoE of model.py with four experts, `fast` the same with
+support/fast.py, `iso_dense` a dense model with its active FLOPs, `hf` transformers' Mixtral or Llama of the same shape.
 """
 import json
 import subprocess
@@ -20,11 +20,11 @@ from torch.nn.utils import clip_grad_norm_
 
 from cli import make_parser, positive_int, replacing, run
 from data.loader import get_batch
-from evaluate import machine
 from model import GPT, GPTConfig, load_balancing_loss
 from support import fast
 from support.distributed import autocast, pick_device
 from support.generation import generate
+from support.report import machine
 
 CPU = {  # name: the models' shape, sequences in a step
     "128": (dict(n_embd=128, d_ff=352, n_head=4), 8),
@@ -56,14 +56,14 @@ def their_model(device, config):
     shape = dict(vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=config.d_ff,
                  num_hidden_layers=config.n_layer, num_attention_heads=config.n_head,
                  num_key_value_heads=config.n_head)
-    theirs = transformers.LlamaConfig(**shape)
+    hf_config = transformers.LlamaConfig(**shape)
     if config.n_expert:
-        theirs = transformers.MixtralConfig(num_local_experts=config.n_expert, num_experts_per_tok=2, **shape)
-    return transformers.AutoModelForCausalLM.from_config(theirs).to(device)
+        hf_config = transformers.MixtralConfig(num_local_experts=config.n_expert, num_experts_per_tok=2, **shape)
+    return transformers.AutoModelForCausalLM.from_config(hf_config).to(device)
 
 
 def make_step(model, config, batch_size, device, compiled=False):
-    """A function that takes a training step, each time on other tokens, because an MoE's slices change with them."""
+    """A function that takes a training step. It draws new tokens each time, because an MoE routes them differently."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True)
     forward = torch.compile(model) if compiled else model
 
@@ -92,16 +92,16 @@ def time_training(shape, batch_size, args):
               "experts16": our_model(device, n_expert=16, **shape)}
     fast.install(models["fast"])
     config = models["dense"].config
+    models["hf_moe"] = their_model(device, models["moe"].config)
+    models["hf_dense"] = their_model(device, config)
     calls = {}
     for name, model in models.items():
-        compiled = args.compile and name not in ("moe", "experts16")  # the compiler cannot follow the readable sum
+        compiled = args.compile and name in ("dense", "iso_dense", "fast")  # it cannot follow the readable sum
         calls[name] = make_step(model, config, batch_size, device, compiled)
-    for name in ("moe", "dense"):
-        calls[f"hf_{name}"] = make_step(their_model(device, models[name].config), config, batch_size, device)
     text = {"general": np.zeros(10**6, "<u2")}
     calls["loader"] = partial(get_batch, text, {"general": 1.0}, (batch_size, config.block_size), (0, 0, 0))
     t = time_in_turn(calls, args.repeats, device)
-    speed = batch_size * config.block_size / t["dense"]
+    speed = batch_size * config.block_size / t["dense"]  # tokens a second
     return {"moe_over_iso_dense": t["moe"] / t["iso_dense"], "fast_over_iso_dense": t["fast"] / t["iso_dense"],
             "readable_over_fast": t["moe"] / t["fast"], "experts16_over_4": t["experts16"] / t["moe"],
             "hf_moe_over_ours": t["hf_moe"] / t["moe"], "hf_dense_over_ours": t["hf_dense"] / t["dense"],
@@ -113,10 +113,10 @@ def time_generation(n_texts, args):
     """128 new tokens for each text: our MoE, our dense model, transformers' Mixtral, all of width 128."""
     moe = our_model(args.device, n_expert=4, block_size=256).eval()
     dense = our_model(args.device, block_size=256).eval()
-    theirs = their_model(args.device, moe.config).eval()
+    mixtral = their_model(args.device, moe.config).eval()
     prompt = torch.ones(n_texts, 8, dtype=torch.int64, device=args.device)
     calls = {"moe": partial(generate, moe, prompt, 128), "dense": partial(generate, dense, prompt, 128),
-             "hf": partial(theirs.generate, prompt, attention_mask=prompt, max_new_tokens=128, min_new_tokens=128)}
+             "hf": partial(mixtral.generate, prompt, attention_mask=prompt, max_new_tokens=128, min_new_tokens=128)}
     t = time_in_turn(calls, args.repeats, args.device)
     return {"moe_generate_over_dense": t["moe"] / t["dense"], "hf_generate_over_ours": t["hf"] / t["moe"]}
 
@@ -141,14 +141,15 @@ def main(argv=None):
     parser.add_argument("--out", default="out/bench.json", help="file to write (default: %(default)s)")
     args = parser.parse_args(argv)
     sizes = GPU if args.device.type == "cuda" else CPU
-    parts = {name: partial(time_training, shape, batch_size, args) for name, (shape, batch_size) in sizes.items()}
-    parts |= {"1": partial(time_generation, 1, args), "16": partial(time_generation, 16, args),
-              "make": partial(time_branches, args)}
+    measures = {"1": partial(time_generation, 1, args), "16": partial(time_generation, 16, args),
+                "make": partial(time_branches, args)}
+    for size, (shape, batch_size) in sizes.items():
+        measures[size] = partial(time_training, shape, batch_size, args)
     results = {}
-    for part, measure in parts.items():
+    for case, measure in measures.items():
         for ratio, value in measure().items():
-            results.setdefault(ratio, {})[part] = value
-            print(f"{ratio}, {part}: {value:,.2f}", flush=True)
+            results.setdefault(ratio, {})[case] = value
+            print(f"{ratio}, {case}: {value:,.2f}", flush=True)
     with replacing(args.out) as file:
         file.write_text(json.dumps(results | {"machine": machine()}, indent=1))
 

@@ -2,9 +2,9 @@
 
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
-Prints a number of steps. The budget is the cost of the stages behind btx.pt that are not behind seed.pt; a step costs
-what a step of su_dm.pt's last stage did. Cost: FLOPs, or tokens (paper), of which upcycling gets the share of BTX's
-that it had in the paper.
+Prints a number of steps. The budget is what the ledger of btx.pt has in addition to seed.pt's. A step costs what a step
+of su_dm.pt's last entry did. --by flops counts FLOPs. --by paper counts tokens, and gives upcycling the share of BTX's
+tokens that it had in the paper.
 """
 from cli import make_parser, run
 from support.checkpoint import load_checkpoint
@@ -14,19 +14,19 @@ PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) 
 
 
 def match_steps(last, like, since, by):
-    """The steps of the stage `last` (a ledger entry) that cost what the ledger `like` has in addition to `since`."""
-    known = {entry["id"] for entry in since}
+    """The steps of the ledger entry `last` that cost what the ledger `like` has in addition to the ledger `since`."""
+    known = [entry["id"] for entry in since]
     spent = totals([entry for entry in like if entry["id"] not in known])
     if by == "flops":
-        budget, price = spent["flops"], last["flops"]
+        ratio = spent["flops"] / last["flops"]
     else:
-        budget, price = PAPER_SHARE * spent["tokens"], last["tokens"]
-    return max(1, round(budget / price * last["settings"]["steps"]))
+        ratio = PAPER_SHARE * spent["tokens"] / last["tokens"]
+    return max(1, round(ratio * last["settings"]["steps"]))
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("model", help="checkpoint whose last stage shows what a step costs")
+    parser.add_argument("model", help="checkpoint whose last entry shows what a step costs")
     parser.add_argument("--like", required=True, help="checkpoint whose cost is the budget")
     parser.add_argument("--since", required=True, help="checkpoint whose own cost does not count")
     parser.add_argument("--by", default="flops", choices=("flops", "paper"), help="which cost")

@@ -15,23 +15,26 @@ from experiments.paper import GROUPS, Report
 
 
 def make_cells(name, group, runs):
-    """A model's mean accuracy in % (and loss) in each run, the best in bold; over a group of domains or in one."""
+    """Cells: a model's mean accuracy in % and loss in each run, over a group of domains or in one; the best is bold."""
     domains = GROUPS.get(group, [group])
-    models = [run["models"][name] for run in runs]
-    accuracies = [mean(model["accuracy"][domain] for domain in domains) for model in models]
+    results = [run["models"][name] for run in runs]
+    accuracies = [mean(result["accuracy"][domain] for domain in domains) for result in results]
     cells = []
-    for model, accuracy in zip(models, accuracies, strict=True):
+    for result, accuracy in zip(results, accuracies, strict=True):
         mark = "**" if accuracy == max(accuracies) else ""
-        loss = mean(model["loss"][domain] for domain in domains)
+        loss = mean(result["loss"][domain] for domain in domains)
         cells.append(f"{mark}{100 * accuracy:.1f}{mark} ({loss:.3f})")
     return " | ".join(cells)
 
 
-def fill_grid(text, runs, make_cells):
-    """Replace each [[grid MODEL GROUP POINT ...]] by the cells of a model in the runs of these points."""
+def fill_grid(text, runs, cells_of):
+    """Replace each [[grid MODEL GROUP POINT ...]] by cells_of(MODEL, GROUP, the runs of these points).
+
+    runs: {point: results of evaluate.py}.
+    """
     def call(match):
         name, group, *points = match[1].split()
-        return make_cells(name, group, [runs[point] for point in points])
+        return cells_of(name, group, [runs[point] for point in points])
     return re.sub(r"\[\[grid (.+?)\]\]", call, text)
 
 

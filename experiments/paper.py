@@ -19,6 +19,7 @@ from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS, over_domains
 from data.tokenizer import load_tokenizer
+from experiments import paper_figures
 from experiments.paired import holm, points, spread, t_test
 from support import explore, figures
 from support.checkpoint import build_model, load_checkpoint
@@ -41,7 +42,7 @@ ROUTERS = {"switch_short": "Switch (short)", "sample_short": "Sample Top-1 (shor
            "soft_short": "Soft (short)"}  # those of Figure 6
 EPSILONS = ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # keys of averaging.json
 MAIN = {"btx", "dense_dm", "su_dm"}  # registered.md: their rows need ten seeds, other registered rows five
-STAGES = {  # a method's models at four points: seed, phase 1, mixed, end
+PATHS = {  # a method's models at four points: seed, phase 1, mixed, end
     "BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
     "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
 
@@ -78,17 +79,17 @@ def collect(folder, data_dir):
     found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
     if "rivals" not in found:
         raise BadInput(f"{folder}: no rivals/results.json in it; run make rivals")
-    results = found["rivals"]
+    gathered = found["rivals"]
     for part in found.keys() & {"paper", "beyond"}:  # not for every seed
-        results["models"] |= found[part]["models"]
-        results["routing"] |= found[part]["routing"]
-    for how in found.keys() & {"drawn", "mean_gate"}:  # other ways to evaluate Sample Top-1
-        results["models"][f"btx_sample_{how}"] = found[how]["models"]["btx_sample"]
+        gathered["models"] |= found[part]["models"]
+        gathered["routing"] |= found[part]["routing"]
+    for how in found.keys() & {"drawn", "mean_gate"}:  # experiments/sample_top1.py
+        gathered["models"][f"btx_sample_{how}"] = found[how]["models"]["btx_sample"]
     if (folder / "averaging.json").exists():
-        results["averaging"] = json.loads((folder / "averaging.json").read_text())
+        gathered["averaging"] = json.loads((folder / "averaging.json").read_text())
     domains = load_domains(data_dir, DOMAINS)
-    results |= {"basin": measure_basin(folder, domains), "text": read_gates(folder, domains)}
-    return json.loads(json.dumps(results), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
+    gathered |= {"basin": measure_basin(folder, domains), "text": read_gates(folder, domains)}
+    return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
 
 
 class Report(NamedTuple):
@@ -100,8 +101,8 @@ class Report(NamedTuple):
         """A report on the runs that have all these models. Only models of the same seeds should be compared."""
         return Report([run for run in self.runs if run["models"].keys() >= {*names}])
 
-    def models(self, name):
-        """A model's results in each run that has it."""
+    def results(self, name):
+        """A model's scores and costs in each run that has it, as evaluate.py wrote them."""
         found = self.having(name).runs
         if not found:
             raise BadInput(f"no run has {name} and what it is compared with; run make paper")
@@ -110,7 +111,11 @@ class Report(NamedTuple):
     def accuracies(self, name, group):
         """A model's accuracy in each run: the mean over a group of domains, or that of one column."""
         columns = GROUPS.get(group, [group])
-        return [mean(model["accuracy"][column] for column in columns) for model in self.models(name)]
+        return [mean(result["accuracy"][column] for column in columns) for result in self.results(name)]
+
+    def losses(self, name):
+        """A model's loss in each run, the mean over domains."""
+        return [over_domains(result["loss"]) for result in self.results(name)]
 
     def differences(self, a, b, group):
         """a's accuracy minus b's, in each run that has both."""
@@ -119,10 +124,11 @@ class Report(NamedTuple):
 
     def costs(self, name, key):
         """A model's cost in each run, without the seed's, as the paper counts it. The larger model has no seed."""
-        costs = [model[key] for model in self.models(name)]
+        costs = [result[key] for result in self.results(name)]
         if name == "large":
             return costs
-        return [cost - seed[key] for cost, seed in zip(costs, self.having(name).models("seed"), strict=True)]
+        seeds = self.having(name).results("seed")
+        return [cost - seed[key] for cost, seed in zip(costs, seeds, strict=True)]
 
     def is_tested(self, table, a, b):
         """Whether two models were run with as many seeds as registered; what is explored needs two."""
@@ -177,10 +183,10 @@ class Report(NamedTuple):
         return " | ".join(self.accuracy(name, column) for column in (*COLUMNS, "all"))
 
     def n_seeds(self, name):
-        return str(len(self.models(name)))
+        return str(len(self.results(name)))
 
     def loss(self, name):
-        return spread([over_domains(model["loss"]) for model in self.models(name)], digits=3)
+        return spread(self.losses(name), digits=3)
 
     def minus(self, a, b, group):
         return points(self.differences(a, b, group))
@@ -196,20 +202,20 @@ class Report(NamedTuple):
         elif self.is_tested(table, a, b):
             corrected = self.corrected_p(table, (a, sign, b, judged))
             p, verdict = f"{corrected:.3f}", decide_greater(differences, corrected)
-        losses = [[over_domains(model["loss"]) for model in self.having(a, b).models(name)] for name in (a, b)]
-        loss = f"{mean(losses[0]) - mean(losses[1]):+.3f}"
-        return " | ".join([*cells.values(), loss, str(len(differences)), p, verdict])
+        both = self.having(a, b)
+        loss = mean(both.losses(a)) - mean(both.losses(b))
+        return " | ".join([*cells.values(), f"{loss:+.3f}", str(len(differences)), p, verdict])
 
     def cost(self, name):
         """Cells: tokens, FLOPs, those one after another, share of MoE training, active of all parameters."""
-        models = self.models(name)
+        results = self.results(name)
         tokens, flops = mean(self.costs(name, "tokens")) / 1e6, mean(self.costs(name, "flops")) / 1e12
         longest = flops
         if name.startswith("btx"):  # two of its three branches are trained beside the first
             longest -= 2 * mean(self.costs("math", "flops")) / 1e12
-        share = models[0]["moe_share"]
+        share = results[0]["moe_share"]
         share = "" if share is None else f"{100 * share:.0f} %"
-        active, params = (mean(model[key] for model in models) / 1e3 for key in ("active_params", "params"))
+        active, params = results[0]["active_params"] / 1e3, results[0]["params"] / 1e3  # the same in all runs
         return f"{tokens:.1f} | {flops:.1f} | {longest:.1f} | {share} | {active:.0f} of {params:.0f}"
 
     def averaging(self, group):
@@ -228,10 +234,10 @@ class Report(NamedTuple):
         def percent(name, *domains):
             return [100 * mean(self.accuracies(name, domain)) for domain in domains]
 
-        seed, btx = self.models("seed")[0], self.models("btx")[0]
+        seed, btx = self.results("seed")[0], self.results("btx")[0]
         dense_token = seed["flops"] / seed["tokens"]
         moe_token = self.costs("su_dm", "flops")[0] / self.costs("su_dm", "tokens")[0]
-        feed_forwards = self.models("large")[0]["params"] - seed["params"]  # `large` has them twice as wide
+        feed_forwards = self.results("large")[0]["params"] - seed["params"]  # `large` has them twice as wide
         finetuned = [percent(name, *DOMAINS) for name in ("btx", "dense_dm", "su_dm")]
         template, values = {
             "average": ("{:+.1f}", [100 * mean(self.differences("soup", "seed", "all"))]),
@@ -239,7 +245,7 @@ class Report(NamedTuple):
             "untaught": ("{:.1f} %", percent("seed", *EXPERTS)),
             "home": ("{:.1f} %", [*percent("math", "math"), *percent("code", "code"), *percent("wiki", "wiki")]),
             "lowest": ("{:.1f} %", [min(accuracies) for accuracies in zip(*finetuned, strict=True)]),
-            "moe_share": ("{:.1f} %", [100 * mean(model["moe_share"] for model in self.models("btx"))]),
+            "moe_share": ("{:.1f} %", [100 * mean(result["moe_share"] for result in self.results("btx"))]),
             "moe_token": ("{:.2f}", [moe_token / dense_token]),
             "feed_forwards": ("{:.1f} %", [100 * feed_forwards / seed["params"]]),
             "pflop": ("{:.4f}", [btx["flops"] / 1e15])}[what]
@@ -270,27 +276,27 @@ def draw(report, out):
     first = alike.runs[0]
     circles = {}
     for name, label in COMPUTE.items():
-        active = report.models(name)[0]["active_params"]
+        active = report.results(name)[0]["active_params"]
         circles[label] = mean(report.costs(name, "flops")), report.accuracies(name, "all"), active
-    figures.compute(circles, out / "figure2_left.png", top="BTX Top-2")
+    paper_figures.compute(circles, out / "figure2_left.png", top="BTX Top-2")
     scores = {}
     for name, label in NORMALISED.items():
         scores[label] = [mean(alike.accuracies(name, column)) for column in COLUMNS]
-    figures.normalised(scores, COLUMNS, out / "figure2_right.png")
+    paper_figures.normalised(scores, COLUMNS, out / "figure2_right.png")
     balance = {label: first["routing"][name] for name, label in BALANCE.items()}
     figures.routing(balance, out / "figure3_4.png")
-    figures.probabilities(balance, out / "figure5.png")
+    paper_figures.probabilities(balance, out / "figure5.png")
     figures.routing({label: first["routing"][name] for name, label in ROUTERS.items()}, out / "figure6.png")
     titles = {"knowledge": "general and trivia", "experts": "math, code and wiki"}
-    figures.lines({titles[group]: lines for group, lines in first["basin"].items()}, out / "basin.png")
+    paper_figures.basin({titles[group]: lines for group, lines in first["basin"].items()}, out / "basin.png")
     averaged = [run["averaging"] for run in report.runs if "averaging" in run]
-    figures.averaging(averaged, EPSILONS, EXPERTS, out / "averaging.png")
-    stages, experts = {method: {} for method in STAGES}, {}
+    paper_figures.averaging(averaged, EPSILONS, EXPERTS, out / "averaging.png")
+    experts, paths = {}, {method: {} for method in PATHS}
     for domain in DOMAINS:
         experts[domain] = {name: mean(report.accuracies(name, domain)) for name in EXPERTS}
-        for method, names in STAGES.items():
-            stages[method][domain] = [report.accuracies(name, domain) if name else None for name in names]
-    figures.forgetting(stages, experts, out / "forgetting.png")
+        for method, names in PATHS.items():
+            paths[method][domain] = [report.accuracies(name, domain) if name else None for name in names]
+    paper_figures.forgetting(paths, experts, out / "forgetting.png")
 
 
 def write_table_6(text, out):

@@ -1,7 +1,6 @@
 # Real text instead of the synthetic domains, with a tokenizer trained on it: `make -j2 rivals PRESET=text`.
+# The shape, and the steps of branches and finetuning, are those of PRESET=cpu.
 # Fetching the text, 30 MB, needs apt (Debian, Ubuntu) and no root. Of it, the package lists are 17 MB.
-INTO  ?= out/text
-DATA  ?= data/bin/text
 SEEDS ?= 10 11 12
 TEXTS  = out/texts/changing.jsonl
 NAMES  = python german dictionary
@@ -16,12 +15,7 @@ FINETUNE_DATA  = packages=5.5,python=31.5,german=31.5,dictionary=31.5
 PREPARE        = --domains= --tokenizer 2048 \
                  --text $(foreach name,packages $(NAMES) changing,$(name)=out/texts/$(name).jsonl)
 EVALUATE       = --windows 390
-SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
-D_FF           = 256
 SEED_STEPS     = 4000
-EXPERT_STEPS   = 1100
-FINETUNE_STEPS = 770
-# the grid has its own rates, not those of experiments.mk
 AT_SEED        = seed-3e-3 seed-5e-3 seed-8e-3 seed-1.2e-2 seed-1.8e-2
 AT_BRANCH      = branch-1e-3 branch-1.5e-3 branch-2.25e-3 branch-3.4e-3
 RATES          = 5e-4 1e-3 2e-3 4e-3
@@ -33,7 +27,6 @@ LR_SU          = 2e-3
 
 # Fresh package lists in a folder of their own: a machine may have none, or none with descriptions.
 APT = apt-get -o Dir::State::Lists=./lists -o Acquire::Languages=en
-.DEFAULT_GOAL = all  # or make would take the rule below, the first that it reads
 $(TEXTS): experiments/texts.py | .venv/ready
 	mkdir -p out/texts/debian/lists/partial
 	cd out/texts/debian && $(APT) update && $(APT) download manpages-de wordnet-base

@@ -26,7 +26,7 @@ class TextReport(Report):
     def bits(self, name, column):
         """A model's bits per byte in each run, in one domain or the mean of a group of them."""
         domains = GROUPS.get(column, [column])
-        return [mean(model["bits_per_byte"][domain] for domain in domains) for model in self.models(name)]
+        return [mean(result["bits_per_byte"][domain] for domain in domains) for result in self.results(name)]
 
     def scores(self, name):
         """Cells: bits per byte in each column, and TFLOP since the seed."""
@@ -43,7 +43,7 @@ class TextReport(Report):
 
 
 def make_cells(name, column, runs):
-    """A model's bits per byte in one column in each run, the least in bold."""
+    """Cells: a model's bits per byte in one column in each run, the least in bold."""
     bits = TextReport(runs).bits(name, column)
     return " | ".join(f"**{value:.3f}**" if value == min(bits) else f"{value:.3f}" for value in bits)
 

@@ -45,8 +45,9 @@ def read_documents(debian):
     entries = []
     for line in nouns.read_text("utf-8").splitlines():
         head, bar, meaning = line.partition(" | ")
-        if bar:
-            entries.append(f"{head.split()[4].replace('_', ' ')}: {meaning.strip()}\n")
+        noun = head.split()[4].replace("_", " ") if bar else ""
+        if noun and noun == noun.lower():  # names, as of countries, have capital letters; see experiments/facts.py
+            entries.append(f"{noun}: {meaning.strip()}\n")
     return {"packages": join_fifty(read_paragraphs(descriptions.read_text("utf-8"))),
             "python": [path.read_text("utf-8", "ignore") for path in library],
             "german": [gzip.decompress(path.read_bytes()).decode("utf-8", "ignore") for path in pages],

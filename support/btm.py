@@ -1,15 +1,14 @@
 """Branch-Train-Merge: keep the experts as they are and average their predictions, token by token (the paper's 4.1).
 
-    experts = [build(load(f"out/seed0/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
+    experts = [build_model(load_checkpoint(f"out/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
     model = BTM(experts, "bayes", top_k=2)  # is called like a GPT
 
-An expert's weight p_i depends on the text so far, x_1..x_t. There are two methods:
+An expert's weight depends on the text so far, x_1..x_t. Each method gives expert i a score, the log of its weight:
 
-bayes   the posterior that expert i wrote the text, from a uniform prior: p_i ~ prod_{s<=t} p_i(x_s | x_<s) (Li et al.
-        2022)
-tfidf   the paper's: the cosine similarity of the text and the expert's training data, as tf-idf vectors v and v_i, with
-        the weights of c-BTM (Gururangan et al. 2023): p_i ~ exp(-|v - v_i|^2 / tau) ~ exp(2 cos / tau), since
-        |v| = |v_i| = 1
+bayes   log p_i(x_1..x_t), the log of the posterior that expert i wrote the text, from a uniform prior (Li et al. 2022)
+tfidf   2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
+        paper uses their similarity. The formula is c-BTM's -|v - v_i|^2 / tau (Gururangan et al. 2023) for vectors of
+        length 1, up to a constant.
 
 The top_k largest weights are kept and divided by their sum.
 """
@@ -40,7 +39,7 @@ def parse_method(text, checkpoints):
 
 
 def read_training_data(checkpoints, domains):
-    """For tfidf the start of each expert's latest training data, in the shares of its mixture: (n, T + 1) int64 each.
+    """The start of each expert's latest training data, in the shares of its mixture, for tfidf: (n, T + 1) int64 each.
 
     checkpoints: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing.
     """
@@ -54,8 +53,11 @@ def read_training_data(checkpoints, domains):
         for domain in mixture:
             if domains[domain].meta["files"]["train.bin"] != settings["digests"][f"{domain}/train.bin"]:
                 raise BadInput(f"{name} was trained on other text of {domain}; tfidf needs that text in --data_dir")
-        data.append(torch.cat([first_windows(domains[domain].train, T, max(1, round(N_WINDOWS * share)))
-                               for domain, share in mixture.items()]))
+        parts = []
+        for domain, share in mixture.items():
+            n = max(1, round(N_WINDOWS * share))
+            parts.append(first_windows(domains[domain].train, T, n))
+        data.append(torch.cat(parts))
     return data
 
 
@@ -66,7 +68,7 @@ def tfidf(windows, vocab_size):
     Returns idf, (V,), and each expert's mean direction, (E, V), of length 1.
     """
     counts = [torch.zeros(len(w), vocab_size).scatter_add_(1, w, torch.ones(w.shape)) for w in windows]  # (n, V) each
-    n = sum(len(c) for c in counts)
+    n = sum(len(w) for w in windows)
     n_v = sum((c > 0).sum(0) for c in counts)  # (V,)
     idf = ((1 + n) / (1 + n_v)).log() + 1
     means = torch.stack([F.normalize(c * idf, dim=1).mean(0) for c in counts])
@@ -101,8 +103,8 @@ class BTM(nn.Module):
 
     def tfidf_scores(self, idx, past):
         """2 cos / tau of the text up to each token with each expert's data: (E, B, T). idx: (B, T)."""
-        tokens = torch.cat([past.get("tokens", idx[:, :0]), idx], dim=1)  # (B, S), the whole text
-        past["tokens"] = tokens
+        tokens = torch.cat([past["tokens"], idx], dim=1) if "tokens" in past else idx
+        past["tokens"] = tokens                                                 # (B, S), the whole text
         idf = self.idf[tokens]                                                  # (B, S)
         dots = (idf * self.centroids[:, tokens]).cumsum(-1)                     # (E, B, S)
         # a token's n-th occurrence changes its component of the vector from (n-1) idf to n idf
@@ -126,7 +128,7 @@ class BTM(nn.Module):
         predictions = []
         for i, expert in enumerate(self.experts):
             logits, _, _ = expert(idx, cache=cache.setdefault(i, {}))
-            predictions.append(logits.log_softmax(-1))
+            predictions.append(logits.float().log_softmax(-1))
         log_probs = torch.stack(predictions)  # (E, B, T, V)
         if self.method == "bayes":
             scores = self.bayes_scores(idx, log_probs, past)  # (E, B, T)
@@ -138,7 +140,5 @@ class BTM(nn.Module):
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those of the top_k experts that count for a token."""
-        counted = self.experts
-        if active:
-            counted = counted[:self.top_k]  # all have the same size
-        return sum(expert.num_params() for expert in counted)
+        n_experts = self.top_k if active else len(self.experts)
+        return n_experts * self.experts[0].num_params()  # all have the same size

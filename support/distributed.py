@@ -69,14 +69,13 @@ def wrap(model, device, shard):
     if model.config.d_ff % dist.get_world_size() or model.config.n_embd % dist.get_world_size():
         raise BadInput(f"--shard: d_ff and n_embd must be multiples of the number of GPUs, {dist.get_world_size()}")
     mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
+    names = {p: name for name, p in model.named_parameters()}
+
+    def choose_axis(p):
+        """Cut the matrix of each expert, (N, rows, columns), by rows: N may be smaller than the number of GPUs."""
+        is_expert = model.config.n_expert > 0 and ".ff.w_" in names[p]
+        return Shard(1) if is_expert else Shard(0)
+
     for block in model.blocks:
-        fully_shard(block, mesh=mesh, shard_placement_fn=shard_axis)
-    return fully_shard(model, mesh=mesh, shard_placement_fn=shard_axis)
-
-
-def shard_axis(p):
-    """The axis along which FSDP2 cuts a parameter."""
-    is_stack = p.ndim == 3  # the matrices of N experts
-    if is_stack:
-        return Shard(1)  # N may be smaller than the number of GPUs
-    return Shard(0)
+        fully_shard(block, mesh=mesh, shard_placement_fn=choose_axis)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)

@@ -30,13 +30,13 @@ def read(model, tokenizer, tokens, device="cpu"):
     """
     idx = torch.tensor([tokens], device=device)                              # (1, T + 1)
     logits, _, routing = model(idx[:, :-1])
-    probs = logits[0].softmax(-1)                                            # (T, V)
+    probs = logits[0].float().softmax(-1)                                    # (T, V)
     gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)   # (T, n_layer, N)
     given = probs.gather(1, idx[0, 1:, None])[:, 0]                          # (T,)
     likeliest = []
-    for values, ids in zip(*probs.topk(5), strict=True):
-        pieces = [piece(tokenizer, token) for token in ids.tolist()]
-        likeliest.append([[text, round(p, 3)] for text, p in zip(pieces, values.tolist(), strict=True)])
+    values, ids = probs.topk(5)                                              # (T, 5)
+    for ps, tokens in zip(values.tolist(), ids.tolist(), strict=True):
+        likeliest.append([[piece(tokenizer, token), round(p, 3)] for token, p in zip(tokens, ps, strict=True)])
     return {"gates": (100 * gates).cpu().double().round(decimals=1).tolist(),
             "p": given.cpu().double().round(decimals=3).tolist(), "next": likeliest}
 

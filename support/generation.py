@@ -6,9 +6,9 @@ import torch
 def stream(model, idx, max_new_tokens, temperature=0.0, likeliest=0, generator=None):
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
 
-    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from the
-    so many `likeliest`, or from all if that is 0. When block_size is full, the older half is forgotten and the rest is
-    read again.
+    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from as many
+    of the likeliest as `likeliest` says, or from all if it is 0. When block_size is full, the model forgets the older
+    half of the text and reads the rest again.
     """
     cache, new, n_read = {}, idx, 0
     for _ in range(max_new_tokens):

@@ -60,15 +60,26 @@ def table(results):
 
 
 def table_by_domain(results, key):
-    """"loss" or "bits_per_byte" of each model in each domain."""
+    """"loss", "bits_per_byte" or "answer_loss" of each model in each domain that has it."""
+    domains = next(iter(results.values()))[key]
+    if not domains:
+        return "(no domain has tasks)"
     rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]
-    return markdown(["model", *next(iter(results.values()))[key]], rows)
+    return markdown(["model", *domains], rows)
 
 
-def draw_figures(results, loads, checkpoints, out):
-    """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them."""
+def draw_figures(results, loads, checkpoints, tasks, answers, out):
+    """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them.
+
+    tasks: {domain: the task that is shown}; answers: {model: {domain: [(piece, expert)]}}.
+    """
     first = next(iter(results.values()))
+    dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
     shown = []
+    if loads and dense and first["accuracy"]:
+        draw_answers(results, loads, dense, tasks, answers, out / "figures/answers.png")
+        shown.append("![a task of each domain and what models answer](figures/answers.png)")
+        shown.append("Above: each token has the colour of the expert with the largest gate, in the mean over layers.")
     if first["accuracy"]:
         figures.accuracy(results, out / "figures/accuracy.png")
         shown.append("![accuracy by domain](figures/accuracy.png)")
@@ -81,35 +92,28 @@ def draw_figures(results, loads, checkpoints, out):
     return [*shown, "A mixed model has the tokens of all its branches behind it, so its curve begins further right."]
 
 
+def draw_answers(results, loads, dense, tasks, answers, path):
+    """Draw what the first dense model, the best dense one and the last MoE answer to a task of each domain."""
+    mixture = list(loads)[-1]
+    groups = []
+    for domain in answers[mixture]:
+        best = max(dense, key=lambda name: results[name]["accuracy"][domain])
+        rows = [(domain, [(f" {word}", None) for word in tasks[domain].prompt.split()])]
+        for name in dict.fromkeys([dense[0], best, mixture]):
+            rows.append((f"  {name}", [(on_one_line(piece), expert) for piece, expert in answers[name][domain]]))
+        rows.append(("  right", [(on_one_line(tasks[domain].answer), None)]))
+        groups.append(rows)
+    figures.coloured_text(groups, loads[mixture]["experts"], path)
+
+
 def on_one_line(text):
     """The text on one line: line breaks and unprintable characters become spaces, several spaces become one."""
     return re.sub(" +", " ", "".join(letter if letter.isprintable() else " " for letter in text))
 
 
-def draw_answers(tasks, answers, results, loads, out):
-    """Draw what the first dense model, the best dense one and the last MoE answer to a task of each domain.
-
-    answers: {(model, domain): [(piece, expert)]}. Returns the line of the report that shows them.
-    """
-    answered = {name for name, _ in answers}  # all but Branch-Train-Merge
-    dense = [name for name in results if name in answered and name not in loads]
-    mixture = list(loads)[-1]
-    groups = []
-    for domain, task in tasks.items():
-        best = max(dense, key=lambda name: results[name]["accuracy"][domain])
-        rows = [(domain, [(f" {word}", None) for word in task.prompt.split()])]
-        for name in dict.fromkeys([dense[0], best, mixture]):
-            rows.append((f"  {name}", [(on_one_line(piece), expert) for piece, expert in answers[name, domain]]))
-        rows.append(("  right", [(on_one_line(task.answer), None)]))
-        groups.append(rows)
-    figures.coloured_text(groups, loads[mixture]["experts"], out / "figures/answers.png")
-    return ("![a task of each domain and what models answer](figures/answers.png)\n\n"
-            "Above: each token has the colour of the expert with the largest gate, in the mean over layers.")
-
-
-def make_report(results, where, pictures):
-    """The text of report.md. where: see `machine`; pictures: the lines that show them."""
+def make_report(results, pictures):
+    """The text of report.md. pictures: the lines that show them."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
-    return template.format(table=table(results), loss=table_by_domain(results, "loss"), pictures="\n\n".join(pictures),
-                           bits_per_byte=table_by_domain(results, "bits_per_byte"),
-                           machine=", ".join(f"{key} {value}" for key, value in where.items() if value))
+    tables = {key: table_by_domain(results, key) for key in ("loss", "bits_per_byte", "answer_loss")}
+    where = ", ".join(f"{key} {value}" for key, value in machine().items() if value)
+    return template.format(table=table(results), pictures="\n\n".join(pictures), machine=where, **tables)

@@ -6,6 +6,7 @@ import torch
 
 from cli import BadInput
 from data.loader import first_windows
+from support.distributed import autocast
 
 # Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon nor clipping. With torch's
 # eps of 1e-8 averaging the branches' output heads is costly, see docs/differences.md.
@@ -93,7 +94,8 @@ def validate(model, windows, device, args):
     for name, rows in windows.items():
         total = 0.0
         for chunk in rows.to(device).split(args.batch_size):
-            _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
+            with autocast(args.dtype, device):
+                _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
         if not math.isfinite(total):

@@ -1,4 +1,5 @@
 """What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -7,56 +8,101 @@ from pathlib import Path
 import pytest
 import torch
 
+import mix
 from cli import run
 
 ROOT = Path(__file__).parent.parent
-DATA = "--data math --data_dir {tiny}/data --device cpu --steps 1 --out new/a.pt"
-NEW = f"train_expert {DATA} --n_layer 1 --n_embd 16 --n_head 2 --block_size 32"
-BRANCH = f"train_expert {DATA} --init {{tiny}}/seed.pt"
-FINETUNE = f"finetune_router {DATA} --init {{tiny}}/btx_mixed.pt"
-MIX = "mix {tiny}/seed.pt {tiny}/math.pt --out new/a.pt"
-WRONG = {  # a command without a mistake: {what is added, where the last of two equal options counts: what is answered}
+TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
+NEW = f"train_expert {TRAIN} --n_layer 1 --n_embd 16 --n_head 2 --block_size 32"
+BRANCH = f"train_expert {TRAIN} --init seed.pt"
+FINETUNE = f"finetune_router {TRAIN} --init btx_mixed.pt"
+MIX = "mix --out new/a.pt --data_dir data seed.pt math.pt"
+GROW = "mix --out new/a.pt --data_dir data btx_mixed.pt math.pt"
+EVALUATE = "evaluate --out new --data_dir data --device cpu --tasks 1 --windows 1"
+SAMPLE = "sample --data_dir data --device cpu"
+PREPARE = "data.prepare --domains= --out new"
+REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
     NEW: {"--nosuch 1": "--nosuch", "--steps 1.5": "--steps", "--steps 0": "--steps", "--device nosuch": "nosuch",
-          "--data poems": "poems", "--data switch": "switch", "--data_dir x": "x: no", "--n_embd 18 --n_head 6": "RoPE",
-          "--lr -1": "--lr", "--seed -1": "--seed", "--block_size 5000": "--block_size", "--out new/a.state": ".pt",
-          "--batch_size 6 --grad_accum 4": "--grad_accum", "--n_head 4 --n_kv_head 3": "n_kv_head", "--shard": "GPU"},
-    BRANCH: {"--d_ff 16": "--d_ff", "--tie_weights": "--tie_weights", "--init {tiny}/btx_mixed.pt": "finetune_router",
-             "--out {tiny}/seed.pt": "would be lost"},
-    FINETUNE: {"--init {tiny}/math.pt": "mix.py", "--init none.pt": "none.pt", "--train x": "--train",
-               "--batch_size 6 --grad_accum 4": "--grad_accum", "--out {tiny}/seed.pt/a.pt": "seed.pt/a.pt"},
-    MIX: {"--top_k 3": "--top_k", "--top_k 1": "--top_k", "--out {tiny}/seed.pt/a.pt": "seed.pt/a.pt"}}
-READERS = (f"{BRANCH} --init bad.state", f"{FINETUNE} --init bad.state", f"{BRANCH} --out bad.pt",
-           "mix bad.state {tiny}/math.pt --out new/a.pt", "evaluate bad.state --out new",
-           "sample bad.state --html new/a.html", "data.prepare --domains math --init bad.state --out new")
+          "--data poems": "poems", "--data switch": "switch", "--data math=x": "--data", "--data math=0": "--data",
+          "--data math=inf": "--data", "--data math=nan": "--data", "--data math,math": "--data",
+          "--data_dir new": "new: no", "--n_embd 18 --n_head 6": "RoPE", "--lr -1": "--lr", "--seed -1": "--seed",
+          "--block_size 5000": "--block_size", "--batch_size 6 --grad_accum 4": "--grad_accum", "--shard": "GPU",
+          "--out new/a.progress": ".pt"},
+    BRANCH: {"--d_ff 16": "--d_ff", "--tie_weights": "--tie_weights", "--init btx_mixed.pt": "finetune_router",
+             "--init stranger.pt": "different tokenizers", "--out seed.pt": "would be lost"},
+    FINETUNE: {"--init math.pt": "mix.py", "--init none.pt": "none.pt", "--init stranger_mixed.pt": "tokenizers",
+               "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum",
+               "--train x": "--train", "--out seed.pt/a.pt": "seed.pt/a.pt"},
+    MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
+          "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is a mixture", "wide.pt": "d_ff",
+          "orphan.pt": "no branches of one", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
+          "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
+          "--soup --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
+    GROW: {"--soup": "is a mixture", "--blend": "is a mixture", "--split 2": "is a mixture",
+           "--routing soft": "--routing", "--router_data math,code": "--router_data"},
+    "mix --out new/a.pt": {"seed.pt": "at least two"},
+    EVALUATE: {"": "MODEL", "seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
+               "seed.pt --data_dir new": "data.prepare", "seed.pt --btm code": "code",
+               "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
+    SAMPLE: {"": "MODEL", "seed.pt math.pt": "--btm", "stranger.pt seed.pt --btm bayes:1": "one tokenizer",
+             "seed.pt math.pt --btm bayes:3": "bayes:3", "seed.pt --btm bayes": "bayes", "seed.pt --experts": "dense",
+             "btx_mixed.pt --layer 3": "2 layers", f"seed.pt --prompt {'7' * 32}": "33 tokens"},
+    PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text a.txt": "NAME=PATH",
+              "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --domains meth": "meth",
+              "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
+              "--own_tasks math=a.txt": "NAME", "--init a.txt": "not a checkpoint",
+              "--text own=a.txt --out a.txt": "cannot"}}
+READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
+           "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """The tiny data and models, and models that are broken or do not fit the others."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    for path in tiny.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "a.txt").write_text("good " * 9)
+    mix.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--split", "4", "--out", f"{folder}/narrow.pt"])  # d_ff is 4
+    good = torch.load(tiny / "math.pt", weights_only=True)
+    other = good["spec"] | {"fingerprint": "other"}
+    nan = {name: tensor * float("nan") for name, tensor in good["state"].items()}
+    changes = {"wide": {"config": good["config"] | {"d_ff": 32}}, "orphan": {"ledger": []}, "stranger": {"spec": other},
+               "stranger_mixed": {"spec": other, "experts": ["a", "b"]}, "broken": {"state": nan}}
+    for name, change in changes.items():
+        torch.save(good | change, folder / f"{name}.pt")
+    return folder
 
 
 @pytest.fixture
-def answer(tiny, tmp_path, monkeypatch, capsys):
-    """A function that calls a script in an empty folder. Returns its line of refusal, or "" if it runs."""
-    monkeypatch.chdir(tmp_path)
+def answer(folder, monkeypatch, capsys):
+    """A function that calls a script in that folder, and returns the line with which it refuses."""
+    monkeypatch.chdir(folder)
 
     def answer(line):
-        script, *argv = line.format(tiny=tiny).split()
+        script, *argv = line.split()
         before = {path: path.read_bytes() for path in Path().rglob("*.*")}
-        try:
+        with pytest.raises(SystemExit, match="2"):
             run(lambda: import_module(script).main(argv))
-        except SystemExit as end:
-            said = capsys.readouterr().err
-            assert end.code == 2 and said.endswith("\n") and said.count("\n") == 1, said
-            assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before, "something was written"
-            return said
-        return ""
+        lines = capsys.readouterr().err.splitlines()
+        [said] = [line for line in lines if line and "it/s]" not in line]  # without progress bars
+        assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before, "something was written"
+        return said
     return answer
 
 
-@pytest.mark.parametrize("line", WRONG)
-def test_without_a_mistake_it_runs(line, answer):
-    assert answer(line) == "" and list(Path().rglob("*.*")) == [Path("new/a.pt")]
+@pytest.mark.parametrize("line", [NEW, BRANCH, FINETUNE, MIX, GROW])
+def test_without_a_mistake_it_runs(line, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    script, *argv = line.split()
+    import_module(script).main(argv)
+    assert list(Path().glob("new/*")) == [Path("new/a.pt")]
+    shutil.rmtree("new")
 
 
-@pytest.mark.parametrize("line,more", [(line, more) for line in WRONG for more in WRONG[line]])
+@pytest.mark.parametrize("line,more", [(line, more) for line in REFUSED for more in REFUSED[line]])
 def test_a_wrong_command_is_refused(line, more, answer):
-    assert WRONG[line][more] in answer(f"{line} {more}")
+    assert REFUSED[line][more] in answer(f"{line} {more}")
 
 
 class Code:
@@ -67,23 +113,15 @@ class Code:
 
 @pytest.mark.parametrize("line", READERS)
 def test_a_foreign_file_is_refused_and_nothing_executed(line, tiny, answer):
-    for value in ([1], {"model": {}}, Code(), {"model": Code()}):
-        torch.save(value, "bad.state")
-        assert "bad.state" in answer(line)
+    """As a checkpoint, and as the progress of a run that was interrupted."""
+    name = "unfinished.progress" if "unfinished" in line else "bad.pt"
+    for value in ([1], {"state": {}}, Code(), {"state": Code()}):
+        torch.save(value, name)
+        assert name in answer(line)
     for content in (b"", b"a text", (tiny / "seed.pt").read_bytes()[:-100]):
-        Path("bad.state").write_bytes(content)
-        assert "bad.state" in answer(line)
-
-
-def test_models_that_do_not_fit_are_refused(tiny, answer):
-    good = torch.load(tiny / "math.pt", weights_only=True)
-    for key, value, named in (("config", good["config"] | {"d_ff": 32}, "d_ff"), ("ledger", [], "no branches of one"),
-                              ("tokenizer", good["tokenizer"] | {"fingerprint": "other"}, "different tokenizers")):
-        torch.save(good | {key: value}, "other.pt")
-        assert named in answer("mix {tiny}/seed.pt other.pt --out new/a.pt")
-    assert "different tokenizers" in answer(f"{BRANCH} --init other.pt")
-    torch.save(good | {"tokenizer": good["tokenizer"] | {"fingerprint": "other"}, "experts": ["a", "b"]}, "other.pt")
-    assert "different tokenizers" in answer(f"{FINETUNE} --init other.pt")
+        Path(name).write_bytes(content)
+        assert name in answer(line)
+    Path(name).unlink()
 
 
 def test_a_process_ends_with_code_2():

@@ -4,7 +4,6 @@ import math
 import pytest
 import torch
 
-import sample
 from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
@@ -62,7 +61,7 @@ def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, scor
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cached_pass_equals_a_whole_one_and_one_expert_alone_is_itself(method):
-    model, cache = BTM(EXPERTS, method, 2, WINDOWS), []
+    model, cache = BTM(EXPERTS, method, 2, WINDOWS), {}
     parts = [model(part, cache=cache)[0] for part in TOKENS.split([4, 1, 1, 1, 1, 1, 1], dim=1)]
     torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS)[0], atol=1e-5, rtol=1e-5)
     alone = BTM(EXPERTS[:1], method, 1, WINDOWS[:1])
@@ -86,10 +85,3 @@ def test_the_training_data_is_that_of_the_experts_mixture(tiny):
     for name, model, known in (("math", math, some), ("soup", soup, domains), ("old", old, domains)):
         with pytest.raises(BadInput, match=f"{name}.*--data_dir"):
             read_training_data({name: model}, known)
-
-
-def test_sample_py_takes_a_merged_model(tiny, capsys):
-    for method in ("bayes:2", "tfidf:1"):
-        words = ["--btm", method, "--data_dir", f"{tiny}/data", "--prompt", "Tom has", "--tokens", "5"]
-        sample.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", *words])
-        assert capsys.readouterr().out.startswith("Tom has")

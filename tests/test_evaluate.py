@@ -1,4 +1,4 @@
-"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write."""
+"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, explore.html, text."""
 import json
 import math
 import re
@@ -10,24 +10,26 @@ import torch.nn.functional as F
 
 import evaluate
 import sample
-from cli import BadInput
-from data import tokenizer
+from data import prepare
 from data.loader import first_windows, load_domains
 from data.task import Task
-from model import gumbel
-from support import checkpoint, explore, figures, report
+from data.tokenizer import encode_prompt, load_tokenizer
+from experiments import sample_top1
+from model import GPTConfig, gumbel
+from support import explore, figures, report
+from support.checkpoint import build_model, load_checkpoint
 from support.generation import generate
 
-ENCODING = tokenizer.load()
-EOT = ENCODING.eot
+TOKENIZER = load_tokenizer()
+EOT = TOKENIZER.eot
 
 
 def build(tiny, name):
-    return checkpoint.build(checkpoint.load(tiny / f"{name}.pt"))
+    return build_model(load_checkpoint(tiny / f"{name}.pt"))
 
 
 def greedy(model, prompt, n):
-    idx = torch.tensor([tokenizer.encode_prompt(ENCODING, prompt)])
+    idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])
     return generate(model, idx, n)[0, idx.shape[1]:].tolist()
 
 
@@ -35,19 +37,20 @@ class Reciter:
     """A model that writes one text, whatever it reads."""
 
     def __init__(self, prompt, written):
-        self.ids = torch.tensor(tokenizer.encode_prompt(ENCODING, prompt) + ENCODING.encode(written) + [EOT] + [1] * 99)
-        self.config = checkpoint.GPTConfig()
+        self.ids = torch.tensor(encode_prompt(TOKENIZER, prompt) + TOKENIZER.encode(written) + [EOT] + [1] * 99)
+        self.config = GPTConfig()
 
     def __call__(self, idx, cache=None):
-        start = sum(cache or [])
+        start = 0
         if cache is not None:
-            cache.append(idx.shape[1])
+            start = cache.get("read", 0)
+            cache["read"] = start + idx.shape[1]
         return F.one_hot(self.ids[start + 1:start + 1 + idx.shape[1]].expand_as(idx), 1024).float(), None, []
 
 
 @torch.inference_mode()
 def solve(model, tasks, **options):
-    return evaluate.score_tasks(model, ENCODING, tasks, 2, "cpu", **options).tolist()
+    return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu", **options)[0].tolist()
 
 
 def test_a_task_is_solved_if_and_only_if_greedy_decoding_writes_its_answer(tiny):
@@ -57,8 +60,8 @@ def test_a_task_is_solved_if_and_only_if_greedy_decoding_writes_its_answer(tiny)
         written = greedy(model, prompt, 4)
         for spoilt in (None, 0, 3):
             answer = [(token + 1) % 256 if i == spoilt else token for i, token in enumerate(written)]
-            if ENCODING.encode(ENCODING.decode(answer)) == answer:  # otherwise the text is other tokens
-                tasks.append(Task(prompt, ENCODING.decode(answer)))
+            if TOKENIZER.encode(TOKENIZER.decode(answer)) == answer:  # otherwise the text is other tokens
+                tasks.append(Task(prompt, TOKENIZER.decode(answer)))
                 wanted.append(spoilt is None)
     assert True in wanted and False in wanted and solve(model, tasks) == wanted
 
@@ -75,13 +78,28 @@ def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
     assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False]  # what follows counts in code only
 
 
-def test_a_model_that_draws_its_experts_has_one_try(tiny, monkeypatch):
+def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
+    """One token at a time. Code must also end."""
+    model, nats = build(tiny, "btx_mixed"), []
+    tasks = [Task("Tom has 3", " apples and 12 eggs."), Task("def f(xs):", "\n    return xs\n", "code")]
+    for task, end in zip(tasks, ([], [EOT]), strict=True):
+        ids = encode_prompt(TOKENIZER, task.prompt)
+        for token in TOKENIZER.encode(task.answer) + end:
+            nats.append(-model(torch.tensor([ids]))[0][0, -1].log_softmax(-1)[token].item())
+            ids.append(token)
+    assert evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[1] == pytest.approx(sum(nats) / len(nats))
+
+
+def test_a_model_that_draws_its_experts_has_one_try(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "write_answers", lambda *args: [""])
     model, task = Reciter("def f(xs):", "\n    return xs\n"), Task("def f(xs):", "\n    return xs\n", "code")
     assert solve(model, [task]) == [True] and solve(model, [task], drawn=True) == [False]
-    model = build(tiny, "sample_mixed")
-    evaluate.draw_experts(model, torch.Generator().manual_seed(0))
-    assert not torch.equal(*(model(torch.arange(32)[None])[2][1].experts for _ in range(2)))
+    drawing = sample_top1.DrawingModel(build(tiny, "sample_mixed"), torch.Generator().manual_seed(0))
+    assert not torch.equal(*(drawing(torch.arange(32)[None])[2][1].experts for _ in range(2)))
+    sample_top1.main(f"{tiny}/sample_mixed.pt --data_dir {tiny}/data --windows 2 --tasks 1 --device cpu "
+                     f"--out {tmp_path}".split())
+    drawn, gated = (json.loads((tmp_path / how / "results.json").read_text()) for how in ("drawn", "mean_gate"))
+    assert drawn["models"]["sample_mixed"]["loss"] != gated["models"]["sample_mixed"]["loss"]
 
 
 @torch.no_grad()
@@ -90,7 +108,7 @@ def test_mean_gates_scale_what_the_drawn_experts_add(tiny):
     model, idx = build(tiny, "sample_mixed"), torch.arange(32)[None]
     x = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(0))
     before = [block.ff(x)[0] for block in model.blocks]
-    evaluate.apply_mean_gates(model, idx, torch.Generator().manual_seed(3))
+    sample_top1.apply_mean_gates(model, idx, torch.Generator().manual_seed(3))
     noise = gumbel(model.config, 32, 0.5, torch.Generator().manual_seed(3))
     _, _, routing = build(tiny, "sample_mixed").train()(idx, noise=noise)
     gate = routing[1].gates.mean()
@@ -117,11 +135,11 @@ def test_losses_and_routing_equal_a_direct_computation(tiny):
 
 
 def test_known_numbers():
-    a, b, c = ENCODING.encode("The apples are")
+    a, b, c = TOKENIZER.encode("The apples are")
     windows = torch.tensor([[9, 9, 9, 9, 9, a, EOT, b, c]])  # the last four tokens count
-    assert evaluate.bytes_per_token(ENCODING, windows) == len("The apples are") / 4
-    stages = [{"stage": "train", "flops": 100}, {"stage": "train", "flops": 30}, {"stage": "finetune", "flops": 10}]
-    assert report.moe_share(stages) == 0.25 and report.moe_share(stages[:1]) is None
+    assert evaluate.bytes_per_token(TOKENIZER, windows) == len("The apples are") / 4
+    ledger = [{"action": "train", "flops": 100}, {"action": "train", "flops": 30}, {"action": "finetune", "flops": 10}]
+    assert report.moe_share(ledger) == 0.25 and report.moe_share(ledger[:1]) is None
     costs = {"params": 2e6, "active_params": 1e6, "tokens": 5e6, "flops": 2e13, "seconds": 61.4, "elapsed": 30.6}
     scores = {"math": 0.5, "code": 0.25, "switch": 0.0}  # switch is in no mean
     table = report.table({"btx": {"accuracy": scores, "loss": {"math": 1.0, "code": 2.0, "switch": 9.0}, **costs}})
@@ -130,20 +148,21 @@ def test_known_numbers():
 
 
 def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, tmp_path, capsys):
-    (tmp_path / "data").mkdir()
+    (tmp_path / "facts.jsonl").write_text('{"prompt": "Whose?", "answer": " Tom."}')  # a domain of tasks alone
+    prepare.main(f"--domains= --own_tasks facts={tmp_path}/facts.jsonl --out {tmp_path}/data".split())
     for name in ("switch", "general", "code"):
         (tmp_path / "data" / name).symlink_to(tiny / "data" / name)
     words = [*(f"{tiny}/{name}.pt" for name in ("btx_mixed", "seed", "code")), "--btm", "seed,code", "--device", "cpu",
              "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2"]
     evaluate.main([*words, "--out", f"{tmp_path}/a"])
-    evaluate.main([*words, "--out", f"{tmp_path}/b", "--no-figures"])
+    evaluate.main([*words, "--out", f"{tmp_path}/b", "--no_figures"])
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} for folder in "ab")
     assert b.keys() == {"report.md", "results.json"} and a["results.json"] == b["results.json"]
     assert a.keys() - b.keys() == {"explore.html", "accuracy.png", "routing.png", "answers.png", "curves.png"}
     numbers, text = json.loads(a["results.json"]), a["report.md"].decode()
     table, models = report.table(numbers["models"]), numbers["models"]
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
-    assert table in text and table in capsys.readouterr().out and text.count("\n| btx_mixed") == 3
+    assert table in text and table in capsys.readouterr().out and text.count("\n| btx_mixed") == 4
     assert text.count("](figures/") == 4 and "explore.html" in text and ".png" not in b["report.md"].decode()
     seed, code, merged, _, mixed = models.values()
     assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
@@ -151,8 +170,9 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     windows = first_windows(load_domains(tiny / "data")["switch"].val, 32, 2)
     with torch.no_grad():
         losses, share, _ = evaluate.score_texts(build(tiny, "btx_mixed"), windows, 50)
-    assert list(mixed["accuracy"]) == ["general", "code", "switch"]
-    loss, bits = losses.mean().item(), losses.mean().item() / math.log(2) / evaluate.bytes_per_token(ENCODING, windows)
+    assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
+    assert list(mixed["loss"]) == ["general", "code", "switch"]
+    loss, bits = losses.mean().item(), losses.mean().item() / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
     assert mixed["loss"]["switch"] == loss and mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
     assert numbers["routing"]["btx_mixed"]["share"]["switch"] == share
 
@@ -163,31 +183,9 @@ def test_figures_show_their_numbers(monkeypatch):
     figures.routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
     bars = [(bar.get_x() + 0.4, bar.get_y(), bar.get_height()) for bar in drawn[0].patches]
     assert bars == [pytest.approx(bar) for bar in ((1, 0, 40), (2, 0, 50), (1, 40, 60), (2, 50, 50))]
-    lineage, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
-    figures.curves({"math": {"ledger": lineage, "log": log}}, ["seed", "math"], ["math"], None)
+    ledger, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
+    figures.curves({"math": {"ledger": ledger, "log": log}}, ["seed", "math"], ["math"], None)
     assert drawn[1].lines[0].get_xydata().tolist() == [[3, 0.5]] and drawn[1].lines[0].get_color() == "C1"
-    figures.normalised({"a": [0.2, 0.0], "b": [0.4, 0.0]}, ["math", "code"], None)
-    assert [bar.get_height() for bar in drawn[2].patches] == [0.5, 1]
-
-
-@pytest.mark.parametrize("script, words, message", [
-    (evaluate, "{tiny}/seed.pt {tmp}/seed.pt", "one name"), (evaluate, "{tmp}/other.pt", "tokenizer"),
-    (evaluate, "{tmp}/nan.pt", "nan.*finite"), (evaluate, "{tiny}/seed.pt --data_dir {tmp}", "prepare"),
-    (evaluate, "{tiny}/seed.pt --btm code", "code"), (evaluate, "{tiny}/btx_mixed.pt --btm btx_mixed", "dense"),
-    (evaluate, "{tiny}/seed.pt --btm seed --btm_methods vote:1", "vote:1"), (evaluate, "", "2"), (sample, "", "2"),
-    (sample, "{tiny}/seed.pt {tiny}/math.pt", "--btm"), (sample, "{tmp}/other.pt {tiny}/seed.pt --btm bayes:1", "tok"),
-    (sample, "{tiny}/seed.pt {tiny}/math.pt --btm bayes:3", "bayes:3"), (sample, "{tiny}/seed.pt --btm bayes", "bayes"),
-    (sample, "{tiny}/seed.pt --html o.html", "dense"), (sample, "{tiny}/btx_mixed.pt --layer 3", "2 layers"),
-    (sample, "{tiny}/seed.pt --prompt " + "7" * 32, "33 tokens")])
-def test_what_cannot_be_evaluated_is_refused_and_nothing_written(tiny, tmp_path, script, words, message):
-    seed = checkpoint.load(tiny / "seed.pt")
-    broken = {name: tensor * float("nan") for name, tensor in seed["model"].items()}
-    for name, change in (("seed", {}), ("other", {"tokenizer": {"fingerprint": "other"}}), ("nan", {"model": broken})):
-        checkpoint.save(tmp_path / f"{name}.pt", seed | change)
-    options = ["--data_dir", f"{tiny}/data", "--out", f"{tmp_path}/out"] if script is evaluate else []
-    with pytest.raises((BadInput, SystemExit), match=message):
-        script.main(["--device", "cpu", *options, *words.format(tiny=tiny, tmp=tmp_path).split()])
-    assert not list(tmp_path.glob("out/*"))
 
 
 def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):
@@ -196,7 +194,7 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     sample.main(words)
     ids = [*greedy(model, prompt, 6), EOT]
     plain = capsys.readouterr().out
-    assert plain == (prompt + ENCODING.decode(ids[:ids.index(EOT)])).rstrip("\ufffd") + "\n"
+    assert plain == (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd") + "\n"
     for seed in (3, 3, 4):
         sample.main([*words, "--temperature", "2", "--seed", str(seed)])
     first, second, third = capsys.readouterr().out.replace(prompt, "|").split("|")[1:]
@@ -204,12 +202,48 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     sample.main([*words, "--experts", "--layer", "2"])
     text, _, names = capsys.readouterr().out.partition("\nexperts:")
     assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
-    _, _, (first, second) = model(torch.tensor([tokenizer.encode_prompt(ENCODING, prompt)]))
+    _, _, (first, second) = model(torch.tensor([encode_prompt(TOKENIZER, prompt)]))
     gates = second.dense_gates()
     assert explore.top_experts([first, second], 2) == gates.argmax(1).tolist()
     assert explore.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
     assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == explore.COLORS[gates[0].argmax()]
+    sample.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--btm", "tfidf:2", "--data_dir", f"{tiny}/data", *words[1:]])
+    assert capsys.readouterr().out.startswith(prompt)
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
     sample.main([*words[:2], "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1])
+
+
+def test_the_page_holds_what_the_model_does(tiny, tmp_path):
+    """Gates where a token was predicted, the probability that it had, and the likeliest in its place."""
+    model = build(tiny, "btx_mixed")
+    idx = first_windows(load_domains(tiny / "data")["math"].val, 32, 1)  # (1, 33)
+    tokens, names = idx[0].tolist(), ["seed", "math", "code"]
+    read = explore.read(model, TOKENIZER, tokens)
+    explore.write(tmp_path / "page.html", TOKENIZER, {"math 1": tokens}, {"btx": (names, [read])})
+    assert data_of(tmp_path / "page.html") == {
+        "texts": [{"name": "math 1", "tokens": [TOKENIZER.decode([token]) for token in tokens[1:]]}],
+        "models": [{"name": "btx", "experts": names, "reads": [read]}], "colors": explore.COLORS}
+    logits, _, routing = model(idx[:, :-1])
+    probs, ids = logits[0].softmax(-1).sort(descending=True)
+    for t in range(32):
+        for layer, r in enumerate(routing):
+            gates = [100 * sum(r.gates[t][r.experts[t] == i].tolist()) for i in range(3)]
+            assert read["gates"][t][layer] == pytest.approx(gates, abs=0.051)
+        assert read["p"][t] == pytest.approx(probs[t][ids[t] == tokens[t + 1]].item(), abs=6e-4)
+        assert [p for _, p in read["next"][t]] == pytest.approx(probs[t, :5].tolist(), abs=6e-4)
+        assert [text for text, _ in read["next"][t]] == [TOKENIZER.decode([i]) for i in ids[t, :5].tolist()]
+
+
+def test_no_text_can_end_the_script_that_holds_it(tiny, tmp_path):
+    page, prompt = tmp_path / "new" / "page.html", "</script><script>x<!--"
+    sample.main([f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "3", "--html", str(page), "--device", "cpu"])
+    assert page.read_text().lower().count("<script") == 2 and "<!--" not in page.read_text()
+    assert not re.search(r"https?://|src=|@import|url\(", page.read_text())  # one file that needs no network
+    [shown] = data_of(page)["texts"]
+    assert shown["name"] == prompt and "".join(shown["tokens"]).startswith(prompt)

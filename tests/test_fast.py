@@ -4,10 +4,9 @@ import torch
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
-from cli import BadInput
-from model import GPT, ROUTERS, GPTConfig, ff_moe, gumbel, load_balancing_loss
+from model import ROUTERS, gumbel, load_balancing_loss
 from support import fast
-from tests.test_model import SMALL, new_model, random_tokens
+from tests.test_model import new_model, random_tokens
 
 PATHS = {"dense": {}, **{method: {"n_expert": 4, "routing": method} for method in ROUTERS}}
 
@@ -32,17 +31,7 @@ def assert_roughly_equal(got, want):
         assert (a - b).norm() < 0.1 * b.norm()
 
 
-@pytest.mark.parametrize("path", ROUTERS)
-def test_fast_model_equals_the_readable_one(path):
-    """Loss and gradients."""
-    readable, quick = new_model(**PATHS[path]).float(), new_model(**PATHS[path]).float()
-    fast.install(quick)
-    assert [block.ff.ff_moe for block in quick.blocks] == [fast.ff_moe] * 2
-    assert [block.ff.ff_moe for block in readable.blocks] == [ff_moe] * 2
-    assert_close(loss_and_gradients(quick), loss_and_gradients(readable), rtol=1e-4, atol=1e-4)
-
-
-def test_fast_model_equals_the_readable_one_in_bfloat16():
+def test_fast_equals_the_readable_sum_in_bfloat16():
     """Of one layer. In a second one rounding might choose another expert."""
     model = new_model(n_expert=4, n_layer=1).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -51,30 +40,10 @@ def test_fast_model_equals_the_readable_one_in_bfloat16():
         assert_roughly_equal(loss_and_gradients(model), want)
 
 
-def test_fast_refuses_odd_widths():
-    for width in ("n_embd", "d_ff"):
-        with pytest.raises(BadInput, match="multiples of 8"):
-            fast.install(GPT(GPTConfig(**{**SMALL, "n_expert": 3, width: 20})))
-
-
 @pytest.mark.parametrize("path", PATHS)
 def test_recompute_changes_no_gradient(path):
     model = new_model(**PATHS[path])
     assert_close(loss_and_gradients(model, recompute=True), loss_and_gradients(model))
-
-
-def test_recompute_keeps_less_than_half():
-    """Of the bytes that a forward pass saves for the backward pass."""
-    model, saved = new_model().train(), {}
-
-    def keep(tensor):
-        saved[recompute] += tensor.nbytes
-        return tensor
-    for recompute in (False, True):
-        saved[recompute] = 0
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model(random_tokens(), random_tokens(), recompute=recompute)
-    assert saved[True] < saved[False] / 2
 
 
 @pytest.mark.parametrize("path", ["sample", pytest.param("dense", marks=pytest.mark.long)])

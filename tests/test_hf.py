@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import hf
 import mix
 from cli import BadInput
-from data import tokenizer
-from experiments import others
-from support import checkpoint as ckpt
+from data.tokenizer import END, load_tokenizer, new_bpe, train_bpe
+from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 from support.generation import generate
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -52,9 +51,9 @@ def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
     theirs, bpe = make_folder("in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0)
     hf.main(["import", "in", "--out", "a.pt", "--block_size", "500"])
     hf.main(["export", "a.pt", "deeper/out"])
-    checkpoint, idx = ckpt.load("a.pt"), torch.randint(400, (2, 500))
-    torch.testing.assert_close(ckpt.build(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
-    ours = tokenizer.load(checkpoint["tokenizer"])
+    checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
+    torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
+    ours = load_tokenizer(checkpoint["spec"])
     assert ours.eot == 399 and [ours.encode(text) for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
     assert back.dtype == dtype and back.config.max_position_embeddings == 500 and back.config.eos_token_id == 399
@@ -64,17 +63,17 @@ def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
 
 def test_a_mixture_is_a_mixtral(tiny, here):
     """With a tokenizer of own text. The same logits, token ids and greedy text there."""
-    mixed = ckpt.load(tiny / "btx_mixed.pt")
-    mixed["model"] = {name: p + torch.randn(p.shape) / 2 for name, p in mixed["model"].items()}
-    mixed["tokenizer"] = tokenizer.new_bpe(tokenizer.train(TEXTS[:100], 500), "own")
-    ckpt.save("mixed.pt", mixed)
+    mixed = load_checkpoint(tiny / "btx_mixed.pt")
+    mixed["state"] = {name: p + torch.randn(p.shape) / 2 for name, p in mixed["state"].items()}
+    mixed["spec"] = new_bpe(train_bpe(TEXTS[:100], 500), "own")
+    save_checkpoint("mixed.pt", mixed)
     hf.main(["export", "mixed.pt", "out"])
-    ours, theirs = ckpt.build(mixed), AutoModelForCausalLM.from_pretrained("out")
+    ours, theirs = build_model(mixed), AutoModelForCausalLM.from_pretrained("out")
     idx = torch.randint(1024, (2, 32))
     torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
     written = theirs.generate(idx[:1, :8], max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert torch.equal(generate(ours, idx[:1, :8], 24), written)
-    ours, theirs = tokenizer.load(mixed["tokenizer"]), AutoTokenizer.from_pretrained("out")
+    ours, theirs = load_tokenizer(mixed["spec"]), AutoTokenizer.from_pretrained("out")
     assert theirs.eos_token_id == ours.eot and theirs(TEXTS).input_ids == [ours.encode(text) for text in TEXTS]
 
 
@@ -94,7 +93,7 @@ def test_refused_imports(what, tiny, here):
 def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
     """Another router, a folder that exists, other tokens (END is a special one there), other logits."""
     for name, folder, text, tolerance in [("sample_mixed", "out", "a", 1), ("seed", here, "a", 1),
-                                          ("seed", "out", tokenizer.END, 1), ("seed", "out", "a", -1)]:
+                                          ("seed", "out", END, 1), ("seed", "out", "a", -1)]:
         monkeypatch.setattr(hf, "TEXT", text)
         monkeypatch.setattr(hf, "TOLERANCE", tolerance)
         with pytest.raises(BadInput):
@@ -103,27 +102,22 @@ def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
 
 
 @pytest.mark.long
-def test_mergekit_itself(tiny, here):
-    """Its linear merge is our soup. Its MoE has our experts, and all the rest but routers is the base model's."""
+def test_a_soup_is_mergekits_linear_merge(tiny, here):
+    """Run where mergekit is installed."""
     pytest.importorskip("mergekit")
+    from mergekit import config, merge, options
     branches = [f"{tiny}/{name}.pt" for name in ("seed", "math", "code")]
     mix.main([*branches, "--soup", "--out", "soup.pt"])
-    for path in [*branches, "soup.pt", f"{tiny}/btx_mixed.pt"]:
-        hf.main(["export", path, str(here / Path(path).stem)])
-    others.run_mergekit([here / name for name in ("seed", "math", "code")], here)
-    torch.testing.assert_close(load_file("mergekit-linear/model.safetensors"), load_file("soup/model.safetensors"))
-    for ours, part in (("seed", "self_attn"), ("seed", "embed_tokens"), ("seed", "norm"), ("btx_mixed", "experts")):
-        assert torch.equal(others.weights(here / "mergekit-moe", part), others.weights(here / ours, part)), part
-    for part in ("self_attn", "embed_tokens", "norm"):
-        assert not torch.equal(others.weights(here / "mergekit-moe", part), others.weights(here / "btx_mixed", part))
+    for path in [*branches, "soup.pt"]:
+        hf.main(["export", path, Path(path).stem])
+    models = [{"model": str(here / Path(path).stem), "parameters": {"weight": 1.0}} for path in branches]
+    linear = {"merge_method": "linear", "dtype": "float32", "models": models}
+    merge.run_merge(config.MergeConfiguration.model_validate(linear), "merged", options.MergeOptions())
+    torch.testing.assert_close(load_file("merged/model.safetensors"), load_file("soup/model.safetensors"))
 
 
-def test_mixing_is_mergekits_linear_merge(tiny, here):
-    """The soup is sum_i w_i t_i / sum_i w_i of exported models, here with equal w_i. One of them came back before."""
-    for name in ("seed", "math", "code"):
-        hf.main(["export", f"{tiny}/{name}.pt", name])
+def test_a_branch_that_went_out_and_came_back_is_a_branch_of_its_seed(tiny, here):
+    hf.main(["export", f"{tiny}/math.pt", "math"])
     hf.main(["import", "math", "--out", "math.pt"])
-    mix.main([f"{tiny}/seed.pt", "math.pt", f"{tiny}/code.pt", "--soup", "--out", "soup.pt"])
-    hf.main(["export", "soup.pt", "soup"])
-    seed, math, code, soup = (load_file(f"{name}/model.safetensors") for name in ("seed", "math", "code", "soup"))
-    torch.testing.assert_close(soup, {name: (seed[name] + math[name] + code[name]) / 3 for name in seed})
+    mix.main([f"{tiny}/seed.pt", "math.pt", "--out", "mixed.pt"])
+    torch.testing.assert_close(load_checkpoint("math.pt")["state"], load_checkpoint(tiny / "math.pt")["state"])

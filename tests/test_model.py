@@ -84,6 +84,7 @@ def test_dense_model_equals_the_second_implementation(changes):
     want_loss = -probs.gather(2, targets[:, :, None]).log().mean()
     close = {"rtol": 1e-5, "atol": 1e-5}  # angles are computed in float32
     assert_close(logits, want, **close)
+    assert_close(model(idx[:, :2])[0], want[:, :2], **close)  # two tokens are not one new token: they need a mask
     assert_close(loss, want_loss, **close)
     assert_close(grad(loss, model.parameters()), grad(want_loss, model.parameters()), **close)
     assert routing == []
@@ -109,22 +110,11 @@ def test_routers_compute_in_float32_where_the_rest_is_in_bfloat16():
         assert layer.probs.dtype == layer.gates.dtype == torch.float32
 
 
-@pytest.mark.parametrize("method", ROUTERS)
-def test_causality(method):
-    """A token changes the logits at its own position, and none before it."""
-    model, idx = new_model(n_expert=3, routing=method), random_tokens()
-    changed = idx.clone()
-    changed[:, 5] = (changed[:, 5] + 1) % 50
-    difference = (model(idx)[0] - model(changed)[0]).abs().amax((0, 2))  # (T,)
-    assert difference[:5].max() < 1e-9
-    assert difference[5] > 1e-3
-
-
 @pytest.mark.parametrize("changes", [{"n_kv_head": 2, "tie_weights": True}, {"n_expert": 3},
                                      {"n_expert": 3, "routing": "switch"}, {"n_expert": 3, "routing": "sample"}])
 def test_cache_changes_nothing(changes):
     """A prompt of four tokens, then one token at a time."""
-    model, idx, cache = new_model(**changes), random_tokens(), []
+    model, idx, cache = new_model(**changes), random_tokens(), {}
     parts = [model(part, cache=cache)[0] for part in idx.split([4, 1, 1, 1, 1, 1], dim=1)]
     assert_close(torch.cat(parts, dim=1), model(idx)[0])
 
@@ -142,22 +132,18 @@ def test_generation_goes_on_beyond_the_block_size(block_size):
     assert torch.equal(got, want)
 
 
-def test_sampling_follows_the_probabilities_of_the_top_k():
+def test_sampling_follows_the_probabilities_of_the_likeliest():
     """4,000 first tokens, with the logits divided by the temperature."""
     model, idx = new_model(), random_tokens(1, 4)
-    logits, likeliest = model(idx)[0][0, -1].topk(3)
+    logits, kept = model(idx)[0][0, -1].topk(3)
     generator = torch.Generator().manual_seed(0)
-    tokens = generate(model, idx.expand(4000, -1), 1, temperature=2.0, top_k=3, generator=generator)[:, -1]
-    shares = tokens.bincount(minlength=50)[likeliest] / 4000
+    tokens = generate(model, idx.expand(4000, -1), 1, temperature=2.0, likeliest=3, generator=generator)[:, -1]
+    shares = tokens.bincount(minlength=50)[kept] / 4000
     assert_close(shares, (logits / 2.0).softmax(-1).float(), atol=0.03, rtol=0)
 
 
-def test_new_weights_have_the_promised_size_and_come_from_the_generator_alone():
-    config = GPTConfig(n_layer=8, n_expert=2)
-    model = GPT(config, torch.Generator().manual_seed(0))
-    again = GPT(config, torch.Generator().manual_seed(0))
-    for a, b in zip(model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(a, b)
+def test_new_weights_have_the_promised_size():
+    model = GPT(GPTConfig(n_layer=8, n_expert=2), torch.Generator().manual_seed(0))
     D, d_ff, n_layer = 128, 352, 8
     want = {"embed.weight": 1, "head.weight": D**-0.5, "blocks.3.attn.wk.weight": D**-0.5,
             "blocks.3.ff.router": 0.16 * D**-0.5, "blocks.3.ff.w_gate": D**-0.5,
@@ -167,17 +153,6 @@ def test_new_weights_have_the_promised_size_and_come_from_the_generator_alone():
     assert (model.norm.weight == 1).all()
     tied = GPT(GPTConfig(tie_weights=True), torch.Generator().manual_seed(0))
     assert tied.embed.weight.std().item() == pytest.approx(D**-0.5, rel=0.1)  # it is the head, too
-
-
-@pytest.mark.parametrize("routing,computed", [("topk", 2 + 2), ("switch", 1 + 1), ("soft", 4 + 4), ("sample", 4 + 1)])
-def test_number_of_parameters_by_hand(routing, computed):
-    """computed: how many experts compute a token, in both layers. Sample Top-1's first layer is soft."""
-    D, d_ff, V, N = 32, 24, 50, 4
-    expert = 3 * D * d_ff
-    shared = 2 * V * D + D + 2 * (4 * D * D + 2 * D + N * D)  # both layers have attention, norms and a router
-    model = new_model(n_expert=N, routing=routing)
-    assert model.num_params() == shared + 2 * N * expert
-    assert model.num_params(active=True) == shared + computed * expert
 
 
 @pytest.mark.parametrize("train", ["all", "all-but-experts"])

@@ -7,10 +7,8 @@ import subprocess
 import pytest
 
 from experiments import paper
-from experiments.budget import match_steps
 from experiments.grid import make_cells
 from experiments.paired import holm, t_test
-from support import ledger
 
 
 def call(command, capsys):
@@ -43,14 +41,6 @@ def test_the_registered_hypotheses_are_all_in_the_report():
     """registered.md says how many there are."""
     signs = [words.split()[1] for words in re.findall(r"\[\[judge registered (.+?)\]\]", paper.TEMPLATE)]
     assert (signs.count(">"), signs.count("≈"), len(signs)) == (21, 4, 25)
-
-
-def test_budget():
-    seed = ledger.entry("train", "seed", [], flops=100, seconds=10.0)
-    branches = [ledger.entry("train", "branch", [seed["id"]], flops=f, seconds=s) for f, s in ((40, 6.0), (10, 3.0))]
-    btx = ledger.entry("finetune", "btx", [entry["id"] for entry in branches], flops=25, seconds=3.0)
-    last = ledger.entry("finetune", "su", [seed["id"]], flops=30, seconds=4.0, ranks=2, settings={"steps": 10})
-    assert match_steps(last, [seed, *branches, btx], [seed], "flops") == 25  # ten times 75 / 30
 
 
 def test_verdicts(monkeypatch):

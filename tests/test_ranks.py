@@ -26,7 +26,7 @@ TWO = {  # two ranks: what one rank does, and more options. None of them may cha
 
 
 def run(tiny, folder, name, options, finish=True):
-    """A run of 4 steps: whether it writes NAME.pt or leaves the state of its third step, and its command."""
+    """A run of 4 steps: whether it writes NAME.pt or leaves the progress of its third step, and its command."""
     script, init, *options = options.split()
     recipe = "--data math,general --device cpu --steps 4 --batch_size 8 --lr 0.01 --save_every 3 --eval_windows 1"
     return [finish, script, *recipe.split(), "--init", f"{tiny}/{init}.pt", "--data_dir", f"{tiny}/data",
@@ -57,9 +57,9 @@ def folder(tiny, tmp_path_factory):
 
 @pytest.mark.parametrize("name", TWO)
 def test_two_ranks_equal_one(folder, name):
-    one, two = (checkpoint.load(folder / f"{which}.pt") for which in (TWO[name][0], name))
-    for key, weight in one["model"].items():
-        torch.testing.assert_close(two["model"][key], weight, rtol=0, atol=1e-10)
+    one, two = (checkpoint.load_checkpoint(folder / f"{which}.pt") for which in (TWO[name][0], name))
+    for key, weight in one["state"].items():
+        torch.testing.assert_close(two["state"][key], weight, rtol=0, atol=1e-10)
     assert one["ledger"][-1]["flops"] == two["ledger"][-1]["flops"] and weight.dtype == torch.float64
     for a, b in zip(one["log"], two["log"], strict=True):
         assert a["val_loss"] == pytest.approx(b["val_loss"])
@@ -67,7 +67,7 @@ def test_two_ranks_equal_one(folder, name):
 
 if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
-    save_trained = checkpoint.save_trained
     for finish, script, *argv in json.loads(sys.argv[1]):
-        checkpoint.save_trained = save_trained if finish else Mock()
-        import_module(script).main(argv)
+        module = import_module(script)
+        module.save_trained = checkpoint.save_trained if finish else Mock()
+        module.main(argv)

@@ -1,7 +1,6 @@
-"""Own text: what is read, how it is cut into training and validation text, and that little of it is held in memory."""
+"""Own text and own tasks: what is read, and how text is cut into training and validation text."""
 import gzip
 import json
-import tracemalloc
 
 import pytest
 import torch
@@ -9,9 +8,9 @@ import torch
 from cli import BadInput
 from data import prepare, text, tokenizer
 from data.loader import load_domains
-from experiments import texts
+from data.task import Task
 
-BTX = tokenizer.load()
+BTX = tokenizer.load_tokenizer()
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,7 @@ def test_the_last_tenth_of_each_chunk_is_for_validation_until_there_is_enough(fo
 def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
     wide = BTX._replace(encode=lambda text: [70_000 + len(word) for word in text.split()], vocab_size=80_000,
                         spec=BTX.spec | {"vocab_size": 80_000})
-    monkeypatch.setattr(tokenizer, "load", lambda spec: wide)
+    monkeypatch.setattr(prepare, "load_tokenizer", lambda spec: wide)
     (folder / "own.txt").write_text("a bb ccc " * 10)
     own = make("own=own.txt")["own"]
     assert [*own.train, *own.val] == [70_001, 70_002, 70_003] * 10 + [BTX.eot] and len(own.val) == 3
@@ -72,23 +71,24 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     (folder / "a.txt").write_text("apples " * 200 + "zz " * 9999)
     (folder / "b.txt").write_text("berries " * 300)
     domain = make("a=a.txt", "b=b.txt", tokenizer=300)["b"]
-    own = tokenizer.load(domain.meta["tokenizer"])
+    own = tokenizer.load_tokenizer(domain.meta["spec"])
     tokens = [own.decode([i]) for i in range(256, own.eot)]
     assert own.vocab_size == own.spec["vocab_size"] == own.eot + 1 < 300
     assert {" apples", " berries"} < {*tokens} and " zz" not in tokens
     assert own.decode(domain.train[:5].tolist()).startswith("berries berries")
-    torch.save({"tokenizer": own.spec}, "own.pt")
+    torch.save({"spec": own.spec}, "own.pt")
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
-def test_paragraphs_of_descriptions_and_texts_that_change():
-    first, second = "one, " * 20, "two,\ntwo " * 12
-    package = "Package: {}\nDescription-md5: 0\nDescription-en: a title\n " + first + "\n .\n Short.\n .\n {}"
-    packages = [package.format("a", second.replace("\n", "\n ")), package.format("b", second[:99])]
-    assert texts.read_paragraphs("\n\n".join([*packages, "Package: c"])) == [f"{first}\n\n", f"{second}\n\n"]
-    documents = {"a": ["a" * 900] + ["rest"] * 19 + ["b" * 300], "c": ["c" * 500]}
-    assert texts.take_changing(documents) == ["a" * 400 + "c" * 400, "a" * 400 + "c" * 100]
-    assert documents == {"a": ["rest"] * 19, "c": []}
+def test_own_tasks_alone_and_with_own_text(folder):
+    tasks = [Task(f"Which hill is number {n}?", f" Höhe {n}.") for n in range(3)]
+    lines = [json.dumps({"prompt": task.prompt, "answer": task.answer}) for task in tasks]
+    (folder / "tasks.jsonl").write_text("\n".join(lines))
+    (folder / "own.txt").write_text("good " * 9)
+    alone = make("own=own.txt", own_tasks="facts=tasks.jsonl")["facts"]
+    assert alone.tasks == tasks and len(alone.train) == len(alone.val) == 0
+    both = make("own=own.txt", own_tasks="own=tasks.jsonl", tasks=2)["own"]
+    assert both.tasks == tasks[:2] and len(both.train) > 0
 
 
 @pytest.mark.parametrize("name, content", [
@@ -101,27 +101,3 @@ def test_what_cannot_be_read_is_named_and_leaves_the_old_domain(name, content, f
     with pytest.raises(BadInput, match=name):
         make("own=good.txt", f"own={name}")
     assert load_domains("out")["own"].meta == before
-
-
-@pytest.mark.parametrize("message, words", [
-    ("nowhere", ["own=nowhere"]), ("NAME", ["math=a.txt"]), ("NAME=PATH", ["a.txt"]), ("share", ["own=a.txt", "b=a.*"]),
-    ("meth", ["own=a.txt", "--domains", "meth"]), ("not a checkpoint", ["own=a.txt", "--init", "a.txt"]),
-    ("cannot", ["own=a.txt", "--out", "a.txt"])])
-def test_wrong_options_are_named_before_anything_is_written(message, words, folder):
-    (folder / "a.txt").write_text("good " * 9)
-    with pytest.raises(BadInput, match=message):
-        make(*words)
-    assert [path.name for path in folder.rglob("*")] == ["a.txt"]
-
-
-def test_memory_does_not_grow_with_the_text(folder, monkeypatch):
-    monkeypatch.setattr(text, "PIECE", 2**10)
-    monkeypatch.setattr(prepare, "CHUNK", 2**10)
-    peaks = []
-    for n in (1000, 10_000):
-        (folder / "own.txt").write_text("some words and others, again and again, " * n)
-        tracemalloc.start()
-        make("own=own.txt", val_tokens=100)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0]

