@@ -58,7 +58,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
 .PHONY: all demo data help clean
-all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
+all: $(OUT)/report.md $(EXTRA)  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
@@ -81,8 +81,9 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS) --lr $(LR_BTX) --alpha $(ALPHA)
 
-$(OUT)/report.md: $(PIPELINE) evaluate.py
-	$(PY) evaluate.py $(PIPELINE) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
+SCORED ?= $(PIPELINE)
+$(OUT)/report.md: $(SCORED) evaluate.py
+	$(PY) evaluate.py $(SCORED) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
 # ---- a first result in two minutes: mix, finetune and compare four trained checkpoints -----------------------------
 RECORDED = data/start/seed.pt $(NAMES:%=data/start/%.pt)

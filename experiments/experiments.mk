@@ -3,6 +3,8 @@
 LR_LARGE ?= 5e-3
 LR_DENSE ?= 1e-3
 LR_SU    ?= 5e-4
+LR_DENSE_2 ?= $(LR_DENSE)  # of the second phases
+LR_SU_2    ?= $(LR_SU)
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
 
@@ -13,8 +15,9 @@ MIX_soft      = --routing soft
 MIX_blend     = --blend
 MIX_split2of8 = --split 2 --top_k 2
 MIX_split4of8 = --split 2 --top_k 4
-MIX_hidden    = --router_data general,math,code,wiki --data_dir $(DATA)
+MIX_hidden    = --router_data $(ROUTER_DATA) --data_dir $(DATA)
 MIX_ridge     = $(MIX_hidden) --ridge
+ROUTER_DATA  ?= general,math,code,wiki
 $(OUT)/%_mixed.pt:
 	$(PY) mix.py $+ $(MIX_$*) --seed $(SEED) --out $@
 $(patsubst %,$(OUT)/%_mixed.pt,switch sample soft blend split2of8 split4of8 hidden ridge): $(OUT)/seed.pt $(EXPERTS)
@@ -57,9 +60,9 @@ PHASE_1_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
 PHASE_1 = --data $(PHASE_1_DATA) --steps $(shell expr 3 \* $(EXPERT_STEPS))
 PHASE_2 = --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS)
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt;       $(TRAIN) --init $< $(PHASE_1) --lr $(LR_DENSE)
-$(OUT)/dense_dm.pt:   $(OUT)/dense_dm_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_DENSE)
+$(OUT)/dense_dm.pt:   $(OUT)/dense_dm_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_DENSE_2)
 $(OUT)/su_dm_1.pt:    $(OUT)/su_mixed.pt;   $(FINETUNE) $(PHASE_1) --lr $(LR_SU) --alpha $(ALPHA)
-$(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU) --alpha $(ALPHA)
+$(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU_2) --alpha $(ALPHA)
 # compute-matched (CM): the second phase alone, for the steps that cost what BTX cost, in FLOPs or as the paper counts
 CM_STEPS = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*
 $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
@@ -95,26 +98,28 @@ $(OUT)/beyond/results.json: $(BEYOND:%=$(OUT)/%.pt); $(SCORE) $^ --no_figures
 
 # ---- the learning rates: on another data seed and training seed than the report's ----------------------------------
 GRID      = $(INTO)/grid
-ON_GRID   = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1"
+ON_GRID   = $(AGAIN) SEED=100 DATA=$(DATA)/grid PREPARE="$(PREPARE) --seed 1" $(GRID_OPTIONS)
 # Each point is a folder, named after its rate.
 AT_SEED   ?= seed-2e-3 seed-3e-3 seed-5e-3 seed-8e-3
 AT_BRANCH ?= branch-1e-3 branch-1.5e-3 branch-2.25e-3
 RATES     ?= 2.5e-4 5e-4 1e-3 2e-3
-AT_LARGE  = large-3e-3 large-5e-3 large-1e-2
+AT_LARGE  ?= large-3e-3 large-5e-3 large-1e-2
 POINTS    = $(patsubst %,$(GRID)/%,$(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE))
 grid: $(POINTS)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
 	$(PY) -m experiments.grid $^ --out $(REPORT)
+SHARED      ?= $(NAMES)
+BRANCH_WANT ?= seed $(NAMES) soup
 grid-shared: | $(TEXTS)
-	+$(ON_GRID) OUT=$(GRID)/shared $(NAMES:%=$(GRID)/shared/%.pt)
+	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
 $(POINTS): grid-shared
 $(AT_SEED:%=$(GRID)/%): $(GRID)/seed-%:
 	+$(ON_GRID) OUT=$@ LR_SEED=$* WANT=seed $@/grid/results.json
 $(AT_BRANCH:%=$(GRID)/%): $(GRID)/branch-%:
-	mkdir -p $@ && cp -p $(GRID)/shared/seed.pt $@
-	+$(ON_GRID) OUT=$@ LR_EXPERT=$* WANT="seed $(NAMES) soup" $@/grid/results.json
+	mkdir -p $@ && cp -p $(GRID)/shared/$(if $(filter $*,$(LR_EXPERT)),*,seed).pt $@  # the recipe's rate is the shared one
+	+$(ON_GRID) OUT=$@ LR_EXPERT=$* LR_DENSE=$* LR_SU=$* WANT="$(BRANCH_WANT)" $@/grid/results.json
 $(RATES:%=$(GRID)/%): $(GRID)/%:
 	mkdir -p $@ && cp -p $(GRID)/shared/*.pt $@
-	+$(ON_GRID) OUT=$@ LR_BTX=$* LR_DENSE=$* LR_SU=$* WANT="dense_dm su_dm btx" $@/grid/results.json
+	+$(ON_GRID) OUT=$@ LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_DENSE_2=$* LR_SU_2=$* WANT="dense_dm su_dm btx" $@/grid/results.json
 $(AT_LARGE:%=$(GRID)/%): $(GRID)/large-%:
 	+$(ON_GRID) OUT=$@ LR_LARGE=$* SEED_STEPS=$(shell expr $(SEED_STEPS) / 2) WANT=large $@/grid/results.json
 $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt); $(SCORE) $^ --no_figures
