@@ -5,7 +5,7 @@ include experiments/text.mk
 SMOLLM2     = out/SmolLM2-135M-Instruct
 SEED_FOLDER ?= $(SMOLLM2)
 IMPORTED    = $(INTO)/imported.pt
-MAKE_SEED   = cp $(IMPORTED) $@
+MAKE_SEED   = mkdir -p $(OUT) && cp $(IMPORTED) $@
 FACTS       = capital continent demonym
 TEXTS      += $(IMPORTED) out/facts/ready
 PREPARE     = --init $(IMPORTED) --domains= --tasks 1000 --own_tasks $(foreach fact,$(FACTS),$(fact)=out/facts/$(fact).jsonl) \
