@@ -119,7 +119,8 @@ $(AT_BRANCH:%=$(GRID)/%): $(GRID)/branch-%:
 	+$(ON_GRID) OUT=$@ LR_EXPERT=$* LR_DENSE=$* LR_SU=$* WANT="$(BRANCH_WANT)" $@/grid/results.json
 $(RATES:%=$(GRID)/%): $(GRID)/%:
 	mkdir -p $@ && cp -p $(GRID)/shared/*.pt $@
-	+$(ON_GRID) OUT=$@ LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_DENSE_2=$* LR_SU_2=$* WANT="dense_dm su_dm btx" $@/grid/results.json
+	+$(ON_GRID) OUT=$@ LR_BTX=$* LR_DENSE=$* LR_SU=$* LR_DENSE_2=$* LR_SU_2=$* \
+	    WANT="dense_dm su_dm btx" $@/grid/results.json
 $(AT_LARGE:%=$(GRID)/%): $(GRID)/large-%:
 	+$(ON_GRID) OUT=$@ LR_LARGE=$* SEED_STEPS=$(shell expr $(SEED_STEPS) / 2) WANT=large $@/grid/results.json
 $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt); $(SCORE) $^ --no_figures
@@ -142,7 +143,7 @@ $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 text:  ## BTX and its rivals on real text, three seeds and a grid of rates; needs apt; see text.mk
 	$(MAKE) PRESET=text text-report
 text-report: $(SEEDS:%=text-%) $(filter-out $(GRID)/large-%,$(POINTS))
-	$(PY) -m experiments.text_report $(SEEDS:%=$(INTO)/seed%) --grid $(GRID)
+	$(PY) -m experiments.text_report $(SEEDS:%=$(INTO)/seed%/rivals/results.json) --grid $(GRID)
 $(SEEDS:%=text-%): text-%: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals
 .PHONY: rivals tables beyond paper grid grid-shared text text-report $(SEEDS:%=text-%) $(POINTS)

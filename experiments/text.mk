@@ -2,7 +2,8 @@
 # The shape, and the steps of branches and finetuning, are those of PRESET=cpu.
 # Fetching the text, 30 MB, needs apt (Debian, Ubuntu) and no root. Of it, the package lists are 17 MB.
 SEEDS ?= 10 11 12
-TEXTS  = out/texts/changing.jsonl
+TEXT_DIR ?= out/texts
+TEXTS  = $(TEXT_DIR)/changing.jsonl
 NAMES  = python german dictionary
 BTM    = seed,python,german,dictionary
 # The seed reads mainly descriptions of packages. Branches and finetuning read 2.2 % as much of it, in steps:
@@ -12,8 +13,8 @@ REPLAY         = packages=1
 EXPERT_DATA    = $*=99,$(REPLAY)
 PHASE_1_DATA   = $(REPLAY),python=33,german=33,dictionary=33
 FINETUNE_DATA  = packages=5.5,python=31.5,german=31.5,dictionary=31.5
-PREPARE        = --domains= --tokenizer 2048 \
-                 --text $(foreach name,packages $(NAMES) changing,$(name)=out/texts/$(name).jsonl)
+OWN_TEXT       = --domains= --text $(foreach name,packages $(NAMES) changing,$(name)=$(TEXT_DIR)/$(name).jsonl)
+PREPARE        = --tokenizer 2048 $(OWN_TEXT)
 EVALUATE       = --windows 390
 SEED_STEPS     = 4000
 AT_SEED        = seed-3e-3 seed-5e-3 seed-8e-3 seed-1.2e-2 seed-1.8e-2
@@ -28,8 +29,8 @@ LR_SU          = 2e-3
 # Fresh package lists in a folder of their own: a machine may have none, or none with descriptions.
 APT = apt-get -o Dir::State::Lists=./lists -o Acquire::Languages=en
 $(TEXTS): experiments/texts.py | .venv/ready
-	mkdir -p out/texts/debian/lists/partial
-	cd out/texts/debian && $(APT) update && $(APT) download manpages-de wordnet-base
-	cd out/texts/debian && /usr/lib/apt/apt-helper cat-file lists/*Translation-en* > descriptions.txt
-	cd out/texts/debian && for deb in *.deb; do dpkg -x $$deb .; done
-	$(PY) -m experiments.texts out/texts/debian --out out/texts
+	mkdir -p $(TEXT_DIR)/debian/lists/partial
+	cd $(TEXT_DIR)/debian && $(APT) update && $(APT) download manpages-de wordnet-base
+	cd $(TEXT_DIR)/debian && /usr/lib/apt/apt-helper cat-file lists/*Translation-en* > descriptions.txt
+	cd $(TEXT_DIR)/debian && for deb in *.deb; do dpkg -x $$deb .; done
+	$(PY) -m experiments.texts $(TEXT_DIR)/debian --out $(TEXT_DIR)

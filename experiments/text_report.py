@@ -1,11 +1,13 @@
-"""Write the report on real text: what `make text` ends with.
+"""Write a report on real text: what `make text` ends with, and `make PRESET=pretrained pretrained`.
 
-    python -m experiments.text_report out/text/seed10 out/text/seed11 --grid out/text/grid --out results/text
+    python -m experiments.text_report out/text/seed1?/rivals/results.json --grid out/text/grid --page text
 
-Writes README.md, results.json and a figure. The text is that of text.md. There [[scores btx]] stands for
-TextReport.scores("btx"), and [[grid btx mean 1e-3 2e-3]] for the cells of btx in the folders 1e-3 and 2e-3 of --grid.
+Writes README.md, results.json and a figure into results/PAGE. The text is that of PAGE.md. There [[scores btx]] stands
+for TextReport.scores("btx"), and [[grid btx mean 1e-3 2e-3]] for the cells of btx in the folders 1e-3 and 2e-3 of
+--grid.
 """
 import json
+import re
 from pathlib import Path
 from statistics import mean
 
@@ -18,6 +20,11 @@ from support import figures
 DOMAINS = ("packages", "python", "german", "dictionary")
 GROUPS = {"mean": DOMAINS, "experts": DOMAINS[1:]}
 COLUMNS = (*DOMAINS, "mean", "changing")
+FACTS = ("capital", "continent", "demonym")
+HOME = {"packages": "seed", "python": "python", "german": "german", "dictionary": "dictionary"}  # domain -> its model
+
+
+ROW = r"\| (\w+) − (\w+) \| (\w+) \| (\S+) \| (\S+) to (\S+) \| (.+) \|"  # of the table in predictions.md
 
 
 class TextReport(Report):
@@ -26,7 +33,37 @@ class TextReport(Report):
     def bits(self, name, column):
         """A model's bits per byte in each run, in one domain or the mean of a group of them."""
         domains = GROUPS.get(column, [column])
+        if name == "home":
+            return [mean(bits) for bits in zip(*(self.bits(HOME[domain], domain) for domain in domains), strict=True)]
         return [mean(result["bits_per_byte"][domain] for domain in domains) for result in self.results(name)]
+
+    def facts(self, name, key):
+        """A model's mean accuracy or answer_loss over FACTS in each run."""
+        return [mean(result[key][fact] for fact in FACTS) for result in self.results(name)]
+
+    def fact_scores(self, name):
+        """Cells: accuracy in % and loss of the answers' tokens for each of FACTS, then their means."""
+        cells = []
+        for key, scale, digits in (("accuracy", 100, 1), ("answer_loss", 1, 2)):
+            for fact in FACTS:
+                cells.append(spread([result[key][fact] for result in self.results(name)], scale, digits))
+            cells.append(spread(self.facts(name, key), scale, digits))
+        return " | ".join(cells)
+
+    def predictions(self):
+        """Rows: the predictions of predictions.md and what was measured, wrong ones first."""
+        measures = {"facts": lambda name: self.facts(name, "accuracy"),
+                    "answers": lambda name: self.facts(name, "answer_loss")}
+        rows = []
+        table = (Path(__file__).parent / "predictions.md").read_text(encoding="utf-8")
+        for a, b, column, said, low, high, why in re.findall(ROW, table):
+            measure = measures.get(column, lambda name, column=column: self.bits(name, column))
+            found = 100 * mean(x - y for x, y in zip(measure(a), measure(b), strict=True))
+            holds = float(low) <= found <= float(high)
+            verdict = "yes" if holds else "**no**"
+            row = f"| {a} − {b} | {column} | {said} ({low} to {high}) | {found:+.1f} | {verdict} | {why} |"
+            rows.append((holds, row))
+        return "\n".join(row for _, row in sorted(rows, key=lambda row: row[0]))
 
     def scores(self, name):
         """Cells: bits per byte in each column, and TFLOP since the seed."""
@@ -50,24 +87,25 @@ def make_cells(name, column, runs):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("seeds", nargs="+", type=Path, help="folders of make rivals, one for each seed")
+    parser.add_argument("results", nargs="+", type=Path, help="files that evaluate.py wrote, one for each seed")
     parser.add_argument("--grid", required=True, type=Path, help="folder of make grid")
-    parser.add_argument("--out", type=Path, default="results/text", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--page", choices=("text", "pretrained"), default="text", help="which report (default: text)")
     args = parser.parse_args(argv)
-    text = (Path(__file__).parent / "text.md").read_text(encoding="utf-8")
+    out = Path("results", args.page)
+    text = (Path(__file__).parent / f"{args.page}.md").read_text(encoding="utf-8")
     try:
-        runs = [json.loads((folder / "rivals/results.json").read_text()) for folder in args.seeds]
+        runs = [json.loads(file.read_text()) for file in args.results]
         files = args.grid.glob("*/grid/results.json")
         grid = {file.parents[1].name: json.loads(file.read_text()) for file in files}  # {rate: results}
         text = fill_grid(text, grid, make_cells)
     except (OSError, KeyError) as missing:
-        raise BadInput(f"{missing}: missing; run make text") from None
-    with replacing(args.out / "README.md") as part:
+        raise BadInput(f"{missing}: missing; run make text, or make PRESET=pretrained") from None
+    with replacing(out / "README.md") as part:
         part.write_text(TextReport(runs).fill(text), encoding="utf-8")
     numbers = {"seeds": [run["models"] for run in runs], "grid": {name: run["models"] for name, run in grid.items()}}
-    with replacing(args.out / "results.json") as part:
+    with replacing(out / "results.json") as part:
         part.write_text(json.dumps(numbers))
-    figures.routing({name: runs[0]["routing"][name] for name in ("btx", "su_dm")}, args.out / "figures/routing.png")
+    figures.routing({name: runs[0]["routing"][name] for name in ("btx", "su_dm")}, out / "figures/routing.png")
 
 
 if __name__ == "__main__":
