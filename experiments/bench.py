@@ -30,6 +30,8 @@ CPU = {  # name: the models' shape, sequences in a step
     "128": (dict(n_embd=128, d_ff=352, n_head=4), 8),
     "512": (dict(n_embd=512, d_ff=1408, n_head=16), 8),
     "128, 4x tokens": (dict(n_embd=128, d_ff=352, n_head=4), 32)}
+PRETRAINED = dict(n_embd=576, d_ff=1536, n_head=9, n_kv_head=3, n_layer=30, vocab_size=49152, block_size=256,
+                  tie_weights=True)  # SmolLM2-135M
 GPU = {"PRESET=gpu": (dict(n_embd=512, d_ff=2048, n_head=8, n_layer=8, block_size=256), 64)}
 
 
@@ -55,21 +57,21 @@ def their_model(device, config):
     """transformers' Mixtral or Llama of the same shape, with random weights."""
     shape = dict(vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=config.d_ff,
                  num_hidden_layers=config.n_layer, num_attention_heads=config.n_head,
-                 num_key_value_heads=config.n_head)
+                 num_key_value_heads=config.n_kv_head, tie_word_embeddings=config.tie_weights)
     hf_config = transformers.LlamaConfig(**shape)
     if config.n_expert:
         hf_config = transformers.MixtralConfig(num_local_experts=config.n_expert, num_experts_per_tok=2, **shape)
     return transformers.AutoModelForCausalLM.from_config(hf_config).to(device)
 
 
-def make_step(model, config, batch_size, device, compiled=False):
+def make_step(model, config, batch_size, device, compiled=False, dtype="auto"):
     """A function that takes a training step. It draws new tokens each time, because an MoE routes them differently."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True)
     forward = torch.compile(model) if compiled else model
 
     def step():
         idx = torch.randint(config.vocab_size, (batch_size, config.block_size)).to(device)  # (B, T)
-        with autocast("auto", device):
+        with autocast(dtype, device):
             if isinstance(model, GPT):
                 _, loss, routing = forward(idx, idx)
                 if routing:
@@ -109,6 +111,16 @@ def time_training(shape, batch_size, args):
             "dense_tflops": speed * models["dense"].flops_per_token() / 1e12}
 
 
+def time_pretrained(args):
+    """A training step of 512 tokens, in bfloat16, at the size of PRESET=pretrained."""
+    ours = our_model(args.device, **PRETRAINED)
+    theirs = their_model(args.device, ours.config)
+    calls = {"ours": make_step(ours, ours.config, 2, args.device, dtype="bfloat16"),
+             "theirs": make_step(theirs, ours.config, 2, args.device, dtype="bfloat16")}
+    t = time_in_turn(calls, args.repeats, args.device)
+    return {"hf_dense_over_ours": t["theirs"] / t["ours"]}
+
+
 def time_generation(n_texts, args):
     """128 new tokens for each text: our MoE, our dense model, transformers' Mixtral, all of width 128."""
     moe = our_model(args.device, n_expert=4, block_size=256).eval()
@@ -142,7 +154,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     sizes = GPU if args.device.type == "cuda" else CPU
     measures = {"1": partial(time_generation, 1, args), "16": partial(time_generation, 16, args),
-                "make": partial(time_branches, args)}
+                "make": partial(time_branches, args), "135M, bfloat16": partial(time_pretrained, args)}
     for size, (shape, batch_size) in sizes.items():
         measures[size] = partial(time_training, shape, batch_size, args)
     results = {}
