@@ -31,14 +31,15 @@ LR_SEED        = 5e-3
 LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
-ifneq ($(PRESET),cpu)  # gpu, tiny or text: a file that changes this recipe
+ifeq ($(PRESET),cpu)
+INTO   ?= out
+DATA   ?= data/bin
+else  # gpu, tiny, text or pretrained: a file that changes this recipe
 INTO   ?= out/$(PRESET)
 DATA   ?= data/bin/$(PRESET)
 REPORT ?= $(INTO)/results
-include experiments/$(PRESET).mk
+include $(or $(wildcard experiments/$(PRESET).mk),$(error PRESET is cpu, gpu, tiny, text or pretrained, not $(PRESET)))
 endif
-INTO ?= out
-DATA ?= data/bin
 OUT  ?= $(INTO)/seed$(SEED)
 BTM  ?= seed,math,code,wiki
 
@@ -99,7 +100,7 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 data: $(DATA)/ready  ## the domains alone, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
-	@echo "Variables: PRESET=cpu|gpu|tiny|text  SEED=0  ALPHA=0.01  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Variables: PRESET=cpu|gpu|tiny|text|pretrained  SEED=0  ALPHA=0.01  INTO=folder  DATA=folder  PYTHON=python3"
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
 .venv/ready: requirements.txt

@@ -1,4 +1,4 @@
-"""What all scripts share: options, errors that end a script with one line, and files that are whole or not there."""
+"""Shared by all scripts: options, errors that end a script with one line, and files that are whole or not there."""
 import argparse
 import hashlib
 import os

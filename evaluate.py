@@ -2,7 +2,7 @@
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Prints a table and writes report.md, results.json, figures/*.png and, for mixtures of experts, explore.html.
+Prints a table and writes report.md, results.json, figures/*.png and, for MoEs, explore.html.
 """
 import json
 import math
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cli import BadInput, check_output, make_parser, non_negative_int, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
-from data.tokenizer import END, encode_prompt
+from data.tokenizer import END, encode_prompt, load_tokenizer
 from model import expert_load
 from support import btm, explore
 from support.checkpoint import build_model, load_checkpoint
@@ -62,21 +62,25 @@ def load_inputs(args):
         raise BadInput("two models have one name, and the tables could not tell them apart; rename a file")
     domains = load_domains(args.data_dir)
     order = [*DOMAINS, "switch", *domains]
-    tokenizers = [check_tokenizer(domains, checkpoint["spec"], path)
-                  for path, checkpoint in zip(args.models, checkpoints.values(), strict=True)]  # all are the same
-    return checkpoints, tokenizers[0], {name: domains[name] for name in sorted(domains, key=order.index)}
+    for path, checkpoint in zip(args.models, checkpoints.values(), strict=True):
+        check_tokenizer(domains, checkpoint["spec"], path)
+    tokenizer = load_tokenizer(checkpoint["spec"])  # all have the same
+    return checkpoints, tokenizer, {name: domains[name] for name in sorted(domains, key=order.index)}
 
 
 def choose_tests(args, checkpoints, domains):
-    """What is measured: {domain: (its windows of validation text, (n, T + 1), its tasks)}; n is 0 if it has no text.
+    """The tests of each domain, {domain: (windows, tasks)}. windows: validation text, (n, T + 1); n is 0 without text.
 
-    T is what every model can read at once. Raises BadInput.
+    T is the smallest block size of the models, so that each reads a window at once. Raises BadInput.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
     tests = {}
     for name, domain in domains.items():
-        text = domain.val[args.skip_windows * T:]
-        windows = first_windows(text, T, args.windows) if len(domain.val) else torch.empty(0, T + 1)
+        windows = torch.empty(0, T + 1)
+        if len(domain.val):
+            if len(domain.val) <= (args.skip_windows + 1) * T:
+                raise BadInput(f"--skip_windows {args.skip_windows}: {name!r} has no more validation text than that")
+            windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows)
         tests[name] = windows, domain.tasks[:args.tasks]
     if not any(len(windows) for windows, _ in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
@@ -84,9 +88,9 @@ def choose_tests(args, checkpoints, domains):
 
 
 def parse_btm(args, checkpoints, domains):
-    """The models to merge, {name: checkpoint}, and the ways to, {name in the tables: what `btm.BTM` needs beside them}.
+    """Read --btm and --btm_methods: which models are merged, and how. Both results are empty without --btm.
 
-    Both are empty without --btm. Raises BadInput.
+    Returns {name: checkpoint}, and {name in the tables: (method, top_k, training data)}. Raises BadInput.
     """
     if not args.btm:
         return {}, {}
@@ -138,14 +142,14 @@ def score_texts(model, windows, batch_size):
 
 
 def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
-    """Whether greedy decoding solves each task, (n,) bool, and the mean loss of all tokens of their right answers.
+    """Whether greedy decoding solves each task, (n,) bool, and the mean loss over the tokens of all right answers.
 
-    "exact", all domains but code: the model must write the answer. Nothing is generated: it reads prompt and answer in
-    one pass. If each token of the answer is the likeliest at its place, then greedy decoding writes the answer, because
-    it reads the same text up to each place. What it writes after the answer does not count.
-    "code": the model must also end its text there. If not, its own answer is generated, and graded by what it computes.
-    The end-of-text token counts in the loss then.
-    drawn: experts are drawn anew in each pass. Then all code is generated, or only failures would get a second try.
+    The model reads each prompt with its right answer in one pass. The task is solved if every token of the answer is
+    the likeliest at its position, because greedy decoding would then write these tokens. Later tokens do not count.
+    A "code" task must also end there, so its right answer includes the end-of-text token. If it is not solved, the
+    model writes its own answer, and `is_correct` grades what that computes.
+    drawn: experts are drawn anew in each pass. All code answers are then generated. Otherwise only the failures would
+    get a second try.
     """
     prompts = [encode_prompt(tokenizer, task.prompt) for task in tasks]
     ends = {"exact": [], "code": [tokenizer.eot]}
@@ -157,7 +161,7 @@ def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
         idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
         losses, likeliest, _ = token_losses(model, idx)               # (B, T)
         for row, i in enumerate(batch):
-            start = len(prompts[i]) - 1  # place t of a row is about token t + 1
+            start = len(prompts[i]) - 1  # position t predicts token t + 1
             solved[i] = likeliest[row, start:].all()
             answer_losses.append(losses[row, start:].cpu().double())
 
@@ -216,11 +220,11 @@ def bytes_per_token(tokenizer, windows):
 def evaluate_model(model, tokenizer, tests, args, device, drawn=False):
     """Measure a model, a GPT or one that is called like it, on the tests of `choose_tests`. drawn: see `score_tasks`.
 
-    Returns three dictionaries: the scores, {"accuracy", "answer_loss", "loss" or "bits_per_byte": {domain: number}};
-    the routing, {"share" or "probs": {domain: see `score_texts`}}; and the answers, {domain: see `show_answer`}.
+    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; shares["share"] and
+    shares["probs"], each by domain, see `score_texts`; and answers[domain], see `show_answer`.
     """
     scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
-    routing, answers = {"share": {}, "probs": {}}, {}
+    shares, answers = {"share": {}, "probs": {}}, {}
     with autocast(args.dtype, device):
         for domain, (windows, tasks) in tests.items():
             if len(windows):
@@ -228,14 +232,14 @@ def evaluate_model(model, tokenizer, tests, args, device, drawn=False):
                 loss = losses.mean().item()
                 scores["loss"][domain] = loss
                 scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, windows)
-                routing["share"][domain], routing["probs"][domain] = share, probs
+                shares["share"][domain], shares["probs"][domain] = share, probs
             if tasks:
                 solved, answer_loss = score_tasks(model, tokenizer, tasks, args.batch_size, device, drawn)
                 scores["accuracy"][domain] = solved.double().mean().item()
                 scores["answer_loss"][domain] = answer_loss
                 if domain != "switch":  # its prompts are long
                     answers[domain] = show_answer(model, tokenizer, tasks[0], device)
-    return scores, routing, answers
+    return scores, shares, answers
 
 
 def costs(model, ledger):
@@ -267,24 +271,26 @@ def main(argv=None):
     check_output(args.out / "report.md")
 
     dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
-    mixtures = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
+    moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
     results, loads, answers, pages = {}, {}, {}, {}
-    for name in tqdm([*dense, *methods, *mixtures], desc="evaluate"):
+    for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
-            model = btm.BTM([build_model(checkpoint, device) for checkpoint in merged.values()], *methods[name])
+            method, top_k, training_data = methods[name]
+            branches = [build_model(checkpoint, device) for checkpoint in merged.values()]
+            model = btm.BTM(branches, method, top_k, training_data)
             ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
         else:
             model = build_model(checkpoints[name], device)
             ledger = checkpoints[name]["ledger"]
-        scores, routing, answers[name] = evaluate_model(model, tokenizer, tests, args, device)
+        scores, shares, answers[name] = evaluate_model(model, tokenizer, tests, args, device)
         if not all(math.isfinite(loss) for loss in scores["loss"].values()):
             raise BadInput(f"{name}: its logits are not finite, this model is broken; leave it out")
         results[name] = {**scores, **costs(model, ledger)}
-        if name in mixtures:
+        if name in moes:
             experts = checkpoints[name]["experts"]
-            loads[name] = {"experts": experts, **routing}
+            loads[name] = {"experts": experts, **shares}
             with autocast(args.dtype, device):
-                pages[name] = experts, [explore.read(model, tokenizer, text, device) for text in texts.values()]
+                pages[name] = experts, [explore.trace_text(model, tokenizer, text, device) for text in texts.values()]
         del model  # before the next one is built
 
     write_results(args.out / "results.json", results, loads, args, domains)
@@ -293,7 +299,7 @@ def main(argv=None):
         shown = {domain: tasks[0] for domain, (_, tasks) in tests.items() if tasks}
         pictures = draw_figures(results, loads, checkpoints, shown, answers, args.out)
         if pages:
-            explore.write(args.out / "explore.html", tokenizer, texts, pages)
+            explore.write_page(args.out / "explore.html", tokenizer, texts, pages)
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, pictures))
     print(table(results))

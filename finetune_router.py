@@ -16,9 +16,9 @@ from cli import BadInput, make_parser, non_negative, non_negative_int, positive_
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, load_balancing_loss
 from support import fast, training
-from support.checkpoint import build_model, check_out, load_checkpoint, load_progress, save_progress, save_trained
+from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
 from support.distributed import autocast, join_ranks, pick_dtype, wrap
-from support.ledger import last_id, new_entry
+from support.ledger import latest, new_entry
 
 PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
 
@@ -30,12 +30,12 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", required=True, help="checkpoint that mix.py wrote")
-    group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="mixture of domains (default: the paper's)")
+    group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains and weights (default: the paper's)")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
-    group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: %(default)s)")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: 8)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
     group.add_argument("--lr", type=non_negative, default=1e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
@@ -44,11 +44,11 @@ def parse(argv):
     group.add_argument("--seed", type=non_negative_int, default=0, help="of batches and noise (default: %(default)s)")
 
     group = parser.add_argument_group("load balancing (3.3)")
-    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of its loss (default: %(default)s)")
+    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of this loss (default: %(default)s)")
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences per domain (default: 16)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences of each domain (default: 16)")
     group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
@@ -57,7 +57,7 @@ def parse(argv):
                        help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1,
                        help="micro-batches in a step; load is balanced within each (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
+    group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
     group.add_argument("--compile", action="store_true", help="torch.compile the model, with --fast")
     group.add_argument("--shard", action="store_true", help="under torchrun: shard the weights over the GPUs (FSDP2)")
@@ -91,11 +91,11 @@ def main(argv=None):
 
     # the mixed model
     domains = load_domains(args.data_dir)
-    mixed = load_checkpoint(args.init)
-    spec, experts, ledger = mixed["spec"], mixed["experts"], mixed["ledger"]
+    checkpoint = load_checkpoint(args.init)
+    spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]
     if not experts:
         raise BadInput(f"--init {args.init} is a dense model without a router; first mix several with mix.py")
-    model = build_model(mixed)
+    model = build_model(checkpoint)
     config = model.config
     config.block_size = args.block_size or config.block_size
     if args.train != "all":
@@ -112,7 +112,7 @@ def main(argv=None):
     visit = training.count_visits(ledger, args.data)
 
     # the optimizer, and the progress of an interrupted run
-    check_out(args.out, [args.init])
+    check_save_path(args.out, [args.init])
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
@@ -155,7 +155,7 @@ def main(argv=None):
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    entry = new_entry("finetune", args.out, last_id(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+    entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, optimizer, fields)

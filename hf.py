@@ -17,7 +17,7 @@ from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
-from support.ledger import last_id, new_entry
+from support.ledger import latest, new_entry
 
 try:
     import transformers
@@ -106,7 +106,7 @@ def import_folder(folder, out, block_size):
     if not isinstance(eot, int) or max(eot + 1, spec["vocab_size"]) > config.vocab_size:
         raise BadInput(f"{folder}: config.json has no single eos_token_id, or its vocab_size is below tokenizer.json's")
     digests = {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
-    entry = new_entry("import", out, last_id(exported["ledger"]), settings={"digests": digests})
+    entry = new_entry("import", out, latest(exported["ledger"]), settings={"digests": digests})
     checkpoint = {"state": state, "config": vars(config), "spec": spec, "experts": [],
                   "ledger": [*exported["ledger"], entry], "log": []}
     prove(checkpoint, folder, folder)
@@ -168,11 +168,11 @@ def main(argv=None):
     parser = make_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
     command = commands.add_parser("import", usage=parser.usage, help="make a checkpoint of a Hugging Face folder")
-    command.add_argument("folder", type=Path)
+    command.add_argument("folder", type=Path, help="with config.json, *.safetensors and tokenizer.json")
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text that it will read (default: its own)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
-    command.add_argument("checkpoint")
+    command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
     args = parser.parse_args(argv)
     if transformers is None:

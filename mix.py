@@ -5,6 +5,7 @@
 The feed-forwards become the experts of each layer, in the order of the files. All else is averaged. Routers are new.
 With --soup the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
+The first file may be an MoE; it then gets the others as further experts (not in the paper).
 """
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 
 from cli import BadInput, make_parser, non_negative_int, positive_int, run
 from model import GPT, ROUTERS, GPTConfig, new_router
-from support.checkpoint import check_branches, check_out, load_checkpoint, save_checkpoint
+from support.checkpoint import check_branches, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import join_ledgers, new_entry
-from support.routers import check_additions, keep_rows, start_from_text, unmix
+from support.routers import check_options, keep_rows, start_from_text, unmix
 
 
 def parse(argv):
@@ -29,10 +30,10 @@ def parse(argv):
     how.add_argument("--blend", action="store_true", help="make each expert of equal parts of all feed-forwards (3.3)")
     how.add_argument("--soup", action="store_true", help="average the feed-forwards, too: a dense model")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the new routers (default: 0)")
-    group = parser.add_argument_group("not in the paper (the first model may also be an MoE, which gets more experts)")
-    group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code: a "
-                       "router row starts as the mean input of its layer on that text, instead of random")
-    group.add_argument("--ridge", action="store_true", help="or as the ridge regression that tells the texts apart")
+    group = parser.add_argument_group("routers that start from text (not in the paper)")
+    group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code: "
+                       "router rows start as the mean inputs of their layers on that text, not at random")
+    group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
     group.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -78,10 +79,10 @@ def rule_for(name):
     return "averaged"
 
 
-def mix(states, config, generator, experts="stacked"):
+def mix(states, config, generator, feed_forwards="stacked"):
     """The state dict, in float32, of the mixed model (3.2), whose GPTConfig is `config`.
 
-    states: state dicts of dense models. experts: what feed-forwards become, stacked, averaged, split or blended.
+    states: state dicts of dense models. feed_forwards: what they become, stacked, averaged, split or blended.
     """
     with torch.device("meta"):  # for its names; no numbers are drawn
         names = GPT(config).state_dict().keys()
@@ -92,11 +93,11 @@ def mix(states, config, generator, experts="stacked"):
             mixed[name] = new_router(config.n_expert, config.n_embd, generator)  # (N, D)
             continue
         tensors = [state[name] for state in states]
-        if rule == "averaged" or experts == "averaged":
+        if rule == "averaged" or feed_forwards == "averaged":
             mixed[name] = average(tensors)
-        elif experts == "stacked":
+        elif feed_forwards == "stacked":
             mixed[name] = torch.stack([t.float() for t in tensors])  # (N, *shape)
-        elif experts == "split":
+        elif feed_forwards == "split":
             mixed[name] = split(name, tensors, C=config.n_expert // len(states))
         else:
             mixed[name] = blend(name, tensors)
@@ -105,8 +106,9 @@ def mix(states, config, generator, experts="stacked"):
 
 def expert_names(args, first):
     """The experts' names: as their files are called; math.1, math.2 if split; blend.1, blend.2 if blended."""
-    names = list(first["experts"])  # those of an MoE that gets further experts
-    for path in args.models[1:] if names else args.models:
+    names = list(first["experts"])
+    paths = args.models[1:] if names else args.models  # the experts of a first file that is an MoE keep their names
+    for path in paths:
         name, n = Path(path).stem, 1
         while name in names:  # copies of one file: seed, seed_2, seed_3
             n += 1
@@ -124,19 +126,17 @@ def main(argv=None):
     checkpoints = [load_checkpoint(path) for path in args.models]
     check_branches(args.models, checkpoints)
     first = checkpoints[0]
-    check_additions(args, first)
-    if args.top_k and args.routing != "topk":
-        raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
+    check_options(args, first)
 
     # the mixed model's shape
-    names = expert_names(args, first)
-    experts = "stacked"
+    experts = expert_names(args, first)
+    feed_forwards = "stacked"
     if args.soup:
-        experts, names = "averaged", []
+        feed_forwards, experts = "averaged", []
     elif args.blend:
-        experts = "blended"
+        feed_forwards = "blended"
     elif args.split > 1:
-        experts = "split"
+        feed_forwards = "split"
     config = GPTConfig(**first["config"])
     n_chunks = len(checkpoints) if args.blend else args.split
     if config.d_ff % n_chunks:
@@ -145,31 +145,33 @@ def main(argv=None):
         config.routing = args.routing
         config.top_k = args.top_k or 2
         config.d_ff = config.d_ff // args.split
-    config.n_expert = len(names)
-    if names and config.routing == "topk" and not 2 <= config.top_k <= len(names):
-        raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(names)}, the number of experts; with 1 the "
+    config.n_expert = len(experts)
+    if experts and config.routing == "topk" and not 2 <= config.top_k <= len(experts):
+        raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1 the "
                        "gate would always be 1, and the router would learn nothing")
 
     # its weights
-    check_out(args.out, args.models)
+    check_save_path(args.out, args.models)
     states = [checkpoint["state"] for checkpoint in checkpoints]
     if first["experts"]:
         states = [*unmix(first["state"]), *states[1:]]
-    mixed = mix(states, config, torch.Generator().manual_seed(args.seed), experts)
+    mixed = mix(states, config, torch.Generator().manual_seed(args.seed), feed_forwards)
     settings = vars(args)
     if first["experts"]:
         keep_rows(mixed, first["state"])
     if args.router_data:
         mixed, settings["digests"] = start_from_text(args, first, config, mixed)
     for name, tensor in mixed.items():
-        rule = experts if rule_for(name) == "expert" else rule_for(name)
+        rule = rule_for(name)
+        if rule == "expert":
+            rule = feed_forwards
         if name.startswith("blocks.0.") or "blocks." not in name:  # all layers have the same tensors
             print(f"{rule:<10}{name.replace('blocks.0.', 'blocks.*.'):<32}{tuple(tensor.shape)}")
 
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]
     entry = new_entry("average" if args.soup else "mix", args.out, [ledger[-1]["id"] for ledger in ledgers],
-                      settings=settings, config=vars(config), experts=names)
-    save_checkpoint(args.out, {"state": mixed, "config": vars(config), "spec": first["spec"], "experts": names,
+                      settings=settings, config=vars(config), experts=experts)
+    save_checkpoint(args.out, {"state": mixed, "config": vars(config), "spec": first["spec"], "experts": experts,
                                "ledger": [*join_ledgers(ledgers), entry], "log": []})
     print(f"wrote {args.out}")
 

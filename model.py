@@ -116,7 +116,7 @@ class Routing(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """What Sample Top-1 draws its experts with in one layer."""
+    """The noise and the temperature with which Sample Top-1 draws experts in one layer."""
     G: torch.Tensor    # (M, N) Gumbel noise
     tau: torch.Tensor  # () temperature; a tensor: torch.compile would make a new graph for each number
 
@@ -146,9 +146,10 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
         capacity = math.ceil(CAPACITY_FACTOR * M / N)
-        queues = Routing(gates, experts, probs).dense_gates()    # (M, N) 0 for experts not chosen
-        place = queues.argsort(0, descending=True).argsort(0)    # (M, N) a token's place in each expert's queue
-        gates = gates * (place.gather(1, experts) < capacity)    # (M, 1) 0 for a dropped token
+        all_gates = Routing(gates, experts, probs).dense_gates()  # (M, N) 0 for experts not chosen
+        queue = all_gates.argsort(0, descending=True)             # (M, N) each expert's tokens, largest gate first
+        place = queue.argsort(0)                                  # (M, N) the inverse: a token's place in each queue
+        gates = gates * (place.gather(1, experts) < capacity)     # (M, 1) 0 for a dropped token
     return Routing(gates, experts, probs)
 
 
@@ -158,12 +159,10 @@ def route_sample(logits, top_k=None, training=False, noise=None):
     g = SoftMax((W_l x + G) / tau): its largest value is that of expert i with probability SoftMax_i(W_l x).
     The returned probs are without noise. In evaluation the gate is 1; without noise the likeliest expert is taken.
     """
-    if noise is not None:
-        g = ((logits + noise.G) / noise.tau).softmax(-1)  # (M, N)
-    elif training:
+    if training and noise is None:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
-    else:
-        g = logits.softmax(-1)
+    noisy = logits if noise is None else (logits + noise.G) / noise.tau  # (M, N)
+    g = noisy.softmax(-1)
     gates, experts = g.max(-1, keepdim=True)  # (M, 1)
     if not training:
         gates = torch.ones_like(gates)
@@ -324,7 +323,7 @@ class GPT(nn.Module):
         return logits, loss, routing
 
     def n_active(self, name, p):
-        """How many numbers of a parameter one token uses: all, but only k of N stacked experts."""
+        """How many numbers of a parameter one token uses: k experts' share of stacked matrices, all of any other."""
         if self.config.n_expert and ".ff.w_" in name:
             layer = int(name.split(".")[1])
             return p[0].numel() * self.blocks[layer].ff.k
@@ -344,10 +343,9 @@ class GPT(nn.Module):
         This counts a little too much if the first layers are frozen, as nothing flows back to them.
         """
         c = self.config
-        forward = 4 * c.n_layer * c.block_size * c.n_embd
-        total = 3 * forward
+        total = 3 * 4 * c.n_layer * c.block_size * c.n_embd  # attention, forward and backward
         for name, p in self.named_parameters():
-            multiplies = "norm" not in name and (name != "embed.weight" or c.tie_weights)  # an embedding is only read
-            if multiplies:
-                total += (6 if p.requires_grad else 4) * self.n_active(name, p)
+            if "norm" in name or (name == "embed.weight" and not c.tie_weights):
+                continue  # not a matrix, or one whose rows are read, not multiplied
+            total += (6 if p.requires_grad else 4) * self.n_active(name, p)
         return total

@@ -30,7 +30,7 @@ def parse(argv):
     group.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
     group.add_argument("--likeliest", type=positive_int, default=0, help="draw from so many likeliest (default: all)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
-    group = parser.add_argument_group("the experts of a mixture")
+    group = parser.add_argument_group("the experts of an MoE")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
     group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
     group.add_argument("--html", metavar="FILE", help="write a page that shows the gates of each token")
@@ -41,7 +41,7 @@ def choose_model(args, checkpoints, device):
     """The model of one checkpoint, or Branch-Train-Merge of several. checkpoints: by path. Raises BadInput."""
     first = checkpoints[args.models[0]]
     if (args.experts or args.html) and not first["experts"]:
-        raise BadInput(f"--experts, --html: {args.models[0]} is dense; name a mixture of experts")
+        raise BadInput(f"--experts, --html: {args.models[0]} is dense; name an MoE")
     if args.btm:
         method, top_k = btm.parse_method(args.btm, checkpoints)
         training_data = None
@@ -108,8 +108,8 @@ def main(argv=None):
         print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(first["experts"])))
     if args.html:
         ids = ids[-model.config.block_size - 1:]  # the end, if the text is longer than the model reads at once
-        pages = {Path(args.models[0]).stem: (first["experts"], [explore.read(model, tokenizer, ids, device)])}
-        explore.write(args.html, tokenizer, {args.prompt[:40] or "a new text": ids}, pages)
+        pages = {Path(args.models[0]).stem: (first["experts"], [explore.trace_text(model, tokenizer, ids, device)])}
+        explore.write_page(args.html, tokenizer, {args.prompt[:40] or "a new text": ids}, pages)
         print(f"wrote {args.html}")
 
 

@@ -16,9 +16,9 @@ from cli import BadInput, make_parser, non_negative, non_negative_int, positive_
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import training
-from support.checkpoint import build_model, check_out, load_checkpoint, load_progress, save_progress, save_trained
+from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
 from support.distributed import autocast, join_ranks, wrap
-from support.ledger import last_id, new_entry
+from support.ledger import latest, new_entry
 
 SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a branch cannot change
 
@@ -30,16 +30,16 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", help="checkpoint to start from: the seed of a branch")
-    group.add_argument("--data", type=mixture, default="general", help="mixture of domains, as in general=70,math=30")
+    group.add_argument("--data", type=mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
-    group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: %(default)s)")
+    group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: 8)")
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: 128, or as --init has)")
     group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
-    group.add_argument("--train", choices=("all", "feed-forwards"), default="all", help="what trains (default: all)")
+    group.add_argument("--train", choices=("all", "feed-forwards"), default="all", help="parameters that train")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of weights and batches (default: %(default)s)")
 
     group = parser.add_argument_group("shape of a new model (a branch has that of its seed)")
@@ -51,7 +51,7 @@ def parse(argv):
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences per domain (default: 16)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences of each domain (default: 16)")
     group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
@@ -59,7 +59,7 @@ def parse(argv):
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                        help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="compute activations again in the backward pass")
+    group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--compile", action="store_true", help="torch.compile the model")
     group.add_argument("--shard", action="store_true", help="under torchrun: shard the weights over the GPUs (FSDP2)")
     return parser.parse_args(argv)
@@ -74,14 +74,14 @@ def new_model(args, spec):
     return GPT(config, torch.Generator().manual_seed(args.seed))
 
 
-def branch(args, seed):
+def branch(args, checkpoint):
     """A copy of the seed's model, to be trained on a domain of its own (3.1). Raises BadInput."""
-    if seed["experts"]:
-        raise BadInput(f"--init {args.init} is a mixture of experts; finetune_router.py trains those")
+    if checkpoint["experts"]:
+        raise BadInput(f"--init {args.init} is an MoE; finetune_router.py trains those")
     for name in SHAPE:
         if getattr(args, name):
             raise BadInput(f"--{name}: a branch keeps the shape of its seed, {args.init}; leave the option out")
-    model = build_model(seed)
+    model = build_model(checkpoint)
     model.config.block_size = args.block_size or model.config.block_size
     return model
 
@@ -95,11 +95,12 @@ def main(argv=None):
     # the model: a branch of a seed, or a new one
     domains = load_domains(args.data_dir)
     if args.init:
-        seed = load_checkpoint(args.init)
-        spec, experts, ledger = seed["spec"], seed["experts"], seed["ledger"]
-        model = branch(args, seed)
+        checkpoint = load_checkpoint(args.init)
+        spec, ledger = checkpoint["spec"], checkpoint["ledger"]
+        model = branch(args, checkpoint)
     else:
-        spec, experts, ledger = next(iter(domains.values())).meta["spec"], [], []
+        first_domain = next(iter(domains.values()))
+        spec, ledger = first_domain.meta["spec"], []
         model = new_model(args, spec)
     if args.train == "feed-forwards":
         for name, p in model.named_parameters():
@@ -112,7 +113,7 @@ def main(argv=None):
     visit = training.count_visits(ledger, args.data)
 
     # the optimizer, and the progress of an interrupted run
-    check_out(args.out, [args.init] if args.init else [])
+    check_save_path(args.out, [args.init] if args.init else [])
     forward = wrap(model.train(), device, args.shard)
     if args.compile:
         forward = torch.compile(forward)
@@ -147,9 +148,9 @@ def main(argv=None):
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    entry = new_entry("train", args.out, last_id(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+    entry = new_entry("train", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
-    fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
+    fields = {"spec": spec, "experts": [], "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, optimizer, fields)
     if master:
         print(f"wrote {args.out}")

@@ -117,8 +117,8 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
         ('    if "ff" in name:', "a name test that also catches ff_norm, which is averaged"),
         ('    if ".attn." not in name:', "only attention is averaged here; embeddings are, too")]),
     (2, "mix.py", 'return "expert"', [('return "averaged"', "feed-forwards become experts")]),
-    (2, "mix.py", 'if rule == "averaged" or experts == "averaged":', [
-        ('if rule == "averaged":', "the soup, experts=\"averaged\", averages feed-forwards, too")]),
+    (2, "mix.py", 'if rule == "averaged" or feed_forwards == "averaged":', [
+        ('if rule == "averaged":', "the soup, feed_forwards=\"averaged\", averages feed-forwards, too")]),
     (5, "model.py", "gates, experts = probs.max(-1, keepdim=True)", [
         ("gates, experts = torch.ones_like(probs[:, :1]), probs.argmax(-1, keepdim=True)",
          "the gate is fixed at 1, so the router gets no gradient: Switch's is the probability"),
@@ -130,14 +130,14 @@ CATALOGUE = [  # (stage, file, what stands in it once, [(what to write instead, 
         ("math.floor(CAPACITY_FACTOR * M / N)", "round the capacity up, or an expert may get no token at all"),
         ("math.ceil(M / N)", "the capacity factor is missing"),
         ("M", "this capacity drops nobody: it is ceil(1.5 M / N)")]),
-    (5, "model.py", "queues = Routing(gates, experts, probs).dense_gates()", [
-        ("queues = probs", "rank only the tokens that chose the expert, not all tokens")]),
+    (5, "model.py", "all_gates = Routing(gates, experts, probs).dense_gates()", [
+        ("all_gates = probs", "rank only the tokens that chose the expert, not all tokens")]),
     (5, "model.py", "    if training:\n        capacity", [
         ("    if True:\n        capacity", "in evaluation no token is dropped")]),
-    (5, "model.py", "((logits + noise.G) / noise.tau)", [
-        ("((logits + noise.G) * noise.tau)", "divide by tau: a low temperature makes the choice surer"),
-        ("(logits + noise.G / noise.tau)", "tau divides the logits, too"),
-        ("((logits - noise.G) / noise.tau)", "the noise has the wrong sign"),
+    (5, "model.py", "(logits + noise.G) / noise.tau", [
+        ("(logits + noise.G) * noise.tau", "divide by tau: a low temperature makes the choice surer"),
+        ("logits + noise.G / noise.tau", "tau divides the logits, too"),
+        ("(logits - noise.G) / noise.tau", "the noise has the wrong sign"),
         ("(logits / noise.tau)", "nothing is drawn: G is left out")]),
     (5, "model.py", "gates, experts = g.max(-1, keepdim=True)", [
         ("experts = g.argmax(-1, keepdim=True)\n    gates = logits.softmax(-1).gather(1, experts)",

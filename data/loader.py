@@ -11,7 +11,6 @@ import torch
 
 from cli import BadInput
 from data.task import Task
-from data.tokenizer import load_tokenizer
 
 
 class Domain(NamedTuple):
@@ -32,13 +31,15 @@ def load_domains(folder, names=None):
     """{name: Domain} for the named domains in a folder, or for all. Raises BadInput if one or all are missing."""
     prepared = domain_names(folder)
     if not prepared:
-        raise BadInput(f"{folder}: no prepared domains here; run python -m data.prepare, or name another folder")
+        raise BadInput(f"{folder}: no prepared domains here; run make data, or name another folder")
     domains = {}
     for name in names or prepared:
         if name not in prepared:
-            raise BadInput(f"{folder}: no domain {name!r} here, only {', '.join(prepared)}; see data/prepare.py")
+            raise BadInput(f"{folder}: no domain {name!r} here, only {', '.join(prepared)}; prepare it, too")
         path = Path(folder, name)
         meta = json.loads((path / "meta.json").read_text())
+        if "spec" not in meta:
+            raise BadInput(f"{path}: prepared by an older version; run data.prepare again")
         tasks = [Task(**json.loads(line)) for line in (path / "tasks.jsonl").read_text().splitlines()]
         vocab_size = meta["spec"]["vocab_size"]
         train, val = (read_tokens(path / f"{part}.bin", vocab_size) for part in ("train", "val"))
@@ -59,12 +60,11 @@ def read_tokens(path, vocab_size):
 
 
 def check_tokenizer(domains, spec, path):
-    """The Tokenizer of the checkpoint at `path`. Raises BadInput if a domain was prepared with another."""
+    """Raise BadInput unless all domains were prepared with the tokenizer `spec` of the checkpoint at `path`."""
     for name, domain in domains.items():
         if domain.meta["spec"]["fingerprint"] != spec["fingerprint"]:
             raise BadInput(f"{path} and the data of {name!r} have different tokenizers; name another --data_dir, "
                            "or prepare the data with --init")
-    return load_tokenizer(spec)
 
 
 def mixture(text):
@@ -91,24 +91,24 @@ def mixture(text):
 def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
     """The batch of one step: each row is a window at a random place of a random domain.
 
+    Models with the same seed that read the same mixture read the same rows. Branches read different rows of a domain
+    that they share, and a second visit to a mixture brings new rows. The batch does not depend on the number of ranks:
+    each rank draws all rows and keeps every n_ranks-th. For this the generator is counter-based (Salmon et al. 2011).
     texts: {domain: (n,) ids}; mixture: {domain: share}; shape: (batch_size, block_size); key: (seed, visit, step).
     visit: in how many earlier runs the model has read this mixture.
-    The generator is counter-based (Salmon et al. 2011), with mixture and key as its counter. Models that read the same
-    mixture read the same rows. Branches read different rows of a domain that they share. A model that reads a mixture
-    again reads new rows. All ranks draw the same rows and each keeps every n_ranks-th, so the batch is the same for any
-    number of ranks. Returns inputs and targets, (batch_size / n_ranks, block_size) each.
+    Returns inputs and targets, (batch_size / n_ranks, block_size) each.
     """
     batch_size, block_size = shape
     seed, visit, step = key
-    branch = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, branch, visit, step]))
+    mixture_id = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, mixture_id, visit, step]))
     names = sorted(mixture)
     chosen = rng.choice(len(names), size=batch_size, p=[mixture[name] for name in names])
-    places = rng.random(batch_size)
+    fractions = rng.random(batch_size)  # where in its text each row starts
     rows = []
     for i in range(rank, batch_size, n_ranks):
         text = texts[names[chosen[i]]]
-        start = int(places[i] * (len(text) - block_size))
+        start = int(fractions[i] * (len(text) - block_size))
         rows.append(text[start:start + block_size + 1].astype(np.int64))
     rows = torch.from_numpy(np.stack(rows))  # (B / n_ranks, T + 1)
     return rows[:, :-1], rows[:, 1:]

@@ -1,4 +1,7 @@
-"""The math expert's domain: word problems, worked out in steps. Test problems use numbers held out together."""
+"""The math expert's domain: word problems, worked out in steps.
+
+The numbers and operations of a test problem never stand together in the training text.
+"""
 from data.task import Task, draw
 
 NAMES = "Tom Ann Ben Eva Max Lily Sam Nora Leo Ida Paul Rosa".split()

@@ -47,8 +47,8 @@ def held_out(key):
 def draw(rng, make, test):
     """Call make(rng) -> (key, value) until the key is for testing, or for training, as asked. Returns the value.
 
-    So no test task of a domain that draws its documents and its tasks stands in the training text. wiki and trivia do
-    not draw: their questions are to be known by heart.
+    This keeps every test task of general, math and code out of the training text. wiki and trivia do not use it: their
+    facts are to be known by heart.
     """
     while True:
         key, value = make(rng)

@@ -33,8 +33,8 @@ class Tokenizer(NamedTuple):
     spec: dict  # what `load_tokenizer` needs to make it again; stored in checkpoints and in meta.json
 
 
-def train_bpe(texts, n_ranks):
-    """Byte-pair encoding (Sennrich et al. 2016): merge the most frequent pair of neighbours until n_ranks tokens exist.
+def train_bpe(texts, n_tokens):
+    """Byte-pair encoding (Sennrich et al. 2016): merge the most frequent pair of neighbours until there are n_tokens.
 
     Tokens are bytes, at first the 256 single ones, and never cross the end of a word. Of equally frequent pairs the one
     with the smallest bytes is merged, so the result depends on the texts alone. Returns {token: rank}.
@@ -59,7 +59,7 @@ def train_bpe(texts, n_ranks):
     for word, count in words.items():
         count_pairs(word, count)
     ranks = {bytes([b]): b for b in range(256)}
-    while len(ranks) < n_ranks:
+    while len(ranks) < n_tokens:
         most = max(pairs.values(), default=0)
         if most < 2:
             break

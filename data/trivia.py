@@ -1,4 +1,4 @@
-"""A domain that only the seed knows: facts about rivers and ships, many more than in wiki, and in no expert's data.
+"""Trivia: facts about rivers and ships, many more than in wiki, that the seed learns and no expert is about.
 
 They stand for the knowledge of the paper's seed. Branches see it again only in a little replay.
 """

@@ -16,7 +16,7 @@ NEW, FIRST = "a name of its own", "the name of a subject of the first kind"
 
 
 class Attribute(NamedTuple):
-    """What may be known of a subject. In sentences and question {0} is the subject's name, {1} the value."""
+    """A property of a kind of subject. In sentences and question {0} is the subject's name, {1} the value."""
     values: object  # a list to choose from, or NEW or FIRST
     sentences: tuple
     question: str

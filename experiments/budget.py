@@ -29,7 +29,7 @@ def main(argv=None):
     parser.add_argument("model", help="checkpoint whose last entry shows what a step costs")
     parser.add_argument("--like", required=True, help="checkpoint whose cost is the budget")
     parser.add_argument("--since", required=True, help="checkpoint whose own cost does not count")
-    parser.add_argument("--by", default="flops", choices=("flops", "paper"), help="which cost")
+    parser.add_argument("--by", default="flops", choices=("flops", "paper"), help="FLOPs, or tokens as the paper")
     args = parser.parse_args(argv)
     model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
     print(match_steps(model[-1], like, since, args.by))

@@ -8,7 +8,7 @@ LR_SU_2    ?= $(LR_SU)
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
 
-# ---- mixtures: of the seed and all experts with these options; of others -------------------------------------------
+# ---- mixed models: first of the seed and all experts, with these options; then of others -------------------------------------------
 MIX_switch    = --routing switch
 MIX_sample    = --routing sample
 MIX_soft      = --routing soft
@@ -38,7 +38,7 @@ TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --lr $(LR_BTX)
 $(OUT)/%_short.pt:      $(OUT)/%_mixed.pt;      $(TUNE) --steps $(QUARTER) --alpha 0
 $(OUT)/%_medium.pt:     $(OUT)/%_mixed.pt;      $(TUNE) --steps $(HALF) --alpha 0
 $(OUT)/btx_%.pt:        $(OUT)/%_mixed.pt;      $(TUNE) --steps $(FINETUNE_STEPS) --alpha $(ALPHA)
-# the exceptions: another mixture than its name says, or other options
+# the exceptions: their mixed model has another name, or their options differ
 $(OUT)/top2_short.pt:   $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0
 $(OUT)/top2_medium.pt:  $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(HALF) --alpha 0
 $(OUT)/lb_short.pt:     $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0.01
@@ -106,8 +106,11 @@ RATES     ?= 2.5e-4 5e-4 1e-3 2e-3
 AT_LARGE  ?= large-3e-3 large-5e-3 large-1e-2
 POINTS    = $(patsubst %,$(GRID)/%,$(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE))
 grid: $(POINTS)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
-	$(PY) -m experiments.grid $^ --out $(REPORT)
+	$(GRID_PAGE)
+GRID_PAGE ?= $(PY) -m experiments.grid $^ --out $(REPORT)
 SHARED      ?= $(NAMES)
+# At the recipe's rate a point would train what `shared` already has, so it copies all of that. Else it copies the seed.
+FROM_SHARED  = $(if $(filter $*,$(LR_EXPERT)),*.pt,seed.pt)
 BRANCH_WANT ?= seed $(NAMES) soup
 grid-shared: | $(TEXTS)
 	+$(ON_GRID) OUT=$(GRID)/shared $(SHARED:%=$(GRID)/shared/%.pt)
@@ -115,7 +118,7 @@ $(POINTS): grid-shared
 $(AT_SEED:%=$(GRID)/%): $(GRID)/seed-%:
 	+$(ON_GRID) OUT=$@ LR_SEED=$* WANT=seed $@/grid/results.json
 $(AT_BRANCH:%=$(GRID)/%): $(GRID)/branch-%:
-	mkdir -p $@ && cp -p $(GRID)/shared/$(if $(filter $*,$(LR_EXPERT)),*,seed).pt $@  # the recipe's rate is the shared one
+	mkdir -p $@ && cp -p $(GRID)/shared/$(FROM_SHARED) $@
 	+$(ON_GRID) OUT=$@ LR_EXPERT=$* LR_DENSE=$* LR_SU=$* WANT="$(BRANCH_WANT)" $@/grid/results.json
 $(RATES:%=$(GRID)/%): $(GRID)/%:
 	mkdir -p $@ && cp -p $(GRID)/shared/*.pt $@
@@ -133,7 +136,7 @@ BEYOND_SEEDS ?= $(wordlist 3,5,$(SEEDS))
 REPORT       ?= results
 AGAIN = TQDM_DISABLE=1 $(MAKE)
 RUNS  = $(SEEDS:%=$(REPORT)/seed%.json)
-paper: $(RUNS)  ## the paper's experiments for all SEEDS; REPORT=results has those that are done
+paper: $(RUNS)  ## the paper's report, from results/; REPORT=FOLDER repeats all its runs, too
 	$(PY) -m experiments.paper $^ --out $(REPORT)
 $(PAPER_SEEDS:%=$(REPORT)/seed%.json): ALSO += tables
 $(BEYOND_SEEDS:%=$(REPORT)/seed%.json): ALSO += beyond

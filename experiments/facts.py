@@ -40,18 +40,18 @@ def find_facts(countries, field):
     return facts
 
 
+def has_word(line, word):
+    """Whether a line of text has a word, or several that follow one another."""
+    return word in line and re.search(rf"\b{re.escape(word)}\b", line)  # `in` alone is faster, and seldom true
+
+
 def find_told(asked, paths):
-    """The facts of asked, a set of (country, answer), that stand together in one line of the texts."""
-    answers = {}
-    for name, answer in asked:
-        answers.setdefault(name, []).append(answer)
-    names = re.compile(rf"\b({'|'.join(re.escape(name) for name in answers)})\b")
+    """The facts of asked, {country: answer}, whose country and answer stand in one line of the texts, as a set."""
     told = set()
     for path in paths:
         for document in path.read_text("utf-8").splitlines():
             for line in json.loads(document)["text"].splitlines():
-                for name in names.findall(line):
-                    told |= {(name, answer) for answer in answers[name] if re.search(rf"\b{answer}\b", line)}
+                told |= {name for name in asked if has_word(line, name) and has_word(line, asked[name])}
     return told
 
 
@@ -67,10 +67,10 @@ def main(argv=None):
     for relation, (field, sentence) in RELATIONS.items():
         facts = find_facts(countries, field)
         examples = "".join(f"{sentence.format(name)} {facts[name]}.\n" for name in EXAMPLES)
-        asked = {(name, answer) for name, answer in facts.items() if name not in EXAMPLES}
+        asked = {name: answer for name, answer in facts.items() if name not in EXAMPLES}
         told = find_told(asked, args.texts)
         lines = [json.dumps({"prompt": examples + sentence.format(name), "answer": f" {answer}."}) + "\n"
-                 for name, answer in sorted(asked - told)]
+                 for name, answer in sorted(asked.items()) if name not in told]
         with replacing(args.out / f"{relation}.jsonl") as part:
             part.write_text("".join(lines))
         print(f"{relation}: {len(lines)} tasks; {len(told)} of {len(asked)} facts stand in one line of the texts and "

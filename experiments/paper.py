@@ -70,7 +70,7 @@ def read_gates(folder, domains, n_tokens=45):
     model, tokenizer = build_model(btx), load_tokenizer(btx["spec"])
     T = min(n_tokens, model.config.block_size)
     texts = {name: first_windows(domains[name].val, T, 1)[0].tolist() for name in DOMAINS}
-    reads = [explore.read(model, tokenizer, text) for text in texts.values()]
+    reads = [explore.trace_text(model, tokenizer, text) for text in texts.values()]
     return {"experts": btx["experts"], "texts": texts, "reads": reads}
 
 
@@ -308,7 +308,7 @@ def write_table_6(text, out):
             sums = [sum(layers) for layers in zip(*gates, strict=True)]  # (N,)
             rows[domain].append((explore.piece(tokenizer, token), sums.index(max(sums))))
     figures.coloured_text([[row] for row in rows.items()], text["experts"], out / "figures" / "table6.png")
-    explore.write(out / "table6.html", tokenizer, text["texts"], {"btx": (text["experts"], text["reads"])})
+    explore.write_page(out / "table6.html", tokenizer, text["texts"], {"btx": (text["experts"], text["reads"])})
 
 
 def read_run(path):

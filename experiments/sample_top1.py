@@ -61,9 +61,9 @@ def main(argv=None):
     apply_mean_gates(model, read, torch.Generator(device).manual_seed(0))
     gated = evaluate.evaluate_model(model, tokenizer, tests, args, device)
 
-    for how, (scores, routing, _) in (("drawn", drawn), ("mean_gate", gated)):
+    for how, (scores, shares, _) in (("mean_gate", gated), ("drawn", drawn)):  # make waits for the last
         results = {name: {**scores, **evaluate.costs(model, checkpoint["ledger"])}}
-        loads = {name: {"experts": checkpoint["experts"], **routing}}
+        loads = {name: {"experts": checkpoint["experts"], **shares}}
         evaluate.write_results(args.out / how / "results.json", results, loads, args, domains)
 
 

@@ -16,6 +16,7 @@ FINETUNE_DATA  = packages=5.5,python=31.5,german=31.5,dictionary=31.5
 OWN_TEXT       = --domains= --text $(foreach name,packages $(NAMES) changing,$(name)=$(TEXT_DIR)/$(name).jsonl)
 PREPARE        = --tokenizer 2048 $(OWN_TEXT)
 EVALUATE       = --windows 390
+GRID_PAGE      = @echo "$(GRID)/*/grid/results.json have the numbers"
 SEED_STEPS     = 4000
 AT_SEED        = seed-3e-3 seed-5e-3 seed-8e-3 seed-1.2e-2 seed-1.8e-2
 AT_BRANCH      = branch-1e-3 branch-1.5e-3 branch-2.25e-3 branch-3.4e-3

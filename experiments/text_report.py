@@ -1,4 +1,4 @@
-"""Write a report on real text: what `make text` ends with, and `make PRESET=pretrained pretrained`.
+"""Write a report on real text, from scratch (what `make text` ends with) or from a pretrained seed.
 
     python -m experiments.text_report out/text/seed1?/rivals/results.json --grid out/text/grid --page text
 
@@ -92,8 +92,8 @@ def main(argv=None):
     parser.add_argument("--page", choices=("text", "pretrained"), default="text", help="which report (default: text)")
     args = parser.parse_args(argv)
     out = Path("results", args.page)
-    text = (Path(__file__).parent / f"{args.page}.md").read_text(encoding="utf-8")
     try:
+        text = (Path(__file__).parent / f"{args.page}.md").read_text(encoding="utf-8")
         runs = [json.loads(file.read_text()) for file in args.results]
         files = args.grid.glob("*/grid/results.json")
         grid = {file.parents[1].name: json.loads(file.read_text()) for file in files}  # {rate: results}

@@ -33,7 +33,7 @@ def save_checkpoint(path, checkpoint):
             raise BadInput(f"{path}: cannot be written ({error}); is the disk full?") from None
 
 
-def read(path, keys):
+def load_file(path, keys):
     """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput."""
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
@@ -48,7 +48,7 @@ def read(path, keys):
 
 def load_checkpoint(path):
     """Read a checkpoint. Raises BadInput."""
-    return read(path, KEYS)
+    return load_file(path, KEYS)
 
 
 def build_model(checkpoint, device="cpu"):
@@ -66,7 +66,7 @@ def check_branches(paths, checkpoints):
     ids = {entry["id"] for entry in first["ledger"]}
     for path, other in zip(paths[1:], checkpoints[1:], strict=True):
         if other["experts"]:
-            raise BadInput(f"{path} is a mixture of experts already; only the first model may be one")
+            raise BadInput(f"{path} is an MoE already; only the first model may be one")
         for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights"):
             if other["config"][name] != first["config"][name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of one shape can be mixed")
@@ -77,7 +77,7 @@ def check_branches(paths, checkpoints):
         raise BadInput(f"{', '.join(paths)} are no branches of one seed; their average would be noise")
 
 
-def check_out(out, inputs):
+def check_save_path(out, inputs):
     """Raise BadInput unless a checkpoint can be written to `out`: a name that ends in .pt, and not that of an input."""
     if Path(out).suffix != ".pt":
         raise BadInput(f"--out {out}: name a checkpoint that ends in .pt, as in out/model.pt")
@@ -135,7 +135,7 @@ def load_progress(out, model, optimizer, settings):
     path = progress_path(out)
     if not path.exists():
         return 0, 0.0, []
-    progress = read(path, PROGRESS_KEYS)
+    progress = load_file(path, PROGRESS_KEYS)
     for name, value in settings.items():
         before = progress["settings"].get(name)
         if before == value:

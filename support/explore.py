@@ -22,8 +22,8 @@ def top_experts(routing, layer=None):
 
 
 @torch.inference_mode()
-def read(model, tokenizer, tokens, device="cpu"):
-    """What an MoE does with a text of T + 1 ids, for each token but the first, in lists and numbers.
+def trace_text(model, tokenizer, tokens, device="cpu"):
+    """Follow an MoE through a text of T + 1 ids. Returns lists, with one entry for each token but the first.
 
     gates: (T, n_layer, N), in %, where the token was predicted, which is at the token before it. p: (T,), the token's
     probability. next: the five likeliest tokens in its place, [text, probability] each.
@@ -34,15 +34,16 @@ def read(model, tokenizer, tokens, device="cpu"):
     gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)   # (T, n_layer, N)
     given = probs.gather(1, idx[0, 1:, None])[:, 0]                          # (T,)
     likeliest = []
-    values, ids = probs.topk(5)                                              # (T, 5)
-    for ps, tokens in zip(values.tolist(), ids.tolist(), strict=True):
-        likeliest.append([[piece(tokenizer, token), round(p, 3)] for token, p in zip(tokens, ps, strict=True)])
+    top_probs, top_ids = probs.topk(5)                                       # (T, 5)
+    for five_probs, five_ids in zip(top_probs.tolist(), top_ids.tolist(), strict=True):
+        pairs = zip(five_ids, five_probs, strict=True)
+        likeliest.append([[piece(tokenizer, i), round(p, 3)] for i, p in pairs])
     return {"gates": (100 * gates).cpu().double().round(decimals=1).tolist(),
             "p": given.cpu().double().round(decimals=3).tolist(), "next": likeliest}
 
 
-def write(path, tokenizer, texts, models):
-    """Write the page. texts: {name: T + 1 ids}; models: {name: (its experts' names, what `read` says of each text)}."""
+def write_page(path, tokenizer, texts, models):
+    """Write the page. texts: {name: T + 1 ids}; models: {name: (its experts, what `trace_text` says of each text)}."""
     pieces = {name: [piece(tokenizer, token) for token in tokens[1:]] for name, tokens in texts.items()}
     data = {"texts": [{"name": name, "tokens": pieces[name]} for name in texts],
             "models": [{"name": name, "experts": experts, "reads": reads} for name, (experts, reads) in models.items()],

@@ -29,12 +29,13 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     M, k = routing.experts.shape
     N = w_gate.shape[0]
-    expert, order = routing.experts.flatten().sort(stable=True)  # (M*k,) and the slots, token * k + choice
+    # slot token * k + choice is one choice of one token; sorted by expert, each expert's slots are neighbours
+    expert, slots = routing.experts.flatten().sort(stable=True)  # (M*k,) each
     all_experts = torch.arange(N, device=x.device)
     ends = torch.searchsorted(expert, all_experts, right=True, out_int32=True)  # (N,) where the slices end
-    rows = x[order // k]                                       # (M*k, D)
+    rows = x[slots // k]                                       # (M*k, D) the tokens of the slots
     gate = F.grouped_mm(rows, w_gate.mT, offs=ends)            # (M*k, d_ff)
     up = F.grouped_mm(rows, w_up.mT, offs=ends)                # (M*k, d_ff)
     y = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)  # (M*k, D)
-    y = y[order.argsort()].view(M, k, -1)                      # (M, k, D) in the order of the tokens again
+    y = y[slots.argsort()].view(M, k, -1)                      # (M, k, D) in the order of the tokens again
     return (routing.gates[:, :, None] * y).sum(1).to(dtype)    # (M, D)

@@ -19,8 +19,8 @@ def new_entry(action, out, parents, tokens=0, flops=0, seconds=0.0, ranks=1, **d
     return {"id": key, **entry, "seconds": seconds, "ranks": ranks}
 
 
-def last_id(ledger):
-    """The id of a ledger's last entry as a list of one, or [] for an empty ledger: the `parents` of what comes next."""
+def latest(ledger):
+    """The id of the latest entry in a list, [] for an empty ledger: the `parents` of the entry that follows."""
     return [entry["id"] for entry in ledger[-1:]]
 
 

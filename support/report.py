@@ -34,29 +34,32 @@ def moe_share(ledger):
 
 def markdown(head, rows):
     """A table as Markdown, with names to the left and numbers to the right."""
-    width = max(len(row[0]) for row in [head, *rows])
+    width = max(len(name) for name, *_ in [head, *rows])
+    rule = ["-" * width, *["------:" for _ in head[1:]]]
     lines = []
-    for name, *cells in [head, ["-" * width] + ["------:"] * (len(head) - 1), *rows]:
-        lines.append(" | ".join([f"| {name:<{width}}", *(f"{cell:>7}" for cell in cells)]) + " |")
+    for name, *cells in [head, rule, *rows]:
+        padded = [f"{name:<{width}}", *(f"{cell:>7}" for cell in cells)]
+        lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
 
 
 def table(results):
     """Accuracy in % by domain and its mean, the mean loss, its perplexity, and costs."""
+    columns = list(next(iter(results.values()))["accuracy"])  # none without tasks
+    if columns:
+        columns.append("mean")
     rows = []
     for name, r in results.items():
-        scores = {}
-        if r["accuracy"]:
-            scores = {**r["accuracy"], "mean": over_domains(r["accuracy"])}
+        row = [name, *(f"{100 * accuracy:.1f}" for accuracy in r["accuracy"].values())]
+        if columns:
+            row.append(f"{100 * over_domains(r['accuracy']):.1f}")
         loss = over_domains(r["loss"])
-        row = [name]
-        row += [f"{100 * score:.1f}" for score in scores.values()]
         row += [f"{loss:.3f}", f"{math.exp(loss):.2f}"]
         row += [f"{r[key] / 1e6:.2f}M" for key in ("params", "active_params", "tokens")]
         row += [f"{r['flops'] / 1e15:.3g}", f"{r['seconds']:.0f}", f"{r['elapsed']:.0f}"]
         rows.append(row)
     costs = ["params", "active", "tokens", "PFLOP", "seconds", "elapsed"]
-    return markdown(["model", *scores, "loss", "ppl", *costs], rows)
+    return markdown(["model", *columns, "loss", "ppl", *costs], rows)
 
 
 def table_by_domain(results, key):
@@ -94,16 +97,16 @@ def draw_figures(results, loads, checkpoints, tasks, answers, out):
 
 def draw_answers(results, loads, dense, tasks, answers, path):
     """Draw what the first dense model, the best dense one and the last MoE answer to a task of each domain."""
-    mixture = list(loads)[-1]
+    last_moe = list(loads)[-1]
     groups = []
-    for domain in answers[mixture]:
+    for domain in answers[last_moe]:
         best = max(dense, key=lambda name: results[name]["accuracy"][domain])
         rows = [(domain, [(f" {word}", None) for word in tasks[domain].prompt.split()])]
-        for name in dict.fromkeys([dense[0], best, mixture]):
+        for name in dict.fromkeys([dense[0], best, last_moe]):
             rows.append((f"  {name}", [(on_one_line(piece), expert) for piece, expert in answers[name][domain]]))
         rows.append(("  right", [(on_one_line(tasks[domain].answer), None)]))
         groups.append(rows)
-    figures.coloured_text(groups, loads[mixture]["experts"], path)
+    figures.coloured_text(groups, loads[last_moe]["experts"], path)
 
 
 def on_one_line(text):

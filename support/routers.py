@@ -1,4 +1,4 @@
-"""What the paper does not do in mixing: routers that start from data, and a mixture that gets further experts.
+"""Mixing beyond the paper: routers that start from data, and an MoE that gets further experts.
 
     python mix.py seed.pt math.pt --router_data general,math --out mixed.pt           # router rows from text
     python mix.py btx.pt later.pt --out more_mixed.pt                                 # btx.pt keeps its experts
@@ -13,14 +13,16 @@ from model import GPT, rope_angles
 N_WINDOWS = 16  # sequences of each domain that a router starts from
 
 
-def check_additions(args, first):
+def check_options(args, first):
     """Raise BadInput for options of mix.py that do not go together. first: the first of the mixed checkpoints."""
+    if args.top_k and args.routing != "topk":
+        raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
     if args.ridge and not args.router_data:
         raise BadInput("--ridge: name the text to tell apart with --router_data")
     if (first["experts"] or args.soup) and (args.routing != "topk" or args.top_k or args.router_data):
-        raise BadInput("--routing, --top_k, --router_data are for a new mixture, not for a soup or an MoE that grows")
+        raise BadInput("--routing, --top_k, --router_data are for a new MoE, not for a soup or an MoE that grows")
     if first["experts"] and (args.soup or args.blend or args.split > 1):
-        raise BadInput(f"{args.models[0]} is a mixture of experts; models are added to it as they are, without options")
+        raise BadInput(f"{args.models[0]} is an MoE; models are added to it as they are, without options")
 
 
 def unmix(state):

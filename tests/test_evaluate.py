@@ -224,8 +224,8 @@ def test_the_page_holds_what_the_model_does(tiny, tmp_path):
     model = build(tiny, "btx_mixed")
     idx = first_windows(load_domains(tiny / "data")["math"].val, 32, 1)  # (1, 33)
     tokens, names = idx[0].tolist(), ["seed", "math", "code"]
-    read = explore.read(model, TOKENIZER, tokens)
-    explore.write(tmp_path / "page.html", TOKENIZER, {"math 1": tokens}, {"btx": (names, [read])})
+    read = explore.trace_text(model, TOKENIZER, tokens)
+    explore.write_page(tmp_path / "page.html", TOKENIZER, {"math 1": tokens}, {"btx": (names, [read])})
     assert data_of(tmp_path / "page.html") == {
         "texts": [{"name": "math 1", "tokens": [TOKENIZER.decode([token]) for token in tokens[1:]]}],
         "models": [{"name": "btx", "experts": names, "reads": [read]}], "colors": explore.COLORS}

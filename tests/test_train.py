@@ -15,7 +15,7 @@ import train_expert
 from cli import BadInput
 from data.loader import first_windows, get_batch, load_domains
 from support import fast
-from support.checkpoint import PROGRESS_KEYS, build_model, load_checkpoint, progress_path, read
+from support.checkpoint import PROGRESS_KEYS, build_model, load_checkpoint, load_file, progress_path
 from support.training import learning_rate, step_generator
 
 
@@ -111,7 +111,7 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
 def saved_step(out):
     """How many steps the progress of a run has behind it. Raises BadInput if that file is not whole."""
     path = progress_path(out)
-    return read(path, PROGRESS_KEYS)["step"] if path.exists() else 0
+    return load_file(path, PROGRESS_KEYS)["step"] if path.exists() else 0
 
 
 @pytest.mark.long
@@ -159,7 +159,7 @@ def test_a_run_that_fails_leaves_the_last_checkpoint(tiny, tmp_path, save, chang
 
 
 def test_new_weights_are_of_their_seed():
-    args = [train_expert.parse(["--out", "a.pt", "--seed", seed]) for seed in "001"]
+    args = [train_expert.parse(["--data", "math", "--out", "a.pt", "--seed", seed]) for seed in "001"]
     first, again, other = ([*train_expert.new_model(arg, {"vocab_size": 512}).parameters()] for arg in args)
     assert all(map(torch.equal, first, again)) and not torch.equal(first[0], other[0])
 
