@@ -23,7 +23,7 @@ LR_SU          = 5e-4
 LR_DENSE_2     = 2e-4
 LR_SU_2        = 2e-4
 LR_BTX         = 2e-4
-EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000
+EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000 --btm_methods bayes:1,bayes:2
 SCORED         = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,control soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge \
                  dense_dm_1 dense_dm su_dm_1 su_dm su_cm_flops)
 EXTRA          = $(OUT)/btx-hf
@@ -38,7 +38,9 @@ RATES          = 1e-4 2e-4 4e-4
 
 %/control.pt: %/seed.pt  # reads packages alone: what any further training does to the answers
 	$(TRAIN) --init $< --data packages --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
-%/btx-hf: %/btx.pt; rm -rf $@ && $(PY) hf.py export $< $@
+%/btx-hf: %/btx.pt
+	rm -rf $@
+	$(PY) hf.py export $< $@
 $(SMOLLM2): | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
 $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 256
 $(FACTS)/ready: $(TEXT_DIR)/changing.jsonl experiments/facts.py | .venv/pretrained

@@ -37,33 +37,35 @@ class TextReport(Report):
             return [mean(bits) for bits in zip(*(self.bits(HOME[domain], domain) for domain in domains), strict=True)]
         return [mean(result["bits_per_byte"][domain] for domain in domains) for result in self.results(name)]
 
-    def facts(self, name, key):
-        """A model's mean accuracy or answer_loss over FACTS in each run."""
+    def measure(self, name, column):
+        """What a prediction is about, in each run: accuracy on facts, the loss of their answers, or bits per byte."""
+        key = {"facts": "accuracy", "answers": "answer_loss"}.get(column)
+        if key is None:
+            return self.bits(name, column)
         return [mean(result[key][fact] for fact in FACTS) for result in self.results(name)]
 
-    def fact_scores(self, name):
-        """Cells: accuracy in % and loss of the answers' tokens for each of FACTS, then their means."""
-        cells = []
-        for key, scale, digits in (("accuracy", 100, 1), ("answer_loss", 1, 2)):
-            for fact in FACTS:
-                cells.append(spread([result[key][fact] for result in self.results(name)], scale, digits))
-            cells.append(spread(self.facts(name, key), scale, digits))
+    def facts(self, name):
+        """Cells: accuracy in % for each of FACTS and the mean, then the loss of the answers' tokens likewise."""
+        results = self.results(name)
+        cells = [spread([result["accuracy"][fact] for result in results], 100) for fact in FACTS]
+        cells.append(spread(self.measure(name, "facts"), 100))
+        cells += [spread([result["answer_loss"][fact] for result in results], digits=2) for fact in FACTS]
+        cells.append(spread(self.measure(name, "answers"), digits=2))
         return " | ".join(cells)
 
     def predictions(self):
         """Rows: the predictions of predictions.md and what was measured, wrong ones first."""
-        measures = {"facts": lambda name: self.facts(name, "accuracy"),
-                    "answers": lambda name: self.facts(name, "answer_loss")}
-        rows = []
         table = (Path(__file__).parent / "predictions.md").read_text(encoding="utf-8")
+        wrong, right = [], []
         for a, b, column, said, low, high, why in re.findall(ROW, table):
-            measure = measures.get(column, lambda name, column=column: self.bits(name, column))
-            found = 100 * mean(x - y for x, y in zip(measure(a), measure(b), strict=True))
-            holds = float(low) <= found <= float(high)
-            verdict = "yes" if holds else "**no**"
-            row = f"| {a} − {b} | {column} | {said} ({low} to {high}) | {found:+.1f} | {verdict} | {why} |"
-            rows.append((holds, row))
-        return "\n".join(row for _, row in sorted(rows, key=lambda row: row[0]))
+            pairs = zip(self.measure(a, column), self.measure(b, column), strict=True)
+            found = 100 * mean(x - y for x, y in pairs)
+            row = f"| {a} − {b} | {column} | {said} ({low} to {high}) | {found:+.1f} | "
+            if float(low) <= found <= float(high):
+                right.append(f"{row}yes | {why} |")
+            else:
+                wrong.append(f"{row}**no** | {why} |")
+        return "\n".join([*wrong, *right])
 
     def scores(self, name):
         """Cells: bits per byte in each column, and TFLOP since the seed."""

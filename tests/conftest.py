@@ -1,4 +1,9 @@
-"""What several test files share: tiny data and tiny models, made by the scripts themselves."""
+"""What several test files share: tiny data and models, made by the scripts themselves; make in this process."""
+import importlib
+import re
+import shlex
+import subprocess
+
 import pytest
 import torch
 
@@ -26,3 +31,23 @@ def tiny(tmp_path_factory):
     mix.main([*models, "--out", f"{folder}/btx_mixed.pt"])
     mix.main([*models, "--routing", "sample", "--out", f"{folder}/sample_mixed.pt"])
     return folder
+
+
+def call(command, capsys):
+    """Do in this process what a line of `make -n` says, such as "python mix.py ..."; returns what it prints."""
+    command = re.sub(r"\$\((.+?)\)", lambda inner: call(inner[1], capsys), command)
+    script, *options = shlex.split(command.removeprefix("python ").removeprefix("-m "))
+    importlib.import_module(script.removesuffix(".py")).main(options)
+    return capsys.readouterr().out
+
+
+def make(arguments, capsys):
+    """Do in this process what make would do with these arguments; nothing is installed."""
+    command = ["make", "-n", "-o", ".venv/ready", "-o", ".venv/pretrained", "PY=python", *arguments]
+    planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout.replace("\\\n", "")
+    for line in dict.fromkeys(planned.splitlines()):  # make plans the data twice
+        line = line.removeprefix("TQDM_DISABLE=1 ")
+        if line.startswith("python "):
+            call(line, capsys)
+        elif line.startswith(("cp ", "mkdir ", "rm ")):
+            subprocess.run(line, shell=True, check=True)

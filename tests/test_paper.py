@@ -1,33 +1,18 @@
 """What the baselines match, in a tiny `make paper`; and the arithmetic of its report, by hand."""
-import importlib
 import re
-import shlex
-import subprocess
 
 import pytest
+from conftest import make
 
 from experiments import paper
 from experiments.grid import make_cells
 from experiments.paired import holm, t_test
 
 
-def call(command, capsys):
-    """Do in this process what a line of `make -n` says, such as "python mix.py ..."; returns what it prints."""
-    command = re.sub(r"\$\((.+?)\)", lambda inner: call(inner[1], capsys), command)
-    script, *options = shlex.split(command.removeprefix("python ").removeprefix("-m "))
-    importlib.import_module(script.removesuffix(".py")).main(options)
-    return capsys.readouterr().out
-
-
 @pytest.mark.long
 def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path, capsys):
-    make = ["make", "-n", "-o", ".venv/ready", "paper", "PRESET=tiny", "SEEDS=10", "BEYOND_SEEDS=10", "PY=python"]
-    make += [f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}"]
-    planned = subprocess.run(make, capture_output=True, text=True, check=True).stdout.replace("\\\n", "")
-    for line in dict.fromkeys(planned.splitlines()):  # make plans the data twice
-        command = line.removeprefix("TQDM_DISABLE=1 ")
-        if command.startswith("python "):
-            call(command, capsys)
+    make(["paper", "PRESET=tiny", "SEEDS=10", "BEYOND_SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data",
+          f"REPORT={tmp_path}"], capsys)
     assert (tmp_path / "README.md").read_text().count("| BTX Top-2 |") > 2
     models = paper.read_run(tmp_path / "seed10.json")["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
