@@ -4,9 +4,10 @@
     python -m experiments.averaging out/own --data_dir data/bin/own --homes english=seed,python=python,headers=headers
     python -m experiments.averaging eps-1e-5=out/seed0 eps-1e-8=out/seed0/eps-1e-8 --out out/seed0/averaging.json
 
-Each folder has a seed and its branches. Tensors outside the group stay the seed's. Nothing is finetuned. The rows:
-"oracle" reads a text with the feed-forwards of its home expert, "random" with the mixture and new routers. The last
-column is the mean over the texts whose home is a branch.
+Each folder has a seed and its branches. Nothing is finetuned. The rows: "whole" reads a text with its home expert, in
+which the group is replaced by the average. "oracle" and "random" have the seed's tensors outside the group: "oracle"
+reads with the feed-forwards of the home expert, "random" with the MoE and new routers. The last column is the mean over
+the texts whose home is a branch.
 """
 import json
 from dataclasses import replace
@@ -21,6 +22,7 @@ from evaluate import score_texts
 from mix import average, mix
 from model import GPT, GPTConfig
 from support.checkpoint import load_checkpoint
+from support.distributed import autocast
 from support.report import markdown
 
 GROUPS = {  # parts of names of tensors
@@ -28,31 +30,26 @@ GROUPS = {  # parts of names of tensors
     "everything": ("embed.", "head.", "norm.", ".attn.")}
 
 
-def average_groups(states, parts):
-    """Give seed and branches the same tensors, except feed-forwards.
-
-    A tensor is averaged if its name contains one of `parts`, else it is the seed's. states: {model: state dict}.
-    """
-    shared = {}
-    for name, tensor in states["seed"].items():
+def average_group(states, parts):
+    """The average over seed and branches of each tensor whose name contains one of `parts`. states: {model: state}."""
+    averaged = {}
+    for name in states["seed"]:
         if any(part in name for part in parts):
-            shared[name] = average([state[name] for state in states.values()])
-        elif ".ff." not in name:
-            shared[name] = tensor
-    return {name: {**state, **shared} for name, state in states.items()}
+            averaged[name] = average([state[name] for state in states.values()])
+    return averaged
 
 
 def measure(config, state, windows):
     """The mean loss of a model with these weights, in nats per token, over the second half of each window."""
     model = GPT(config).eval()
     model.load_state_dict(state)
-    losses, _, _ = score_texts(model, windows, batch_size=50)
+    losses, _, _ = score_texts(model, windows, batch_size=10)
     return losses.mean().item()
 
 
 @torch.no_grad()
 def measure_groups(folder, homes, domains, n_windows):
-    """{group: {router: {domain: loss}}} for the seed and the branches in a folder; the router is oracle or random.
+    """{group: {"whole", "oracle" or "random": {domain: loss}}} for the seed and the branches in a folder.
 
     homes: {domain: name of its expert}. The seed is called "seed".
     """
@@ -61,20 +58,21 @@ def measure_groups(folder, homes, domains, n_windows):
     dense = GPTConfig(**checkpoints["seed"]["config"])
     moe = replace(dense, n_expert=len(states), top_k=2)
     windows = {name: first_windows(domains[name].val, dense.block_size, n_windows) for name in homes}
+    of_seed = {name: tensor for name, tensor in states["seed"].items() if ".ff." not in name}
     losses = {}
     for group, parts in GROUPS.items():
         if group == "head" and dense.tie_weights:  # it is the embeddings
             continue
-        merged = average_groups(states, parts)
+        averaged = average_group(states, parts)
+        merged = {name: {**state, **of_seed, **averaged} for name, state in states.items()}
         mixed = mix(list(merged.values()), moe, torch.Generator().manual_seed(0))
-        losses[group] = {"oracle": {}, "random": {}}
+        losses[group] = {"whole": {}, "oracle": {}, "random": {}}
         for domain, rows in windows.items():
-            losses[group]["oracle"][domain] = measure(dense, merged[homes[domain]], rows)
+            home = homes[domain]
+            losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, rows)
+            losses[group]["oracle"][domain] = measure(dense, merged[home], rows)
             losses[group]["random"][domain] = measure(moe, mixed, rows)
-    losses["unmerged"] = {"oracle": {}}  # each home expert as it was trained
-    for domain, rows in windows.items():
-        losses["unmerged"]["oracle"][domain] = measure(dense, states[homes[domain]], rows)
-    return losses
+    return losses | {"unmerged": {"oracle": losses["nothing"]["whole"]}}  # as paper.md calls it
 
 
 def print_table(folder, losses, homes):
@@ -95,6 +93,7 @@ def main(argv=None):
                         help="the expert of each domain; one is called seed (default: %(default)s)")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=50, help="texts per domain (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of matrix products")
     parser.add_argument("--out", type=Path, help="file for the numbers")
     args = parser.parse_args(argv)
     homes = dict(pair.split("=") for pair in args.homes.split(","))
@@ -104,7 +103,8 @@ def main(argv=None):
     results = {}
     for pair in args.folders:
         name, _, folder = pair.rpartition("=")
-        losses = measure_groups(Path(folder), homes, domains, args.windows)
+        with autocast(args.dtype, torch.device("cpu")):
+            losses = measure_groups(Path(folder), homes, domains, args.windows)
         results[name or folder] = losses
         print_table(name or folder, losses, homes)
     if args.out:
