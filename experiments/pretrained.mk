@@ -26,7 +26,7 @@ LR_BTX         = 2e-4
 EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000 --btm_methods bayes:1,bayes:2
 SCORED         = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,control soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge \
                  dense_dm_1 dense_dm su_dm_1 su_dm su_cm_flops)
-EXTRA          = $(OUT)/btx-hf
+EXTRA          = $(OUT)/btx-hf $(OUT)/looks.md
 # the grid of rates: for two fifths of the steps, and measured on the windows that the report skips
 GRID_OPTIONS   = EXPERT_STEPS=40 FINETUNE_STEPS=26 EVALUATE="--dtype bfloat16 --batch_size 4 --windows 16 --tasks 1"
 SHARED         = $(NAMES) dense_dm_1 su_dm_1
@@ -41,6 +41,7 @@ RATES          = 1e-4 2e-4 4e-4
 %/btx-hf: %/btx.pt
 	rm -rf $@
 	$(PY) hf.py export $< $@
+%/looks.md: %/btx-hf; $(PY) -m experiments.looks $(@D) $(SEED_FOLDER) --data_dir $(DATA)
 $(SMOLLM2): | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
 $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 256
 $(FACTS)/ready: $(TEXT_DIR)/changing.jsonl experiments/facts.py | .venv/pretrained

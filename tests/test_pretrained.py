@@ -34,7 +34,7 @@ def test_the_preset_goes_the_whole_way(tmp_path, capsys):
     assert models.keys() > {"seed", "control", "soup", "btx", "btx_ridge", "btm_bayes_top2", "dense_dm", "su_cm_flops"}
     assert tuple(models["btx"]["loss"]) == tuple(sorted(DOMAINS)) and {*models["btx"]["answer_loss"]} == {*FACTS}
     assert models["btx"]["tokens"] == models["su_dm"]["tokens"] == 64 * (3 * 2 + 2)  # as of the branches together
-    assert json.loads((tmp_path / "seed0/btx-hf/config.json").read_text())["num_local_experts"] == 4
+    assert (tmp_path / "seed0/looks.md").read_text().count("continued by") == 6
     table = TextReport([results]).predictions()
     assert table.count("\n") == 13 and table.index("**no**") < table.index("| yes |")
 
