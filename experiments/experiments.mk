@@ -8,7 +8,7 @@ LR_SU_2    ?= $(LR_SU)
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
 
-# ---- mixed models: first of the seed and all experts, with these options; then of others -------------------------------------------
+# ---- mixed models: first of the seed and all experts, with these options; then of others ---------------------------
 MIX_switch    = --routing switch
 MIX_sample    = --routing sample
 MIX_soft      = --routing soft

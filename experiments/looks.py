@@ -15,7 +15,7 @@ from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
 from support.report import markdown
 
-PROMPTS = {"Python": 'def read_lines(path):\n    """Return the lines of a file, without white space at their ends."""\n',
+PROMPTS = {"Python": 'def read_lines(path):\n    """Return the lines of a file, without white space at the ends."""\n',
            "a German manual page": "BEZEICHNUNG\n       ls - Verzeichnisinhalte auflisten\n\nBESCHREIBUNG\n       ",
            "a definition": "lighthouse: "}
 FACTS = ("capital", "continent", "demonym")

@@ -23,7 +23,8 @@ LR_SU          = 5e-4
 LR_DENSE_2     = 2e-4
 LR_SU_2        = 2e-4
 LR_BTX         = 2e-4
-EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000 --btm_methods bayes:1,bayes:2
+EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000 \
+                 --btm_methods bayes:1,bayes:2
 SCORED         = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,control soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge \
                  dense_dm_1 dense_dm su_dm_1 su_dm su_cm_flops)
 EXTRA          = $(OUT)/btx-hf $(OUT)/looks.md
