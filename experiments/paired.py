@@ -13,11 +13,11 @@ def spread(values, scale=1.0, digits=1):
     return text
 
 
-def points(differences):
-    """The mean of differences in points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`."""
-    text = f"{100 * mean(differences):+.1f}"
+def points(differences, digits=1):
+    """The mean of differences in hundredths, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`."""
+    text = f"{100 * mean(differences):+.{digits}f}"
     if len(differences) > 1:
-        text += f" ± {100 * t_test(differences)[1]:.1f}"
+        text += f" ± {100 * t_test(differences)[1]:.{digits}f}"
     return text
 
 

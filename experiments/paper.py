@@ -17,7 +17,7 @@ import torch
 
 from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
-from data.task import DOMAINS, over_domains
+from data.task import DOMAINS
 from data.tokenizer import load_tokenizer
 from experiments import paper_figures
 from experiments.paired import holm, points, spread, t_test
@@ -108,19 +108,15 @@ class Report(NamedTuple):
             raise BadInput(f"no run has {name} and what it is compared with; run make paper")
         return [run["models"][name] for run in found]
 
-    def accuracies(self, name, group):
-        """A model's accuracy in each run: the mean over a group of domains, or that of one column."""
-        columns = GROUPS.get(group, [group])
-        return [mean(result["accuracy"][column] for column in columns) for result in self.results(name)]
+    def scores_in(self, name, group, key="accuracy"):
+        """A model's accuracy (or "loss") in each run, the mean over GROUPS[group] or over columns, as in math+code."""
+        columns = GROUPS.get(group) or group.split("+")
+        return [mean(result[key][column] for column in columns) for result in self.results(name)]
 
-    def losses(self, name):
-        """A model's loss in each run, the mean over domains."""
-        return [over_domains(result["loss"]) for result in self.results(name)]
-
-    def differences(self, a, b, group):
-        """a's accuracy minus b's, in each run that has both."""
+    def differences(self, a, b, group, key="accuracy"):
+        """a's accuracy (or "loss") minus b's, in each run that has both."""
         both = self.having(a, b)
-        return [x - y for x, y in zip(both.accuracies(a, group), both.accuracies(b, group), strict=True)]
+        return [x - y for x, y in zip(both.scores_in(a, group, key), both.scores_in(b, group, key), strict=True)]
 
     def costs(self, name, key):
         """A model's cost in each run, without the seed's, as the paper counts it. The larger model has no seed."""
@@ -176,7 +172,7 @@ class Report(NamedTuple):
         return "; ".join(dict.fromkeys(sentence.format(**run["machine"]) for run in self.runs))
 
     def accuracy(self, name, column):
-        return spread(self.accuracies(name, column), 100)
+        return spread(self.scores_in(name, column), 100)
 
     def scores(self, name):
         """Cells: the accuracy in each column, and the mean over the domains."""
@@ -186,13 +182,40 @@ class Report(NamedTuple):
         return str(len(self.results(name)))
 
     def loss(self, name):
-        return spread(self.losses(name), digits=3)
+        return spread(self.scores_in(name, "all", "loss"), digits=3)
 
-    def minus(self, a, b, group):
-        return points(self.differences(a, b, group))
+    def minus(self, a, b, group, key="accuracy"):
+        return points(self.differences(a, b, group, key), digits=1 if key == "accuracy" else 2)
+
+    def gap(self, a, b, group):
+        """How many points a is ahead of b, as a whole number."""
+        return f"{100 * mean(self.differences(a, b, group)):.0f}"
+
+    def part(self, a, b, c, group):
+        """How much of a's lead over c does b have? In %."""
+        all_three = self.having(a, b, c)
+        lead = mean(all_three.differences(a, c, group))
+        return f"{100 * mean(all_three.differences(b, c, group)) / lead:.0f}" if lead else "0"
+
+    def count(self, table, verdict):
+        """How many rows of a table have this verdict: yes, open or no."""
+        rows = re.findall(rf"\[\[judge {table} (.+?)\]\]", TEMPLATE)
+        verdicts = [self.judge(table, *row.split()).split(" | ")[-1].strip("*") for row in rows]
+        return str(verdicts.count(verdict))
+
+    def count_below(self, limit, column, *names):
+        """In how many runs all these models are below `limit` % in a column."""
+        accuracies = zip(*(self.scores_in(name, column) for name in names), strict=True)
+        return str(sum(100 * max(accuracy) < float(limit) for accuracy in accuracies))
+
+    def averaging_cost(self, group, eps, start):
+        """The loss in the experts' domains with an oracle when a group is averaged, minus that of `start`."""
+        runs = [run["averaging"][eps] for run in self.runs if "averaging" in run]
+        costs = [mean(run[group]["oracle"][d] - run[start]["oracle"][d] for d in EXPERTS) for run in runs]
+        return f"{mean(costs):.2f}"
 
     def judge(self, table, a, sign, b, judged):
-        """Cells: the difference over each group, the judged one bold, and in loss; the number of runs; p; verdict."""
+        """Cells: the difference over each group, the judged one bold, in loss, number of runs, p and verdict."""
         cells = {group: self.minus(a, b, group) for group in GROUPS}
         cells[judged] = f"**{cells[judged]}**"
         differences = self.differences(a, b, judged)
@@ -202,9 +225,8 @@ class Report(NamedTuple):
         elif self.is_tested(table, a, b):
             corrected = self.corrected_p(table, (a, sign, b, judged))
             p, verdict = f"{corrected:.3f}", decide_greater(differences, corrected)
-        both = self.having(a, b)
-        loss = mean(both.losses(a)) - mean(both.losses(b))
-        return " | ".join([*cells.values(), f"{loss:+.3f}", str(len(differences)), p, verdict])
+        losses = [self.minus(a, b, group, "loss") for group in ("all", "knowledge", "experts")]
+        return " | ".join([*cells.values(), *losses, str(len(differences)), p, verdict])
 
     def cost(self, name):
         """Cells: tokens, FLOPs, those one after another, share of MoE training, active of all parameters."""
@@ -232,7 +254,7 @@ class Report(NamedTuple):
     def condition(self, what, smallest, largest):
         """Cells: what was measured, and whether it is within bounds. See registered.md."""
         def percent(name, *domains):
-            return [100 * mean(self.accuracies(name, domain)) for domain in domains]
+            return [100 * mean(self.scores_in(name, domain)) for domain in domains]
 
         seed, btx = self.results("seed")[0], self.results("btx")[0]
         dense_token = seed["flops"] / seed["tokens"]
@@ -277,11 +299,11 @@ def draw(report, out):
     circles = {}
     for name, label in COMPUTE.items():
         active = report.results(name)[0]["active_params"]
-        circles[label] = mean(report.costs(name, "flops")), report.accuracies(name, "all"), active
+        circles[label] = mean(report.costs(name, "flops")), report.scores_in(name, "all"), active
     paper_figures.compute(circles, out / "figure2_left.png", top="BTX Top-2")
     scores = {}
     for name, label in NORMALISED.items():
-        scores[label] = [mean(alike.accuracies(name, column)) for column in COLUMNS]
+        scores[label] = [mean(alike.scores_in(name, column)) for column in COLUMNS]
     paper_figures.normalised(scores, COLUMNS, out / "figure2_right.png")
     balance = {label: first["routing"][name] for name, label in BALANCE.items()}
     figures.routing(balance, out / "figure3_4.png")
@@ -293,9 +315,9 @@ def draw(report, out):
     paper_figures.averaging(averaged, EPSILONS, EXPERTS, out / "averaging.png")
     experts, paths = {}, {method: {} for method in PATHS}
     for domain in DOMAINS:
-        experts[domain] = {name: mean(report.accuracies(name, domain)) for name in EXPERTS}
+        experts[domain] = {name: mean(report.scores_in(name, domain)) for name in EXPERTS}
         for method, names in PATHS.items():
-            paths[method][domain] = [report.accuracies(name, domain) if name else None for name in names]
+            paths[method][domain] = [report.scores_in(name, domain) if name else None for name in names]
     paper_figures.forgetting(paths, experts, out / "forgetting.png")
 
 

@@ -35,13 +35,14 @@ def test_verdicts(monkeypatch):
     assert holm([0.01, 0.025, 0.02]) == pytest.approx([0.03, 0.04, 0.04]) and holm([0.6, 0.7]) == [1.0, 1.0]
     runs = []
     for row in ((0.5, 0.4, 0.45, 0.5), (0.61, 0.5, 0.51, 0.61), (0.7, 0.6, 0.69, 0.69)):
-        models = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0}, "loss": {"math": 1 - s}} for s in row]
+        models = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0}, "loss": dict.fromkeys(paper.DOMAINS, 1 - s)} for s in row]
         runs.append({"models": dict(zip(("btx", "su_dm", "dense_dm", "large"), models, strict=True))})
     rows = "[[judge t btx > su_dm all]]\n[[judge t btx > dense_dm all]]\n[[judge t btx ≈ large all]]"
     monkeypatch.setattr(paper, "TEMPLATE", rows)
     won, unsure, equal = paper.Report(runs).fill(rows).split("\n")
     p = 2 * t_test([0.1, 0.11, 0.1])[0]  # the smaller one of two that are tested
-    assert won == f"**+10.3 ± 1.4** | +10.3 ± 1.4 | +10.3 ± 1.4 | +8.6 ± 1.2 | -0.103 | 3 | {p:.3f} | yes"
+    loss = " | ".join(["-10.33 ± 1.43"] * 3)
+    assert won == f"**+10.3 ± 1.4** | +10.3 ± 1.4 | +10.3 ± 1.4 | +8.6 ± 1.2 | {loss} | 3 | {p:.3f} | yes"
     assert unsure.endswith("| open") and equal.endswith("| 3 |  | yes")
     verdicts = [paper.decide_equal(differences) for differences in ([0.1, 0.11], [0.0, 0.05], [0.0, 0.2])]
     assert verdicts == ["**no**", "open", "open"]
