@@ -215,7 +215,7 @@ class Report(NamedTuple):
         return f"{mean(costs):.2f}"
 
     def judge(self, table, a, sign, b, judged):
-        """Cells: the difference over each group, the judged one bold, in loss, number of runs, p and verdict."""
+        """Cells: the difference over each group, the judged one bold, in loss; runs, p, verdict."""
         cells = {group: self.minus(a, b, group) for group in GROUPS}
         cells[judged] = f"**{cells[judged]}**"
         differences = self.differences(a, b, judged)

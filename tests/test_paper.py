@@ -35,7 +35,8 @@ def test_verdicts(monkeypatch):
     assert holm([0.01, 0.025, 0.02]) == pytest.approx([0.03, 0.04, 0.04]) and holm([0.6, 0.7]) == [1.0, 1.0]
     runs = []
     for row in ((0.5, 0.4, 0.45, 0.5), (0.61, 0.5, 0.51, 0.61), (0.7, 0.6, 0.69, 0.69)):
-        models = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0}, "loss": dict.fromkeys(paper.DOMAINS, 1 - s)} for s in row]
+        models = [{"accuracy": dict.fromkeys(paper.DOMAINS, s) | {"switch": 0.0},
+                   "loss": dict.fromkeys(paper.DOMAINS, 1 - s)} for s in row]
         runs.append({"models": dict(zip(("btx", "su_dm", "dense_dm", "large"), models, strict=True))})
     rows = "[[judge t btx > su_dm all]]\n[[judge t btx > dense_dm all]]\n[[judge t btx ≈ large all]]"
     monkeypatch.setattr(paper, "TEMPLATE", rows)
