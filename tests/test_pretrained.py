@@ -31,7 +31,7 @@ def test_the_preset_goes_the_whole_way(tmp_path, capsys):
     make(["PRESET=pretrained", f"INTO={tmp_path}", f"DATA={tmp_path}/data", f"TEXT_DIR={tmp_path}/texts",
           f"SEED_FOLDER={tmp_path}/llama", "EXPERT_STEPS=2", "FINETUNE_STEPS=2",
           "OPTIONS=--batch_size 2 --block_size 32",
-          "EVALUATE=--windows 2 --skip_windows 1 --btm_methods bayes:2"], capsys)
+          "EVALUATE=--windows 2 --skip_windows 1 --btm_methods bayes:1,bayes:2"], capsys)
     results = json.loads((tmp_path / "seed0/results.json").read_text())
     models = results["models"]
     assert models.keys() > {"seed", "control", "soup", "btx", "btx_ridge", "btm_bayes_top2", "dense_dm", "su_cm_flops"}
