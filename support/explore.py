@@ -42,13 +42,22 @@ def trace_text(model, tokenizer, tokens, device="cpu"):
             "p": given.cpu().double().round(decimals=3).tolist(), "next": likeliest}
 
 
+def fill(path, name, data):
+    """Write a page: support/NAME with its data, and with the files that lines such as `/* include page.js */` name."""
+    folder, page = Path(__file__).parent, ""
+    for line in (folder / name).read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith("/* include "):
+            line = (folder / line.split()[2]).read_text(encoding="utf-8")
+        page += line
+    safe = json.dumps(data).replace("<", "\\u003c")  # so that </script> in a text does not end the page's script
+    with replacing(path) as part:
+        part.write_text(page.replace(">DATA<", f">{safe}<"), encoding="utf-8")
+
+
 def write_page(path, tokenizer, texts, models):
     """Write the page. texts: {name: T + 1 ids}; models: {name: (its experts, what `trace_text` says of each text)}."""
     pieces = {name: [piece(tokenizer, token) for token in tokens[1:]] for name, tokens in texts.items()}
     data = {"texts": [{"name": name, "tokens": pieces[name]} for name in texts],
             "models": [{"name": name, "experts": experts, "reads": reads} for name, (experts, reads) in models.items()],
             "colors": COLORS}
-    template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
-    safe = json.dumps(data).replace("<", "\\u003c")  # so that </script> in a text does not end the page's script
-    with replacing(path) as part:
-        part.write_text(template.replace(">DATA<", f">{safe}<"), encoding="utf-8")
+    fill(path, "explore.template", data)
