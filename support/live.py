@@ -1,0 +1,60 @@
+"""Write live.html: a page on which a mixture of experts runs in the reader's browser (live.template, live*.js).
+
+The page holds an MoE and the dense models that are its experts. It mixes and averages them itself, so all are exact.
+"""
+import base64
+import zlib
+
+import torch
+
+from support.explore import COLORS, fill
+
+MAX_BYTES = 4_900_000  # of packed weights; with the rest a page has 5 MB at most
+NO_PAGE = "No live.html: {}. `sample.py --html` shows which expert wrote which token of a text."
+
+
+def pack(states):
+    """The weights of several models in float16, compressed, in base64; `unpack` in live_weights.js reverses it.
+
+    Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's. As
+    branches of one seed are alike, many high bytes become 0. All high bytes come before all low ones.
+    """
+    first, differences = {}, []
+    for state in states:
+        for name, tensor in state.items():
+            bits = tensor.half().view(torch.int16)
+            differences.append((bits - first.get(name, 0)).flatten())  # modulo 2^16
+            first.setdefault(name, bits)
+    low_high = torch.cat(differences).numpy().astype("<i2").view("uint8").reshape(-1, 2)
+    return base64.b64encode(zlib.compress(low_high[:, ::-1].T.tobytes(), 9)).decode()
+
+
+def choose_models(checkpoints):
+    """The last MoE, with its experts and the routers of their mixture before it, if given: {name: checkpoint}."""
+    name = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]][-1]
+    ancestors = {entry["id"] for entry in checkpoints[name]["ledger"]}
+    related = {key: c for key, c in checkpoints.items() if c["ledger"][-1]["id"] in ancestors}
+    models = {expert: related[expert] for expert in related[name]["experts"] if expert in related}
+    parents = [dense["ledger"][-1]["id"] for dense in models.values()]
+    for key, mixed in related.items():
+        if mixed["experts"] and mixed["ledger"][-1]["parents"] == parents:
+            models[key] = {**mixed, "state": {part: w for part, w in mixed["state"].items() if part.endswith("router")}}
+    return {**models, name: related[name]}
+
+
+def write_page(path, checkpoints, tasks):
+    """Write the page; tasks: {domain: a Task}, its examples. Returns the report's sentence: where it is, or why not."""
+    path.unlink(missing_ok=True)  # an old page would be of other models
+    models = choose_models(checkpoints)
+    name, moe = list(models.items())[-1]
+    if moe["config"]["routing"] != "topk" or moe["spec"]["kind"] != "bpe":
+        return NO_PAGE.format(f"it needs top-k routing and a tokenizer trained here, and {name} has others")
+    weights = pack([c["state"] for c in models.values()])
+    if len(weights) > MAX_BYTES:
+        return NO_PAGE.format(f"{name} and its experts are larger than a page of 5 MB")
+    fill(path, "live.template", {
+        "models": [{"name": key, "config": c["config"], "experts": c["experts"],
+                    "tensors": [[part, w.numel()] for part, w in c["state"].items()]} for key, c in models.items()],
+        "examples": [{"domain": domain, "prompt": t.prompt, "answer": t.answer} for domain, t in tasks.items()],
+        "definition": moe["spec"]["definition"], "weights": weights, "colors": COLORS})
+    return "Run this mixture, ask it something and switch experts off: open [live.html](live.html) in a browser."

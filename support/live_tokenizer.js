@@ -1,0 +1,38 @@
+"use strict";
+// The byte-level BPE of data/tokenizer.py: text becomes ids, and ids become text. A string of bytes has one character,
+// \x00 to \xff, for each.
+const END = "<|endoftext|>";
+const PATTERN = / ?\p{L}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{N}|\p{White_Space}+/gu;  // Python's \s is \p{White_Space}
+
+function load_tokenizer(definition) {  // definition: lines of a token in base64 and its rank, which is its id
+  const ranks = new Map();
+  for (const line of definition.trim().split("\n")) ranks.set(atob(line.split(" ")[0]), Number(line.split(" ")[1]));
+  const tokens = [...ranks.keys()], eot = ranks.size;
+  return {
+    eot,
+    encode: text => (text.match(PATTERN) ?? []).flatMap(word => encode_word(to_bytes(word), ranks)),
+    decode(ids) {
+      const bytes = ids.map(id => id === eot ? END : tokens[id]).join("");
+      return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes, c => c.charCodeAt(0)));
+    },
+  };
+}
+
+function to_bytes(text) {
+  return Array.from(new TextEncoder().encode(text), byte => String.fromCharCode(byte)).join("");
+}
+
+function encode_word(word, ranks) {  // again and again merges the two neighbours that make the token of the lowest rank
+  const parts = [...word];
+  while (!ranks.has(word)) {
+    const made = parts.slice(1).map((part, i) => ranks.get(parts[i] + part) ?? Infinity);
+    const lowest = made.reduce((a, b) => Math.min(a, b), Infinity), i = made.indexOf(lowest);
+    if (lowest === Infinity) return parts.map(part => ranks.get(part));
+    parts.splice(i, 2, parts[i] + parts[i + 1]);
+  }
+  return [ranks.get(word)];
+}
+
+function encode_prompt(tokenizer, text) {  // the end-of-text token comes first, and wherever the text says END
+  return text.split(END).flatMap(document => [tokenizer.eot, ...tokenizer.encode(document)]);
+}

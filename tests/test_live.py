@@ -1,0 +1,188 @@
+"""live.html computes what PyTorch does: node runs the page's own JavaScript on texts of the data."""
+import base64
+import copy
+import json
+import math
+import random
+import re
+import shutil
+import string
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+import finetune_router
+import mix
+from data.loader import load_domains
+from data.task import Task
+from data.tokenizer import END, encode_prompt, load_tokenizer
+from model import GPTConfig, route_topk
+from support import live
+from support.checkpoint import build_model, load_checkpoint
+from support.generation import stream
+
+pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed: it runs the page")
+TOKENIZER = load_tokenizer()
+EXPERTS = ["seed", "math", "code", "wiki"]
+TASK = Task("</script><script>1 + 1?", " 2.")
+MAIN = """
+const page = require("fs").readFileSync(process.argv[2], "utf8"), input = JSON.parse(require("fs").readFileSync(0));
+const data = JSON.parse(page.match(/<script type="application.json" id="data">(.*)<.script>/)[1]);
+const base64 = floats => Buffer.from(Float32Array.from(floats).buffer).toString("base64");
+const report = reads => ({ tokens: reads.map(r => r.token), logits: base64(reads.flatMap(r => [...r.logits])),
+                           experts: reads.map(r => r.routing.map(layer => layer.experts)),
+                           probs: reads.map(r => r.routing.map(layer => layer.probs)) });
+(async () => console.log(JSON.stringify(await main())))();
+"""
+
+
+def node(page, main, **values):
+    """What the JavaScript function body `main` returns after the page's own scripts; it reads `data` and `input`."""
+    scripts = re.search(r"<script>\n(.*?)</script>", page.read_text(), re.S)[1]  # those that need no browser
+    file = page.with_suffix(".js")
+    file.write_text(f"{scripts}{MAIN}async function main() {{ {main} }}")
+    done = subprocess.run(["node", file, page], input=json.dumps(values), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tiny, tmp_path_factory):
+    """The models of data/start, of the size that the page is made for, averaged, mixed, and finetuned for 3 steps."""
+    folder = tmp_path_factory.mktemp("live")
+    paths = [f"data/start/{name}.pt" for name in EXPERTS]
+    mix.main([*paths, "--soup", "--out", f"{folder}/soup.pt"])
+    mix.main([*paths, "--out", f"{folder}/btx_mixed.pt"])
+    finetune_router.main(f"--init {folder}/btx_mixed.pt --data math,code --data_dir {tiny}/data --steps 3 --device cpu "
+                         f"--eval_windows 1 --out {folder}/btx.pt".split())
+    paths += [f"{folder}/{name}.pt" for name in ("soup", "btx_mixed", "btx")]
+    return {path.split("/")[-1].removesuffix(".pt"): load_checkpoint(path) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def page(checkpoints, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "live.html"
+    assert "(live.html)" in live.write_page(path, checkpoints, {"math": TASK})
+    assert path.stat().st_size < 5e6
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts(tiny):
+    """Ten texts, as ids: two tasks of each domain with their answers; `switch` has two domains in one text."""
+    tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
+    return [encode_prompt(TOKENIZER, task.prompt + task.answer) for task in tasks][-10:]
+
+
+@pytest.fixture(scope="module")
+def models(checkpoints):
+    """In PyTorch what the page offers, {name: GPT}, from weights rounded to float16 as those on the page."""
+    states = {}
+    for name, checkpoint in checkpoints.items():
+        states[name] = {part: w.half().float() for part, w in checkpoint["state"].items()}
+    dense = [states[name] for name in EXPERTS]
+    config = GPTConfig(**checkpoints["btx_mixed"]["config"])
+    routers = {part: w for part, w in states["btx_mixed"].items() if part.endswith("router")}
+    states["btx_mixed"] = mix.mix(dense, config, torch.Generator(), "stacked") | routers
+    states["soup"] = mix.mix(dense, GPTConfig(**checkpoints["soup"]["config"]), torch.Generator(), "averaged")
+    return {name: build_model({**checkpoint, "state": states[name]}) for name, checkpoint in checkpoints.items()}
+
+
+@torch.inference_mode()
+def compare(model, texts, reports):
+    """What the page reports of every token of the texts: logits, experts and the routers' probabilities."""
+    for ids, report in zip(texts, reports, strict=True):
+        logits, _, routing = model(torch.tensor([ids[:-1]]))
+        found = torch.tensor(np.frombuffer(base64.b64decode(report["logits"]), "<f4").copy()).view(logits.shape)
+        assert report["tokens"] == ids[1:] and torch.equal(found.argmax(-1), logits.argmax(-1))
+        assert (found - logits).abs().max() < 1e-4
+        for i, layer in enumerate(routing):
+            assert [experts[i] for experts in report["experts"]] == layer.experts.tolist()
+            assert torch.tensor([probs[i] for probs in report["probs"]]).allclose(layer.probs, atol=1e-4)
+
+
+def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
+    """With the same weights, rounded to float16. Two of the seven are mixed and averaged by the page."""
+    reports = node(page, """
+        unpack(data.models, await inflate(data.weights));
+        const read = model => input.texts.map(ids => report([...read_and_write(model, ids, 1023, 0)]));
+        return Object.fromEntries(list_models(data.models).map(model => [model.label, read(model)]));""", texts=texts)
+    labels = {"btx": "btx: BTX, finetuned", "btx_mixed": "btx_mixed: the same before finetuning",
+              "soup": "average of all weights", **{name: f"{name} alone" for name in EXPERTS}}
+    assert len(texts) == 10 and list(reports) == list(labels.values())
+    for name, label in labels.items():
+        compare(models[name], texts, reports[label])
+
+
+def test_float32_weights_give_the_logits_of_the_checkpoints(checkpoints, page, texts):
+    for name in ("seed", "btx"):
+        state = {part: base64.b64encode(w.numpy().tobytes()).decode() for part, w in checkpoints[name]["state"].items()}
+        reports = node(page, """
+            const { config } = data.models.find(model => model.name === input.name), state = {};
+            const floats = text => new Float32Array(Uint8Array.from(Buffer.from(text, "base64")).buffer);
+            for (const part in input.state) state[part] = floats(input.state[part]);
+            return input.texts.map(ids => report([...read_and_write({ config, state }, ids, 1023, 0)]));""",
+                       name=name, state=state, texts=texts)
+        compare(build_model(checkpoints[name]), texts, reports)
+
+
+@pytest.mark.parametrize("top_k, off", [(2, []), (1, []), (4, []), (2, [1]), (2, [0, 1, 3])])
+@torch.inference_mode()
+def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, texts, top_k, off):
+    """In PyTorch an expert is switched off by a logit of minus infinity. One left over is forced: its gate is 1."""
+    found = node(page, """
+        unpack(data.models, await inflate(data.weights));
+        const [model] = list_models(data.models), { top_k, off, eot, prompts } = input;
+        const write = ids => [...read_and_write(model, ids, eot, 12, { top_k, off })].filter(read => read.written);
+        return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing)]));""",
+                 prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
+    model, is_off = copy.deepcopy(models["btx"]), torch.tensor(off, dtype=torch.int64)
+    for block in model.blocks:
+        block.ff.k = top_k
+        block.ff.route = lambda logits, *rest: route_topk(logits.index_fill(1, is_off, -math.inf), *rest)
+    for ids, written in zip(texts, found, strict=True):
+        answer = stream(model, torch.tensor([ids[:-4]]), len(written))
+        for (token, load), (new, routing) in zip(written, answer, strict=True):
+            mean = sum(layer.dense_gates()[-1] for layer in routing) / len(routing)
+            assert token == new and load == pytest.approx(mean.tolist(), abs=1e-4)
+        assert len(written) == 12 or token == TOKENIZER.eot
+
+
+def test_the_tokenizer_is_tiktoken(page, texts):
+    rng = random.Random(0)
+    strange = ["", " ", "  \n\t x", "Tom hat 3 €.", "naïve Ünïcode ß", "日本語 と 中文", "😀👩‍👩‍👧 é́", "a" * 99, "٣½²",
+               "\u00a0\u2003\u0085\ufeff\x1c"]
+    for alphabet in (string.printable, "".join(map(chr, range(0x250))), "aé€😀 \n1½,\u2028\u00a0ßЖ中"):
+        strange += ["".join(rng.choices(alphabet, k=rng.randint(1, 40))) for _ in range(100)]
+    strange += [f"one{END}two", END, f"{END}{END} "]
+    ids, decoded = node(page, """
+        const tokenizer = load_tokenizer(data.definition);
+        return [input.texts.map(text => encode_prompt(tokenizer, text)), input.ids.map(tokenizer.decode)];""",
+                        texts=strange, ids=texts + [encode_prompt(TOKENIZER, text) for text in strange])
+    assert ids == [encode_prompt(TOKENIZER, text) for text in strange]
+    assert decoded == [TOKENIZER.decode(text) for text in texts + ids]
+
+
+def test_text_never_becomes_markup_and_nothing_is_fetched(page):
+    """A task that is markup comes back as it was; the page's code sets text only, and names no other file."""
+    assert node(page, "return data.examples;") == [{"domain": "math", "prompt": TASK.prompt, "answer": TASK.answer}]
+    code = re.sub(r'id="data">.*', "", page.read_text())
+    assert TASK.prompt not in page.read_text() and code.count("<script") == code.count("</script>") + 1 == 3
+    assert not re.search(r"innerHTML|insertAdjacent|document\.write|\bsrc=|href|https?:|import |fetch\(", code)
+
+
+def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
+    """Other routers, and what is too large; an old page is deleted. A page of the MoE alone is smaller."""
+    path = tmp_path / "live.html"
+    path.touch()
+    sample = live.write_page(path, {**checkpoints, "sample": load_checkpoint(tiny / "sample_mixed.pt")}, {})
+    monkeypatch.setattr(live, "MAX_BYTES", 2_000_000)
+    large = live.write_page(path, checkpoints, {})
+    assert "top-k routing" in sample and "larger" in large and not path.exists()
+    assert "sample.py --html" in sample and "sample.py --html" in large
+    monkeypatch.undo()
+    live.write_page(path, {"btx": checkpoints["btx"]}, {})
+    alone = "unpack(data.models, await inflate(data.weights)); return list_models(data.models).map(m => m.label);"
+    assert node(path, alone) == ["btx: BTX, finetuned"] and path.stat().st_size < page.stat().st_size
