@@ -2,7 +2,7 @@
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Prints a table and writes report.md, results.json, figures/*.png and, for MoEs, explore.html.
+Prints a table and writes report.md, results.json, figures/*.png and, for MoEs, explore.html and live.html.
 """
 import json
 import math
@@ -18,7 +18,7 @@ from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from model import expert_load
-from support import btm, explore
+from support import btm, explore, live
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device
 from support.generation import generate, stream
@@ -36,7 +36,7 @@ def parse(argv):
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", default="bayes:1", metavar="METHOD:K,...",
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: %(default)s)")
-    parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no explore.html")
+    parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no pages")
     add_options(parser)
     return parser.parse_args(argv)
 
@@ -300,6 +300,7 @@ def main(argv=None):
         pictures = draw_figures(results, loads, checkpoints, shown, answers, args.out)
         if pages:
             explore.write_page(args.out / "explore.html", tokenizer, texts, pages)
+            pictures.insert(0, live.write_page(args.out / "live.html", checkpoints, shown))
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, pictures))
     print(table(results))

@@ -1,4 +1,4 @@
-"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, explore.html, text."""
+"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, pages, text."""
 import json
 import math
 import re
@@ -158,12 +158,14 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     evaluate.main([*words, "--out", f"{tmp_path}/b", "--no_figures"])
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} for folder in "ab")
     assert b.keys() == {"report.md", "results.json"} and a["results.json"] == b["results.json"]
-    assert a.keys() - b.keys() == {"explore.html", "accuracy.png", "routing.png", "answers.png", "curves.png"}
+    drawn = {"accuracy.png", "routing.png", "answers.png", "curves.png"}
+    assert a.keys() - b.keys() == {"explore.html", "live.html", *drawn}
     numbers, text = json.loads(a["results.json"]), a["report.md"].decode()
     table, models = report.table(numbers["models"]), numbers["models"]
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
     assert table in text and table in capsys.readouterr().out and text.count("\n| btx_mixed") == 4
-    assert text.count("](figures/") == 4 and "explore.html" in text and ".png" not in b["report.md"].decode()
+    assert text.count("](figures/") == 4 and "(explore.html)" in text and "(live.html)" in text
+    assert ".png" not in b["report.md"].decode() and ".html" not in b["report.md"].decode()
     seed, code, merged, _, mixed = models.values()
     assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
     assert mixed["active_params"] < mixed["params"] and merged["active_params"] * 2 == merged["params"]
