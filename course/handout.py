@@ -13,7 +13,7 @@ from pathlib import Path
 from cli import BadInput, make_parser, run
 
 ROOT = Path(__file__).parent.parent
-KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template",
+KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template", "support/page.*",
         "docs/glossary.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "course/__init__.py",
         "course/test_stages.py", "course/hints.json", "course/table.py", "course/check.mk", "course/AGENTS.md",
         "course/ASSIGNMENT.md", "course/EXPERIMENT.md", "course/layer.svg")
@@ -93,6 +93,10 @@ def files():
     found["Makefile"] = blank_branch(found["Makefile"])
     fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
+    for name in ("support/live.py", "support/live.template"):  # this page is the solution, in JavaScript
+        del found[name]
+    evaluate = found["evaluate.py"].replace("explore, live\n", "explore\n").replace(" and live.html", "")
+    found["evaluate.py"] = re.sub(r".*live\.write_page.*\n", "", evaluate)
     found["README.md"] = found.pop("course/ASSIGNMENT.md")
     for name in ("AGENTS.md", "EXPERIMENT.md"):
         found[name] = found.pop(f"course/{name}")

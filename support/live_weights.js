@@ -46,7 +46,7 @@ function mix(states, feed_forwards) {
 function list_models(stored) {
   const moe = stored.at(-1), dense = stored.filter(model => !model.experts.length);
   const states = dense.map(model => model.state);
-  const models = [{ ...moe, label: `${moe.name}: BTX, finetuned` }];
+  const models = [{ ...moe, label: `${moe.name}: the mixture` }];
   for (const mixed of stored.slice(dense.length, -1)) {  // has routers only
     const state = { ...mix(states, "stacked"), ...mixed.state };
     models.push({ ...mixed, state, label: `${mixed.name}: the same before finetuning`, before: true });

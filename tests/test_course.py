@@ -49,7 +49,8 @@ def test_the_handout_holds_no_solution(tmp_path):
     for name, text in content.items():
         assert (tmp_path / "handout" / name).read_bytes() == text
         assert not [line for line in solutions if line.encode() in text], name
-        assert not re.match(r"tests/|results/|experiments/|.*(mistakes|grade|example)", name)
+        assert not re.match(r"tests/|results/|experiments/|.*(mistakes|grade|example|live)", name)
+    assert "live" not in content["evaluate.py"].decode()
     text = "".join(content[name].decode() for name in handout.WRITTEN)
     names = [name for stages in handout.WRITTEN.values() for name in stages]
     assert sorted(re.findall(r"stage \d: ([\w .]*\w)", text)) == sorted(names)

@@ -109,7 +109,7 @@ def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
         unpack(data.models, await inflate(data.weights));
         const read = model => input.texts.map(ids => report([...read_and_write(model, ids, 1023, 0)]));
         return Object.fromEntries(list_models(data.models).map(model => [model.label, read(model)]));""", texts=texts)
-    labels = {"btx": "btx: BTX, finetuned", "btx_mixed": "btx_mixed: the same before finetuning",
+    labels = {"btx": "btx: the mixture", "btx_mixed": "btx_mixed: the same before finetuning",
               "soup": "average of all weights", **{name: f"{name} alone" for name in EXPERTS}}
     assert len(texts) == 10 and list(reports) == list(labels.values())
     for name, label in labels.items():
@@ -185,4 +185,4 @@ def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
     monkeypatch.undo()
     live.write_page(path, {"btx": checkpoints["btx"]}, {})
     alone = "unpack(data.models, await inflate(data.weights)); return list_models(data.models).map(m => m.label);"
-    assert node(path, alone) == ["btx: BTX, finetuned"] and path.stat().st_size < page.stat().st_size
+    assert node(path, alone) == ["btx: the mixture"] and path.stat().st_size < page.stat().st_size
