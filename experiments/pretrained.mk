@@ -30,7 +30,7 @@ GRID_OPTIONS   = EXPERT_STEPS=40 FINETUNE_STEPS=26 EVALUATE="--dtype bfloat16 --
 SHARED         = $(NAMES) dense_dm_1 su_dm_1
 BRANCH_WANT    = seed soup $(SHARED)
 AT_SEED        =
-AT_BRANCH      = branch-2.5e-4 branch-5e-4 branch-1e-3
+AT_BRANCH      = branch-1.25e-4 branch-2.5e-4 branch-5e-4
 AT_LARGE       =
 RATES          = 1e-4 2e-4 4e-4
 %/control.pt: %/seed.pt  # reads packages alone: what any further training does to the answers
