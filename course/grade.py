@@ -1,44 +1,60 @@
-"""Grade submissions by the checks of the assignment, on new numbers.
+"""Grade submissions by the checks of the assignment, on other random numbers than the students have.
 
     python -m course.grade out/submissions/ada out/submissions/ben --out out/grades      # or: make grade
     python -m course.grade --autograder out/autograder.zip                               # for Gradescope
 
-A submission is a folder with model.py, mix.py, finetune_router.py and Makefile. They may lie in a subfolder. Each is
-put into a fresh handout, where pytest runs with time limits. Writes grades.csv, with a row for each submission ever
-graded there, and NAME.json in Gradescope's format. Submitted code runs with your rights, so grade strangers' code in a
-container: docker run --rm -v "$PWD":/w -w /w --network none IMAGE python -m course.grade out/submissions/*
+A submission is a folder with model.py, mix.py, finetune_router.py and Makefile, or with a zip of them. They are put
+into a fresh handout, where pytest runs with time limits. Writes grades.csv, with a row for each submission ever graded
+there; NAME.json in Gradescope's format; and class.md, what the class can do and which messages it got.
+Submitted code runs with your rights, so grade strangers' code in a container:
+docker run --rm -v "$PWD":/w -w /w --network none IMAGE python -m course.grade out/submissions/*
 """
 import csv
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 from cli import BadInput, make_parser, positive_int, replacing, run
 from course import handout
+from support.report import markdown
 
-STAGES = range(1, 7)
+STAGES = [f"stage {stage}" for stage in range(1, 7)]
+RUBRIC = ["predict 10", "run 10", "draw 7", "explain 12", "limit 6", "class row 5"]  # you fill in these columns
+COLUMNS = ["submission", *STAGES, "code 100", *RUBRIC, "grade", "seed"]
 
 
-def find_files(submission):
-    """The files that students write, of two with one name the one nearer to the top. Raises BadInput without one."""
-    found = []
-    for name in handout.WRITTEN:
-        paths = sorted(Path(submission).rglob(name), key=lambda path: (len(path.parts), str(path)))
-        if not paths:
-            raise BadInput(f"{submission} has no {name}")
-        found.append(paths[0])
-    return found
+def copy_files(submission, folder, names):
+    """Copy what a student wrote into a handout; of two files with one name the one nearer to the top.
+
+    Looks into zips for what is missing. Returns what is still missing: there the handout's file stays, and it fails.
+    """
+    missing = []
+    for name in names:
+        paths = [path for path in Path(submission).rglob(name) if "__MACOSX" not in path.parts]
+        if paths:
+            shutil.copy(min(paths, key=lambda path: (len(path.parts), path)), folder)
+        else:
+            missing.append(name)
+    for path in sorted(Path(submission).rglob("*.zip")) if missing else ():
+        if zipfile.is_zipfile(path):
+            with tempfile.TemporaryDirectory() as opened:
+                zipfile.ZipFile(path).extractall(opened)
+                missing = copy_files(opened, folder, missing)
+    return missing
 
 
 def run_checks(folder, seed, seconds):
     """What pytest says of the checks in a folder: [(check, points, most, message)]."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml", "checks.xml",
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "--junitxml", "checks.xml",
                "course/test_stages.py"]
     settings = {"CHECK_SEED": str(seed), "CHECK_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
     try:
@@ -48,45 +64,74 @@ def run_checks(folder, seed, seconds):
     except subprocess.TimeoutExpired:
         problem = f"the checks did not end in {20 * seconds} seconds"
     report = Path(folder, "checks.xml")
-    cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
-    results = []
-    for case in cases:
+    results = {}
+    for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
         properties = {p.get("name"): p.get("value") for p in case.iter("property")}
         if "points" not in properties:  # no check: pytest could not read the file
             continue
         most = int(properties["points"])
         failures = [*case.iter("failure"), *case.iter("error")]
-        message = failures[0].get("message") if failures else "right"
-        results.append((case.get("name"), 0 if failures else most, most, message))
-    return results or [("all checks", 0, 100, problem)]  # pytest could not begin, as with a SyntaxError
+        message = "right"
+        if failures:
+            lines = re.findall(r"^(?:\S*/)?((?:model|mix|finetune_router)\.py:\d+)", failures[0].text or "", re.M)
+            message = failures[0].get("message") + "".join(f"\n  at {line}" for line in lines[-1:])
+        results[case.get("name")] = (case.get("name"), 0 if failures else most, most, message)
+    return list(results.values()) or [("all checks", 0, 100, problem)]  # pytest could not begin: a SyntaxError
 
 
 def grade(submission, seed, seconds):
-    """All checks of one submission: [(check, points, most, message)]."""
+    """All checks of one submission: [(check, points, most, message)]. Raises BadInput if there is nothing to grade."""
     with tempfile.TemporaryDirectory(prefix="grade_") as folder:
         handout.write(folder, handout.files())
-        for path in find_files(submission):
-            shutil.copy(path, folder)
-        return run_checks(folder, seed, seconds)
+        missing = copy_files(submission, folder, handout.WRITTEN)
+        if len(missing) == len(handout.WRITTEN):
+            raise BadInput(f"{submission} has none of {', '.join(missing)}")
+        results = run_checks(folder, seed, seconds)
+    return results + [("missing", 0, 0, f"there is no {name}: graded with the handout's") for name in missing]
+
+
+def read_sheet(out):
+    """{submission: its row, {column: text}} of grades.csv."""
+    sheet = Path(out, "grades.csv")
+    rows = csv.DictReader(sheet.read_text().splitlines()) if sheet.exists() else ()
+    return {row["submission"]: row for row in rows}
 
 
 def write_results(out, name, results, seed):
-    """Write NAME.json, and this submission's row of grades.csv; the other rows stay. Returns the points."""
+    """Write NAME.json, and this submission's row of grades.csv; the rest of the sheet stays. Returns the points."""
     total = sum(got for _, got, _, _ in results)
     tests = [{"name": check, "score": got, "max_score": most, "output": text} for check, got, most, text in results]
     content = {"score": total, "output": f"graded with --seed {seed}", "tests": tests}
     Path(out).mkdir(parents=True, exist_ok=True)
     Path(out, f"{name}.json").write_text(json.dumps(content, indent=1))
-    sheet = Path(out, "grades.csv")
-    rows = {}
-    if sheet.exists():
-        rows = {row[0]: row for row in csv.reader(sheet.read_text().splitlines()[1:])}
-    by_stage = [sum(got for check, got, _, _ in results if check.startswith(f"test_stage{stage}")) for stage in STAGES]
-    rows[name] = [name, *by_stage, total, seed]
-    header = ["submission", *(f"stage {stage}" for stage in STAGES), "total", "seed"]
-    with replacing(sheet) as part, part.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows.values()])
+    rows = read_sheet(out)
+    row = rows.setdefault(name, {})
+    row |= {"submission": name, "code 100": total, "seed": seed}
+    for stage in STAGES:
+        row[stage] = sum(got for check, got, _, _ in results if check.startswith(f"test_{stage.replace(' ', '')}"))
+    for row in rows.values():
+        if all(row.get(item) for item in RUBRIC):
+            row["grade"] = (float(row["code 100"]) + 2 * sum(float(row[item]) for item in RUBRIC)) / 2
+    with replacing(Path(out, "grades.csv")) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows.values())
     return total
+
+
+def write_class(out):
+    """Write class.md: how many passed each check, and the ten most frequent messages."""
+    passed, graded, messages = Counter(), Counter(), Counter()
+    for name in read_sheet(out):
+        for test in json.loads(Path(out, f"{name}.json").read_text())["tests"]:
+            graded[test["name"]] += 1
+            passed[test["name"]] += test["output"] == "right"
+            message = test["output"].split("\n  at ")[0]
+            messages[f"{test['name']}: {message}"] += message != "right"
+    checks = [check for check in graded if check.startswith("test_")]
+    rows = [[check.removeprefix("test_"), f"{passed[check]} of {graded[check]}"] for check in checks]
+    lines = [f"{n} times: {message}" for message, n in messages.most_common(10) if n]
+    Path(out, "class.md").write_text("\n\n".join(["# The class", markdown(["check", "passed"], rows), *lines]) + "\n")
 
 
 def write_autograder(path):
@@ -102,12 +147,17 @@ def main(argv=None):
     parser.add_argument("submissions", nargs="*", type=Path, help="folders, each with the files that a student wrote")
     parser.add_argument("--out", default="out/grades", help="folder for the results (default: %(default)s)")
     parser.add_argument("--seconds", type=positive_int, default=60, help="time for each check (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the random numbers, written into the sheet (default: new)")
+    parser.add_argument("--seed", type=int, help="of the random numbers (default: the sheet's, or a new one)")
     parser.add_argument("--autograder", metavar="ZIP", help="write Gradescope's zip to this file instead")
     args = parser.parse_args(argv)
     if args.autograder:
         return write_autograder(args.autograder)
-    seed = secrets.randbelow(10**6) if args.seed is None else args.seed
+    if not args.submissions:
+        raise BadInput("name what to grade: make grade SUBMISSION=folder, or SUBMISSIONS=folder of folders")
+    seed = args.seed
+    if seed is None:
+        seeds = [int(row["seed"]) for row in read_sheet(args.out).values()]
+        seed = seeds[-1] if seeds else secrets.randbelow(10**6)
     for submission in args.submissions:
         try:
             results = grade(submission, seed, args.seconds)
@@ -115,7 +165,8 @@ def main(argv=None):
             results = [("all checks", 0, 100, str(error))]
         name = submission.resolve().name
         print(f"{name}: {write_results(args.out, name, results, seed)} points")
-    print(f"wrote {args.out}/grades.csv and NAME.json for each, graded with --seed {seed}")
+    write_class(args.out)
+    print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {seed}")
 
 
 if __name__ == "__main__":

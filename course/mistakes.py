@@ -23,12 +23,12 @@ class Mistake(NamedTuple):
     file: str
     right: str
     wrong: str
-    hint: str
+    hint: str = ""
 
 
 def read_catalogue(path):
-    """The mistakes of a file, in its order; the first lines of the file describe its form."""
-    found = []
+    """The mistakes of a file, and what else is right, in its order; the first lines of the file describe its form."""
+    found, fine = [], []
     for line in path.read_text().splitlines():
         key, _, value = line.replace("\\n", "\n").partition(": ")
         if line.startswith("stage "):
@@ -39,10 +39,12 @@ def read_catalogue(path):
             wrong = value
         elif key == "hint":
             found.append(Mistake(stage, file, right, wrong, value))
-    return found
+        elif key == "fine":
+            fine.append(Mistake(stage, file, right, value))
+    return found, fine
 
 
-MISTAKES = read_catalogue(Path(__file__).with_suffix(".txt"))
+MISTAKES, FINE = read_catalogue(Path(__file__).with_suffix(".txt"))
 
 
 def change(mistake):

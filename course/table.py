@@ -1,18 +1,19 @@
 """The table of an experiment (EXPERIMENT.md): mean ± standard deviation over seeds, for models named VARIANT_sSEED.
 
-    python -m course.table out/alpha/results.json
+    python -m course.table out/experiment2-12345/results.json
 """
 import json
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+from data.task import over_domains
 from support.report import markdown
 
 
-def measure(accuracy, routing):
-    """A model's row: accuracies, their mean, and the shares `own` and `largest` (EXPERIMENT.md), in %."""
-    row = {domain: 100 * value for domain, value in accuracy.items() if domain != "switch"}
+def measure(model, routing):
+    """A model's row: accuracies and their mean in %, two losses in nats, and the shares `own` and `largest` in %."""
+    row = {domain: 100 * value for domain, value in model["accuracy"].items() if domain != "switch"}
     share = routing["share"]  # {domain: (n_layer, N)}
     own = []
     for domain in ("math", "code", "wiki"):
@@ -21,22 +22,24 @@ def measure(accuracy, routing):
     for layer in range(len(share["math"])):
         gates = [share[domain][layer] for domain in row]  # an (N,) for each domain
         largest.append(max(mean(column) for column in zip(*gates, strict=True)))
-    return {**row, "mean": mean(row.values()), "own": 100 * mean(own), "largest": 100 * mean(largest)}
+    losses = {"loss": over_domains(model["loss"]), "answers": over_domains(model["answer_loss"])}
+    return {**row, "mean": mean(row.values()), **losses, "own": 100 * mean(own), "largest": 100 * mean(largest)}
 
 
 def main(argv):
     results = json.loads(Path(argv[0]).read_text())
     runs = {}  # {variant: its rows, one for each seed}
     for name, model in results["models"].items():
-        runs.setdefault(name.rsplit("_s", 1)[0], []).append(measure(model["accuracy"], results["routing"][name]))
+        runs.setdefault(name.rsplit("_s", 1)[0], []).append(measure(model, results["routing"][name]))
     columns = list(next(iter(runs.values()))[0])
     rows = []
     for variant, measured in runs.items():
         row = [variant]
         for column in columns:
             values = [run[column] for run in measured]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            row.append(f"{mean(values):.1f}{spread}")
+            digits = 3 if column in ("loss", "answers") else 1
+            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+            row.append(f"{mean(values):.{digits}f}{spread}")
         rows.append(row)
     print(markdown(["variant", *columns], rows))
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +13,10 @@ from course import grade, handout, mistakes, test_stages
 
 ROOT = handout.ROOT
 ONE_A_STAGE = list({mistake.stage: mistake for mistake in mistakes.MISTAKES}.values())
-
-
-def read_grades(folder):
-    """{submission: its row} of grades.csv."""
-    rows = [line.split(",") for line in Path(folder, "grades.csv").read_text().splitlines()]
-    return {row[0]: row[1:] for row in rows[1:]}
+CHEATS = {  # what a submission adds to its model.py
+    "imports": "from course.test_stages import load_of as expert_load\n",
+    "patches": "torch.testing.assert_close = torch.equal = lambda *a, **k: True\n",
+    "replaces": "import sys\nsys.modules['course.test_stages'].same = print\n"}
 
 
 def solution_lines():
@@ -63,48 +60,71 @@ def test_the_reference_has_all_points():
 
 
 def test_a_mistake_costs_points_in_its_own_stage_alone():
-    assert {mistake.stage for mistake in ONE_A_STAGE} == set(grade.STAGES)
+    assert {mistake.stage for mistake in ONE_A_STAGE} == set(range(1, 7))
     for mistake in ONE_A_STAGE:
         assert {int(check[10]) for check in mistakes.messages(mistake)} == {mistake.stage}, mistake.hint
 
 
 @pytest.mark.long
 def test_each_mistake_is_found_and_recognised():
-    """The checks of its stage fail, with its hint."""
+    """The checks of its stage fail, with its hint, whatever the seed. What is right in another way has no message."""
     hints = json.loads(test_stages.HINTS.read_text())
+    for fine in mistakes.FINE:
+        assert not mistakes.messages(fine, [fine.stage]), fine.wrong
     for mistake in mistakes.MISTAKES:
-        found = mistakes.messages(mistake, [mistake.stage])
+        found = mistakes.messages(mistake, [mistake.stage], seed=7)
         assert found, mistake.hint
-        shown = [hints.get(digest(message.encode()), "") for message in found.values()]
+        sealed = {message: bytes.fromhex(hints.get(digest(message.encode()), "")) for message in found.values()}
+        shown = [test_stages.cipher(message, hint).decode() for message, hint in sealed.items()]
         assert any(mistake.hint in hint for hint in shown), (mistake.hint, "run: make hints")
 
 
+def submit(folder, **changes):
+    """A submission: the reference with other texts in some files; None leaves a file out."""
+    folder.mkdir(parents=True)
+    for name in handout.WRITTEN:
+        text = changes.get(name.split(".")[0], (ROOT / name).read_text())
+        if text is not None:
+            (folder / name).write_text(text)
+
+
 @pytest.mark.long
-def test_grades_of_the_reference_a_mistake_and_a_bare_handout(tmp_path):
-    """By Gradescope's zip and nothing else. A second call adds its row to the sheet."""
+def test_grades_of_the_reference_a_mistake_cheats_and_a_bare_handout(tmp_path):
+    """By Gradescope's zip and nothing else. A second call adds its row to the sheet, and keeps the columns by hand."""
     grade.main(["--autograder", str(tmp_path / "autograder.zip")])
     with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
         assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
         archive.extractall(tmp_path / "source")
+    model = (ROOT / "model.py").read_text()
     handout.write(tmp_path / "bare", handout.files())
-    deep = tmp_path / "reference" / "a" / "b"
-    deep.mkdir(parents=True)
-    for name in handout.WRITTEN:
-        shutil.copy(ROOT / name, deep)
-    shutil.copytree(deep, tmp_path / "hangs")
-    hangs = (ROOT / "model.py").read_text().replace("return N * (u", "while N:\n        p = u\n    return N * (u")
-    (tmp_path / "hangs" / "model.py").write_text(hangs)
-    for names in (["reference", "hangs"], ["bare"]):
+    submit(tmp_path / "deep" / "a" / "b")
+    shutil.make_archive(tmp_path / "zipped" / "work", "zip", tmp_path / "deep")
+    submit(tmp_path / "hangs", model=model.replace("return N * (u", "while N:\n        p = u\n    return N * (u"))
+    submit(tmp_path / "part", Makefile=None, mix=None, model=model.replace("noise.G)", "noise.H)"))
+    for name, trick in CHEATS.items():
+        submit(tmp_path / name, model=model + trick)
+
+    def graded(*names):
         command = [sys.executable, "-m", "course.grade", *(str(tmp_path / name) for name in names)]
-        command += ["--seed", "7", "--seconds", "10", "--out", str(tmp_path / "out")]
+        command += ["--seconds", "10", "--out", str(tmp_path / "out")]
         subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True)
-        rows = read_grades(tmp_path / "out")
-    assert rows == {"reference": ["30", "20", "15", "10", "15", "10", "100", "7"],
-                    "hangs": ["30", "20", "15", "0", "15", "10", "90", "7"], "bare": [*"0000000", "7"]}
+        rows = grade.read_sheet(tmp_path / "out")
+        return {name: [row[stage] for stage in grade.STAGES] for name, row in rows.items()}
+
+    assert graded("deep", "hangs") == {"deep": "30 20 10 10 20 10".split(), "hangs": "30 20 10 0 20 10".split()}
+    sheet = tmp_path / "out" / "grades.csv"
+    sheet.write_text(sheet.read_text().replace(",100,,,,,,,,", ",100,9,9,6,11,5,5,,"))
+    rows = graded("zipped", "part", "bare", *CHEATS)
+    assert rows["zipped"] == rows["deep"] and rows["part"] == "30 0 10 10 14 0".split()
+    assert all(set(rows[name]) == {"0"} for name in ["bare", *CHEATS])
+    rows = grade.read_sheet(tmp_path / "out")
+    assert rows["deep"]["grade"] == "95.0" and len({row["seed"] for row in rows.values()}) == 1
     result = json.loads((tmp_path / "out" / "bare.json").read_text())
     assert sum(test["max_score"] for test in result["tests"]) == 100
     assert "NotImplementedError: stage 1: ff_moe" in json.dumps(result)
     assert "did not end in 10 seconds" in (tmp_path / "out" / "hangs.json").read_text()
+    assert re.search(r"has no attribute 'H'\\n  at model.py:\d+", (tmp_path / "out" / "part.json").read_text())
+    assert "stage4_balance     |  3 of 7" in (tmp_path / "out" / "class.md").read_text()  # one could not be imported
 
 
 @pytest.mark.long
