@@ -109,8 +109,14 @@ def call(function, *arguments):
     if any(x.is_meta for x in tree_leaves(result) if isinstance(x, torch.Tensor)):
         fail(rule, "the result is on another device")
     if not all(map(torch.equal, tensors, before)):
-        fail(f"{function.__name__} must not change what it is given", "one of its inputs has other values now")
+        fail("a function must not change what it is given", "one of the inputs has other values now")
     return result
+
+
+def verify(equation, case, function, arguments, want, row="token", **inputs):
+    """Call a student's function, and compare its values, and its gradients for some inputs."""
+    same(equation, case, call(function, *arguments), want, row)
+    check_gradients(equation, case, lambda: function(*arguments), **inputs)
 
 
 class CountCalls(TorchFunctionMode):
@@ -178,13 +184,17 @@ def balance_of(routing):
     return N * fsum(g * row[i] for _, i, g in visits(routing) for row in routing.probs.tolist()) / M**2
 
 
-def dense(routing, like):
-    """The gates of all experts, (M, N), of a Routing that a student made."""
-    gates, experts = routing.gates, routing.experts
+def gates_by(route, logits, *settings):
+    """The gates of all experts, (M, N), by a student's router."""
+    gates, experts, _ = route(logits, *settings)
     if gates.ndim != 2 or gates.shape != experts.shape or experts.dtype != torch.int64:
         fail("gates and experts are (M, k), also for k = 1; experts are int64",
              f"got {tuple(gates.shape)} and {tuple(experts.shape)}, {experts.dtype}")
-    return Routing(gates, experts, like).dense_gates()
+    return Routing(gates, experts, logits).dense_gates()
+
+
+def probs_by(route, logits, *settings):
+    return route(logits, *settings).probs
 
 
 def random_routing(c, k):
@@ -211,13 +221,10 @@ def test_stage1_gates():
     tries = [(f"W x = {small.tolist()}", small, 2), (f"W x = {small.tolist()}", small, 3)]
     tries += [("W x random", numbers(c.rng, c.M, c.N), c.k) for c in cases()]
     for name, logits, k in tries:
-        routing = call(model.route_topk, logits, k)
         kept = [[z if z in sorted(row)[-k:] else -99 for z in row] for row in logits.tolist()]
-        case = f"{name}, k = {k}, gates of all experts"
-        same(equation, case, dense(routing, logits), list(map(softmax_of, kept)))
-        same(equation, f"{name}, k = {k}, probs", routing.probs, list(map(softmax_of, logits.tolist())))
-        check_gradients(equation, case, lambda z=logits, k=k: dense(model.route_topk(z, k), z), logits=logits)
-        check_gradients(equation, "probs", lambda z=logits, k=k: model.route_topk(z, k).probs, logits=logits)
+        for what, part, rows in (("gates of all experts", gates_by, kept), ("probs", probs_by, logits.tolist())):
+            verify(equation, f"{name}, k = {k}, {what}", part, (model.route_topk, logits, k),
+                   list(map(softmax_of, rows)), logits=logits)
 
 
 @points(10)
@@ -234,9 +241,7 @@ def test_stage1_sum():
         for t, i, g in visits(routing):
             FF_i = swiglu_of(x[t].tolist(), *(matrix[i].tolist() for matrix in w))
             want[t] = [y + g * new for y, new in zip(want[t], FF_i, strict=True)]
-        same(LAYER, case, call(model.ff_moe, x, routing, *w), want)
-        check_gradients(LAYER, case, lambda x=x, routing=routing, w=w: model.ff_moe(x, routing, *w), x=x,
-                        gates=routing.gates, w_gate=w[0], w_down=w[2])
+        verify(LAYER, case, model.ff_moe, (x, routing, *w), want, x=x, gates=routing.gates, w_gate=w[0], w_down=w[2])
 
 
 @points(4)
@@ -406,8 +411,7 @@ def test_stage2_mix(monkeypatch):
 def test_stage3_load():
     equation = "u_i is the mean of the gate g_i over all tokens"
     for case, routing in [(SMALL_TEXT, SMALL), *(("random", random_routing(c, c.k)) for c in cases())]:
-        same(equation, case, call(model.expert_load, routing), load_of(routing), "expert")
-        check_gradients(equation, case, lambda r=routing: model.expert_load(r), gates=routing.gates)
+        verify(equation, case, model.expert_load, (routing,), load_of(routing), gates=routing.gates)
 
 
 def finetune(folder, monkeypatch, routing="topk", clip=1.0):
@@ -455,9 +459,8 @@ def finetune(folder, monkeypatch, routing="topk", clip=1.0):
 
 def sgd(gpt, args):
     """SGD in two groups, as the project's AdamW, which would hide a gradient of the wrong size."""
-    norms = [p for name, p in gpt.named_parameters() if "norm" in name]
-    others = [p for name, p in gpt.named_parameters() if "norm" not in name]
-    return torch.optim.SGD([{"params": others}, {"params": norms}], lr=args.lr)
+    params = list(gpt.parameters())
+    return torch.optim.SGD([{"params": params[:1]}, {"params": params[1:]}], lr=args.lr)
 
 
 def uneven(layers):
@@ -515,10 +518,9 @@ def test_stage4_balance(monkeypatch):
              ("two layers: this one, and one where all have the experts [0, 1], with probs reversed", [SMALL, other])]
     tries += [("random, two layers", [random_routing(c, c.k), random_routing(c, c.k)]) for c in cases()]
     for case, layers in tries:
-        same(equation, case, call(model.load_balancing_loss, layers), fsum(map(balance_of, layers)))
         for i, layer in enumerate(layers):
-            check_gradients(equation, case, lambda layers=layers: model.load_balancing_loss(layers),
-                            **{f"gates of layer {i}": layer.gates, f"probs of layer {i}": layer.probs})
+            inputs = {f"gates of layer {i}": layer.gates, f"probs of layer {i}": layer.probs}
+            verify(equation, case, model.load_balancing_loss, (layers,), fsum(map(balance_of, layers)), **inputs)
 
 
 def loads_with_gradient(routing):
@@ -555,11 +557,9 @@ def test_stage5_switch():
                          for mine in gates]
             if trains and logits is small:
                 check_capacity(equation)
-            routing = call(model.route_switch, logits, None, trains)
-            same(equation, f"{where}, probs", routing.probs, probs)
-            same(equation, f"{where}, gates of all experts", dense(routing, logits), gates)
-            check_gradients(equation, where, lambda z=logits, t=trains: dense(model.route_switch(z, None, t), z),
-                            logits=logits)
+            for what, part, want in (("probs", probs_by, probs), ("gates of all experts", gates_by, gates)):
+                verify(equation, f"{where}, {what}", part, (model.route_switch, logits, None, trains), want,
+                       logits=logits)
 
 
 def check_capacity(equation):
@@ -567,8 +567,8 @@ def check_capacity(equation):
     for M, N, kept in KEPT:
         logits = torch.zeros(M, N, dtype=torch.float64)
         logits[:, 1] = torch.tensor(QUEUE[:M])
-        gates = dense(call(model.route_switch, logits, None, True), logits)[:, 1]
-        got = [t for t, gate in enumerate(gates.tolist()) if gate > 0]
+        gates = call(gates_by, model.route_switch, logits, None, True)
+        got = [t for t, gate in enumerate(gates[:, 1].tolist()) if gate > 0]
         if got != kept:
             fail(equation, f"training, {M} tokens, {N} experts, W x is {QUEUE[:M]} for expert 1 and 0 for all others: "
                            f"expected expert 1 to keep the tokens {kept}, got {got}")
@@ -586,14 +586,12 @@ def test_stage5_sample():
         sample = [largest_only(softmax_of([(a + b) / tau for a, b in zip(*pair, strict=True)])) for pair in pairs]
         drawn, likeliest = ([[float(value == max(row)) for value in row] for row in rows]
                             for rows in (sample, logits.tolist()))
-        routing = call(model.route_sample, logits, None, True, noise)
-        same(equation, f"{case}, probs, without noise", routing.probs, list(map(softmax_of, logits.tolist())))
-        same(equation, f"{case}, training, gates of all experts", dense(routing, logits), sample)
-        for where, given, want in (("with", noise, drawn), ("without", None, likeliest)):
-            gates = dense(call(model.route_sample, logits, None, False, given), logits)
-            same(equation, f"{case}, evaluation {where} noise, gates of all experts", gates, want)
-        check_gradients(equation, f"{case}, training",
-                        lambda z=logits, noise=noise: dense(model.route_sample(z, None, True, noise), z), logits=logits)
+        probs = list(map(softmax_of, logits.tolist()))
+        for where, part, given, want in (("training, probs, without noise", probs_by, (True, noise), probs),
+                                         ("training, gates of all experts", gates_by, (True, noise), sample),
+                                         ("evaluation with noise, gates", gates_by, (False, noise), drawn),
+                                         ("evaluation without noise, gates", gates_by, (False, None), likeliest)):
+            verify(equation, f"{case}, {where}", part, (model.route_sample, logits, None, *given), want, logits=logits)
 
 
 @points(2)
