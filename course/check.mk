@@ -3,7 +3,7 @@
 # STAGE=2 and STAGE=stage2 are the same. A failing check is no error of make: || true
 check: .venv/ready  ## how far you are: the checks and points of STAGE=2, or of all stages
 	@.venv/bin/pip install -q pytest
-	@$(PY) -m pytest --tb=short --show-capture=no course/test_stages.py $(if $(STAGE),-k stage$(STAGE:stage%=%)) || true
+	@$(PY) -m pytest --tb=short --show-capture=no -rN course/test_stages.py $(if $(STAGE),-k stage$(STAGE:stage%=%)) || true
 
 # EXPERIMENT.md: three runs of each variant, named VARIANT_sSEED. A variant is named after what differs, NAME-VALUE.
 VARIANTS_1 = random-0 random-50 random-200 hidden-0 hidden-50 hidden-200
