@@ -429,7 +429,7 @@ def finetune(folder, monkeypatch, routing="topk", clip=1.0):
     options = {"init": folder / "mixed.pt", "out": folder / "out.pt", "data": "math", "data_dir": folder, "steps": 4,
                "batch_size": 4, "grad_accum": 2, "alpha": 3, "lr": 0.1, "eval_windows": 1, "device": "cpu"}
     options = ["--recompute", *(f"--{name}={value}" for name, value in options.items())]
-    seen, inside, plain_forward = [], [], GPT.forward
+    seen, steps, inside, plain_forward = [], [], [], GPT.forward
 
     @contextmanager
     def within(what):
@@ -445,6 +445,12 @@ def finetune(folder, monkeypatch, routing="topk", clip=1.0):
             seen.append({"noise": kwargs.get("noise"), "recompute": kwargs.get("recompute"), "within": set(inside)})
         return plain_forward(gpt, *args, **kwargs)
 
+    def sgd(gpt, args):  # in the place of AdamW, which would hide a gradient of the wrong size
+        params = list(gpt.parameters())
+        optimizer = torch.optim.SGD([{"params": params[:1]}, {"params": params[1:]}], lr=args.lr)
+        optimizer.register_step_post_hook(lambda *_: steps.append(len(seen)))
+        return optimizer
+
     monkeypatch.setattr(GPT, "forward", forward)
     monkeypatch.setattr(MoE, "forward", lambda layer, x, noise=None: (x, route_soft(3 * x.flatten(0, 1)[:, :3])))
     monkeypatch.setattr(training, "make_optimizer", sgd)
@@ -454,13 +460,10 @@ def finetune(folder, monkeypatch, routing="topk", clip=1.0):
     monkeypatch.setattr(finetune_router, "wrap", wrap)
     monkeypatch.setattr(finetune_router, "autocast", lambda dtype, device: within("autocast"))
     finetune_router.main(options)
+    if len(seen) != 8 or steps != [2, 4, 6, 8]:
+        fail("each of the --grad_accum parts of a batch goes through the model once, then optimizer.step() comes",
+             f"4 steps of 2 parts: expected 8 passes and steps after 2, 4, 6, 8 of them, got {len(seen)} and {steps}")
     return gpt, load_checkpoint(folder / "out.pt"), finetune_router.parse(options), seen
-
-
-def sgd(gpt, args):
-    """SGD in two groups, as the project's AdamW, which would hide a gradient of the wrong size."""
-    params = list(gpt.parameters())
-    return torch.optim.SGD([{"params": params[:1]}, {"params": params[1:]}], lr=args.lr)
 
 
 def uneven(layers):
@@ -472,9 +475,6 @@ def uneven(layers):
 def test_stage3_step(tmp_path, monkeypatch):
     for clip, text in ((1e6, "no gradient is long enough to be clipped"), (0.5, "gradients are clipped to length 0.5")):
         gpt, found, args, seen = finetune(tmp_path / text, monkeypatch, clip=clip)
-        if len(seen) != 8:
-            fail("each of the --grad_accum parts of a batch goes through the model once",
-                 f"4 steps of 2 parts: expected 8 calls, got {len(seen)}")
         for what in ("forward", "autocast"):
             if what not in seen[0]["within"]:
                 fail("call forward(...), which may be compiled or sharded, within autocast, as train_expert.py does",
