@@ -221,7 +221,7 @@ def test_stage1_gates():
     tries = [(f"W x = {small.tolist()}", small, 2), (f"W x = {small.tolist()}", small, 3)]
     tries += [("W x random", numbers(c.rng, c.M, c.N), c.k) for c in cases()]
     for name, logits, k in tries:
-        kept = [[z if z in sorted(row)[-k:] else -99 for z in row] for row in logits.tolist()]
+        kept = [[z if z in sorted(row)[-k:] else float("-inf") for z in row] for row in logits.tolist()]
         for what, part, rows in (("gates of all experts", gates_by, kept), ("probs", probs_by, logits.tolist())):
             verify(equation, f"{name}, k = {k}, {what}", part, (model.route_topk, logits, k),
                    list(map(softmax_of, rows)), logits=logits)
@@ -368,18 +368,18 @@ def test_stage2_rules():
                      f"{name_there}: expected {want!r}, got {got!r}")
 
 
-def mix_numbers(monkeypatch, feed_forwards="stacked"):
-    """Mix three models whose weights all are 1, 2 or 6. Returns what comes out, the config and a model's states."""
+def mix_numbers(monkeypatch, feed_forwards, values=(1.0, 2.0, 6.0)):
+    """Mix three models; all weights of one are the same number. Returns what comes out, and the config."""
     monkeypatch.setattr(mix, "average", lambda ts: torch.full(ts[0].shape, sum(t.max().item() for t in ts) / len(ts)))
     monkeypatch.setattr(mix, "rule_for", RULES.__getitem__)
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 6}
     names = GPT(GPTConfig(**shape)).state_dict()
-    states = [{name: torch.full(t.shape, value).bfloat16() for name, t in names.items()} for value in (1.0, 2.0, 6.0)]
+    states = [{name: torch.full(t.shape, value).bfloat16() for name, t in names.items()} for value in values]
     config = GPTConfig(**shape, n_expert={"averaged": 0, "split": 6}.get(feed_forwards, 3))
     config.d_ff = 3 if feed_forwards == "split" else 6
     torch.manual_seed(0)  # of what is not drawn from the generator given
     mixed = mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
-    for state, value in zip(states, (1, 2, 6), strict=True):
+    for state, value in zip(states, values, strict=True):
         if not all((t == value).all() for t in state.values()):
             fail("mix must not change what it is given", f"a tensor of the model of {value}s has other values now")
     wrong = sorted(mixed.keys() ^ GPT(config).state_dict().keys())
@@ -391,16 +391,18 @@ def mix_numbers(monkeypatch, feed_forwards="stacked"):
 @points(8)
 def test_stage2_mix(monkeypatch):
     equation = "feed-forwards become experts (or are averaged, too), routers are new, all else is averaged; all float32"
-    for feed_forwards in ("stacked", "averaged"):
-        mixed, config = mix_numbers(monkeypatch, feed_forwards)
+    tries = [("stacked", [1.0, 2.0, 6.0]), ("averaged", [1.0, 2.0, 6.0])]
+    tries += [("stacked", torch.randint(99, (3,), generator=c.rng).double().tolist()) for c in cases()]
+    for feed_forwards, values in tries:
+        mixed, config = mix_numbers(monkeypatch, feed_forwards, values)
         rng = torch.Generator().manual_seed(5)
         for name, tensor in GPT(config).state_dict().items():
-            case = f"models whose weights all are 1, 2 and 6, {feed_forwards}: {name}"
-            want = torch.full(tensor.shape, 3.0)
+            case = f"models whose weights all are {values}, {feed_forwards}: {name}"
+            want = torch.full(tensor.shape, sum(values) / 3)
             if RULES[name] == "new":
                 want, case = new_router(3, 6, rng), f"{case}: new_router's numbers, layer after layer"
             elif RULES[name] == "expert" and feed_forwards == "stacked":
-                want = torch.stack([torch.full(tensor.shape[1:], value) for value in (1.0, 2.0, 6.0)])
+                want = torch.stack([torch.full(tensor.shape[1:], value) for value in values])
             same(equation, case, mixed[name], want, "expert" if want.ndim == 3 else "row")
             if mixed[name].dtype != torch.float32:
                 fail(equation, f"{case}: it is {mixed[name].dtype}")
@@ -628,9 +630,9 @@ def test_stage5_noise(tmp_path, monkeypatch):
 
 
 # ---- stage 6: splitting and blending (3.3)
-def units(name, rows):
+def units(name, rows, shift):
     """Matrices whose hidden units are known by numbers: a row of w_up for each, or a column of w_down."""
-    rows = torch.tensor(rows, dtype=torch.float32)[..., None] + torch.tensor([0.0, 0.25])  # (..., units, D), D = 2
+    rows = torch.tensor(rows, dtype=torch.float32)[..., None] + torch.tensor([0.0, 0.25]) + shift  # (..., units, D = 2)
     return rows.mT if name == "w_down" else rows
 
 
@@ -657,15 +659,15 @@ def test_stage6_split(monkeypatch):
     tensors = [[10, 11, 12, 13], [20, 21, 22, 23]]
     parts = {2: [[10, 11], [12, 13], [20, 21], [22, 23]], 1: tensors,
              4: [[10], [11], [12], [13], [20], [21], [22], [23]]}
-    for C in (2, 4, 1):
+    for C, shift in ((2, 0), (4, 0), (1, 0), *((2, c.M) for c in cases())):
         for name in ("w_up", "w_gate", "w_down"):
-            got = call(mix.split, f"blocks.0.ff.{name}", list(units(name, tensors).bfloat16()), C)
-            want = units(name, parts[C])
+            got = call(mix.split, f"blocks.0.ff.{name}", list(units(name, tensors, shift).bfloat16()), C)
+            case, want = f"hidden units {tensors} + {shift}", units(name, parts[C], shift)
             if name == "w_down" and isinstance(got, torch.Tensor) and got.shape == want.shape:
-                sums = [got[:C].sum((0, 2)) / C, units(name, tensors)[0].sum(1)]
-                same(equation, f"split {name}, C = {C}, hidden units 10, 11, 12, 13 all 1: FF_0(x)", *sums)
+                sums = got[:C].sum((0, 2)) / C, units(name, tensors, shift)[0].sum(1)
+                same(equation, f"split {name}, C = {C}, {case}, all 1: FF_0(x)", *sums)
                 got = got / got[0, 0, 0] * want[0, 0, 0]
-            same(equation, f"split {name} with hidden units {tensors}, C = {C}", got, want, "expert")
+            same(equation, f"split {name}, C = {C}, {case}", got, want, "expert")
     check_call(monkeypatch, "split", (6, 1))
 
 
@@ -674,8 +676,8 @@ def test_stage6_blend(monkeypatch):
     equation = "expert n has the n-th part of every feed-forward along d_ff; the gates are not made up for"
     tries = [([[10, 11, 12, 13], [20, 21, 22, 23]], [[10, 11, 20, 21], [12, 13, 22, 23]]),
              ([[10, 11, 12], [20, 21, 22], [30, 31, 32]], [[10, 20, 30], [11, 21, 31], [12, 22, 32]])]
-    for tensors, parts in tries:
+    for tensors, parts, shift in (*((*one, 0) for one in tries), *((*tries[0], c.M) for c in cases())):
         for name in ("w_up", "w_gate", "w_down"):
-            got = call(mix.blend, f"blocks.0.ff.{name}", list(units(name, tensors).bfloat16()))
-            same(equation, f"blend {name} with hidden units {tensors}", got, units(name, parts), "expert")
+            got = call(mix.blend, f"blocks.0.ff.{name}", list(units(name, tensors, shift).bfloat16()))
+            same(equation, f"blend {name}, hidden units {tensors} + {shift}", got, units(name, parts, shift), "expert")
     check_call(monkeypatch, "blended", (3, 1))
