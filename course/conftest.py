@@ -56,7 +56,7 @@ def refuse_tricks(checks):
     ours = {name: value for name, value in vars(checks).items() if getattr(value, "__module__", "") == checks.__name__}
     CHECKS.setdefault("functions", ours)
     if ours != CHECKS["functions"] or any(now.get(key) != value for key, value in BEFORE.items()):
-        raise SystemExit("a function that the checks rely on was replaced: this check does not count")
+        raise RuntimeError("a function that the checks rely on was replaced: this check does not count")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -121,15 +121,14 @@ def write_results(out, name, results, seed):
 
 def write_class(out):
     """Write class.md: how many passed each check, and the ten most frequent messages."""
-    passed, graded, messages = Counter(), Counter(), Counter()
-    for name in read_sheet(out):
+    passed, messages, names = Counter(), Counter(), read_sheet(out)
+    for name in names:
         for test in json.loads(Path(out, f"{name}.json").read_text())["tests"]:
-            graded[test["name"]] += 1
             passed[test["name"]] += test["output"] == "right"
             message = test["output"].split("\n  at ")[0]
             messages[f"{test['name']}: {message}"] += message != "right"
-    checks = [check for check in graded if check.startswith("test_")]
-    rows = [[check.removeprefix("test_"), f"{passed[check]} of {graded[check]}"] for check in checks]
+    checks = [check for check in passed if check.startswith("test_")]
+    rows = [[check.removeprefix("test_"), f"{passed[check]} of {len(names)}"] for check in checks]
     lines = [f"{n} times: {message}" for message, n in messages.most_common(10) if n]
     Path(out, "class.md").write_text("\n\n".join(["# The class", markdown(["check", "passed"], rows), *lines]) + "\n")
 

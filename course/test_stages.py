@@ -477,7 +477,7 @@ def test_stage3_step(tmp_path, monkeypatch):
         gpt, found, args, seen, steps = finetune(tmp_path / text, monkeypatch, clip=clip)
         if len(seen) != 8 or steps[:4] != [2, 4, 6, 8]:
             fail("each of the --grad_accum parts of a batch goes through the model, then optimizer.step() comes once",
-                 f"4 steps of 2 parts: expected 8 passes and steps after 2, 4, 6, 8 of them, got {len(seen)}, {steps[:4]}")
+                 f"4 steps of 2 parts: expected 8 passes, steps after 2, 4, 6, 8 of them; got {len(seen)}, {steps[:4]}")
         for what in ("forward", "autocast"):
             if what not in seen[0]["within"]:
                 fail("call forward(...), which may be compiled or sharded, within autocast, as train_expert.py does",
