@@ -13,6 +13,7 @@ import pytest
 import torch
 
 REACHES = r"\b(test_stages|conftest|pytest|unittest|importlib|__import__|exec|_getframe|sys\.modules|gc)\b"
+ROOT = Path(__file__).parent.parent
 TOOLS = [torch, torch.testing, torch.testing._comparison, torch.autograd, torch.Tensor, pytest, math, builtins, signal]
 
 
@@ -48,7 +49,7 @@ def measure(request, record_property):
 def refuse_tricks(checks):
     """Fail if a file of the student names the tools of the checks, or if one of these tools was replaced."""
     for name in ("model.py", "mix.py", "finetune_router.py"):
-        word = re.search(REACHES, Path(name).read_text(errors="replace"))
+        word = re.search(REACHES, (ROOT / name).read_text(errors="replace"))
         if word:
             pytest.fail(f"{name} has the word {word[0]!r}: your code may not use the checks or load modules by name. "
                         "No check counts until it is gone, even from comments", pytrace=False)
