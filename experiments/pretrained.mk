@@ -11,10 +11,10 @@ OWN_TASKS    = $(foreach fact,capital continent demonym,$(fact)=$(FACTS)/$(fact)
 PREPARE      = --init $(IMPORTED) $(OWN_TEXT) --own_tasks $(OWN_TASKS) --tasks 1000
 ROUTER_DATA  = packages,python,german,dictionary
 # 102,400 tokens a branch, 67,584 for finetuning: 26 % of the FLOPs since the seed (in the paper 23 % of the compute)
-OPTIONS        = --dtype bfloat16 --batch_size 4 --eval_every 50 --eval_windows 8
+OPTIONS        = --dtype bfloat16 --batch_size 4 --eval_every 50 --eval_windows 8 --save_every 50
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 66
-LR_EXPERT      = 5e-4
+LR_EXPERT      = 2.5e-4
 LR_DENSE       = 5e-4
 LR_SU          = 5e-4
 LR_DENSE_2     = 2e-4
