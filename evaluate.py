@@ -294,15 +294,17 @@ def main(argv=None):
         del model  # before the next one is built
 
     write_results(args.out / "results.json", results, loads, args, domains)
-    pictures = []
+    (args.out / "explore.html").unlink(missing_ok=True)  # old pages would be of other models
+    (args.out / "live.html").unlink(missing_ok=True)
+    lines = []  # of the report
     if not args.no_figures:
         shown = {domain: tasks[0] for domain, (_, tasks) in tests.items() if tasks}
-        pictures = draw_figures(results, loads, checkpoints, shown, answers, args.out)
+        lines = draw_figures(results, loads, checkpoints, shown, answers, args.out)
         if pages:
             explore.write_page(args.out / "explore.html", tokenizer, texts, pages)
-            pictures.insert(0, live.write_page(args.out / "live.html", checkpoints, shown))
+            lines.insert(0, live.write_page(args.out / "live.html", checkpoints, shown))
     with replacing(args.out / "report.md") as part:
-        part.write_text(make_report(results, pictures))
+        part.write_text(make_report(results, lines))
     print(table(results))
     print(f"\nThe report with all figures: {args.out}/report.md   the numbers: {args.out}/results.json")
 

@@ -101,7 +101,7 @@ def files():
     for name in ("support/live.py", "support/live.template"):  # this page is the solution, in JavaScript
         del found[name]
     evaluate = found["evaluate.py"].replace("explore, live\n", "explore\n").replace(" and live.html", "")
-    found["evaluate.py"] = re.sub(r".*live\.write_page.*\n", "", evaluate)
+    found["evaluate.py"] = re.sub(r".*live\.(write_page|html).*\n", "", evaluate)
     found["README.md"] = found.pop("course/ASSIGNMENT.md")
     for name in ("AGENTS.md", "EXPERIMENT.md"):
         found[name] = found.pop(f"course/{name}")

@@ -1,6 +1,6 @@
 "use strict";
 // The mixture of experts in JavaScript: what model.py computes, one token at a time, in functions of the same names.
-// A vector is an array of numbers. A matrix is one, too, row after row. In W x the length of x is that of a row of W.
+// A vector is an array of numbers, a matrix one array, row after row: `linear` knows the length of a row from x.
 // Shapes in comments: D = n_embd, d = D / n_head, V = vocab_size, N = n_expert, k = top_k. (3.2): the paper's section.
 
 function linear(x, w) {  // W x. x: (D,); w: (n, D). Returns (n,)
@@ -33,15 +33,12 @@ function rope_angles(config, position) {  // position * theta^(-2j/d), for each 
 }
 
 function rope(x, angles) {  // turns the pair (x_j, x_{j+d/2}) of every head by its angle. x: (heads * d,)
-  const y = new Float32Array(x.length), half = angles.length;
-  for (let head = 0; head < x.length; head += 2 * half) {
-    angles.forEach((angle, j) => {
-      const a = x[head + j], b = x[head + j + half], cos = Math.cos(angle), sin = Math.sin(angle);
-      y[head + j] = a * cos - b * sin;
-      y[head + j + half] = b * cos + a * sin;
-    });
-  }
-  return y;
+  const half = angles.length;
+  return x.map((value, i) => {
+    const angle = angles[i % half];
+    const turned = i % (2 * half) < half ? -x[i + half] : x[i - half];  // the pair after a quarter turn
+    return value * Math.cos(angle) + turned * Math.sin(angle);
+  });
 }
 
 function attention(x, [wq, wk, wv, wo], angles, cache, n_head) {  // causal: the cache ends with this token
@@ -68,10 +65,9 @@ function route_topk(logits, top_k) {  // g(W_l x) = SoftMax(TopK(W_l x)) (3.2)
   return { gates: softmax(experts.map(i => logits[i])), experts, probs: [...softmax(logits)] };
 }
 
-// The gates of all experts, (N,): 0 for those not chosen.
-const dense_gates = routing => routing.probs.map((_, i) => routing.gates[routing.experts.indexOf(i)] ?? 0);
+const dense_gates = ({ gates, experts, probs }) => probs.map((_, i) => gates[experts.indexOf(i)] ?? 0);  // (N,)
 
-function expert_load(routings) {  // u_i: the mean gate of each expert over tokens (3.3)
+function expert_load(routings) {  // the mean gate of each expert over the given routings: tokens, layers or both
   return routings[0].probs.map((_, i) => routings.reduce((sum, r) => sum + dense_gates(r)[i], 0) / routings.length);
 }
 
@@ -88,26 +84,30 @@ function ff_moe(x, routing, w_gate, w_up, w_down) {  // FF_MoE(x) = sum_i g_i(W_
 
 // Reads one token. Returns the logits of the next, (V,), and the routing of each layer. off: experts switched off.
 function forward({ config, state }, token, cache, { top_k = config.top_k, off = [] } = {}) {
-  const angles = rope_angles(config, cache[0]?.k.length ?? 0), routing = [];
+  const angles = rope_angles(config, cache[0]?.k.length ?? 0);
+  const norm = (x, name) => rms_norm(x, state[`${name}.weight`], config.norm_eps);
+  const routing = [];
   let x = state["embed.weight"].slice(token * config.n_embd, (token + 1) * config.n_embd);  // (D,)
   for (let layer = 0; layer < config.n_layer; layer++) {
-    const weight = name => state[`blocks.${layer}.${name}`], ff = ["ff.w_gate", "ff.w_up", "ff.w_down"].map(weight);
-    const wq_to_wo = ["wq", "wk", "wv", "wo"].map(name => weight(`attn.${name}.weight`));
+    const block = `blocks.${layer}`;
+    const wq_to_wo = ["wq", "wk", "wv", "wo"].map(name => state[`${block}.attn.${name}.weight`]);
+    const [w_gate, w_up, w_down] = ["w_gate", "w_up", "w_down"].map(name => state[`${block}.ff.${name}`]);
     cache[layer] ??= { k: [], v: [] };
-    const norm = name => rms_norm(x, weight(name), config.norm_eps);
-    x = add(x, attention(norm("attn_norm.weight"), wq_to_wo, angles, cache[layer], config.n_head));
-    const h = norm("ff_norm.weight");
+    x = add(x, attention(norm(x, `${block}.attn_norm`), wq_to_wo, angles, cache[layer], config.n_head));
+    const h = norm(x, `${block}.ff_norm`);
     if (config.n_expert) {
-      const logits = linear(h, weight("ff.router")).map((logit, i) => off.includes(i) ? -Infinity : logit);  // (N,)
-      routing.push(route_topk(logits, top_k));
-      x = add(x, ff_moe(h, routing[layer], ...ff));
-    } else x = add(x, swiglu(h, ...ff));  // a dense model
+      const all = linear(h, state[`${block}.ff.router`]);  // (N,)
+      routing.push(route_topk(all.map((logit, i) => off.includes(i) ? -Infinity : logit), top_k));
+      x = add(x, ff_moe(h, routing[layer], w_gate, w_up, w_down));
+    } else {  // a dense model
+      x = add(x, swiglu(h, w_gate, w_up, w_down));
+    }
   }
   const head = state[config.tie_weights ? "embed.weight" : "head.weight"];
-  return { logits: linear(rms_norm(x, state["norm.weight"], config.norm_eps), head), routing };
+  return { logits: linear(norm(x, "norm"), head), routing };
 }
 
-// Yields what was predicted in the place of each id of the prompt but the first, and of each that is written greedily.
+// Reads the prompt, then writes greedily. Yields each token after the first, if it was written, and what predicted it.
 function* read_and_write(model, prompt, eot, max_new_tokens, switches) {
   const cache = [], end = Math.min(prompt.length + max_new_tokens, model.config.block_size + 1);
   let token = prompt[0];

@@ -1,7 +1,4 @@
-"""Write live.html: a page on which a mixture of experts runs in the reader's browser (live.template, live*.js).
-
-The page holds an MoE and the dense models that are its experts. It mixes and averages them itself, so all are exact.
-"""
+"""Write live.html: a page on which a mixture of experts runs in the reader's browser (live.template, live*.js)."""
 import base64
 import zlib
 
@@ -17,7 +14,8 @@ def pack(states):
     """The weights of several models in float16, compressed, in base64; `unpack` in live_weights.js reverses it.
 
     Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's. As
-    branches of one seed are alike, many high bytes become 0. All high bytes come before all low ones.
+    branches of one seed are alike, many high bytes become 0. All high bytes come before all low ones, because zlib
+    finds the zeros there.
     """
     first, differences = {}, []
     for state in states:
@@ -38,17 +36,18 @@ def choose_models(checkpoints):
     parents = [dense["ledger"][-1]["id"] for dense in models.values()]
     for key, mixed in related.items():
         if mixed["experts"] and mixed["ledger"][-1]["parents"] == parents:
-            models[key] = {**mixed, "state": {part: w for part, w in mixed["state"].items() if part.endswith("router")}}
+            routers = {part: w for part, w in mixed["state"].items() if part.endswith("router")}
+            models[key] = {**mixed, "state": routers}
     return {**models, name: related[name]}
 
 
 def write_page(path, checkpoints, tasks):
     """Write the page; tasks: {domain: a Task}, its examples. Returns the report's sentence: where it is, or why not."""
-    path.unlink(missing_ok=True)  # an old page would be of other models
-    models = choose_models(checkpoints)
+    models = choose_models(checkpoints)  # the page mixes and averages them itself, from the same float16 weights
     name, moe = list(models.items())[-1]
-    if moe["config"]["routing"] != "topk" or moe["spec"]["kind"] != "bpe":
-        return NO_PAGE.format(f"it needs top-k routing and a tokenizer trained here, and {name} has others")
+    config = moe["config"]
+    if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or moe["spec"]["kind"] != "bpe":
+        return NO_PAGE.format(f"it needs top-k routing, a key per query and a tokenizer trained here; {name} lacks one")
     weights = pack([c["state"] for c in models.values()])
     if len(weights) > MAX_BYTES:
         return NO_PAGE.format(f"{name} and its experts are larger than a page of 5 MB")

@@ -2,7 +2,7 @@
 // The byte-level BPE of data/tokenizer.py: text becomes ids, and ids become text. A string of bytes has one character,
 // \x00 to \xff, for each.
 const END = "<|endoftext|>";
-const PATTERN = / ?\p{L}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{N}|\p{White_Space}+/gu;  // Python's \s is \p{White_Space}
+const PATTERN = / ?\p{L}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{N}|\p{White_Space}+/gu; // tiktoken's \s is \p{White_Space}
 
 function load_tokenizer(definition) {  // definition: lines of a token in base64 and its rank, which is its id
   const ranks = new Map();

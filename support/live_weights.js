@@ -46,13 +46,16 @@ function mix(states, feed_forwards) {
 function list_models(stored) {
   const moe = stored.at(-1), dense = stored.filter(model => !model.experts.length);
   const states = dense.map(model => model.state);
-  const models = [{ ...moe, label: `${moe.name}: the mixture` }];
-  for (const mixed of stored.slice(dense.length, -1)) {  // has routers only
+  const all_mixed = stored.slice(dense.length, -1);  // before finetuning: they have routers only
+  const kind = all_mixed.length ? "BTX, finetuned" : "the mixture";
+  const models = [{ ...moe, label: `${kind} (${moe.name})` }];
+  for (const mixed of all_mixed) {
     const state = { ...mix(states, "stacked"), ...mixed.state };
-    models.push({ ...mixed, state, label: `${mixed.name}: the same before finetuning`, before: true });
+    models.push({ ...mixed, state, label: `BTX before finetuning (${mixed.name})`, before: true });
   }
   if (dense.length === moe.experts.length) {
-    models.push({ ...dense[0], state: mix(states, "averaged"), label: "average of all weights" });
+    const label = "average of the dense models (soup), not finetuned";
+    models.push({ ...dense[0], state: mix(states, "averaged"), label });
   }
   return [...models, ...dense.map(model => ({ ...model, label: `${model.name} alone` }))];
 }

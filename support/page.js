@@ -9,10 +9,13 @@ function element(tag, text, parent, style = {}) {
   parent.append(made);
   return made;
 }
-const visible = piece => piece.replaceAll("\n", "⏎").replaceAll("<|endoftext|>", "[end]") || "·";
+const visible = piece => piece.replaceAll("\n", "⏎").replaceAll("<|endoftext|>", "[end]") || "·";  // "·": no text
 const quoted = piece => visible(piece).replace(/^ $/, "␣");
-const percent = x => (100 * x).toFixed(x < 0.0995 ? 1 : 0) + " %";
-const alpha = strength => Math.round(40 + 150 * strength).toString(16).padStart(2, "0");
+const percent = x => {  // two digits; 100 % only for all, but for rounding
+  if (x > 0.995 && x < 1 - 1e-6) return ">99 %";
+  return (100 * x).toFixed(x < 0.0995 ? 1 : 0) + " %";
+};
+const alpha = strength => Math.round(40 + 150 * strength).toString(16).padStart(2, "0");  // never invisible, nor opaque
 const tint = (expert, strength) => data.colors[expert % data.colors.length] + alpha(strength);
 
 function letters(experts) {  // one for each expert, or numbers if two begin alike
@@ -28,7 +31,7 @@ function key(parent, experts, i) {  // an expert's letter on its colour, and its
 function write_token(parent, piece, experts, gates) {  // in the colour and with the letter of the largest gate, if any
   const span = element("span", visible(piece), parent), top = gates.indexOf(Math.max(...gates));
   span.className = "token";
-  element("b", gates.length ? letters(experts)[top] : "", span);
+  element("b", gates.length ? letters(experts)[top] : "", span).setAttribute("aria-hidden", "true");
   if (gates.length) span.style.background = tint(top, gates[top]);
   if (piece.endsWith("\n")) element("br", "", parent);
   return span;
@@ -50,7 +53,7 @@ function show_shares(experts, shares) {
 function show_gates(piece, experts, layers, probs) {  // layers: each one's gates; probs: of its router, if known
   $("what").textContent = "“" + quoted(piece) + "”";
   $("gates").replaceChildren();
-  if (!layers.length) return;
+  if (!layers.length) return;  // a dense model
   const head = element("tr", "", $("gates"));
   element("th", "layer", head);
   letters(experts).forEach((letter, i) => element("th", letter, head).title = experts[i]);
@@ -64,12 +67,13 @@ function show_gates(piece, experts, layers, probs) {  // layers: each one's gate
   });
 }
 
-function show_likeliest(piece, p, likeliest) {  // likeliest: five pairs of a piece and its probability
+// likeliest: five pairs of a token and its probability. Tokens are pieces, or ids if text_of knows their pieces.
+function show_likeliest(token, p, likeliest, text_of = piece => piece) {
   $("next").replaceChildren();
-  for (const [other, q] of likeliest.some(([other]) => other === piece) ? likeliest : [...likeliest, [piece, p]]) {
+  for (const [other, q] of likeliest.some(([other]) => other === token) ? likeliest : [...likeliest, [token, p]]) {
     const name = bar($("next"), q, "#888");
-    name.textContent = quoted(other);
+    name.textContent = quoted(text_of(other));
     name.className = "piece";
-    name.parentNode.className = other === piece ? "true" : "";
+    name.parentNode.className = other === token ? "true" : "";
   }
 }

@@ -155,6 +155,8 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     words = [*(f"{tiny}/{name}.pt" for name in ("btx_mixed", "seed", "code")), "--btm", "seed,code", "--device", "cpu",
              "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2"]
     evaluate.main([*words, "--out", f"{tmp_path}/a"])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/live.html").touch()  # of an earlier run
     evaluate.main([*words, "--out", f"{tmp_path}/b", "--no_figures"])
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} for folder in "ab")
     assert b.keys() == {"report.md", "results.json"} and a["results.json"] == b["results.json"]

@@ -109,11 +109,20 @@ def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
         unpack(data.models, await inflate(data.weights));
         const read = model => input.texts.map(ids => report([...read_and_write(model, ids, 1023, 0)]));
         return Object.fromEntries(list_models(data.models).map(model => [model.label, read(model)]));""", texts=texts)
-    labels = {"btx": "btx: the mixture", "btx_mixed": "btx_mixed: the same before finetuning",
-              "soup": "average of all weights", **{name: f"{name} alone" for name in EXPERTS}}
+    labels = {"btx": "BTX, finetuned (btx)", "btx_mixed": "BTX before finetuning (btx_mixed)",
+              "soup": "average of the dense models (soup), not finetuned"}
+    labels |= {name: f"{name} alone" for name in EXPERTS}
     assert len(texts) == 10 and list(reports) == list(labels.values())
     for name, label in labels.items():
         compare(models[name], texts, reports[label])
+
+
+@torch.inference_mode()
+def test_float16_weights_change_the_logits_little(checkpoints, models, texts):
+    """By 0.05 at most, as docs/glossary.md says."""
+    for ids in texts:
+        idx = torch.tensor([ids[:-1]])
+        assert (models["btx"](idx)[0] - build_model(checkpoints["btx"])(idx)[0]).abs().max() < 0.05
 
 
 def test_float32_weights_give_the_logits_of_the_checkpoints(checkpoints, page, texts):
@@ -174,15 +183,16 @@ def test_text_never_becomes_markup_and_nothing_is_fetched(page):
 
 
 def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
-    """Other routers, and what is too large; an old page is deleted. A page of the MoE alone is smaller."""
+    """Other routers, grouped queries, and what is too large. A page of the MoE alone is smaller."""
     path = tmp_path / "live.html"
-    path.touch()
     sample = live.write_page(path, {**checkpoints, "sample": load_checkpoint(tiny / "sample_mixed.pt")}, {})
+    btx = checkpoints["btx"]
+    grouped = live.write_page(path, {"btx": {**btx, "config": {**btx["config"], "n_kv_head": 2}}}, {})
     monkeypatch.setattr(live, "MAX_BYTES", 2_000_000)
     large = live.write_page(path, checkpoints, {})
-    assert "top-k routing" in sample and "larger" in large and not path.exists()
+    assert "top-k routing" in sample and "key per query" in grouped and "larger" in large and not path.exists()
     assert "sample.py --html" in sample and "sample.py --html" in large
     monkeypatch.undo()
-    live.write_page(path, {"btx": checkpoints["btx"]}, {})
+    live.write_page(path, {"btx": btx}, {})
     alone = "unpack(data.models, await inflate(data.weights)); return list_models(data.models).map(m => m.label);"
-    assert node(path, alone) == ["btx: the mixture"] and path.stat().st_size < page.stat().st_size
+    assert node(path, alone) == ["the mixture (btx)"] and path.stat().st_size < page.stat().st_size
