@@ -67,7 +67,8 @@ function show_gates(piece, experts, layers, probs) {  // layers: each one's gate
   });
 }
 
-// likeliest: five pairs of a token and its probability. Tokens are pieces, or ids if text_of knows their pieces.
+// likeliest: five pairs of a token and its probability. The token itself comes sixth if it is not among them. Tokens
+// are pieces, or ids if text_of knows their pieces.
 function show_likeliest(token, p, likeliest, text_of = piece => piece) {
   $("next").replaceChildren();
   for (const [other, q] of likeliest.some(([other]) => other === token) ? likeliest : [...likeliest, [token, p]]) {
