@@ -15,10 +15,10 @@ OPTIONS        = --dtype bfloat16 --batch_size 4 --eval_every 50 --eval_windows 
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 66
 LR_EXPERT      = 2.5e-4
-LR_DENSE       = 5e-4
+LR_DENSE       = 2.5e-4
 LR_SU          = 5e-4
-LR_DENSE_2     = 2e-4
-LR_SU_2        = 2e-4
+LR_DENSE_2     = 1e-4
+LR_SU_2        = 1e-4
 LR_BTX         = 2e-4
 EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000 \
                  --btm_methods bayes:1,bayes:2
