@@ -1,7 +1,8 @@
-"""pytest's side of the assignment: the points of the checks, their time limits, and a watch on what they rely on.
+"""pytest's side of the assignment: the points of the checks, their time limits, and what a submission may not use.
 
 This file is loaded before the checks, and they load a student's modules.
 """
+import ast
 import builtins
 import math
 import os
@@ -12,65 +13,99 @@ from pathlib import Path
 import pytest
 import torch
 
-REACHES = r"\b(test_stages|conftest|pytest|unittest|importlib|__import__|exec|_getframe|sys\.modules|gc)\b"
-ROOT = Path(__file__).parent.parent
-TOOLS = [torch, torch.testing, torch.testing._comparison, torch.autograd, torch.Tensor, pytest, math, builtins, signal]
+FILES = ("model.py", "mix.py", "finetune_router.py")
+IMPORTS = {"math", "os", "time", "pathlib", "dataclasses", "typing", "functools", "itertools", "collections", "torch",
+           "tqdm", "cli", "data", "model", "support"}
+REFUSED = re.compile(  # names that reach the checks, or what runs after them
+    r"__(?!init__|post_init__|name__|doc__).*|(f|tb|gi|cr|ag)_(back|globals|locals|builtins|code|frame|next)|"
+    r"(exec|fork|spawn|posix_spawn|popen)\w*|system|register|finalize|modules|sys|subprocess|threading|multiprocessing|"
+    r"importlib|builtins|inspect|gc|atexit|ctypes|signal|unittest|eval|globals|locals|vars|open|[gs]etattr|delattr")
+TOOLS = [torch, torch.autograd, torch.Tensor, math, builtins]
+WORTH = {}  # the points of each check that runs
 
 
-def functions_of(namespaces):
-    """{(namespace, name): function}, to see later whether one was replaced. torch replaces its manual_seed itself."""
-    names = [(space, name) for space in namespaces for name in dir(space) if name != "manual_seed"]
+def problem_of(folder):
+    """Why a submission has no points, as `model.py:339: invalid syntax`; None if nothing is wrong with its files."""
+    for name in FILES:
+        try:
+            text = Path(folder, name).read_text(errors="replace")
+            tree = ast.parse(re.sub(r"vars\((args|config)\)", "0", text))  # mix.py came with these
+        except (SyntaxError, ValueError) as error:
+            return f"{name}:{getattr(error, 'lineno', 0)}: {getattr(error, 'msg', error)}"
+        for node in ast.walk(tree):
+            word = refused_word(node)
+            if word:
+                return f"{name}:{node.lineno}: {word!r} is not allowed: see the README on what a file may import"
+    word = re.search(r"\boverride\b|SHELL|\beval\b|\bguile\b|\$.file\b", Path(folder, "Makefile").read_text())
+    return word and f"Makefile: {word[0]!r} is not allowed"
+
+
+def refused_word(node):
+    """A name in this node of a syntax tree that a submission may not use, or None."""
+    if isinstance(node, ast.ImportFrom) and node.level:
+        return "from ."
+    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+    for module in modules:
+        if module.split(".")[0] not in IMPORTS:
+            return module
+    for _, value in ast.iter_fields(node):
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and not isinstance(node, ast.Constant) and REFUSED.fullmatch(word):
+                return word
+
+
+def functions():
+    """{(namespace, name): function} of what the checks compute with. torch replaces its manual_seed itself."""
+    names = [(space, name) for space in TOOLS for name in dir(space) if name != "manual_seed"]
     return {(space, name): getattr(space, name) for space, name in names if callable(getattr(space, name, None))}
 
 
-BEFORE = functions_of(TOOLS)
-CHECKS = {}  # the functions of the checks' own module, at the first check
+BEFORE = functions()
+
+
+def pytest_configure(config):
+    problem = problem_of(Path(__file__).parent.parent)
+    if problem:
+        pytest.exit(f"{problem}. No check runs until then: 0 of 100 points", returncode=1)
 
 
 @pytest.fixture(autouse=True)
 def measure(request, record_property):
-    """Write a check's points into the report, stop it if it hangs, and fail it if a submission reaches for the checks.
-
-    So a submission that imports from the checks or patches them has no points, as a bare handout.
-    """
+    """Write a check's points into the report, stop it if it hangs, and fail it if its tools were replaced."""
     def stop(signum, frame):
         pytest.fail(f"did not end in {seconds} seconds", pytrace=False)
 
     record_property("points", request.node.get_closest_marker("points").args[0])
-    refuse_tricks(request.module)
     seconds = int(os.environ.get("CHECK_SECONDS", 60))
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
+    check_tools()
     yield
     signal.alarm(0)
-    refuse_tricks(request.module)
+    check_tools()
 
 
-def refuse_tricks(checks):
-    """Fail if a file of the student names the tools of the checks, or if one of these tools was replaced."""
-    for name in ("model.py", "mix.py", "finetune_router.py"):
-        word = re.search(REACHES, (ROOT / name).read_text(errors="replace"))
-        if word:
-            pytest.fail(f"{name} has the word {word[0]!r}: your code may not use the checks or load modules by name. "
-                        "No check counts until it is gone, even from comments", pytrace=False)
-    now = functions_of(TOOLS)
-    ours = {name: value for name, value in vars(checks).items() if getattr(value, "__module__", "") == checks.__name__}
-    CHECKS.setdefault("functions", ours)
-    if ours != CHECKS["functions"] or any(now.get(key) != value for key, value in BEFORE.items()):
-        raise RuntimeError("a function that the checks rely on was replaced: this check does not count")
+def check_tools():
+    now = functions()
+    if any(now.get(key) != value for key, value in BEFORE.items()):
+        pytest.fail("a function that the checks rely on was replaced: this check does not count", pytrace=False)
+
+
+def pytest_collection_finish(session):
+    for item in session.items:
+        WORTH[item.nodeid] = item.get_closest_marker("points").args[0]
 
 
 def pytest_terminal_summary(terminalreporter):
     """Print the points, stage by stage."""
-    stages, total, most = {}, 0, 0
-    failed = {report.nodeid for key in ("failed", "error") for report in terminalreporter.stats.get(key, [])}
-    reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, []) if r.when == "call"]
-    for report in reports:
-        stage, name = re.search(r"test_stage(\d)_(\w+)", report.nodeid).groups()
-        worth = dict(report.user_properties)["points"]
-        points = 0 if report.nodeid in failed else worth
-        total, most = total + points, most + worth
-        stages.setdefault(stage, []).append(f"{name} {points} of {worth}")
+    reports = terminalreporter.stats
+    passed = {report.nodeid for report in reports.get("passed", ())} - {r.nodeid for r in reports.get("error", ())}
+    stages = {}
+    for check, worth in WORTH.items():
+        stage, name = re.search(r"test_stage(\d)_(\w+)", check).groups()
+        stages.setdefault(stage, []).append(f"{name} {worth * (check in passed)} of {worth}")
     for stage, checks in sorted(stages.items()):
         terminalreporter.write_line(f"stage {stage}: {', '.join(sorted(checks))}")
-    terminalreporter.write_line(f"{total} of {most} points")
+    total = sum(worth for check, worth in WORTH.items() if check in passed)
+    terminalreporter.write_line(f"{total} of {sum(WORTH.values()) or 100} points")

@@ -2,9 +2,8 @@
 .PHONY: handout grade autograder hints
 handout: .venv/dev  ## the assignment without its solutions: out/handout and out/handout.zip
 	$(PY) -m course.handout --out out/handout
-grade: .venv/dev  ## points for SUBMISSION=folder, or for every folder in SUBMISSIONS=folder
-	$(if $(SUBMISSION)$(SUBMISSIONS),,$(error name what to grade: SUBMISSION=folder, or SUBMISSIONS=folder of folders))
-	$(PY) -m course.grade $(if $(SUBMISSIONS),$(SUBMISSIONS)/*/,$(SUBMISSION)) --out out/grades
+grade: .venv/dev  ## points for SUBMISSION=folder, or for every folder and zip in SUBMISSIONS=folder
+	$(PY) -m course.grade $(if $(SUBMISSION),"$(SUBMISSION)") $(if $(SUBMISSIONS),--each "$(SUBMISSIONS)") --out out/grades
 autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	$(PY) -m course.grade --autograder out/autograder.zip
 hints: .venv/dev  ## course/hints.json anew, after a change of the checks or of course/mistakes.txt

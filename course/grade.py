@@ -25,6 +25,7 @@ from pathlib import Path
 
 from cli import BadInput, make_parser, positive_int, replacing, run
 from course import handout
+from course.conftest import problem_of
 from support.report import markdown
 
 STAGES = [f"stage {stage}" for stage in range(1, 7)]
@@ -44,12 +45,24 @@ def copy_files(submission, folder, names):
             shutil.copy(min(paths, key=lambda path: (len(path.parts), path)), folder)
         else:
             missing.append(name)
-    for path in sorted(Path(submission).rglob("*.zip")) if missing else ():
+    zips = [submission] if Path(submission).is_file() else sorted(Path(submission).rglob("*.zip"))
+    for path in zips if missing else ():
         if zipfile.is_zipfile(path):
             with tempfile.TemporaryDirectory() as opened:
                 zipfile.ZipFile(path).extractall(opened)
                 missing = copy_files(opened, folder, missing)
     return missing
+
+
+def list_class(folder):
+    """The folders and zips in a folder. Names what is neither."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or path.suffix == ".zip":
+            found.append(path)
+        else:
+            print(f"{path} is no folder and no zip: not graded")
+    return found
 
 
 def run_checks(folder, seed, seconds):
@@ -70,13 +83,13 @@ def run_checks(folder, seed, seconds):
         if "points" not in properties:  # no check: pytest could not read the file
             continue
         most = int(properties["points"])
-        failures = [*case.iter("failure"), *case.iter("error")]
+        failures = [*case.iter("failure"), *case.iter("error"), *case.iter("skipped")]
         message = "right"
         if failures:
             lines = re.findall(r"^(?:\S*/)?((?:model|mix|finetune_router)\.py:\d+)", failures[0].text or "", re.M)
-            message = failures[0].get("message") + "".join(f"\n  at {line}" for line in lines[-1:])
+            message = failures[0].get("message", "") + "".join(f"\n  at {line}" for line in lines[-1:])
         results[case.get("name")] = (case.get("name"), 0 if failures else most, most, message)
-    return list(results.values()) or [("all checks", 0, 100, problem)]  # pytest could not begin: a SyntaxError
+    return list(results.values()) or [("all checks", 0, 100, problem)]  # a module could not be imported
 
 
 def grade(submission, seed, seconds):
@@ -86,6 +99,9 @@ def grade(submission, seed, seconds):
         missing = copy_files(submission, folder, handout.WRITTEN)
         if len(missing) == len(handout.WRITTEN):
             raise BadInput(f"{submission} has none of {', '.join(missing)}")
+        problem = problem_of(folder)
+        if problem:
+            raise BadInput(problem)
         results = run_checks(folder, seed, seconds)
     return results + [("missing", 0, 0, f"there is no {name}: graded with the handout's") for name in missing]
 
@@ -93,8 +109,10 @@ def grade(submission, seed, seconds):
 def read_sheet(out):
     """{submission: its row, {column: text}} of grades.csv."""
     sheet = Path(out, "grades.csv")
-    rows = csv.DictReader(sheet.read_text().splitlines()) if sheet.exists() else ()
-    return {row["submission"]: row for row in rows}
+    if not sheet.exists():
+        return {}
+    with sheet.open(newline="") as file:
+        return {row["submission"]: row for row in csv.DictReader(file)}
 
 
 def write_results(out, name, results, seed):
@@ -112,8 +130,9 @@ def write_results(out, name, results, seed):
     for row in rows.values():
         if all(row.get(item) for item in RUBRIC):
             row["grade"] = (float(row["code 100"]) + 2 * sum(float(row[item]) for item in RUBRIC)) / 2
+    columns = list(dict.fromkeys([*COLUMNS, *next(iter(rows.values()))]))  # and those that you added
     with replacing(Path(out, "grades.csv")) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows.values())
     return total
@@ -121,15 +140,16 @@ def write_results(out, name, results, seed):
 
 def write_class(out):
     """Write class.md: how many passed each check, and the ten most frequent messages."""
-    passed, messages, names = Counter(), Counter(), read_sheet(out)
-    for name in names:
-        for test in json.loads(Path(out, f"{name}.json").read_text())["tests"]:
+    passed, messages = Counter(), Counter()
+    paths = [path for name in read_sheet(out) if (path := Path(out, f"{name}.json")).exists()]
+    for path in paths:
+        for test in json.loads(path.read_text())["tests"]:
             passed[test["name"]] += test["output"] == "right"
-            message = test["output"].split("\n  at ")[0]
-            messages[f"{test['name']}: {message}"] += message != "right"
+            if test["output"] != "right" and test["name"] != "missing":
+                messages[test["name"].removeprefix("test_"), test["output"].split("\n")[0]] += 1
     checks = [check for check in passed if check.startswith("test_")]
-    rows = [[check.removeprefix("test_"), f"{passed[check]} of {len(names)}"] for check in checks]
-    lines = [f"{n} times: {message}" for message, n in messages.most_common(10) if n]
+    rows = [[check.removeprefix("test_"), f"{passed[check]} of {len(paths)}"] for check in checks]
+    lines = ["\n".join(f"- {n} × **{check}**: {message}" for (check, message), n in messages.most_common(10))]
     Path(out, "class.md").write_text("\n\n".join(["# The class", markdown(["check", "passed"], rows), *lines]) + "\n")
 
 
@@ -144,6 +164,7 @@ def write_autograder(path):
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("submissions", nargs="*", type=Path, help="folders, each with the files that a student wrote")
+    parser.add_argument("--each", metavar="FOLDER", type=Path, help="grade every folder and zip in this folder")
     parser.add_argument("--out", default="out/grades", help="folder for the results (default: %(default)s)")
     parser.add_argument("--seconds", type=positive_int, default=60, help="time for each check (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the random numbers (default: the sheet's, or a new one)")
@@ -151,18 +172,19 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.autograder:
         return write_autograder(args.autograder)
-    if not args.submissions:
+    submissions = [*args.submissions, *(list_class(args.each) if args.each else ())]
+    if not submissions:
         raise BadInput("name what to grade: make grade SUBMISSION=folder, or SUBMISSIONS=folder of folders")
     seed = args.seed
     if seed is None:
-        seeds = [int(row["seed"]) for row in read_sheet(args.out).values()]
+        seeds = [int(row["seed"]) for row in read_sheet(args.out).values() if row["seed"]]
         seed = seeds[-1] if seeds else secrets.randbelow(10**6)
-    for submission in args.submissions:
+    for submission in submissions:
         try:
             results = grade(submission, seed, args.seconds)
         except BadInput as error:
             results = [("all checks", 0, 100, str(error))]
-        name = submission.resolve().name
+        name = submission.resolve().name.removesuffix(".zip")
         print(f"{name}: {write_results(args.out, name, results, seed)} points")
     write_class(args.out)
     print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {seed}")

@@ -24,6 +24,15 @@ WRITTEN = {  # what students write, and in which stage
     "finetune_router.py": {"temperature": 5, "the loop": 3},
     "Makefile": {"branch": 2}}
 
+LEFT_OUT = {  # answers, and what is said of files that a handout lacks
+    "model.py": r"(?<=summed over layers \(3\.3\)): 1 per layer at balance, N at collapse",
+    "finetune_router.py": r"  # 1: balanced, N: all tokens to one expert",
+    "docs/glossary.md": r"(?m)^- \*\*`live\.html`\*\*.*\n(  .*\n)*|"
+                        r" It is 1 at\s+balance and N if one of N experts gets all tokens\.",
+    "Makefile": r" \(for the rates see results/grid\.md\)|; a preset may import it instead|"
+                r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper, grid.*\n)",
+    "pyproject.toml": r"  # where this is published; .*"}
+
 
 def functions(text):
     """The functions of a source text, and the methods of its classes by their full name: {name: its ast}."""
@@ -102,6 +111,10 @@ def files():
         del found[name]
     evaluate = found["evaluate.py"].replace("explore, live\n", "explore\n").replace(" and live.html", "")
     found["evaluate.py"] = re.sub(r".*live\.(write_page|html).*\n", "", evaluate)
+    for name, pattern in LEFT_OUT.items():
+        found[name], n = re.subn(pattern, "", found[name])
+        if not n:
+            raise ValueError(f"{name} has no {pattern}")
     found["README.md"] = found.pop("course/ASSIGNMENT.md")
     for name in ("AGENTS.md", "EXPERIMENT.md"):
         found[name] = found.pop(f"course/{name}")

@@ -88,6 +88,8 @@ def check_gradients(equation, case, function, **inputs):
         y, gradient = output(), 0 * x
         if y.requires_grad:
             gradient, = torch.autograd.grad(y, x, materialize_grads=True)
+        if ends[0] == ends[1]:
+            fail(equation, f"{case}: the values are right, but computed from other numbers than {name}")
         want, got = (ends[0] - ends[1]) / 2e-3, (gradient * way).sum().item()
         if not abs(got - want) < 3e-3 * (1 + abs(want)):
             fail(equation, f"{case}: the values are right, but not the gradient for {name}: along one line the output "
@@ -178,10 +180,10 @@ def load_of(routing):
     return [fsum(g for _, i, g in visits(routing) if i == expert) / M for expert in range(N)]
 
 
-def balance_of(routing):
-    """L_LB / alpha of a layer, from all pairs of a visit and a token."""
+def balance_of(routing, load):
+    """L_LB / alpha of a layer, token by token, where u is `load`."""
     M, N = routing.probs.shape
-    return N * fsum(g * row[i] for _, i, g in visits(routing) for row in routing.probs.tolist()) / M**2
+    return N * fsum(u * row[i] for i, u in enumerate(load) for row in routing.probs.tolist()) / M
 
 
 def gates_by(route, logits, *settings):
@@ -199,17 +201,18 @@ def probs_by(route, logits, *settings):
 
 def random_routing(c, k):
     chosen = torch.rand(c.M, c.N, generator=c.rng).argsort(1)[:, :k]
-    gates, probs = (numbers(c.rng, c.M, n).detach().softmax(-1).requires_grad_() for n in (k, c.N))
-    return Routing(gates, chosen, probs)
+    gates, probs = (numbers(c.rng, c.M, n).detach().softmax(-1) for n in (k, c.N))
+    gates = gates / (k - 1)  # three gates sum to 1/2, as Switch's need not sum to 1
+    return Routing(gates.requires_grad_(), chosen, probs.requires_grad_())
 
 
 def matrices(c):
     return numbers(c.rng, c.N, c.d_ff, c.D), numbers(c.rng, c.N, c.d_ff, c.D), numbers(c.rng, c.N, c.D, c.d_ff)
 
 
-SMALL = Routing(paper([0.75, 0.25], [0.9, 0.1], [0.6, 0.4]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
+SMALL = Routing(paper([0.75, 0.25], [0.9, 0.1], [0.6, 0.2]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
                 paper([0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]))
-SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .4]] of experts [[0, 1], [1, 2], [2, 0]]"
+SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .2]] of experts [[0, 1], [1, 2], [2, 0]]"
 LAYER = "FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x; an expert computes the tokens that chose it"
 
 
@@ -310,7 +313,7 @@ def test_stage1_layer():
 def test_stage2_branch():
     equation = "a branch starts from the seed and reads its own domain, with a little of the seed's text (general, " \
                "trivia), 1 to 20 %, and nothing of the other experts' domains"
-    command = ["make", "-nB", f"-f{MAKEFILE}", "PY=python", "OUT=o", "DATA=d", "o/math.pt", "o/wiki.pt"]
+    command = ["make", "-nB", "SHELL=false", f"-f{MAKEFILE}", "PY=python", "OUT=o", "DATA=d", "o/math.pt", "o/wiki.pt"]
     plan = subprocess.run(command, text=True, capture_output=True, cwd=Path(__file__).parent.parent)
     for name in ("math", "wiki"):  # the line that trains this expert, and its mixture
         line = "".join(re.findall(rf"train_expert.*--out o/{name}\.pt.*", plan.stdout))
@@ -368,23 +371,30 @@ def test_stage2_rules():
                      f"{name_there}: expected {want!r}, got {got!r}")
 
 
-def mix_numbers(monkeypatch, feed_forwards, values=(1.0, 2.0, 6.0)):
+def mix_numbers(monkeypatch, feed_forwards, values=(1.0, 2.0, 6.0), stand_in=None):
     """Mix three models; all weights of one are the same number. Returns what comes out, and the config."""
     monkeypatch.setattr(mix, "average", lambda ts: torch.full(ts[0].shape, sum(t.max().item() for t in ts) / len(ts)))
     monkeypatch.setattr(mix, "rule_for", RULES.__getitem__)
-    shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 6}
+    shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     names = GPT(GPTConfig(**shape)).state_dict()
     states = [{name: torch.full(t.shape, value).bfloat16() for name, t in names.items()} for value in values]
-    config = GPTConfig(**shape, n_expert={"averaged": 0, "split": 6}.get(feed_forwards, 3))
-    config.d_ff = 3 if feed_forwards == "split" else 6
+    config = GPTConfig(**shape, n_expert={"averaged": 0, "split": 12}.get(feed_forwards, 3))
+    config.d_ff = 3 if feed_forwards == "split" else 12
+    shapes = {name: t.shape for name, t in GPT(config).state_dict().items()}
+    if stand_in:
+        monkeypatch.setattr(mix, feed_forwards.removesuffix("ed"), lambda *args, **kw: stand_in(shapes, *args, **kw))
     torch.manual_seed(0)  # of what is not drawn from the generator given
     mixed = mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
     for state, value in zip(states, values, strict=True):
         if not all((t == value).all() for t in state.values()):
             fail("mix must not change what it is given", f"a tensor of the model of {value}s has other values now")
-    wrong = sorted(mixed.keys() ^ GPT(config).state_dict().keys())
+    wrong = sorted(mixed.keys() ^ shapes.keys())
     if wrong:
         fail("the mixed model has the names of GPT(config)", f"{feed_forwards}: {wrong} missing, or too many")
+    for name, shape in shapes.items():
+        if mixed[name].shape != shape:
+            fail("the mixed model has the shapes of GPT(config)",
+                 f"{feed_forwards}, {name}: expected {tuple(shape)}, got {tuple(mixed[name].shape)}")
     return mixed, config
 
 
@@ -416,8 +426,10 @@ def test_stage3_load():
         verify(equation, case, model.expert_load, (routing,), load_of(routing), gates=routing.gates)
 
 
-def finetune(folder, monkeypatch, routing="topk", clip=1.0):
+def finetune(folder, monkeypatch, routing="topk", clip=1.0, parts=2):
     """Run four steps of finetune_router.py on a tiny model, with stand-ins for all that other stages write.
+
+    With --grad_accum 2 it runs --recompute, too.
 
     Returns the model before, the checkpoint after, the options, what the model was given in each micro-batch, and after
     how many of them the optimizer made its steps. (torch makes one more when it saves the optimizer.)
@@ -430,8 +442,9 @@ def finetune(folder, monkeypatch, routing="topk", clip=1.0):
              "experts": ["a", "b", "c"], "ledger": [{"id": "x", "settings": {}}], "log": []}
     save_checkpoint(folder / "mixed.pt", mixed)
     options = {"init": folder / "mixed.pt", "out": folder / "out.pt", "data": "math", "data_dir": folder, "steps": 4,
-               "batch_size": 4, "grad_accum": 2, "alpha": 3, "lr": 0.1, "eval_windows": 1, "device": "cpu"}
-    options = ["--recompute", *(f"--{name}={value}" for name, value in options.items())]
+               "batch_size": 4, "grad_accum": parts, "alpha": 3, "lr": 0.1, "eval_windows": 1, "device": "cpu",
+               "dtype": "float32"}
+    options = [*["--recompute"][:parts == 2], *(f"--{name}={value}" for name, value in options.items())]
     seen, steps, inside, plain_forward = [], [], [], GPT.forward
 
     @contextmanager
@@ -461,7 +474,7 @@ def finetune(folder, monkeypatch, routing="topk", clip=1.0):
     monkeypatch.setattr(finetune_router, "load_balancing_loss", uneven)
     monkeypatch.setattr(finetune_router, "expert_load", lambda layer: layer.probs[0])
     monkeypatch.setattr(finetune_router, "wrap", wrap)
-    monkeypatch.setattr(finetune_router, "autocast", lambda dtype, device: within("autocast"))
+    monkeypatch.setattr(finetune_router, "autocast", lambda *given: within(f"autocast{given}"))
     finetune_router.main(options)
     return gpt, load_checkpoint(folder / "out.pt"), finetune_router.parse(options), seen, steps
 
@@ -473,30 +486,35 @@ def uneven(layers):
 
 @points(6)
 def test_stage3_step(tmp_path, monkeypatch):
-    for clip, text in ((1e6, "no gradient is long enough to be clipped"), (0.5, "gradients are clipped to length 0.5")):
-        gpt, found, args, seen, steps = finetune(tmp_path / text, monkeypatch, clip=clip)
-        if len(seen) != 8 or steps[:4] != [2, 4, 6, 8]:
+    for clip, parts, text in ((1e6, 4, "no gradient is long enough to be clipped"),
+                              (0.5, 2, "gradients are clipped to length 0.5")):
+        gpt, found, args, seen, steps = finetune(tmp_path / text, monkeypatch, clip=clip, parts=parts)
+        want = [parts * step for step in (1, 2, 3, 4)]
+        if len(seen) != want[-1] or steps[:4] != want:
             fail("each of the --grad_accum parts of a batch goes through the model, then optimizer.step() comes once",
-                 f"4 steps of 2 parts: expected 8 passes, steps after 2, 4, 6, 8 of them; got {len(seen)}, {steps[:4]}")
-        for what in ("forward", "autocast"):
+                 f"4 steps of {parts} parts: expected {want[-1]} passes, steps after {want} of them; got {len(seen)}, "
+                 f"{steps[:4]}")
+        for what in ("forward", "autocast('float32', device(type='cpu'))"):
             if what not in seen[0]["within"]:
                 fail("call forward(...), which may be compiled or sharded, within autocast, as train_expert.py does",
                      f"the model was called without {what}")
-        if not seen[0]["recompute"]:
-            fail("forward is told recompute=args.recompute", f"with --recompute it got {seen[0]['recompute']}")
+        if bool(seen[0]["recompute"]) != args.recompute:
+            fail("forward is told recompute=args.recompute", f"{args.recompute}, but it got {seen[0]['recompute']}")
+        if seen[0]["noise"] is not None:
+            fail("noise is None unless config.routing is \"sample\"", "a top-k router was given noise")
         check_weights(gpt, found, args, load_domains(tmp_path / text)["math"].train, clip, text)
 
 
 def check_weights(gpt, found, args, text, clip, case):
     """Take the four steps by the equation, and compare."""
     equation = "minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero"
-    weights, logged = dict(gpt.named_parameters()), []
+    weights, logged, n = dict(gpt.named_parameters()), [], args.grad_accum
     for step in range(4):
         x, y = get_batch({"math": text}, args.data, (4, 16), (0, 0, step))
         mean = 0
-        for half in (slice(0, 2), slice(2, 4)):
-            _, language, layers = gpt(x[half], y[half])
-            mean = mean + 0.5 * language + 1.5 * uneven(layers)  # alpha is 3
+        for xs, ys in zip(x.chunk(n), y.chunk(n), strict=True):
+            _, language, layers = gpt(xs, ys)
+            mean = mean + (language + 3 * uneven(layers)) / n  # alpha is 3
         logged.append(language.item())
         gradients = torch.autograd.grad(mean, weights.values(), materialize_grads=True)
         length = sqrt(sum(g.square().sum().item() for g in gradients))
@@ -514,23 +532,30 @@ def check_weights(gpt, found, args, text, clip, case):
 @points(10)
 def test_stage4_balance(monkeypatch):
     equation = "L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens"
-    monkeypatch.setattr(model, "expert_load", loads_with_gradient)
-    other = Routing(SMALL.gates, torch.tensor([[0, 1], [0, 1], [0, 1]]), SMALL.probs.detach().flip(1).requires_grad_())
+    used = []
+
+    def expert_load(routing):  # a stand-in: what all gates give, times 1, 2, 3 ...
+        used.append(routing)
+        (M, N), gates = routing.probs.shape, routing.gates
+        return gates.sum() / M * torch.arange(1, N + 1, dtype=gates.dtype, device=gates.device)
+
+    monkeypatch.setattr(model, "expert_load", expert_load)
+    halves = (SMALL.gates.detach() / 2).requires_grad_()
+    other = Routing(halves, torch.tensor([[0, 1], [0, 1], [0, 1]]), SMALL.probs.detach().flip(1).requires_grad_())
     probs = "probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
     tries = [(f"one layer, {SMALL_TEXT}, {probs}", [SMALL]),
-             ("two layers: this one, and one where all have the experts [0, 1], with probs reversed", [SMALL, other])]
+             ("two layers: this one, and one with half the gates, experts [0, 1] and probs reversed", [SMALL, other])]
     tries += [("random, two layers", [random_routing(c, c.k), random_routing(c, c.k)]) for c in cases()]
     for case, layers in tries:
+        used.clear()
+        model.load_balancing_loss(layers)
+        if used:  # else the student computes u again
+            case += ", where a stand-in for expert_load gives sum(gates) / M times [1, 2, ..., N]"
+        loads = [expert_load(layer).tolist() if used else load_of(layer) for layer in layers]
+        want = fsum(map(balance_of, layers, loads))
         for i, layer in enumerate(layers):
             inputs = {f"gates of layer {i}": layer.gates, f"probs of layer {i}": layer.probs}
-            verify(equation, case, model.load_balancing_loss, (layers,), fsum(map(balance_of, layers)), **inputs)
-
-
-def loads_with_gradient(routing):
-    """A stand-in for expert_load: what all tokens give, less what goes to the others."""
-    total = routing.gates.sum() / len(routing.gates)
-    others = [routing.gates[routing.experts != i].sum() / len(routing.gates) for i in range(routing.probs.shape[1])]
-    return total - torch.stack(others)
+            verify(equation, case, model.load_balancing_loss, (layers,), want, **inputs)
 
 
 # ---- stage 5: Switch and Sample Top-1 (3.3)
@@ -594,7 +619,8 @@ def test_stage5_sample():
                                          ("training, gates of all experts", gates_by, (True, noise), sample),
                                          ("evaluation with noise, gates", gates_by, (False, noise), drawn),
                                          ("evaluation without noise, gates", gates_by, (False, None), likeliest)):
-            verify(equation, f"{case}, {where}", part, (model.route_sample, logits, None, *given), want, logits=logits)
+            inputs = {"logits": logits} if "evaluation" not in where else {}
+            verify(equation, f"{case}, {where}", part, (model.route_sample, logits, None, *given), want, **inputs)
 
 
 @points(2)
@@ -636,20 +662,19 @@ def units(name, rows, shift):
     return rows.mT if name == "w_down" else rows
 
 
-def check_call(monkeypatch, feed_forwards, shape):
+def check_call(monkeypatch, feed_forwards):
     """mix calls split or blend with what it says in the docstring."""
     calls = []
 
-    def stand_in(*args, **kwargs):
+    def stand_in(shapes, *args, **kwargs):
         calls.append([args[0].split(".")[-1], [t.max().item() for t in args[1]], *args[2:], *kwargs.values()])
-        return torch.zeros(shape)
+        return torch.zeros(shapes[args[0]])
 
-    monkeypatch.setattr(mix, {"split": "split", "blended": "blend"}[feed_forwards], stand_in)
-    mix_numbers(monkeypatch, feed_forwards)
-    want = [[name, [1, 2, 6], *([2] if feed_forwards == "split" else [])] for name in ("w_gate", "w_up", "w_down")] * 2
+    mix_numbers(monkeypatch, feed_forwards, stand_in=stand_in)
+    want = [[name, [1, 2, 6], *([4] if feed_forwards == "split" else [])] for name in ("w_gate", "w_up", "w_down")] * 2
     if calls != want:
         fail("mix calls split(name, tensors, C), C = n_expert / number of models, or blend(name, tensors)",
-             f"{feed_forwards}, 3 models, 6 experts if split: expected the arguments {want[:3]}, got {calls[:3]}")
+             f"{feed_forwards}, 3 models, 12 experts if split: expected the arguments {want[:3]}, got {calls[:3]}")
 
 
 @points(5)
@@ -668,7 +693,7 @@ def test_stage6_split(monkeypatch):
                 same(equation, f"split {name}, C = {C}, {case}, all 1: FF_0(x)", *sums)
                 got = got / got[0, 0, 0] * want[0, 0, 0]
             same(equation, f"split {name}, C = {C}, {case}", got, want, "expert")
-    check_call(monkeypatch, "split", (6, 1))
+    check_call(monkeypatch, "split")
 
 
 @points(5)
@@ -680,4 +705,4 @@ def test_stage6_blend(monkeypatch):
         for name in ("w_up", "w_gate", "w_down"):
             got = call(mix.blend, f"blocks.0.ff.{name}", list(units(name, tensors, shift).bfloat16()))
             same(equation, f"blend {name}, hidden units {tensors} + {shift}", got, units(name, parts, shift), "expert")
-    check_call(monkeypatch, "blended", (3, 1))
+    check_call(monkeypatch, "blended")

@@ -10,12 +10,16 @@ import pytest
 
 from cli import digest
 from course import grade, handout, mistakes, test_stages
+from course.conftest import problem_of
 
 ROOT = handout.ROOT
 CHEATS = {  # what a submission adds to its model.py
-    "imports": "from course.test_stages import load_of as expert_load\n",
-    "patches": "torch.testing.assert_close = torch.equal = lambda *a, **k: True\n",
-    "replaces": "import sys\nsys.modules['course.test_stages'].same = print\n"}
+    "imports": "from course.test_stages import load_of as expert_load",
+    "patches": "def patch(t):\n    t.equal = lambda *a: True\npatch(torch)",
+    "replaces": "from cli import sys\nsys.modules['course.test_stages'].same = print",
+    "frames": "f = Exception().with_traceback(None).tb_frame", "leaves": "import os\nos.execlp('true', 'true')",
+    "matches": "def f(x):\n    match x:\n        case object(f_back=y):\n            return y",
+    "skips": "f = torch.testing._internal.common_utils.unittest.SkipTest", "exits": "import atexit", "syntax": "f(:"}
 
 
 def solution_lines():
@@ -47,13 +51,12 @@ def test_the_handout_holds_no_solution(tmp_path):
         assert not re.match(r"tests/|results/|experiments/|.*(mistakes|grade|example|live)", name)
     assert "live" not in content["evaluate.py"].decode()
     text = "".join(content[name].decode() for name in handout.WRITTEN)
-    names = [name for stages in handout.WRITTEN.values() for name in stages]
-    assert sorted(re.findall(r"stage \d: ([\w .]*\w)", text)) == sorted(names)
+    assert sorted(re.findall(r"stage \d: ([\w .]*\w)", text)) == sorted(sum(map(list, handout.WRITTEN.values()), []))
 
 
 def test_the_reference_has_all_points():
     checks = [check for name, check in vars(test_stages).items() if name.startswith("test_stage")]
-    assert sum(check.pytestmark[0].args[0] for check in checks) == 100
+    assert sum(check.pytestmark[0].args[0] for check in checks) == 100 and problem_of(ROOT) is None
     assert mistakes.messages() == {}
 
 
@@ -68,8 +71,7 @@ def test_each_mistake_is_found_and_recognised():
     hints = json.loads(test_stages.HINTS.read_text())
     for solution in [*mistakes.FINE, *mistakes.MISTAKES]:
         found = mistakes.messages(solution, [solution.stage], seed=7).values()
-        sealed = [bytes.fromhex(hints.get(digest(message.encode()), "")) for message in found]
-        shown = [test_stages.cipher(message, hint).decode() for message, hint in zip(found, sealed, strict=True)]
+        shown = [test_stages.cipher(m, bytes.fromhex(hints.get(digest(m.encode()), ""))).decode() for m in found]
         assert any(solution.hint in hint for hint in shown) if solution.hint else not found, (solution, "make hints?")
 
 
@@ -94,15 +96,12 @@ def test_grades_of_the_reference_a_mistake_cheats_and_a_bare_handout(tmp_path):
     submit(tmp_path / "hangs", model.replace("return N * (u", "while N:\n        p = u\n    return N * (u"))
     submit(tmp_path / "part", model.replace("noise.G)", "noise.H)"), ["model.py", "finetune_router.py"])
     for name, trick in CHEATS.items():
-        submit(tmp_path / name, model + trick)
-
+        submit(tmp_path / name, f"{model}\n{trick}\n")
     def graded(*names):
-        command = [sys.executable, "-m", "course.grade", "--seconds=10", f"--out={tmp_path / 'out'}"]
-        command += [str(tmp_path / name) for name in names]
+        command = [sys.executable, "-m", "course.grade", "--seconds=10", "--out=../out", *(tmp_path / n for n in names)]
         subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True)
         sheet = grade.read_sheet(tmp_path / "out")
         return {name: [row[stage] for stage in grade.STAGES] for name, row in sheet.items()}
-
     assert graded("deep", "hangs") == {"deep": "30 20 10 10 20 10".split(), "hangs": "30 20 10 0 20 10".split()}
     sheet = tmp_path / "out" / "grades.csv"
     sheet.write_text(sheet.read_text().replace(",100,,,,,,,,", ",100,9,9,6,11,5,5,,"))
@@ -115,7 +114,7 @@ def test_grades_of_the_reference_a_mistake_cheats_and_a_bare_handout(tmp_path):
     bare, hangs, part, view = ((tmp_path / "out" / name).read_text() for name in names)
     assert sum(test["max_score"] for test in json.loads(bare)["tests"]) == 100
     assert "NotImplementedError: stage 1: ff_moe" in bare and "did not end in 10 seconds" in hangs
-    assert re.search(r"has no attribute 'H'\\n  at model.py:\d+", part) and "stage4_balance     |  3 of 8" in view
+    assert re.search(r"has no attribute 'H'\\n  at model.py:\d+", part) and "stage4_balance     | 3 of 14" in view
 
 
 @pytest.mark.long
