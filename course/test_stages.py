@@ -130,7 +130,7 @@ class CountCalls(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def paper(*rows):
+def by_hand(*rows):
     """Numbers that fit on paper."""
     return torch.tensor(rows, dtype=torch.float64, requires_grad=True)
 
@@ -210,8 +210,8 @@ def matrices(c):
     return numbers(c.rng, c.N, c.d_ff, c.D), numbers(c.rng, c.N, c.d_ff, c.D), numbers(c.rng, c.N, c.D, c.d_ff)
 
 
-SMALL = Routing(paper([0.75, 0.25], [0.9, 0.1], [0.6, 0.2]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
-                paper([0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]))
+SMALL = Routing(by_hand([0.75, 0.25], [0.9, 0.1], [0.6, 0.2]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
+                by_hand([0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]))
 SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .2]] of experts [[0, 1], [1, 2], [2, 0]]"
 LAYER = "FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x; an expert computes the tokens that chose it"
 
@@ -220,7 +220,7 @@ LAYER = "FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x; an e
 @points(8)
 def test_stage1_gates():
     equation = "g(W x) = SoftMax(TopK(W x)), and probs = SoftMax(W x) over all N experts"
-    small = paper([2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0], [-2.0, 1.0, -3.0, 0.5])
+    small = by_hand([2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0], [-2.0, 1.0, -3.0, 0.5])
     tries = [(f"W x = {small.tolist()}", small, 2), (f"W x = {small.tolist()}", small, 3)]
     tries += [("W x random", numbers(c.rng, c.M, c.N), c.k) for c in cases()]
     for name, logits, k in tries:
@@ -232,9 +232,9 @@ def test_stage1_gates():
 
 @points(10)
 def test_stage1_sum():
-    w = paper(*[[[1.0]]] * 3), paper(*[[[1.0]]] * 3), paper([[1.0]], [[2.0]], [[3.0]])
+    w = by_hand(*[[[1.0]]] * 3), by_hand(*[[[1.0]]] * 3), by_hand([[1.0]], [[2.0]], [[3.0]])
     case = f"x = [[1], [2], [3]], FF_i(x) = (i + 1) silu(x) x, {SMALL_TEXT}"
-    tries = [(case, paper([1.0], [2.0], [3.0]), SMALL, w)]
+    tries = [(case, by_hand([1.0], [2.0], [3.0]), SMALL, w)]
     for c in cases():
         nobody_chose_0 = random_routing(c, 2)._replace(experts=torch.tensor([[c.N - 1, 1]] * c.M))
         for routing in (random_routing(c, c.k), nobody_chose_0):
@@ -266,7 +266,7 @@ def test_stage1_work():
 def test_stage1_layer():
     equation = "a layer computes W x for all tokens of all sequences, calls self.route once, then self.ff_moe, and " \
                "returns what that gives, in the shape of x, and the Routing"
-    small = paper([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), paper([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
+    small = by_hand([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), by_hand([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
     tries = [("x = [[[1, 2], [0, 1]], [[3, -1], [2, 2]]], W = [[1, 0], [.5, .5], [2, -1]]", *small)]
     tries += [("random", numbers(c.rng, 2, c.M, c.D), numbers(c.rng, c.N, c.D)) for c in cases()]
     for case, x, W in tries:
@@ -567,7 +567,7 @@ KEPT = [(6, 5, [3, 4]), (8, 4, [1, 3, 4]), (7, 5, [1, 3, 4]), (9, 4, [1, 3, 4, 6
 def test_stage5_switch():
     equation = "Switch: the gate of the likeliest expert is its probability among all N; in training an expert keeps " \
                "ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"
-    small = paper([5.0, 5.1, 0.0, 0.0], [5.0, 5.1, 0.0, 0.0], [0.3, 0.0, 0.0, 0.0], [0.4, 0.0, 0.0, 0.0],
+    small = by_hand([5.0, 5.1, 0.0, 0.0], [5.0, 5.1, 0.0, 0.0], [0.3, 0.0, 0.0, 0.0], [0.4, 0.0, 0.0, 0.0],
                   [0.2, 0.0, 0.0, 0.0])
     tries = [(f"W x = {small.tolist()}", small)]
     for c in cases():
@@ -605,7 +605,7 @@ def check_capacity(equation):
 @points(6)
 def test_stage5_sample():
     equation = "g = SoftMax((W x + G) / tau) with all but its largest value zeroed; in evaluation that value is 1"
-    small = paper([2.0, 1.0, 0.0], [0.0, 0.5, 3.0]), torch.tensor([[0.0, 2.0, -1.0], [1.0, 0.0, 0.5]])
+    small = by_hand([2.0, 1.0, 0.0], [0.0, 0.5, 3.0]), torch.tensor([[0.0, 2.0, -1.0], [1.0, 0.0, 0.5]])
     tries = [(f"W x = {small[0].tolist()}, G = {small[1].tolist()}, tau = 0.5", *small, 0.5)]
     tries += [("random", numbers(c.rng, c.M, c.N), 2 * numbers(c.rng, c.M, c.N).detach(), 0.7) for c in cases()]
     for case, logits, G, tau in tries:
