@@ -189,7 +189,7 @@ def balance_of(routing, load):
 def gates_by(route, logits, *settings):
     """The gates of all experts, (M, N), by a student's router."""
     gates, experts, _ = route(logits, *settings)
-    if gates.ndim != 2 or gates.shape != experts.shape or experts.dtype != torch.int64:
+    if gates.shape != experts.shape or gates.shape[:-1] != logits.shape[:1] or experts.dtype != torch.int64:
         fail("gates and experts are (M, k), also for k = 1; experts are int64",
              f"got {tuple(gates.shape)} and {tuple(experts.shape)}, {experts.dtype}")
     return Routing(gates, experts, logits).dense_gates()
