@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cli import make_parser, positive_int, replacing, run
 from data.loader import load_domains
 from data.tokenizer import encode_prompt, load_tokenizer
+from experiments.facts import RELATIONS
 from support.checkpoint import build_model, load_checkpoint
 from support.report import markdown
 
 PROMPTS = {"Python": 'def read_lines(path):\n    """Return the lines of a file, without white space at the ends."""\n',
            "a German manual page": "BEZEICHNUNG\n       ls - Verzeichnisinhalte auflisten\n\nBESCHREIBUNG\n       ",
            "a definition": "lighthouse: "}
-FACTS = ("capital", "continent", "demonym")
 
 
 def continue_prompts(folder, n_tokens):
@@ -61,7 +61,7 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.folder / "btx.pt")
     model, tokenizer = build_model(checkpoint), load_tokenizer(checkpoint["spec"])
     rows = []
-    for name, domain in load_domains(args.data_dir, FACTS).items():
+    for name, domain in load_domains(args.data_dir, RELATIONS).items():
         shares = share_answers(model, tokenizer, domain.tasks[:args.tasks])
         rows.append([name, *(f"{100 * share:.0f} %" for share in shares.tolist())])
     lines += ["Each expert's mean gate where the right answers about facts are predicted:",

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 
 from cli import BadInput, make_parser, replacing, run
+from experiments.facts import RELATIONS
 from experiments.grid import fill_grid
 from experiments.paired import points, spread
 from experiments.paper import Report
@@ -20,7 +21,6 @@ from support import figures
 DOMAINS = ("packages", "python", "german", "dictionary")
 GROUPS = {"mean": DOMAINS, "experts": DOMAINS[1:]}
 COLUMNS = (*DOMAINS, "mean", "changing")
-FACTS = ("capital", "continent", "demonym")
 HOME = {"packages": "seed", "python": "python", "german": "german", "dictionary": "dictionary"}  # domain -> its model
 
 
@@ -42,14 +42,14 @@ class TextReport(Report):
         key = {"facts": "accuracy", "answers": "answer_loss"}.get(column)
         if key is None:
             return self.bits(name, column)
-        return [mean(result[key][fact] for fact in FACTS) for result in self.results(name)]
+        return [mean(result[key][fact] for fact in RELATIONS) for result in self.results(name)]
 
     def facts(self, name):
-        """Cells: accuracy in % for each of FACTS and the mean, then the loss of the answers' tokens likewise."""
+        """Cells: accuracy in % for each of RELATIONS and the mean, then the loss of the answers' tokens likewise."""
         results = self.results(name)
-        cells = [spread([result["accuracy"][fact] for result in results], 100) for fact in FACTS]
+        cells = [spread([result["accuracy"][fact] for result in results], 100) for fact in RELATIONS]
         cells.append(spread(self.measure(name, "facts"), 100))
-        cells += [spread([result["answer_loss"][fact] for result in results], digits=2) for fact in FACTS]
+        cells += [spread([result["answer_loss"][fact] for result in results], digits=2) for fact in RELATIONS]
         cells.append(spread(self.measure(name, "answers"), digits=2))
         return " | ".join(cells)
 
