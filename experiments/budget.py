@@ -2,9 +2,9 @@
 
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
-Prints a number of steps. The budget is what the ledger of btx.pt has in addition to seed.pt's. A step costs what a step
-of su_dm.pt's last entry did. --by flops counts FLOPs. --by paper counts tokens, and gives upcycling the share of BTX's
-tokens that it had in the paper.
+Prints a number of steps. The budget is what btx.pt cost beyond seed.pt. A step costs what a step of su_dm.pt's last
+entry did. --by flops counts FLOPs. --by paper counts tokens, and gives upcycling the share of BTX's tokens that it had
+in the paper.
 """
 from cli import make_parser, run
 from support.checkpoint import load_checkpoint
@@ -14,13 +14,12 @@ PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) 
 
 
 def match_steps(last, like, since, by):
-    """The steps of the ledger entry `last` that cost what the ledger `like` has in addition to the ledger `since`."""
-    known = [entry["id"] for entry in since]
-    spent = totals([entry for entry in like if entry["id"] not in known])
+    """The steps of the ledger entry `last` that cost what the ledger `like` cost beyond the ledger `since`."""
+    like, since = totals(like), totals(since)
     if by == "flops":
-        ratio = spent["flops"] / last["flops"]
+        ratio = (like["flops"] - since["flops"]) / last["flops"]
     else:
-        ratio = PAPER_SHARE * spent["tokens"] / last["tokens"]
+        ratio = PAPER_SHARE * (like["tokens"] - since["tokens"]) / last["tokens"]
     return max(1, round(ratio * last["settings"]["steps"]))
 
 

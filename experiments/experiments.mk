@@ -66,7 +66,16 @@ $(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU_
 # compute-matched (CM): the second phase alone, for the steps that cost what BTX cost, in FLOPs or as the paper counts
 CM_STEPS = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*
 $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
-	$(FINETUNE) --data $(FINETUNE_DATA) --steps $$($(CM_STEPS)) --lr $(LR_SU) --alpha $(ALPHA)
+	$(FINETUNE) --data $(FINETUNE_DATA) --steps $$($(CM_STEPS)) --lr $(LR_CM) --alpha $(ALPHA)
+LR_CM ?= $(LR_SU)
+# BTX finetuned until it costs what sparse upcycling (DM) costs
+$(OUT)/btx_long.pt: $(OUT)/btx_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
+	$(TUNE) --steps $$($(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/su_dm.pt --since $<) --alpha $(ALPHA)
+# each at the other's learning rate
+$(OUT)/dense_slow_1.pt: $(OUT)/seed.pt;         $(TRAIN) --init $< $(PHASE_1) --lr $(LR_SU)
+$(OUT)/dense_slow.pt:   $(OUT)/dense_slow_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_SU)
+$(OUT)/su_fast_1.pt:    $(OUT)/su_mixed.pt;     $(FINETUNE) $(PHASE_1) --lr $(LR_DENSE) --alpha $(ALPHA)
+$(OUT)/su_fast.pt:      $(OUT)/su_fast_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_DENSE) --alpha $(ALPHA)
 # the average of all weights, finetuned for as long as BTX
 $(OUT)/soup_tuned.pt: $(OUT)/soup.pt;       $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
@@ -149,4 +158,27 @@ text-report: $(SEEDS:%=text-%) $(filter-out $(GRID)/large-%,$(POINTS))
 	$(PY) -m experiments.text_report $(SEEDS:%=$(INTO)/seed%/rivals/results.json) --grid $(GRID)
 $(SEEDS:%=text-%): text-%: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals
-.PHONY: rivals tables beyond paper grid grid-shared text text-report $(SEEDS:%=text-%) $(POINTS)
+
+# ---- facts that nobody reads again: branches and finetuning read half of trivia's subjects (`read`), or none --------
+UNREAD_SEEDS ?= 20 21 22 23 24
+UNREAD        = $(INTO)/unread
+READ_half     = REPLAY=general=4,read=1 FINETUNE_DATA=general=14,read=5,math=27,code=27,wiki=27
+READ_none     = REPLAY=general=5 FINETUNE_DATA=general=19,math=27,code=27,wiki=27
+UNREAD_WANT   = seed soup soup_tuned btx_mixed btx btx_long dense_dm dense_slow su_dm su_fast
+UNREAD_FILES  = $(foreach seed,$(UNREAD_SEEDS),$(REPORT)/unread/half-$(seed).json $(REPORT)/unread/none-$(seed).json)
+ON_UNREAD     = $(AGAIN) DATA=$(DATA)/unread TEXTS=$(UNREAD)/read.jsonl WANT="$(UNREAD_WANT)" \
+                PREPARE="$(PREPARE) --seed 2 --text read=$(UNREAD)/read.jsonl \
+                --own_tasks read=$(UNREAD)/read.tasks.jsonl unread=$(UNREAD)/unread.tasks.jsonl"
+unread: $(UNREAD_FILES)  ## what is kept of facts that nobody reads again; five seeds, six hours of one core
+	$(PY) -m experiments.unread $^
+$(REPORT)/unread/half-%.json $(REPORT)/unread/none-%.json: | unread-data
+	mkdir -p $(@D) $(UNREAD)/none-$*
+	+$(ON_UNREAD) SEED=$* OUT=$(UNREAD)/half-$* $(READ_half) $(UNREAD)/half-$*/grid/results.json
+	cp -p $(UNREAD)/half-$*/seed.pt $(UNREAD)/none-$*
+	+$(ON_UNREAD) SEED=$* OUT=$(UNREAD)/none-$* $(READ_none) $(UNREAD)/none-$*/grid/results.json
+	cp $(UNREAD)/half-$*/grid/results.json $(REPORT)/unread/half-$*.json
+	cp $(UNREAD)/none-$*/grid/results.json $(REPORT)/unread/none-$*.json
+unread-data:
+	+$(ON_UNREAD) $(DATA)/unread/ready
+$(UNREAD)/read.jsonl: | .venv/ready; $(PY) -m experiments.unread --write $(@D)
+.PHONY: unread unread-data rivals tables beyond paper grid grid-shared text text-report $(SEEDS:%=text-%) $(POINTS)

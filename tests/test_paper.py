@@ -1,10 +1,12 @@
 """What the baselines match, in a tiny `make paper`; and the arithmetic of its report, by hand."""
+import json
 import re
 
 import pytest
 from conftest import make
 
-from experiments import paper
+from experiments import paper, unread
+from experiments.budget import match_steps
 from experiments.grid import make_cells
 from experiments.paired import holm, t_test
 
@@ -51,3 +53,29 @@ def test_verdicts(monkeypatch):
     assert paper.Report(runs[:1]).scores("btx").endswith("50.0 | 0.0 | 50.0")  # the mean is without switch
     points = [{"models": {"math": run["models"]["btx"]}} for run in runs]
     assert make_cells("math", "math", points) == "50.0 (0.500) | 61.0 (0.390) | **70.0** (0.300)"
+
+
+def test_steps_of_equal_cost():
+    seed, branches = {"flops": 100, "tokens": 10}, {"flops": 30, "tokens": 3}
+    btx = {"flops": 20, "tokens": 1, "settings": {"steps": 5}}
+    upcycled = {"flops": 90, "tokens": 4}
+    ledgers = [[entry | {"seconds": 1} for entry in ledger] for ledger in ([seed, upcycled], [seed, branches], [seed])]
+    assert match_steps(btx, ledgers[0], ledgers[1], "flops") == (90 - 30) / (20 / 5)  # BTX finetuned longer
+    assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
+
+
+def test_text_of_the_read_half_tells_its_facts_and_no_unread_one(tmp_path):
+    unread.write_halves(tmp_path)
+
+    def read(name):
+        return [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+
+    texts = [{*re.findall(r"\w+", document["text"])} for document in read("read.jsonl")]
+
+    def is_told(task):
+        name, answer = re.findall(r"[A-Z]\w+", task["prompt"])[-1], task["answer"].strip(" .")
+        return any({name, answer} <= text for text in texts)
+
+    assert all(map(is_told, read("read.tasks.jsonl")))
+    unread_tasks = read("unread.tasks.jsonl")
+    assert not any(map(is_told, unread_tasks)) and len(unread_tasks) == 520 * 5 / 2

@@ -1,0 +1,77 @@
+"""Facts that nobody reads again: half of trivia's subjects for branches and finetuning, and a report on the other half.
+
+    python -m experiments.unread --write out/unread       # read.jsonl, read.tasks.jsonl and unread.tasks.jsonl
+    python -m experiments.unread results/unread/*.json    # results/unread/README.md, what `make unread` ends with
+
+The text of the report is that of unread.md. Its models are called half_NAME and none_NAME: in runs called half,
+branches and finetuning read half of trivia's subjects, in those called none they read no trivia.
+"""
+import json
+import random
+from pathlib import Path
+
+from cli import BadInput, make_parser, replacing, run
+from data import wiki
+from experiments.paired import spread
+from experiments.paper import EXPERTS, Report
+
+N_DOCUMENTS = 8000  # as many tokens as branches and finetuning read of it, several times
+
+
+class UnreadReport(Report):
+    """The methods give what [[...]] stands for in unread.md."""
+
+    def keeps(self, name):
+        """Cells: accuracy in % on unread and read facts and elsewhere, and the loss of the answers."""
+        cells = [self.accuracy(name, column) for column in ("unread", "read", "general", "+".join(EXPERTS))]
+        cells += [spread(self.scores_in(name, column, "answer_loss"), digits=2) for column in ("unread", "read")]
+        return " | ".join(cells)
+
+
+def write_lines(path, rows):
+    with replacing(path) as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_halves(folder):
+    """Write documents about one half of trivia's subjects, and the questions about either half as tasks."""
+    rng = random.Random(0)
+    subjects = wiki.world(1, "trivia")
+    halves = {"read": [], "unread": []}
+    for i, subject in enumerate(subjects):
+        halves["read" if i % 4 < 2 else "unread"].append(subject)
+    for name, half in halves.items():
+        tasks = [wiki.ask(subject, key) for subject in half for key in subject.values]
+        rng.shuffle(tasks)
+        write_lines(folder / f"{name}.tasks.jsonl", [{"prompt": task.prompt, "answer": task.answer} for task in tasks])
+    documents = []
+    for _ in range(N_DOCUMENTS):
+        subject = rng.choice(halves["read"])
+        documents.append({"text": wiki.tell(rng, subject, asked=subjects.index(subject) % 2 == 0)})
+    write_lines(folder / "read.jsonl", documents)
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("results", nargs="*", type=Path, help="half-SEED.json and none-SEED.json of each seed")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the halves of trivia as text and tasks")
+    args = parser.parse_args(argv)
+    if args.write:
+        write_halves(args.write)
+        return
+    if not args.results:
+        raise BadInput("results: name half-SEED.json and none-SEED.json of each seed; make unread writes them")
+    runs = {}  # {training seed: {"models", "machine"}}
+    for path in args.results:
+        variant, _, seed = path.stem.partition("-")
+        found = json.loads(path.read_text())
+        run_of_seed = runs.setdefault(seed, {"models": {}, "machine": found["machine"]})
+        for name, scores in found["models"].items():
+            run_of_seed["models"][f"{variant}_{name}"] = scores
+    template = (Path(__file__).parent / "unread.md").read_text(encoding="utf-8")
+    with replacing(args.results[0].parent / "README.md") as part:
+        part.write_text(UnreadReport(list(runs.values())).fill(template), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)
