@@ -39,16 +39,17 @@ def average_group(states, parts):
     return averaged
 
 
-def measure(config, state, windows):
+def measure(config, state, windows, dtype):
     """The mean loss of a model with these weights, in nats per token, over the second half of each window."""
     model = GPT(config).eval()
     model.load_state_dict(state)
-    losses, _, _ = score_texts(model, windows, batch_size=10)
+    with autocast(dtype, torch.device("cpu")):  # ends with the model, because it keeps a copy of the weights until then
+        losses, _, _ = score_texts(model, windows, batch_size=10)
     return losses.mean().item()
 
 
 @torch.no_grad()
-def measure_groups(folder, homes, domains, n_windows):
+def measure_groups(folder, homes, domains, n_windows, dtype):
     """{group: {"whole", "oracle" or "random": {domain: loss}}} for the seed and the branches in a folder.
 
     homes: {domain: name of its expert}. The seed is called "seed".
@@ -69,9 +70,9 @@ def measure_groups(folder, homes, domains, n_windows):
         losses[group] = {"whole": {}, "oracle": {}, "random": {}}
         for domain, rows in windows.items():
             home = homes[domain]
-            losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, rows)
-            losses[group]["oracle"][domain] = measure(dense, merged[home], rows)
-            losses[group]["random"][domain] = measure(moe, mixed, rows)
+            losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, rows, dtype)
+            losses[group]["oracle"][domain] = measure(dense, merged[home], rows, dtype)
+            losses[group]["random"][domain] = measure(moe, mixed, rows, dtype)
     return losses | {"unmerged": {"oracle": losses["nothing"]["whole"]}}  # as paper.md calls it
 
 
@@ -103,8 +104,7 @@ def main(argv=None):
     results = {}
     for pair in args.folders:
         name, _, folder = pair.rpartition("=")
-        with autocast(args.dtype, torch.device("cpu")):
-            losses = measure_groups(Path(folder), homes, domains, args.windows)
+        losses = measure_groups(Path(folder), homes, domains, args.windows, args.dtype)
         results[name or folder] = losses
         print_table(name or folder, losses, homes)
     if args.out:

@@ -1,4 +1,4 @@
-"""For how many steps does sparse upcycling cost what BTX costs? For the compute-matched (CM) baselines of Table 3.
+"""For how many steps does a model cost what another costs? For the compute-matched (CM) baselines of Table 3.
 
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 

@@ -68,9 +68,10 @@ CM_STEPS = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --si
 $(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $$($(CM_STEPS)) --lr $(LR_CM) --alpha $(ALPHA)
 LR_CM ?= $(LR_SU)
-# BTX finetuned until it costs what sparse upcycling (DM) costs
+# BTX finetuned until it costs what sparse upcycling (DM) costs (its branches are paid already); and finetuned twice
 $(OUT)/btx_long.pt: $(OUT)/btx_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
 	$(TUNE) --steps $$($(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/su_dm.pt --since $<) --alpha $(ALPHA)
+$(OUT)/btx_twice.pt: $(OUT)/btx.pt; $(TUNE) --steps $(FINETUNE_STEPS) --alpha $(ALPHA)
 # each at the other's learning rate
 $(OUT)/dense_slow_1.pt: $(OUT)/seed.pt;         $(TRAIN) --init $< $(PHASE_1) --lr $(LR_SU)
 $(OUT)/dense_slow.pt:   $(OUT)/dense_slow_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_SU)

@@ -23,7 +23,7 @@ LR_BTX         = 2e-4
 EVALUATE       = --dtype bfloat16 --batch_size 4 --windows 40 --skip_windows 16 --tasks 1000 \
                  --btm_methods bayes:1,bayes:2
 SCORED         = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,control soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge \
-                 dense_dm_1 dense_dm su_dm_1 su_dm su_cm_flops)
+                 btx_twice dense_dm_1 dense_dm su_dm_1 su_dm su_cm_flops)
 EXTRA          = $(OUT)/btx-hf $(OUT)/looks.md
 # the grid of rates: for two fifths of the steps, and measured on the windows that the report skips
 GRID_OPTIONS   = EXPERT_STEPS=40 FINETUNE_STEPS=26 EVALUATE="--dtype bfloat16 --batch_size 4 --windows 16 --tasks 1"

@@ -1,4 +1,5 @@
 """What the README and the docs say is so, and the modules import each other in one direction."""
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import finetune_router
 import model
+from experiments.text_report import TextReport
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -100,6 +102,18 @@ def test_the_table_is_of_the_committed_results():
     head, _, *rows = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", README, re.S)[1].splitlines()
     report = (ROOT / "results" / "README.md").read_text().splitlines()
     assert len(rows) == 9 and all(any(line.startswith(row) for line in report) for row in [head, *rows])
+
+
+def test_the_pretrained_seed_s_numbers_are_of_the_committed_run():
+    models = json.loads((ROOT / "results/pretrained/results.json").read_text())["seeds"][0]
+    report = TextReport([{"models": models}])
+    text = re.search(r"\*\*With a finished seed.*?\n\n", README, re.S)[0]
+    pairs = (("btx", "dense_dm", "mean"), ("btx", "btm_bayes_top2", "mean"), ("btx", "btm_bayes_top2", "changing"),
+             ("btx", "dense_dm", "changing"), ("soup", "seed", "mean"))
+    found = [f"{report.bits(a, column)[0] - report.bits(b, column)[0]:+.3f}" for a, b, column in pairs]
+    said = re.findall(r"(0\.\d{3}) (?:bits per byte )?(worse|better)", text)
+    signed = [{"worse": "+", "better": "-"}[word] + number for number, word in said]
+    assert [signed[0], *signed] == found  # the first number is said of two models
 
 
 def test_sources():
