@@ -115,20 +115,21 @@ def ask(subject, key):
     return Task(subject.kind[key].question.format(subject.name), f" {subject.values[key]}.")
 
 
-def tell(rng, subject, asked):
-    """All facts about a subject, as sentences or, if `asked`, sometimes as questions with answers."""
+def tell(rng, subjects, i):
+    """All facts about subject i of a world, as sentences or, for every other subject, sometimes as questions."""
+    subject = subjects[i]
     name, values, kind = subject
     keys = rng.sample(list(values), len(values))
-    if asked and rng.random() < 0.5:
+    if i % 2 == 0 and rng.random() < 0.5:
         tasks = [ask(subject, key) for key in keys]
         return " ".join(task.prompt + task.answer for task in tasks)
     return " ".join(rng.choice(kind[key].sentences).format(name, values[key]) for key in keys)
 
 
 def document(rng, level=1, domain="wiki"):
-    """All facts about one subject. Every other subject is sometimes told in questions."""
-    i = rng.randrange(len(world(level, domain)))
-    return tell(rng, world(level, domain)[i], asked=i % 2 == 0)
+    """All facts about one subject, drawn at random."""
+    subjects = world(level, domain)
+    return tell(rng, subjects, rng.randrange(len(subjects)))
 
 
 def task(rng, level=1, domain="wiki"):

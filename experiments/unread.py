@@ -38,17 +38,14 @@ def write_halves(folder):
     rng = random.Random(0)
     subjects = wiki.world(1, "trivia")
     halves = {"read": [], "unread": []}
-    for i, subject in enumerate(subjects):
-        halves["read" if i % 4 < 2 else "unread"].append(subject)
+    for i in range(len(subjects)):  # both halves have subjects that are told in questions, too: see wiki.tell
+        halves["read" if i % 4 < 2 else "unread"].append(i)
     for name, half in halves.items():
-        tasks = [wiki.ask(subject, key) for subject in half for key in subject.values]
+        tasks = [wiki.ask(subjects[i], key) for i in half for key in subjects[i].values]
         rng.shuffle(tasks)
         write_lines(folder / f"{name}.tasks.jsonl", [{"prompt": task.prompt, "answer": task.answer} for task in tasks])
-    documents = []
-    for _ in range(N_DOCUMENTS):
-        subject = rng.choice(halves["read"])
-        documents.append({"text": wiki.tell(rng, subject, asked=subjects.index(subject) % 2 == 0)})
-    write_lines(folder / "read.jsonl", documents)
+    documents = [wiki.tell(rng, subjects, rng.choice(halves["read"])) for _ in range(N_DOCUMENTS)]
+    write_lines(folder / "read.jsonl", [{"text": text} for text in documents])
 
 
 def main(argv=None):
