@@ -3,6 +3,7 @@
 LR_LARGE ?= 5e-3
 LR_DENSE ?= 1e-3
 LR_SU    ?= 5e-4
+LR_CM    ?= 1e-3  # of su_own_*; su_cm_* have LR_SU, as registered
 LR_DENSE_2 ?= $(LR_DENSE)  # of the second phases
 LR_SU_2    ?= $(LR_SU)
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
@@ -65,9 +66,9 @@ $(OUT)/su_dm_1.pt:    $(OUT)/su_mixed.pt;   $(FINETUNE) $(PHASE_1) --lr $(LR_SU)
 $(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU_2) --alpha $(ALPHA)
 # compute-matched (CM): the second phase alone, for the steps that cost what BTX cost, in FLOPs or as the paper counts
 CM_STEPS = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by $*
-$(OUT)/su_cm_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
-	$(FINETUNE) --data $(FINETUNE_DATA) --steps $$($(CM_STEPS)) --lr $(LR_CM) --alpha $(ALPHA)
-LR_CM ?= $(LR_SU)
+CM = $(FINETUNE) --data $(FINETUNE_DATA) --steps $$($(CM_STEPS)) --alpha $(ALPHA)
+$(OUT)/su_cm_%.pt:  $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU)
+$(OUT)/su_own_%.pt: $(OUT)/su_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM)
 # BTX finetuned until it costs what sparse upcycling (DM) costs (its branches are paid already); and finetuned twice
 $(OUT)/btx_long.pt: $(OUT)/btx_mixed.pt $(OUT)/su_dm.pt $(OUT)/btx.pt
 	$(TUNE) --steps $$($(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/su_dm.pt --since $<) --alpha $(ALPHA)
@@ -85,16 +86,19 @@ $(OUT)/eps-%/ready: $(OUT)/seed.pt
 	mkdir -p $(@D) && cp -p $< $(@D)
 	+$(AGAIN) OUT=$(@D) OPTIONS="$(OPTIONS) --eps $*" $(NAMES:%=$(@D)/%.pt)
 	touch $@
+$(OUT)/eps-1e-8_mixed.pt $(OUT)/eps-1e-4_mixed.pt: $(OUT)/%_mixed.pt: $(OUT)/%/ready
+	$(PY) mix.py $(patsubst %,$(OUT)/$*/%.pt,seed $(NAMES)) --seed $(SEED) --out $@
 $(OUT)/averaging.json: $(EXPERTS) $(OUT)/eps-1e-8/ready $(OUT)/eps-1e-4/ready
 	$(PY) -m experiments.averaging eps-1e-5=$(OUT) eps-1e-8=$(OUT)/eps-1e-8 eps-1e-4=$(OUT)/eps-1e-4 \
 	    --data_dir $(DATA) --out $@
 
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
-OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_short soft_short blend_short \
-         split2of8_short split4of8_short top2_short lb_short frozen_short sample_medium soft_medium top2_medium \
+OTHERS = large su_cm_flops su_cm_paper su_own_flops su_own_paper \
+         btx_nolb btx_sample switch_short sample_short soft_short blend_short split2of8_short \
+         split4of8_short top2_short lb_short frozen_short sample_medium soft_medium top2_medium \
          btx_noseed soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
-BEYOND = ff_mixed btx_ff three later_mixed later_short later
+BEYOND = ff_mixed btx_ff three later_mixed later_short later btx_eps-1e-8 btx_eps-1e-4
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
 $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
@@ -114,7 +118,8 @@ AT_SEED   ?= seed-2e-3 seed-3e-3 seed-5e-3 seed-8e-3
 AT_BRANCH ?= branch-1e-3 branch-1.5e-3 branch-2.25e-3
 RATES     ?= 2.5e-4 5e-4 1e-3 2e-3
 AT_LARGE  ?= large-3e-3 large-5e-3 large-1e-2
-POINTS    = $(patsubst %,$(GRID)/%,$(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE))
+AT_CM     ?= cm-5e-4 cm-1e-3 cm-2e-3
+POINTS    = $(patsubst %,$(GRID)/%,$(AT_SEED) $(AT_BRANCH) $(RATES) $(AT_LARGE) $(AT_CM))
 grid: $(POINTS)  ## the learning rates of BTX and of its rivals, on other data and tasks than the report's
 	$(GRID_PAGE)
 GRID_PAGE ?= $(PY) -m experiments.grid $^ --out $(REPORT)
@@ -136,6 +141,10 @@ $(RATES:%=$(GRID)/%): $(GRID)/%:
 	    WANT="dense_dm su_dm btx" $@/grid/results.json
 $(AT_LARGE:%=$(GRID)/%): $(GRID)/large-%:
 	+$(ON_GRID) OUT=$@ LR_LARGE=$* SEED_STEPS=$(shell expr $(SEED_STEPS) / 2) WANT=large $@/grid/results.json
+# its steps follow from what BTX and upcycling (DM) cost, which is the same at each rate
+$(AT_CM:%=$(GRID)/%): $(GRID)/cm-%: $(firstword $(RATES:%=$(GRID)/%))
+	mkdir -p $@ && cp -p $</*.pt $@
+	+$(ON_GRID) OUT=$@ LR_CM=$* WANT=su_own_flops $@/grid/results.json
 $(OUT)/grid/results.json: $(WANT:%=$(OUT)/%.pt); $(SCORE) $^ --no_figures
 
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
@@ -153,7 +162,7 @@ $(BEYOND_SEEDS:%=$(REPORT)/seed%.json): ALSO += beyond
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
 	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $@
-text:  ## BTX and its rivals on real text, three seeds and a grid of rates; needs apt; see text.mk
+text:  ## BTX and its rivals on real text, three seeds and a grid of rates; needs apt; see experiments/text.mk
 	$(MAKE) PRESET=text text-report
 text-report: $(SEEDS:%=text-%) $(filter-out $(GRID)/large-%,$(POINTS))
 	$(PY) -m experiments.text_report $(SEEDS:%=$(INTO)/seed%/rivals/results.json) --grid $(GRID)

@@ -19,6 +19,7 @@ EVALUATE       = --windows 390
 GRID_PAGE      = @echo "$(GRID)/*/grid/results.json have the numbers"
 SEED_STEPS     = 4000
 AT_SEED        = seed-3e-3 seed-5e-3 seed-8e-3 seed-1.2e-2 seed-1.8e-2
+AT_CM          =
 AT_BRANCH      = branch-1e-3 branch-1.5e-3 branch-2.25e-3 branch-3.4e-3
 RATES          = 5e-4 1e-3 2e-3 4e-3
 LR_SEED        = 1.2e-2

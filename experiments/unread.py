@@ -8,13 +8,16 @@ branches and finetuning read half of trivia's subjects, in those called none the
 """
 import json
 import random
+import re
 from pathlib import Path
+from statistics import mean
 
 from cli import BadInput, make_parser, replacing, run
 from data import wiki
 from experiments.paired import spread
 from experiments.paper import EXPERTS, Report, read_run
 
+TEMPLATE = (Path(__file__).parent / "unread.md").read_text(encoding="utf-8")
 N_DOCUMENTS = 8000  # as many tokens as branches and finetuning read of it, several times
 
 
@@ -26,6 +29,17 @@ class UnreadReport(Report):
         cells = [self.accuracy(name, column) for column in ("unread", "read", "general", "+".join(EXPERTS))]
         cells += [spread(self.scores_in(name, column, "answer_loss"), digits=2) for column in ("unread", "read")]
         return " | ".join(cells)
+
+    def within(self, low, high, what, *words):
+        """Cells: what accuracy or minus says of these words, and whether that is in the predicted range."""
+        found = self.scores_in(*words) if what == "accuracy" else self.differences(*words)
+        verdict = "yes" if float(low) <= 100 * mean(found) <= float(high) else "**no**"
+        return f"{getattr(self, what)(*words)} | {verdict}"
+
+    def failed(self):
+        """How many predictions failed."""
+        rows = re.findall(r"\[\[(within .+?)\]\]", TEMPLATE)
+        return str(sum(self.fill(f"[[{row}]]").endswith("**no**") for row in rows))
 
 
 def write_lines(path, rows):
@@ -65,9 +79,8 @@ def main(argv=None):
         run_of_seed = runs.setdefault(seed, {"models": {}, "machine": found["machine"]})
         for name, scores in found["models"].items():
             run_of_seed["models"][f"{variant}_{name}"] = scores
-    template = (Path(__file__).parent / "unread.md").read_text(encoding="utf-8")
     with replacing(args.results[0].parent / "README.md") as part:
-        part.write_text(UnreadReport(list(runs.values())).fill(template), encoding="utf-8")
+        part.write_text(UnreadReport(list(runs.values())).fill(TEMPLATE), encoding="utf-8")
 
 
 if __name__ == "__main__":
