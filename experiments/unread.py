@@ -62,6 +62,18 @@ def write_halves(folder):
     write_lines(folder / "read.jsonl", [{"text": text} for text in documents])
 
 
+def gather(paths):
+    """The runs of the report, one for each training seed, from half-SEED.json and none-SEED.json. Raises BadInput."""
+    runs = {}  # {training seed: {"models", "machine"}}
+    for path in paths:
+        variant, _, seed = path.stem.partition("-")
+        found = read_run(path)
+        run_of_seed = runs.setdefault(seed, {"models": {}, "machine": found["machine"]})
+        for name, scores in found["models"].items():
+            run_of_seed["models"][f"{variant}_{name}"] = scores
+    return list(runs.values())
+
+
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("results", nargs="*", type=Path, help="half-SEED.json and none-SEED.json of each seed")
@@ -72,15 +84,8 @@ def main(argv=None):
         return
     if not args.results:
         raise BadInput("results: name half-SEED.json and none-SEED.json of each seed; make unread writes them")
-    runs = {}  # {training seed: {"models", "machine"}}
-    for path in args.results:
-        variant, _, seed = path.stem.partition("-")
-        found = read_run(path)
-        run_of_seed = runs.setdefault(seed, {"models": {}, "machine": found["machine"]})
-        for name, scores in found["models"].items():
-            run_of_seed["models"][f"{variant}_{name}"] = scores
     with replacing(args.results[0].parent / "README.md") as part:
-        part.write_text(UnreadReport(list(runs.values())).fill(TEMPLATE), encoding="utf-8")
+        part.write_text(UnreadReport(gather(args.results)).fill(TEMPLATE), encoding="utf-8")
 
 
 if __name__ == "__main__":

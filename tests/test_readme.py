@@ -8,9 +8,11 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from statistics import mean
 
 import finetune_router
 import model
+from experiments import unread
 from experiments.text_report import TextReport
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +116,15 @@ def test_the_pretrained_seed_s_numbers_are_of_the_committed_run():
     said = re.findall(r"(0\.\d{3}) (?:bits per byte )?(worse|better)", text)
     signed = [{"worse": "+", "better": "-"}[word] + number for number, word in said]
     assert [signed[0], *signed] == found  # the first number is said of two models
+
+
+def test_what_is_said_of_unread_facts_is_of_the_committed_runs():
+    report = unread.UnreadReport(unread.gather(sorted((ROOT / "results/unread").glob("*.json"))))
+    said = re.findall(r"(\d+) %", re.search(r"\n6\. \[Facts.*?\n\n", README, re.S)[0])
+    names = ("half_btx", "half_su_dm", "half_su_fast", "half_dense_dm")
+    assert said[:4] == [f"{100 * mean(report.scores_in(name, 'unread')):.0f}" for name in names]
+    finetuned = ("soup_tuned", "dense_dm", "dense_slow", "su_dm", "su_fast", "btx", "btx_long")
+    assert max(100 * mean(report.scores_in(f"none_{name}", "unread")) for name in finetuned) < int(said[4])
 
 
 def test_sources():
