@@ -73,7 +73,7 @@ def measure_groups(folder, homes, domains, n_windows, dtype):
             losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, rows, dtype)
             losses[group]["oracle"][domain] = measure(dense, merged[home], rows, dtype)
             losses[group]["random"][domain] = measure(moe, mixed, rows, dtype)
-    return losses | {"unmerged": {"oracle": losses["nothing"]["whole"]}}  # as paper.md calls it
+    return losses
 
 
 def print_table(folder, losses, homes):

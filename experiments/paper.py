@@ -208,10 +208,10 @@ class Report(NamedTuple):
         accuracies = zip(*(self.scores_in(name, column) for name in names), strict=True)
         return str(sum(100 * max(accuracy) < float(limit) for accuracy in accuracies))
 
-    def averaging_cost(self, group, eps, start):
-        """The loss in the experts' domains with an oracle when a group is averaged, minus that of `start`."""
+    def averaging_cost(self, group, eps):
+        """How much the loss of the whole home experts grows when this group of their tensors is averaged."""
         runs = [run["averaging"][eps] for run in self.runs if "averaging" in run]
-        costs = [mean(run[group]["oracle"][d] - run[start]["oracle"][d] for d in EXPERTS) for run in runs]
+        costs = [mean(run[group]["whole"][d] - run["nothing"]["whole"][d] for d in EXPERTS) for run in runs]
         return f"{mean(costs):.2f}"
 
     def judge(self, table, a, sign, b, judged):
@@ -240,15 +240,14 @@ class Report(NamedTuple):
         active, params = results[0]["active_params"] / 1e3, results[0]["params"] / 1e3  # the same in all runs
         return f"{tokens:.1f} | {flops:.1f} | {longest:.1f} | {share} | {active:.0f} of {params:.0f}"
 
-    def averaging(self, group):
-        """Cells: the loss in the experts' domains if this group of tensors is averaged, by router and epsilon."""
+    def averaging(self, group, *readers):
+        """Cells: the loss in the experts' domains if this group of tensors is averaged, by reader and epsilon."""
         runs = [run["averaging"] for run in self.runs if "averaging" in run]
         cells = []
-        for router in ("oracle", "random"):
+        for reader in readers:  # "whole", "oracle" or "random": see averaging.py
             for eps in EPSILONS:
-                found = [run[eps][group].get(router) for run in runs]
-                losses = [mean(domains[name] for name in EXPERTS) for domains in found if domains]
-                cells.append(spread(losses, digits=3) if losses else "")
+                losses = [mean(run[eps][group][reader][d] for d in EXPERTS) for run in runs]
+                cells.append(spread(losses, digits=3))
         return " | ".join(cells)
 
     def condition(self, what, smallest, largest):
@@ -334,11 +333,11 @@ def write_table_6(text, out):
 
 
 def read_run(path):
-    """Read a file that --collect wrote. Raises BadInput."""
+    """Read the results of a run, as evaluate.py or --collect wrote them. Raises BadInput."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
-        raise BadInput(f"{path}: not a file that --collect wrote; run make paper") from None
+        raise BadInput(f"{path}: no results of a run in it; make help says what writes them") from None
 
 
 def main(argv=None):

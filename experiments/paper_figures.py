@@ -48,21 +48,22 @@ def basin(panels, path):
 
 
 def averaging(runs, epsilons, domains, path):
-    """Mean loss in some domains by averaged group of tensors: a panel for each router, a bar for each epsilon.
+    """Mean loss in some domains by averaged group of tensors: a panel for each reader, a bar for each epsilon.
 
-    runs: for each seed {epsilon: {group: {router: {domain: loss}}}}, see experiments/averaging.py; a line is the range.
+    runs: for each seed {epsilon: {group: {reader: {domain: loss}}}}, see experiments/averaging.py; a line is the range.
     """
-    figure, [panels] = make_panels(1, 2, 4.2, 3.2)
-    for panel, router in zip(panels, ("oracle", "random"), strict=True):
-        groups = [group for group, losses in runs[0][epsilons[0]].items() if router in losses]
+    titles = {"whole": "home expert, whole", "oracle": "oracle", "random": "random router"}
+    figure, [panels] = make_panels(1, 3, 3.6, 3.2)
+    groups = list(runs[0][epsilons[0]])
+    for panel, (reader, title) in zip(panels, titles.items(), strict=True):
         for i, epsilon in enumerate(epsilons):
             losses = []  # (n_groups, n_runs)
             for group in groups:
-                losses.append([np.mean([run[epsilon][group][router][d] for d in domains]) for run in runs])
+                losses.append([np.mean([run[epsilon][group][reader][d] for d in domains]) for run in runs])
             places = np.arange(len(groups)) + 0.27 * (i - 1)
             panel.bar(places, np.mean(losses, axis=1), width=0.27, label=epsilon.replace("-", " = ", 1))
             panel.vlines(places, np.min(losses, axis=1), np.max(losses, axis=1), color="black", lw=0.8)
-        panel.set(title=f"{router} router", xticks=range(len(groups)), xticklabels=groups)
+        panel.set(title=title, xticks=range(len(groups)), xticklabels=groups)
         panel.tick_params(axis="x", rotation=30)
     save(figure, [panels], ["loss of math, code and wiki"], path)
 
