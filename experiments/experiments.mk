@@ -176,19 +176,17 @@ UNREAD        = $(INTO)/unread
 READ_half     = REPLAY=general=4,read=1 FINETUNE_DATA=general=14,read=5,math=27,code=27,wiki=27
 READ_none     = REPLAY=general=5 FINETUNE_DATA=general=19,math=27,code=27,wiki=27
 UNREAD_WANT   = seed soup soup_tuned btx_mixed btx btx_long dense_dm dense_slow su_dm su_fast
-UNREAD_FILES  = $(foreach seed,$(UNREAD_SEEDS),$(REPORT)/unread/half-$(seed).json $(REPORT)/unread/none-$(seed).json)
 ON_UNREAD     = $(AGAIN) DATA=$(DATA)/unread TEXTS=$(UNREAD)/read.jsonl WANT="$(UNREAD_WANT)" \
                 PREPARE="$(PREPARE) --seed 2 --text read=$(UNREAD)/read.jsonl \
                 --own_tasks read=$(UNREAD)/read.tasks.jsonl unread=$(UNREAD)/unread.tasks.jsonl"
-unread: $(UNREAD_FILES)  ## what is kept of facts that nobody reads again; five seeds, six hours of one core
-	$(PY) -m experiments.unread $^
-$(REPORT)/unread/half-%.json $(REPORT)/unread/none-%.json: | unread-data
-	mkdir -p $(@D) $(UNREAD)/none-$*
+unread: $(UNREAD_SEEDS:%=$(REPORT)/unread/seed%.json)  ## what is kept of facts that nobody reads again; five seeds, six hours of one core
+	$(PY) -m experiments.unread $^ --out $(REPORT)/unread
+$(REPORT)/unread/seed%.json: | unread-data
+	mkdir -p $(UNREAD)/none-$*
 	+$(ON_UNREAD) SEED=$* OUT=$(UNREAD)/half-$* $(READ_half) $(UNREAD)/half-$*/grid/results.json
 	cp -p $(UNREAD)/half-$*/seed.pt $(UNREAD)/none-$*
 	+$(ON_UNREAD) SEED=$* OUT=$(UNREAD)/none-$* $(READ_none) $(UNREAD)/none-$*/grid/results.json
-	cp $(UNREAD)/half-$*/grid/results.json $(REPORT)/unread/half-$*.json
-	cp $(UNREAD)/none-$*/grid/results.json $(REPORT)/unread/none-$*.json
+	$(PY) -m experiments.unread --collect $(UNREAD)/half-$* $(UNREAD)/none-$* --out $@
 unread-data:
 	+$(ON_UNREAD) $(DATA)/unread/ready
 $(UNREAD)/read.jsonl: | .venv/ready; $(PY) -m experiments.unread --write $(@D)

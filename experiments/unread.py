@@ -1,6 +1,7 @@
 """Facts that nobody reads again: half of trivia's subjects for branches and finetuning, and a report on the other half.
 
     python -m experiments.unread --write out/unread       # read.jsonl, read.tasks.jsonl and unread.tasks.jsonl
+    python -m experiments.unread --collect out/unread/half-20 out/unread/none-20 --out results/unread/seed20.json
     python -m experiments.unread results/unread/*.json    # results/unread/README.md, what `make unread` ends with
 
 The text of the report is that of unread.md. Its models are called half_NAME and none_NAME: in runs called half,
@@ -12,7 +13,7 @@ import re
 from pathlib import Path
 from statistics import mean
 
-from cli import BadInput, make_parser, replacing, run
+from cli import make_parser, replacing, run
 from data import wiki
 from experiments.paired import spread
 from experiments.paper import EXPERTS, Report, read_run
@@ -62,30 +63,36 @@ def write_halves(folder):
     write_lines(folder / "read.jsonl", [{"text": text} for text in documents])
 
 
-def gather(paths):
-    """The runs of the report, one for each training seed, from half-SEED.json and none-SEED.json. Raises BadInput."""
-    runs = {}  # {training seed: {"models", "machine"}}
-    for path in paths:
-        variant, _, seed = path.stem.partition("-")
-        found = read_run(path)
-        run_of_seed = runs.setdefault(seed, {"models": {}, "machine": found["machine"]})
+def collect(folders):
+    """Gather one training seed from its folders half-SEED and none-SEED. Raises BadInput."""
+    models = {}
+    for folder in folders:
+        variant, _, _ = folder.name.partition("-")
+        found = read_run(folder / "grid" / "results.json")
         for name, scores in found["models"].items():
-            run_of_seed["models"][f"{variant}_{name}"] = scores
-    return list(runs.values())
+            models[f"{variant}_{name}"] = scores
+    return {"models": models, "machine": found["machine"]}
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("results", nargs="*", type=Path, help="half-SEED.json and none-SEED.json of each seed")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the halves of trivia as text and tasks")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="PATH",
+                        help="files of --collect; with --collect: a seed's two folders; with --write: a folder")
+    parser.add_argument("--write", action="store_true", help="write the halves of trivia as text and tasks")
+    parser.add_argument("--collect", action="store_true", help="gather what the report needs of one training seed")
+    parser.add_argument("--out", type=Path, default="results/unread",
+                        help="folder for README.md; with --collect: a file (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.write:
-        write_halves(args.write)
+        write_halves(args.runs[0])
         return
-    if not args.results:
-        raise BadInput("results: name half-SEED.json and none-SEED.json of each seed; make unread writes them")
-    with replacing(args.results[0].parent / "README.md") as part:
-        part.write_text(UnreadReport(gather(args.results)).fill(TEMPLATE), encoding="utf-8")
+    if args.collect:
+        with replacing(args.out) as part:
+            part.write_text(json.dumps(collect(args.runs)))
+        return
+    report = UnreadReport([read_run(path) for path in args.runs])
+    with replacing(args.out / "README.md") as part:
+        part.write_text(report.fill(TEMPLATE), encoding="utf-8")
 
 
 if __name__ == "__main__":

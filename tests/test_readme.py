@@ -13,6 +13,7 @@ from statistics import mean
 import finetune_router
 import model
 from experiments import unread
+from experiments.paper import read_run
 from experiments.text_report import TextReport
 
 ROOT = Path(__file__).parent.parent
@@ -119,7 +120,7 @@ def test_the_pretrained_seed_s_numbers_are_of_the_committed_run():
 
 
 def test_what_is_said_of_unread_facts_is_of_the_committed_runs():
-    report = unread.UnreadReport(unread.gather(sorted((ROOT / "results/unread").glob("*.json"))))
+    report = unread.UnreadReport([read_run(path) for path in (ROOT / "results/unread").glob("*.json")])
     said = re.findall(r"(\d+) %", re.search(r"\n6\. \[Facts.*?\n\n", README, re.S)[0])
     names = ("half_btx", "half_su_dm", "half_su_fast", "half_dense_dm")
     assert said[:4] == [f"{100 * mean(report.scores_in(name, 'unread')):.0f}" for name in names]
