@@ -24,7 +24,6 @@ from experiments.paired import holm, points, spread, t_test
 from support import explore, figures
 from support.checkpoint import build_model, load_checkpoint
 
-TEMPLATE = (Path(__file__).parent / "paper.md").read_text(encoding="utf-8")
 EXPERTS = ("math", "code", "wiki")
 COLUMNS = (*DOMAINS, "switch")
 GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS, "with_switch": COLUMNS}
@@ -96,10 +95,11 @@ class Report(NamedTuple):
     """The results of several runs. The methods of the second half give what [[...]] stands for."""
 
     runs: list
+    template: str = ""  # the page, for methods that count its rows
 
     def having(self, *names):
         """A report on the runs that have all these models. Only models of the same seeds should be compared."""
-        return Report([run for run in self.runs if run["models"].keys() >= {*names}])
+        return Report([run for run in self.runs if run["models"].keys() >= {*names}], self.template)
 
     def results(self, name):
         """A model's scores and costs in each run that has it, as evaluate.py wrote them."""
@@ -136,7 +136,7 @@ class Report(NamedTuple):
     def list_tested(self, table):
         """The hypotheses (a, ">", b, group) of a table that were run with enough seeds."""
         tested = []
-        for words in re.findall(rf"\[\[judge {table} (.+?)\]\]", TEMPLATE):
+        for words in re.findall(rf"\[\[judge {table} (.+?)\]\]", self.template):
             a, sign, b, group = words.split()
             if sign == ">" and self.is_tested(table, a, b):
                 tested.append((a, sign, b, group))
@@ -199,7 +199,7 @@ class Report(NamedTuple):
 
     def count(self, table, verdict):
         """How many rows of a table have this verdict: yes, open or no."""
-        rows = re.findall(rf"\[\[judge {table} (.+?)\]\]", TEMPLATE)
+        rows = re.findall(rf"\[\[judge {table} (.+?)\]\]", self.template)
         verdicts = [self.judge(table, *row.split()).split(" | ")[-1].strip("*") for row in rows]
         return str(verdicts.count(verdict))
 
@@ -351,9 +351,10 @@ def main(argv=None):
         with replacing(args.out) as part:
             part.write_text(json.dumps(collect(args.runs[0], args.data_dir)))
         return
-    report = Report([read_run(path) for path in args.runs])
+    template = (Path(__file__).parent / "paper.md").read_text(encoding="utf-8")
+    report = Report([read_run(path) for path in args.runs], template)
     with replacing(args.out / "README.md") as part:
-        part.write_text(report.fill(TEMPLATE), encoding="utf-8")
+        part.write_text(report.fill(template), encoding="utf-8")
     draw(report, args.out / "figures")
     write_table_6(report.runs[0]["text"], args.out)
     print(f"report: {args.out}/README.md   figures: {args.out}/figures/*.png")

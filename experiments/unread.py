@@ -18,7 +18,6 @@ from data import wiki
 from experiments.paired import spread
 from experiments.paper import EXPERTS, Report, read_run
 
-TEMPLATE = (Path(__file__).parent / "unread.md").read_text(encoding="utf-8")
 N_DOCUMENTS = 8000  # as many tokens as branches and finetuning read of it, several times
 
 
@@ -39,7 +38,7 @@ class UnreadReport(Report):
 
     def failed(self):
         """How many predictions failed."""
-        rows = re.findall(r"\[\[(within .+?)\]\]", TEMPLATE)
+        rows = re.findall(r"\[\[(within .+?)\]\]", self.template)
         return str(sum(self.fill(f"[[{row}]]").endswith("**no**") for row in rows))
 
 
@@ -90,9 +89,10 @@ def main(argv=None):
         with replacing(args.out) as part:
             part.write_text(json.dumps(collect(args.runs)))
         return
-    report = UnreadReport([read_run(path) for path in args.runs])
+    template = (Path(__file__).parent / "unread.md").read_text(encoding="utf-8")
+    report = UnreadReport([read_run(path) for path in args.runs], template)
     with replacing(args.out / "README.md") as part:
-        part.write_text(report.fill(TEMPLATE), encoding="utf-8")
+        part.write_text(report.fill(template), encoding="utf-8")
 
 
 if __name__ == "__main__":
