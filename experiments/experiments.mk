@@ -180,7 +180,7 @@ UNREAD_WANT   = seed soup soup_tuned btx_mixed btx btx_long dense_dm dense_slow 
 ON_UNREAD     = $(AGAIN) DATA=$(DATA)/unread TEXTS=$(UNREAD)/read.jsonl WANT="$(UNREAD_WANT)" \
                 PREPARE="$(PREPARE) --seed 2 --text read=$(UNREAD)/read.jsonl \
                 --own_tasks read=$(UNREAD)/read.tasks.jsonl unread=$(UNREAD)/unread.tasks.jsonl"
-unread: $(UNREAD_SEEDS:%=$(REPORT)/unread/seed%.json)  ## what is kept of facts that nobody reads again; five seeds, six hours of one core
+unread: $(UNREAD_SEEDS:%=$(REPORT)/unread/seed%.json)  ## what is kept of facts that nobody reads again; REPORT=FOLDER repeats its runs, too
 	$(PY) -m experiments.unread $^ --out $(REPORT)/unread
 $(REPORT)/unread/seed%.json: | unread-data
 	mkdir -p $(UNREAD)/none-$*
