@@ -107,6 +107,13 @@ def test_the_table_is_of_the_committed_results():
     assert len(rows) == 9 and all(any(line.startswith(row) for line in report) for row in [head, *rows])
 
 
+def test_differences_in_the_findings_stand_in_the_report():
+    findings = README.partition("## What was found")[2].partition("\n## ")[0]
+    said = re.findall(r"-?\d+\.\d ± \d+\.\d", findings)
+    report = (ROOT / "results" / "README.md").read_text()
+    assert len(said) == 5 and all(difference in report for difference in said)
+
+
 def test_the_pretrained_seed_s_numbers_are_of_the_committed_run():
     models = json.loads((ROOT / "results/pretrained/results.json").read_text())["seeds"][0]
     report = TextReport([{"models": models}])
