@@ -82,7 +82,8 @@ def draw_figures(results, loads, checkpoints, tasks, answers, out):
     if loads and dense and first["accuracy"]:
         draw_answers(results, loads, dense, tasks, answers, out / "figures/answers.png")
         shown.append("![a task of each domain and what models answer](figures/answers.png)")
-        shown.append("Above: each token has the colour of the expert with the largest gate, in the mean over layers.")
+        shown.append("Above: each token has the colour of the expert with the largest gate, in the mean over layers. "
+                     "Answers are cut to the length of the right one.")
     if first["accuracy"]:
         figures.accuracy(results, out / "figures/accuracy.png")
         shown.append("![accuracy by domain](figures/accuracy.png)")
