@@ -133,10 +133,14 @@ class Report(NamedTuple):
             needed = 10 if {a, b} <= MAIN else 5
         return len(self.having(a, b).runs) >= needed
 
+    def rows(self, call):
+        """The arguments of every [[call ...]] in the page."""
+        return re.findall(rf"\[\[{call} (.+?)\]\]", self.template)
+
     def list_tested(self, table):
         """The hypotheses (a, ">", b, group) of a table that were run with enough seeds."""
         tested = []
-        for words in re.findall(rf"\[\[judge {table} (.+?)\]\]", self.template):
+        for words in self.rows(f"judge {table}"):
             a, sign, b, group = words.split()
             if sign == ">" and self.is_tested(table, a, b):
                 tested.append((a, sign, b, group))
@@ -199,7 +203,7 @@ class Report(NamedTuple):
 
     def count(self, table, verdict):
         """How many rows of a table have this verdict: yes, open or no."""
-        rows = re.findall(rf"\[\[judge {table} (.+?)\]\]", self.template)
+        rows = self.rows(f"judge {table}")
         verdicts = [self.judge(table, *row.split()).split(" | ")[-1].strip("*") for row in rows]
         return str(verdicts.count(verdict))
 

@@ -9,7 +9,6 @@ branches and finetuning read half of trivia's subjects, in those called none the
 """
 import json
 import random
-import re
 from pathlib import Path
 from statistics import mean
 
@@ -38,8 +37,8 @@ class UnreadReport(Report):
 
     def failed(self):
         """How many predictions failed."""
-        rows = re.findall(r"\[\[(within .+?)\]\]", self.template)
-        return str(sum(self.fill(f"[[{row}]]").endswith("**no**") for row in rows))
+        verdicts = [self.within(*row.split()).split(" | ")[-1] for row in self.rows("within")]
+        return str(verdicts.count("**no**"))
 
 
 def write_lines(path, rows):
