@@ -3,12 +3,12 @@ import torch
 
 
 @torch.inference_mode()
-def stream(model, idx, max_new_tokens, temperature=0.0, likeliest=0, generator=None):
+def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None):
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
 
-    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from as many
-    of the likeliest as `likeliest` says, or from all if it is 0. When block_size is full, the model forgets the older
-    half of the text and reads the rest again.
+    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from
+    the top_k likeliest, or from all if top_k is 0. When block_size is full, the model forgets the older half of the text
+    and reads the rest again.
     """
     cache, new, n_read = {}, idx, 0
     for _ in range(max_new_tokens):
@@ -18,7 +18,7 @@ def stream(model, idx, max_new_tokens, temperature=0.0, likeliest=0, generator=N
         logits, _, routing = model(new, cache=cache)
         n_read += new.shape[1]
         V = logits.shape[-1]
-        kept, tokens = logits[:, -1].topk(min(likeliest or V, V))  # the likeliest first
+        kept, tokens = logits[:, -1].topk(min(top_k or V, V))  # the likeliest first
         new = tokens[:, :1]  # (B, 1)
         if temperature > 0:
             probs = (kept / temperature).softmax(-1)
