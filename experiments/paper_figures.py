@@ -31,7 +31,8 @@ def gain(runs, path):
         for name in names:
             same = having(runs, name)
             seed, home = np.array(scores(same, "seed", domain)), np.array(scores(same, domain, domain))
-            columns[domain][name] = (np.array(scores(same, name, domain)) - seed) / (home - seed)
+            gained = np.where(home == seed, np.nan, home - seed)  # PRESET=tiny: its experts gain nothing
+            columns[domain][name] = (np.array(scores(same, name, domain)) - seed) / gained
     for domain, accuracy in PAPER.items():
         seed, home = accuracy["seed"], accuracy["home"]
         shares = {name: [(accuracy[name] - seed) / (home - seed)] for name in names if name in accuracy}
@@ -134,5 +135,6 @@ def forgetting(runs, path):
     for panel, domain in zip(panels, DOMAINS, strict=True):
         for i, expert in enumerate(EXPERTS):  # side by side, or equal means would hide each other
             accuracy = 100 * np.mean(scores(runs, expert, domain))
-            panel.text(1.25 + 0.25 * i, accuracy, expert[0], ha="center", va="center", color="C1", weight="bold")
+            panel.text(1.25 + 0.25 * i, accuracy, expert[0], ha="center", va="center", color="C1", weight="bold",
+                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     save(figure, [panels], ["accuracy, %"], path)
