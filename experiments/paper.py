@@ -237,13 +237,13 @@ def draw(runs, averaged, out):
     paper_figures.gain(runs, out / "gain.png")
     paper_figures.compute(runs, out / "figure2_left.png")
     paper_figures.normalised(complete, COLUMNS, out / "figure2_right.png")
-    routing = {MODELS[name]: of_model for name, of_model in complete[0]["routing"].items() if name in MODELS}
-    balance = {label: routing[label] for label in ("BTX Top-2", "BTX Top-2, unbalanced")}
-    figures.routing(balance, out / "figure3_4.png")
+    first = complete[0]
+    balance = {MODELS[name]: first["routing"][name] for name in ("btx", "btx_nolb")}
+    figures.draw_routing(balance, out / "figure3_4.png")
     paper_figures.probabilities(balance, out / "figure5.png")
-    methods = ("Switch (short)", "Sample Top-1 (short)", "Top-2 (short)", "Soft (short)")
-    figures.routing({label: routing[label] for label in methods}, out / "figure6.png")
-    paper_figures.table_6(complete[0]["text"], out / "table6.png")
+    routers = ("switch_short", "sample_short", "top2_short", "soft_short")
+    figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
+    paper_figures.table_6(first["text"], out / "table6.png")
     paper_figures.averaging(averaged, EPSILONS, out / "averaging.png")
     paper_figures.forgetting(runs, out / "forgetting.png")
 
@@ -274,11 +274,10 @@ def read_run(path):
 def collect(folder, data_dir):
     """Gather one run: the scores of its models, where averaging costs, and a text by expert."""
     gathered = read_run(folder / "rivals/results.json")
-    for part in ("paper", "beyond"):  # not for every seed
-        if (folder / part).exists():
-            more = read_run(folder / part / "results.json")
-            gathered["models"] |= more["models"]
-            gathered["routing"] |= more["routing"]
+    if (folder / "paper").exists():  # not for every seed
+        more = read_run(folder / "paper/results.json")
+        gathered["models"] |= more["models"]
+        gathered["routing"] |= more["routing"]
     if (folder / "averaging.json").exists():
         gathered["averaging"] = read_run(folder / "averaging.json")
     gathered["text"] = read_gates(folder, load_domains(data_dir, DOMAINS))
