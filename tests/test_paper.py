@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.long
 def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path, capsys):
-    make(["paper", "PRESET=tiny", "SEEDS=10", "BEYOND_SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data",
+    make(["paper", "PRESET=tiny", "SEEDS=10", "AVERAGING_SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data",
           f"REPORT={tmp_path}"], capsys)
     assert (tmp_path / "tables.md").read_text().count("\n| BTX Top-2 |") == 5
     models = paper.read_run(tmp_path / "seed10.json")["models"]
