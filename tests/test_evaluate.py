@@ -14,8 +14,7 @@ from data import prepare
 from data.loader import first_windows, load_domains
 from data.task import Task
 from data.tokenizer import encode_prompt, load_tokenizer
-from experiments import sample_top1
-from model import GPTConfig, gumbel
+from model import GPTConfig
 from support import explore, figures, report
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import generate
@@ -49,8 +48,8 @@ class Reciter:
 
 
 @torch.inference_mode()
-def solve(model, tasks, **options):
-    return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu", **options)[0].tolist()
+def solve(model, tasks):
+    return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[0].tolist()
 
 
 def test_a_task_is_solved_if_and_only_if_greedy_decoding_writes_its_answer(tiny):
@@ -73,7 +72,7 @@ def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
     for before in ("", "An egg.<|endoftext|>"):
         prompt = before + 'def f(xs):\n    """Return the list."""'
         task = Task(prompt, "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
-        assert solve(Reciter(prompt, written), [task]) == solve(Reciter(prompt, written), [task], drawn=True) == [right]
+        assert solve(Reciter(prompt, written), [task]) == [right]
     tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12", "code")]
     assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False]  # what follows counts in code only
 
@@ -88,33 +87,6 @@ def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
             nats.append(-model(torch.tensor([ids]))[0][0, -1].log_softmax(-1)[token].item())
             ids.append(token)
     assert evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[1] == pytest.approx(sum(nats) / len(nats))
-
-
-def test_a_model_that_draws_its_experts_has_one_try(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "write_answers", lambda *args: [""])
-    model, task = Reciter("def f(xs):", "\n    return xs\n"), Task("def f(xs):", "\n    return xs\n", "code")
-    assert solve(model, [task]) == [True] and solve(model, [task], drawn=True) == [False]
-    drawing = sample_top1.DrawingModel(build(tiny, "sample_mixed"), torch.Generator().manual_seed(0))
-    assert not torch.equal(*(drawing(torch.arange(32)[None])[2][1].experts for _ in range(2)))
-    sample_top1.main(f"{tiny}/sample_mixed.pt --data_dir {tiny}/data --windows 2 --tasks 1 --device cpu "
-                     f"--out {tmp_path}".split())
-    drawn, gated = (json.loads((tmp_path / how / "results.json").read_text()) for how in ("drawn", "mean_gate"))
-    assert drawn["models"]["sample_mixed"]["loss"] != gated["models"]["sample_mixed"]["loss"]
-
-
-@torch.no_grad()
-def test_mean_gates_scale_what_the_drawn_experts_add(tiny):
-    """In the second layer, whose gate is 1 in evaluation; the first routes softly."""
-    model, idx = build(tiny, "sample_mixed"), torch.arange(32)[None]
-    x = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(0))
-    before = [block.ff(x)[0] for block in model.blocks]
-    sample_top1.apply_mean_gates(model, idx, torch.Generator().manual_seed(3))
-    noise = gumbel(model.config, 32, 0.5, torch.Generator().manual_seed(3))
-    _, _, routing = build(tiny, "sample_mixed").train()(idx, noise=noise)
-    gate = routing[1].gates.mean()
-    after = [block.ff(x)[0] for block in model.blocks]
-    assert gate < 0.99 and torch.equal(before[0], after[0])
-    torch.testing.assert_close(after[1], gate * before[1])
 
 
 @torch.no_grad()

@@ -1,12 +1,10 @@
 """hf.py against transformers: logits, text and token ids are the same, and a model of another kind is refused."""
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 import tokenizers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import hf
@@ -99,21 +97,6 @@ def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])
     assert not list(here.iterdir())
-
-
-@pytest.mark.long
-def test_a_soup_is_mergekits_linear_merge(tiny, here):
-    """Run where mergekit is installed."""
-    pytest.importorskip("mergekit")
-    from mergekit import config, merge, options
-    branches = [f"{tiny}/{name}.pt" for name in ("seed", "math", "code")]
-    mix.main([*branches, "--soup", "--out", "soup.pt"])
-    for path in [*branches, "soup.pt"]:
-        hf.main(["export", path, Path(path).stem])
-    models = [{"model": str(here / Path(path).stem), "parameters": {"weight": 1.0}} for path in branches]
-    linear = {"merge_method": "linear", "dtype": "float32", "models": models}
-    merge.run_merge(config.MergeConfiguration.model_validate(linear), "merged", options.MergeOptions())
-    torch.testing.assert_close(load_file("merged/model.safetensors"), load_file("soup/model.safetensors"))
 
 
 def test_a_branch_that_went_out_and_came_back_is_a_branch_of_its_seed(tiny, here):

@@ -119,22 +119,10 @@ def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
 
 @torch.inference_mode()
 def test_float16_weights_change_the_logits_little(checkpoints, models, texts):
-    """By 0.05 at most, as docs/glossary.md says."""
+    """By 0.03 at most, as docs/glossary.md says."""
     for ids in texts:
         idx = torch.tensor([ids[:-1]])
-        assert (models["btx"](idx)[0] - build_model(checkpoints["btx"])(idx)[0]).abs().max() < 0.05
-
-
-def test_float32_weights_give_the_logits_of_the_checkpoints(checkpoints, page, texts):
-    for name in ("seed", "btx"):
-        state = {part: base64.b64encode(w.numpy().tobytes()).decode() for part, w in checkpoints[name]["state"].items()}
-        reports = node(page, """
-            const { config } = data.models.find(model => model.name === input.name), state = {};
-            const floats = text => new Float32Array(Uint8Array.from(Buffer.from(text, "base64")).buffer);
-            for (const part in input.state) state[part] = floats(input.state[part]);
-            return input.texts.map(ids => report([...read_and_write({ config, state }, ids, 1023, 0)]));""",
-                       name=name, state=state, texts=texts)
-        compare(build_model(checkpoints[name]), texts, reports)
+        assert (models["btx"](idx)[0] - build_model(checkpoints["btx"])(idx)[0]).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("top_k, off", [(2, []), (1, []), (4, []), (2, [1]), (2, [0, 1, 3])])

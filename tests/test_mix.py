@@ -135,25 +135,6 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
         f"blocks.{layer}.ff.router" for layer in (0, 1)}
 
 
-def test_expert_that_comes_later_is_as_if_it_had_been_there_from_the_start(tiny, tmp_path):
-    """But for the routers: the rows of the first two experts stay."""
-    two = run_mix(tiny, ["seed", "math"], tmp_path / "two.pt", "--routing", "switch")
-    mix.main([f"{tmp_path}/two.pt", f"{tiny}/code.pt", "--out", f"{tmp_path}/later.pt", "--seed", "1"])
-    later = load_checkpoint(tmp_path / "later.pt")
-    at_once = run_mix(tiny, ["seed", "math", "code"], tmp_path / "at_once.pt", "--routing", "switch")
-    assert later["experts"] == at_once["experts"] == ["seed", "math", "code"]
-    assert later["config"] == at_once["config"]
-    ids = {entry["name"]: entry["id"] for entry in later["ledger"]}
-    assert list(ids) == ["seed", "math", "two", "code", "later"]
-    assert later["ledger"][-1]["parents"] == [ids["two"], ids["code"]]
-    for name, tensor in later["state"].items():
-        if name.endswith("router"):
-            assert torch.equal(tensor[:2], two["state"][name])
-            assert tensor[2].std().item() == pytest.approx(0.04, rel=0.5)
-        else:
-            assert_close(tensor, at_once["state"][name])
-
-
 @pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [
     ("--top_k 4", "seed math seed_2 seed_3", 16, "topk", 4),
     ("--routing switch", "seed math seed_2 seed_3", 16, "switch", 2),
