@@ -89,6 +89,7 @@ def test_dense_model_equals_the_second_implementation(changes):
     assert_close(grad(loss, model.parameters()), grad(want_loss, model.parameters()), **close)
     assert routing == []
     assert model(idx)[1] is None
+    assert len(model.blocks[0].attn.wk.weight) == 8 * changes.get("n_kv_head", 4)  # 8 numbers a head
 
 
 @pytest.mark.parametrize("routing,top_k", [("topk", 1), ("topk", 2), ("topk", 3), ("soft", 0), ("sample", 0)])
