@@ -5,6 +5,7 @@ import torch
 pytest.importorskip("transformers")
 import tokenizers
 from safetensors.torch import save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import hf
@@ -29,7 +30,7 @@ def here(tmp_path, monkeypatch):
 
 
 def make_folder(folder, dtype=torch.float32, **config):
-    """A random Llama of transformers and a byte-level BPE that the library tokenizers trains."""
+    """A random Llama of transformers and a byte-level BPE, whose file says to cut texts and to end them with <|end|>."""
     shape = {"vocab_size": 400, "hidden_size": 48, "intermediate_size": 36, "num_hidden_layers": 2, "eos_token_id": 399,
              "max_position_embeddings": 600, "num_attention_heads": 6, "num_key_value_heads": 2}
     torch.manual_seed(0)
@@ -40,7 +41,10 @@ def make_folder(folder, dtype=torch.float32, **config):
     bpe = tokenizers.ByteLevelBPETokenizer()
     bpe.train_from_iterator(TEXTS[:100], vocab_size=399, show_progress=False)
     bpe.add_special_tokens(["<|end|>"])
+    bpe.post_processor = TemplateProcessing("$A <|end|>", special_tokens=[("<|end|>", 399)])
+    bpe.enable_truncation(3)
     bpe.save(f"{folder}/tokenizer.json")
+    bpe.no_truncation()
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), bpe
 
 
@@ -52,7 +56,8 @@ def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
     checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
     torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
     ours = load_tokenizer(checkpoint["spec"])
-    assert ours.eot == 399 and [ours.encode(text) for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
+    assert ours.eot == 399 and [ours.encode(text) + [399] for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
+    assert ours.decode(ours.encode("<|end|>")) == "<|end|>" and 399 not in ours.encode("<|end|>")
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
     assert back.dtype == dtype and back.config.max_position_embeddings == 500 and back.config.eos_token_id == 399
     assert '\n  "rope_theta": 300.0' in (here / "deeper/out/config.json").read_text()  # where transformers 4 looks

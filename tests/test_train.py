@@ -36,11 +36,10 @@ def changed(a, b):
     return {name for name in a["state"] if not torch.equal(a["state"][name], b["state"][name])}
 
 
-@pytest.mark.parametrize("module,init,mixture,visit,more", [
+@pytest.mark.parametrize("module,init,mixture,n_earlier_runs,more", [
     (train_expert, "math", {"math": 1.0}, 1, {"eps": 0.01}),
     (finetune_router, "sample_mixed", {"general": 0.5, "math": 0.5}, 0, {"alpha": 2})])
-def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, mixture, visit, more):
-    """visit, a part of a batch's key: how often the model has read this mixture before."""
+def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, mixture, n_earlier_runs, more):
     data = ",".join(f"{name}={share}" for name, share in mixture.items())
     made = train(tiny, tmp_path / "a.pt", module, init, seed=3, grad_accum=2, data=data, **more)
     *before, entry = made["ledger"]
@@ -50,8 +49,8 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, mixture, 
     groups = [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in gpt.parameters()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=more.get("eps", 1e-5))
     for step in range(6):
-        generator = step_generator("cpu", 3, visit, step, 0)
-        x, y = get_batch(texts, mixture, (4, 32), (3, visit, step))
+        generator = step_generator("cpu", 3, n_earlier_runs, step, 0)
+        x, y = get_batch(texts, mixture, (4, 32), (3, n_earlier_runs, step))
         for half in (slice(0, 2), slice(2, 4)):
             noise = model.gumbel(gpt.config, 2 * 32, finetune_router.temperature(step / 6), generator)
             _, loss, routing = gpt(x[half], y[half], noise=noise)
