@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
 
 
 def make_folder(folder, dtype=torch.float32, **config):
-    """A random Llama of transformers and a byte-level BPE, whose file says to cut texts and to end them with <|end|>."""
+    """A random Llama of transformers and a byte-level BPE, whose file cuts texts and ends them with <|end|>."""
     shape = {"vocab_size": 400, "hidden_size": 48, "intermediate_size": 36, "num_hidden_layers": 2, "eos_token_id": 399,
              "max_position_embeddings": 600, "num_attention_heads": 6, "num_key_value_heads": 2}
     torch.manual_seed(0)
