@@ -52,19 +52,6 @@ def solve(model, tasks):
     return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[0].tolist()
 
 
-def test_a_task_is_solved_if_and_only_if_greedy_decoding_writes_its_answer(tiny):
-    """Answers are the model's own continuations, then spoilt at one place."""
-    model, tasks, wanted = build(tiny, "seed"), [], []
-    for prompt in ("Tom has 3", "Where is the lamp?", "a", "The river<|endoftext|>def f(xs):"):
-        written = greedy(model, prompt, 4)
-        for spoilt in (None, 0, 3):
-            answer = [(token + 1) % 256 if i == spoilt else token for i, token in enumerate(written)]
-            if TOKENIZER.encode(TOKENIZER.decode(answer)) == answer:  # otherwise the text is other tokens
-                tasks.append(Task(prompt, TOKENIZER.decode(answer)))
-                wanted.append(spoilt is None)
-    assert True in wanted and False in wanted and solve(model, tasks) == wanted
-
-
 @pytest.mark.parametrize("written, right", [
     ("\n    return xs\n", True), ("\n    return xs[:]", True), ("\n    return xs * 2", False), ("\n    return", False),
     ("\n    return xs\n\n", True), ("\n    return xs\n    return 0", False), ("\n    return xs" + "\n" * 99, False)])
@@ -73,8 +60,8 @@ def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
         prompt = before + 'def f(xs):\n    """Return the list."""'
         task = Task(prompt, "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
         assert solve(Reciter(prompt, written), [task]) == [right]
-    tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12", "code")]
-    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False]  # what follows counts in code only
+    tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12 pears"), Task("a", " 12", "code")]
+    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False, False]  # what follows counts in code only
 
 
 def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
@@ -125,7 +112,8 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     for name in ("switch", "general", "code"):
         (tmp_path / "data" / name).symlink_to(tiny / "data" / name)
     words = [*(f"{tiny}/{name}.pt" for name in ("btx_mixed", "seed", "code")), "--btm", "seed,code", "--device", "cpu",
-             "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2"]
+             "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2",
+             "--skip_windows", "1"]
     evaluate.main([*words, "--out", f"{tmp_path}/a"])
     (tmp_path / "b").mkdir()
     (tmp_path / "b/live.html").touch()  # of an earlier run
@@ -143,12 +131,15 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     seed, code, merged, _, mixed = models.values()
     assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
     assert mixed["active_params"] < mixed["params"] and merged["active_params"] * 2 == merged["params"]
-    windows = first_windows(load_domains(tiny / "data")["switch"].val, 32, 2)
+    model, domain = build(tiny, "btx_mixed"), load_domains(tiny / "data")["switch"]
+    windows = first_windows(domain.val[32:], 32, 2)
     with torch.no_grad():
-        losses, share, _ = evaluate.score_texts(build(tiny, "btx_mixed"), windows, 50)
+        losses, share, _ = evaluate.score_texts(model, windows, 50)
+        _, answer_loss = evaluate.score_tasks(model, TOKENIZER, domain.tasks[:2], 50, "cpu")
     assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
     assert list(mixed["loss"]) == ["general", "code", "switch"]
     loss, bits = losses.mean().item(), losses.mean().item() / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
+    assert mixed["answer_loss"]["switch"] == answer_loss
     assert mixed["loss"]["switch"] == loss and mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
     assert numbers["routing"]["btx_mixed"]["share"]["switch"] == share
 
@@ -191,29 +182,21 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     assert capsys.readouterr().out == "Tom has 12\n"
 
 
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1])
-
-
-def test_the_page_holds_what_the_model_does(tiny, tmp_path):
-    """Gates where a token was predicted, the probability that it had, and the likeliest in its place."""
+@torch.no_grad()
+def test_the_page_holds_what_the_model_does(tiny):
+    """Gates where a token was predicted, the probability that it had, and the five likeliest in its place."""
     model = build(tiny, "btx_mixed")
     idx = first_windows(load_domains(tiny / "data")["math"].val, 32, 1)  # (1, 33)
-    tokens, names = idx[0].tolist(), ["seed", "math", "code"]
+    tokens = idx[0].tolist()
     read = explore.trace_text(model, TOKENIZER, tokens)
-    explore.write_page(tmp_path / "page.html", TOKENIZER, {"math 1": tokens}, {"btx": (names, [read])})
-    assert data_of(tmp_path / "page.html") == {
-        "texts": [{"name": "math 1", "tokens": [TOKENIZER.decode([token]) for token in tokens[1:]]}],
-        "models": [{"name": "btx", "experts": names, "reads": [read]}], "colors": explore.COLORS}
     logits, _, routing = model(idx[:, :-1])
-    probs, ids = logits[0].softmax(-1).sort(descending=True)
-    for t in range(32):
+    for t, probs in enumerate(logits[0].softmax(-1).tolist()):
         for layer, r in enumerate(routing):
             gates = [100 * sum(r.gates[t][r.experts[t] == i].tolist()) for i in range(3)]
             assert read["gates"][t][layer] == pytest.approx(gates, abs=0.051)
-        assert read["p"][t] == pytest.approx(probs[t][ids[t] == tokens[t + 1]].item(), abs=6e-4)
-        assert [p for _, p in read["next"][t]] == pytest.approx(probs[t, :5].tolist(), abs=6e-4)
-        assert [text for text, _ in read["next"][t]] == [TOKENIZER.decode([i]) for i in ids[t, :5].tolist()]
+        assert read["p"][t] == pytest.approx(probs[tokens[t + 1]], abs=6e-4)
+        likeliest = sorted(range(len(probs)), key=lambda i: -probs[i])[:5]
+        assert read["next"][t] == [[TOKENIZER.decode([i]), pytest.approx(probs[i], abs=6e-4)] for i in likeliest]
 
 
 def test_no_text_can_end_the_script_that_holds_it(tiny, tmp_path):
@@ -221,5 +204,6 @@ def test_no_text_can_end_the_script_that_holds_it(tiny, tmp_path):
     sample.main([f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "3", "--html", str(page), "--device", "cpu"])
     assert page.read_text().lower().count("<script") == 2 and "<!--" not in page.read_text()
     assert not re.search(r"https?://|src=|@import|url\(", page.read_text())  # one file that needs no network
-    [shown] = data_of(page)["texts"]
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1]
+    [shown] = json.loads(data)["texts"]
     assert shown["name"] == prompt and "".join(shown["tokens"]).startswith(prompt)
