@@ -27,11 +27,6 @@ def build(tiny, name):
     return build_model(load_checkpoint(tiny / f"{name}.pt"))
 
 
-def greedy(model, prompt, n):
-    idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])
-    return generate(model, idx, n)[0, idx.shape[1]:].tolist()
-
-
 class Reciter:
     """A model that writes one text, whatever it reads."""
 
@@ -157,9 +152,10 @@ def test_figures_show_their_numbers(monkeypatch):
 
 def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):
     prompt, model = "Tom hät 3 €", build(tiny, "btx_mixed")  # two of its characters have several tokens
+    idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])  # (1, T)
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
     sample.main(words)
-    ids = [*greedy(model, prompt, 6), EOT]
+    ids = [*generate(model, idx, 6)[0, idx.shape[1]:].tolist(), EOT]
     plain = capsys.readouterr().out
     assert plain == (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd") + "\n"
     for seed in (3, 3, 4):
@@ -169,7 +165,7 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     sample.main([*words, "--experts", "--layer", "2"])
     text, _, names = capsys.readouterr().out.partition("\nexperts:")
     assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
-    _, _, (first, second) = model(torch.tensor([encode_prompt(TOKENIZER, prompt)]))
+    _, _, (first, second) = model(idx)
     gates = second.dense_gates()
     assert explore.top_experts([first, second], 2) == gates.argmax(1).tolist()
     assert explore.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
