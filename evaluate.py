@@ -254,8 +254,9 @@ def write_results(path, results, routing, args, domains):
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
     data = {"tasks": args.tasks, "windows": args.windows, "skip_windows": args.skip_windows, "dtype": args.dtype,
             "digests": digests}
+    numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
     with replacing(path) as part:
-        part.write_text(json.dumps({"models": results, "routing": routing, "machine": machine(), "data": data}, indent=1))
+        part.write_text(json.dumps(numbers, indent=1))
 
 
 @torch.inference_mode()

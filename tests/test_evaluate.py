@@ -1,4 +1,4 @@
-"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, pages, text."""
+"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, text."""
 import json
 import math
 import re
@@ -15,9 +15,9 @@ from data.loader import first_windows, load_domains
 from data.task import Task
 from data.tokenizer import encode_prompt, load_tokenizer
 from model import GPTConfig
-from support import explore, figures, report
+from support import figures, report
 from support.checkpoint import build_model, load_checkpoint
-from support.generation import generate
+from support.generation import generate, top_experts
 
 TOKENIZER = load_tokenizer()
 EOT = TOKENIZER.eot
@@ -116,12 +116,12 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} for folder in "ab")
     assert b.keys() == {"report.md", "results.json"} and a["results.json"] == b["results.json"]
     drawn = {"accuracy.png", "routing.png", "answers.png", "curves.png"}
-    assert a.keys() - b.keys() == {"explore.html", "live.html", *drawn}
+    assert a.keys() - b.keys() == {"live.html", *drawn}
     numbers, text = json.loads(a["results.json"]), a["report.md"].decode()
     table, models = report.table(numbers["models"]), numbers["models"]
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
     assert table in text and table in capsys.readouterr().out and text.count("\n| btx_mixed") == 4
-    assert text.count("](figures/") == 4 and "(explore.html)" in text and "(live.html)" in text
+    assert text.count("](figures/") == 4 and "(live.html)" in text
     assert ".png" not in b["report.md"].decode() and ".html" not in b["report.md"].decode()
     seed, code, merged, _, mixed = models.values()
     assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
@@ -142,7 +142,7 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
 def test_figures_show_their_numbers(monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, rows, *args: drawn.append(rows[0][0]))
-    figures.routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
+    figures.draw_routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
     bars = [(bar.get_x() + 0.4, bar.get_y(), bar.get_height()) for bar in drawn[0].patches]
     assert bars == [pytest.approx(bar) for bar in ((1, 0, 40), (2, 0, 50), (1, 40, 60), (2, 50, 50))]
     ledger, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
@@ -167,39 +167,12 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
     _, _, (first, second) = model(idx)
     gates = second.dense_gates()
-    assert explore.top_experts([first, second], 2) == gates.argmax(1).tolist()
-    assert explore.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
+    assert top_experts([first, second], 2) == gates.argmax(1).tolist()
+    assert top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
-    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == explore.COLORS[gates[0].argmax()]
+    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[gates[0].argmax()]
     sample.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--btm", "tfidf:2", "--data_dir", f"{tiny}/data", *words[1:]])
     assert capsys.readouterr().out.startswith(prompt)
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
     sample.main([*words[:2], "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"
-
-
-@torch.no_grad()
-def test_the_page_holds_what_the_model_does(tiny):
-    """Gates where a token was predicted, the probability that it had, and the five likeliest in its place."""
-    model = build(tiny, "btx_mixed")
-    idx = first_windows(load_domains(tiny / "data")["math"].val, 32, 1)  # (1, 33)
-    tokens = idx[0].tolist()
-    read = explore.trace_text(model, TOKENIZER, tokens)
-    logits, _, routing = model(idx[:, :-1])
-    for t, probs in enumerate(logits[0].softmax(-1).tolist()):
-        for layer, r in enumerate(routing):
-            gates = [100 * sum(r.gates[t][r.experts[t] == i].tolist()) for i in range(3)]
-            assert read["gates"][t][layer] == pytest.approx(gates, abs=0.051)
-        assert read["p"][t] == pytest.approx(probs[tokens[t + 1]], abs=6e-4)
-        likeliest = sorted(range(len(probs)), key=lambda i: -probs[i])[:5]
-        assert read["next"][t] == [[TOKENIZER.decode([i]), pytest.approx(probs[i], abs=6e-4)] for i in likeliest]
-
-
-def test_no_text_can_end_the_script_that_holds_it(tiny, tmp_path):
-    page, prompt = tmp_path / "new" / "page.html", "</script><script>x<!--"
-    sample.main([f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "3", "--html", str(page), "--device", "cpu"])
-    assert page.read_text().lower().count("<script") == 2 and "<!--" not in page.read_text()
-    assert not re.search(r"https?://|src=|@import|url\(", page.read_text())  # one file that needs no network
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1]
-    [shown] = json.loads(data)["texts"]
-    assert shown["name"] == prompt and "".join(shown["tokens"]).startswith(prompt)

@@ -137,7 +137,7 @@ def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, text
                  prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
     model, is_off = copy.deepcopy(models["btx"]), torch.tensor(off, dtype=torch.int64)
     for block in model.blocks:
-        block.ff.route = lambda logits, *rest: route_topk(logits.index_fill(1, is_off, -math.inf), top_k)
+        block.ff.route = lambda logits, noise: route_topk(logits.index_fill(1, is_off, -math.inf), top_k)
     for ids, written in zip(texts, found, strict=True):
         answer = stream(model, torch.tensor([ids[:-4]]), len(written))
         for (token, load), (new, routing) in zip(written, answer, strict=True):

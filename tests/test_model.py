@@ -128,7 +128,7 @@ def test_sampling_follows_the_probabilities_of_the_likeliest():
     model, idx = new_model(), random_tokens(1, 4)
     logits, kept = model(idx)[0][0, -1].topk(3)
     generator = torch.Generator().manual_seed(0)
-    tokens = generate(model, idx.expand(4000, -1), 1, temperature=2.0, likeliest=3, generator=generator)[:, -1]
+    tokens = generate(model, idx.expand(4000, -1), 1, temperature=2.0, top_k=3, generator=generator)[:, -1]
     shares = tokens.bincount(minlength=50)[kept] / 4000
     assert_close(shares, (logits / 2.0).softmax(-1).float(), atol=0.03, rtol=0)
 

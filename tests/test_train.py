@@ -92,7 +92,7 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
         with pytest.raises(BadInput, match=rf"b\.progress is of a run with {name} = .*delete"):
             train(*run, **{name: value})
     shutil.copy(tiny / "math.pt", tmp_path / "tiny" / "seed.pt")
-    with pytest.raises(BadInput, match="ledger of --init"):
+    with pytest.raises(BadInput, match="init_ledger"):
         train(*run)
     meta = tmp_path / "tiny/data/math/meta.json"
     meta.write_text(meta.read_text().replace('"val.bin": "', '"val.bin": "0'))
