@@ -81,7 +81,7 @@ def choose_tests(args, checkpoints, domains):
         if len(domain.val):
             if len(domain.val) <= (args.skip_windows + 1) * T:
                 raise BadInput(f"--skip_windows {args.skip_windows}: {name!r} has no more validation text than that")
-            windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows)
+            windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows, domain.is_own)
         tests[name] = windows, domain.tasks[:args.tasks]
     if not any(len(windows) for windows, _ in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")

@@ -58,7 +58,8 @@ def measure_groups(folder, homes, domains, n_windows, dtype):
     states = {name: checkpoint["state"] for name, checkpoint in checkpoints.items()}
     dense = GPTConfig(**checkpoints["seed"]["config"])
     moe = replace(dense, n_expert=len(states), top_k=2)
-    windows = {name: first_windows(domains[name].val, dense.block_size, n_windows) for name in homes}
+    windows = {name: first_windows(domains[name].val, dense.block_size, n_windows, domains[name].is_own)
+               for name in homes}
     of_seed = {name: tensor for name, tensor in states["seed"].items() if ".ff." not in name}
     losses = {}
     for group, parts in GROUPS.items():
