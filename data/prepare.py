@@ -176,8 +176,8 @@ def split(ids, n_val, dtype):
 def write_domain(folder, parts, tasks, meta):
     """Write a domain. parts: pairs of arrays, (training ids, validation ids).
 
-    The old meta.json goes first and the new one comes last, so a half-written domain is no domain. meta.json also says
-    of how many passages the validation text consists.
+    The old meta.json goes first and the new one comes last, so a half-written domain is no domain. Of own text it
+    also says of how many passages the validation text consists.
     """
     vocab_size = meta["spec"]["vocab_size"]
     passages = 0
@@ -192,8 +192,10 @@ def write_domain(folder, parts, tasks, meta):
         files = {"train.bin": digest(read_tokens(train, vocab_size)), "val.bin": digest(read_tokens(val, vocab_size)),
                  "tasks.jsonl": digest(lines.read_bytes())}
         (folder / "meta.json").unlink(missing_ok=True)
+    if "by_documents" in meta:  # it is own text
+        meta = meta | {"passages": passages}
     with replacing(folder / "meta.json") as part:
-        part.write_text(json.dumps(meta | {"files": files, "passages": passages}))
+        part.write_text(json.dumps(meta | {"files": files}))
 
 
 def prepare_synthetic(name, args, tokenizer):
