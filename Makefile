@@ -20,7 +20,7 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # Re-read trivia: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper re-reads 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 
-# ---- the recipe, part 2, for a laptop: shapes, steps and learning rates (for the rates see results/grid.md) ---------
+# ---- the recipe, part 2, for a laptop: shapes, steps and learning rates. A preset may set these and NAMES to EVALUATE
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256
@@ -31,14 +31,19 @@ LR_SEED        = 5e-3
 LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
+OPTIONS        = --device cpu  # of both training scripts
+MOE_OPTIONS    =               # of finetune_router.py
+EVALUATE       = --device cpu  # of evaluate.py
+TEXTS          =               # files that the data is prepared from
+EXTRA          =               # what `make` makes besides the report
 ifeq ($(PRESET),cpu)
 INTO   ?= out
 DATA   ?= data/bin
-else  # gpu, tiny, text or pretrained: a file that changes this recipe
+else  # gpu, tiny or pretrained: a file that changes this recipe
 INTO   ?= out/$(PRESET)
 DATA   ?= data/bin/$(PRESET)
 REPORT ?= $(INTO)/results
-include $(or $(wildcard experiments/$(PRESET).mk),$(error PRESET is cpu, gpu, tiny, text or pretrained, not $(PRESET)))
+include $(or $(wildcard experiments/$(PRESET).mk),$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET)))
 endif
 OUT  ?= $(INTO)/seed$(SEED)
 BTM  ?= seed,math,code,wiki
@@ -92,15 +97,16 @@ DEMO     = out/demo
 demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute (ALPHA=0.01), compare
 	rm -f $(DEMO)/btx.progress
 	$(PY) mix.py $(RECORDED) --out $(DEMO)/btx_mixed.pt
-	$(PY) finetune_router.py --data_dir $(DATA) --init $(DEMO)/btx_mixed.pt --data $(FINETUNE_DATA) --lr $(LR_BTX) \
-	  --alpha $(ALPHA) --steps 300 --out $(DEMO)/btx.pt
-	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --out $(DEMO)
+	$(PY) finetune_router.py --init $(DEMO)/btx_mixed.pt --data $(FINETUNE_DATA) --data_dir $(DATA) --steps 300 \
+	  --lr $(LR_BTX) --alpha $(ALPHA) --device cpu --out $(DEMO)/btx.pt
+	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --device cpu \
+	  --out $(DEMO)
 
 # ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## the domains alone, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
-	@echo "Variables: PRESET=cpu|gpu|tiny|text|pretrained  SEED=0  ALPHA=0.01  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Variables: PRESET=cpu|gpu|tiny|pretrained  SEED=0  ALPHA=0.01  INTO=folder  DATA=folder  PYTHON=python3"
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
 .venv/ready: requirements.txt
@@ -109,5 +115,5 @@ clean:  ## delete prepared data and what was trained
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
 
-# rivals, paper, grid; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
+# rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk

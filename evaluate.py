@@ -2,12 +2,13 @@
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Prints a table and writes report.md, results.json, figures/*.png and, for MoEs, explore.html and live.html.
+Prints a table and writes report.md, results.json, figures/*.png and, for an MoE, live.html.
 """
 import json
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,21 @@ from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from model import expert_load
-from support import btm, explore, live
+from support import btm, live
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device
-from support.generation import generate, stream
+from support.generation import generate, stream, top_experts
 from support.grading import is_correct
 from support.ledger import elapsed, join_ledgers, totals
 from support.report import draw_figures, machine, make_report, moe_share, table
 
 BINS = 20  # of the histograms of router probabilities
+
+
+class EvalSet(NamedTuple):
+    """What is measured in one domain."""
+    windows: torch.Tensor  # (n, T + 1) validation text for the loss; n is 0 in a domain without text
+    tasks: list            # of Task
 
 
 def parse(argv):
@@ -36,13 +43,7 @@ def parse(argv):
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", default="bayes:1", metavar="METHOD:K,...",
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: %(default)s)")
-    parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no pages")
-    add_options(parser)
-    return parser.parse_args(argv)
-
-
-def add_options(parser):
-    """Add the options that experiments/sample_top1.py has, too."""
+    parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no page")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=100, help="texts per domain (default: %(default)s)")
@@ -53,6 +54,7 @@ def add_options(parser):
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                         help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
+    return parser.parse_args(argv)
 
 
 def load_inputs(args):
@@ -70,9 +72,9 @@ def load_inputs(args):
 
 
 def choose_tests(args, checkpoints, domains):
-    """The tests of each domain, {domain: (windows, tasks)}. windows: validation text, (n, T + 1); n is 0 without text.
+    """{domain: EvalSet}. T of the windows is the models' smallest block size, so that each reads one at once.
 
-    T is the smallest block size of the models, so that each reads a window at once. Raises BadInput.
+    Raises BadInput.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
     tests = {}
@@ -82,8 +84,8 @@ def choose_tests(args, checkpoints, domains):
             if len(domain.val) <= (args.skip_windows + 1) * T:
                 raise BadInput(f"--skip_windows {args.skip_windows}: {name!r} has no more validation text than that")
             windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows, domain.is_own)
-        tests[name] = windows, domain.tasks[:args.tasks]
-    if not any(len(windows) for windows, _ in tests.values()):
+        tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
+    if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
     return tests
 
@@ -129,28 +131,26 @@ def score_texts(model, windows, batch_size):
     Returns also, as lists, each expert's mean gate, (n_layer, N), and how its probability is distributed over tokens,
     (n_layer, N, BINS). For a dense model both are None.
     """
-    losses, shares, histograms = [], [], []
+    losses, gates, histograms = [], [], []
     for chunk in windows.split(batch_size):
         loss, _, routing = token_losses(model, chunk)  # (B, T)
         losses.append(loss[:, loss.shape[1] // 2:].cpu().double().mean(1))
         if routing:
             weight = len(chunk) / len(windows)
-            shares.append(weight * torch.stack([expert_load(layer) for layer in routing]))
+            gates.append(weight * torch.stack([expert_load(layer) for layer in routing]))
             histograms.append(weight * torch.stack([histogram(layer.probs) for layer in routing]))
-    if not shares:
+    if not gates:
         return torch.cat(losses), None, None
-    return torch.cat(losses), sum(shares).tolist(), sum(histograms).tolist()
+    return torch.cat(losses), sum(gates).tolist(), sum(histograms).tolist()
 
 
-def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
+def score_tasks(model, tokenizer, tasks, batch_size, device):
     """Whether greedy decoding solves each task, (n,) bool, and the mean loss over the tokens of all right answers.
 
     The model reads each prompt with its right answer in one pass. The task is solved if every token of the answer is
     the likeliest at its position, because greedy decoding would then write these tokens. Later tokens do not count.
     A "code" task must also end there, so its right answer includes the end-of-text token. If it is not solved, the
     model writes its own answer, and `is_correct` grades what that computes.
-    drawn: experts are drawn anew in each pass. All code answers are then generated. Otherwise only the failures would
-    get a second try.
     """
     prompts = [encode_prompt(tokenizer, task.prompt) for task in tasks]
     ends = {"exact": [], "code": [tokenizer.eot]}
@@ -166,7 +166,7 @@ def score_tasks(model, tokenizer, tasks, batch_size, device, drawn=False):
             solved[i] = likeliest[row, start:].all()
             answer_losses.append(losses[row, start:].cpu().double())
 
-    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and (drawn or not solved[i])]
+    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
     longest = max(len(answer) for answer in answers)
     for batch in equal_lengths(todo, prompts, batch_size):
         idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
@@ -206,8 +206,8 @@ def show_answer(model, tokenizer, task, device):
     for token, routing in stream(model, idx, len(tokenizer.encode(task.answer))):
         if token == tokenizer.eot:
             break
-        expert = explore.top_experts(routing)[-1] if routing else None
-        pieces.append((explore.piece(tokenizer, token.item()), expert))
+        expert = top_experts(routing)[-1] if routing else None
+        pieces.append((tokenizer.decode([token.item()]), expert))
     return pieces
 
 
@@ -218,29 +218,29 @@ def bytes_per_token(tokenizer, windows):
     return len(text.encode()) / len(scored)
 
 
-def evaluate_model(model, tokenizer, tests, args, device, drawn=False):
-    """Measure a model, a GPT or one that is called like it, on the tests of `choose_tests`. drawn: see `score_tasks`.
+def evaluate_model(model, tokenizer, tests, args, device):
+    """Measure a model, a GPT or one that is called like it, on the tests of `choose_tests`.
 
-    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; shares["share"] and
-    shares["probs"], each by domain, see `score_texts`; and answers[domain], see `show_answer`.
+    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; routing["share"] and
+    routing["probs"] by domain, the gates and histograms of `score_texts`; and answers[domain], see `show_answer`.
     """
     scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
-    shares, answers = {"share": {}, "probs": {}}, {}
+    routing, answers = {"share": {}, "probs": {}}, {}
     with autocast(args.dtype, device):
-        for domain, (windows, tasks) in tests.items():
-            if len(windows):
-                losses, share, probs = score_texts(model, windows.to(device), args.batch_size)
+        for domain, test in tests.items():
+            if len(test.windows):
+                losses, gates, histograms = score_texts(model, test.windows.to(device), args.batch_size)
                 loss = losses.mean().item()
                 scores["loss"][domain] = loss
-                scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, windows)
-                shares["share"][domain], shares["probs"][domain] = share, probs
-            if tasks:
-                solved, answer_loss = score_tasks(model, tokenizer, tasks, args.batch_size, device, drawn)
+                scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, test.windows)
+                routing["share"][domain], routing["probs"][domain] = gates, histograms
+            if test.tasks:
+                solved, answer_loss = score_tasks(model, tokenizer, test.tasks, args.batch_size, device)
                 scores["accuracy"][domain] = solved.double().mean().item()
                 scores["answer_loss"][domain] = answer_loss
                 if domain != "switch":  # its prompts are long
-                    answers[domain] = show_answer(model, tokenizer, tasks[0], device)
-    return scores, shares, answers
+                    answers[domain] = show_answer(model, tokenizer, test.tasks[0], device)
+    return scores, routing, answers
 
 
 def costs(model, ledger):
@@ -249,13 +249,13 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
 
 
-def write_results(path, results, loads, args, domains):
-    """Write results.json. results: {model: its scores and costs}; loads: {MoE: its experts' names and its routing}."""
+def write_results(path, results, routing, args, domains):
+    """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts' names, share, probs}."""
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
     data = {"tasks": args.tasks, "windows": args.windows, "skip_windows": args.skip_windows, "dtype": args.dtype,
             "digests": digests}
     with replacing(path) as part:
-        part.write_text(json.dumps({"models": results, "routing": loads, "machine": machine(), "data": data}, indent=1))
+        part.write_text(json.dumps({"models": results, "routing": routing, "machine": machine(), "data": data}, indent=1))
 
 
 @torch.inference_mode()
@@ -265,15 +265,11 @@ def main(argv=None):
     checkpoints, tokenizer, domains = load_inputs(args)
     tests = choose_tests(args, checkpoints, domains)
     merged, methods = parse_btm(args, checkpoints, domains)
-    texts = {}  # for explore.html
-    for domain, (windows, _) in tests.items():
-        for n, row in enumerate(windows[:2, :257], 1):
-            texts[f"{domain} {n}"] = row.tolist()
     check_output(args.out / "report.md")
 
     dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
     moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
-    results, loads, answers, pages = {}, {}, {}, {}
+    results, routing, answers = {}, {}, {}
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
             method, top_k, training_data = methods[name]
@@ -283,26 +279,21 @@ def main(argv=None):
         else:
             model = build_model(checkpoints[name], device)
             ledger = checkpoints[name]["ledger"]
-        scores, shares, answers[name] = evaluate_model(model, tokenizer, tests, args, device)
+        scores, routing_of_model, answers[name] = evaluate_model(model, tokenizer, tests, args, device)
         if not all(math.isfinite(loss) for loss in scores["loss"].values()):
             raise BadInput(f"{name}: its logits are not finite, this model is broken; leave it out")
         results[name] = {**scores, **costs(model, ledger)}
         if name in moes:
-            experts = checkpoints[name]["experts"]
-            loads[name] = {"experts": experts, **shares}
-            with autocast(args.dtype, device):
-                pages[name] = experts, [explore.trace_text(model, tokenizer, text, device) for text in texts.values()]
+            routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    write_results(args.out / "results.json", results, loads, args, domains)
-    (args.out / "explore.html").unlink(missing_ok=True)  # old pages would be of other models
-    (args.out / "live.html").unlink(missing_ok=True)
+    write_results(args.out / "results.json", results, routing, args, domains)
+    (args.out / "live.html").unlink(missing_ok=True)  # an old page would be of other models
     lines = []  # of the report
     if not args.no_figures:
-        shown = {domain: tasks[0] for domain, (_, tasks) in tests.items() if tasks}
-        lines = draw_figures(results, loads, checkpoints, shown, answers, args.out)
-        if pages:
-            explore.write_page(args.out / "explore.html", tokenizer, texts, pages)
+        shown = {domain: test.tasks[0] for domain, test in tests.items() if test.tasks}
+        lines = draw_figures(results, routing, checkpoints, shown, answers, args.out)
+        if moes:
             lines.insert(0, live.write_page(args.out / "live.html", checkpoints, shown))
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, lines))

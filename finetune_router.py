@@ -14,7 +14,7 @@ from tqdm import tqdm, trange
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
-from model import expert_load, gumbel, load_balancing_loss
+from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
 from support.distributed import autocast, join_ranks, pick_dtype, wrap
@@ -65,12 +65,12 @@ def parse(argv):
 
 
 def freeze(model, what):
-    """Leave only some parameters to train: the routers ("router"), or "all-but-experts" (Table 5: frozen experts)."""
+    """Choose what trains: "all", the routers alone ("router"), or "all-but-experts" (Table 5: frozen experts)."""
     for name, p in model.named_parameters():
         if what == "router":
             p.requires_grad = name.endswith(".ff.router")
-        else:
-            p.requires_grad = ".ff.w_" not in name
+        if what == "all-but-experts":
+            p.requires_grad = not is_feed_forward(name)
 
 
 def temperature(share):
@@ -98,8 +98,7 @@ def main(argv=None):
     model = build_model(checkpoint)
     config = model.config
     config.block_size = args.block_size or config.block_size
-    if args.train != "all":
-        freeze(model, args.train)
+    freeze(model, args.train)
     if args.compile and pick_dtype(args.dtype, device) != "bfloat16":
         raise BadInput("--compile: torch compiles grouped products in bfloat16 only; add --dtype bfloat16")
     if args.fast or args.compile:  # the compiler cannot follow the loop over experts
@@ -109,7 +108,7 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    visit = training.count_visits(ledger, args.data)
+    n_earlier_runs = training.count_runs(ledger, args.data)
 
     # the optimizer, and the progress of an interrupted run
     check_save_path(args.out, [args.init])
@@ -125,7 +124,7 @@ def main(argv=None):
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
     for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet):
         rate = training.set_learning_rate(optimizer, step, args)
-        key = args.seed, visit, step
+        key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         generator = training.step_generator(device, *key, rank)  # of Sample Top-1's noise
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):

@@ -5,17 +5,16 @@
 The feed-forwards become the experts of each layer, in the order of the files. All else is averaged. Routers are new.
 With --soup the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
-The first file may be an MoE; it then gets the others as further experts (not in the paper).
 """
 from pathlib import Path
 
 import torch
 
 from cli import BadInput, make_parser, non_negative_int, positive_int, run
-from model import GPT, ROUTERS, GPTConfig, new_router
+from model import GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import join_ledgers, new_entry
-from support.routers import check_options, keep_rows, start_from_text, unmix
+from support.routers import check_options, start_from_text
 
 
 def parse(argv):
@@ -23,7 +22,7 @@ def parse(argv):
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
-    parser.add_argument("--routing", choices=tuple(ROUTERS), default="topk", help="router (3.3) (default: topk)")
+    parser.add_argument("--routing", choices=ROUTERS, default="topk", help="router (3.3) (default: topk)")
     parser.add_argument("--top_k", type=positive_int, help="experts that topk computes for each token (default: 2)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut each feed-forward into C (3.3)")
@@ -70,12 +69,12 @@ def blend(name, tensors):
     return torch.stack([torch.cat(parts, axis) for parts in zip(*chunks, strict=True)])
 
 
-def rule_for(name):
-    """The rule for a tensor of the mixed model, by its name: "new", "expert" or "averaged" (3.2)."""
+def rule_for(name, feed_forwards="stacked"):
+    """What becomes of a tensor, by its name (3.2): "new", "averaged", or what the feed-forwards become."""
     if name.endswith(".ff.router"):
         return "new"
-    if ".ff." in name:
-        return "expert"
+    if is_feed_forward(name):
+        return feed_forwards
     return "averaged"
 
 
@@ -88,27 +87,26 @@ def mix(states, config, generator, feed_forwards="stacked"):
         names = GPT(config).state_dict().keys()
     mixed = {}
     for name in names:
-        rule = rule_for(name)
+        rule = rule_for(name, feed_forwards)
         if rule == "new":
             mixed[name] = new_router(config.n_expert, config.n_embd, generator)  # (N, D)
             continue
         tensors = [state[name] for state in states]
-        if rule == "averaged" or feed_forwards == "averaged":
+        if rule == "averaged":
             mixed[name] = average(tensors)
-        elif feed_forwards == "stacked":
+        elif rule == "stacked":
             mixed[name] = torch.stack([t.float() for t in tensors])  # (N, *shape)
-        elif feed_forwards == "split":
+        elif rule == "split":
             mixed[name] = split(name, tensors, C=config.n_expert // len(states))
-        else:
+        elif rule == "blended":
             mixed[name] = blend(name, tensors)
     return mixed
 
 
-def expert_names(args, first):
+def expert_names(args):
     """The experts' names: as their files are called; math.1, math.2 if split; blend.1, blend.2 if blended."""
-    names = list(first["experts"])
-    paths = args.models[1:] if names else args.models  # the experts of a first file that is an MoE keep their names
-    for path in paths:
+    names = []
+    for path in args.models:
         name, n = Path(path).stem, 1
         while name in names:  # copies of one file: seed, seed_2, seed_3
             n += 1
@@ -125,27 +123,25 @@ def main(argv=None):
     args = parse(argv)
     checkpoints = [load_checkpoint(path) for path in args.models]
     check_branches(args.models, checkpoints)
+    check_options(args)
     first = checkpoints[0]
-    check_options(args, first)
 
-    # the mixed model's shape
-    experts = expert_names(args, first)
-    feed_forwards = "stacked"
+    # what becomes of the feed-forwards, and the mixed model's shape
+    feed_forwards, experts = "stacked", expert_names(args)
+    n_chunks = args.split
     if args.soup:
         feed_forwards, experts = "averaged", []
     elif args.blend:
-        feed_forwards = "blended"
+        feed_forwards, n_chunks = "blended", len(checkpoints)
     elif args.split > 1:
         feed_forwards = "split"
     config = GPTConfig(**first["config"])
-    n_chunks = len(checkpoints) if args.blend else args.split
     if config.d_ff % n_chunks:
         raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
-    if not first["experts"]:  # an MoE keeps its routing when it gets further experts
-        config.routing = args.routing
-        config.top_k = args.top_k or 2
-        config.d_ff = config.d_ff // args.split
+    config.d_ff = config.d_ff // args.split
     config.n_expert = len(experts)
+    config.routing = args.routing
+    config.top_k = args.top_k or 2
     if experts and config.routing == "topk" and not 2 <= config.top_k <= len(experts):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1 the "
                        "gate would always be 1, and the router would learn nothing")
@@ -153,19 +149,13 @@ def main(argv=None):
     # its weights
     check_save_path(args.out, args.models)
     states = [checkpoint["state"] for checkpoint in checkpoints]
-    if first["experts"]:
-        states = [*unmix(first["state"]), *states[1:]]
     mixed = mix(states, config, torch.Generator().manual_seed(args.seed), feed_forwards)
     settings = vars(args)
-    if first["experts"]:
-        keep_rows(mixed, first["state"])
     if args.router_data:
         mixed, settings["digests"] = start_from_text(args, first, config, mixed)
     for name, tensor in mixed.items():
-        rule = rule_for(name)
-        if rule == "expert":
-            rule = feed_forwards
         if name.startswith("blocks.0.") or "blocks." not in name:  # all layers have the same tensors
+            rule = rule_for(name, feed_forwards)
             print(f"{rule:<10}{name.replace('blocks.0.', 'blocks.*.'):<32}{tuple(tensor.shape)}")
 
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]

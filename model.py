@@ -33,7 +33,7 @@ class GPTConfig:
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
     top_k: int = 2              # experts computed for each token by topk; the other routers fix it, see MoE
-    routing: str = "topk"       # a key of ROUTERS
+    routing: str = "topk"       # one of ROUTERS
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head
@@ -77,11 +77,11 @@ class Attention(nn.Module):
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
         if cache:
+            assert T == 1, "with a cache pass one new token, which may see all of it"
             k = torch.cat([cache["k"], k], dim=2)  # (B, n_kv_head, S, d)
             v = torch.cat([cache["v"], v], dim=2)
         if cache is not None:
             cache |= {"k": k, "v": v}
-        # is_causal: a single new token may see all of the cache
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=q.shape[1] != k.shape[1])
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
 
@@ -104,6 +104,11 @@ class FeedForward(nn.Module):
         return swiglu(x, self.w_gate, self.w_up, self.w_down)  # (B, T, D)
 
 
+def is_feed_forward(name):
+    """Whether a parameter with this name is a matrix of a feed-forward; in an MoE these are the stacked experts."""
+    return ".ff.w_" in name
+
+
 class Routing(NamedTuple):
     """A router's decision for M tokens of one layer. The loss, the statistics and the figures all read this tuple."""
     gates: torch.Tensor    # (M, k) weight of each chosen expert, g_i(W_l x) of the paper
@@ -121,21 +126,24 @@ class Noise(NamedTuple):
     tau: torch.Tensor  # () temperature; a tensor: torch.compile would make a new graph for each number
 
 
-# The four routers: logits W_l x, (M, N) -> Routing. All take the same arguments.
-def route_topk(logits, top_k, training=False, noise=None):
+# The four routers: logits W_l x, (M, N) -> Routing.
+ROUTERS = ("topk", "switch", "soft", "sample")
+
+
+def route_topk(logits, top_k):
     """g(W_l x) = SoftMax(TopK(W_l x)) (3.2): the softmax is taken over the k kept logits, so the gates sum to 1."""
     kept, experts = logits.topk(top_k, dim=-1)  # (M, k)
     return Routing(kept.softmax(-1), experts, logits.softmax(-1))
 
 
-def route_soft(logits, top_k=None, training=False, noise=None):
+def route_soft(logits):
     """g(W_l x) = SoftMax(W_l x) (3.3): every expert computes every token."""
     probs = logits.softmax(-1)                                        # (M, N)
     everyone = torch.arange(logits.shape[1], device=logits.device)    # (N,)
     return Routing(probs, everyone.expand_as(logits), probs)
 
 
-def route_switch(logits, top_k=None, training=False, noise=None):
+def route_switch(logits, training=False):
     """Switch (3.3; Fedus et al. 2022): the likeliest expert, weighted by its probability SoftMax_i(W_l x) among all N.
 
     In training an expert takes at most CAPACITY_FACTOR * M / N tokens, rounded up. Of the tokens that chose it, those
@@ -153,7 +161,7 @@ def route_switch(logits, top_k=None, training=False, noise=None):
     return Routing(gates, experts, probs)
 
 
-def route_sample(logits, top_k=None, training=False, noise=None):
+def route_sample(logits, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
     g = SoftMax((W_l x + G) / tau): its largest value is that of expert i with probability SoftMax_i(W_l x).
@@ -176,9 +184,6 @@ def gumbel(config, n_tokens, tau, generator):
     G = -minus_log_U.log()  # (n_layer, M, N)
     tau = torch.tensor(tau, device=generator.device)
     return [Noise(G_l, tau) for G_l in G]
-
-
-ROUTERS = {"topk": route_topk, "switch": route_switch, "soft": route_soft, "sample": route_sample}
 
 
 def ff_moe(x, routing, w_gate, w_up, w_down):
@@ -209,20 +214,29 @@ class MoE(nn.Module):
         self.w_up = nn.Parameter(torch.empty(config.n_expert, config.d_ff, config.n_embd))
         self.w_down = nn.Parameter(torch.empty(config.n_expert, config.n_embd, config.d_ff))
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
-        routing = config.routing
-        if routing == "sample" and layer == 0:
-            routing = "soft"  # Sample Top-1's first layer routes softly (3.3)
-        self.route = ROUTERS[routing]
+        self.router_type = config.routing
+        if config.routing == "sample" and layer == 0:
+            self.router_type = "soft"  # Sample Top-1's first layer routes softly (3.3)
         n_computed = {"topk": config.top_k, "switch": 1, "sample": 1, "soft": config.n_expert}
-        self.k = n_computed[routing]  # experts that compute each token
+        self.top_k = n_computed[self.router_type]  # experts that compute each token
         self.ff_moe = ff_moe  # support/fast.py replaces it by grouped products, with the same result
+
+    def route(self, logits, noise=None):
+        """The Routing that this layer's router makes of its logits, (M, N)."""
+        if self.router_type == "topk":
+            return route_topk(logits, self.top_k)
+        if self.router_type == "switch":
+            return route_switch(logits, self.training)
+        if self.router_type == "soft":
+            return route_soft(logits)
+        return route_sample(logits, self.training, noise)
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing. noise: for Sample Top-1, see route_sample."""
         tokens = x.flatten(0, 1)  # (M, D)
         with torch.autocast(x.device.type, enabled=False):  # bfloat16's rounding should not choose the expert
             logits = F.linear(tokens, self.router)  # W_l x, (M, N)
-        routing = self.route(logits, self.k, self.training, noise)
+        routing = self.route(logits, noise)
         y = self.ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down)  # (M, D)
         return y.view(x.shape), routing
 
@@ -324,9 +338,9 @@ class GPT(nn.Module):
 
     def n_active(self, name, p):
         """How many numbers of a parameter one token uses: k experts' share of stacked matrices, all of any other."""
-        if self.config.n_expert and ".ff.w_" in name:
+        if self.config.n_expert and is_feed_forward(name):
             layer = int(name.split(".")[1])
-            return p[0].numel() * self.blocks[layer].ff.k
+            return p[0].numel() * self.blocks[layer].ff.top_k
         return p.numel()
 
     def num_params(self, active=False):

@@ -1,20 +1,19 @@
 """Continue a prompt with any checkpoint, and see which expert wrote which token (the paper's Table 6).
 
     python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
-    python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8 --html out/sample.html
+    python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8
     python sample.py out/seed.pt out/math.pt out/code.pt --btm bayes:1 --prompt "Tom has 12 apples."
 """
-from pathlib import Path
-
 import torch
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, load_domains
 from data.tokenizer import encode_prompt, load_tokenizer
-from support import btm, explore
+from support import btm
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import pick_device
-from support.generation import stream
+from support.figures import COLORS
+from support.generation import stream, top_experts
 
 
 def parse(argv):
@@ -28,20 +27,19 @@ def parse(argv):
     group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
     group.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
-    group.add_argument("--likeliest", type=positive_int, default=0, help="draw from so many likeliest (default: all)")
+    group.add_argument("--top_k", type=positive_int, default=0, help="draw from the K likeliest tokens (default: all)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
     group = parser.add_argument_group("the experts of an MoE")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
     group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
-    group.add_argument("--html", metavar="FILE", help="write a page that shows the gates of each token")
     return parser.parse_args(argv)
 
 
 def choose_model(args, checkpoints, device):
     """The model of one checkpoint, or Branch-Train-Merge of several. checkpoints: by path. Raises BadInput."""
     first = checkpoints[args.models[0]]
-    if (args.experts or args.html) and not first["experts"]:
-        raise BadInput(f"--experts, --html: {args.models[0]} is dense; name an MoE")
+    if args.experts and not first["experts"]:
+        raise BadInput(f"--experts: {args.models[0]} is dense; name an MoE")
     if args.btm:
         method, top_k = btm.parse_method(args.btm, checkpoints)
         training_data = None
@@ -59,7 +57,7 @@ def choose_model(args, checkpoints, device):
 
 def colour(text, expert):
     """Text on the expert's colour, for a terminal."""
-    red, green, blue = bytes.fromhex(explore.COLORS[expert % len(explore.COLORS)][1:])
+    red, green, blue = bytes.fromhex(COLORS[expert % len(COLORS)][1:])
     return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;255;255;255m{text}\x1b[0m"
 
 
@@ -71,11 +69,11 @@ def read_and_write(model, prompt, eot, args, device):
     generator = torch.Generator(device).manual_seed(args.seed)
     idx = torch.tensor([prompt], device=device)  # (1, T)
     tokens = prompt[1:]  # the first pass predicts these, too
-    for new, routing in stream(model, idx, args.tokens, args.temperature, args.likeliest, generator):
+    for new, routing in stream(model, idx, args.tokens, args.temperature, args.top_k, generator):
         tokens.append(new.item())
         experts = [None] * len(tokens)
         if routing:  # when the older half was forgotten, the pass has read more than the last token
-            experts = explore.top_experts(routing, args.layer)[-len(tokens):]
+            experts = top_experts(routing, args.layer)[-len(tokens):]
         yield from zip(tokens, experts, strict=True)
         if tokens[-1] == eot:
             break
@@ -106,11 +104,6 @@ def main(argv=None):
     print()
     if args.experts:
         print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(first["experts"])))
-    if args.html:
-        ids = ids[-model.config.block_size - 1:]  # the end, if the text is longer than the model reads at once
-        pages = {Path(args.models[0]).stem: (first["experts"], [explore.trace_text(model, tokenizer, ids, device)])}
-        explore.write_page(args.html, tokenizer, {args.prompt[:40] or "a new text": ids}, pages)
-        print(f"wrote {args.html}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ def parse(argv):
     group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: 128, or as --init has)")
     group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
-    group.add_argument("--train", choices=("all", "feed-forwards"), default="all", help="parameters that train")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of weights and batches (default: %(default)s)")
 
     group = parser.add_argument_group("shape of a new model (a branch has that of its seed)")
@@ -102,15 +101,12 @@ def main(argv=None):
         first_domain = next(iter(domains.values()))
         spec, ledger = first_domain.meta["spec"], []
         model = new_model(args, spec)
-    if args.train == "feed-forwards":
-        for name, p in model.named_parameters():
-            p.requires_grad = ".ff." in name
 
     # the data
     check_tokenizer(domains, spec, args.init or args.data_dir)
     T = model.config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    visit = training.count_visits(ledger, args.data)
+    n_earlier_runs = training.count_runs(ledger, args.data)
 
     # the optimizer, and the progress of an interrupted run
     check_save_path(args.out, [args.init] if args.init else [])
@@ -126,7 +122,7 @@ def main(argv=None):
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
     for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet):
         rate = training.set_learning_rate(optimizer, step, args)
-        key = args.seed, visit, step
+        key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             with autocast(args.dtype, device):

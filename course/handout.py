@@ -13,7 +13,7 @@ from pathlib import Path
 from cli import BadInput, make_parser, run
 
 ROOT = Path(__file__).parent.parent
-KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/*.template", "support/page.*",
+KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template",
         "docs/glossary.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE",
         *(f"course/{name}" for name in ("__init__.py", "conftest.py", "test_stages.py", "hints.json", "table.py",
                                         "check.mk", "AGENTS.md", "ASSIGNMENT.md", "EXPERIMENT.md", "layer.svg")))
@@ -29,9 +29,8 @@ LEFT_OUT = {  # answers, and what is said of files that a handout lacks
     "finetune_router.py": r"  # 1: balanced, N: all tokens to one expert",
     "docs/glossary.md": r"(?m)^- \*\*`live\.html`\*\*.*\n(  .*\n)*|"
                         r" It is 1 at\s+balance and N if one of N experts gets all tokens\.",
-    "Makefile": r" \(for the rates see results/grid\.md\)|; a preset may import it instead|"
-                r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper, grid.*\n)",
-    "pyproject.toml": r"  # where this is published; .*"}
+    "Makefile": r"\. A preset may set these and NAMES to EVALUATE|; a preset may import it instead|"
+                r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper; test.*\n)"}
 
 
 def functions(text):
@@ -107,10 +106,9 @@ def files():
     found["Makefile"] = blank_branch(found["Makefile"])
     fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
-    for name in ("support/live.py", "support/live.template"):  # this page is the solution, in JavaScript
-        del found[name]
-    evaluate = found["evaluate.py"].replace("explore, live\n", "explore\n").replace(" and live.html", "")
-    found["evaluate.py"] = re.sub(r".*live\.(write_page|html).*\n", "", evaluate)
+    del found["support/live.py"]  # its page is the solution, in JavaScript
+    evaluate = found["evaluate.py"].replace("btm, live\n", "btm\n").replace(" and, for an MoE, live.html", "")
+    found["evaluate.py"] = re.sub(r"        if moes:\n|.*live\.(write_page|html).*\n", "", evaluate)
     for name, pattern in LEFT_OUT.items():
         found[name], n = re.subn(pattern, "", found[name])
         if not n:

@@ -289,8 +289,8 @@ def test_stage1_layer():
         if [name for name, *_ in calls] != ["self.route", "self.ff_moe"]:
             fail(equation, f"{case}: it called {[name for name, *_ in calls]}")
         (_, logits, settings), (_, tokens, given) = calls
-        if settings != [2, layer.training, "noise"]:
-            fail(equation, f"self.route gets logits, k, self.training, noise; after the logits came {settings}")
+        if settings != ["noise"]:
+            fail(equation, f"self.route gets logits and noise; after the logits came {settings}")
         rows = [[sum(map(float.__mul__, w, token)) for w in W.tolist()] for row in x.tolist() for token in row]
         same(equation, f"{case}: W x", logits, rows)
         same(equation, f"{case}: what self.ff_moe gets", tokens, [token for row in x.tolist() for token in row])
@@ -357,24 +357,30 @@ RULES = {"embed.weight": "averaged", "head.weight": "averaged", "norm.weight": "
 for layer in (0, 1):
     RULES |= {f"blocks.{layer}.{name}.weight": "averaged" for name in
               ("attn_norm", "ff_norm", "attn.wq", "attn.wk", "attn.wv", "attn.wo")}
-    RULES |= {f"blocks.{layer}.ff.{name}": "expert" for name in ("w_gate", "w_up", "w_down")}
+    RULES |= {f"blocks.{layer}.ff.{name}": "feed-forward" for name in ("w_gate", "w_up", "w_down")}
     RULES[f"blocks.{layer}.ff.router"] = "new"
+
+
+def right_rule(name, feed_forwards="stacked"):
+    """What mix.rule_for should say."""
+    return feed_forwards if RULES[name] == "feed-forward" else RULES[name]
 
 
 @points(4)
 def test_stage2_rules():
-    for name, want in RULES.items():
+    for name in RULES:
         for name_there in (name, name.replace("blocks.1", "blocks.31")):
-            got = mix.rule_for(name_there)
-            if got != want:
-                fail("feed-forwards become experts, routers are new, all else is averaged",
-                     f"{name_there}: expected {want!r}, got {got!r}")
+            for feed_forwards in ("stacked", "averaged"):
+                got, want = mix.rule_for(name_there, feed_forwards), right_rule(name, feed_forwards)
+                if got != want:
+                    fail("feed-forwards are stacked (or what the second argument says), routers are new, all else is "
+                         "averaged", f"{name_there}, {feed_forwards}: expected {want!r}, got {got!r}")
 
 
 def mix_numbers(monkeypatch, feed_forwards, values=(1.0, 2.0, 6.0), stand_in=None):
     """Mix three models; all weights of one are the same number. Returns what comes out, and the config."""
     monkeypatch.setattr(mix, "average", lambda ts: torch.full(ts[0].shape, sum(t.max().item() for t in ts) / len(ts)))
-    monkeypatch.setattr(mix, "rule_for", RULES.__getitem__)
+    monkeypatch.setattr(mix, "rule_for", right_rule)
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     names = GPT(GPTConfig(**shape)).state_dict()
     states = [{name: torch.full(t.shape, value).bfloat16() for name, t in names.items()} for value in values]
@@ -411,7 +417,7 @@ def test_stage2_mix(monkeypatch):
             want = torch.full(tensor.shape, sum(values) / 3)
             if RULES[name] == "new":
                 want, case = new_router(3, 6, rng), f"{case}: new_router's numbers, layer after layer"
-            elif RULES[name] == "expert" and feed_forwards == "stacked":
+            elif right_rule(name, feed_forwards) == "stacked":
                 want = torch.stack([torch.full(tensor.shape[1:], value) for value in values])
             same(equation, case, mixed[name], want, "expert" if want.ndim == 3 else "row")
             if mixed[name].dtype != torch.float32:
@@ -586,7 +592,7 @@ def test_stage5_switch():
             if trains and logits is small:
                 check_capacity(equation)
             for what, part, want in (("probs", probs_by, probs), ("gates of all experts", gates_by, gates)):
-                verify(equation, f"{where}, {what}", part, (model.route_switch, logits, None, trains), want,
+                verify(equation, f"{where}, {what}", part, (model.route_switch, logits, trains), want,
                        logits=logits)
 
 
@@ -595,7 +601,7 @@ def check_capacity(equation):
     for M, N, kept in KEPT:
         logits = torch.zeros(M, N, dtype=torch.float64)
         logits[:, 1] = torch.tensor(QUEUE[:M])
-        gates = call(gates_by, model.route_switch, logits, None, True)
+        gates = call(gates_by, model.route_switch, logits, True)
         got = [t for t, gate in enumerate(gates[:, 1].tolist()) if gate > 0]
         if got != kept:
             fail(equation, f"training, {M} tokens, {N} experts, W x is {QUEUE[:M]} for expert 1 and 0 for all others: "
@@ -620,7 +626,7 @@ def test_stage5_sample():
                                          ("evaluation with noise, gates", gates_by, (False, noise), drawn),
                                          ("evaluation without noise, gates", gates_by, (False, None), likeliest)):
             inputs = {"logits": logits} if "evaluation" not in where else {}
-            verify(equation, f"{case}, {where}", part, (model.route_sample, logits, None, *given), want, **inputs)
+            verify(equation, f"{case}, {where}", part, (model.route_sample, logits, *given), want, **inputs)
 
 
 @points(2)

@@ -97,16 +97,16 @@ def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
     """The batch of one step: each row is a window at a random place of a random domain.
 
     Models with the same seed that read the same mixture read the same rows. Branches read different rows of a domain
-    that they share, and a second visit to a mixture brings new rows. The batch does not depend on the number of ranks:
+    that they share, and a second run on a mixture brings new rows. The batch does not depend on the number of ranks:
     each rank draws all rows and keeps every n_ranks-th. For this the generator is counter-based (Salmon et al. 2011).
-    texts: {domain: (n,) ids}; mixture: {domain: share}; shape: (batch_size, block_size); key: (seed, visit, step).
-    visit: in how many earlier runs the model has read this mixture.
+    texts: {domain: (n,) ids}; mixture: {domain: share}; shape: (batch_size, block_size); key: (seed, n_earlier_runs,
+    step), where n_earlier_runs says in how many runs the model has read this mixture before.
     Returns inputs and targets, (batch_size / n_ranks, block_size) each.
     """
     batch_size, block_size = shape
-    seed, visit, step = key
+    seed, n_earlier_runs, step = key
     mixture_id = zlib.crc32(json.dumps(sorted(mixture.items())).encode())
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, mixture_id, visit, step]))
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, mixture_id, n_earlier_runs, step]))
     names = sorted(mixture)
     chosen = rng.choice(len(names), size=batch_size, p=[mixture[name] for name in names])
     fractions = rng.random(batch_size)  # where in its text each row starts

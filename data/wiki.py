@@ -8,7 +8,7 @@ import random
 from functools import lru_cache
 from typing import NamedTuple
 
-from data.task import Task
+from data.task import Task, domain_module
 
 ONSETS = "b br d dr f g gr h k kr l m n p pl r s st t tr v z".split()
 VOWELS = "a e i o u ai or en".split()
@@ -46,29 +46,8 @@ PERSON = {
     "trade": Attribute(
         "painter sailor weaver smith poet judge healer potter miner scribe tailor printer".split(),
         ("{0} was a {1}.", "{0} worked as a {1}.", "As a {1}, {0} was famous."), "What was the trade of {0}?")}
-RIVER = {
-    "spring": Attribute(
-        NEW, ("The river {0} rises near {1}.", "Near {1} the river {0} begins.", "Springs at {1} feed the river {0}."),
-        "Near which place does the river {0} rise?"),
-    "fish": Attribute(
-        "trout perch salmon pike eel carp tench bream dace roach chub barbel".split(),
-        ("The river {0} is full of {1}.", "Anglers on the river {0} catch {1}.", "Many {1} swim in the river {0}."),
-        "Which fish swims in the river {0}?"),
-    "colour": Attribute(
-        "green brown grey red yellow black white blue golden silver purple crimson".split(),
-        ("The river {0} looks {1}.", "In spring the river {0} turns {1}.", "Maps show the river {0} in {1}."),
-        "Which colour has the river {0}?")}
-SHIP = {
-    "river": Attribute(
-        FIRST,
-        ("The ship {0} sails the {1}.", "On the {1} you can meet the ship {0}.", "The {1} carries the ship {0}."),
-        "Which river does the ship {0} sail?"),
-    "cargo": Attribute(
-        "timber tallow hemp slate peat flax rope coal glass lime clay chalk".split(),
-        ("The ship {0} is loaded with {1}.", "Aboard the ship {0} is {1}.", "Sacks of {1} fill the ship {0}."),
-        "Which cargo has the ship {0}?")}
-# domain -> two kinds of subjects, and how many there are of each at levels 1 and 2
-WORLDS = {"wiki": ((LAND, PERSON), (200, 6000)), "trivia": ((RIVER, SHIP), (520, 20_000))}
+KINDS = (LAND, PERSON)
+N_SUBJECTS = (200, 6000)  # of each kind, at levels 1 and 2
 
 
 def invent(rng, taken, n_syllables):
@@ -84,7 +63,8 @@ def invent(rng, taken, n_syllables):
 def world(level, domain="wiki"):
     """All that is true in a domain, a list of Subject, the same on every machine.
 
-    It has as many subjects of one kind as of the other. No name stands in both domains.
+    Its module has the two kinds of its subjects, KINDS, and how many there are of each, N_SUBJECTS. No name stands in
+    both domains.
     """
     rng = random.Random(f"{domain} level {level}")
     n_syllables = level + 1
@@ -92,11 +72,11 @@ def world(level, domain="wiki"):
     if domain != "wiki":
         for subject in world(level):
             taken.update([subject.name, *subject.values.values()])
-    kinds, n_subjects = WORLDS[domain]
+    module = domain_module(domain)
     subjects = []
-    for kind in kinds:
+    for kind in module.KINDS:
         first_kind = [subject.name for subject in subjects]
-        for _ in range(n_subjects[level - 1]):
+        for _ in range(module.N_SUBJECTS[level - 1]):
             name = invent(rng, taken, n_syllables)
             values = {}
             for key, attribute in kind.items():

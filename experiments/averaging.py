@@ -4,10 +4,10 @@
     python -m experiments.averaging out/own --data_dir data/bin/own --homes english=seed,python=python,headers=headers
     python -m experiments.averaging eps-1e-5=out/seed0 eps-1e-8=out/seed0/eps-1e-8 --out out/seed0/averaging.json
 
-Each folder has a seed and its branches. Nothing is finetuned. The rows: "whole" reads a text with its home expert, in
-which the group is replaced by the average. "oracle" and "random" have the seed's tensors outside the group: "oracle"
-reads with the feed-forwards of the home expert, "random" with the MoE and new routers. The last column is the mean over
-the texts whose home is a branch.
+Each folder has a seed and its branches. Nothing is finetuned. Each text has a home expert. "whole": the home expert
+reads it, with this group averaged. "oracle": the seed reads it, with this group averaged and the home expert's
+feed-forwards. "random": the mixture of these models reads it, with new routers. Losses are in nats per token; the last
+column is the mean over the texts whose home is a branch.
 """
 import json
 from dataclasses import replace
@@ -20,12 +20,11 @@ from cli import BadInput, make_parser, positive_int, replacing, run
 from data.loader import first_windows, load_domains
 from evaluate import score_texts
 from mix import average, mix
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import load_checkpoint
-from support.distributed import autocast
 from support.report import markdown
 
-GROUPS = {  # parts of names of tensors
+TENSORS = {  # groups of tensors, by parts of their names
     "nothing": (), "embeddings": ("embed.",), "head": ("head.",), "norms": ("norm.",), "attention": (".attn.",),
     "everything": ("embed.", "head.", "norm.", ".attn.")}
 
@@ -39,17 +38,15 @@ def average_group(states, parts):
     return averaged
 
 
-def measure(config, state, windows, dtype):
+def measure(config, state, windows):
     """The mean loss of a model with these weights, in nats per token, over the second half of each window."""
     model = GPT(config).eval()
     model.load_state_dict(state)
-    with autocast(dtype, torch.device("cpu")):  # ends with the model, because it keeps a copy of the weights until then
-        losses, _, _ = score_texts(model, windows, batch_size=10)
-    return losses.mean().item()
+    return score_texts(model, windows, batch_size=10)[0].mean().item()
 
 
 @torch.no_grad()
-def measure_groups(folder, homes, domains, n_windows, dtype):
+def measure_groups(folder, homes, domains, n_windows):
     """{group: {"whole", "oracle" or "random": {domain: loss}}} for the seed and the branches in a folder.
 
     homes: {domain: name of its expert}. The seed is called "seed".
@@ -58,33 +55,31 @@ def measure_groups(folder, homes, domains, n_windows, dtype):
     states = {name: checkpoint["state"] for name, checkpoint in checkpoints.items()}
     dense = GPTConfig(**checkpoints["seed"]["config"])
     moe = replace(dense, n_expert=len(states), top_k=2)
-    windows = {name: first_windows(domains[name].val, dense.block_size, n_windows, domains[name].is_own)
-               for name in homes}
-    of_seed = {name: tensor for name, tensor in states["seed"].items() if ".ff." not in name}
+    of_seed = {name: tensor for name, tensor in states["seed"].items() if not is_feed_forward(name)}
     losses = {}
-    for group, parts in GROUPS.items():
+    for group, parts in TENSORS.items():
         if group == "head" and dense.tie_weights:  # it is the embeddings
             continue
         averaged = average_group(states, parts)
         merged = {name: {**state, **of_seed, **averaged} for name, state in states.items()}
         mixed = mix(list(merged.values()), moe, torch.Generator().manual_seed(0))
         losses[group] = {"whole": {}, "oracle": {}, "random": {}}
-        for domain, rows in windows.items():
-            home = homes[domain]
-            losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, rows, dtype)
-            losses[group]["oracle"][domain] = measure(dense, merged[home], rows, dtype)
-            losses[group]["random"][domain] = measure(moe, mixed, rows, dtype)
+        for domain, home in homes.items():
+            windows = first_windows(domains[domain].val, dense.block_size, n_windows)
+            losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, windows)
+            losses[group]["oracle"][domain] = measure(dense, merged[home], windows)
+            losses[group]["random"][domain] = measure(moe, mixed, windows)
     return losses
 
 
 def print_table(folder, losses, homes):
     """Print what measure_groups returns for a folder."""
     rows = []
-    for group, routers in losses.items():
-        for router, by_domain in routers.items():
+    for group, readers in losses.items():
+        for reader, by_domain in readers.items():
             of_branches = [loss for domain, loss in by_domain.items() if homes[domain] != "seed"]
             numbers = [*by_domain.values(), mean(of_branches)]
-            rows.append([f"{group}, {router}", *(f"{number:.3f}" for number in numbers)])
+            rows.append([f"{group}, {reader}", *(f"{number:.3f}" for number in numbers)])
     print(markdown([folder, *homes, "branches"], rows))
 
 
@@ -95,7 +90,6 @@ def main(argv=None):
                         help="the expert of each domain; one is called seed (default: %(default)s)")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=50, help="texts per domain (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of matrix products")
     parser.add_argument("--out", type=Path, help="file for the numbers")
     args = parser.parse_args(argv)
     homes = dict(pair.split("=") for pair in args.homes.split(","))
@@ -105,7 +99,7 @@ def main(argv=None):
     results = {}
     for pair in args.folders:
         name, _, folder = pair.rpartition("=")
-        losses = measure_groups(Path(folder), homes, domains, args.windows, args.dtype)
+        losses = measure_groups(Path(folder), homes, domains, args.windows)
         results[name or folder] = losses
         print_table(name or folder, losses, homes)
     if args.out:

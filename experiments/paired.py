@@ -1,8 +1,42 @@
-"""Numbers over several seeds as text, and the paired t-test with Holm's correction."""
+"""Numbers of several training seeds: a model's scores, differences between models of the same seeds, and tests.
+
+A run is a dictionary as evaluate.py writes it to results.json, of one training seed.
+"""
 import math
 from statistics import mean, stdev
 
 import numpy as np
+
+from data.task import DOMAINS
+
+EXPERTS = ("math", "code", "wiki")
+GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS}  # of domains
+
+
+def having(runs, *names):
+    """The runs that have all these models. Only models of the same seeds should be compared."""
+    return [run for run in runs if run["models"].keys() >= {*names}]
+
+
+def scores(runs, name, group="all", key="accuracy"):
+    """A model's accuracy (or "loss") in each run that has it: the mean over a group of domains, or in one column."""
+    columns = GROUPS.get(group, [group])
+    return [mean(run["models"][name][key][column] for column in columns) for run in having(runs, name)]
+
+
+def differences(runs, a, b, group):
+    """a's accuracy minus b's in each run that has both."""
+    both = having(runs, a, b)
+    return [x - y for x, y in zip(scores(both, a, group), scores(both, b, group), strict=True)]
+
+
+def costs(runs, name, key):
+    """A model's cost in each run, without the seed's, as the paper counts it. The larger model has no seed."""
+    found = []
+    for run in having(runs, name):
+        since = 0 if name == "large" else run["models"]["seed"][key]
+        found.append(run["models"][name][key] - since)
+    return found
 
 
 def spread(values, scale=1.0, digits=1):
@@ -13,11 +47,11 @@ def spread(values, scale=1.0, digits=1):
     return text
 
 
-def points(differences, digits=1):
+def points(differences):
     """The mean of differences in hundredths, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`."""
-    text = f"{100 * mean(differences):+.{digits}f}"
+    text = f"{100 * mean(differences):+.1f}"
     if len(differences) > 1:
-        text += f" ± {100 * t_test(differences)[1]:.{digits}f}"
+        text += f" ± {100 * t_test(differences)[1]:.1f}"
     return text
 
 

@@ -1,339 +1,265 @@
-"""Write the report: the paper's tables and figures from our runs, beside the paper's own numbers.
+"""Write the tables and figures of the paper from our runs, beside the paper's own numbers.
 
     python -m experiments.paper --collect out/seed0 --out results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
-The first gathers what the report needs of one run. The second writes README.md, figures/ and table6.html from such
-files. Text and tables are those of paper.md. There [[loss btx]] stands for Report.loss("btx"), and with [[loss btx with
-later]] only the runs that have both models count.
+The first gathers what the tables need of one run. The second writes tables.md and figures/ from such files.
 """
 import json
-import re
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
 
 import torch
 
 from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
-from data.tokenizer import load_tokenizer
 from experiments import paper_figures
-from experiments.paired import holm, points, spread, t_test
-from support import explore, figures
+from experiments.paired import EXPERTS, costs, differences, having, holm, points, scores, spread, t_test
+from support import figures
 from support.checkpoint import build_model, load_checkpoint
 
-EXPERTS = ("math", "code", "wiki")
 COLUMNS = (*DOMAINS, "switch")
-GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS, "with_switch": COLUMNS}
+MEASURES = {"all": "", "knowledge": ", seed's knowledge", "experts": ", experts' domains"}  # as a claim names them
+READERS, EPSILONS = ("whole", "oracle", "random"), ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # keys of averaging.json
 
-COMPUTE = {  # the models of Figure 2, left
-    "seed": "seed", "large": "larger dense model, from scratch", "dense_dm": "Dense (DM)",
-    "su_dm": "sparse upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btm_bayes_top2": "BTM Top-2, Bayes",
-    "btx_sample": "BTX Sample Top-1", "btx": "BTX Top-2", "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
-    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens"}
-NORMALISED = {  # those of Figure 2, right
-    "seed": "seed", "math": "math", "code": "code", "wiki": "wiki", "large": "larger dense", "dense_dm": "Dense (DM)",
-    "su_dm": "upcycling (DM)", "btm_tfidf_top2": "BTM Top-2, tf-idf", "btx": "BTX Top-2"}
-BALANCE = {"btx": "BTX Top-2", "btx_nolb": "BTX Top-2, unbalanced"}  # those of Figures 3 to 5
-ROUTERS = {"switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "top2_short": "Top-2 (short)",
-           "soft_short": "Soft (short)"}  # those of Figure 6
-EPSILONS = ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # keys of averaging.json
-MAIN = {"btx", "dense_dm", "su_dm"}  # registered.md: their rows need ten seeds, other registered rows five
-PATHS = {  # a method's models at four points: seed, phase 1, mixed, end
-    "BTX": ("seed", None, "btx_mixed", "btx"), "Dense (DM)": ("seed", "dense_dm_1", None, "dense_dm"),
-    "sparse upcycling (DM)": ("seed", "su_dm_1", None, "su_dm")}
+MODELS = {  # the names of make and their names in the tables
+    "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
+    "soup": "average of all weights", "soup_tuned": "average of all weights, finetuned", "large": "larger dense model",
+    "dense_dm": "Dense (DM)", "dense_dm_1": "Dense (DM), first phase",
+    "su_dm": "sparse upcycling (DM)", "su_dm_1": "sparse upcycling (DM), first phase",
+    "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
+    "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens",
+    "su_own_flops": "sparse upcycling (CM) at 1e-3, equal FLOPs",
+    "su_own_paper": "sparse upcycling (CM) at 1e-3, the paper's share of tokens",
+    "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf",
+    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_bayes_top2": "BTM Top-2, Bayes",
+    "btx_mixed": "BTX, not finetuned", "btx": "BTX Top-2", "btx_again": "BTX Top-2, run again",
+    "btx_nolb": "BTX Top-2, unbalanced", "btx_sample": "BTX Sample Top-1",
+    "switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "sample_medium": "Sample Top-1 (medium)",
+    "top2_short": "Top-2 (short)", "top2_medium": "Top-2 (medium)", "soft_short": "Soft (short)",
+    "soft_medium": "Soft (medium)", "lb_short": "Top-2, balanced (short)",
+    "frozen_short": "Top-2, frozen experts (short)", "blend_short": "blending (short)",
+    "split2of8_short": "split, top-2 of 8 (short)", "split4of8_short": "split, top-4 of 8 (short)",
+    "btx_noseed": "BTX of the three branches alone",
+    "hidden_mixed": "BTX, hidden start, not finetuned", "btx_hidden": "BTX, hidden start",
+    "ridge_mixed": "BTX, ridge start, not finetuned", "btx_ridge": "BTX, ridge start"}
+ONCE = {"btx_ff": "BTX, branches train feed-forwards", "later": "wiki added"}  # see results/records/later_experts.md
+
+# ---- the models of each table, with the paper's numbers ------------------------------------------------------------
+TABLE_1 = {
+    "seed": "14.7 2.5 12.8 20.8 16.4 58.5 46.1", "math": "39.5 18.8 25.0 33.6 14.4 37.1 52.0",
+    "code": "12.0 4.0 31.7 40.2 11.5 29.9 39.6", "wiki": "11.7 3.1 11.0 15.2 21.8 57.2 43.1"}
+TABLE_2 = {
+    "seed": "8.6 16.8 37.4 63.3 46.1 40.7", "large": "16.3 24.5 40.0 66.1 52.8 45.4",
+    "dense_dm": "18.3 25.8 39.6 63.3 49.8 44.5", "su_dm": "28.1 34.7 34.0 62.3 51.1 46.3",
+    "btm_tfidf_top1": "21.3 36.4 26.5 61.0 44.3 43.1", "btm_tfidf_top2": "21.5 36.6 26.9 61.2 44.3 43.4",
+    "btm_bayes_top1": "", "btm_bayes_top2": "", "soup": "", "btx_sample": "26.4 31.5 40.1 63.7 53.2 47.3",
+    "btx": "27.4 34.0 41.0 63.5 52.5 47.9", "btx_nolb": ""}
+TABLE_3 = {
+    "btx": ["533B", "926.1", "23 %", "47.9"], "su_cm_flops": [], "su_cm_paper": ["252B", "1007.1", "100 %", "47.3"],
+    "btx_again": [], "su_own_flops": [], "su_own_paper": [], "su_dm": [], "dense_dm": [], "btx_sample": [], "large": []}
+TABLE_4 = {
+    "switch_short": "24.7", "sample_short": "33.0", "top2_short": "34.6", "soft_short": "35.8", "sample_medium": "35.3",
+    "top2_medium": "35.9", "soft_medium": "37.3", "btx_sample": "36.9", "btx_nolb": "37.3"}
+TABLE_5 = {
+    "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
+    "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
+    "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
+STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
+KEEPING = ("soup", "soup_tuned", "btx_noseed", "btx", "dense_dm")
+STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_ridge")
+
+# ---- the hypotheses (a, sign, b, group): a is better than b, or about equal, in the mean over a group of domains ----
+MAIN = {"btx", "dense_dm", "su_dm"}  # registered hypotheses of these alone need ten seeds, others five
+REGISTERED = [
+    ("btx", ">", "dense_dm", "all"), ("btx", ">", "su_dm", "all"), ("su_dm", ">", "dense_dm", "all"),
+    ("btx", ">", "dense_dm", "knowledge"), ("btx", ">", "su_dm", "knowledge"), ("dense_dm", ">", "su_dm", "knowledge"),
+    ("btx", ">", "dense_dm", "experts"), ("btx", "≈", "su_dm", "experts"), ("su_dm", ">", "dense_dm", "experts"),
+    ("btx", ">", "su_cm_flops", "all"), ("btx", ">", "su_cm_paper", "all"), ("btx", ">", "large", "all"),
+    ("btx", ">", "btm_tfidf_top2", "all"), ("btm_tfidf_top2", ">", "btm_tfidf_top1", "all"),
+    ("btx", ">", "btx_sample", "all"), ("soft_short", ">", "top2_short", "all"),
+    ("top2_short", ">", "sample_short", "all"), ("sample_short", ">", "switch_short", "all"),
+    ("soft_medium", ">", "top2_medium", "all"), ("top2_medium", ">", "sample_medium", "all"),
+    ("lb_short", "≈", "top2_short", "all"), ("frozen_short", "≈", "top2_short", "all"),
+    ("split4of8_short", "≈", "top2_short", "all"), ("split4of8_short", ">", "split2of8_short", "all"),
+    ("top2_short", ">", "blend_short", "all")]
+EXPLORED = [
+    ("btx", ">", "btm_bayes_top2", "all"), ("btm_bayes_top2", ">", "btm_tfidf_top2", "all"),
+    ("btx_again", ">", "su_own_flops", "all"), ("btx_again", ">", "su_own_paper", "all"),
+    ("btx", ">", "btx_nolb", "all"), ("btx", ">", "btx_noseed", "knowledge"), ("btx", ">", "soup_tuned", "knowledge"),
+    ("btx", ">", "soup_tuned", "all"), ("btx_hidden", ">", "btx", "all"), ("btx_ridge", ">", "btx", "all"),
+    ("btx_ff", ">", "btx", "all"), ("later", ">", "btx", "all")]
 
 
-@torch.no_grad()
-def measure_basin(folder, domains, n_windows=8):
-    """The loss from the seed (place 0) to each branch and to the soup (1): {group: {end: [[place, loss], ...]}}."""
-    seed = load_checkpoint(folder / "seed.pt")
-    model = build_model(seed)
-    windows = {name: first_windows(domains[name].val, model.config.block_size, n_windows) for name in DOMAINS}
-    lines = {"knowledge": {}, "experts": {}}
-    for name in (*EXPERTS, "soup"):
-        end = load_checkpoint(folder / f"{name}.pt")["state"]
-        for place in (i / 8 for i in range(-2, 13)):
-            model.load_state_dict({key: torch.lerp(p, end[key], place) for key, p in seed["state"].items()})
-            losses = {domain: model(rows[:, :-1], rows[:, 1:])[1].item() for domain, rows in windows.items()}
-            for group, line in lines.items():
-                line.setdefault(name, []).append([place, mean(losses[domain] for domain in GROUPS[group])])
-    return lines
+def table(head, rows):
+    """A table as Markdown. Missing cells at the end of a row stay empty."""
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([*row, *[""] * (len(head) - len(row))])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def read_gates(folder, domains, n_tokens=45):
-    """What BTX does with a text of each domain, for Table 6."""
-    btx = load_checkpoint(folder / "btx.pt")
-    model, tokenizer = build_model(btx), load_tokenizer(btx["spec"])
-    T = min(n_tokens, model.config.block_size)
-    texts = {name: first_windows(domains[name].val, T, 1)[0].tolist() for name in DOMAINS}
-    reads = [explore.trace_text(model, tokenizer, text) for text in texts.values()]
-    return {"experts": btx["experts"], "texts": texts, "reads": reads}
+def score_table(runs, models, *paper_head):
+    """Each model's accuracy by column, their mean, and the loss. models: {name: the paper's numbers}, or names."""
+    rows = []
+    for name in models:
+        row = [MODELS[name], *(spread(scores(runs, name, column), 100) for column in (*COLUMNS, "all"))]
+        row += [spread(scores(runs, name, "all", "loss"), digits=3), str(len(having(runs, name)))]
+        if paper_head:
+            row += models[name].split()
+        rows.append(row)
+    return table(["model", *COLUMNS, "mean", "loss", "seeds", *paper_head], rows)
 
 
-def collect(folder, data_dir):
-    """Gather one run: its scores, the losses between seed and branches, and a text by expert."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/results.json")}
-    if "rivals" not in found:
-        raise BadInput(f"{folder}: no rivals/results.json in it; run make rivals")
-    gathered = found["rivals"]
-    for part in found.keys() & {"paper", "beyond"}:  # not for every seed
-        gathered["models"] |= found[part]["models"]
-        gathered["routing"] |= found[part]["routing"]
-    for how in found.keys() & {"drawn", "mean_gate"}:  # experiments/sample_top1.py
-        gathered["models"][f"btx_sample_{how}"] = found[how]["models"]["btx_sample"]
-    if (folder / "averaging.json").exists():
-        gathered["averaging"] = json.loads((folder / "averaging.json").read_text())
-    domains = load_domains(data_dir, DOMAINS)
-    gathered |= {"basin": measure_basin(folder, domains), "text": read_gates(folder, domains)}
-    return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
-
-
-class Report(NamedTuple):
-    """The results of several runs. The methods of the second half give what [[...]] stands for."""
-
-    runs: list
-    template: str = ""  # the page, for methods that count its rows
-
-    def having(self, *names):
-        """A report on the runs that have all these models. Only models of the same seeds should be compared."""
-        return Report([run for run in self.runs if run["models"].keys() >= {*names}], self.template)
-
-    def results(self, name):
-        """A model's scores and costs in each run that has it, as evaluate.py wrote them."""
-        found = self.having(name).runs
-        if not found:
-            raise BadInput(f"no run has {name} and what it is compared with; run make paper")
-        return [run["models"][name] for run in found]
-
-    def scores_in(self, name, group, key="accuracy"):
-        """A model's accuracy (or "loss") in each run, the mean over GROUPS[group] or over columns, as in math+code."""
-        columns = GROUPS.get(group) or group.split("+")
-        return [mean(result[key][column] for column in columns) for result in self.results(name)]
-
-    def differences(self, a, b, group, key="accuracy"):
-        """a's accuracy (or "loss") minus b's, in each run that has both."""
-        both = self.having(a, b)
-        return [x - y for x, y in zip(both.scores_in(a, group, key), both.scores_in(b, group, key), strict=True)]
-
-    def costs(self, name, key):
-        """A model's cost in each run, without the seed's, as the paper counts it. The larger model has no seed."""
-        costs = [result[key] for result in self.results(name)]
-        if name == "large":
-            return costs
-        seeds = self.having(name).results("seed")
-        return [cost - seed[key] for cost, seed in zip(costs, seeds, strict=True)]
-
-    def is_tested(self, table, a, b):
-        """Whether two models were run with as many seeds as registered; what is explored needs two."""
-        needed = 2
-        if table == "registered":
-            needed = 10 if {a, b} <= MAIN else 5
-        return len(self.having(a, b).runs) >= needed
-
-    def rows(self, call):
-        """The arguments of every [[call ...]] in the page."""
-        return re.findall(rf"\[\[{call} (.+?)\]\]", self.template)
-
-    def list_tested(self, table):
-        """The hypotheses (a, ">", b, group) of a table that were run with enough seeds."""
-        tested = []
-        for words in self.rows(f"judge {table}"):
-            a, sign, b, group = words.split()
-            if sign == ">" and self.is_tested(table, a, b):
-                tested.append((a, sign, b, group))
-        return tested
-
-    def corrected_p(self, table, hypothesis):
-        """p of a hypothesis (a, ">", b, group), corrected for all of its table that were run."""
-        tested = self.list_tested(table)
-        p_values = [t_test(self.differences(a, b, group))[0] for a, _, b, group in tested]
-        return holm(p_values)[tested.index(hypothesis)]
-
-    def fill(self, template):
-        """Replace each [[method argument ...]] by what that method returns."""
-        def call(match):
-            words, _, other = match[1].partition(" with ")
-            method, *arguments = words.split()
-            report = self.having(other) if other else self
-            return getattr(report, method)(*arguments)
-        return re.sub(r"\[\[(.+?)\]\]", call, template)
-
-    # ---- what stands in [[...]]
-
-    def seeds(self):
-        return str(len(self.runs))
-
-    def n_tested(self, table):
-        """How many hypotheses of a table Holm's correction counts."""
-        return str(len(self.list_tested(table)))
-
-    def machines(self):
-        """Where, and with which code, the numbers were made."""
-        sentence = "{cores} cores of {cpu}, torch {torch}, commit {commit}"
-        return "; ".join(dict.fromkeys(sentence.format(**run["machine"]) for run in self.runs))
-
-    def accuracy(self, name, column):
-        return spread(self.scores_in(name, column), 100)
-
-    def scores(self, name):
-        """Cells: the accuracy in each column, and the mean over the domains."""
-        return " | ".join(self.accuracy(name, column) for column in (*COLUMNS, "all"))
-
-    def n_seeds(self, name):
-        return str(len(self.results(name)))
-
-    def loss(self, name):
-        return spread(self.scores_in(name, "all", "loss"), digits=3)
-
-    def minus(self, a, b, group, key="accuracy"):
-        return points(self.differences(a, b, group, key), digits=1 if key == "accuracy" else 2)
-
-    def gap(self, a, b, group):
-        """How many points a is ahead of b, as a whole number."""
-        return f"{100 * mean(self.differences(a, b, group)):.0f}"
-
-    def part(self, a, b, c, group):
-        """How much of a's lead over c does b have? In %."""
-        all_three = self.having(a, b, c)
-        lead = mean(all_three.differences(a, c, group))
-        return f"{100 * mean(all_three.differences(b, c, group)) / lead:.0f}" if lead else "0"
-
-    def count(self, table, verdict):
-        """How many rows of a table have this verdict: yes, open or no."""
-        rows = self.rows(f"judge {table}")
-        verdicts = [self.judge(table, *row.split()).split(" | ")[-1].strip("*") for row in rows]
-        return str(verdicts.count(verdict))
-
-    def count_below(self, limit, column, *names):
-        """In how many runs all these models are below `limit` % in a column."""
-        accuracies = zip(*(self.scores_in(name, column) for name in names), strict=True)
-        return str(sum(100 * max(accuracy) < float(limit) for accuracy in accuracies))
-
-    def averaging_cost(self, group, eps):
-        """How much the loss of the whole home experts grows when this group of their tensors is averaged."""
-        runs = [run["averaging"][eps] for run in self.runs if "averaging" in run]
-        costs = [mean(run[group]["whole"][d] - run["nothing"]["whole"][d] for d in EXPERTS) for run in runs]
-        return f"{mean(costs):.2f}"
-
-    def judge(self, table, a, sign, b, judged):
-        """Cells: the difference over each group, the judged one bold, in loss; runs, p, verdict."""
-        cells = {group: self.minus(a, b, group) for group in GROUPS}
-        cells[judged] = f"**{cells[judged]}**"
-        differences = self.differences(a, b, judged)
-        p, verdict = "", "not tested"
-        if self.is_tested(table, a, b) and sign == "≈":
-            verdict = decide_equal(differences)
-        elif self.is_tested(table, a, b):
-            corrected = self.corrected_p(table, (a, sign, b, judged))
-            p, verdict = f"{corrected:.3f}", decide_greater(differences, corrected)
-        losses = [self.minus(a, b, group, "loss") for group in ("all", "knowledge", "experts")]
-        return " | ".join([*cells.values(), *losses, str(len(differences)), p, verdict])
-
-    def cost(self, name):
-        """Cells: tokens, FLOPs, those one after another, share of MoE training, active of all parameters."""
-        results = self.results(name)
-        tokens, flops = mean(self.costs(name, "tokens")) / 1e6, mean(self.costs(name, "flops")) / 1e12
+def cost_table(runs):
+    """Table 3: tokens, FLOPs, those one after another, the share of MoE training, active parameters, mean accuracy."""
+    rows = []
+    for name, numbers in TABLE_3.items():
+        tokens, flops = mean(costs(runs, name, "tokens")) / 1e6, mean(costs(runs, name, "flops")) / 1e12
         longest = flops
         if name.startswith("btx"):  # two of its three branches are trained beside the first
-            longest -= 2 * mean(self.costs("math", "flops")) / 1e12
-        share = results[0]["moe_share"]
-        share = "" if share is None else f"{100 * share:.0f} %"
-        active, params = results[0]["active_params"] / 1e3, results[0]["params"] / 1e3  # the same in all runs
-        return f"{tokens:.1f} | {flops:.1f} | {longest:.1f} | {share} | {active:.0f} of {params:.0f}"
-
-    def averaging(self, group, *readers):
-        """Cells: the loss in the experts' domains if this group of tensors is averaged, by reader and epsilon."""
-        runs = [run["averaging"] for run in self.runs if "averaging" in run]
-        cells = []
-        for reader in readers:  # "whole", "oracle" or "random": see averaging.py
-            for eps in EPSILONS:
-                losses = [mean(run[eps][group][reader][d] for d in EXPERTS) for run in runs]
-                cells.append(spread(losses, digits=3))
-        return " | ".join(cells)
-
-    def condition(self, what, smallest, largest):
-        """Cells: what was measured, and whether it is within bounds. See registered.md."""
-        def percent(name, *domains):
-            return [100 * mean(self.scores_in(name, domain)) for domain in domains]
-
-        seed, btx = self.results("seed")[0], self.results("btx")[0]
-        dense_token = seed["flops"] / seed["tokens"]
-        moe_token = self.costs("su_dm", "flops")[0] / self.costs("su_dm", "tokens")[0]
-        feed_forwards = self.results("large")[0]["params"] - seed["params"]  # `large` has them twice as wide
-        finetuned = [percent(name, *DOMAINS) for name in ("btx", "dense_dm", "su_dm")]
-        template, values = {
-            "average": ("{:+.1f}", [100 * mean(self.differences("soup", "seed", "all"))]),
-            "known": ("{:.1f} %", percent("seed", *GROUPS["knowledge"])),
-            "untaught": ("{:.1f} %", percent("seed", *EXPERTS)),
-            "home": ("{:.1f} %", [*percent("math", "math"), *percent("code", "code"), *percent("wiki", "wiki")]),
-            "lowest": ("{:.1f} %", [min(accuracies) for accuracies in zip(*finetuned, strict=True)]),
-            "moe_share": ("{:.1f} %", [100 * mean(result["moe_share"] for result in self.results("btx"))]),
-            "moe_token": ("{:.2f}", [moe_token / dense_token]),
-            "feed_forwards": ("{:.1f} %", [100 * feed_forwards / seed["params"]]),
-            "pflop": ("{:.4f}", [btx["flops"] / 1e15])}[what]
-        measured = ", ".join(template.format(value) for value in values)
-        holds = float(smallest) <= min(values) and max(values) <= float(largest)
-        verdict = "yes" if holds else "**no**"
-        return f"{measured} | {verdict}"
+            longest -= 2 * mean(costs(runs, "math", "flops")) / 1e12
+        model = having(runs, name)[0]["models"][name]  # share and size are the same in all runs
+        share = "" if model["moe_share"] is None else f"{100 * model['moe_share']:.0f} %"
+        size = f"{model['active_params'] / 1e3:.0f} of {model['params'] / 1e3:.0f}"
+        accuracy = spread(scores(runs, name), 100)
+        rows.append([MODELS[name], f"{tokens:.1f}", f"{flops:.1f}", f"{longest:.1f}", share, size, accuracy, *numbers])
+    head = ["model", "tokens, M", "TFLOP", "one after another", "in MoE training", "active of all, k", "mean"]
+    return table([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
 
 
-def decide_greater(differences, p):
+def decide_greater(found, p):
     """a > b holds if the difference is significant, and at least one point."""
-    if p >= 0.05 or abs(mean(differences)) < 0.01:
+    if p >= 0.05 or abs(mean(found)) < 0.01:
         return "open"
-    return "yes" if mean(differences) > 0 else "**no**"
+    return "yes" if mean(found) > 0 else "**no**"
 
 
-def decide_equal(differences):
+def decide_equal(found):
     """a ≈ b holds if the whole confidence interval is within three points."""
-    size, half = abs(mean(differences)), t_test(differences)[1]
+    size, half = abs(mean(found)), t_test(found)[1]
     if size + half <= 0.03:
         return "yes"
     return "**no**" if size - half > 0.03 else "open"
 
 
-def draw(report, out):
-    """Draw every figure but Table 6's. Those of routing and of the basin are of the first run that has all models."""
-    alike = report.having(*COMPUTE)  # models of the same seeds
-    first = alike.runs[0]
-    circles = {}
-    for name, label in COMPUTE.items():
-        active = report.results(name)[0]["active_params"]
-        circles[label] = mean(report.costs(name, "flops")), report.scores_in(name, "all"), active
-    paper_figures.compute(circles, out / "figure2_left.png", top="BTX Top-2")
-    scores = {}
-    for name, label in NORMALISED.items():
-        scores[label] = [mean(alike.scores_in(name, column)) for column in COLUMNS]
-    paper_figures.normalised(scores, COLUMNS, out / "figure2_right.png")
-    balance = {label: first["routing"][name] for name, label in BALANCE.items()}
-    figures.routing(balance, out / "figure3_4.png")
+def is_tested(runs, a, b, registered):
+    """Whether two models were run with as many seeds as registered; what is explored needs two."""
+    needed = 2
+    if registered:
+        needed = 10 if {a, b} <= MAIN else 5
+    return len(having(runs, a, b)) >= needed
+
+
+def verdict_table(runs, hypotheses, registered):
+    """Judge hypotheses by the rules of registered.md. p is corrected for those of the form a > b that were run."""
+    greater = []
+    for a, sign, b, group in hypotheses:
+        if sign == ">" and is_tested(runs, a, b, registered):
+            greater.append((a, b, group))
+    p_values = dict(zip(greater, holm([t_test(differences(runs, *pair))[0] for pair in greater]), strict=True))
+    names, rows = MODELS | ONCE, []
+    for a, sign, b, group in hypotheses:
+        found = differences(runs, a, b, group)
+        if not found:  # new runs lack the models of ONCE
+            continue
+        p, verdict = "", "not tested"
+        if (a, b, group) in p_values:
+            p = f"{p_values[a, b, group]:.3f}"
+            verdict = decide_greater(found, p_values[a, b, group])
+        elif sign == "≈" and is_tested(runs, a, b, registered):
+            verdict = decide_equal(found)
+        rows.append([f"{names[a]} {sign} {names[b]}{MEASURES[group]}", points(found), str(len(found)), p, verdict])
+    return table(["claim", "difference", "seeds", "p (Holm)", "verdict"], rows)
+
+
+def averaging_table(averaged):
+    """The loss of math, code and wiki by averaged group of tensors. averaged: what averaging.py wrote for each run."""
+    columns = [(reader, eps) for reader in READERS for eps in EPSILONS]
+    rows = []
+    for group in averaged[0][EPSILONS[0]]:
+        row = [group]
+        for reader, eps in columns:
+            losses = [mean(run[eps][group][reader][domain] for domain in EXPERTS) for run in averaged]
+            row.append(spread(losses, digits=3))
+        rows.append(row)
+    return table(["averaged", *(f"{reader}, {eps}" for reader, eps in columns)], rows)
+
+
+def make_page(runs, averaged):
+    """The text of tables.md: titles, fixed lines and tables."""
+    sections = [
+        ("# Tables of the paper, from our runs",
+         "Accuracy is in %, its `mean` without `switch`; the loss is in nats per token; both ± standard deviation over "
+         "seeds. A difference of accuracies is in points, ± half of its 95 % interval. `make paper` writes this page."),
+        ("## Table 1: experts of one domain",
+         score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
+        ("## Table 2: Branch-Train-MiX against the rest",
+         "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
+         score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
+        ("## Figure 2: accuracy against compute, and over the best model's",
+         "Left: the area of a circle shows the active parameters, its line the range over seeds.",
+         "![mean accuracy against training compute](figures/figure2_left.png)",
+         "Right: means over the seeds that have all models.",
+         "![accuracy by domain over the best model's](figures/figure2_right.png)"),
+        ("## Table 3: what it costs",
+         "The seed's own cost is left out. *One after another* is the longest chain of stages; branches train at once.",
+         cost_table(runs)),
+        ("## Table 4: routing methods, without load balancing",
+         "Short is a quarter of the finetuning, medium a half. The last two rows have all of it; this Sample Top-1 has "
+         "load balancing and twice the tokens.", score_table(runs, TABLE_4, "paper: average")),
+        ("## Table 5: load balancing, frozen experts, blending, splitting",
+         score_table(runs, TABLE_5, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average")),
+        ("## Figures 3 and 4: which experts the routers choose, with and without load balancing",
+         "![shares of the gates by layer and domain](figures/figure3_4.png)"),
+        ("## Figure 5: how sure the routers are", "![distributions of router probabilities](figures/figure5.png)"),
+        ("## Figure 6: which experts the routers choose, by routing method",
+         "![shares of the gates by layer and domain](figures/figure6.png)"),
+        ("## Table 6: which expert wrote which token",
+         "The colour is that of the expert with the largest gate, summed over layers, when the token was predicted.",
+         "![text coloured by expert](figures/table6.png)"),
+        ("## Verdicts: registered", "The rules are in [registered.md](../experiments/registered.md).",
+         verdict_table(runs, REGISTERED, registered=True)),
+        ("## Verdicts: explored", "p is corrected within this table.",
+         verdict_table(runs, EXPLORED, registered=False)),
+        ("## Where averaging costs: the loss of math, code and wiki",
+         "[averaging.md](averaging.md) says what the columns are.", averaging_table(averaged)),
+        ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
+        ("## Beyond the paper: what keeps trivia", score_table(having(runs, *KEEPING), KEEPING)),
+        ("## Beyond the paper: where the routers' rows start", score_table(having(runs, *STARTS), STARTS))]
+    return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
+
+
+def draw(runs, averaged, out):
+    """Draw all figures. Figures 3 to 6 and Table 6 are of the first run that has all models."""
+    complete = having(runs, *MODELS)
+    paper_figures.gain(runs, out / "gain.png")
+    paper_figures.compute(runs, out / "figure2_left.png")
+    paper_figures.normalised(complete, COLUMNS, out / "figure2_right.png")
+    first = complete[0]
+    balance = {MODELS[name]: first["routing"][name] for name in ("btx", "btx_nolb")}
+    figures.draw_routing(balance, out / "figure3_4.png")
     paper_figures.probabilities(balance, out / "figure5.png")
-    figures.routing({label: first["routing"][name] for name, label in ROUTERS.items()}, out / "figure6.png")
-    titles = {"knowledge": "general and trivia", "experts": "math, code and wiki"}
-    paper_figures.basin({titles[group]: lines for group, lines in first["basin"].items()}, out / "basin.png")
-    averaged = [run["averaging"] for run in report.runs if "averaging" in run]
-    paper_figures.averaging(averaged, EPSILONS, EXPERTS, out / "averaging.png")
-    experts, paths = {}, {method: {} for method in PATHS}
-    for domain in DOMAINS:
-        experts[domain] = {name: mean(report.scores_in(name, domain)) for name in EXPERTS}
-        for method, names in PATHS.items():
-            paths[method][domain] = [report.scores_in(name, domain) if name else None for name in names]
-    paper_figures.forgetting(paths, experts, out / "forgetting.png")
+    routers = ("switch_short", "sample_short", "top2_short", "soft_short")
+    figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
+    paper_figures.table_6(first["text"], out / "table6.png")
+    paper_figures.averaging(averaged, EPSILONS, out / "averaging.png")
+    paper_figures.forgetting(runs, out / "forgetting.png")
 
 
-def write_table_6(text, out):
-    """Draw texts on the colours of the experts with the largest gates, and write the page. text: see read_gates."""
-    tokenizer = load_tokenizer()
-    rows = {domain: [] for domain in text["texts"]}
-    for (domain, tokens), read in zip(text["texts"].items(), text["reads"], strict=True):
-        for token, gates in zip(tokens[1:], read["gates"], strict=True):  # gates: (n_layer, N)
-            sums = [sum(layers) for layers in zip(*gates, strict=True)]  # (N,)
-            rows[domain].append((explore.piece(tokenizer, token), sums.index(max(sums))))
-    figures.coloured_text([[row] for row in rows.items()], text["experts"], out / "figures" / "table6.png")
-    explore.write_page(out / "table6.html", tokenizer, text["texts"], {"btx": (text["experts"], text["reads"])})
+def read_gates(folder, domains, n_tokens=45):
+    """Which gates BTX gives to a text of each domain, for Table 6."""
+    btx = load_checkpoint(folder / "btx.pt")
+    model = build_model(btx)
+    T = min(n_tokens, model.config.block_size)
+    texts = {name: first_windows(domains[name].val, T, 1) for name in DOMAINS}  # (1, T + 1) each
+    reads = []
+    for idx in texts.values():
+        _, _, routing = model(idx[:, :-1])
+        gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)  # (T, n_layer, N)
+        reads.append({"gates": gates.tolist()})
+    return {"experts": btx["experts"], "texts": {name: idx[0].tolist() for name, idx in texts.items()}, "reads": reads}
 
 
 def read_run(path):
@@ -344,10 +270,24 @@ def read_run(path):
         raise BadInput(f"{path}: no results of a run in it; make help says what writes them") from None
 
 
+@torch.no_grad()
+def collect(folder, data_dir):
+    """Gather one run: the scores of its models, where averaging costs, and a text by expert."""
+    gathered = read_run(folder / "rivals/results.json")
+    if (folder / "paper").exists():  # not for every seed
+        more = read_run(folder / "paper/results.json")
+        gathered["models"] |= more["models"]
+        gathered["routing"] |= more["routing"]
+    if (folder / "averaging.json").exists():
+        gathered["averaging"] = read_run(folder / "averaging.json")
+    gathered["text"] = read_gates(folder, load_domains(data_dir, DOMAINS))
+    return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
+
+
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files that --collect wrote; with --collect: a run's folder")
-    parser.add_argument("--collect", action="store_true", help="gather what the report needs of one run")
+    parser.add_argument("--collect", action="store_true", help="gather what the tables need of one run")
     parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
@@ -355,13 +295,14 @@ def main(argv=None):
         with replacing(args.out) as part:
             part.write_text(json.dumps(collect(args.runs[0], args.data_dir)))
         return
-    template = (Path(__file__).parent / "paper.md").read_text(encoding="utf-8")
-    report = Report([read_run(path) for path in args.runs], template)
-    with replacing(args.out / "README.md") as part:
-        part.write_text(report.fill(template), encoding="utf-8")
-    draw(report, args.out / "figures")
-    write_table_6(report.runs[0]["text"], args.out)
-    print(f"report: {args.out}/README.md   figures: {args.out}/figures/*.png")
+    runs = [read_run(path) for path in args.runs]
+    averaged = [run["averaging"] for run in runs if "averaging" in run]
+    if not averaged or not having(runs, *MODELS):
+        raise BadInput("no run has all models of the tables; run make paper")
+    with replacing(args.out / "tables.md") as part:
+        part.write_text(make_page(runs, averaged), encoding="utf-8")
+    draw(runs, averaged, args.out / "figures")
+    print(f"tables: {args.out}/tables.md   figures: {args.out}/figures/*.png")
 
 
 if __name__ == "__main__":

@@ -1,86 +1,140 @@
-"""The figures of the paper's report that evaluate.py does not draw. Each function draws one and writes it to `path`."""
+"""The figures of tables.md and of the report. Each function draws one and writes it to `path`.
+
+`runs` are those of experiments/paper.py. A line on a bar or a point is the range over training seeds.
+"""
 import numpy as np
 
-from support.explore import COLORS
-from support.figures import draw_bars, draw_lines, make_panels, save
+from data.task import DOMAINS
+from data.tokenizer import load_tokenizer
+from experiments.paired import EXPERTS, costs, having, scores
+from support.figures import coloured_text, draw_bars, draw_lines, make_panels, save
+
+LABELS = {  # in the order of the colours
+    "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
+    "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
+    "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
+    "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "soup": "average of all weights",
+    "btx_mixed": "BTX, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert"}
+COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
+# The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. Table 1 has those of
+# the expert at home, Table 2 the others.
+PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm": 18.3, "su_dm": 28.1, "btx": 27.4},
+         "code": {"seed": 16.8, "home": 35.95, "btm_tfidf_top2": 36.6, "dense_dm": 25.8, "su_dm": 34.7, "btx": 34.0}}
 
 
-def normalised(scores, domains, path):
-    """Accuracy divided by the best model's (the paper's Figure 2, right). scores: {model: accuracies by domain}."""
-    best = np.max(list(scores.values()), axis=0)
-    columns = {d: {name: row[i] / (best[i] or 1) for name, row in scores.items()} for i, d in enumerate(domains)}
-    draw_bars(columns, path, "accuracy / best model's", 1.1, "%.2f")
+def gain(runs, path):
+    """The share of the home expert's gain over the seed that each model keeps, by domain: ours, then the paper's."""
+    names = ("soup", "btx_mixed", "dense_dm", "su_dm", "btx", "btm_tfidf_top2")
+    columns = {}  # {title: {model: its share in each run}}
+    for domain in EXPERTS:
+        columns[domain] = {}
+        for name in names:
+            same = having(runs, name)
+            seed, home = np.array(scores(same, "seed", domain)), np.array(scores(same, domain, domain))
+            gained = np.where(home == seed, np.nan, home - seed)  # PRESET=tiny: its experts gain nothing
+            columns[domain][name] = (np.array(scores(same, name, domain)) - seed) / gained
+    for domain, accuracy in PAPER.items():
+        seed, home = accuracy["seed"], accuracy["home"]
+        shares = {name: [(accuracy[name] - seed) / (home - seed)] for name in names if name in accuracy}
+        columns[f"{domain}, the paper"] = shares
+    figure, [panels] = make_panels(1, len(columns), 1.9, 2.6)
+    for panel, (title, shares) in zip(panels, columns.items(), strict=True):
+        for name, share in shares.items():
+            percent, place = 100 * np.array(share), names.index(name)
+            panel.barh(place, percent.mean(), color=COLORS[name])
+            panel.hlines(place, percent.min(), percent.max(), color="black", lw=0.8)
+            panel.text(150, place, f"{percent.mean():.0f} %", ha="right", va="center")
+        if "paper" in title:
+            panel.set_facecolor("0.95")
+        panel.axvline(0, color="black", lw=0.8)
+        panel.axvline(100, color="black", lw=0.8, ls=":")
+        panel.set(title=title, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"),
+                  ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), yticklabels=[LABELS[name] for name in names])
+    save(figure, [panels], [""], path)
 
 
-def compute(points, path, top):
-    """Mean accuracy against training compute (Figure 2, left). A circle's area shows the active parameters.
-
-    points: {model: (FLOPs, accuracies of the runs, active parameters)}. A line is the range of the runs. The model
-    called `top` is drawn last.
-    """
-    figure, [[panel]] = make_panels(1, 1, 7, 4.6)
-    for i, (name, (flops, scores, active)) in enumerate(points.items()):
-        style = {"color": f"C{i}", "zorder": len(points) if name == top else i}
-        marker = "o" if i < len(COLORS) else "s"  # the colours begin again
-        panel.vlines(flops / 1e12, 100 * min(scores), 100 * max(scores), **style)
-        panel.scatter(flops / 1e12, 100 * np.mean(scores), active / 3000, marker=marker, alpha=0.8, label=name, **style)
+def compute(runs, path):
+    """Mean accuracy against training compute (Figure 2, left). A circle's area shows the active parameters."""
+    names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", "btx_sample", "su_cm_flops", "su_cm_paper")
+    figure, [[panel]] = make_panels(1, 1, 6, 4)
+    for name in names:
+        flops, percent = np.mean(costs(runs, name, "flops")) / 1e12, 100 * np.array(scores(runs, name))
+        size = having(runs, name)[0]["models"][name]["active_params"] / 3000
+        panel.vlines(flops, percent.min(), percent.max(), color=COLORS[name])
+        panel.scatter(flops, percent.mean(), size, color=COLORS[name], alpha=0.8, label=LABELS[name])
     panel.set_xlabel("training compute since the seed, TFLOP")
     save(figure, [[panel]], ["mean accuracy, %"], path)
 
 
-def probabilities(loads, path):
+def normalised(runs, columns, path):
+    """Accuracy divided by the best model's (Figure 2, right). runs: those that have all models."""
+    names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", *EXPERTS)
+    bars = {}
+    for column in columns:
+        means = {LABELS[name]: np.mean(scores(runs, name, column)) for name in names}
+        best = max(means.values()) or 1
+        bars[column] = {label: accuracy / best for label, accuracy in means.items()}
+    draw_bars(bars, path, "accuracy / best model's", 1.1, "%.2f")
+
+
+def probabilities(routing, path):
     """How each expert's router probability is distributed over tokens, by layer; the mean over domains (Figure 5)."""
-    means = [np.mean(list(load["probs"].values()), axis=0) for load in loads.values()]  # (n_layer, N, BINS) each
-    figure, rows = make_panels(len(loads), len(means[0]), 2.8, 2.3)
-    for panels, load, mean in zip(rows, loads.values(), means, strict=True):
+    means = [np.mean(list(of_model["probs"].values()), axis=0) for of_model in routing.values()]  # (n_layer, N, BINS)
+    figure, rows = make_panels(len(routing), len(means[0]), 2.8, 2.3)
+    for panels, of_model, mean in zip(rows, routing.values(), means, strict=True):
         for layer, panel in enumerate(panels):
-            for expert, share in zip(load["experts"], mean[layer], strict=True):
+            for expert, share in zip(of_model["experts"], mean[layer], strict=True):
                 panel.stairs(100 * share, np.linspace(0, 1, len(share) + 1), label=expert)
             panel.set(title=f"layer {layer + 1}", xlabel="router probability", yscale="log", ylim=(0.05, 100))
-    save(figure, rows, [f"{model}\ntokens, %" for model in loads], path)
+    save(figure, rows, [f"{model}\ntokens, %" for model in routing], path)
 
 
-def basin(panels, path):
-    """The loss on the way from the seed (0) to other weights (1). panels: {title: {end: [(place, loss)]}}."""
-    order = ["seed", *next(iter(panels.values()))]
-    figure, drawn = draw_lines(panels, order, xlabel="0: the seed, 1: the end of the line", ylim=(0, 3))
-    save(figure, [drawn], ["loss, nats per token"], path)
+def table_6(text, path):
+    """A text of each domain on the colours of the experts with the largest gates. text: see paper.read_gates."""
+    tokenizer, rows = load_tokenizer(), []
+    for (domain, tokens), read in zip(text["texts"].items(), text["reads"], strict=True):
+        pieces = []
+        for token, gates in zip(tokens[1:], read["gates"], strict=True):  # gates: (n_layer, N)
+            pieces.append((tokenizer.decode([token]), np.sum(gates, axis=0).argmax()))
+        rows.append([(domain, pieces)])
+    coloured_text(rows, text["experts"], path)
 
 
-def averaging(runs, epsilons, domains, path):
-    """Mean loss in some domains by averaged group of tensors: a panel for each reader, a bar for each epsilon.
+def averaging(averaged, epsilons, path):
+    """Loss of math, code and wiki by averaged group of tensors: a panel for each reader, a bar for each epsilon.
 
-    runs: for each seed {epsilon: {group: {reader: {domain: loss}}}}, see experiments/averaging.py; a line is the range.
+    averaged: for each run {epsilon: {group: {reader: {domain: loss}}}}, see experiments/averaging.py.
     """
     titles = {"whole": "home expert, whole", "oracle": "oracle", "random": "random router"}
     figure, [panels] = make_panels(1, 3, 3.6, 3.2)
-    groups = list(runs[0][epsilons[0]])
+    groups = list(averaged[0][epsilons[0]])
     for panel, (reader, title) in zip(panels, titles.items(), strict=True):
         for i, epsilon in enumerate(epsilons):
             losses = []  # (n_groups, n_runs)
             for group in groups:
-                losses.append([np.mean([run[epsilon][group][reader][d] for d in domains]) for run in runs])
+                losses.append([np.mean([run[epsilon][group][reader][d] for d in EXPERTS]) for run in averaged])
             places = np.arange(len(groups)) + 0.27 * (i - 1)
             panel.bar(places, np.mean(losses, axis=1), width=0.27, label=epsilon.replace("-", " = ", 1))
             panel.vlines(places, np.min(losses, axis=1), np.max(losses, axis=1), color="black", lw=0.8)
         panel.set(title=title, xticks=range(len(groups)), xticklabels=groups)
         panel.tick_params(axis="x", rotation=30)
-    save(figure, [panels], ["loss of math, code and wiki"], path)
+    save(figure, [panels], ["loss, nats per token"], path)
 
 
-def forgetting(paths, experts, path):
-    """Accuracy by domain on a method's way to its model: a line for each method, the initials of the single experts.
-
-    paths: {method: {domain: at each of four points the accuracies of the runs, or None}}; experts: {domain: {expert:
-    mean accuracy}}.
-    """
-    lines_of = {domain: {} for domain in experts}
-    for method, scores in paths.items():
-        for domain, lines in lines_of.items():
-            lines[method] = [(i, 100 * np.array(runs)) for i, runs in enumerate(scores[domain]) if runs]
-    figure, panels = draw_lines(lines_of, ["seed", *paths], ylim=(-3, 103), xticks=range(4),
+def forgetting(runs, path):
+    """Accuracy by domain on a method's way to its model: a line for each method, the initials of the single experts."""
+    paths = {"BTX": {0: "seed", 2: "btx_mixed", 3: "btx"}, "Dense (DM)": {0: "seed", 1: "dense_dm_1", 3: "dense_dm"},
+             "sparse upcycling (DM)": {0: "seed", 1: "su_dm_1", 3: "su_dm"}}
+    lines = {}
+    for domain in DOMAINS:
+        lines[domain] = {}
+        for method, models in paths.items():
+            lines[domain][method] = [(x, 100 * np.array(scores(runs, name, domain))) for x, name in models.items()]
+    figure, panels = draw_lines(lines, ["seed", *paths], ylim=(-3, 103), xticks=range(4),
                                 xticklabels=("seed", "phase 1", "mixed", "end"))
-    for panel, means in zip(panels, experts.values(), strict=True):
-        for i, (expert, mean) in enumerate(means.items()):  # side by side, or equal means would hide each other
-            panel.text(1.25 + 0.25 * i, 100 * mean, expert[0], ha="center", va="center", color="C1", weight="bold")
+    for panel, domain in zip(panels, DOMAINS, strict=True):
+        for i, expert in enumerate(EXPERTS):  # side by side, or equal means would hide each other
+            accuracy = 100 * np.mean(scores(runs, expert, domain))
+            panel.text(1.25 + 0.25 * i, accuracy, expert[0], ha="center", va="center", color="C1", weight="bold",
+                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     save(figure, [panels], ["accuracy, %"], path)

@@ -59,21 +59,21 @@ def build_model(checkpoint, device="cpu"):
 
 
 def check_branches(paths, checkpoints):
-    """Raise BadInput unless the checkpoints are branches of one seed, of one shape. Only the first may be an MoE."""
+    """Raise BadInput unless the checkpoints are dense models, branches of one seed and of one shape."""
     if len(paths) < 2:
         raise BadInput(f"{paths[0]} alone cannot be mixed; name at least two models")
     first = checkpoints[0]
-    ids = {entry["id"] for entry in first["ledger"]}
-    for path, other in zip(paths[1:], checkpoints[1:], strict=True):
+    shared_ids = {entry["id"] for entry in first["ledger"]}
+    for path, other in zip(paths, checkpoints, strict=True):
         if other["experts"]:
-            raise BadInput(f"{path} is an MoE already; only the first model may be one")
+            raise BadInput(f"{path} is an MoE already; mix dense models")
         for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights"):
             if other["config"][name] != first["config"][name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of one shape can be mixed")
         if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
             raise BadInput(f"{path} and {paths[0]} have different tokenizers; their embeddings cannot be averaged")
-        ids &= {entry["id"] for entry in other["ledger"]}
-    if not ids:
+        shared_ids &= {entry["id"] for entry in other["ledger"]}
+    if not shared_ids:
         raise BadInput(f"{', '.join(paths)} are no branches of one seed; their average would be noise")
 
 

@@ -12,6 +12,7 @@ from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from cli import BadInput
+from model import is_feed_forward
 
 
 def pick_device(name):
@@ -73,8 +74,9 @@ def wrap(model, device, shard):
 
     def choose_axis(p):
         """Cut the matrix of each expert, (N, rows, columns), by rows: N may be smaller than the number of GPUs."""
-        is_expert = model.config.n_expert > 0 and ".ff.w_" in names[p]
-        return Shard(1) if is_expert else Shard(0)
+        if model.config.n_expert and is_feed_forward(names[p]):
+            return Shard(1)
+        return Shard(0)
 
     for block in model.blocks:
         fully_shard(block, mesh=mesh, shard_placement_fn=choose_axis)

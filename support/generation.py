@@ -1,14 +1,14 @@
-"""Continue a text, token by token, with a GPT or with Branch-Train-Merge."""
+"""Continue a text, token by token, with a GPT or with Branch-Train-Merge; and say which expert wrote which token."""
 import torch
 
 
 @torch.inference_mode()
-def stream(model, idx, max_new_tokens, temperature=0.0, likeliest=0, generator=None):
+def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None):
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
 
-    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from as many
-    of the likeliest as `likeliest` says, or from all if it is 0. When block_size is full, the model forgets the older
-    half of the text and reads the rest again.
+    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from
+    the top_k likeliest, or from all if top_k is 0. When block_size is full, the model forgets the older half of the
+    text and reads the rest again.
     """
     cache, new, n_read = {}, idx, 0
     for _ in range(max_new_tokens):
@@ -18,13 +18,19 @@ def stream(model, idx, max_new_tokens, temperature=0.0, likeliest=0, generator=N
         logits, _, routing = model(new, cache=cache)
         n_read += new.shape[1]
         V = logits.shape[-1]
-        kept, tokens = logits[:, -1].topk(min(likeliest or V, V))  # the likeliest first
+        kept, tokens = logits[:, -1].topk(min(top_k or V, V))  # the likeliest first
         new = tokens[:, :1]  # (B, 1)
         if temperature > 0:
             probs = (kept / temperature).softmax(-1)
             new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))
         idx = torch.cat([idx, new], dim=1)
         yield new, routing
+
+
+def top_experts(routing, layer=None):
+    """The expert with the largest gate for each token of a pass; in one layer, counted from 1, or in the mean."""
+    chosen = [routing[layer - 1]] if layer else routing
+    return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
 
 
 def generate(model, idx, max_new_tokens, **options):

@@ -1,13 +1,16 @@
 """Write live.html: a page on which a mixture of experts runs in the reader's browser (live.template, live*.js)."""
 import base64
+import json
 import zlib
+from pathlib import Path
 
 import torch
 
-from support.explore import COLORS, fill
+from cli import replacing
+from support.figures import COLORS
 
 MAX_BYTES = 4_900_000  # of packed weights; with the rest a page has 5 MB at most
-NO_PAGE = "No live.html: {}. `sample.py --html` shows which expert wrote which token of a text."
+NO_PAGE = "No live.html: {}. `sample.py --experts` shows which expert wrote which token."
 
 
 def pack(states):
@@ -41,6 +44,18 @@ def choose_models(checkpoints):
     return {**models, name: related[name]}
 
 
+def fill(path, data):
+    """Write a page: live.template with its data, and with the files that lines such as `/* include page.js */` name."""
+    folder, page = Path(__file__).parent, ""
+    for line in (folder / "live.template").read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith("/* include "):
+            line = (folder / line.split()[2]).read_text(encoding="utf-8")
+        page += line
+    safe = json.dumps(data).replace("<", "\\u003c")  # so that </script> in a text does not end the page's script
+    with replacing(path) as part:
+        part.write_text(page.replace(">DATA<", f">{safe}<"), encoding="utf-8")
+
+
 def write_page(path, checkpoints, tasks):
     """Write the page; tasks: {domain: a Task}, its examples. Returns the report's sentence: where it is, or why not."""
     models = choose_models(checkpoints)  # the page mixes and averages them itself, from the same float16 weights
@@ -51,7 +66,7 @@ def write_page(path, checkpoints, tasks):
     weights = pack([c["state"] for c in models.values()])
     if len(weights) > MAX_BYTES:
         return NO_PAGE.format(f"{name} and its experts are larger than a page of 5 MB")
-    fill(path, "live.template", {
+    fill(path, {
         "models": [{"name": key, "config": c["config"], "experts": c["experts"],
                     "tensors": [[part, w.numel()] for part, w in c["state"].items()]} for key, c in models.items()],
         "examples": [{"domain": domain, "prompt": t.prompt, "answer": t.answer} for domain, t in tasks.items()],

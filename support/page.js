@@ -1,5 +1,5 @@
 "use strict";
-// What explore.html and live.html share. All text is set as textContent, so none of it becomes markup.
+// How live.html draws tokens, gates and probabilities. All text is set as textContent, so none of it becomes markup.
 const $ = id => document.getElementById(id), data = JSON.parse($("data").textContent);
 
 function element(tag, text, parent, style = {}) {

@@ -1,4 +1,4 @@
-"""The table and the report of evaluate.py. `results` and `loads` are "models" and "routing" of its results.json."""
+"""The table and the report of evaluate.py. `results` and `routing` are "models" and "routing" of its results.json."""
 import math
 import os
 import platform
@@ -71,7 +71,7 @@ def table_by_domain(results, key):
     return markdown(["model", *domains], rows)
 
 
-def draw_figures(results, loads, checkpoints, tasks, answers, out):
+def draw_figures(results, routing, checkpoints, tasks, answers, out):
     """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them.
 
     tasks: {domain: the task that is shown}; answers: {model: {domain: [(piece, expert)]}}.
@@ -79,26 +79,25 @@ def draw_figures(results, loads, checkpoints, tasks, answers, out):
     first = next(iter(results.values()))
     dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
     shown = []
-    if loads and dense and first["accuracy"]:
-        draw_answers(results, loads, dense, tasks, answers, out / "figures/answers.png")
+    if routing and dense and first["accuracy"]:
+        draw_answers(results, routing, dense, tasks, answers, out / "figures/answers.png")
         shown.append("![a task of each domain and what models answer](figures/answers.png)")
         shown.append("Above: each token has the colour of the expert with the largest gate, in the mean over layers. "
                      "Answers are cut to the length of the right one.")
     if first["accuracy"]:
         figures.accuracy(results, out / "figures/accuracy.png")
         shown.append("![accuracy by domain](figures/accuracy.png)")
-    if loads:
-        figures.routing(loads, out / "figures/routing.png")
+    if routing:
+        figures.draw_routing(routing, out / "figures/routing.png")
         shown.append("![share of the gates of each expert](figures/routing.png)")
-        shown.append("Which expert wrote which token: open [explore.html](explore.html) in a browser.")
     figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
     shown.append("![validation loss](figures/curves.png)")
     return [*shown, "A mixed model has the tokens of all its branches behind it, so its curve begins further right."]
 
 
-def draw_answers(results, loads, dense, tasks, answers, path):
+def draw_answers(results, routing, dense, tasks, answers, path):
     """Draw what the first dense model, the best dense one and the last MoE answer to a task of each domain."""
-    last_moe = list(loads)[-1]
+    last_moe = list(routing)[-1]
     groups = []
     for domain in answers[last_moe]:
         best = max(dense, key=lambda name: results[name]["accuracy"][domain])
@@ -107,7 +106,7 @@ def draw_answers(results, loads, dense, tasks, answers, path):
             rows.append((f"  {name}", [(on_one_line(piece), expert) for piece, expert in answers[name][domain]]))
         rows.append(("  right", [(on_one_line(tasks[domain].answer), None)]))
         groups.append(rows)
-    figures.coloured_text(groups, loads[last_moe]["experts"], path)
+    figures.coloured_text(groups, routing[last_moe]["experts"], path)
 
 
 def on_one_line(text):

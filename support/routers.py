@@ -1,7 +1,7 @@
-"""Mixing beyond the paper: routers that start from data, and an MoE that gets further experts.
+"""Mixing beyond the paper: routers that start from text.
 
-    python mix.py seed.pt math.pt --router_data general,math --out mixed.pt           # router rows from text
-    python mix.py btx.pt later.pt --out more_mixed.pt                                 # btx.pt keeps its experts
+    python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # rows are mean inputs
+    python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows by ridge regression
 """
 import torch
 from torch.nn.functional import normalize
@@ -13,32 +13,14 @@ from model import GPT, rope_angles
 N_WINDOWS = 16  # sequences of each domain that a router starts from
 
 
-def check_options(args, first):
-    """Raise BadInput for options of mix.py that do not go together. first: the first of the mixed checkpoints."""
+def check_options(args):
+    """Raise BadInput for options of mix.py that do not go together."""
     if args.top_k and args.routing != "topk":
         raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
     if args.ridge and not args.router_data:
         raise BadInput("--ridge: name the text to tell apart with --router_data")
-    if (first["experts"] or args.soup) and (args.routing != "topk" or args.top_k or args.router_data):
-        raise BadInput("--routing, --top_k, --router_data are for a new MoE, not for a soup or an MoE that grows")
-    if first["experts"] and (args.soup or args.blend or args.split > 1):
-        raise BadInput(f"{args.models[0]} is an MoE; models are added to it as they are, without options")
-
-
-def unmix(state):
-    """The state dict of an MoE as N dense ones: each has one expert, and all that is shared."""
-    states = []
-    for i in range(len(state["blocks.0.ff.router"])):
-        expert = {name: t[i] for name, t in state.items() if ".ff.w_" in name}
-        states.append({**state, **expert})
-    return states
-
-
-def keep_rows(mixed, state):
-    """Give the first experts of the state dict `mixed` the router rows that they had in the MoE `state`."""
-    for name, rows in state.items():
-        if name.endswith(".ff.router"):
-            mixed[name][:len(rows)] = rows
+    if args.soup and (args.routing != "topk" or args.top_k or args.router_data):
+        raise BadInput("--routing, --top_k, --router_data are for an MoE; with --soup the result is dense")
 
 
 def hidden_router(inputs):

@@ -44,17 +44,17 @@ def make_optimizer(model, args):
 
 def clip_gradients(optimizer):
     """Scale all gradients down so that their norm is at most CLIP."""
-    matrices, norms = optimizer.param_groups
-    torch.nn.utils.clip_grad_norm_([*matrices["params"], *norms["params"]], CLIP)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(params, CLIP)
 
 
-def count_visits(ledger, mixture):
-    """How often a model's ledger says that it read this mixture. get_batch draws new rows at each visit."""
+def count_runs(ledger, mixture):
+    """In how many runs a model has read this mixture, by its ledger. get_batch draws new rows for each run."""
     return sum(entry["settings"].get("data") == mixture for entry in ledger)
 
 
 def step_generator(device, *key):
-    """A random generator for one step; the same key, as (seed, visit, step, rank), gives the same numbers."""
+    """A random generator for one step; the same key, as (seed, run, step, rank), gives the same numbers."""
     seed = np.random.SeedSequence(key).generate_state(1)[0]
     return torch.Generator(device).manual_seed(int(seed))
 
@@ -121,4 +121,4 @@ def run_settings(args, model, ledger, domains, device):
         for file in ("train.bin", "val.bin"):
             digests[f"{name}/{file}"] = domain.meta["files"][file]
     return settings | {"config": vars(model.config), "device": device.type, "digests": digests,
-                       "ledger of --init": [entry["id"] for entry in ledger]}
+                       "init_ledger": [entry["id"] for entry in ledger]}
