@@ -190,7 +190,7 @@ def equal_lengths(indices, rows, batch_size):
 def write_answers(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
     answers = []
-    for row in generate(model, idx, max_new_tokens)[:, idx.shape[1]:].tolist():
+    for row in generate(model, idx, max_new_tokens, end=tokenizer.eot)[:, idx.shape[1]:].tolist():
         end = row.index(tokenizer.eot) if tokenizer.eot in row else 0
         answers.append(tokenizer.decode(row[:end]))
     return answers
