@@ -38,7 +38,8 @@ def parse(argv):
 
     group = parser.add_argument_group("synthetic domains")
     group.add_argument("--domains", default=",".join(NAMES), help='names, or "" for none (default: %(default)s)')
-    group.add_argument("--level", type=int, default=1, choices=(1, 2), help="2 suits 25M to 100M weights (default: 1)")
+    group.add_argument("--level", type=int, default=1, choices=(0, 1, 2),
+                       help="2 is harder, for 25M to 100M weights; 0 has a quarter of 1's facts (default: 1)")
     group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="default: %(default)s")
     group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
 
