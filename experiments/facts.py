@@ -20,7 +20,7 @@ RELATIONS = {"capital": ("capital", "The capital of {} is"),  # name: (countryin
              "continent": ("region", "The continent of {} is"),
              "demonym": ("demonym", "A person from {} is called")}
 EXAMPLES = ("France", "Kenya", "Peru")
-DOMAINS = ("math", "code", "wiki")
+DOMAINS, LEVEL = ("math", "code", "wiki"), 0  # as experiments/pretrained.mk prepares them
 N_TASKS = 100  # of each domain
 
 
@@ -56,8 +56,8 @@ def ask_domain(name):
     rng, domain = random.Random(f"three/{name}"), domain_module(name)
     tasks = []
     for _ in range(N_TASKS):
-        examples = "".join(f"{domain.document(rng).strip()}\n\n" for _ in range(3))
-        task = domain.task(rng)
+        examples = "".join(f"{domain.document(rng, LEVEL).strip()}\n\n" for _ in range(3))
+        task = domain.task(rng, LEVEL)
         tasks.append((examples + task.prompt, task.answer.rstrip()))
     return tasks
 
