@@ -83,7 +83,7 @@ def choose_tests(args, checkpoints, domains):
         if len(domain.val):
             if len(domain.val) <= (args.skip_windows + 1) * T:
                 raise BadInput(f"--skip_windows {args.skip_windows}: {name!r} has no more validation text than that")
-            windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows)
+            windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows, domain.is_own)
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
     if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
@@ -190,7 +190,7 @@ def equal_lengths(indices, rows, batch_size):
 def write_answers(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
     answers = []
-    for row in generate(model, idx, max_new_tokens)[:, idx.shape[1]:].tolist():
+    for row in generate(model, idx, max_new_tokens, end=tokenizer.eot)[:, idx.shape[1]:].tolist():
         end = row.index(tokenizer.eot) if tokenizer.eot in row else 0
         answers.append(tokenizer.decode(row[:end]))
     return answers
