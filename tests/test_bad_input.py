@@ -18,7 +18,7 @@ BRANCH = f"train_expert {TRAIN} --init seed.pt"
 FINETUNE = f"finetune_router {TRAIN} --init btx_mixed.pt"
 MIX = "mix --out new/a.pt --data_dir data seed.pt math.pt"
 EVALUATE = "evaluate --out new --data_dir data --device cpu --tasks 1 --windows 1"
-SAMPLE = "sample --data_dir data --device cpu"
+SAMPLE = "sample --device cpu"
 PREPARE = "data.prepare --domains= --out new"
 REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
     NEW: {"--nosuch 1": "--nosuch", "--steps 0": "--steps", "--device nosuch": "nosuch", "--shard": "GPU",
@@ -39,8 +39,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
     EVALUATE: {"": "MODEL", "seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
                "seed.pt --data_dir new": "make data", "seed.pt --btm code": "code",
                "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
-    SAMPLE: {"": "MODEL", "seed.pt math.pt": "--btm", "stranger.pt seed.pt --btm bayes:1": "one tokenizer",
-             "seed.pt math.pt --btm bayes:3": "bayes:3", "seed.pt --btm bayes": "bayes", "seed.pt --experts": "dense",
+    SAMPLE: {"": "model", "seed.pt --experts": "dense",
              "btx_mixed.pt --layer 3": "2 layers", f"seed.pt --prompt {'7' * 32}": "33 tokens"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text a.txt": "NAME=PATH",
               "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --domains meth": "meth",

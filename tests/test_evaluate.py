@@ -107,8 +107,7 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     for name in ("switch", "general", "code"):
         (tmp_path / "data" / name).symlink_to(tiny / "data" / name)
     words = [*(f"{tiny}/{name}.pt" for name in ("btx_mixed", "seed", "code")), "--btm", "seed,code", "--device", "cpu",
-             "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2",
-             "--skip_windows", "1"]
+             "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2"]
     evaluate.main([*words, "--out", f"{tmp_path}/a"])
     (tmp_path / "b").mkdir()
     (tmp_path / "b/live.html").touch()  # of an earlier run
@@ -127,7 +126,7 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
     assert mixed["active_params"] < mixed["params"] and merged["active_params"] * 2 == merged["params"]
     model, domain = build(tiny, "btx_mixed"), load_domains(tiny / "data")["switch"]
-    windows = first_windows(domain.val[32:], 32, 2)
+    windows = first_windows(domain.val, 32, 2)
     with torch.no_grad():
         losses, share, _ = evaluate.score_texts(model, windows, 50)
         _, answer_loss = evaluate.score_tasks(model, TOKENIZER, domain.tasks[:2], 50, "cpu")
@@ -171,8 +170,6 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     assert top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
     assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[gates[0].argmax()]
-    sample.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--btm", "tfidf:2", "--data_dir", f"{tiny}/data", *words[1:]])
-    assert capsys.readouterr().out.startswith(prompt)
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
     sample.main([*words[:2], "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"
