@@ -21,8 +21,8 @@ from data.tokenizer import END, encode_prompt, load_tokenizer
 from model import expert_load
 from support import btm, live
 from support.checkpoint import build_model, load_checkpoint
-from support.distributed import autocast, pick_device
-from support.generation import generate, stream, top_experts
+from support.distributed import autocast, pick_device, pick_dtype
+from support.generation import stream, top_experts
 from support.grading import is_correct
 from support.ledger import elapsed, join_ledgers, totals
 from support.report import draw_figures, machine, make_report, moe_share, table
@@ -189,8 +189,14 @@ def equal_lengths(indices, rows, batch_size):
 
 def write_answers(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
+    written, has_ended = [], torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+    for new, _ in stream(model, idx, max_new_tokens):
+        written.append(new)  # (B, 1)
+        has_ended |= new == tokenizer.eot
+        if has_ended.all():
+            break
     answers = []
-    for row in generate(model, idx, max_new_tokens)[:, idx.shape[1]:].tolist():
+    for row in torch.cat(written, dim=1).tolist():
         end = row.index(tokenizer.eot) if tokenizer.eot in row else 0
         answers.append(tokenizer.decode(row[:end]))
     return answers
@@ -249,13 +255,14 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
 
 
-def write_results(path, results, routing, args, domains):
+def write_results(path, results, routing, args, domains, device):
     """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts' names, share, probs}."""
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
-    data = {"tasks": args.tasks, "windows": args.windows, "skip_windows": args.skip_windows, "dtype": args.dtype,
-            "digests": digests}
+    data = {"tasks": args.tasks, "windows": args.windows, "skip_windows": args.skip_windows,
+            "device": device.type, "dtype": pick_dtype(args.dtype, device), "digests": digests}
+    everything = {"models": results, "routing": routing, "machine": machine(), "data": data}
     with replacing(path) as part:
-        part.write_text(json.dumps({"models": results, "routing": routing, "machine": machine(), "data": data}, indent=1))
+        part.write_text(json.dumps(everything, indent=1))
 
 
 @torch.inference_mode()
@@ -287,7 +294,7 @@ def main(argv=None):
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    write_results(args.out / "results.json", results, routing, args, domains)
+    write_results(args.out / "results.json", results, routing, args, domains, device)
     (args.out / "live.html").unlink(missing_ok=True)  # an old page would be of other models
     lines = []  # of the report
     if not args.no_figures:

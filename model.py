@@ -82,7 +82,10 @@ class Attention(nn.Module):
             v = torch.cat([cache["v"], v], dim=2)
         if cache is not None:
             cache |= {"k": k, "v": v}
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=q.shape[1] != k.shape[1])
+        if k.shape[1] < q.shape[1]:  # grouped queries: each key and value serves several heads
+            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+            v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
 
 
