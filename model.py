@@ -185,7 +185,7 @@ def gumbel(config, n_tokens, tau, generator):
     U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
     minus_log_U = -U.clamp_min(torch.finfo(U.dtype).tiny).log()
     G = -minus_log_U.log()  # (n_layer, M, N)
-    tau = torch.tensor(tau, device=generator.device)
+    tau = torch.full((), tau, device=generator.device)
     return [Noise(G_l, tau) for G_l in G]
 
 

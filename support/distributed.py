@@ -36,9 +36,9 @@ def pick_device(name):
 
 def to_device(batch, device):
     """Copy a batch to the device. A GPU fetches it from pinned memory, so that the program need not wait."""
-    if device.type == "cuda":
-        batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True)
+    if device.type in ("cpu", "mps"):
+        return batch.to(device)
+    return batch.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def pick_dtype(name, device):
