@@ -129,7 +129,8 @@ def main(argv=None):
         x, y = to_device(x, device), to_device(y, device)
         if config.routing == "sample":
             generator = training.step_generator(device, *key, rank)
-        for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
+        for i, (xs, ys) in enumerate(zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True), 1):
+            forward.require_backward_grad_sync = i == args.grad_accum  # DDP sums the gradients once a step
             noise = None
             if config.routing == "sample":  # Sample Top-1 (3.3)
                 noise = gumbel(config, xs.numel(), temperature(step / args.steps), generator)

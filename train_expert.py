@@ -125,7 +125,8 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = to_device(x, device), to_device(y, device)
-        for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
+        for i, (xs, ys) in enumerate(zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True), 1):
+            forward.require_backward_grad_sync = i == args.grad_accum  # DDP sums the gradients once a step
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)
             (nll / args.grad_accum).backward()

@@ -16,7 +16,7 @@ def install(model):
     """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if its widths forbid it."""
     if model.config.n_embd % 8 or model.config.d_ff % 8 or model.config.n_expert > 256:
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8, and "
-                       "there may be 256 experts")
+                       "256 experts are the most")
     for module in model.modules():
         if isinstance(module, MoE):
             module.ff_moe = ff_moe
