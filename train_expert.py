@@ -152,8 +152,8 @@ def main(argv=None):
     save_trained(args.out, model, optimizer, fields)
     if master:
         print(f"wrote {args.out}")
-    leave_ranks()
 
 
 if __name__ == "__main__":
     run(main)
+    leave_ranks()
