@@ -32,6 +32,7 @@ LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
 OPTIONS        = --device cpu  # of both training scripts
+DENSE_OPTIONS  =               # of train_expert.py
 MOE_OPTIONS    =               # of finetune_router.py
 EVALUATE       = --device cpu  # of evaluate.py
 TEXTS          =               # files that the data is prepared from
@@ -49,7 +50,7 @@ OUT  ?= $(INTO)/seed$(SEED)
 BTM  ?= seed,math,code,wiki
 
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
-TRAIN    = $(PY) train_expert.py $(RUN)
+TRAIN    = $(PY) train_expert.py $(DENSE_OPTIONS) $(RUN)
 FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt

@@ -6,6 +6,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 
 class BadInput(Exception):
     """Something the user gave is wrong. The message names the file or the option and says what to do."""
@@ -18,6 +20,10 @@ def run(main):
         main()
     except BadInput as error:
         print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError:
+        print(f"{name}: the GPU's memory is full; a smaller --batch_size takes less, and in training also "
+              "--grad_accum 2 and --recompute", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -21,7 +21,7 @@ from data.tokenizer import END, encode_prompt, load_tokenizer
 from model import expert_load
 from support import btm, live
 from support.checkpoint import build_model, load_checkpoint
-from support.distributed import autocast, pick_device
+from support.distributed import autocast, pick_device, pick_dtype
 from support.generation import generate, stream, top_experts
 from support.grading import is_correct
 from support.ledger import elapsed, join_ledgers, totals
@@ -245,11 +245,11 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
 
 
-def write_results(path, results, routing, args, domains):
+def write_results(path, results, routing, args, domains, device):
     """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts' names, share, probs}."""
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
-    data = {"tasks": args.tasks, "windows": args.windows, "dtype": args.dtype,
-            "digests": digests}
+    data = {"tasks": args.tasks, "windows": args.windows, "device": device.type,
+            "dtype": pick_dtype(args.dtype, device), "digests": digests}
     numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
     with replacing(path) as part:
         part.write_text(json.dumps(numbers, indent=1))
@@ -284,7 +284,7 @@ def main(argv=None):
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    write_results(args.out / "results.json", results, routing, args, domains)
+    write_results(args.out / "results.json", results, routing, args, domains, device)
     (args.out / "live.html").unlink(missing_ok=True)  # an old page would be of other models
     lines = []  # of the report
     if not args.no_figures:

@@ -82,7 +82,10 @@ class Attention(nn.Module):
             v = torch.cat([cache["v"], v], dim=2)
         if cache is not None:
             cache |= {"k": k, "v": v}
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=q.shape[1] != k.shape[1])
+        if k.shape[1] < q.shape[1]:  # grouped queries: each key and value serves several heads
+            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+            v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
 
 
@@ -182,7 +185,7 @@ def gumbel(config, n_tokens, tau, generator):
     U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
     minus_log_U = -U.clamp_min(torch.finfo(U.dtype).tiny).log()
     G = -minus_log_U.log()  # (n_layer, M, N)
-    tau = torch.tensor(tau, device=generator.device)
+    tau = torch.full((), tau, device=generator.device)
     return [Noise(G_l, tau) for G_l in G]
 
 

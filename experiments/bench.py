@@ -23,6 +23,10 @@ CPU = {  # name: the models' shape, sequences in a step
     "512": (dict(n_embd=512, d_ff=1408, n_head=16), 8),
     "128, 4x tokens": (dict(n_embd=128, d_ff=352, n_head=4), 32)}
 GPU = {"PRESET=gpu": (dict(n_embd=512, d_ff=2048, n_head=8, n_layer=8, block_size=256), 64)}
+ESTIMATES = {  # a card's peak in TFLOP a second, and its row in docs/gpus-and-speed.md
+    "H100": (989, "20 ms, 0.8 M tokens a second, 18 % of peak"),
+    "A100": (312, "40 ms, 0.4 M tokens a second, 28 % of peak"),
+    "4090": (165, "62 ms, 0.26 M tokens a second, 35 % of peak")}
 
 
 def make_mixtral(config):
@@ -69,7 +73,7 @@ def time_in_turn(steps, repeats, device):
 
 
 def time_training(shape, batch_size, repeats, device):
-    """Ratios between the training steps of models, and the dense model's TFLOP a second."""
+    """Ratios between the training steps of models, and the dense model's speed."""
     shapes = {"dense": shape, "iso_dense": shape | {"d_ff": 2 * shape["d_ff"]}, "moe": shape | {"n_expert": 4},
               "fast": shape | {"n_expert": 4}, "experts16": shape | {"n_expert": 16}}
     models = {name: GPT(GPTConfig(**shapes[name]), torch.Generator().manual_seed(0)) for name in shapes}
@@ -82,6 +86,7 @@ def time_training(shape, batch_size, repeats, device):
     speed = batch_size * config.block_size / t["dense"]  # tokens a second
     return {"moe_over_iso_dense": t["moe"] / t["iso_dense"], "readable_over_fast": t["moe"] / t["fast"],
             "experts16_over_4": t["experts16"] / t["moe"], "hf_moe_over_ours": t["hf_moe"] / t["moe"],
+            "dense_ms": 1000 * t["dense"], "dense_tokens_per_second": speed,
             "dense_tflops": speed * models["dense"].flops_per_token() / 1e12}
 
 
@@ -97,6 +102,10 @@ def main(argv=None):
         for ratio, value in time_training(shape, batch_size, args.repeats, args.device).items():
             results.setdefault(ratio, {})[size] = value
             print(f"{ratio}, {size}: {value:,.2f}", flush=True)
+    for card, (peak, estimate) in ESTIMATES.items():
+        if card in (machine()["gpu"] or ""):
+            share = results["dense_tflops"]["PRESET=gpu"] / peak
+            print(f"a dense step has {share:.0%} of this card's peak; estimated for {card}: {estimate}")
     with replacing(args.out) as file:
         file.write_text(json.dumps(results | {"machine": machine()}, indent=1))
 

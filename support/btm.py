@@ -94,11 +94,12 @@ class BTM(nn.Module):
 
         idx: (B, T). log_probs: (E, B, T, V), each expert's prediction of the next token. past: kept for the next call.
         """
-        uniform = torch.zeros_like(log_probs[:, :, :1])  # for a text's first token all experts score the same
-        predictions = torch.cat([past.get("prediction", uniform), log_probs[:, :, :-1]], dim=2)  # (E, B, T, V)
-        tokens = idx.expand(len(log_probs), -1, -1)[..., None]                                   # (E, B, T, 1)
-        scores = past.get("score", 0) + predictions.gather(-1, tokens)[..., 0].cumsum(-1)        # (E, B, T)
-        past["prediction"], past["score"] = log_probs[:, :, -1:], scores[:, :, -1:]
+        tokens = idx.expand(len(log_probs), -1, -1)[..., None]                     # (E, B, T, 1)
+        uniform = torch.zeros_like(log_probs[:, :, 0])                             # (E, B, V) for a text's first
+        first = past.get("prediction", uniform).gather(-1, tokens[:, :, 0])        # (E, B, 1)
+        others = log_probs[:, :, :-1].gather(-1, tokens[:, :, 1:])[..., 0]         # (E, B, T - 1)
+        scores = past.get("score", 0) + torch.cat([first, others], -1).cumsum(-1)  # (E, B, T)
+        past["prediction"], past["score"] = log_probs[:, :, -1].clone(), scores[:, :, -1:]
         return scores
 
     def tfidf_scores(self, idx, past):
@@ -125,17 +126,17 @@ class BTM(nn.Module):
         """
         cache = {} if cache is None else cache
         past = cache.setdefault("text", {})
-        predictions = []
+        E, V = len(self.experts), self.config.vocab_size
+        log_probs = torch.empty(E, *idx.shape, V, device=idx.device)  # (E, B, T, V)
         for i, expert in enumerate(self.experts):
             logits, _, _ = expert(idx, cache=cache.setdefault(i, {}))
-            predictions.append(logits.float().log_softmax(-1))
-        log_probs = torch.stack(predictions)  # (E, B, T, V)
+            log_probs[i] = logits.float().log_softmax(-1)
         if self.method == "bayes":
             scores = self.bayes_scores(idx, log_probs, past)  # (E, B, T)
         else:
             scores = self.tfidf_scores(idx, past)             # (E, B, T)
         weights = self.log_weights(scores)[..., None]         # (E, B, T, 1)
-        logits = (weights + log_probs).logsumexp(0)           # (B, T, V)
+        logits = log_probs.add_(weights).logsumexp(0)         # (B, T, V); in place, since a copy can take gigabytes
         return logits, None, []
 
     def num_params(self, active=False):

@@ -23,10 +23,22 @@ def pick_device(name):
             name = torch.accelerator.current_accelerator().type
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):  # torch raises either, depending on the device
+        torch.ones(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, depending on the device
+        if "no kernel image" in str(error):
+            raise BadInput(f"--device {name}: this build of torch is not made for this GPU; install a build that is, "
+                           "or give --device cpu") from None
         raise BadInput(f"--device {name}: this machine does not have it; try auto or cpu") from None
+    if device.type == "cuda":  # cuDNN's attention plans each new length of text, for longer than it then takes
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
+
+
+def to_device(batch, device):
+    """Copy a batch to the device. A GPU fetches it from pinned memory, so that the program need not wait."""
+    if device.type in ("cpu", "mps"):
+        return batch.to(device)
+    return batch.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def pick_dtype(name, device):
@@ -49,12 +61,18 @@ def join_ranks(name):
     """Become one of torchrun's ranks if torchrun started this process. Returns device, rank and number of ranks."""
     if "RANK" not in os.environ:
         return pick_device(name), 0, 1
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and name in ("auto", "cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means in this process
     device = pick_device(name)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, dist.get_rank(), dist.get_world_size()
+
+
+def leave_ranks():
+    """Say goodbye to the other ranks, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def wrap(model, device, shard):

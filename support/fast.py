@@ -14,8 +14,9 @@ from model import MoE
 
 def install(model):
     """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if its widths forbid it."""
-    if model.config.n_embd % 8 or model.config.d_ff % 8:
-        raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
+    if model.config.n_embd % 8 or model.config.d_ff % 8 or model.config.n_expert > 256:
+        raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8, and "
+                       "256 experts are the most")
     for module in model.modules():
         if isinstance(module, MoE):
             module.ff_moe = ff_moe
@@ -30,12 +31,13 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     M, k = routing.experts.shape
     N = w_gate.shape[0]
     # slot token * k + choice is one choice of one token; sorted by expert, each expert's slots are neighbours
-    expert, slots = routing.experts.flatten().sort(stable=True)  # (M*k,) each
-    all_experts = torch.arange(N, device=x.device)
+    expert, slots = routing.experts.flatten().to(torch.uint8).sort(stable=True)  # (M*k,) each; bytes sort fastest
+    all_experts = torch.arange(N, device=x.device, dtype=torch.uint8)
     ends = torch.searchsorted(expert, all_experts, right=True, out_int32=True)  # (N,) where the slices end
-    rows = x[slots // k]                                       # (M*k, D) the tokens of the slots
+    rows = x.index_select(0, slots // k)                       # (M*k, D) the tokens of the slots
     gate = F.grouped_mm(rows, w_gate.mT, offs=ends)            # (M*k, d_ff)
     up = F.grouped_mm(rows, w_up.mT, offs=ends)                # (M*k, d_ff)
     y = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)  # (M*k, D)
-    y = y[slots.argsort()].view(M, k, -1)                      # (M, k, D) in the order of the tokens again
+    places = torch.empty_like(slots).scatter_(0, slots, torch.arange(M * k, device=x.device))  # the inverse of slots
+    y = y.index_select(0, places).view(M, k, -1)               # (M, k, D) in the order of the tokens again
     return (routing.gates[:, :, None] * y).sum(1).to(dtype)    # (M, D)

@@ -17,12 +17,14 @@ def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None)
             cache, new, n_read = {}, idx[:, -half - 1:], 0  # the newer half, and the token just written
         logits, _, routing = model(new, cache=cache)
         n_read += new.shape[1]
-        V = logits.shape[-1]
-        kept, tokens = logits[:, -1].topk(min(top_k or V, V))  # the likeliest first
-        new = tokens[:, :1]  # (B, 1)
+        logits = logits[:, -1]  # (B, V)
         if temperature > 0:
+            V = logits.shape[-1]
+            kept, tokens = logits.topk(min(top_k or V, V))
             probs = (kept / temperature).softmax(-1)
-            new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))
+            new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))  # (B, 1)
+        else:
+            new = logits.argmax(-1, keepdim=True)  # (B, 1)
         idx = torch.cat([idx, new], dim=1)
         yield new, routing
 

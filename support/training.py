@@ -6,7 +6,7 @@ import torch
 
 from cli import BadInput
 from data.loader import first_windows
-from support.distributed import autocast
+from support.distributed import autocast, pick_dtype
 
 # Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon nor clipping. With torch's
 # eps of 1e-8 averaging the branches' output heads is costly, see docs/differences.md.
@@ -120,5 +120,5 @@ def run_settings(args, model, ledger, domains, device):
     for name, domain in domains.items():
         for file in ("train.bin", "val.bin"):
             digests[f"{name}/{file}"] = domain.meta["files"][file]
-    return settings | {"config": vars(model.config), "device": device.type, "digests": digests,
-                       "init_ledger": [entry["id"] for entry in ledger]}
+    return settings | {"config": vars(model.config), "device": device.type, "dtype": pick_dtype(args.dtype, device),
+                       "digests": digests, "init_ledger": [entry["id"] for entry in ledger]}
