@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from cli import BadInput, check_output, make_parser, non_negative_int, positive_int, replacing, run
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer
@@ -47,8 +47,6 @@ def parse(argv):
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=100, help="texts per domain (default: %(default)s)")
-    parser.add_argument("--skip_windows", type=non_negative_int, default=0,
-                        help="texts per domain to leave out first, as those that training validates on (default: 0)")
     parser.add_argument("--batch_size", type=positive_int, default=50, help="sequences per pass (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
@@ -81,9 +79,7 @@ def choose_tests(args, checkpoints, domains):
     for name, domain in domains.items():
         windows = torch.empty(0, T + 1)
         if len(domain.val):
-            if len(domain.val) <= (args.skip_windows + 1) * T:
-                raise BadInput(f"--skip_windows {args.skip_windows}: {name!r} has no more validation text than that")
-            windows = first_windows(domain.val[args.skip_windows * T:], T, args.windows)
+            windows = first_windows(domain.val, T, args.windows, domain.is_own)
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
     if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
@@ -190,7 +186,7 @@ def equal_lengths(indices, rows, batch_size):
 def write_answers(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
     answers = []
-    for row in generate(model, idx, max_new_tokens)[:, idx.shape[1]:].tolist():
+    for row in generate(model, idx, max_new_tokens, end=tokenizer.eot)[:, idx.shape[1]:].tolist():
         end = row.index(tokenizer.eot) if tokenizer.eot in row else 0
         answers.append(tokenizer.decode(row[:end]))
     return answers
@@ -252,10 +248,11 @@ def costs(model, ledger):
 def write_results(path, results, routing, args, domains):
     """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts' names, share, probs}."""
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
-    data = {"tasks": args.tasks, "windows": args.windows, "skip_windows": args.skip_windows, "dtype": args.dtype,
+    data = {"tasks": args.tasks, "windows": args.windows, "dtype": args.dtype,
             "digests": digests}
+    numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
     with replacing(path) as part:
-        part.write_text(json.dumps({"models": results, "routing": routing, "machine": machine(), "data": data}, indent=1))
+        part.write_text(json.dumps(numbers, indent=1))
 
 
 @torch.inference_mode()

@@ -2,14 +2,11 @@
 
     python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8
-    python sample.py out/seed.pt out/math.pt out/code.pt --btm bayes:1 --prompt "Tom has 12 apples."
 """
 import torch
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-from data.loader import check_tokenizer, load_domains
 from data.tokenizer import encode_prompt, load_tokenizer
-from support import btm
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import pick_device
 from support.figures import COLORS
@@ -19,9 +16,7 @@ from support.generation import stream, top_experts
 def parse(argv):
     """The options of this script."""
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="a checkpoint, or several dense ones with --btm")
-    parser.add_argument("--btm", metavar="METHOD:K", help="merge models, as in bayes:1 or tfidf:2 (support/btm.py)")
-    parser.add_argument("--data_dir", default="data/bin", help="for tfidf: prepared data (default: %(default)s)")
+    parser.add_argument("model", help="a checkpoint, dense or an MoE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     group = parser.add_argument_group("the text")
     group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
@@ -33,26 +28,6 @@ def parse(argv):
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
     group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
     return parser.parse_args(argv)
-
-
-def choose_model(args, checkpoints, device):
-    """The model of one checkpoint, or Branch-Train-Merge of several. checkpoints: by path. Raises BadInput."""
-    first = checkpoints[args.models[0]]
-    if args.experts and not first["experts"]:
-        raise BadInput(f"--experts: {args.models[0]} is dense; name an MoE")
-    if args.btm:
-        method, top_k = btm.parse_method(args.btm, checkpoints)
-        training_data = None
-        if method == "tfidf":
-            domains = load_domains(args.data_dir)
-            check_tokenizer(domains, first["spec"], args.models[0])
-            training_data = btm.read_training_data(checkpoints, domains)
-        return btm.BTM([build_model(c, device) for c in checkpoints.values()], method, top_k, training_data)
-    if len(checkpoints) > 1:
-        raise BadInput("--btm: say how several models write together, as in --btm bayes:1")
-    if args.layer and args.layer > first["config"]["n_layer"]:
-        raise BadInput(f"--layer {args.layer}: {args.models[0]} has {first['config']['n_layer']} layers")
-    return build_model(first, device)
 
 
 def colour(text, expert):
@@ -83,10 +58,13 @@ def read_and_write(model, prompt, eot, args, device):
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    checkpoints = {path: load_checkpoint(path) for path in args.models}
-    first = checkpoints[args.models[0]]
-    model = choose_model(args, checkpoints, device)
-    tokenizer = load_tokenizer(first["spec"])
+    checkpoint = load_checkpoint(args.model)
+    if args.experts and not checkpoint["experts"]:
+        raise BadInput(f"--experts: {args.model} is dense; name an MoE")
+    if args.layer and args.layer > checkpoint["config"]["n_layer"]:
+        raise BadInput(f"--layer {args.layer}: {args.model} has {checkpoint['config']['n_layer']} layers")
+    model = build_model(checkpoint, device)
+    tokenizer = load_tokenizer(checkpoint["spec"])
     prompt = encode_prompt(tokenizer, args.prompt)
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
@@ -103,7 +81,7 @@ def main(argv=None):
         shown = text
     print()
     if args.experts:
-        print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(first["experts"])))
+        print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(checkpoint["experts"])))
 
 
 if __name__ == "__main__":

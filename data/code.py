@@ -54,7 +54,7 @@ def passes_without_work(cases):
 def make(rng, level):
     """One or two steps and a return (level 1), two to five (level 2). Returns the docstring's phrases and the task."""
     name = rng.choice(FUNCTIONS)
-    n_steps = rng.randint(1, 2) if level == 1 else rng.randint(2, 5)
+    n_steps = rng.randint(1, 2) if level < 2 else rng.randint(2, 5)
     phrases, expression = [], "xs"
     for table in [LIST_STEPS] * n_steps + [LAST_STEPS]:
         phrase, code = rng.choice(list(table.items()))

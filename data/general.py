@@ -21,31 +21,31 @@ WORDS = [word for words in KINDS.values() for word in words]
 
 
 def repeat(rng, level):
-    words = rng.sample(WORDS, rng.randint(3, 5 if level == 1 else 12))
+    words = rng.sample(WORDS, rng.randint(3, 5 if level < 2 else 12))
     return f"Say again: {' '.join(words)}.", [("I say:", f"{' '.join(words)}.")]
 
 
 def order(rng, level):
-    words = rng.sample(WORDS, rng.randint(3, 4 if level == 1 else 8))
+    words = rng.sample(WORDS, rng.randint(3, 4 if level < 2 else 8))
     return (f"In a row: {', '.join(words)}.",
             [(f"Which is the {which}?", f"The {words[i]}.")
              for which, i in (("first", 0), ("second", 1), ("last", -1))])
 
 
 def which_is(rng, level):
-    kinds = rng.sample(list(KINDS), 3 if level == 1 else 5)
+    kinds = rng.sample(list(KINDS), 3 if level < 2 else 5)
     words = [rng.choice(KINDS[kind]) for kind in kinds]
     return (f"Think of {', '.join(rng.sample(words, len(words)))}.",
             [(f"Which is a {kind}?", f"The {word}.") for kind, word in zip(kinds, words, strict=True)])
 
 
 def moved(rng, level):
-    n = 1 if level == 1 else rng.randint(2, 6)
+    n = 1 if level < 2 else rng.randint(2, 6)
     where = dict(zip(rng.sample(THINGS, n), rng.sample(PLACES, n), strict=True))
     story = [f"The {thing} is in the {place}." for thing, place in where.items()]
     questions = [(f"Where was the {thing} at first?", f"In the {place}.") for thing, place in where.items()]
     who = None
-    for _ in range(rng.randint(1, 2 if level == 1 else 6)):
+    for _ in range(rng.randint(1, 2 if level < 2 else 6)):
         thing, place = rng.choice(list(where)), rng.choice(PLACES)
         who = rng.choice([name for name in NAMES if name != who])
         story.append(f"{who} moved the {thing} to the {place}.")
@@ -55,7 +55,7 @@ def moved(rng, level):
 
 
 def who_is_where(rng, level):
-    n = 2 if level == 1 else rng.randint(2, 8)
+    n = 2 if level < 2 else rng.randint(2, 8)
     pairs = list(zip(rng.sample(NAMES, n), rng.sample(PLACES, n), strict=True))
     return (" ".join(f"{who} is in the {place}." for who, place in pairs),
             [(f"Where is {who}?", f"In the {place}.") for who, place in pairs]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cli import BadInput
-from data.task import Task
+from data.task import DOMAINS, Task
 
 
 class Domain(NamedTuple):
@@ -20,6 +20,11 @@ class Domain(NamedTuple):
     val: np.ndarray
     tasks: list  # of Task
     meta: dict  # spec (of the tokenizer), level, seed, and files: {name: digest}
+
+    @property
+    def is_own(self):
+        """Whether it is the user's text. Documents of synthetic domains are all alike, those of own text are not."""
+        return self.name not in (*DOMAINS, "switch")
 
 
 def domain_names(folder):
@@ -114,11 +119,18 @@ def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
     return rows[:, :-1], rows[:, 1:]
 
 
-def first_windows(text, block_size, n):
-    """The first n windows of a text (n_tokens,), side by side, or as many as it has. Raises BadInput if it has none."""
-    n = min(n, (len(text) - 1) // block_size)
+def first_windows(text, block_size, n, spread=False):
+    """The first n windows of a text (n_tokens,), side by side, or as many as it has. Raises BadInput if it has none.
+
+    spread: take n windows at equal distances instead, so that they come from many documents.
+    """
+    n_all = (len(text) - 1) // block_size
+    n = min(n, n_all)
     if n < 1:
         name = getattr(text, "filename", "a text")
         raise BadInput(f"{name} has {len(text)} tokens, too few for a block size of {block_size}")
-    rows = [text[i * block_size:(i + 1) * block_size + 1] for i in range(n)]
+    rows = []
+    for i in range(n):
+        start = block_size * (i * n_all // n if spread else i)
+        rows.append(text[start:start + block_size + 1])
     return torch.from_numpy(np.stack(rows).astype(np.int64))  # (n, T + 1)

@@ -20,11 +20,11 @@ def make(rng, level):
     Level 1 starts from at most 40, with one or two steps of at most 12. Level 2 starts from at most 200, with two to
     four steps of at most 200.
     """
-    high, step = (40, 12) if level == 1 else (200, 200)
+    high, step = (40, 12) if level < 2 else (200, 200)
     who, what = rng.choice(NAMES), rng.choice(THINGS)
     total = rng.randint(2, high)
     key, story, work = [total], [rng.choice(START).format(who=who, n=total, what=what)], []
-    n_steps = rng.randint(1, 2) if level == 1 else rng.randint(2, 4)
+    n_steps = rng.randint(1, 2) if level < 2 else rng.randint(2, 4)
     for _ in range(n_steps):
         may_multiply = level == 2 and total <= high
         op = rng.choice("+-*" if may_multiply else "+-")

@@ -22,7 +22,9 @@ from data.task import DOMAINS, Task, domain_module
 from data.tokenizer import END, load_tokenizer, new_bpe, train_bpe
 
 NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
-CHUNK = 2**16  # tokens of own text; the last tenth of each chunk is for validation, until there is enough
+FEWEST = 20  # documents; of own text that has so many, whole documents are for validation
+PASSAGE = 1024  # tokens of such a document that are validated on; not more, so that there are many documents
+CHUNK = 2**16  # tokens of other own text; the last tenth of each chunk is for validation
 SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained on
 
 
@@ -36,7 +38,8 @@ def parse(argv):
 
     group = parser.add_argument_group("synthetic domains")
     group.add_argument("--domains", default=",".join(NAMES), help='names, or "" for none (default: %(default)s)')
-    group.add_argument("--level", type=int, default=1, choices=(1, 2), help="2 suits 25M to 100M weights (default: 1)")
+    group.add_argument("--level", type=int, default=1, choices=(0, 1, 2),
+                       help="2 is harder, for 25M to 100M weights; 0 has a quarter of 1's facts (default: 1)")
     group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="default: %(default)s")
     group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
 
@@ -92,12 +95,15 @@ def choose_tokenizer(args):
     return load_tokenizer(spec)
 
 
-def make_documents(name, rng, level, unseen=False):
-    """Yield (document, True) without end. unseen: take functions of `code` that are never in the training text."""
+def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
+    """Yield (document, True) without end. unseen: take functions of `code` that are never in the training text.
+
+    domains: of which `switch` is made.
+    """
     domain = name
     while True:
         if name == "switch":
-            domain = rng.choice([other for other in DOMAINS if other != domain])
+            domain = rng.choice([other for other in domains if other != domain])
         if name == "code" and unseen:
             task = domain_module(name).task(rng, level)
             yield task.prompt + task.answer, True
@@ -105,21 +111,21 @@ def make_documents(name, rng, level, unseen=False):
             yield domain_module(domain).document(rng, level), True
 
 
-def make_task(name, rng, level):
-    """One task. Of `switch` it is a document, END, and a task of another domain."""
+def make_task(name, rng, level, domains=DOMAINS):
+    """One task. Of `switch` it is a document of one of `domains`, END, and a task of another."""
     if name != "switch":
         return domain_module(name).task(rng, level)
-    before, after = rng.sample(DOMAINS, 2)
+    before, after = rng.sample(domains, 2)
     document = domain_module(before).document(rng, level)
     task = domain_module(after).task(rng, level)
     return Task(document + END + task.prompt, task.answer, task.kind, task.cases)
 
 
-def make_tasks(name, rng, level, n):
+def make_tasks(name, rng, level, n, domains=DOMAINS):
     """n tasks with different prompts, or as many as the domain has."""
     tasks = {}
     for _ in range(50 * n):
-        task = make_task(name, rng, level)
+        task = make_task(name, rng, level, domains)
         tasks.setdefault(task.prompt, task)
         if len(tasks) == n:
             break
@@ -134,8 +140,34 @@ def encode(pieces, tokenizer):
             yield tokenizer.eot
 
 
+def hold_out(pieces, tokenizer, n_val):
+    """Yield own text in pairs of arrays, (training ids, validation ids). One of the two is empty.
+
+    Every tenth document is held out, until there are n_val validation ids: these are its first PASSAGE ids, and nothing
+    of it is trained on. So each pair with validation ids is another document.
+    """
+    dtype = id_type(tokenizer.vocab_size)
+    nothing = np.empty(0, dtype)
+    n_documents, begins = 0, True
+    for piece, ends in pieces:
+        ids = tokenizer.encode(piece)
+        if begins:
+            held_out = n_documents % 10 == 9 and n_val > 0
+        if not held_out:
+            yield np.array([*ids, *[tokenizer.eot] * ends], dtype), nothing
+        elif begins:
+            passage = np.array([*ids[:PASSAGE - 1], tokenizer.eot], dtype)
+            n_val -= len(passage)
+            yield nothing, passage
+        begins = ends
+        n_documents += ends
+
+
 def split(ids, n_val, dtype):
-    """Yield own text in pairs of arrays, (training ids, validation ids), with at most n_val validation ids in all."""
+    """Yield own text of few documents in pairs of arrays, (training ids, validation ids).
+
+    The last tenth of each chunk is for validation, until there are n_val ids.
+    """
     while len(chunk := np.fromiter(islice(ids, CHUNK), dtype)):
         n = min(len(chunk) // 10, n_val)
         n_val -= n
@@ -143,21 +175,26 @@ def split(ids, n_val, dtype):
 
 
 def write_domain(folder, parts, tasks, meta):
-    """Write a domain. parts: see `split`. The old meta.json goes first and the new one comes last.
+    """Write a domain. parts: pairs of arrays, (training ids, validation ids).
 
-    So a half-written domain is no domain.
+    The old meta.json goes first and the new one comes last, so a half-written domain is no domain. Of own text it
+    also says of how many passages the validation text consists.
     """
     vocab_size = meta["spec"]["vocab_size"]
+    passages = 0
     with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
           replacing(folder / "tasks.jsonl") as lines):
         with open(train, "wb") as train_file, open(val, "wb") as val_file:
             for train_ids, val_ids in tqdm(parts, desc=folder.name, unit="chunk", leave=False, disable=None):
                 train_file.write(train_ids)
                 val_file.write(val_ids)
+                passages += len(val_ids) > 0
         lines.write_text("".join(json.dumps(asdict(task)) + "\n" for task in tasks))
         files = {"train.bin": digest(read_tokens(train, vocab_size)), "val.bin": digest(read_tokens(val, vocab_size)),
                  "tasks.jsonl": digest(lines.read_bytes())}
         (folder / "meta.json").unlink(missing_ok=True)
+    if "by_documents" in meta:  # it is own text
+        meta = meta | {"passages": passages}
     with replacing(folder / "meta.json") as part:
         part.write_text(json.dumps(meta | {"files": files}))
 
@@ -165,11 +202,36 @@ def write_domain(folder, parts, tasks, meta):
 def prepare_synthetic(name, args, tokenizer):
     """(training ids, validation ids) and tasks of a synthetic domain. Each has a random generator of its own."""
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
+    domains = [domain for domain in DOMAINS if domain in args.domains]
+    if len(domains) < 2:
+        domains = DOMAINS
     n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
     train = islice(encode(make_documents(name, rngs["train"], args.level), tokenizer), n_train)
-    val = islice(encode(make_documents(name, rngs["val"], args.level, unseen=True), tokenizer), args.val_tokens)
+    unseen = make_documents(name, rngs["val"], args.level, unseen=True, domains=domains)
+    val = islice(encode(unseen, tokenizer), args.val_tokens)
+    tasks = make_tasks(name, rngs["tasks"], args.level, args.tasks, domains)
     dtype = id_type(tokenizer.vocab_size)
-    return (np.fromiter(train, dtype), np.fromiter(val, dtype)), make_tasks(name, rngs["tasks"], args.level, args.tasks)
+    return (np.fromiter(train, dtype), np.fromiter(val, dtype)), tasks
+
+
+def prepare_own(name, args, tokenizer):
+    """The parts of own text, and whether documents are held out: `hold_out` or `split`. Without text there are none."""
+    files = args.text.get(name, [])
+    n_documents = sum(ends for _, ends in text.read_pieces(files, args.field))
+    pieces = text.read_pieces(files, args.field)
+    if n_documents >= FEWEST:
+        return hold_out(pieces, tokenizer, args.val_tokens), True
+    return split(encode(pieces, tokenizer), args.val_tokens, id_type(tokenizer.vocab_size)), False
+
+
+def describe_validation(domain):
+    """How much validation text a domain has, and from how many documents or places of own text."""
+    tokens = f"{len(domain.val):,} to validate on"
+    if not domain.is_own or not len(domain.val):
+        return tokens
+    if domain.meta["by_documents"]:
+        return f"{tokens} from {domain.meta['passages']} documents held out"
+    return f"{tokens} from {domain.meta['passages']} places of documents that are trained on"
 
 
 def main(argv=None):
@@ -182,14 +244,13 @@ def main(argv=None):
     for name in names:
         if name in NAMES:
             ids, tasks = prepare_synthetic(name, args, tokenizer)
-            parts = [ids]
-        else:  # without text there are no parts
-            ids = encode(text.read_pieces(args.text.get(name, []), args.field), tokenizer)
-            parts = split(ids, args.val_tokens, id_type(tokenizer.vocab_size))
+            write_domain(Path(args.out, name), [ids], tasks, meta)
+        else:
+            parts, by_documents = prepare_own(name, args, tokenizer)
             tasks = args.own_tasks.get(name, [])[:args.tasks]
-        write_domain(Path(args.out, name), parts, tasks, meta)
+            write_domain(Path(args.out, name), parts, tasks, meta | {"by_documents": by_documents})
         domain = load_domains(args.out, [name])[name]
-        print(f"{args.out}/{name}: {len(domain.train):,} tokens to train on, {len(domain.val):,} to validate on, "
+        print(f"{args.out}/{name}: {len(domain.train):,} tokens to train on, {describe_validation(domain)}, "
               f"{len(domain.tasks)} tasks")
 
 

@@ -27,7 +27,7 @@ SHIP = {
         ("The ship {0} is loaded with {1}.", "Aboard the ship {0} is {1}.", "Sacks of {1} fill the ship {0}."),
         "Which cargo has the ship {0}?")}
 KINDS = (RIVER, SHIP)
-N_SUBJECTS = (520, 20_000)  # of each kind, at levels 1 and 2
+N_SUBJECTS = {0: 130, 1: 520, 2: 20_000}  # level -> how many of each kind
 
 
 def document(rng, level=1):

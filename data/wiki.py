@@ -47,7 +47,7 @@ PERSON = {
         "painter sailor weaver smith poet judge healer potter miner scribe tailor printer".split(),
         ("{0} was a {1}.", "{0} worked as a {1}.", "As a {1}, {0} was famous."), "What was the trade of {0}?")}
 KINDS = (LAND, PERSON)
-N_SUBJECTS = (200, 6000)  # of each kind, at levels 1 and 2
+N_SUBJECTS = {0: 50, 1: 200, 2: 6000}  # level -> how many of each kind
 
 
 def invent(rng, taken, n_syllables):
@@ -67,7 +67,7 @@ def world(level, domain="wiki"):
     both domains.
     """
     rng = random.Random(f"{domain} level {level}")
-    n_syllables = level + 1
+    n_syllables = 3 if level == 2 else 2
     taken = set()
     if domain != "wiki":
         for subject in world(level):
@@ -76,7 +76,7 @@ def world(level, domain="wiki"):
     subjects = []
     for kind in module.KINDS:
         first_kind = [subject.name for subject in subjects]
-        for _ in range(module.N_SUBJECTS[level - 1]):
+        for _ in range(module.N_SUBJECTS[level]):
             name = invent(rng, taken, n_syllables)
             values = {}
             for key, attribute in kind.items():

@@ -65,7 +65,7 @@ def measure_groups(folder, homes, domains, n_windows):
         mixed = mix(list(merged.values()), moe, torch.Generator().manual_seed(0))
         losses[group] = {"whole": {}, "oracle": {}, "random": {}}
         for domain, home in homes.items():
-            windows = first_windows(domains[domain].val, dense.block_size, n_windows)
+            windows = first_windows(domains[domain].val, dense.block_size, n_windows, domains[domain].is_own)
             losses[group]["whole"][domain] = measure(dense, {**states[home], **averaged}, windows)
             losses[group]["oracle"][domain] = measure(dense, merged[home], windows)
             losses[group]["random"][domain] = measure(moe, mixed, windows)

@@ -1,23 +1,27 @@
-"""Write facts about countries as tasks: capital, continent, demonym. Leave out the facts that training texts tell.
+"""Write tasks with three solved examples in the prompt: facts about countries, and those of math, code and wiki.
 
     pip install countryinfo
-    python -m experiments.facts out/facts --texts out/texts/*.jsonl
-    python -m data.prepare --init out/seed.pt --domains "" --own_tasks capital=out/facts/capital.jsonl ...
+    python -m experiments.facts out/facts
+    python -m data.prepare --domains "" --own_tasks capital=out/facts/capital.jsonl math3=out/facts/math3.jsonl ...
 
-Each prompt begins with three examples, of countries that are not asked about. An answer ends with a full stop, so that
-"Niger" is no answer where "Nigerian" is right.
+The examples show a model that was never trained on such tasks how an answer looks. An answer about a country ends with
+a full stop, so that "Niger" is no answer where "Nigerian" is right. All are graded by exact match, code, too.
 """
 import importlib.util
 import json
+import random
 import re
 from pathlib import Path
 
 from cli import BadInput, make_parser, replacing, run
+from data.task import domain_module
 
 RELATIONS = {"capital": ("capital", "The capital of {} is"),  # name: (countryinfo's field, how to ask)
              "continent": ("region", "The continent of {} is"),
              "demonym": ("demonym", "A person from {} is called")}
 EXAMPLES = ("France", "Kenya", "Peru")
+DOMAINS, LEVEL = ("math", "code", "wiki"), 0  # as experiments/pretrained.mk prepares them
+N_TASKS = 100  # of each domain
 
 
 def read_countries():
@@ -40,41 +44,35 @@ def find_facts(countries, field):
     return facts
 
 
-def has_word(line, word):
-    """Whether a line of text has a word, or several that follow one another."""
-    return word in line and re.search(rf"\b{re.escape(word)}\b", line)  # `in` alone is faster, and seldom true
+def ask_facts(facts, sentence):
+    """[(prompt, answer)] for facts, {country: answer}, but those of EXAMPLES. sentence has {} for the country."""
+    examples = "".join(f"{sentence.format(name)} {facts[name]}.\n" for name in EXAMPLES)
+    return [(examples + sentence.format(name), f" {answer}.")
+            for name, answer in sorted(facts.items()) if name not in EXAMPLES]
 
 
-def find_told(asked, paths):
-    """The facts of asked, {country: answer}, whose country and answer stand in one line of the texts, as a set."""
-    told = set()
-    for path in paths:
-        for document in path.read_text("utf-8").splitlines():
-            for line in json.loads(document)["text"].splitlines():
-                told |= {name for name in asked if has_word(line, name) and has_word(line, asked[name])}
-    return told
+def ask_domain(name):
+    """[(prompt, answer)] of a synthetic domain. Each prompt has three documents of it and a task."""
+    rng, domain = random.Random(f"three/{name}"), domain_module(name)
+    tasks = []
+    for _ in range(N_TASKS):
+        examples = "".join(f"{domain.document(rng, LEVEL).strip()}\n\n" for _ in range(3))
+        task = domain.task(rng, LEVEL)
+        tasks.append((examples + task.prompt, task.answer.rstrip()))
+    return tasks
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--texts", type=Path, nargs="+", default=[], help="training texts to search, .jsonl")
     args = parser.parse_args(argv)
-    for path in args.texts:
-        if not path.is_file():
-            raise BadInput(f"--texts: there is no file {path}; experiments/text.mk makes it")
     countries = read_countries()
-    for relation, (field, sentence) in RELATIONS.items():
-        facts = find_facts(countries, field)
-        examples = "".join(f"{sentence.format(name)} {facts[name]}.\n" for name in EXAMPLES)
-        asked = {name: answer for name, answer in facts.items() if name not in EXAMPLES}
-        told = find_told(asked, args.texts)
-        lines = [json.dumps({"prompt": examples + sentence.format(name), "answer": f" {answer}."}) + "\n"
-                 for name, answer in sorted(asked.items()) if name not in told]
-        with replacing(args.out / f"{relation}.jsonl") as part:
-            part.write_text("".join(lines))
-        print(f"{relation}: {len(lines)} tasks; {len(told)} of {len(asked)} facts stand in one line of the texts and "
-              "are left out")
+    tasks = {name: ask_facts(find_facts(countries, field), sentence) for name, (field, sentence) in RELATIONS.items()}
+    tasks |= {f"{name}3": ask_domain(name) for name in DOMAINS}
+    for name, pairs in tasks.items():
+        with replacing(args.out / f"{name}.jsonl") as part:
+            part.write_text("".join(json.dumps({"prompt": prompt, "answer": answer}) + "\n"
+                                    for prompt, answer in pairs), "utf-8")
 
 
 if __name__ == "__main__":

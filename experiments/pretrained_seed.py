@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cli import BadInput, make_parser, run
+from cli import BadInput, check_output, make_parser, run
 
 
 def find_gguf():
@@ -24,6 +24,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="folder to write to")
     args = parser.parse_args(argv)
+    check_output(args.folder)
     file = find_gguf()
     try:
         import accelerate  # noqa: F401 (transformers reads GGUF with it and the next)

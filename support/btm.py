@@ -56,7 +56,7 @@ def read_training_data(checkpoints, domains):
         parts = []
         for domain, share in mixture.items():
             n = max(1, round(N_WINDOWS * share))
-            parts.append(first_windows(domains[domain].train, T, n))
+            parts.append(first_windows(domains[domain].train, T, n, domains[domain].is_own))
         data.append(torch.cat(parts))
     return data
 

@@ -33,7 +33,15 @@ def top_experts(routing, layer=None):
     return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
 
 
-def generate(model, idx, max_new_tokens, **options):
-    """Continue idx (B, T) by max_new_tokens; returns (B, T + max_new_tokens). Options as in `stream`."""
-    tokens = [token for token, _ in stream(model, idx, max_new_tokens, **options)]
-    return torch.cat([idx, *tokens], dim=1)
+def generate(model, idx, max_new_tokens, end=-1, **options):
+    """Continue idx (B, T) by max_new_tokens, or until every row has the token `end`, which is none by default.
+
+    Returns (B, T + new tokens). Options as in `stream`.
+    """
+    ended = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+    for token, _ in stream(model, idx, max_new_tokens, **options):
+        idx = torch.cat([idx, token], dim=1)
+        ended |= token == end
+        if ended.all():
+            break
+    return idx

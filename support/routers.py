@@ -71,7 +71,8 @@ def start_from_text(args, first, config, state):
     check_tokenizer(domains, first["spec"], args.models[0])
     windows = []
     for name in names:
-        idx = first_windows(domains[name].train, config.block_size, N_WINDOWS)[:, :-1]  # (n, T)
+        domain = domains[name]
+        idx = first_windows(domain.train, config.block_size, N_WINDOWS, domain.is_own)[:, :-1]  # (n, T)
         windows += [idx] * args.split  # the chunks of one expert read the same
     model = GPT(config).eval()
     model.load_state_dict(state)

@@ -78,8 +78,8 @@ def read_texts(domains, mixture, block_size, n_windows):
         if len(domains[name].train) <= block_size:
             raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
     texts = {name: domains[name].train for name in mixture}
-    windows = {name: first_windows(domain.val, block_size, n_windows) for name, domain in domains.items()
-               if len(domain.val) > block_size}
+    windows = {name: first_windows(domain.val, block_size, n_windows, domain.is_own)
+               for name, domain in domains.items() if len(domain.val) > block_size}
     return texts, windows
 
 

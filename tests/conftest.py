@@ -42,8 +42,8 @@ def call(command, capsys):
 
 
 def make(arguments, capsys):
-    """Do in this process what make would do with these arguments; nothing is installed."""
-    command = ["make", "-n", "-o", ".venv/ready", "-o", ".venv/pretrained", "PY=python", *arguments]
+    """Do in this process what make would do with these arguments; nothing is installed, and no time is stamped."""
+    command = ["make", "-n", "-o", ".venv/ready", "-o", ".venv/pretrained", "PY=python", "MAKE=make", *arguments]
     planned = subprocess.run(command, capture_output=True, text=True, check=True).stdout.replace("\\\n", "")
     for line in dict.fromkeys(planned.splitlines()):  # make plans the data twice
         line = line.removeprefix("TQDM_DISABLE=1 ")
@@ -51,3 +51,5 @@ def make(arguments, capsys):
             call(line, capsys)
         elif line.startswith(("cp ", "mkdir ", "rm ")):
             subprocess.run(line, shell=True, check=True)
+        elif not line.startswith(("make ", "make[", "touch ", "python3 ", ".venv/bin/pip ")):
+            raise ValueError(f"make plans a command that is not known here: {line}")

@@ -1,4 +1,4 @@
-"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, pages, text."""
+"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, text."""
 import json
 import math
 import re
@@ -14,11 +14,10 @@ from data import prepare
 from data.loader import first_windows, load_domains
 from data.task import Task
 from data.tokenizer import encode_prompt, load_tokenizer
-from experiments import sample_top1
-from model import GPTConfig, gumbel
-from support import explore, figures, report
+from model import GPTConfig
+from support import figures, report
 from support.checkpoint import build_model, load_checkpoint
-from support.generation import generate
+from support.generation import generate, top_experts
 
 TOKENIZER = load_tokenizer()
 EOT = TOKENIZER.eot
@@ -26,11 +25,6 @@ EOT = TOKENIZER.eot
 
 def build(tiny, name):
     return build_model(load_checkpoint(tiny / f"{name}.pt"))
-
-
-def greedy(model, prompt, n):
-    idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])
-    return generate(model, idx, n)[0, idx.shape[1]:].tolist()
 
 
 class Reciter:
@@ -49,21 +43,8 @@ class Reciter:
 
 
 @torch.inference_mode()
-def solve(model, tasks, **options):
-    return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu", **options)[0].tolist()
-
-
-def test_a_task_is_solved_if_and_only_if_greedy_decoding_writes_its_answer(tiny):
-    """Answers are the model's own continuations, then spoilt at one place."""
-    model, tasks, wanted = build(tiny, "seed"), [], []
-    for prompt in ("Tom has 3", "Where is the lamp?", "a", "The river<|endoftext|>def f(xs):"):
-        written = greedy(model, prompt, 4)
-        for spoilt in (None, 0, 3):
-            answer = [(token + 1) % 256 if i == spoilt else token for i, token in enumerate(written)]
-            if TOKENIZER.encode(TOKENIZER.decode(answer)) == answer:  # otherwise the text is other tokens
-                tasks.append(Task(prompt, TOKENIZER.decode(answer)))
-                wanted.append(spoilt is None)
-    assert True in wanted and False in wanted and solve(model, tasks) == wanted
+def solve(model, tasks):
+    return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[0].tolist()
 
 
 @pytest.mark.parametrize("written, right", [
@@ -73,9 +54,9 @@ def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
     for before in ("", "An egg.<|endoftext|>"):
         prompt = before + 'def f(xs):\n    """Return the list."""'
         task = Task(prompt, "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
-        assert solve(Reciter(prompt, written), [task]) == solve(Reciter(prompt, written), [task], drawn=True) == [right]
-    tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12", "code")]
-    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False]  # what follows counts in code only
+        assert solve(Reciter(prompt, written), [task]) == [right]
+    tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12 pears"), Task("a", " 12", "code")]
+    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False, False]  # what follows counts in code only
 
 
 def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
@@ -88,33 +69,6 @@ def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
             nats.append(-model(torch.tensor([ids]))[0][0, -1].log_softmax(-1)[token].item())
             ids.append(token)
     assert evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[1] == pytest.approx(sum(nats) / len(nats))
-
-
-def test_a_model_that_draws_its_experts_has_one_try(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "write_answers", lambda *args: [""])
-    model, task = Reciter("def f(xs):", "\n    return xs\n"), Task("def f(xs):", "\n    return xs\n", "code")
-    assert solve(model, [task]) == [True] and solve(model, [task], drawn=True) == [False]
-    drawing = sample_top1.DrawingModel(build(tiny, "sample_mixed"), torch.Generator().manual_seed(0))
-    assert not torch.equal(*(drawing(torch.arange(32)[None])[2][1].experts for _ in range(2)))
-    sample_top1.main(f"{tiny}/sample_mixed.pt --data_dir {tiny}/data --windows 2 --tasks 1 --device cpu "
-                     f"--out {tmp_path}".split())
-    drawn, gated = (json.loads((tmp_path / how / "results.json").read_text()) for how in ("drawn", "mean_gate"))
-    assert drawn["models"]["sample_mixed"]["loss"] != gated["models"]["sample_mixed"]["loss"]
-
-
-@torch.no_grad()
-def test_mean_gates_scale_what_the_drawn_experts_add(tiny):
-    """In the second layer, whose gate is 1 in evaluation; the first routes softly."""
-    model, idx = build(tiny, "sample_mixed"), torch.arange(32)[None]
-    x = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(0))
-    before = [block.ff(x)[0] for block in model.blocks]
-    sample_top1.apply_mean_gates(model, idx, torch.Generator().manual_seed(3))
-    noise = gumbel(model.config, 32, 0.5, torch.Generator().manual_seed(3))
-    _, _, routing = build(tiny, "sample_mixed").train()(idx, noise=noise)
-    gate = routing[1].gates.mean()
-    after = [block.ff(x)[0] for block in model.blocks]
-    assert gate < 0.99 and torch.equal(before[0], after[0])
-    torch.testing.assert_close(after[1], gate * before[1])
 
 
 @torch.no_grad()
@@ -161,22 +115,25 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} for folder in "ab")
     assert b.keys() == {"report.md", "results.json"} and a["results.json"] == b["results.json"]
     drawn = {"accuracy.png", "routing.png", "answers.png", "curves.png"}
-    assert a.keys() - b.keys() == {"explore.html", "live.html", *drawn}
+    assert a.keys() - b.keys() == {"live.html", *drawn}
     numbers, text = json.loads(a["results.json"]), a["report.md"].decode()
     table, models = report.table(numbers["models"]), numbers["models"]
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
     assert table in text and table in capsys.readouterr().out and text.count("\n| btx_mixed") == 4
-    assert text.count("](figures/") == 4 and "(explore.html)" in text and "(live.html)" in text
+    assert text.count("](figures/") == 4 and "(live.html)" in text
     assert ".png" not in b["report.md"].decode() and ".html" not in b["report.md"].decode()
     seed, code, merged, _, mixed = models.values()
     assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
     assert mixed["active_params"] < mixed["params"] and merged["active_params"] * 2 == merged["params"]
-    windows = first_windows(load_domains(tiny / "data")["switch"].val, 32, 2)
+    model, domain = build(tiny, "btx_mixed"), load_domains(tiny / "data")["switch"]
+    windows = first_windows(domain.val, 32, 2)
     with torch.no_grad():
-        losses, share, _ = evaluate.score_texts(build(tiny, "btx_mixed"), windows, 50)
+        losses, share, _ = evaluate.score_texts(model, windows, 50)
+        _, answer_loss = evaluate.score_tasks(model, TOKENIZER, domain.tasks[:2], 50, "cpu")
     assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
     assert list(mixed["loss"]) == ["general", "code", "switch"]
     loss, bits = losses.mean().item(), losses.mean().item() / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
+    assert mixed["answer_loss"]["switch"] == answer_loss
     assert mixed["loss"]["switch"] == loss and mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
     assert numbers["routing"]["btx_mixed"]["share"]["switch"] == share
 
@@ -184,7 +141,7 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
 def test_figures_show_their_numbers(monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, rows, *args: drawn.append(rows[0][0]))
-    figures.routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
+    figures.draw_routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
     bars = [(bar.get_x() + 0.4, bar.get_y(), bar.get_height()) for bar in drawn[0].patches]
     assert bars == [pytest.approx(bar) for bar in ((1, 0, 40), (2, 0, 50), (1, 40, 60), (2, 50, 50))]
     ledger, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
@@ -194,9 +151,10 @@ def test_figures_show_their_numbers(monkeypatch):
 
 def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):
     prompt, model = "Tom hät 3 €", build(tiny, "btx_mixed")  # two of its characters have several tokens
+    idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])  # (1, T)
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
     sample.main(words)
-    ids = [*greedy(model, prompt, 6), EOT]
+    ids = [*generate(model, idx, 6)[0, idx.shape[1]:].tolist(), EOT]
     plain = capsys.readouterr().out
     assert plain == (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd") + "\n"
     for seed in (3, 3, 4):
@@ -206,48 +164,12 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     sample.main([*words, "--experts", "--layer", "2"])
     text, _, names = capsys.readouterr().out.partition("\nexperts:")
     assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
-    _, _, (first, second) = model(torch.tensor([encode_prompt(TOKENIZER, prompt)]))
+    _, _, (first, second) = model(idx)
     gates = second.dense_gates()
-    assert explore.top_experts([first, second], 2) == gates.argmax(1).tolist()
-    assert explore.top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
+    assert top_experts([first, second], 2) == gates.argmax(1).tolist()
+    assert top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
-    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == explore.COLORS[gates[0].argmax()]
-    sample.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--btm", "tfidf:2", "--data_dir", f"{tiny}/data", *words[1:]])
-    assert capsys.readouterr().out.startswith(prompt)
+    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[gates[0].argmax()]
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
     sample.main([*words[:2], "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"
-
-
-def data_of(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1])
-
-
-def test_the_page_holds_what_the_model_does(tiny, tmp_path):
-    """Gates where a token was predicted, the probability that it had, and the likeliest in its place."""
-    model = build(tiny, "btx_mixed")
-    idx = first_windows(load_domains(tiny / "data")["math"].val, 32, 1)  # (1, 33)
-    tokens, names = idx[0].tolist(), ["seed", "math", "code"]
-    read = explore.trace_text(model, TOKENIZER, tokens)
-    explore.write_page(tmp_path / "page.html", TOKENIZER, {"math 1": tokens}, {"btx": (names, [read])})
-    assert data_of(tmp_path / "page.html") == {
-        "texts": [{"name": "math 1", "tokens": [TOKENIZER.decode([token]) for token in tokens[1:]]}],
-        "models": [{"name": "btx", "experts": names, "reads": [read]}], "colors": explore.COLORS}
-    logits, _, routing = model(idx[:, :-1])
-    probs, ids = logits[0].softmax(-1).sort(descending=True)
-    for t in range(32):
-        for layer, r in enumerate(routing):
-            gates = [100 * sum(r.gates[t][r.experts[t] == i].tolist()) for i in range(3)]
-            assert read["gates"][t][layer] == pytest.approx(gates, abs=0.051)
-        assert read["p"][t] == pytest.approx(probs[t][ids[t] == tokens[t + 1]].item(), abs=6e-4)
-        assert [p for _, p in read["next"][t]] == pytest.approx(probs[t, :5].tolist(), abs=6e-4)
-        assert [text for text, _ in read["next"][t]] == [TOKENIZER.decode([i]) for i in ids[t, :5].tolist()]
-
-
-def test_no_text_can_end_the_script_that_holds_it(tiny, tmp_path):
-    page, prompt = tmp_path / "new" / "page.html", "</script><script>x<!--"
-    sample.main([f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "3", "--html", str(page), "--device", "cpu"])
-    assert page.read_text().lower().count("<script") == 2 and "<!--" not in page.read_text()
-    assert not re.search(r"https?://|src=|@import|url\(", page.read_text())  # one file that needs no network
-    [shown] = data_of(page)["texts"]
-    assert shown["name"] == prompt and "".join(shown["tokens"]).startswith(prompt)

@@ -119,22 +119,10 @@ def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
 
 @torch.inference_mode()
 def test_float16_weights_change_the_logits_little(checkpoints, models, texts):
-    """By 0.05 at most, as docs/glossary.md says."""
+    """By 0.03 at most, as docs/glossary.md says."""
     for ids in texts:
         idx = torch.tensor([ids[:-1]])
-        assert (models["btx"](idx)[0] - build_model(checkpoints["btx"])(idx)[0]).abs().max() < 0.05
-
-
-def test_float32_weights_give_the_logits_of_the_checkpoints(checkpoints, page, texts):
-    for name in ("seed", "btx"):
-        state = {part: base64.b64encode(w.numpy().tobytes()).decode() for part, w in checkpoints[name]["state"].items()}
-        reports = node(page, """
-            const { config } = data.models.find(model => model.name === input.name), state = {};
-            const floats = text => new Float32Array(Uint8Array.from(Buffer.from(text, "base64")).buffer);
-            for (const part in input.state) state[part] = floats(input.state[part]);
-            return input.texts.map(ids => report([...read_and_write({ config, state }, ids, 1023, 0)]));""",
-                       name=name, state=state, texts=texts)
-        compare(build_model(checkpoints[name]), texts, reports)
+        assert (models["btx"](idx)[0] - build_model(checkpoints["btx"])(idx)[0]).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("top_k, off", [(2, []), (1, []), (4, []), (2, [1]), (2, [0, 1, 3])])
@@ -149,8 +137,7 @@ def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, text
                  prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
     model, is_off = copy.deepcopy(models["btx"]), torch.tensor(off, dtype=torch.int64)
     for block in model.blocks:
-        block.ff.k = top_k
-        block.ff.route = lambda logits, *rest: route_topk(logits.index_fill(1, is_off, -math.inf), *rest)
+        block.ff.route = lambda logits, noise: route_topk(logits.index_fill(1, is_off, -math.inf), top_k)
     for ids, written in zip(texts, found, strict=True):
         answer = stream(model, torch.tensor([ids[:-4]]), len(written))
         for (token, load), (new, routing) in zip(written, answer, strict=True):
@@ -183,16 +170,13 @@ def test_text_never_becomes_markup_and_nothing_is_fetched(page):
 
 
 def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
-    """Other routers, grouped queries, and what is too large. A page of the MoE alone is smaller."""
+    """Other routers, and what is too large. A page of the MoE alone is smaller."""
     path = tmp_path / "live.html"
     sample = live.write_page(path, {**checkpoints, "sample": load_checkpoint(tiny / "sample_mixed.pt")}, {})
-    btx = checkpoints["btx"]
-    grouped = live.write_page(path, {"btx": {**btx, "config": {**btx["config"], "n_kv_head": 2}}}, {})
     monkeypatch.setattr(live, "MAX_BYTES", 2_000_000)
     large = live.write_page(path, checkpoints, {})
-    assert "top-k routing" in sample and "key per query" in grouped and "larger" in large and not path.exists()
-    assert "sample.py --html" in sample and "sample.py --html" in large
+    assert "top-k routing" in sample and "larger" in large and not path.exists()
     monkeypatch.undo()
-    live.write_page(path, {"btx": btx}, {})
+    live.write_page(path, {"btx": checkpoints["btx"]}, {})
     alone = "unpack(data.models, await inflate(data.weights)); return list_models(data.models).map(m => m.label);"
     assert node(path, alone) == ["the mixture (btx)"] and path.stat().st_size < page.stat().st_size

@@ -5,7 +5,6 @@ from torch.testing import assert_close
 
 import mix
 from data.loader import first_windows, load_domains
-from experiments import averaging
 from model import GPTConfig, Routing, ff_moe, swiglu
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import elapsed, join_ledgers, new_entry, totals
@@ -44,19 +43,6 @@ def test_each_tensor_is_averaged_or_stacked_or_new(experts, n_expert, tie_weight
             assert torch.equal(mixed[name], torch.stack([a, b, c])), name
         else:
             assert_close(mixed[name], (a + b + c) / 3)
-
-
-def test_groups_of_averaged_tensors_are_together_what_btx_averages():
-    states = dict(zip(("seed", "math", "code"), dense_states(), strict=True))
-    _, mixed = mix_states(list(states.values()))
-    _, *single, everything = averaging.GROUPS.values()
-    averaged = averaging.average_group(states, everything)
-    for name in states["seed"]:
-        n_groups = sum(any(part in name for part in parts) for parts in single)
-        if ".ff." in name:
-            assert n_groups == 0 and name not in averaged
-        else:
-            assert n_groups == 1 and torch.equal(averaged[name], mixed[name])
 
 
 def test_averages_are_taken_in_float32():
@@ -135,39 +121,23 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
         f"blocks.{layer}.ff.router" for layer in (0, 1)}
 
 
-def test_expert_that_comes_later_is_as_if_it_had_been_there_from_the_start(tiny, tmp_path):
-    """But for the routers: the rows of the first two experts stay."""
-    two = run_mix(tiny, ["seed", "math"], tmp_path / "two.pt", "--routing", "switch")
-    mix.main([f"{tmp_path}/two.pt", f"{tiny}/code.pt", "--out", f"{tmp_path}/later.pt", "--seed", "1"])
-    later = load_checkpoint(tmp_path / "later.pt")
-    at_once = run_mix(tiny, ["seed", "math", "code"], tmp_path / "at_once.pt", "--routing", "switch")
-    assert later["experts"] == at_once["experts"] == ["seed", "math", "code"]
-    assert later["config"] == at_once["config"]
-    ids = {entry["name"]: entry["id"] for entry in later["ledger"]}
-    assert list(ids) == ["seed", "math", "two", "code", "later"]
-    assert later["ledger"][-1]["parents"] == [ids["two"], ids["code"]]
-    for name, tensor in later["state"].items():
-        if name.endswith("router"):
-            assert torch.equal(tensor[:2], two["state"][name])
-            assert tensor[2].std().item() == pytest.approx(0.04, rel=0.5)
-        else:
-            assert_close(tensor, at_once["state"][name])
-
-
-@pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [
-    ("--top_k 4", "seed math seed_2 seed_3", 16, "topk", 4),
-    ("--routing switch", "seed math seed_2 seed_3", 16, "switch", 2),
-    ("--blend", "blend.1 blend.2 blend.3 blend.4", 16, "topk", 2),
-    ("--split 2", "seed.1 seed.2 math.1 math.2 seed_2.1 seed_2.2 seed_3.1 seed_3.2", 8, "topk", 2),
-    ("--soup", "", 16, "topk", 2)])
-def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, experts, d_ff, routing, top_k):
+@pytest.mark.parametrize("options,rule,experts,d_ff,routing,top_k", [
+    ("--top_k 4", "stacked", "seed math seed_2 seed_3", 16, "topk", 4),
+    ("--routing switch", "stacked", "seed math seed_2 seed_3", 16, "switch", 2),
+    ("--blend", "blended", "blend.1 blend.2 blend.3 blend.4", 16, "topk", 2),
+    ("--split 2", "split", "seed.1 seed.2 math.1 math.2 seed_2.1 seed_2.2 seed_3.1 seed_3.2", 8, "topk", 2),
+    ("--soup", "averaged", "", 16, "topk", 2)])
+def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, rule, experts, d_ff, routing, top_k):
     made = run_mix(tiny, ["seed", "math", "seed", "seed"], tmp_path / "a.pt", *options.split())
     assert made["experts"] == experts.split()
     shape = {"d_ff": d_ff, "n_expert": len(made["experts"]), "routing": routing, "top_k": top_k}
     assert build_model(made).config == GPTConfig(**load_checkpoint(tiny / "seed.pt")["config"] | shape)
+    ids = {entry["name"]: entry["id"] for entry in made["ledger"]}
+    assert list(ids) == ["seed", "math", "a"]
+    assert made["ledger"][-1]["parents"] == [ids["seed"], ids["math"], ids["seed"], ids["seed"]]
     assert (made["ledger"][-1]["action"] == "average") == (options == "--soup")
     printed = capsys.readouterr().out  # the rule of each tensor, once for all layers
-    assert "blocks.*.ff.w_down" in printed
+    assert f"{rule:<10}blocks.*.ff.w_down" in printed
     assert "blocks.1" not in printed
 
 

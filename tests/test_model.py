@@ -89,16 +89,7 @@ def test_dense_model_equals_the_second_implementation(changes):
     assert_close(grad(loss, model.parameters()), grad(want_loss, model.parameters()), **close)
     assert routing == []
     assert model(idx)[1] is None
-
-
-@pytest.mark.parametrize("routing,top_k", [("topk", 1), ("topk", 2), ("topk", 3), ("soft", 0), ("sample", 0)])
-def test_identical_experts_give_the_logits_of_the_dense_model(routing, top_k):
-    """Because the gates of these routers sum to 1, whomever they choose."""
-    dense, moe = new_model(), new_model(seed=5, n_expert=3, routing=routing, top_k=top_k)
-    for name, p in moe.named_parameters():
-        if not name.endswith("router"):
-            p.data.copy_(dense.get_parameter(name))  # the same for every expert
-    assert_close(moe(random_tokens())[0], dense(random_tokens())[0])
+    assert len(model.blocks[0].attn.wk.weight) == 8 * changes.get("n_kv_head", 4)  # 8 numbers a head
 
 
 def test_routers_compute_in_float32_where_the_rest_is_in_bfloat16():
@@ -137,7 +128,7 @@ def test_sampling_follows_the_probabilities_of_the_likeliest():
     model, idx = new_model(), random_tokens(1, 4)
     logits, kept = model(idx)[0][0, -1].topk(3)
     generator = torch.Generator().manual_seed(0)
-    tokens = generate(model, idx.expand(4000, -1), 1, temperature=2.0, likeliest=3, generator=generator)[:, -1]
+    tokens = generate(model, idx.expand(4000, -1), 1, temperature=2.0, top_k=3, generator=generator)[:, -1]
     shares = tokens.bincount(minlength=50)[kept] / 4000
     assert_close(shares, (logits / 2.0).softmax(-1).float(), atol=0.03, rtol=0)
 

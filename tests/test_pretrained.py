@@ -1,7 +1,5 @@
-"""PRESET=pretrained with a tiny random Llama in the place of SmolLM2 and a few lines in the place of the texts."""
+"""PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and what its texts and tasks are made of."""
 import json
-import re
-from pathlib import Path
 
 import pytest
 
@@ -9,43 +7,49 @@ pytest.importorskip("transformers")
 from conftest import make
 from test_hf import make_folder
 
-from experiments import facts
-from experiments.text_report import TextReport
+from experiments import english, facts
 
-PAGE = Path(__file__).parent.parent / "experiments/pretrained.md"
-DOMAINS = ("packages", "python", "german", "dictionary", "changing")
-FACTS = ("capital", "continent", "demonym")
+TASKS = ("capital", "continent", "demonym", "math3", "code3", "wiki3")
 
 
 @pytest.mark.long
 def test_the_preset_goes_the_whole_way(tmp_path, capsys):
     make_folder(tmp_path / "llama", max_position_embeddings=64)
-    (tmp_path / "texts/facts").mkdir(parents=True)
-    for name in DOMAINS:
-        text = {"text": f"{name} says how to read the manual of {name}. " * 900}
-        (tmp_path / f"texts/{name}.jsonl").write_text(json.dumps(text))
-    for name in FACTS:
-        task = {"prompt": f"The {name} is", "answer": " small."}
-        (tmp_path / f"texts/facts/{name}.jsonl").write_text(json.dumps(task))
-    (tmp_path / "texts/facts/ready").touch()
-    make(["PRESET=pretrained", f"INTO={tmp_path}", f"DATA={tmp_path}/data", f"TEXT_DIR={tmp_path}/texts",
-          f"SEED_FOLDER={tmp_path}/llama", "EXPERT_STEPS=2", "FINETUNE_STEPS=2",
-          "OPTIONS=--batch_size 2 --block_size 32",
-          "EVALUATE=--windows 2 --skip_windows 1 --btm_methods bayes:1,bayes:2"], capsys)
-    results = json.loads((tmp_path / "seed0/results.json").read_text())
-    models = results["models"]
-    assert models.keys() > {"seed", "control", "soup", "btx", "btx_ridge", "btm_bayes_top2", "dense_dm", "su_cm_flops"}
-    assert tuple(models["btx"]["loss"]) == tuple(sorted(DOMAINS)) and {*models["btx"]["answer_loss"]} == {*FACTS}
-    assert models["btx"]["tokens"] == models["su_dm"]["tokens"] == 64 * (3 * 2 + 2)  # as of the branches together
-    assert (tmp_path / "seed0/looks.md").read_text().count("continued by") == 6
-    page = TextReport([results]).fill(re.sub(r"\[\[grid .+?\]\]", "", PAGE.read_text()))
-    assert "[[" not in page and page.index("| **no** |") < page.index("| yes |")
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    documents = [{"text": f"How to read manual {n}: from its beginning to its end. " * 9} for n in range(30)]
+    (texts / "english.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    for name in TASKS:
+        (texts / f"{name}.jsonl").write_text(json.dumps({"prompt": f"The {name} is", "answer": " small."}))
+    (texts / "ready").touch()
+    make(["PRESET=pretrained", f"INTO={tmp_path}", f"DATA={tmp_path}/data", f"SEED_FOLDER={tmp_path}/llama",
+          "EXPERT_STEPS=2", "FINETUNE_STEPS=2", "OPTIONS=--batch_size 2 --block_size 32",
+          "EVALUATE=--windows 2 --tasks 3 --btm_methods tfidf:2,bayes:1"], capsys)
+    models = json.loads((tmp_path / "seed0/results.json").read_text())["models"]
+    assert models.keys() > {"seed", "soup", "ridge_mixed", "btx_ridge", "btm_tfidf_top2", "su_cm_flops"}
+    assert set(models["btx"]["bits_per_byte"]) == {"math", "code", "wiki", "switch", "english"}
+    assert {*TASKS, "math", "code", "wiki", "switch"} == {*models["btx"]["answer_loss"]}
+    n_tokens = models["btx"]["tokens"]
+    assert n_tokens == 64 * (1 + 3 * 2 + 2)  # the seed's step at rate 0, three branches, finetuning
+    for name in ("su_dm", "dense_dm", "dense_one", "dense_noenglish", "btx_noenglish", "soup_tuned"):
+        assert models[name]["tokens"] == n_tokens
 
 
-def test_facts_that_a_line_tells_are_left_out(tmp_path):
-    """Niger is not in Nigeria, and a line that has the country alone tells nothing."""
-    texts = tmp_path / "a.jsonl"
-    lines = ["Nigeria and Niamey", "Peru is large", "In Peru: Lima.", "Quito", "Ecuador"]
-    texts.write_text(json.dumps({"text": "\n".join(lines)}))
-    asked = {"Niger": "Niamey", "Peru": "Lima", "Ecuador": "Quito"}
-    assert facts.find_told(asked, [texts]) == {"Peru"}
+def test_docstrings_and_the_facts_that_they_tell(tmp_path):
+    """Niger is not in Nigeria, and a country alone tells nothing."""
+    (tmp_path / "a.py").write_text('"""First."""\nclass A:\n    """Second."""\n    def f(self):\n        return "no"\n')
+    assert english.read_docstrings(tmp_path / "a.py") == "First.\n\nSecond."
+    asked = {"Niger": "Niamey", "Peru": "Lima"}
+    assert english.tells_any("In Peru,\nthe city 'Lima'.", asked)
+    assert not english.tells_any("Nigeria and Niamey, and Peru", asked)
+
+
+def test_a_task_has_three_examples_before_it():
+    [(prompt, answer), *others] = facts.ask_domain("math")
+    *examples, question = prompt.split("\n\n")
+    assert len(examples) == 3 and all(example.endswith(".") and "=" in example for example in examples)
+    assert question.endswith("?") and "=" in answer and len(others) == facts.N_TASKS - 1
+    known = {"France": "Paris", "Kenya": "Nairobi", "Peru": "Lima", "Chad": "N'Djamena"}
+    [(prompt, answer)] = facts.ask_facts(known, "The capital of {} is")
+    assert prompt.splitlines()[2:] == ["The capital of Peru is Lima.", "The capital of Chad is"]
+    assert answer == " N'Djamena."

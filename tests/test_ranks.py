@@ -16,13 +16,12 @@ import torch
 from support import checkpoint
 
 pytestmark = pytest.mark.long
-ONE = {"dense": "train_expert seed", "feed-forwards": "train_expert seed --train feed-forwards",
-       "moe": "finetune_router btx_mixed --alpha 0", "router": "finetune_router btx_mixed --alpha 0 --train router"}
+ONE = {"dense": "train_expert seed", "moe": "finetune_router btx_mixed --alpha 0",
+       "router": "finetune_router btx_mixed --alpha 0 --train router"}
 TWO = {  # two ranks: what one rank does, and more options. None of them may change anything
     "dense_ddp": ("dense", "--grad_accum 2"), "dense_shard": ("dense", "--shard --grad_accum 2"),
-    "feed-forwards_ddp": ("feed-forwards", ""), "moe_ddp": ("moe", "--recompute"),
-    "moe_shard": ("moe", "--shard --recompute"), "moe_resumed": ("moe", "--shard"),
-    "router_resumed": ("router", "--shard"), "moe_resharded": ("moe", "--shard")}
+    "router_ddp": ("router", ""), "moe_ddp": ("moe", "--recompute"), "moe_shard": ("moe", "--shard --recompute"),
+    "moe_resumed": ("moe", "--shard"), "router_resumed": ("router", "--shard"), "moe_resharded": ("moe", "--shard")}
 
 
 def run(tiny, folder, name, options, finish=True):

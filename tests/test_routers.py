@@ -1,11 +1,13 @@
 """The MoE layer, its four routers and the load-balancing loss (3.2, 3.3), each against a second implementation."""
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.autograd import grad
 from torch.testing import assert_close
 
+import model
 from finetune_router import temperature
 from model import ROUTERS, GPTConfig, MoE, Noise, expert_load, ff_moe, gumbel, load_balancing_loss
 from support import fast
@@ -75,7 +77,8 @@ def gradients(y, inputs):
 def test_layer_equals_every_expert_with_gates_by_hand(method, training):
     """Values, and the gradients of the input, the router and the experts. In evaluation without noise."""
     x, router, weights = random_moe()
-    layer = MoE(GPTConfig(n_embd=8, d_ff=8, n_expert=4, top_k=2, routing=method), layer=1).double().train(training)
+    config = GPTConfig(n_embd=8, d_ff=8, n_expert=4, top_k=2, routing=method)
+    layer = MoE(config, layer=1 if method == "sample" else 0).double().train(training)  # the first of sample is soft
     for p, value in zip((layer.w_gate, layer.w_up, layer.w_down, layer.router), (*weights, router), strict=True):
         p.data.copy_(value)
     layer.router.data[0] = x.sum(0)  # many tokens choose expert 0, so that Switch drops some
@@ -101,7 +104,7 @@ def test_layer_equals_every_expert_with_gates_by_hand(method, training):
 def test_sum_equals_every_expert_for_odd_sizes(N, M, k, sum_experts):
     """One token, one expert, more experts than tokens, all experts chosen, many tokens."""
     x, router, weights = random_moe(N, M, dtype=torch.float32)
-    routing = ROUTERS["topk"](x @ router.T, k)
+    routing = model.route_topk(x @ router.T, k)
     got, want = sum_experts(x, routing, *weights), compute_every_expert(x, routing.dense_gates(), weights)
     assert_close(got, want, rtol=1e-4, atol=1e-4)  # torch has no grouped product in float64
     inputs = [x, router, *weights]
@@ -116,7 +119,7 @@ def test_sum_equals_every_expert_for_odd_sizes(N, M, k, sum_experts):
     (torch.ones(5, 1), 5), (torch.tensor([[0.1, 0, 0]] * 4 + [[2, 2.1, 0]] * 6), 4 + 5)])
 def test_switch_serves_as_many_as_its_capacity_of_those_that_chose_an_expert(logits, served):
     """1.5 M / N, rounded up, even of equal tokens. In the last case no token of expert 1 takes a place in 0's queue."""
-    assert (ROUTERS["switch"](logits, training=True).gates > 0).sum() == served
+    assert (model.route_switch(logits, training=True).gates > 0).sum() == served
 
 
 # ---- Sample Top-1 ----
@@ -127,7 +130,8 @@ def test_experts_are_drawn_as_often_as_the_softmax_says(training, tau):
     """Pearson's chi-square over 40,000 draws. Once in a thousand times it is over 16.3 by chance."""
     n, logits = 40_000, torch.tensor([[0.0, 1.0, -1.0, 0.5]])
     noise = gumbel(GPTConfig(n_layer=1, n_expert=4), n, tau, torch.Generator().manual_seed(0))[0]
-    counts = ROUTERS["sample"](logits.expand(n, 4), None, training, noise).experts.flatten().bincount(minlength=4)
+    routing = model.route_sample(logits.expand(n, 4), training=training, noise=noise)
+    counts = routing.experts.flatten().bincount(minlength=4)
     expected = n * logits.softmax(-1)[0]
     assert ((counts - expected) ** 2 / expected).sum() < 16.3
 
@@ -149,16 +153,18 @@ def test_temperature_falls_from_1_to_a_half():
 # ---- load balancing ----
 
 
-@pytest.mark.parametrize("method", ROUTERS)
-def test_balancing_loss_equals_a_loop_over_experts(method):
+@pytest.mark.parametrize("route", [
+    partial(model.route_topk, top_k=2), model.route_soft, partial(model.route_switch, training=True),
+    partial(model.route_sample, training=True, noise=random_noise())])
+def test_balancing_loss_equals_a_loop_over_experts(route):
     """N * sum_i u_i p_i, summed over layers: u_i is the mean gate of expert i, p_i its mean probability."""
     logits = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
-    routing = [ROUTERS[method](layer, 2, True, random_noise()) for layer in logits]
+    routing = [route(layer) for layer in logits]
     want = 0.0
-    for layer in routing:
+    for layer, probs in zip(routing, logits.softmax(-1), strict=True):
         for i in range(4):
             u_i = layer.gates[layer.experts == i].sum() / 30
-            want += 4 * u_i * layer.probs[:, i].sum() / 30
+            want += 4 * u_i * probs[:, i].sum() / 30
             assert_close(expert_load(layer)[i], u_i)
     loss = load_balancing_loss(routing)
     assert_close(loss, want)

@@ -7,7 +7,7 @@ import torch
 
 from cli import BadInput
 from data import prepare, text, tokenizer
-from data.loader import load_domains
+from data.loader import first_windows, load_domains
 from data.task import Task
 
 BTX = tokenizer.load_tokenizer()
@@ -55,6 +55,33 @@ def test_the_last_tenth_of_each_chunk_is_for_validation_until_there_is_enough(fo
         whole += train[:100 - n] + val[:n]
         train, val = train[100 - n:], val[n:]
     assert BTX.decode(whole + train) == words + tokenizer.END and val == []
+
+
+def test_every_tenth_document_is_for_validation_if_there_are_many(folder, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "PASSAGE", 8)
+    monkeypatch.setattr(text, "PIECE", 16)  # so that documents come in several pieces
+    (folder / "own").mkdir()
+    for n in range(40):
+        (folder / f"own/{n:02}.txt").write_text(f"{n}: " + "abc " * (n % 3 * 20))
+    own = make("own=own")["own"]
+    expected = []
+    for n in (9, 19, 29, 39):
+        expected += [*BTX.encode(f"{n}: " + "abc " * (n % 3 * 20))[:7], BTX.eot]
+    train = BTX.decode(own.train.tolist()).split(tokenizer.END)[:-1]
+    assert own.val.tolist() == expected and len(train) == 36 and "39: abc abc" not in " ".join(train)
+    assert own.meta["passages"] == 4 and own.meta["by_documents"]
+    assert f"{len(expected)} to validate on from 4 documents held out" in capsys.readouterr().out
+    enough = make("own=own", val_tokens=9)["own"]  # the documents after the first two are for training
+    assert enough.meta["passages"] == 2 and BTX.decode(enough.train.tolist()).count(tokenizer.END) == 38
+
+
+def test_windows_of_own_text_lie_far_apart(folder):
+    (folder / "own.txt").write_text("".join(f"{n} " for n in range(9000)))
+    own = make("own=own.txt")["own"]
+    assert own.is_own and not own.meta["by_documents"] and own.meta["passages"] == 1
+    starts = [int(BTX.decode(row.tolist()).split()[1]) for row in first_windows(own.val, 16, 4, own.is_own)]
+    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    assert min(gaps) > 0.9 * max(gaps) and starts[-1] + max(gaps) > 8900
 
 
 def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
