@@ -14,13 +14,13 @@ MAKE_SEED    = $(TRAIN) --init $(IMPORTED) --data english --steps 1 --lr 0
 ROUTER_DATA    = english,math,code,wiki
 REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
-# on a processor without bfloat16: DTYPE=float32
-DTYPE         ?= bfloat16
+DTYPE         ?= bfloat16  # float32 on a processor that has none
 OPTIONS        = --device cpu --dtype $(DTYPE) --batch_size 4 --eval_windows 4 --save_every 50
 EVALUATE       = --device cpu --dtype $(DTYPE) --tasks 100 --windows 20 --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
-EXPERT_STEPS   = 100
+EXPERT_STEPS   = 150
 FINETUNE_STEPS = 60
 LR_EXPERT      = $(or $(LR_$*),3e-4)
+LR_math        = 6e-4
 LR_wiki        = 5e-4
 LR_DENSE       = 3e-4
 LR_SU          = 3e-4

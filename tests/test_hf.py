@@ -63,8 +63,10 @@ def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
     checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
     torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
     ours = load_tokenizer(checkpoint["spec"])
-    assert ours.eot == 399 and [ours.encode(text) + [399] for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
-    assert ours.decode(ours.encode("<|end|>")) == "<|end|>" and 399 not in ours.encode("<|end|>")
+    assert ours.eot == 399 and ours.vocab_size == 400
+    assert [ours.encode(text) + [399] for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
+    ids = ours.encode("<|end|>")  # as text it is no special token
+    assert 399 not in ids and ours.decode([*ids, 399]) == "<|end|><|end|>"
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
     assert back.dtype == dtype and back.config.max_position_embeddings == 600 and back.config.eos_token_id == 399
     assert '\n  "rope_theta": 300.0' in (here / "deeper/out/config.json").read_text()  # where transformers 4 looks

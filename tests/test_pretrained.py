@@ -1,5 +1,6 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and what its texts and tasks are made of."""
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,12 @@ def test_a_task_has_three_examples_before_it():
     [(prompt, answer)] = facts.ask_facts(known, "The capital of {} is")
     assert prompt.splitlines()[2:] == ["The capital of Peru is Lima.", "The capital of Chad is"]
     assert answer == " N'Djamena."
+
+
+def test_the_page_has_the_numbers_of_the_trials():
+    page = Path(__file__).parent.parent / "results/pretrained"
+    lines = (page / "README.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "e-" in line]
+    trials = json.loads((page / "trials.json").read_text())
+    assert rows == [[trial["expert"], str(trial["level"]), str(trial["steps"]), trial["lr"],
+                     f"{100 * trial['accuracy']:.1f}", str(trial["tasks"])] for trial in trials]
