@@ -1,7 +1,8 @@
 """Read and write models in the format of Hugging Face. It needs requirements-hf.txt.
 
     python hf.py import SmolLM2-135M --out out/seed.pt     # a folder with config.json, *.safetensors and tokenizer.json
-    python hf.py export out/btx.pt out/btx-hf              # a new folder that transformers, vLLM and llama.cpp load
+    python hf.py import SmolLM2-math --out out/math.pt --branch_of out/seed.pt      # somebody's finetune of that model
+    python hf.py export out/btx.pt out/btx-hf              # a new folder that transformers loads
 
 A dense checkpoint is a LlamaForCausalLM, an MoE with Top-k routing a MixtralForCausalLM. Only the names of tensors
 differ. Before anything is saved, our model and the one that transformers loads read a text. Their logits must agree.
@@ -15,29 +16,34 @@ import torch
 
 from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
-from model import GPT, GPTConfig
-from support.checkpoint import build_model, load_checkpoint, save_checkpoint
+from model import GPT, GPTConfig, is_feed_forward
+from support.checkpoint import SHAPE, build_model, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
     import transformers
     from huggingface_hub import save_torch_state_dict
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
     from transformers.convert_slow_tokenizer import TikTokenConverter
 except ImportError:
     transformers = None
 
-# Both models read signs of many kinds and the beginning of this file: enough tokens for a scaled RoPE to show.
-TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n 123" + Path(__file__).read_text("utf-8")[:3000]
+# Both models read it: signs of many kinds, and numbers.
+TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n" + " ".join(map(str, range(500)))
 TOLERANCE = 1e-3  # logits that differ by more are not those of the same model
+FAR = 0.6  # relative distance of weights; finetunes were 0.04 to 0.32 from their base, strangers of one shape 1.27
 
 # our name -> the name in a folder
-FIELDS = {"vocab_size": "vocab_size", "block_size": "max_position_embeddings", "n_embd": "hidden_size",
-          "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
-          "d_ff": "intermediate_size", "tie_weights": "tie_word_embeddings", "norm_eps": "rms_norm_eps"}
+FIELDS = {"vocab_size": "vocab_size", "n_embd": "hidden_size", "n_layer": "num_hidden_layers",
+          "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "d_ff": "intermediate_size",
+          "tie_weights": "tie_word_embeddings", "norm_eps": "rms_norm_eps"}
 PARTS = {r"^embed": "model.embed_tokens", r"^norm": "model.norm", r"^head": "lm_head", r"^blocks": "model.layers",
          r"attn_norm": "input_layernorm", r"ff_norm": "post_attention_layernorm", r"attn.w(.)": r"self_attn.\1_proj",
          r"ff.w_(.+)": r"mlp.\1_proj.weight", r"ff.router": "block_sparse_moe.gate.weight"}
 EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_proj.weight": "w2.weight"}
+KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 
 
 def name_in_folder(name):
@@ -47,29 +53,30 @@ def name_in_folder(name):
     return name
 
 
+def expert_in_folder(name, i):
+    """What the matrix of expert i in one of our stacked tensors is called in a folder."""
+    layer, _, matrix = name_in_folder(name).partition(".mlp.")
+    return f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"
+
+
 def weights_in_folder(checkpoint):
     """The weights of a checkpoint by their names in a folder, where stacked experts are single tensors."""
     weights = {}
     for name, tensor in checkpoint["state"].items():
-        layer, _, matrix = name_in_folder(name).partition(".mlp.")
-        if checkpoint["experts"] and matrix:
+        if checkpoint["experts"] and is_feed_forward(name):
             for i, expert in enumerate(tensor):
-                weights[f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"] = expert.clone()
+                weights[expert_in_folder(name, i)] = expert.clone()
         else:
             weights[name_in_folder(name)] = tensor
     return weights
 
 
-def load_model(folder):
-    """The model that transformers makes of a folder, in the dtype of its files. Raises BadInput."""
+def from_folder(kind, folder, **options):
+    """What a class of transformers makes of a folder. Raises BadInput."""
     try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, use_safetensors=True, output_loading_info=True)
+        return kind.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # the libraries raise many kinds
         raise BadInput(f"{folder} cannot be loaded: " + " ".join(str(error).split())) from None
-    if report["missing_keys"]:  # transformers has drawn them at random
-        raise BadInput(f"{folder}: its files lack {min(report['missing_keys'])}; copy the whole folder")
-    return model
 
 
 @torch.no_grad()
@@ -79,49 +86,131 @@ def prove(checkpoint, folder, name):
     ids = load_tokenizer(checkpoint["spec"]).encode(TEXT)
     idx = torch.tensor([ids[:model.config.block_size]])  # (1, T)
     logits, _, _ = model(idx)
-    difference = (logits - load_model(folder).float()(idx).logits).abs().max().item()
+    theirs = from_folder(transformers.AutoModelForCausalLM, folder, dtype=torch.float32, use_safetensors=True)
+    difference = (logits - theirs(idx).logits).abs().max().item()
     if not difference <= TOLERANCE:  # so written, it also catches nan
         raise BadInput(f"{name}: in transformers its logits differ from ours by {difference:.1e}; "
-                       "it computes something that model.py does not, such as biases or a scaled RoPE")
+                       "it computes something that model.py does not, such as biases")
     print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by {difference:.1e} at most")
 
 
-def import_folder(folder, out, block_size):
-    """Write the Llama in a folder to the checkpoint `out`. Raises BadInput."""
-    llama = load_model(folder)
-    fields = llama.config
-    if fields.model_type != "llama" or fields.head_dim * fields.num_attention_heads != fields.hidden_size:
-        raise BadInput(f"{folder}: only a model_type of llama can be imported, and only if its heads fill hidden_size")
-    rope = getattr(fields, "rope_parameters", None) or vars(fields)  # in transformers 5, or in 4
-    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"])
-    config.block_size = block_size or config.block_size
-    state = {name: llama.get_parameter(name_in_folder(name)).detach() for name in GPT(config).state_dict()}
-
-    exported = getattr(fields, "btx", {"spec": None, "ledger": []})  # what `export` has written there
-    eot = fields.eos_token_id
+def read_config(folder):
+    """The config of a folder, and that of its RoPE. Raises BadInput for what cannot be imported."""
+    if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
+        raise BadInput(f"{folder}: GGUF cannot be imported; get the model as a folder with *.safetensors")
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; .venv/bin/hf download NAME --local-dir FOLDER brings a hub's model")
+    if (folder / "adapter_config.json").exists():
+        raise BadInput(f"{folder}: an adapter; merge it into its base first, by merge_and_unload of peft")
     if not (folder / "tokenizer.json").exists():
         raise BadInput(f"{folder} has no tokenizer.json; copy the whole folder")
-    definition = (folder / "tokenizer.json").read_text("utf-8")
-    spec = exported["spec"] or from_huggingface(definition, eot, folder.resolve().name)
-    if not isinstance(eot, int) or max(eot + 1, spec["vocab_size"]) > config.vocab_size:
-        raise BadInput(f"{folder}: config.json has no single eos_token_id, or its vocab_size is below tokenizer.json's")
-    digests = {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
-    entry = new_entry("import", out, latest(exported["ledger"]), settings={"digests": digests})
-    checkpoint = {"state": state, "config": vars(config), "spec": spec, "experts": [],
-                  "ledger": [*exported["ledger"], entry], "log": []}
+    fields = from_folder(transformers.AutoConfig, folder)
+    if fields.model_type not in ("llama", "mistral", "mixtral"):
+        raise BadInput(f"{folder}: a {fields.model_type}; only llama, mistral and mixtral can be imported")
+    rope = getattr(fields, "rope_parameters", None)  # in transformers 5
+    if rope is None:                                 # in transformers 4
+        rope = {"rope_theta": fields.rope_theta} | (fields.rope_scaling or {})
+    head_dim = getattr(fields, "head_dim", None) or fields.hidden_size // fields.num_attention_heads
+    for what, found in (("a sliding window", getattr(fields, "sliding_window", None)),
+                        ("a scaled RoPE", rope.get("rope_type", "default") != "default"),
+                        ("heads of another width", head_dim * fields.num_attention_heads != fields.hidden_size)):
+        if found:
+            raise BadInput(f"{folder}: it has {what}, which model.py has not; take another model")
+    return fields, rope
+
+
+def read_weights(folder, config):
+    """The state dict of the model in a folder, in the dtype of its files. Raises BadInput if a tensor is missing."""
+    tensors, state = {}, {}
+    for path in folder.glob("*.safetensors"):
+        tensors |= load_file(path)
+    with torch.device("meta"):  # for its names
+        names = GPT(config).state_dict().keys()
+    try:
+        for name in names:
+            if config.n_expert and is_feed_forward(name):
+                state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
+            else:
+                state[name] = tensors[name_in_folder(name)]
+    except KeyError as missing:
+        raise BadInput(f"{folder}: its *.safetensors lack {missing}; copy the whole folder") from None
+    return state
+
+
+def read_spec(folder, fields, eot):
+    """The `spec` of a folder's tokenizer, with what an export gives back. Raises BadInput.
+
+    eot: the token that begins and ends a text; None: the one that config.json names.
+    """
+    definition, end = (folder / "tokenizer.json").read_text("utf-8"), fields.eos_token_id
+    if eot:
+        end = Tokenizer.from_str(definition).token_to_id(eot)
+    if not isinstance(end, int):
+        raise BadInput(f"{folder}: no single token that ends a text; choose one of its tokens with --eot TOKEN")
+    spec = from_huggingface(definition, end, folder.resolve().name)
+    if spec["vocab_size"] > fields.vocab_size:
+        raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, the model {fields.vocab_size} "
+                       "embeddings; copy the tokenizer that belongs to it")
+    kept = {name: (folder / name).read_text("utf-8") for name in KEPT if (folder / name).exists()}
+    return spec | {"files": kept, "bos": fields.bos_token_id, "max_positions": fields.max_position_embeddings}
+
+
+def become_branch(checkpoint, seed, folder):
+    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput if it is none.
+
+    A last token that only the finetune has, as for padding, is cut off.
+    """
+    state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
+    if config["vocab_size"] == n_tokens + 1:
+        config["vocab_size"] = n_tokens
+        for name in {"embed.weight", "head.weight"} & state.keys():
+            state[name] = state[name][:n_tokens].clone()
+        print(f"{folder}: its last token, which the seed has not, is cut off")
+    for name in SHAPE:
+        if config[name] != seed["config"][name]:
+            raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {seed['config'][name]}; no branch of it")
+    if load_tokenizer(checkpoint["spec"]).encode(TEXT) != load_tokenizer(seed["spec"]).encode(TEXT):
+        raise BadInput(f"{folder}: its tokenizer splits a text into other tokens than the seed's; no branch of it")
+    changed = sum((state[name].float() - p.float()).square().sum() for name, p in seed["state"].items())
+    distance = (changed / sum(p.float().square().sum() for p in seed["state"].values())).sqrt().item()
+    if distance > FAR:
+        raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of it")
+    print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
+    checkpoint |= {"spec": seed["spec"], "ledger": seed["ledger"]}
+
+
+def import_folder(folder, args):
+    """Write the Llama, Mistral or Mixtral in a folder to the checkpoint args.out. Raises BadInput."""
+    fields, rope = read_config(folder)
+    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
+                       block_size=args.block_size or fields.max_position_embeddings)
+    exported = getattr(fields, "btx", {"spec": None, "experts": [], "ledger": []})  # what `export` has written there
+    experts = exported["experts"]
+    if fields.model_type == "mixtral":
+        config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
+        experts = experts or [f"expert{i + 1}" for i in range(config.n_expert)]
+    checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": experts,
+                  "spec": exported["spec"] or read_spec(folder, fields, args.eot), "ledger": exported["ledger"],
+                  "log": []}
     prove(checkpoint, folder, folder)
-    save_checkpoint(out, checkpoint)
-    print(f"wrote {out}: {config}")
+    if args.branch_of:
+        become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
+    digests = {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
+    entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings={"digests": digests})
+    checkpoint["ledger"] = [*checkpoint["ledger"], entry]
+    save_checkpoint(args.out, checkpoint)
+    print(f"wrote {args.out}: {config}")
 
 
-def write_config(checkpoint, eot, folder):
+def write_config(checkpoint, tokenizer, folder):
     """Write config.json, with experts and ledger, and our spec unless tokenizer.json was imported."""
     config, spec = checkpoint["config"], checkpoint["spec"]
     btx = {"experts": checkpoint["experts"], "ledger": checkpoint["ledger"],
            "spec": spec if spec["kind"] == "bpe" else None}
     fields = {name: config[ours] for ours, name in FIELDS.items()}
-    fields |= {"rope_theta": config["rope_theta"], "bos_token_id": eot, "eos_token_id": eot, "btx": btx,
-               "dtype": checkpoint["state"]["embed.weight"].dtype}
+    fields |= {"rope_theta": config["rope_theta"], "btx": btx, "dtype": checkpoint["state"]["embed.weight"].dtype,
+               "max_position_embeddings": spec.get("max_positions", config["block_size"]),
+               "bos_token_id": spec.get("bos", tokenizer.eot), "eos_token_id": tokenizer.eot}
     if checkpoint["experts"]:
         fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"]}
         written = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
@@ -132,16 +221,24 @@ def write_config(checkpoint, eot, folder):
 
 
 def write_tokenizer(tokenizer, folder):
-    """Write tokenizer_config.json, and tokenizer.json, unchanged if it was imported. Raises BadInput."""
-    definition = tokenizer.spec["definition"]
-    if tokenizer.spec["kind"] == "bpe":
-        ranks = folder.parent / "ranks.tiktoken"
-        ranks.write_text(definition)
-        definition = TikTokenConverter(str(ranks), PATTERN, False, [END]).converted().to_str()
+    """Write tokenizer.json and the files beside it; an imported tokenizer as it was. Raises BadInput.
+
+    Ours begins each text with the end-of-text token, because training texts begin so.
+    """
     end = tokenizer.decode([tokenizer.eot])
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end}
-    (folder / "tokenizer.json").write_text(definition, "utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    files = {"tokenizer.json": tokenizer.spec["definition"], **tokenizer.spec.get("files", {})}
+    if tokenizer.spec["kind"] == "bpe":
+        ranks = folder.parent / "ranks.tiktoken"
+        ranks.write_text(tokenizer.spec["definition"])
+        bpe = TikTokenConverter(str(ranks), PATTERN, False, [END]).converted()
+        bpe.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.eot)])
+        files["tokenizer.json"] = bpe.to_str()
+    elif "tokenizer_config.json" in files:
+        options = json.loads(files["tokenizer_config.json"])
+    options.setdefault("pad_token", options.get("eos_token", end))
+    for name, text in (files | {"tokenizer_config.json": json.dumps(options)}).items():
+        (folder / name).write_text(text, "utf-8")
     written = transformers.AutoTokenizer.from_pretrained(folder)
     if written(TEXT, add_special_tokens=False).input_ids != tokenizer.encode(TEXT):
         raise BadInput(f"{folder.name}: its tokenizer would split a text into other tokens in transformers")
@@ -156,7 +253,7 @@ def export(path, folder):
         raise BadInput(f"{path}: only Top-k routing can be exported; Mixtral has no {checkpoint['config']['routing']}")
     with TemporaryDirectory(dir=folder.parent) as temporary:
         part = Path(temporary, folder.name)
-        write_config(checkpoint, tokenizer.eot, part)
+        write_config(checkpoint, tokenizer, part)
         write_tokenizer(tokenizer, part)
         save_torch_state_dict(weights_in_folder(checkpoint), part)
         prove(checkpoint, part, path)
@@ -170,7 +267,9 @@ def main(argv=None):
     command = commands.add_parser("import", usage=parser.usage, help="make a checkpoint of a Hugging Face folder")
     command.add_argument("folder", type=Path, help="with config.json, *.safetensors and tokenizer.json")
     command.add_argument("--out", required=True, help="checkpoint to write")
-    command.add_argument("--block_size", type=positive_int, help="longest text that it will read (default: its own)")
+    command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
+    command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base that it is a finetune of")
+    command.add_argument("--eot", metavar="TOKEN", help="ends a text (default: eos_token_id of config.json)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
@@ -178,7 +277,7 @@ def main(argv=None):
     if transformers is None:
         raise BadInput("transformers is not installed; run .venv/bin/pip install -r requirements-hf.txt")
     if args.command == "import":
-        import_folder(args.folder, args.out, args.block_size)
+        import_folder(args.folder, args)
     else:
         export(args.checkpoint, args.folder)
 

@@ -5,6 +5,7 @@
 The seed and all experts share one tokenizer, because their embeddings are averaged row by row.
 """
 import base64
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -103,8 +104,12 @@ def read_ranks(definition):
 
 
 def from_huggingface(definition, eot, name):
-    """The `spec` of an imported tokenizer. definition: the text of tokenizer.json; eot: the id that ends a text."""
+    """The `spec` of an imported tokenizer. definition: the text of tokenizer.json; eot: the id that ends a text.
+
+    Padding and truncation, which some tools save in it, are left out: they change no token.
+    """
     import tokenizers  # needed by imported models only
+    definition = json.dumps(json.loads(definition) | {"padding": None, "truncation": None}, ensure_ascii=False)
     largest = max(tokenizers.Tokenizer.from_str(definition).get_vocab().values())
     return {"name": name, "kind": "huggingface", "fingerprint": digest(f"{definition} {eot}".encode()),
             "vocab_size": largest + 1, "definition": definition, "eot": eot}
@@ -116,8 +121,6 @@ def load_tokenizer(spec=None):
     if spec["kind"] == "huggingface":
         import tokenizers
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
-        imported.no_truncation()
-        imported.no_padding()
         imported.encode_special_tokens = True  # what looks like a special token in a text is text
         return Tokenizer(lambda text: imported.encode(text, add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
+SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "norm_eps")
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -67,14 +68,15 @@ def check_branches(paths, checkpoints):
     for path, other in zip(paths, checkpoints, strict=True):
         if other["experts"]:
             raise BadInput(f"{path} is an MoE already; mix dense models")
-        for name in ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights"):
+        for name in SHAPE:
             if other["config"][name] != first["config"][name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of one shape can be mixed")
         if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
             raise BadInput(f"{path} and {paths[0]} have different tokenizers; their embeddings cannot be averaged")
         shared_ids &= {entry["id"] for entry in other["ledger"]}
     if not shared_ids:
-        raise BadInput(f"{', '.join(paths)} are no branches of one seed; their average would be noise")
+        raise BadInput(f"{', '.join(paths)}: their ledgers share no seed, and the average of strangers would be noise; "
+                       "for finetunes of one base see hf.py import --branch_of")
 
 
 def check_save_path(out, inputs):
