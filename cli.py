@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 
 class BadInput(Exception):
@@ -28,6 +29,8 @@ def run(main):
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    if dist.is_initialized():  # one of several ranks
+        dist.destroy_process_group()
 
 
 def make_parser(description):

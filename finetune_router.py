@@ -17,7 +17,7 @@ from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, leave_ranks, pick_dtype, to_device, wrap
+from support.distributed import autocast, join_ranks, pick_dtype, to_device, wrap
 from support.ledger import latest, new_entry
 
 PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
@@ -129,8 +129,7 @@ def main(argv=None):
         x, y = to_device(x, device), to_device(y, device)
         if config.routing == "sample":
             generator = training.step_generator(device, *key, rank)
-        for i, (xs, ys) in enumerate(zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True), 1):
-            forward.require_backward_grad_sync = i == args.grad_accum  # DDP sums the gradients once a step
+        for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = None
             if config.routing == "sample":  # Sample Top-1 (3.3)
                 noise = gumbel(config, xs.numel(), temperature(step / args.steps), generator)
@@ -167,4 +166,3 @@ def main(argv=None):
 
 if __name__ == "__main__":
     run(main)
-    leave_ranks()

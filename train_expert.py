@@ -17,7 +17,7 @@ from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, leave_ranks, to_device, wrap
+from support.distributed import autocast, join_ranks, to_device, wrap
 from support.ledger import latest, new_entry
 
 SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a branch cannot change
@@ -125,8 +125,7 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = to_device(x, device), to_device(y, device)
-        for i, (xs, ys) in enumerate(zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True), 1):
-            forward.require_backward_grad_sync = i == args.grad_accum  # DDP sums the gradients once a step
+        for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)
             (nll / args.grad_accum).backward()
@@ -156,4 +155,3 @@ def main(argv=None):
 
 if __name__ == "__main__":
     run(main)
-    leave_ranks()

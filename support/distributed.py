@@ -69,12 +69,6 @@ def join_ranks(name):
     return device, dist.get_rank(), dist.get_world_size()
 
 
-def leave_ranks():
-    """Say goodbye to the other ranks, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def wrap(model, device, shard):
     """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks.
 
