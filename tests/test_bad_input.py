@@ -32,7 +32,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum"},
     MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
           "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "wide.pt": "d_ff",
-          "orphan.pt": "no branches of one", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
+          "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
           "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
           "--soup --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
