@@ -155,8 +155,8 @@ def main(argv=None):
         mixed, settings["digests"] = start_from_text(args, first, config, mixed)
     for name, tensor in mixed.items():
         if name.startswith("blocks.0.") or "blocks." not in name:  # all layers have the same tensors
-            rule = rule_for(name, feed_forwards)
-            print(f"{rule:<10}{name.replace('blocks.0.', 'blocks.*.'):<32}{tuple(tensor.shape)}")
+            all_layers = name.replace("blocks.0.", "blocks.*.")
+            print(f"{rule_for(name, feed_forwards):<10}{all_layers:<32}{tuple(tensor.shape)}")
 
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]
     entry = new_entry("average" if args.soup else "mix", args.out, [ledger[-1]["id"] for ledger in ledgers],
