@@ -124,10 +124,8 @@ def read_weights(folder, config):
     tensors, state = {}, {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
-    with torch.device("meta"):  # for its names
-        names = GPT(config).state_dict().keys()
     try:
-        for name in names:
+        for name in GPT(config).state_dict():
             if config.n_expert and is_feed_forward(name):
                 state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
             else:
