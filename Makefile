@@ -20,7 +20,7 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # Re-read trivia: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper re-reads 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 
-# ---- the recipe, part 2, for a laptop: shapes, steps and learning rates. A preset may set these and NAMES to EVALUATE
+# ---- the recipe, part 2, for a laptop: shapes, steps and learning rates. A preset may set NAMES to TEXTS
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256
@@ -36,7 +36,6 @@ DENSE_OPTIONS  =               # of train_expert.py
 MOE_OPTIONS    =               # of finetune_router.py
 EVALUATE       = --device cpu  # of evaluate.py
 TEXTS          =               # files that the data is prepared from
-EXTRA          =               # what `make` makes besides the report
 ifeq ($(PRESET),cpu)
 INTO   ?= out
 DATA   ?= data/bin
@@ -47,7 +46,7 @@ REPORT ?= $(INTO)/results
 include $(or $(wildcard experiments/$(PRESET).mk),$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET)))
 endif
 OUT  ?= $(INTO)/seed$(SEED)
-BTM  ?= seed,math,code,wiki
+BTM   = seed,math,code,wiki
 
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
 TRAIN    = $(PY) train_expert.py $(DENSE_OPTIONS) $(RUN)
@@ -65,7 +64,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
 .PHONY: all demo data help clean
-all: $(OUT)/report.md $(EXTRA)  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
+all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)

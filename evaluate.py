@@ -31,7 +31,7 @@ BINS = 20  # of the histograms of router probabilities
 
 
 class EvalSet(NamedTuple):
-    """What is measured in one domain."""
+    """The validation text and the tasks of one domain."""
     windows: torch.Tensor  # (n, T + 1) validation text for the loss; n is 0 in a domain without text
     tasks: list            # of Task
 
@@ -270,8 +270,7 @@ def main(argv=None):
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
             method, top_k, training_data = methods[name]
-            branches = [build_model(checkpoint, device) for checkpoint in merged.values()]
-            model = btm.BTM(branches, method, top_k, training_data)
+            model = btm.BTM([build_model(c, device) for c in merged.values()], method, top_k, training_data)
             ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
         else:
             model = build_model(checkpoints[name], device)

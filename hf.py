@@ -47,14 +47,14 @@ KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja
 
 
 def name_in_folder(name):
-    """What one of our tensors is called in a folder: "blocks.3.ff.w_up" becomes "model.layers.3.mlp.up_proj.weight"."""
+    """The name in a folder of one of our tensors: "blocks.3.ff.w_up" becomes "model.layers.3.mlp.up_proj.weight"."""
     for pattern, replacement in PARTS.items():
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def expert_in_folder(name, i):
-    """What the matrix of expert i in one of our stacked tensors is called in a folder."""
+    """The name in a folder of one expert's matrix."""
     layer, _, matrix = name_in_folder(name).partition(".mlp.")
     return f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"
 
@@ -72,7 +72,7 @@ def weights_in_folder(checkpoint):
 
 
 def from_folder(kind, folder, **options):
-    """What a class of transformers makes of a folder. Raises BadInput."""
+    """Load a folder with a class of transformers. Raises BadInput."""
     try:
         return kind.from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # the libraries raise many kinds

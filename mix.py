@@ -70,7 +70,7 @@ def blend(name, tensors):
 
 
 def rule_for(name, feed_forwards="stacked"):
-    """What becomes of a tensor, by its name (3.2): "new", "averaged", or what the feed-forwards become."""
+    """The rule for a tensor, by its name (3.2): "new", "averaged", or what the feed-forwards become."""
     if name.endswith(".ff.router"):
         return "new"
     if is_feed_forward(name):

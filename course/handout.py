@@ -29,7 +29,7 @@ LEFT_OUT = {  # answers, and what is said of files that a handout lacks
     "finetune_router.py": r"  # 1: balanced, N: all tokens to one expert",
     "docs/glossary.md": r"(?m)^- \*\*`live\.html`\*\*.*\n(  .*\n)*|"
                         r" It is 1 at\s+balance and N if one of N experts gets all tokens\.",
-    "Makefile": r"\. A preset may set these and NAMES to EVALUATE|; a preset may import it instead|"
+    "Makefile": r"\. A preset may set NAMES to TEXTS|; a preset may import it instead|"
                 r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper; test.*\n)"}
 
 

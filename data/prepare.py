@@ -96,9 +96,9 @@ def choose_tokenizer(args):
 
 
 def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
-    """Yield (document, True) without end. unseen: take functions of `code` that are never in the training text.
+    """Yield (document, True), pairs as `encode` takes them, without end.
 
-    domains: of which `switch` is made.
+    unseen: take functions of `code` that are never in the training text. domains: of which `switch` is made.
     """
     domain = name
     while True:

@@ -24,9 +24,9 @@ CPU = {  # name: the models' shape, sequences in a step
     "128, 4x tokens": (dict(n_embd=128, d_ff=352, n_head=4), 32)}
 GPU = {"PRESET=gpu": (dict(n_embd=512, d_ff=2048, n_head=8, n_layer=8, block_size=256), 64)}
 ESTIMATES = {  # a card's peak in TFLOP a second, and its row in docs/gpus-and-speed.md
-    "H100": (989, "20 ms, 0.8 M tokens a second, 18 % of peak"),
-    "A100": (312, "40 ms, 0.4 M tokens a second, 28 % of peak"),
-    "4090": (165, "62 ms, 0.26 M tokens a second, 35 % of peak")}
+    "H100": (989, "20 ms, 0.8 M tokens a second, 17 % of peak"),
+    "A100": (312, "40 ms, 0.4 M tokens a second, 27 % of peak"),
+    "4090": (165, "62 ms, 0.26 M tokens a second, 33 % of peak")}
 
 
 def make_mixtral(config):

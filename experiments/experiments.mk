@@ -49,7 +49,7 @@ $(OUT)/btx_again.pt:    $(OUT)/btx.pt;          cp $< $@
 $(OUT)/large.pt: $(DATA)/ready train_expert.py model.py
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(shell expr 2 \* $(D_FF)) --steps $(SEED_STEPS) --lr $(LR_LARGE)
 # data-matched (DM) to BTX, in two phases: all that the experts read, then the mixture of MoE finetuning
-PHASE_1_DATA ?= $(REPLAY),math=31.7,code=31.7,wiki=31.6
+PHASE_1_DATA = $(REPLAY),math=31.7,code=31.7,wiki=31.6
 PHASE_1 = --data $(PHASE_1_DATA) --steps $(shell expr 3 \* $(EXPERT_STEPS))
 PHASE_2 = --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS)
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt;       $(TRAIN) --init $< $(PHASE_1) --lr $(LR_DENSE)

@@ -92,7 +92,8 @@ class BTM(nn.Module):
     def bayes_scores(self, idx, log_probs, past):
         """log p_i = sum_{s<=t} log p_i(x_s | x_<s) for every t, up to a constant: (E, B, T).
 
-        idx: (B, T). log_probs: (E, B, T, V), each expert's prediction of the next token. past: kept for the next call.
+        idx: (B, T). log_probs: (E, B, T, V), each expert's prediction of the next token. past: {} at first; then the
+        last score and prediction.
         """
         tokens = idx.expand(len(log_probs), -1, -1)[..., None]                     # (E, B, T, 1)
         uniform = torch.zeros_like(log_probs[:, :, 0])                             # (E, B, V) for a text's first
