@@ -22,7 +22,6 @@ def parse(argv):
     group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
     group.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
-    group.add_argument("--top_k", type=positive_int, default=0, help="draw from the K likeliest tokens (default: all)")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
     group = parser.add_argument_group("the experts of an MoE")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
@@ -44,7 +43,7 @@ def read_and_write(model, prompt, eot, args, device):
     generator = torch.Generator(device).manual_seed(args.seed)
     idx = torch.tensor([prompt], device=device)  # (1, T)
     tokens = prompt[1:]  # the first pass predicts these, too
-    for new, routing in stream(model, idx, args.tokens, args.temperature, args.top_k, generator):
+    for new, routing in stream(model, idx, args.tokens, args.temperature, generator):
         tokens.append(new.item())
         experts = [None] * len(tokens)
         if routing:  # when the older half was forgotten, the pass has read more than the last token

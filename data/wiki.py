@@ -95,8 +95,10 @@ def ask(subject, key):
     return Task(subject.kind[key].question.format(subject.name), f" {subject.values[key]}.")
 
 
-def tell(rng, subjects, i):
-    """All facts about subject i of a world, as sentences or, for every other subject, sometimes as questions."""
+def document(rng, level=1, domain="wiki"):
+    """All facts about a subject drawn at random, as sentences or, for every other subject, sometimes as questions."""
+    subjects = world(level, domain)
+    i = rng.randrange(len(subjects))
     subject = subjects[i]
     name, values, kind = subject
     keys = rng.sample(list(values), len(values))
@@ -104,12 +106,6 @@ def tell(rng, subjects, i):
         tasks = [ask(subject, key) for key in keys]
         return " ".join(task.prompt + task.answer for task in tasks)
     return " ".join(rng.choice(kind[key].sentences).format(name, values[key]) for key in keys)
-
-
-def document(rng, level=1, domain="wiki"):
-    """All facts about one subject, drawn at random."""
-    subjects = world(level, domain)
-    return tell(rng, subjects, rng.randrange(len(subjects)))
 
 
 def task(rng, level=1, domain="wiki"):

@@ -3,12 +3,11 @@ import torch
 
 
 @torch.inference_mode()
-def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None):
+def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
 
-    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token. Otherwise a token is drawn from
-    the top_k likeliest, or from all if top_k is 0. When block_size is full, the model forgets the older half of the
-    text and reads the rest again.
+    idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token; otherwise a token is drawn. When
+    block_size is full, the model forgets the older half of the text and reads the rest again.
     """
     cache, new, n_read = {}, idx, 0
     for _ in range(max_new_tokens):
@@ -19,10 +18,8 @@ def stream(model, idx, max_new_tokens, temperature=0.0, top_k=0, generator=None)
         n_read += new.shape[1]
         logits = logits[:, -1]  # (B, V)
         if temperature > 0:
-            V = logits.shape[-1]
-            kept, tokens = logits.topk(min(top_k or V, V))
-            probs = (kept / temperature).softmax(-1)
-            new = tokens.gather(1, torch.multinomial(probs, 1, generator=generator))  # (B, 1)
+            probs = (logits / temperature).softmax(-1)
+            new = torch.multinomial(probs, 1, generator=generator)  # (B, 1)
         else:
             new = logits.argmax(-1, keepdim=True)  # (B, 1)
         idx = torch.cat([idx, new], dim=1)
