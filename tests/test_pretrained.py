@@ -1,6 +1,7 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and what its texts and tasks are made of."""
 import json
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -56,10 +57,18 @@ def test_a_task_has_three_examples_before_it():
     assert answer == " N'Djamena."
 
 
-def test_the_page_has_the_numbers_of_the_trials():
+def test_the_page_has_the_numbers_of_the_trials_and_of_the_run():
     page = Path(__file__).parent.parent / "results/pretrained"
-    lines = (page / "README.md").read_text().splitlines()
-    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "e-" in line]
-    trials = json.loads((page / "trials.json").read_text())
-    assert rows == [[trial["expert"], str(trial["level"]), str(trial["steps"]), trial["lr"],
-                     f"{100 * trial['accuracy']:.1f}", str(trial["tasks"])] for trial in trials]
+    rows = [line.strip("| ").split(" | ") for line in (page / "README.md").read_text().splitlines()]
+    trials, run = (json.loads((page / name).read_text()) for name in ("trials.json", "results.json"))
+    for trial in trials:
+        assert [trial["expert"], str(trial["level"]), str(trial["steps"]), trial["lr"],
+                f"{100 * trial['accuracy']:.1f}", str(trial["tasks"])] in rows
+    n_rows = 0
+    for model in run["models"].values():
+        solved = [f"{100 * model['accuracy'][domain]:.0f}" for domain in ("math", "code", "wiki", "switch")]
+        known = mean(model["accuracy"][name] for name in facts.RELATIONS)
+        loss = mean(model["answer_loss"][name] for name in facts.RELATIONS)
+        numbers = [*solved, f"{100 * known:.0f}", f"{loss:.2f}", f"{model['bits_per_byte']['english']:.3f}"]
+        n_rows += any(row[1:8] == numbers for row in rows)
+    assert n_rows == len(run["models"]) == 9
