@@ -70,3 +70,5 @@ if __name__ == "__main__":
         module = import_module(script)
         module.save_trained = checkpoint.save_trained if finish else Mock()
         module.main(argv)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads would end the process with an error now and then
