@@ -17,13 +17,13 @@ WRITTEN = {  # what students write, and in which stage
 IMPORTS = {"math", "cmath", "time", "random", "copy", "re", "statistics", "fractions", "dataclasses", "typing",
            "functools", "itertools", "collections", "contextlib", "torch", "numpy", "tqdm", "cli", "data", "model",
            "support"}
-NAMES = {"exec", "eval", "compile", "open", "getattr", "setattr", "delattr", "globals", "locals", "vars", "exit", "quit",
-         "breakpoint", "input", "os", "Path"}  # refused as names; x.eval() is another's method, and runs
+NAMES = {"exec", "eval", "compile", "open", "getattr", "setattr", "delattr", "globals", "locals", "vars", "exit",
+         "quit", "breakpoint", "input", "os", "Path"}  # refused as names; x.eval() is another's method, and runs
 ATTRIBUTES = re.compile(  # refused behind a dot: ways from a function to its frames, to modules and to files
     r"_(?!_?(class_|name_|replace|asdict|fields)_?$)\w+|(f|tb|gi|cr|ag)_(back|globals|locals|builtins|code|frame)|"
     r"sys|os|gc|io|builtins|importlib|import_module|subprocess|inspect|ctypes|signal|threading|asyncio|"
     r"unittest|multiprocessing|pickle|traceback|linecache|with_traceback|attrgetter|methodcaller|FunctionType|CodeType|Path|"
-    r"pathlib|cpp_extension|hub|package|overrides|testing|ctypeslib|f2py|distributed|__\w+")
+    r"pathlib|cpp_extension|hub|package|overrides|testing|ctypeslib|f2py|distributed")
 MAKE_TEXT = re.compile(r"(?:[\w =,.%/-]|\$[<@*^]|\$\([A-Z_]+\))*")  # no calls of make's functions, no shell syntax
 
 
@@ -70,28 +70,33 @@ def definitions(tree):
 
 def why_refused(nodes):
     """Why pieces of a submission do not run, or None."""
-    for node in nodes:
-        for part in ast.walk(node):
-            words = []
-            if isinstance(part, ast.Import):
-                words = [word for alias in part.names for word in alias.name.split(".")]
-            elif isinstance(part, ast.ImportFrom):
-                words = [*(part.module or ".").split("."), *(alias.name for alias in part.names)]
-            elif isinstance(part, ast.Attribute):
-                words = [part.attr]
-                if not isinstance(part.ctx, ast.Load) and ast.unparse(part.value) != "self" \
-                        and part.attr not in ("data", "grad", "requires_grad"):
-                    return f"sets {ast.unparse(part)}"
-            elif isinstance(part, ast.MatchClass):
-                words = part.kwd_attrs
-            if isinstance(part, (ast.Import, ast.ImportFrom)) and words[0] not in IMPORTS:
-                return f"imports {words[0]}, and may import {', '.join(sorted(IMPORTS))}"
-            refused = [word for word in words if ATTRIBUTES.fullmatch(word)]
-            name = getattr(part, "id", getattr(part, "name", None))
-            if isinstance(name, str) and (name in NAMES or name.startswith("__")):
-                refused.append(name)
-            if refused:
-                return f"uses {refused[0]}"
+    parts = [part for node in nodes for part in ast.walk(node)]
+    renamed = {getattr(part, key, None) for part in parts for key in ("arg", "asname", "name")}
+    renamed |= {part.id for part in parts if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load)}
+    for part in parts:
+        words, modules = [], []
+        if isinstance(part, ast.Import):
+            modules = [alias.name for alias in part.names]
+            words = ".".join(modules).split(".")
+        elif isinstance(part, ast.ImportFrom):
+            modules = [part.module if part.module and not part.level else "."]
+            words = [*modules[0].split("."), *(alias.name for alias in part.names)]
+        elif isinstance(part, ast.Attribute):
+            on_self = ast.unparse(part.value) == "self" and "self" not in renamed
+            words = [] if on_self and not part.attr.startswith("__") else [part.attr]
+            if not (on_self or isinstance(part.ctx, ast.Load) or part.attr in ("data", "grad", "requires_grad")):
+                return f"sets {ast.unparse(part)}"
+        elif isinstance(part, ast.MatchClass):
+            words = part.kwd_attrs
+        for module in modules:
+            if module.split(".")[0] not in IMPORTS:
+                return f"imports {module}, and may import {', '.join(sorted(IMPORTS))}"
+        refused = [word for word in words if ATTRIBUTES.fullmatch(word)]
+        name = getattr(part, "id", getattr(part, "name", None))
+        if isinstance(name, str) and (name in NAMES or name.startswith("__")):
+            refused.append(name)
+        if refused:
+            return f"uses {refused[0]}"
 
 
 def is_constant(node):
@@ -110,7 +115,8 @@ def helper(name, node):
         if node.decorator_list or not all(map(is_constant, defaults)):
             return None, "has a decorator, or a default that is no constant"
     elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-        if not node.value or not is_constant(node.value):
+        function = isinstance(node.value, ast.Lambda) and not (node.value.args.defaults or node.value.args.kw_defaults)
+        if not node.value or not (function or is_constant(node.value)):
             return None, "is no plain constant; compute it in a function"
         node = ast.Assign([ast.Name(name, ast.Store())], node.value)
     return node, why_refused([node])
@@ -210,21 +216,26 @@ def diff(name, given, theirs):
 
 def branch_parts(makefile):
     """EXPERT_DATA and the recipe of the experts: the two lines of a Makefile that students write."""
-    text = makefile.replace("\\\n", " ")
-    data = re.findall(r"(?m)^EXPERT_DATA *[:?]?= *(.*?) *(?:#.*)?$", text)
-    recipe = re.findall(r"(?m)^\$\(EXPERTS\):.*\n\t(.*)$", text)
+    data = re.findall(r"(?m)^EXPERT_DATA *[:?]?= *(.*?) *(?:#.*)?$", makefile)
+    recipe = re.findall(r"(?m)^\$\(EXPERTS\):.*\n\t(.*?) *$", makefile)
     return data[-1:] + recipe[-1:]
 
 
 def splice_makefile(given, text):
-    parts, blanks = branch_parts(text), branch_parts(given)
+    theirs = re.sub(r"\s*\\\n\s*", " ", text)  # one line for each command
+    parts, blanks = branch_parts(theirs), branch_parts(given)
     if len(parts) < 2:
         return given, ["Makefile: EXPERT_DATA or the recipe of $(EXPERTS) is missing"], []
-    spliced, theirs, notes = given, text, []
+    spliced, notes = given, []
     for part, blank in zip(parts, blanks, strict=True):
         if part != blank and not MAKE_TEXT.fullmatch(part):
             notes.append(f"Makefile: {part!r} has more than words and variables: not taken")
             continue
+        for name in re.findall(r"\$\(([A-Z_]+)\)", part):  # a variable of the student's own
+            line = re.search(rf"(?m)^{name} *[:?]?= *(.*?) *$", theirs)
+            if line and not re.search(rf"(?m)^{name} *[:?]?=", given) and MAKE_TEXT.fullmatch(line[1]):
+                spliced = spliced.replace("EXPERT_DATA =", f"{line[0]}\nEXPERT_DATA =", 1)
+                theirs = theirs.replace(f"{line[0]}\n", "", 1)
         spliced = spliced.replace(blank, part)
         theirs = theirs.replace(part, blank)
-    return spliced, notes, diff("Makefile", given, theirs)
+    return spliced, notes, diff("Makefile", re.sub(r"\s*\\\n\s*", " ", given), theirs)
