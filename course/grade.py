@@ -92,7 +92,7 @@ def grade(submission, seed, seconds):
         found = {} if submission.is_symlink() else find_files(submission)
         with tempfile.TemporaryDirectory(prefix="grade_") as folder:
             notes, diffs = check.submit(found, folder)
-            results = {name: (0, "nothing was handed in") for name in check.POINTS}
+            results = {name: (0, "none of the four files could be read") for name in check.POINTS}
             if found:
                 results = check.run_checks(folder, check.POINTS, seed, seconds)
     except Exception as error:  # whatever is odd about a submission, the others are graded
