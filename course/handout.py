@@ -6,24 +6,22 @@ A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docst
 lines that describe arguments.
 """
 import ast
+import io
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 from cli import BadInput, make_parser, run
+from course.check import write
+from course.splice import WRITTEN, functions
 
 ROOT = Path(__file__).parent.parent
 KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template",
         "docs/glossary.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE",
-        *(f"course/{name}" for name in ("__init__.py", "conftest.py", "test_stages.py", "hints.json", "table.py",
-                                        "check.mk", "AGENTS.md", "ASSIGNMENT.md", "EXPERIMENT.md", "layer.svg")))
-WRITTEN = {  # what students write, and in which stage
-    "model.py": {"route_topk": 1, "ff_moe": 1, "MoE.forward": 1, "expert_load": 3, "load_balancing_loss": 4,
-                 "route_switch": 5, "route_sample": 5},
-    "mix.py": {"average": 2, "rule_for": 2, "mix": 2, "split": 6, "blend": 6},
-    "finetune_router.py": {"temperature": 5, "the loop": 3},
-    "Makefile": {"branch": 2}}
-
+        *(f"course/{name}" for name in ("__init__.py", "splice.py", "check.py", "test_stages.py", "hints.json",
+                                        "table.py", "check.mk", "AGENTS.md", "ASSIGNMENT.md", "EXPERIMENT.md",
+                                        "ACCOUNTING.md", "layer.svg")))
 LEFT_OUT = {  # answers, and what is said of files that a handout lacks
     "model.py": r"(?<=summed over layers \(3\.3\)): 1 per layer at balance, N at collapse",
     "finetune_router.py": r"  # 1: balanced, N: all tokens to one expert",
@@ -33,21 +31,10 @@ LEFT_OUT = {  # answers, and what is said of files that a handout lacks
                 r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper; test.*\n)"}
 
 
-def functions(text):
-    """The functions of a source text, and the methods of its classes by their full name: {name: its ast}."""
-    found = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef):
-            found[node.name] = node
-        if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{f.name}": f for f in node.body if isinstance(f, ast.FunctionDef)}
-    return found
-
-
 def blank_functions(text, stages):
     """A source text without the bodies of the functions in `stages`; their docstrings keep what `shorten` leaves."""
     lines = text.splitlines(keepends=True)
-    for name, f in reversed(functions(text).items()):
+    for name, f in reversed(functions(ast.parse(text)).items()):
         if name in stages:
             docstring = slice(f.body[0].lineno - 1, f.body[0].end_lineno)
             blank = f'raise NotImplementedError("stage {stages[name]}: {name}")\n'
@@ -97,7 +84,7 @@ def read(patterns):
 
 
 def files():
-    """All files of the handout, {name: bytes}."""
+    """The files of the handout, {name: bytes}, but for its checkpoints."""
     found = {name: content.decode() for name, content in read(KEPT).items()}
     for name, stages in WRITTEN.items():
         if name.endswith(".py"):
@@ -107,6 +94,7 @@ def files():
     fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
     del found["support/live.py"]  # its page is the solution, in JavaScript
+    del found["hf.py"]  # it renames tensors as mix does
     evaluate = found["evaluate.py"].replace("btm, live\n", "btm\n").replace(" and, for an MoE, live.html", "")
     found["evaluate.py"] = re.sub(r"        if moes:\n|.*live\.(write_page|html).*\n", "", evaluate)
     for name, pattern in LEFT_OUT.items():
@@ -114,17 +102,18 @@ def files():
         if not n:
             raise ValueError(f"{name} has no {pattern}")
     found["README.md"] = found.pop("course/ASSIGNMENT.md")
-    for name in ("AGENTS.md", "EXPERIMENT.md"):
+    for name in ("AGENTS.md", "EXPERIMENT.md", "ACCOUNTING.md"):
         found[name] = found.pop(f"course/{name}")
-    return read(["data/start/*.pt"]) | {name: text.encode() for name, text in found.items()}
+    return {name: text.encode() for name, text in found.items()}
 
 
-def write(folder, content):
-    """Write {name: bytes} into a folder."""
-    for name, text in content.items():
-        path = Path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
+def zip_files(content):
+    """{name: bytes} as the bytes of a zip."""
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+    return memory.getvalue()
 
 
 def main(argv=None):
@@ -133,7 +122,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if Path(args.out).exists():  # somebody may have written in it
         raise BadInput(f"--out {args.out} is there already; delete it, or choose another name")
-    write(args.out, files())
+    content = files()
+    content |= read(["data/start/*.pt"]) | {"course/given.zip": zip_files(content)}
+    write(args.out, content)
     out = Path(args.out).resolve()
     print(f"wrote {args.out} and {shutil.make_archive(str(out), 'zip', out.parent, out.name)}")
 

@@ -1,19 +1,12 @@
 """The plausible mistakes of mistakes.txt: the checks recognise them, and the course's tests use them."""
 import importlib.util
 import inspect
-import io
 import json
-import os
-import tempfile
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
-import pytest
-
-from cli import digest, replacing
-from course import test_stages
+from cli import replacing
+from course import check, test_stages
 from course.handout import ROOT
 
 
@@ -36,9 +29,9 @@ def read_catalogue(path):
         elif key == "right":
             right = value
         elif key == "wrong":
-            wrong = value
+            found.append(Mistake(stage, file, right, value))
         elif key == "hint":
-            found.append(Mistake(stage, file, right, wrong, value))
+            found[-1] = found[-1]._replace(hint=value)
         elif key == "fine":
             fine.append(Mistake(stage, file, right, value))
     return found, fine
@@ -55,56 +48,50 @@ def change(mistake):
     return source.replace(mistake.right, mistake.wrong)
 
 
-def install(mistake, patches, folder):
-    """Let the checks see a module, or a Makefile, with a mistake in it, until `patches` are undone."""
+def install(mistake, folder):
+    """Let the checks of this process see a module, or a Makefile, with a mistake in it."""
     path = Path(folder, mistake.file)
     path.write_text(change(mistake))
     if mistake.file == "Makefile":
-        patches.enter_context(mock.patch.object(test_stages, "MAKEFILE", path))
+        test_stages.MAKEFILE = path
         return
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    patches.enter_context(mock.patch.object(test_stages, path.stem, module))
+    setattr(test_stages, path.stem, module)
+
+
+def with_mistake(name, mistake, seed):
+    """A check that looks at the reference with a mistake in it; it spoils the process in which it is called."""
+    def changed(tmp_path, monkeypatch):
+        test_stages.SEED = seed
+        if mistake:
+            install(mistake, tmp_path)
+        test, fixtures = getattr(test_stages, name), {"tmp_path": tmp_path, "monkeypatch": monkeypatch}
+        test(**{fixture: fixtures[fixture] for fixture in inspect.signature(test).parameters})
+
+    return changed
 
 
 def messages(mistake=None, stages=range(1, 7), seed=0):
     """What the checks of some stages say of the reference with a mistake in it: {check: message}; {} if it is right."""
     found = {}
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(test_stages, "HINTS", Path("none")))
-        patches.enter_context(mock.patch.dict(os.environ, {"CHECK_SEED": str(seed)}))
-        patches.enter_context(redirect_stdout(io.StringIO()))
-        patches.enter_context(redirect_stderr(io.StringIO()))
-        if mistake:
-            install(mistake, patches, patches.enter_context(tempfile.TemporaryDirectory()))
-        for name, check in vars(test_stages).items():
-            if not name.startswith("test_stage") or int(name[10]) not in stages:
-                continue
-            with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
-                fixtures = {"tmp_path": Path(folder), "monkeypatch": monkeypatch}
-                try:
-                    check(**{name: fixtures[name] for name in inspect.signature(check).parameters})
-                except pytest.fail.Exception as failure:
-                    found[name] = str(failure).rstrip()
-                except Exception as error:
-                    found[name] = repr(error)
+    for name in check.POINTS:
+        if int(name[10]) in stages:
+            passed, message = check.in_child(with_mistake(name, mistake, seed), 60)
+            if not passed:
+                found[name] = message
     return found
 
 
 def main():
-    """Write hints.json: for each message of a check the mistake that gives it. `make hints` does it."""
+    """Write hints.json: for each message of a check the hint of the mistake that gives it. `make hints` does it."""
     hints = {}
     for mistake in MISTAKES:
-        for message in messages(mistake, [mistake.stage]).values():
-            found = hints.setdefault(message, [])
-            if mistake.hint not in found:
-                found.append(mistake.hint)
-    sealed = {}
-    for message, found in hints.items():
-        sealed[digest(message.encode())] = test_stages.cipher(message, "\n  or: ".join(found).encode()).hex()
-    with replacing(test_stages.HINTS) as part:
-        part.write_text(json.dumps(sealed, indent=0))
+        for message in messages(mistake, [mistake.stage]).values() if mistake.hint else ():
+            hints.setdefault(message, mistake.hint)
+    with replacing(ROOT / "course" / "hints.json") as part:
+        part.write_text(json.dumps(hints, indent=0, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

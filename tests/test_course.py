@@ -1,4 +1,5 @@
-"""The assignment: its handout holds no solution, the reference gets all points, and mistakes lose theirs."""
+"""The assignment: its handout holds no solution, only a student's functions run, and mistakes lose their points."""
+import ast
 import json
 import re
 import shutil
@@ -8,118 +9,142 @@ import zipfile
 
 import pytest
 
-from cli import digest
-from course import grade, handout, mistakes, test_stages
-from course.conftest import problem_of
+from cli import BadInput
+from course import check, grade, handout, mistakes, splice
+from model import GPT, GPTConfig
 
 ROOT = handout.ROOT
-CHEATS = {  # what a submission adds to its model.py
-    "imports": "from course.test_stages import load_of as expert_load",
-    "patches": "def patch(t):\n    t.equal = lambda *a: True\npatch(torch)",
-    "replaces": "from cli import sys\nsys.modules['course.test_stages'].same = print",
-    "frames": "f = Exception().with_traceback(None).tb_frame", "leaves": "import os\nos.execlp('true', 'true')",
-    "matches": "def f(x):\n    match x:\n        case object(f_back=y):\n            return y",
-    "skips": "f = torch.testing._internal.common_utils.unittest.SkipTest", "exits": "import atexit", "syntax": "f(:"}
+REFERENCE = {name: (ROOT / name).read_text() for name in splice.WRITTEN}
+CHEATS = {  # what a submission writes for the body of ff_moe, and below its model.py
+    "exits": ("import os\n    os._exit(0)", ""), "frames": ("return Exception().__traceback__.tb_frame", ""),
+    "imports": ("from course.test_stages import swiglu_of", ""), "patches": ("torch.equal = print\n    return x", ""),
+    "generator": ("return (i for i in x).gi_frame.f_back", ""), "dunder": ("return __builtins__", ""),
+    "runs": ("return x * N", "N = print('at import')"), "default": ("return f()", "def f(x=print('at import')): pass"),
+    "decorator": ("return f()", "@print\ndef f(): pass"), "class": ("return C()", "class C:\n    print('at import')")}
+
+
+def handed_out(name):
+    return check.given_files()[name].decode()
+
+
+def write_submission(folder, model=REFERENCE["model.py"], names=tuple(splice.WRITTEN)):
+    """Files of the reference, perhaps with another model.py; an encoding is the editor's."""
+    folder.mkdir(parents=True)
+    for name in names:
+        text = model if name == "model.py" else REFERENCE[name]
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
 def solution_lines():
-    """The lines that students write which say something."""
     lines = set()
     for name in ("model.py", "mix.py", "finetune_router.py"):
-        text = (ROOT / name).read_text()
-        rows = text.splitlines()
-        for function, f in handout.functions(text).items():
-            if function in handout.WRITTEN[name]:
+        text, rows = REFERENCE[name], REFERENCE[name].splitlines()
+        for function, f in splice.functions(ast.parse(text)).items():
+            if function in splice.WRITTEN[name]:
                 lines |= {row.split("  #")[0].strip() for row in rows[f.body[0].end_lineno:f.end_lineno]}
     loop = text[text.index("        for xs, ys in zip("):text.index("        done = step + 1")]  # the last text's
-    lines |= {row.split("  #")[0].strip() for row in loop.splitlines()}
-    given = (ROOT / "train_expert.py").read_text()  # its loop is the students' model for theirs
-    return {line for line in lines if len(line) > 31 and line not in given}
+    lines |= {row.split("  #")[0].strip() for row in loop.splitlines()} | {"--init $< --data $(EXPERT_DATA)"}
+    given = (ROOT / "train_expert.py").read_text() + REFERENCE["mix.py"].split("def expert_names")[1]
+    return {line.encode() for line in lines if len(line) > 30 and line not in given}
 
 
-def test_the_handout_holds_no_solution(tmp_path):
-    """No file has a line of a solution that says something, and no file is there that is not for students."""
+def test_the_handout_and_the_autograder_hold_no_solution(tmp_path):
     handout.main(["--out", str(tmp_path / "handout")])
-    with zipfile.ZipFile(tmp_path / "handout.zip") as archive:
-        content = {name.removeprefix("handout/"): archive.read(name) for name in archive.namelist() if name[-1] != "/"}
-    assert sum(map(len, content.values())) < 8e6  # Gradescope and mail take more
-    solutions = solution_lines() | {"--init $< --data $(EXPERT_DATA)"}
-    assert len(solutions) > 40
-    for name, text in content.items():
-        assert (tmp_path / "handout" / name).read_bytes() == text
-        assert not [line for line in solutions if line.encode() in text], name
-        assert not re.match(r"tests/|results/|experiments/|.*(mistakes|grade|example|live)", name)
-    assert "live" not in content["evaluate.py"].decode()
-    text = "".join(content[name].decode() for name in handout.WRITTEN)
-    assert sorted(re.findall(r"stage \d: ([\w .]*\w)", text)) == sorted(sum(map(list, handout.WRITTEN.values()), []))
+    grade.main(["--autograder", str(tmp_path / "autograder.zip")])
+    solutions = solution_lines()
+    assert len(solutions) > 40 and (tmp_path / "handout.zip").stat().st_size < 8e6  # Gradescope and mail take more
+    for archive, beginning in (("handout.zip", "handout/"), ("autograder.zip", ""), ("handout/course/given.zip", "")):
+        with zipfile.ZipFile(tmp_path / archive) as opened:
+            for name in opened.namelist():
+                text = opened.read(name)
+                assert not [line for line in solutions if line in text], (archive, name)
+                assert not re.match(beginning + r"(tests|results|experiments)/|.*(mistakes|example|live)", name)
+    text = "".join(handed_out(name) for name in splice.WRITTEN)
+    assert sorted(re.findall(r"stage \d: ([\w .]*\w)", text)) == sorted(sum(map(list, splice.WRITTEN.values()), []))
 
 
-def test_the_reference_has_all_points():
-    checks = [check for name, check in vars(test_stages).items() if name.startswith("test_stage")]
-    assert sum(check.pytestmark[0].args[0] for check in checks) == 100 and problem_of(ROOT) is None
-    assert mistakes.messages() == {}
+def test_a_submission_gives_its_functions_and_what_they_use():
+    model = REFERENCE["model.py"].replace("return N * (u * p).sum()", "return halve(N) * (u * p).sum()")
+    model = model.replace("CAPACITY_FACTOR = 1.5", "CAPACITY_FACTOR = 9.0") + \
+        "\nHALF, UNUSED = 0.5, print\ndef halve(x: print('at import')):\n    return copy.copy(x) / TWO\nTWO = 1 / 0.5\n"
+    text, notes, diff = splice.splice("model.py", handed_out("model.py"), "import copy\n" + model)
+    names = splice.definitions(ast.parse(text))
+    assert {"halve", "TWO", "copy"} <= names.keys() and not {"HALF", "UNUSED"} & names.keys() and not notes
+    assert "at import" not in text and "CAPACITY_FACTOR = 1.5" in text and "+CAPACITY_FACTOR = 9.0" in diff
 
 
-def test_a_mistake_costs_points_in_its_own_stage_alone():
-    for stage, mistake in {mistake.stage: mistake for mistake in mistakes.MISTAKES}.items():
-        assert {int(check[10]) for check in mistakes.messages(mistake)} == {stage}, mistake.hint
+def test_a_submission_cannot_leave_its_functions():
+    blank, given = '    raise NotImplementedError("stage 1: ff_moe")', handed_out("model.py")
+    for name, (body, below) in CHEATS.items():
+        text, notes, _ = splice.splice("model.py", given, given.replace(blank, f"    {body}\n{below}"))
+        assert len(notes) == 1 and "at import" not in text, name
+    for data in ("$(shell touch x)", "$(info --init o/seed.pt)", "`touch x`", "a=1; touch x"):
+        text, notes, _ = splice.splice("Makefile", handed_out("Makefile"),
+                                       REFERENCE["Makefile"].replace("$*=95,$(REPLAY)", data))
+        assert notes and data not in text
+
+
+def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_alone():
+    assert sum(check.POINTS.values()) == 100 and mistakes.messages(stages=[1, 2, 4, 6]) == {}
+    for stage, mistake in {mistake.stage: mistake for mistake in mistakes.MISTAKES if mistake.stage != 3}.items():
+        assert {int(name[10]) for name in mistakes.messages(mistake, [1, 2, 4, 5, 6])} == {stage}, mistake
 
 
 @pytest.mark.long
 def test_each_mistake_is_found_and_recognised():
     """The checks of its stage fail, with its hint, whatever the seed. What is right in another way has no message."""
-    hints = json.loads(test_stages.HINTS.read_text())
+    hints = json.loads((ROOT / "course" / "hints.json").read_text())
+    assert len({mistake.hint for mistake in mistakes.MISTAKES if mistake.hint}) <= 40
     for solution in [*mistakes.FINE, *mistakes.MISTAKES]:
         found = mistakes.messages(solution, [solution.stage], seed=7).values()
-        shown = [test_stages.cipher(m, bytes.fromhex(hints.get(digest(m.encode()), ""))).decode() for m in found]
-        assert any(solution.hint in hint for hint in shown) if solution.hint else not found, (solution, "make hints?")
-
-
-def submit(folder, model=None, names=tuple(handout.WRITTEN)):
-    """Write a submission: files of the reference, perhaps with another model.py."""
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / name).write_text(model if model and name == "model.py" else (ROOT / name).read_text())
+        assert bool(found) == (solution in mistakes.MISTAKES), solution
+        assert not solution.hint or solution.hint in map(hints.get, found), (solution, "make hints?")
 
 
 @pytest.mark.long
-def test_grades_of_the_reference_a_mistake_cheats_and_a_bare_handout(tmp_path):
-    """By Gradescope's zip and nothing else. A second call adds its row to the sheet, and keeps the columns by hand."""
+def test_a_class_of_odd_submissions(tmp_path):
+    """Each is a row, by Gradescope's zip alone. A second call adds its row, and keeps the columns by hand."""
     grade.main(["--autograder", str(tmp_path / "autograder.zip")])
     with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
         assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
         archive.extractall(tmp_path / "source")
-    model = (ROOT / "model.py").read_text()
-    handout.write(tmp_path / "bare", handout.files())
-    submit(tmp_path / "deep" / "a" / "b")
-    shutil.make_archive(tmp_path / "zipped" / "work", "zip", tmp_path / "deep")
-    submit(tmp_path / "hangs", model.replace("return N * (u", "while N:\n        p = u\n    return N * (u"))
-    submit(tmp_path / "part", model.replace("noise.G)", "noise.H)"), ["model.py", "finetune_router.py"])
-    for name, trick in CHEATS.items():
-        submit(tmp_path / name, f"{model}\n{trick}\n")
-    def graded(*names):
-        command = [sys.executable, "-m", "course.grade", "--seconds=10", "--out=../out", *(tmp_path / n for n in names)]
-        subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True)
-        sheet = grade.read_sheet(tmp_path / "out")
-        return {name: [row[stage] for stage in grade.STAGES] for name, row in sheet.items()}
-    assert graded("deep", "hangs") == {"deep": "30 20 10 10 20 10".split(), "hangs": "30 20 10 0 20 10".split()}
+    model, odd = REFERENCE["model.py"], tmp_path / "in"
+    write_submission(odd / "deep" / "a" / "b", model.replace("\n", "\r\n").encode("utf-16"))
+    shutil.make_archive(odd / "zipped", "zip", odd / "deep")
+    write_submission(odd / "hangs", model.replace("return N * (u", "while N:\n        p = u\n    return N * (u"))
+    write_submission(odd / "part", model.replace("noise.G)", "noise.H)"), ["model.py", "finetune_router.py"])
+    write_submission(odd / "bare", handed_out("model.py"), ["model.py"])
+    (odd / "folders" / "model.py").mkdir(parents=True)
+    (odd / "broken.zip").write_bytes((odd / "zipped.zip").read_bytes()[:-99])
+    (odd / "link").symlink_to(odd / "deep")
+    command = [sys.executable, "-m", "course.grade", "--seconds=60", "--out=../out"]
+    subprocess.run([*command, "--each", odd], cwd=tmp_path / "source", check=True, capture_output=True)
+    rows = {name: [row[stage] for stage in grade.STAGES] for name, row in grade.read_sheet(tmp_path / "out").items()}
+    assert rows.pop("hangs") == "30 20 10 0 20 10".split() and rows.pop("part") == "30 0 10 10 14 0".split()
+    assert rows.pop("deep") == rows.pop("zipped") == "30 20 10 10 20 10".split()
+    assert rows.keys() == {"bare", "folders", "broken", "link"} and all({*row} == {"0"} for row in rows.values())
     sheet = tmp_path / "out" / "grades.csv"
-    sheet.write_text(sheet.read_text().replace(",100,,,,,,,,", ",100,9,9,6,11,5,5,,"))
-    rows = graded("zipped", "part", "bare", *CHEATS)
-    assert rows["zipped"] == rows["deep"] and rows["part"] == "30 0 10 10 14 0".split()
-    assert all(set(rows[name]) == {"0"} for name in ["bare", *CHEATS])
-    rows = grade.read_sheet(tmp_path / "out")
-    assert rows["deep"]["grade"] == "95.0" and len({row["seed"] for row in rows.values()}) == 1
-    names = "bare.json", "hangs.json", "part.json", "class.md"
-    bare, hangs, part, view = ((tmp_path / "out" / name).read_text() for name in names)
-    assert sum(test["max_score"] for test in json.loads(bare)["tests"]) == 100
-    assert "NotImplementedError: stage 1: ff_moe" in bare and "did not end in 10 seconds" in hangs
-    assert re.search(r"has no attribute 'H'\\n  at model.py:\d+", part) and "stage4_balance     | 3 of 14" in view
+    sheet.write_text(sheet.read_text().replace(",100,,,,,,,,,", ",100,8,7,9,9,6,11,5,5,,", 1))
+    grade.main([str(odd / "folders"), "--out", str(tmp_path / "out")])
+    assert grade.read_sheet(tmp_path / "out")["deep"]["grade"] == "93.2"
+    bare, hangs, part = ((tmp_path / "out" / f"{name}.json").read_text() for name in ("bare", "hangs", "part"))
+    assert bare.count('"output": "not written yet') == len(check.POINTS) and "did not end in 60 seconds" in hangs
+    assert "has no attribute 'H'\\n  in model.py, route_sample" in part
+    assert "stage4_balance" in (tmp_path / "out" / "class.md").read_text()
+    with pytest.raises(BadInput, match="there is no typo"):
+        grade.main(["typo"])
+
+
+def test_the_accounting_is_that_of_the_model():
+    shape = {"vocab_size": 1024, "n_embd": 64, "d_ff": 256, "tie_weights": True}
+    for name, n_expert in (("ACCOUNTING.md", 0), ("README.md", 4)):
+        model, text = GPT(GPTConfig(**shape, n_expert=n_expert)), (ROOT / "course" / name).read_text()
+        for number in (model.num_params(), model.num_params(active=True), model.flops_per_token()):
+            assert f"{number:,}" in text
 
 
 @pytest.mark.long
 def test_the_tour_runs_from_top_to_bottom():
-    """With few steps; its committed outputs are those of the whole."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     tour = nbformat.read(ROOT / "course" / "tour.ipynb", 4)
     for cell in tour.cells:
