@@ -106,7 +106,7 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 # ---- the article results/index.html, on which these checkpoints are mixed, and finetuned for so many steps ----------
 # The experts stay frozen, so a finetuned model is small: the page has the experts from the branches.
 PAGE    = out/page
-LENGTHS = 48 96 192 385 770
+LENGTHS = 48 96 192 300 770
 $(PAGE)/steps0.pt:; $(PY) mix.py $(RECORDED) --out $@
 $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/ready
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts

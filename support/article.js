@@ -1,13 +1,17 @@
 "use strict";
 // The sections of the article before the lab. Each is drawn from S, as the lab is.
 const all_domains = ["general", "trivia", "math", "code", "wiki"], branches = experts.slice(1);
-const in_turn = names => tasks_of[names[0]].flatMap((_, i) => names.map(domain => ({ domain, ...tasks_of[domain][i] })));
+const in_turn = domains => {  // the first task of each domain, then the second of each, and so on
+  const nth = i => domains.map(domain => ({ domain, ...tasks_of[domain][i] }));
+  return tasks_of[domains[0]].flatMap((_, i) => nth(i));
+};
 const mixtures = data.models.filter(model => model.experts.length), dense = data.models.slice(0, experts.length);
 const DEALT = { hero: in_turn(["math"]), seed: in_turn(all_domains), branch: in_turn(branches), task: in_turn(branches),
                 tuned: in_turn(branches), two: in_turn(["switch"]), one: in_turn(branches) };
 const SAMPLE = in_turn(all_domains).slice(0, 30);  // what rates are measured on
 for (const id of Object.keys(DEALT)) DEFAULTS[id] = "0";
-Object.assign(DEFAULTS, { hero_off: "", step: "10", mix: "", tune: "0", how: "only", break_k: DEFAULTS.k, run: "", token: "" });
+Object.assign(DEFAULTS, { hero_off: "", step: "10", mix: "", tune: "0", how: "only", break_k: DEFAULTS.k, run: "" });
+DEFAULTS.token = "";
 
 // What the page says of the tasks that it deals: who solves them, and who does not.
 const CLAIMS = {
@@ -53,7 +57,7 @@ async function deal(id, from) {  // the first task, from this one on, of which a
 }
 
 function dealt(id) {  // the task of a section, once there is one
-  const number = Number.parseInt(S[id]) || 0;
+  const number = Math.abs(Number.parseInt(S[id])) || 0;
   if (!started.has(id)) deal(id, number);
   return settled.has(id) && DEALT[id][number % DEALT[id].length];
 }
@@ -99,7 +103,8 @@ function line(svg, tag, attributes, text = "") {
 }
 
 function draw_curves(name, log, now) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), x = i => 22 + 19 * i, y = loss => 118 - 21 * loss;
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const x = i => 22 + 19 * i, y = loss => 118 - 21 * loss;
   line(svg, "title", {}, `Loss of the branch ${name}: its own domain falls, the others rise`);
   const path = of => log.map(([, losses], i) => `${x(i)},${y(of(losses))}`).join(" ");
   const curves = { [name]: losses => losses[name], "the others": losses => mean_of_others(losses, name) };
@@ -128,8 +133,8 @@ sections.branch = () => {
     draw_curves(name, logs[i], now);
     element("th", name, row);
     for (const domain of all_domains) {
-      const change = losses[domain] - seed_losses[domain], sign = change > 0.005 ? " ▲" : change < -0.005 ? " ▼" : " =";
-      element("td", losses[domain].toFixed(2) + sign, row);
+      const change = losses[domain] - seed_losses[domain];
+      element("td", losses[domain].toFixed(2) + (change > 0 ? " ▲" : change < 0 ? " ▼" : ""), row);
     }
   });
   experts.forEach((name, i) => ask_dealt($("branch_boxes").children[i], "branch", { name }));
@@ -141,23 +146,15 @@ const WHY = {
     know little of it, and layers that were averaged meet experts that were not.`,
   average: "Each branch changed the same weights for its own domain. Their mean is nobody's feed-forward.",
 };
+const weights = tensors => tensors.reduce((sum, [, size]) => sum + size, 0) / 1e6;
 sections.mix = () => {
-  const is_stacked = S.mix === "stacked", table = $("sizes"), count = tensors => tensors.reduce((sum, [, n]) => sum + n, 0);
-  const is_ff = ([name]) => name.includes(".ff."), each = dense[0].tensors, routers = mixtures[0].tensors;
-  const ff = count(each.filter(is_ff)), rest = count(each) - ff, N = experts.length, new_ff = is_stacked ? N * ff : ff;
-  const n_routers = is_stacked ? count(routers) : 0, number = n => n.toLocaleString("en");
-  table.replaceChildren();
-  const rows = [["weights", `in each of ${N}`, ""], ["feed-forwards", number(ff), `${is_stacked ? "stacked" : "averaged"}: ${number(new_ff)}`],
-                ["all others", number(rest), `averaged: ${number(rest)}`], ["routers", "–", n_routers ? `new: ${number(n_routers)}` : "–"],
-                ["together", `${N} × ${(count(each) / 1e6).toFixed(2)} M`, `${((new_ff + rest + n_routers) / 1e6).toFixed(2)} M`]];
-  rows[0][2] = S.mix ? "mixed" : "not mixed yet";
-  for (const [i, cells] of rows.entries()) {
-    const row = element("tr", "", table);
-    cells.forEach((cell, j) => element(i && j ? "td" : "th", S.mix || j < 2 || !i ? cell : "", row));
-  }
   $("mixed").hidden = !WHY[S.mix];
   if (!WHY[S.mix]) return;
-  const name = is_stacked ? mixtures[0].name : "average";
+  const name = S.mix === "stacked" ? mixtures[0].name : "average", each = dense[0].tensors, N = experts.length;
+  const whole = weights(each), ff = weights(each.filter(([part]) => part.includes(".ff.")));
+  const mixed = S.mix === "stacked" ? whole - ff + N * ff + weights(mixtures[0].tensors) : whole;
+  $("sizes").textContent = `${N} × ${whole.toFixed(2)} million weights become ${mixed.toFixed(2)} million. Of each model
+    ${ff.toFixed(2)} million are feed-forwards, now ${S.mix === "stacked" ? "stacked" : "averaged as all others are"}.`;
   $("mix_why").textContent = WHY[S.mix];
   ask_dealt($("mix_box"), "task", { name });
   rate($("mix_rate"), { name });
@@ -165,13 +162,14 @@ sections.mix = () => {
 
 // ---- break it
 async function fill_table() {
-  const asked = JSON.stringify([S.how, S.break_k, S.run]), table = $("table"), rows = [...all_domains, "switch"];
+  const asked = JSON.stringify([S.how, S.break_k, S.run]), table = $("table");
   if (table.dataset.asked === asked) return;
   table.dataset.asked = asked;
   table.replaceChildren();
-  const head = element("tr", "", table), columns = [[], ...experts.map(name => S.how === "only" ? experts.filter(e => e !== name) : [name])];
+  const head = element("tr", "", table), others = name => experts.filter(other => other !== name);
+  const columns = [[], ...experts.map(name => S.how === "only" ? others(name) : [name])];
   for (const text of ["tasks", "all", ...experts.map(name => `${S.how} ${name}`)]) element("th", text, head);
-  const lines = rows.map(domain => {
+  const lines = [...all_domains, "switch"].map(domain => {
     const row = element("tr", "", table);
     element("th", domain === "switch" ? "two domains" : domain, row);
     return columns.map(off => ({ domain, off, right: 0, cell: element("td", "–", row) }));
@@ -179,13 +177,14 @@ async function fill_table() {
   if (!S.run) return;
   for (let i = 0; i < tasks_of.math.length; i++) {
     for (const each of lines.flat()) {
-      each.right += await is_right({ name: moe.name, ...tasks_of[each.domain][i], off: each.off, k: Number(S.break_k) });
+      const task = tasks_of[each.domain][i];
+      each.right += await is_right({ name: moe.name, ...task, off: each.off, k: Number(S.break_k) });
       if (table.dataset.asked !== asked) return;
       const share = each.right / (i + 1);
       each.cell.textContent = Math.round(100 * share);
       each.cell.style.background = `color-mix(in srgb, var(--fill) ${100 * share}%, transparent)`;
     }
-    $("dealt").textContent = `Right answers, in percent of ${i + 1} tasks of each kind.`;
+    $("dealt").textContent = `Right answers in percent, ${S.how}: ${i + 1} tasks of each kind.`;
   }
 }
 sections.break = () => {

@@ -9,6 +9,8 @@ const percent = x => (100 * x).toFixed(x && x < 0.0995 ? 1 : 0) + " %";
 const visible = piece => piece.replaceAll("\n", "⏎").replaceAll(END, "[end]");
 const quoted = piece => `“${visible(piece).replace(/^ +$/, "␣")}”`;
 const tint = (i, share) => `color-mix(in srgb, ${COLORS[i % COLORS.length]} ${25 + 75 * share}%, white)`;
+const initials = experts.map(name => name[0].toUpperCase()), is_unique = new Set(initials).size === initials.length;
+const letters = experts.map((_, i) => is_unique ? initials[i] : String(i + 1));
 let models = [];
 
 const DEFAULTS = { model: moe.name, k: String(moe.config.top_k), off: "", text: "", at: "" };  // of the lab
@@ -23,13 +25,8 @@ function element(tag, text, parent, properties = {}) {
   return made;
 }
 
-function letters() {  // one for each expert, or numbers if two begin alike
-  const first = experts.map(name => name[0].toUpperCase());
-  return new Set(first).size === first.length ? first : experts.map((_, i) => String(i + 1));
-}
-
 function key(parent, i) {  // an expert's letter on its colour, and its name
-  element("span", letters()[i], parent, { className: "key", style: `background: ${tint(i, 1)}`, ariaHidden: "true" });
+  element("span", letters[i], parent, { className: "key", style: `background: ${tint(i, 1)}`, ariaHidden: "true" });
   parent.append(" " + experts[i]);
 }
 
@@ -87,10 +84,9 @@ async function ask(box, question) {
   box.dataset.done = "yes";
 }
 
-const written_in = box => tokenizer.decode(box.reads.filter(read => read.written).map(read => read.token));
-
 function judge(verdict, box, answer) {
-  const is_right = written_in(box).startsWith(answer), cut = box.reads.at(-1).token === eot ? "" : " It is cut here.";
+  const written = tokenizer.decode(box.reads.filter(read => read.written).map(read => read.token));
+  const is_right = written.startsWith(answer), cut = box.reads.at(-1).token === eot ? "" : " It is cut here.";
   if (answer !== undefined) verdict.classList.add(is_right ? "right" : "wrong");
   if (answer === undefined) verdict.textContent = `Not a test task: nobody knows the right answer.${cut}`;
   else verdict.textContent = is_right ? "✓ right" : `✗ wrong. Right:${answer.replace(END, "").trimEnd()}`;
@@ -103,7 +99,7 @@ function write_token(parent, read, box) {  // in the colour and with the letter 
   if (gates.length) {
     const top = gates.indexOf(Math.max(...gates));
     span.style.background = tint(top, gates[top]);
-    span.dataset.letter = letters()[top];
+    span.dataset.letter = letters[top];
     span.title = `${experts[top]} ${percent(gates[top])}`;
     span.ariaLabel = `${visible(piece)}: ${span.title}`;
     span.role = "img";
@@ -112,7 +108,10 @@ function write_token(parent, read, box) {  // in the colour and with the letter 
   if (!box.dataset.at) return;
   Object.assign(span, { role: "button", tabIndex: -1 });
   const at = box.reads.length - 1, move = { ArrowRight: 1, ArrowLeft: -1 };
-  span.onclick = span.onfocus = () => { S[box.dataset.at] = String(at); choose(box); };
+  span.onclick = span.onfocus = () => {
+    S[box.dataset.at] = String(at);
+    draw();
+  };
   span.onkeydown = event => box.reads[at + move[event.key]]?.span.focus();
 }
 
@@ -142,27 +141,18 @@ function show_token(panel, read) {  // the gates that predicted a token, and wha
       element("td", gate ? percent(gate) : "–", line, { style });
     });
     const terms = layer.experts.map((i, choice) => `${layer.gates[choice].toFixed(2)} FF_${experts[i]}(x)`);
-    element("li", `${terms.join(" + ")}, as ${chosen[0]} / (${chosen.join(" + ")}) = ${layer.gates[0].toFixed(2)}`, list);
+    const first_gate = `${chosen[0]} / (${chosen.join(" + ")}) = ${layer.gates[0].toFixed(2)}`;
+    element("li", `${terms.join(" + ")}, as ${first_gate}`, list);
   });
-  if (!read.routing.length) gates.replaceChildren("A dense model: no router, no gates.");
+  if (!read.routing.length) gates.replaceChildren("A dense model has no router and no gates.");
   const probs = softmax(read.logits), likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
   const names = likeliest.map(id => `${quoted(tokenizer.piece(id))} ${percent(probs[id])}`);
   element("p", `Likeliest here: ${names.join(", ")}.`, panel);
 }
 
-const task_of = prompt => Object.values(tasks_of).flat().find(task => task.prompt === prompt);
-
 function draw_lab() {
-  const question = { name: S.model, prompt: S.text, answer: task_of(S.text)?.answer, off: offs("off"), k: +S.k,
-                     is_whole: true };
-  const box = $("lab_box");
-  if (box.dataset.done) {  // what stands there becomes what was before
-    const { prompt, ...before } = JSON.parse(box.dataset.asked), is_same = prompt === S.text;
-    const changed = is_same && JSON.stringify({ prompt, ...before }) !== JSON.stringify(question);
-    if (changed) $("before").textContent = `Before your change (${describe(before)}):${written_in(box).replace(END, "")}`;
-    if (!is_same) $("before").textContent = "";
-  }
-  ask(box, question);
+  const answer = Object.values(tasks_of).flat().find(task => task.prompt === S.text)?.answer;
+  ask($("lab_box"), { name: S.model, prompt: S.text, answer, off: offs("off"), k: Number(S.k), is_whole: true });
 }
 
 function sync() {  // controls show S; S keeps only what a control accepts
@@ -171,7 +161,8 @@ function sync() {  // controls show S; S keeps only what a control accepts
     if (type === "checkbox") control.checked = !offs(name).includes(value);
     else if (value !== S[name]) {
       control.value = S[name];
-      S[name] = control.value ||= DEFAULTS[name];
+      if (control.selectedIndex === -1) control.value = DEFAULTS[name];  // an address named no model that is here
+      S[name] = control.value;
     }
   }
   for (const button of document.querySelectorAll("button[data-set]")) {
@@ -208,10 +199,6 @@ document.addEventListener("click", ({ target }) => {
   draw();
 });
 
-function add_button(parent, label, values) {
-  return element("button", label, parent, { type: "button" }).dataset.set = new URLSearchParams(values);
-}
-
 function add_controls() {
   for (const fieldset of document.querySelectorAll("[data-off]")) {
     experts.forEach((value, i) => {
@@ -224,23 +211,13 @@ function add_controls() {
     experts.forEach((_, i) => element("option", i + 1, select, { value: String(i + 1) }));
   }
   models.forEach(({ name, label }) => element("option", label, $("model"), { value: name }));
-  const number = {};
   for (const [domain, some] of Object.entries(tasks_of)) {
-    const next = () => some[number[domain] = ((number[domain] ?? -1) + 1) % some.length].prompt;
+    let number = 0;
     element("button", domain === "switch" ? "two domains" : domain, $("deal"), { type: "button" }).onclick = () => {
-      Object.assign(S, { text: next(), at: "" });
+      Object.assign(S, { text: some[number++ % some.length].prompt, at: "" });
       draw();
     };
   }
-  for (const name of experts) add_button($("only"), `only ${name}`, { off: experts.filter(e => e !== name) });
-  add_button($("only"), "all", { off: "" });
-  const first = models.find(model => model.experts.length && !model.steps), [math] = tasks_of.math ?? [];
-  const usual = { model: moe.name, off: "", k: DEFAULTS.k, at: "" };
-  if (math) add_button($("tries"), "A sum without math", { ...usual, text: math.prompt, off: "math" });
-  if (first && tasks_of.code) {
-    add_button($("tries"), "Code before finetuning", { ...usual, text: tasks_of.code[0].prompt, model: first.name });
-  }
-  if (tasks_of.switch) add_button($("tries"), "Two domains in one text", { ...usual, text: tasks_of.switch[0].prompt });
 }
 
 async function start() {
