@@ -17,8 +17,7 @@ from cli import BadInput, make_parser, replacing, run
 from data.loader import load_domains
 from data.task import DOMAINS
 from data.tokenizer import END
-from mix import mix
-from model import GPTConfig
+from model import is_feed_forward
 from support.checkpoint import load_checkpoint
 
 MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
@@ -56,18 +55,23 @@ def choose_models(checkpoints):
     return {**models, name: related[name]}
 
 
+def is_mixed(name, w, dense):
+    """Whether w, a tensor of an MoE, is what mix.py makes of these state dicts; the page makes it again."""
+    if name not in dense[0]:  # a router
+        return False
+    tensors = [state[name].float() for state in dense]
+    return torch.equal(w, torch.stack(tensors) if is_feed_forward(name) else sum(tensors) / len(tensors))
+
+
 def leave_out(models):
-    """The state of each model, without the tensors of an MoE that the page makes itself of the experts on it."""
+    """The state of each model, without the tensors of an MoE that the page mixes itself of the experts on it."""
     dense = [checkpoint["state"] for checkpoint in models.values() if not checkpoint["experts"]]
-    moe = list(models.values())[-1]
-    mixed = {}
-    if len(dense) == len(moe["experts"]):
-        mixed = mix(dense, GPTConfig(**moe["config"]), torch.Generator())
+    is_whole = len(dense) == len(list(models.values())[-1]["experts"])
     states = []
     for checkpoint in models.values():
         state = checkpoint["state"]
-        if checkpoint["experts"]:
-            state = {name: w for name, w in state.items() if name not in mixed or not torch.equal(w, mixed[name])}
+        if is_whole and checkpoint["experts"]:
+            state = {name: w for name, w in state.items() if not is_mixed(name, w, dense)}
         states.append(state)
     return states
 
