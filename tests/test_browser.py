@@ -92,6 +92,15 @@ def test_dealt_tasks_are_as_the_page_says(open_page):
         assert f"become {million} million" in page.locator("#sizes").inner_text()
 
 
+def test_a_task_of_which_it_would_not_be_true_is_not_dealt(open_page):
+    page = open_page()
+    for dealt in ("hero", "task", "tuned"):
+        at = page.evaluate("""async id => {
+            for (const [i, task] of DEALT[id].entries()) if (!await holds(id, task)) return i;
+        }""", dealt)
+        assert page.evaluate("async ([id, at]) => { await deal(id, at); return Number(S[id]); }", [dealt, at]) > at
+
+
 def test_finetuning_raises_the_rate(open_page):
     page, rates = open_page("finetune"), []
     for i in range(6):
