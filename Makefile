@@ -63,7 +63,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
-.PHONY: all demo data help clean
+.PHONY: all demo page data help clean
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
@@ -101,6 +101,16 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 	  --lr $(LR_BTX) --alpha $(ALPHA) --device cpu --out $(DEMO)/btx.pt
 	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --device cpu \
 	  --out $(DEMO)
+
+# ---- the article results/index.html, on which these checkpoints are mixed, and finetuned for so many steps ----------
+# The experts stay frozen, so a finetuned model is small: the page has the experts from the branches.
+PAGE    = out/page
+LENGTHS = 48 96 192 300 770
+$(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
+$(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/ready
+	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
+page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from data/start; two minutes
+	$(PY) -m support.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA) --out results/index.html
 
 # ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## the domains alone, as tokens

@@ -28,7 +28,8 @@ LEFT_OUT = {  # answers, and what is said of files that a handout lacks
     "docs/glossary.md": r"(?m)^- \*\*`live\.html`\*\*.*\n(  .*\n)*|"
                         r" It is 1 at\s+balance and N if one of N experts gets all tokens\.",
     "Makefile": r"\. A preset may set NAMES to TEXTS|; a preset may import it instead|"
-                r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper; test.*\n)"}
+                r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper; test.*\n)|"
+                r"(?s:# ---- the article results.*?(?=# ---- everything else))|(?<=demo )page "}
 
 
 def blank_functions(text, stages):

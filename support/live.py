@@ -1,15 +1,27 @@
-"""Write live.html: a page on which a mixture of experts runs in the reader's browser (live.template, live*.js)."""
+"""Write a page on which models run in the reader's browser: live.html of a run, and the article results/index.html.
+
+    python -m support.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt --out results/index.html
+
+The article shows all stages of Branch-Train-MiX with these models (live.template, page.js, article.js). live.html is
+its last section alone. live.js, live_tokenizer.js and live_weights.js are the models.
+"""
 import base64
 import json
+import re
 import zlib
 from pathlib import Path
 
 import torch
 
-from cli import replacing
-from support.figures import COLORS
+from cli import BadInput, make_parser, replacing, run
+from data.loader import load_domains
+from data.task import DOMAINS
+from data.tokenizer import END
+from model import is_feed_forward
+from support.checkpoint import load_checkpoint
 
-MAX_BYTES = 4_900_000  # of packed weights; with the rest a page has 5 MB at most
+MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
+N_TASKS = 40  # of each domain, on the article
 NO_PAGE = "No live.html: {}. `sample.py --experts` shows which expert wrote which token."
 
 
@@ -31,7 +43,7 @@ def pack(states):
 
 
 def choose_models(checkpoints):
-    """The last MoE, with its experts and the routers of their mixture before it, if given: {name: checkpoint}."""
+    """The last MoE, with its experts and their mixture before it, if given: {name: checkpoint}."""
     name = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in checkpoints[name]["ledger"]}
     related = {key: c for key, c in checkpoints.items() if c["ledger"][-1]["id"] in ancestors}
@@ -39,36 +51,85 @@ def choose_models(checkpoints):
     parents = [dense["ledger"][-1]["id"] for dense in models.values()]
     for key, mixed in related.items():
         if mixed["experts"] and mixed["ledger"][-1]["parents"] == parents:
-            routers = {part: w for part, w in mixed["state"].items() if part.endswith("router")}
-            models[key] = {**mixed, "state": routers}
+            models[key] = mixed
     return {**models, name: related[name]}
 
 
-def fill(path, data):
-    """Write a page: live.template with its data, and with the files that lines such as `/* include page.js */` name."""
-    folder, page = Path(__file__).parent, ""
-    for line in (folder / "live.template").read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.startswith("/* include "):
-            line = (folder / line.split()[2]).read_text(encoding="utf-8")
-        page += line
+def is_mixed(name, w, dense):
+    """Whether w, a tensor of an MoE, is what mix.py makes of these state dicts; the page makes it again."""
+    if name not in dense[0]:  # a router
+        return False
+    tensors = [state[name].float() for state in dense]
+    return torch.equal(w, torch.stack(tensors) if is_feed_forward(name) else sum(tensors) / len(tensors))
+
+
+def leave_out(models):
+    """The state of each model, without the tensors of an MoE that the page mixes itself of the experts on it."""
+    dense = [checkpoint["state"] for checkpoint in models.values() if not checkpoint["experts"]]
+    is_whole = len(dense) == len(list(models.values())[-1]["experts"])
+    states = []
+    for checkpoint in models.values():
+        state = checkpoint["state"]
+        if is_whole and checkpoint["experts"]:
+            state = {name: w for name, w in state.items() if not is_mixed(name, w, dense)}
+        states.append(state)
+    return states
+
+
+def collect(models, tasks):
+    """What a page shows of models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
+    name, moe = list(models.items())[-1]
+    config, states = moe["config"], leave_out(models)
+    if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or moe["spec"]["kind"] != "bpe":
+        raise BadInput(f"it needs top-k routing, a key per query and a tokenizer trained here; {name} lacks one")
+    data = {"models": [], "tasks": {}, "definition": moe["spec"]["definition"], "weights": pack(states)}
+    if len(data["weights"]) > MAX_BYTES:
+        raise BadInput(f"{name} and its experts are larger than a page of 5 MB")
+    for (key, c), state in zip(models.items(), states, strict=True):
+        tensors = [[part, w.numel()] for part, w in state.items()]
+        log = [[line["step"], line["val_loss"]] for line in c["log"]]
+        data["models"].append({"name": key, "config": c["config"], "experts": c["experts"], "tensors": tensors,
+                               "steps": c["ledger"][-1]["settings"].get("steps", 0), "log": log})
+    for domain, some in tasks.items():
+        ends = {"exact": "", "code": END}  # code must also end there
+        data["tasks"][domain] = [{"prompt": task.prompt, "answer": task.answer + ends[task.kind]} for task in some]
+    return data
+
+
+def fill(path, data, is_article=False):
+    """Write live.template with its data, and with the files that lines such as `/* include page.js */` name."""
+    folder = Path(__file__).parent
+    page = (folder / "live.template").read_text(encoding="utf-8")
+    if not is_article:
+        page = re.sub(r"(?s)<!-- article -->.*?<!-- /article -->\n", "", page)
+    page = re.sub(r"/\* include (.*) \*/\n", lambda line: (folder / line[1]).read_text(encoding="utf-8"), page)
     safe = json.dumps(data).replace("<", "\\u003c")  # so that </script> in a text does not end the page's script
     with replacing(path) as part:
         part.write_text(page.replace(">DATA<", f">{safe}<"), encoding="utf-8")
 
 
 def write_page(path, checkpoints, tasks):
-    """Write the page; tasks: {domain: a Task}, its examples. Returns the report's sentence: where it is, or why not."""
-    models = choose_models(checkpoints)  # the page mixes and averages them itself, from the same float16 weights
-    name, moe = list(models.items())[-1]
-    config = moe["config"]
-    if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or moe["spec"]["kind"] != "bpe":
-        return NO_PAGE.format(f"it needs top-k routing, a key per query and a tokenizer trained here; {name} lacks one")
-    weights = pack([c["state"] for c in models.values()])
-    if len(weights) > MAX_BYTES:
-        return NO_PAGE.format(f"{name} and its experts are larger than a page of 5 MB")
-    fill(path, {
-        "models": [{"name": key, "config": c["config"], "experts": c["experts"],
-                    "tensors": [[part, w.numel()] for part, w in c["state"].items()]} for key, c in models.items()],
-        "examples": [{"domain": domain, "prompt": t.prompt, "answer": t.answer} for domain, t in tasks.items()],
-        "definition": moe["spec"]["definition"], "weights": weights, "colors": COLORS})
+    """Write live.html; tasks: {domain: a Task}. Returns the report's sentence: where it is, or why not."""
+    try:
+        data = collect(choose_models(checkpoints), {domain: [task] for domain, task in tasks.items()})
+    except BadInput as why:
+        return NO_PAGE.format(why)
+    fill(path, data)
     return "Run this mixture, ask it something and switch experts off: open [live.html](live.html) in a browser."
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="the experts in order, then mixtures of them")
+    parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/index.html"), help="page to write")
+    args = parser.parse_args(argv)
+    models = {Path(path).stem: load_checkpoint(path) for path in args.models}
+    domains = load_domains(args.data_dir, [*DOMAINS, "switch"])
+    tasks = {name: domain.tasks[:N_TASKS] for name, domain in domains.items()}
+    fill(args.out, collect(models, tasks), is_article=True)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

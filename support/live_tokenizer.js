@@ -8,13 +8,15 @@ function load_tokenizer(definition) {  // definition: lines of a token in base64
   const ranks = new Map();
   for (const line of definition.trim().split("\n")) ranks.set(atob(line.split(" ")[0]), Number(line.split(" ")[1]));
   const tokens = [...ranks.keys()], eot = ranks.size;
+  const decode = ids => {
+    const bytes = ids.map(id => id === eot ? END : tokens[id]).join("");
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes, c => c.charCodeAt(0)));
+  };
+  const hex = id => Array.from(tokens[id], c => "\\x" + c.charCodeAt(0).toString(16).padStart(2, "0")).join("");
   return {
-    eot,
+    eot, decode,
     encode: text => (text.match(PATTERN) ?? []).flatMap(word => encode_word(to_bytes(word), ranks)),
-    decode(ids) {
-      const bytes = ids.map(id => id === eot ? END : tokens[id]).join("");
-      return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes, c => c.charCodeAt(0)));
-    },
+    piece: id => decode([id]).includes("\ufffd") ? hex(id) : decode([id]),  // of a character: its bytes
   };
 }
 

@@ -4,9 +4,10 @@ function float16(bits) {
   const sign = bits >> 15 ? -1 : 1, exponent = bits >> 10 & 31, fraction = bits & 1023;
   return exponent ? sign * 2 ** (exponent - 25) * (1024 + fraction) : sign * 2 ** -24 * fraction;
 }
+const FLOATS = new Float32Array(2 ** 16).map((_, bits) => float16(bits));  // looking up is faster than computing
 
 async function inflate(base64) {
-  const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
+  const text = atob(base64), bytes = new Uint8Array(text.length).map((_, i) => text.charCodeAt(i));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -18,10 +19,12 @@ function unpack(models, bytes) {
   for (const model of models) {
     model.state = {};
     for (const [name, size] of model.tensors) {
-      const bits = Uint16Array.from({ length: size }, (_, i) => 256 * bytes[at + i] + bytes[low + at + i]);
-      if (first[name]) bits.forEach((difference, i) => bits[i] = difference + first[name][i % first[name].length]);
+      const before = first[name] ?? [0], bits = new Uint16Array(size), start = at;
+      for (let i = 0; i < size; i++) {
+        bits[i] = 256 * bytes[start + i] + bytes[low + start + i] + before[i % before.length];
+      }
       first[name] ??= bits;
-      model.state[name] = Float32Array.from(bits, float16);
+      model.state[name] = new Float32Array(size).map((_, i) => FLOATS[bits[i]]);
       at += size;
     }
   }
@@ -31,31 +34,33 @@ function average(tensors) {
   return tensors[0].map((_, i) => tensors.reduce((sum, tensor) => sum + tensor[i], 0) / tensors.length);
 }
 
+function stack(tensors) {
+  const stacked = new Float32Array(tensors.length * tensors[0].length);
+  tensors.forEach((tensor, i) => stacked.set(tensor, i * tensor.length));
+  return stacked;
+}
+
 // Stage 2 (3.2): the feed-forwards of dense models are stacked, or averaged as the rest is. Without routers.
 function mix(states, feed_forwards) {
   const mixed = {};
   for (const name of Object.keys(states[0])) {
     const tensors = states.map(state => state[name]);
-    const stacked = name.includes(".ff.") && feed_forwards === "stacked";
-    mixed[name] = stacked ? Float32Array.from(tensors.flatMap(tensor => [...tensor])) : average(tensors);
+    const is_stacked = name.includes(".ff.") && feed_forwards === "stacked";
+    mixed[name] = is_stacked ? stack(tensors) : average(tensors);
   }
   return mixed;
 }
 
-// What the reader can choose from: the MoE of the page and, of the dense models, their mixture, their average and each.
+// What the reader can choose from: the models of the page and, last, the average of all weights of the dense ones.
 function list_models(stored) {
-  const moe = stored.at(-1), dense = stored.filter(model => !model.experts.length);
-  const states = dense.map(model => model.state);
-  const all_mixed = stored.slice(dense.length, -1);  // before finetuning: they have routers only
-  const kind = all_mixed.length ? "BTX, finetuned" : "the mixture";
-  const models = [{ ...moe, label: `${kind} (${moe.name})` }];
-  for (const mixed of all_mixed) {
-    const state = { ...mix(states, "stacked"), ...mixed.state };
-    models.push({ ...mixed, state, label: `BTX before finetuning (${mixed.name})`, before: true });
-  }
-  if (dense.length === moe.experts.length) {
-    const label = "average of the dense models (soup), not finetuned";
-    models.push({ ...dense[0], state: mix(states, "averaged"), label });
-  }
-  return [...models, ...dense.map(model => ({ ...model, label: `${model.name} alone` }))];
+  const dense = stored.filter(model => !model.experts.length), states = dense.map(model => model.state);
+  const is_whole = dense.length === stored.at(-1).experts.length;
+  const stacked = is_whole ? mix(states, "stacked") : {};  // an MoE is stored without what is made here
+  const models = stored.map(model => {
+    if (!model.experts.length) return { ...model, label: `${model.name} alone` };
+    const label = model.steps ? `mixture, finetuned for ${model.steps} steps` : "mixture, not finetuned";
+    return { ...model, state: { ...stacked, ...model.state }, label };
+  });
+  const averaged = { ...dense[0], name: "average", label: "average of all weights" };
+  return is_whole ? [...models, { ...averaged, state: mix(states, "averaged") }] : models;
 }

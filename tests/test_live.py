@@ -50,14 +50,13 @@ def node(page, main, **values):
 
 @pytest.fixture(scope="module")
 def checkpoints(tiny, tmp_path_factory):
-    """The models of data/start, of the size that the page is made for, averaged, mixed, and finetuned for 3 steps."""
+    """The models of data/start, mixed, and finetuned for 3 steps with frozen experts."""
     folder = tmp_path_factory.mktemp("live")
     paths = [f"data/start/{name}.pt" for name in EXPERTS]
-    mix.main([*paths, "--soup", "--out", f"{folder}/soup.pt"])
     mix.main([*paths, "--out", f"{folder}/btx_mixed.pt"])
     finetune_router.main(f"--init {folder}/btx_mixed.pt --data math,code --data_dir {tiny}/data --steps 3 --device cpu "
-                         f"--eval_windows 1 --out {folder}/btx.pt".split())
-    paths += [f"{folder}/{name}.pt" for name in ("soup", "btx_mixed", "btx")]
+                         f"--eval_windows 1 --train all-but-experts --out {folder}/btx.pt".split())
+    paths += [f"{folder}/{name}.pt" for name in ("btx_mixed", "btx")]
     return {path.split("/")[-1].removesuffix(".pt"): load_checkpoint(path) for path in paths}
 
 
@@ -83,11 +82,12 @@ def models(checkpoints):
     for name, checkpoint in checkpoints.items():
         states[name] = {part: w.half().float() for part, w in checkpoint["state"].items()}
     dense = [states[name] for name in EXPERTS]
-    config = GPTConfig(**checkpoints["btx_mixed"]["config"])
+    configs = {name: checkpoint["config"] for name, checkpoint in checkpoints.items()}
     routers = {part: w for part, w in states["btx_mixed"].items() if part.endswith("router")}
-    states["btx_mixed"] = mix.mix(dense, config, torch.Generator(), "stacked") | routers
-    states["soup"] = mix.mix(dense, GPTConfig(**checkpoints["soup"]["config"]), torch.Generator(), "averaged")
-    return {name: build_model({**checkpoint, "state": states[name]}) for name, checkpoint in checkpoints.items()}
+    states["btx_mixed"] = mix.mix(dense, GPTConfig(**configs["btx_mixed"]), torch.Generator()) | routers
+    states["average"] = mix.mix(dense, GPTConfig(**configs["seed"]), torch.Generator(), "averaged")
+    configs["average"] = configs["seed"]
+    return {name: build_model({"config": configs[name], "state": states[name]}) for name in states}
 
 
 @torch.inference_mode()
@@ -104,17 +104,14 @@ def compare(model, texts, reports):
 
 
 def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
-    """With the same weights, rounded to float16. Two of the seven are mixed and averaged by the page."""
+    """With the same weights, rounded to float16. The page itself stacks the experts, and averages."""
     reports = node(page, """
         unpack(data.models, await inflate(data.weights));
         const read = model => input.texts.map(ids => report([...read_and_write(model, ids, 1023, 0)]));
-        return Object.fromEntries(list_models(data.models).map(model => [model.label, read(model)]));""", texts=texts)
-    labels = {"btx": "BTX, finetuned (btx)", "btx_mixed": "BTX before finetuning (btx_mixed)",
-              "soup": "average of the dense models (soup), not finetuned"}
-    labels |= {name: f"{name} alone" for name in EXPERTS}
-    assert len(texts) == 10 and list(reports) == list(labels.values())
-    for name, label in labels.items():
-        compare(models[name], texts, reports[label])
+        return Object.fromEntries(list_models(data.models).map(model => [model.name, read(model)]));""", texts=texts)
+    assert len(texts) == 10 and list(reports) == [*EXPERTS, "btx_mixed", "btx", "average"]
+    for name, report in reports.items():
+        compare(models[name], texts, report)
 
 
 @torch.inference_mode()
@@ -131,7 +128,7 @@ def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, text
     """In PyTorch an expert is switched off by a logit of minus infinity. One left over is forced: its gate is 1."""
     found = node(page, """
         unpack(data.models, await inflate(data.weights));
-        const [model] = list_models(data.models), { top_k, off, eot, prompts } = input;
+        const { top_k, off, eot, prompts } = input, model = list_models(data.models).find(m => m.name === "btx");
         const write = ids => [...read_and_write(model, ids, eot, 12, { top_k, off })].filter(read => read.written);
         return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing)]));""",
                  prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
@@ -163,10 +160,10 @@ def test_the_tokenizer_is_tiktoken(page, texts):
 
 def test_text_never_becomes_markup_and_nothing_is_fetched(page):
     """A task that is markup comes back as it was; the page's code sets text only, and names no other file."""
-    assert node(page, "return data.examples;") == [{"domain": "math", "prompt": TASK.prompt, "answer": TASK.answer}]
+    assert node(page, "return data.tasks;") == {"math": [{"prompt": TASK.prompt, "answer": TASK.answer}]}
     code = re.sub(r'id="data">.*', "", page.read_text())
-    assert TASK.prompt not in page.read_text() and code.count("<script") == code.count("</script>") + 1 == 3
-    assert not re.search(r"innerHTML|insertAdjacent|document\.write|\bsrc=|href|https?:|import |fetch\(", code)
+    assert TASK.prompt not in page.read_text() and code.count("<script") == code.count("</script>") + 1 == 4
+    assert not re.search(r"innerHTML|insertAdjacent|document\.write|\bsrc=|url\(|<link|import |fetch\(", code)
 
 
 def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
@@ -178,5 +175,5 @@ def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
     assert "top-k routing" in sample and "larger" in large and not path.exists()
     monkeypatch.undo()
     live.write_page(path, {"btx": checkpoints["btx"]}, {})
-    alone = "unpack(data.models, await inflate(data.weights)); return list_models(data.models).map(m => m.label);"
-    assert node(path, alone) == ["the mixture (btx)"] and path.stat().st_size < page.stat().st_size
+    alone = "unpack(data.models, await inflate(data.weights)); return list_models(data.models).map(m => m.name);"
+    assert node(path, alone) == ["btx"] and path.stat().st_size < page.stat().st_size

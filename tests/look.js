@@ -1,0 +1,26 @@
+// What on the page is hard to read or to reach: low contrast, small targets, controls without a name.
+() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true }), found = [];
+  const light = color => {
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(v => ((v / 255 + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b + .05;
+  };
+  const paper = node => {
+    const color = getComputedStyle(node).backgroundColor;
+    return color === "rgba(0, 0, 0, 0)" ? paper(node.parentElement) : color;
+  };
+  for (const node of document.querySelectorAll("main *")) {
+    const has_text = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.data.trim());
+    if (!has_text || !node.offsetWidth) continue;
+    const ratio = light(getComputedStyle(node).color) / light(paper(node));
+    if (Math.max(ratio, 1 / ratio) < 4.5) found.push(`${node.textContent}: contrast ${ratio}`);
+  }
+  for (const node of document.querySelectorAll("button, input, select, textarea")) {
+    const { height } = node.getBoundingClientRect();
+    if (height && height < 24) found.push(`${node.outerHTML}: ${height} px`);
+    if (!(node.labels?.[0] ?? node).textContent.trim()) found.push(`${node.outerHTML} has no name`);
+  }
+  return found;
+}
