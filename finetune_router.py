@@ -127,7 +127,7 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = to_device(x, device), to_device(y, device)
-        if config.routing == "sample":
+        if config.routing == "sample":  # one generator draws the noise of all parts of this step
             generator = training.step_generator(device, *key, rank)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = None

@@ -217,9 +217,10 @@ def prepare_synthetic(name, args, tokenizer):
 def prepare_own(name, args, tokenizer):
     """The parts of own text, and whether documents are held out: `hold_out` or `split`. Without text there are none."""
     files = args.text.get(name, [])
-    n_documents = sum(ends for _, ends in text.read_pieces(files, args.field))
+    documents = (ends for _, ends in text.read_pieces(files, args.field) if ends)
+    n_documents = len(list(islice(documents, FEWEST)))  # reads no more than it must
     pieces = text.read_pieces(files, args.field)
-    if n_documents >= FEWEST:
+    if n_documents == FEWEST:
         return hold_out(pieces, tokenizer, args.val_tokens), True
     return split(encode(pieces, tokenizer), args.val_tokens, id_type(tokenizer.vocab_size)), False
 

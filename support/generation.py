@@ -32,15 +32,17 @@ def top_experts(routing, layer=None):
     return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
 
 
-def generate(model, idx, max_new_tokens, end=-1, **options):
-    """Continue idx (B, T) by max_new_tokens, or until every row has the token `end`, which is none by default.
+def generate(model, idx, max_new_tokens, end=None, **options):
+    """Continue idx (B, T) by max_new_tokens, or until every row has the token `end`, if one is given.
 
     Returns (B, T + new tokens). Options as in `stream`.
     """
-    ended = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
+    tokens = []
+    has_ended = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
     for token, _ in stream(model, idx, max_new_tokens, **options):
-        idx = torch.cat([idx, token], dim=1)
-        ended |= token == end
-        if ended.all():
-            break
-    return idx
+        tokens.append(token)
+        if end is not None:
+            has_ended |= token == end
+            if has_ended.all():
+                break
+    return torch.cat([idx, *tokens], dim=1)
