@@ -17,13 +17,13 @@ FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
 DTYPE         ?= bfloat16  # float32 on a processor that has none
 OPTIONS        = --device cpu --dtype $(DTYPE) --batch_size 4 --eval_windows 4 --save_every 50
 EVALUATE       = --device cpu --dtype $(DTYPE) --tasks 100 --windows 20 --btm_methods tfidf:1,tfidf:2,bayes:1,bayes:2
-EXPERT_STEPS   = 150
+EXPERT_STEPS   = 200
 FINETUNE_STEPS = 60
 LR_EXPERT      = $(or $(LR_$*),3e-4)
-LR_math        = 6e-4
+LR_math        = 4e-4
 LR_wiki        = 5e-4
-LR_DENSE       = 3e-4
-LR_SU          = 3e-4
+LR_DENSE       = 4e-4  # the mean of the branches' rates
+LR_SU          = 4e-4
 LR_DENSE_2     = 1e-4
 LR_SU_2        = 1e-4
 LR_BTX         = 1e-4
