@@ -67,15 +67,6 @@ $(OUT)/su_own_paper.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps
 # the average of all weights, finetuned for as long as BTX
 $(OUT)/soup_tuned.pt: $(OUT)/soup.pt;       $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
-# ---- where averaging costs: branches with other epsilons of AdamW than the recipe's --------------------------------
-$(OUT)/eps-%/ready: $(OUT)/seed.pt
-	mkdir -p $(@D) && cp -p $< $(@D)
-	+$(AGAIN) OUT=$(@D) OPTIONS="$(OPTIONS) --eps $*" $(NAMES:%=$(@D)/%.pt)
-	touch $@
-$(OUT)/averaging.json: $(EXPERTS) $(OUT)/eps-1e-8/ready $(OUT)/eps-1e-4/ready
-	$(PY) -m experiments.averaging eps-1e-5=$(OUT) eps-1e-8=$(OUT)/eps-1e-8 eps-1e-4=$(OUT)/eps-1e-4 \
-	    --data_dir $(DATA) --out $@
-
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large su_cm_flops su_cm_paper su_own_flops su_own_paper btx_again btx_nolb btx_sample switch_short \
@@ -84,24 +75,21 @@ OTHERS = large su_cm_flops su_cm_paper su_own_flops su_own_paper btx_again btx_n
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
 $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
-averaging: $(OUT)/averaging.json
 tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
 
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
-# SEEDS train the main rows. The first five also have Tables 3 to 5, three of these where averaging costs.
+# SEEDS train the main rows. The first five also have Tables 3 to 5.
 SEEDS           ?= 10 11 12 13 14 15 16 17 18 19
 PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
-AVERAGING_SEEDS ?= $(wordlist 3,5,$(SEEDS))
 REPORT          ?= results
 AGAIN = TQDM_DISABLE=1 $(MAKE)
 RUNS  = $(SEEDS:%=$(REPORT)/seed%.json)
 paper: $(RUNS)  ## the paper's tables, from results/; REPORT=FOLDER repeats all its runs, too
 	$(PY) -m experiments.paper $^ --out $(REPORT)
 $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
-$(AVERAGING_SEEDS:%=$(REPORT)/seed%.json): ALSO += averaging
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
 	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $@
-.PHONY: rivals tables averaging paper
+.PHONY: rivals tables paper

@@ -21,7 +21,6 @@ from support.checkpoint import build_model, load_checkpoint
 
 COLUMNS = (*DOMAINS, "switch")
 MEASURES = {"all": "", "knowledge": ", seed's knowledge", "experts": ", experts' domains"}  # as a claim names them
-READERS, EPSILONS = ("whole", "oracle", "random"), ("eps-1e-8", "eps-1e-5", "eps-1e-4")  # keys of averaging.json
 
 MODELS = {  # the names of make and their names in the tables
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
@@ -174,20 +173,7 @@ def verdict_table(runs, hypotheses, registered):
     return table(["claim", "difference", "seeds", "p (Holm)", "verdict"], rows)
 
 
-def averaging_table(averaged):
-    """The loss of math, code and wiki by averaged group of tensors. averaged: what averaging.py wrote for each run."""
-    columns = [(reader, eps) for reader in READERS for eps in EPSILONS]
-    rows = []
-    for group in averaged[0][EPSILONS[0]]:
-        row = [group]
-        for reader, eps in columns:
-            losses = [mean(run[eps][group][reader][domain] for domain in EXPERTS) for run in averaged]
-            row.append(spread(losses, digits=3))
-        rows.append(row)
-    return table(["averaged", *(f"{reader}, {eps}" for reader, eps in columns)], rows)
-
-
-def make_page(runs, averaged):
+def make_page(runs):
     """The text of tables.md: titles, fixed lines and tables."""
     sections = [
         ("# Tables of the paper, from our runs",
@@ -223,15 +209,13 @@ def make_page(runs, averaged):
          verdict_table(runs, REGISTERED, registered=True)),
         ("## Verdicts: explored", "p is corrected within this table.",
          verdict_table(runs, EXPLORED, registered=False)),
-        ("## Where averaging costs: the loss of math, code and wiki",
-         "[averaging.md](averaging.md) says what the columns are.", averaging_table(averaged)),
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
         ("## Beyond the paper: what keeps trivia", score_table(having(runs, *KEEPING), KEEPING)),
         ("## Beyond the paper: where the routers' rows start", score_table(having(runs, *STARTS), STARTS))]
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
-def draw(runs, averaged, out):
+def draw(runs, out):
     """Draw all figures. Figures 3 to 6 and Table 6 are of the first run that has all models."""
     complete = having(runs, *MODELS)
     paper_figures.gain(runs, out / "gain.png")
@@ -244,7 +228,6 @@ def draw(runs, averaged, out):
     routers = ("switch_short", "sample_short", "top2_short", "soft_short")
     figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
     paper_figures.table_6(first["text"], out / "table6.png")
-    paper_figures.averaging(averaged, EPSILONS, out / "averaging.png")
     paper_figures.forgetting(runs, out / "forgetting.png")
 
 
@@ -272,14 +255,12 @@ def read_run(path):
 
 @torch.no_grad()
 def collect(folder, data_dir):
-    """Gather one run: the scores of its models, where averaging costs, and a text by expert."""
+    """Gather one run: the scores of its models, and a text by expert."""
     gathered = read_run(folder / "rivals/results.json")
     if (folder / "paper").exists():  # not for every seed
         more = read_run(folder / "paper/results.json")
         gathered["models"] |= more["models"]
         gathered["routing"] |= more["routing"]
-    if (folder / "averaging.json").exists():
-        gathered["averaging"] = read_run(folder / "averaging.json")
     gathered["text"] = read_gates(folder, load_domains(data_dir, DOMAINS))
     return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
 
@@ -296,12 +277,11 @@ def main(argv=None):
             part.write_text(json.dumps(collect(args.runs[0], args.data_dir)))
         return
     runs = [read_run(path) for path in args.runs]
-    averaged = [run["averaging"] for run in runs if "averaging" in run]
-    if not averaged or not having(runs, *MODELS):
+    if not having(runs, *MODELS):
         raise BadInput("no run has all models of the tables; run make paper")
     with replacing(args.out / "tables.md") as part:
-        part.write_text(make_page(runs, averaged), encoding="utf-8")
-    draw(runs, averaged, args.out / "figures")
+        part.write_text(make_page(runs), encoding="utf-8")
+    draw(runs, args.out / "figures")
     print(f"tables: {args.out}/tables.md   figures: {args.out}/figures/*.png")
 
 

@@ -100,27 +100,6 @@ def table_6(text, path):
     coloured_text(rows, text["experts"], path)
 
 
-def averaging(averaged, epsilons, path):
-    """Loss of math, code and wiki by averaged group of tensors: a panel for each reader, a bar for each epsilon.
-
-    averaged: for each run {epsilon: {group: {reader: {domain: loss}}}}, see experiments/averaging.py.
-    """
-    titles = {"whole": "home expert, whole", "oracle": "oracle", "random": "random router"}
-    figure, [panels] = make_panels(1, 3, 3.6, 3.2)
-    groups = list(averaged[0][epsilons[0]])
-    for panel, (reader, title) in zip(panels, titles.items(), strict=True):
-        for i, epsilon in enumerate(epsilons):
-            losses = []  # (n_groups, n_runs)
-            for group in groups:
-                losses.append([np.mean([run[epsilon][group][reader][d] for d in EXPERTS]) for run in averaged])
-            places = np.arange(len(groups)) + 0.27 * (i - 1)
-            panel.bar(places, np.mean(losses, axis=1), width=0.27, label=epsilon.replace("-", " = ", 1))
-            panel.vlines(places, np.min(losses, axis=1), np.max(losses, axis=1), color="black", lw=0.8)
-        panel.set(title=title, xticks=range(len(groups)), xticklabels=groups)
-        panel.tick_params(axis="x", rotation=30)
-    save(figure, [panels], ["loss, nats per token"], path)
-
-
 def forgetting(runs, path):
     """Accuracy by domain on a method's way to its model: a line for each method, the initials of the single experts."""
     paths = {"BTX": {0: "seed", 2: "btx_mixed", 3: "btx"}, "Dense (DM)": {0: "seed", 1: "dense_dm_1", 3: "dense_dm"},

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.long
 def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path, capsys):
-    make(["paper", "PRESET=tiny", "SEEDS=10", "AVERAGING_SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data",
+    make(["paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data",
           f"REPORT={tmp_path}"], capsys)
     assert (tmp_path / "tables.md").read_text().count("\n| BTX Top-2 |") == 5
     models = paper.read_run(tmp_path / "seed10.json")["models"]
@@ -67,9 +67,9 @@ def test_steps_of_equal_cost():
 def test_numbers_of_the_written_pages_stand_in_the_tables():
     tables = (ROOT / "results/tables.md").read_text()
     findings = (ROOT / "README.md").read_text().partition("## What was found")[2].partition("\n## ")[0]
-    report, averaging = ((ROOT / "results" / name).read_text() for name in ("README.md", "averaging.md"))
+    report = (ROOT / "results/README.md").read_text()
     number = r"\d+\.\d+ ± \d+\.\d+"
-    for page in (findings, report, averaging):
+    for page in (findings, report):
         said = {*re.findall(number, page)}
         assert said and said <= {*re.findall(number, tables)}
     rows = [line for line in report.splitlines() if line.count("±") == 7]
