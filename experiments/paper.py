@@ -15,7 +15,7 @@ from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures
-from experiments.paired import EXPERTS, costs, differences, having, holm, points, scores, spread, t_test
+from experiments.paired import costs, differences, having, holm, points, scores, spread, t_test
 from support import figures
 from support.checkpoint import build_model, load_checkpoint
 
