@@ -39,28 +39,20 @@ def make_parser(description):
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def positive_int(text):
-    """A whole number above zero; a type for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above zero")
-    return number
+def number_from(least, kind=int):
+    """A type for argparse: a finite number, not below `least`."""
+    def read(text):
+        number = kind(text)
+        if not least <= number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up")
+        return number
+    read.__name__ = kind.__name__  # argparse says it of a text that is no number
+    return read
 
 
-def non_negative_int(text):
-    """A whole number, 0 or more; a type for argparse."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below zero")
-    return number
-
-
-def non_negative(text):
-    """A finite number, 0 or more; a type for argparse."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from zero up")
-    return number
+positive_int = number_from(1)
+non_negative_int = number_from(0)
+non_negative = number_from(0, float)
 
 
 def check_output(path):
