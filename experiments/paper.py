@@ -19,6 +19,7 @@ from experiments.paired import costs, differences, having, holm, points, scores,
 from support import figures
 from support.checkpoint import build_model, load_checkpoint
 
+FINISHED = Path(__file__).parent.parent / "results/pretrained/results.json"  # the run of PRESET=pretrained
 COLUMNS = (*DOMAINS, "switch")
 MEASURES = {"all": "", "knowledge": ", seed's knowledge", "experts": ", experts' domains"}  # as a claim names them
 
@@ -229,6 +230,7 @@ def draw(runs, out):
     figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
     paper_figures.table_6(first["text"], out / "table6.png")
     paper_figures.forgetting(runs, out / "forgetting.png")
+    paper_figures.finished_seed(runs, read_run(FINISHED), out / "finished_seed.png")
 
 
 def read_gates(folder, domains, n_tokens=45):

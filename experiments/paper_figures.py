@@ -14,8 +14,12 @@ LABELS = {  # in the order of the colours
     "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
     "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
     "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "soup": "average of all weights",
-    "btx_mixed": "BTX, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert"}
+    "btx_mixed": "BTX, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
+    "home": "the domain's expert", "ridge_mixed": "mixed, ridge routers,\nnot finetuned",
+    "btx_ridge": "BTX from ridge routers", "btm_bayes_top2": "BTM Top-2"}
 COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
+COLORS |= {"home": "0.3", "ridge_mixed": COLORS["btx_mixed"], "btx_ridge": COLORS["btx"],
+           "btm_bayes_top2": COLORS["btm_tfidf_top2"]}
 # The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. Table 1 has those of
 # the expert at home, Table 2 the others.
 PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm": 18.3, "su_dm": 28.1, "btx": 27.4},
@@ -37,19 +41,36 @@ def gain(runs, path):
         seed, home = accuracy["seed"], accuracy["home"]
         shares = {name: [(accuracy[name] - seed) / (home - seed)] for name in names if name in accuracy}
         columns[f"{domain}, the paper"] = shares
-    figure, [panels] = make_panels(1, len(columns), 1.9, 2.6)
+    draw_rows(columns, path, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"))
+
+
+def finished_seed(runs, finished, path):
+    """Accuracy in math, code and wiki: the toy's runs, and beside them the run of a finished seed."""
+    names = ("seed", "home", "soup", "ridge_mixed", "btx_ridge", "dense_dm", "su_dm", "btm_bayes_top2")
+    columns = {}  # {title: {model: its accuracy in each run}}
+    for title, some in (("toy", runs), ("finished seed", [finished])):
+        for domain in EXPERTS:
+            accuracy = {name: scores(some, domain if name == "home" else name, domain) for name in names}
+            columns[f"{domain}, {title}"] = {name: values for name, values in accuracy.items() if values}
+    draw_rows(columns, path, xlim=(0, 140), xticks=(0, 50, 100))
+
+
+def draw_rows(columns, path, **settings):
+    """A panel for each title with a horizontal bar for each model: {title: {model: a share in each run}}."""
+    names = list(next(iter(columns.values())))
+    figure, [panels] = make_panels(1, len(columns), 1.9, 0.35 * len(names) + 0.5)
     for panel, (title, shares) in zip(panels, columns.items(), strict=True):
         for name, share in shares.items():
             percent, place = 100 * np.array(share), names.index(name)
             panel.barh(place, percent.mean(), color=COLORS[name])
             panel.hlines(place, percent.min(), percent.max(), color="black", lw=0.8)
-            panel.text(150, place, f"{percent.mean():.0f} %", ha="right", va="center")
-        if "paper" in title:
+            panel.text(settings["xlim"][1], place, f"{percent.mean():.0f} %", ha="right", va="center")
+        if "paper" in title or "finished" in title:
             panel.set_facecolor("0.95")
         panel.axvline(0, color="black", lw=0.8)
         panel.axvline(100, color="black", lw=0.8, ls=":")
-        panel.set(title=title, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"),
-                  ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), yticklabels=[LABELS[name] for name in names])
+        panel.set(title=title, ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)),
+                  yticklabels=[LABELS[name] for name in names], **settings)
     save(figure, [panels], [""], path)
 
 
