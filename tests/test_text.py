@@ -68,16 +68,16 @@ def test_every_tenth_document_is_for_validation_if_there_are_many(folder, monkey
     for n in (9, 19, 29, 39):
         expected += [*BTX.encode(f"{n}: " + "abc " * (n % 3 * 20))[:7], BTX.eot]
     train = BTX.decode(own.train.tolist()).split(tokenizer.END)[:-1]
-    assert own.val.tolist() == expected and len(train) == 36 and "39: abc abc" not in " ".join(train)
-    assert own.meta["passages"] == 4 and own.meta["by_documents"]
+    assert own.val.tolist() == expected
+    assert len(train) == 36
+    assert "39: abc abc" not in " ".join(train)
     enough = make("own=own", val_tokens=9)["own"]  # the documents after the first two are for training
-    assert enough.meta["passages"] == 2 and BTX.decode(enough.train.tolist()).count(tokenizer.END) == 38
+    assert BTX.decode(enough.train.tolist()).count(tokenizer.END) == 38
 
 
 def test_windows_of_own_text_lie_far_apart(folder):
     (folder / "own.txt").write_text("".join(f"{n} " for n in range(9000)))
     own = make("own=own.txt")["own"]
-    assert own.is_own and not own.meta["by_documents"] and own.meta["passages"] == 1
     starts = [int(BTX.decode(row.tolist()).split()[1]) for row in first_windows(own.val, 16, 4, own.is_own)]
     gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
     assert min(gaps) > 0.9 * max(gaps) and starts[-1] + max(gaps) > 8900
