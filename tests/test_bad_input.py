@@ -1,5 +1,4 @@
 """What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
-import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -21,14 +20,14 @@ EVALUATE = "evaluate --out new --data_dir data --device cpu --tasks 1 --windows 
 SAMPLE = "sample --device cpu"
 PREPARE = "data.prepare --domains= --out new"
 REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
-    NEW: {"--nosuch 1": "--nosuch", "--steps 0": "--steps", "--device nosuch": "nosuch", "--shard": "GPU",
-          "--data poems": "poems", "--data switch": "switch", "--data math=x": "--data", "--data math=0": "--data",
-          "--data math=inf": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
-          "--n_embd 18 --n_head 6": "RoPE", "--lr -1": "--lr", "--seed -1": "--seed", "--out new/a.progress": ".pt",
-          "--block_size 5000": "--block_size", "--batch_size 6 --grad_accum 4": "--grad_accum"},
-    BRANCH: {"--d_ff 16": "--d_ff", "--tie_weights": "--tie_weights", "--init btx_mixed.pt": "finetune_router",
-             "--init stranger.pt": "different tokenizers", "--out seed.pt": "would be lost"},
-    FINETUNE: {"--init math.pt": "mix.py", "--init none.pt": "none.pt", "--init stranger_mixed.pt": "tokenizers",
+    NEW: {"--nosuch 1": "--nosuch", "--steps 0": "--steps", "--lr -1": "--lr", "--seed -1": "--seed",
+          "--device nosuch": "nosuch", "--shard": "GPU", "--data poems": "poems", "--data math=x": "--data",
+          "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
+          "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
+          "--batch_size 6 --grad_accum 4": "--grad_accum"},
+    BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
+             "--init stranger.pt": "different tokenizers"},
+    FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "different tokenizers",
                "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum"},
     MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
           "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "wide.pt": "d_ff",
@@ -36,16 +35,15 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
           "--soup --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
-    EVALUATE: {"": "MODEL", "seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
-               "seed.pt --data_dir new": "make data", "seed.pt --btm code": "code",
-               "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
-    SAMPLE: {"": "model", "seed.pt --experts": "dense",
-             "btx_mixed.pt --layer 3": "2 layers", f"seed.pt --prompt {'7' * 32}": "33 tokens"},
-    PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text a.txt": "NAME=PATH",
-              "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --domains meth": "meth",
+    EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
+               "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense",
+               "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
+    SAMPLE: {"seed.pt --experts": "dense", "btx_mixed.pt --layer 3": "2 layers",
+             f"seed.pt --prompt {'7' * 32}": "33 tokens"},
+    PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
+              "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --out a.txt": "cannot",
               "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
-              "--own_tasks math=a.txt": "NAME", "--init a.txt": "not a checkpoint",
-              "--text own=a.txt --out a.txt": "cannot"}}
+              "--init a.txt": "not a checkpoint"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 
@@ -68,35 +66,22 @@ def folder(tiny, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def answer(folder, monkeypatch, capsys):
-    """A function that calls a script in that folder, and returns the line with which it refuses."""
-    monkeypatch.chdir(folder)
-
-    def answer(line):
-        script, *argv = line.split()
-        before = {path: path.read_bytes() for path in Path().rglob("*.*")}
-        with pytest.raises(SystemExit, match="2"):
-            run(lambda: import_module(script).main(argv))
-        lines = capsys.readouterr().err.splitlines()
-        [said] = [line for line in lines if line and "it/s]" not in line]  # without progress bars
-        assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before, "something was written"
-        return said
-    return answer
-
-
-@pytest.mark.parametrize("line", [NEW, BRANCH, FINETUNE, MIX])
-def test_without_a_mistake_it_runs(line, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def refusal(line, capsys):
+    """The one line with which a script refuses a command. It writes nothing."""
     script, *argv = line.split()
-    import_module(script).main(argv)
-    assert list(Path().glob("new/*")) == [Path("new/a.pt")]
-    shutil.rmtree("new")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    with pytest.raises(SystemExit, match="2"):
+        run(lambda: import_module(script).main(argv))
+    lines = capsys.readouterr().err.splitlines()
+    [said] = [line for line in lines if line and "it/s]" not in line]  # without progress bars
+    assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+    return said
 
 
 @pytest.mark.parametrize("line,more", [(line, more) for line in REFUSED for more in REFUSED[line]])
-def test_a_wrong_command_is_refused(line, more, answer):
-    assert REFUSED[line][more] in answer(f"{line} {more}")
+def test_a_wrong_command_is_refused(line, more, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert REFUSED[line][more] in refusal(f"{line} {more}", capsys)
 
 
 class Code:
@@ -106,15 +91,15 @@ class Code:
 
 
 @pytest.mark.parametrize("line", READERS)
-def test_a_foreign_file_is_refused_and_nothing_executed(line, tiny, answer):
+def test_a_foreign_file_is_refused_and_nothing_executed(line, folder, monkeypatch, capsys):
     """As a checkpoint, and as the progress of a run that was interrupted."""
+    monkeypatch.chdir(folder)
     name = "unfinished.progress" if "unfinished" in line else "bad.pt"
-    for value in ([1], {"state": {}}, Code(), {"state": Code()}):
+    for value in ({"state": {}}, Code()):
         torch.save(value, name)
-        assert name in answer(line)
-    for content in (b"", b"a text", (tiny / "seed.pt").read_bytes()[:-100]):
-        Path(name).write_bytes(content)
-        assert name in answer(line)
+        assert name in refusal(line, capsys)
+    Path(name).write_bytes(Path("seed.pt").read_bytes()[:-100])
+    assert name in refusal(line, capsys)
     Path(name).unlink()
 
 

@@ -55,33 +55,34 @@ def distance(prefix, i):
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("method, score", [("bayes", posterior), ("tfidf", distance)])
 def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, score, k):
-    got = BTM(EXPERTS, method, k, WINDOWS)(TOKENS)[0].exp()
-    torch.testing.assert_close(got, mix_by_hand(score, k), atol=1e-5, rtol=1e-4)
+    """In one pass, and with a cache."""
+    model, cache = BTM(EXPERTS, method, k, WINDOWS), {}
+    want = mix_by_hand(score, k)
+    torch.testing.assert_close(model(TOKENS)[0].exp(), want, atol=1e-5, rtol=1e-4)
+    parts = [model(part, cache=cache)[0] for part in TOKENS.split([4, 1, 1, 1, 1, 1, 1], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1).exp(), want, atol=1e-5, rtol=1e-4)
+    n = EXPERTS[0].num_params()
+    assert (model.num_params(), model.num_params(active=True)) == (3 * n, k * n)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_cached_pass_equals_a_whole_one_and_one_expert_alone_is_itself(method):
-    model, cache = BTM(EXPERTS, method, 2, WINDOWS), {}
-    parts = [model(part, cache=cache)[0] for part in TOKENS.split([4, 1, 1, 1, 1, 1, 1], dim=1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS)[0], atol=1e-5, rtol=1e-5)
-    alone = BTM(EXPERTS[:1], method, 1, WINDOWS[:1])
-    assert torch.equal(generate(alone, TOKENS, 12), generate(EXPERTS[0], TOKENS, 12))  # beyond the block size
-    n = EXPERTS[0].num_params()
-    assert (model.num_params(), model.num_params(active=True)) == (3 * n, 2 * n)
+def test_generation_mixes_no_devices(method):
+    """Torch's device "meta" stands for a GPU."""
+    experts = [GPT(CONFIG).to("meta") for _ in range(3)]
+    generate(BTM(experts, method, 2, WINDOWS), TOKENS.to("meta"), 4)
 
 
 def test_the_training_data_is_that_of_the_experts_mixture(tiny):
     domains = load_domains(tiny / "data")
     digests = {f"{name}/train.bin": domain.meta["files"]["train.bin"] for name, domain in domains.items()}
     settings = {"data": {"math": 0.9, "code": 0.1}, "digests": digests}
-    math = {"config": {"block_size": 4}, "ledger": [{"settings": settings}]}
-    other = {"config": {"block_size": 8}, "ledger": [{}, {"settings": {"data": {"general": 1.0}, "digests": digests}}]}
-    first, second = read_training_data({"math": math, "other": other}, domains)
-    assert first[:180, :4].flatten().tolist() == domains["math"].train[:720].tolist() and second.shape == (200, 5)
-    assert first[180:, :4].flatten().tolist() == domains["code"].train[:80].tolist()
+    math = {"config": {"block_size": 4}, "ledger": [{}, {"settings": settings}]}
+    [windows] = read_training_data({"math": math}, domains)
+    assert windows[:180, :4].flatten().tolist() == domains["math"].train[:720].tolist()
+    assert windows[180:, :4].flatten().tolist() == domains["code"].train[:80].tolist()
+
     soup = {"config": {"block_size": 4}, "ledger": [{"settings": {}}]}
-    old = {**math, "ledger": [{"settings": {**settings, "digests": {**digests, "math/train.bin": "another"}}}]}
-    some = {"math": domains["math"]}
-    for name, model, known in (("math", math, some), ("soup", soup, domains), ("old", old, domains)):
-        with pytest.raises(BadInput, match=f"{name}.*--data_dir"):
-            read_training_data({name: model}, known)
+    settings["digests"] = {**digests, "math/train.bin": "another"}
+    for model, known in ((math, domains), (math, {"code": domains["code"]}), (soup, domains)):
+        with pytest.raises(BadInput, match="given.*--data_dir"):
+            read_training_data({"given": model}, known)

@@ -48,15 +48,23 @@ def solve(model, tasks):
 
 
 @pytest.mark.parametrize("written, right", [
-    ("\n    return xs\n", True), ("\n    return xs[:]", True), ("\n    return xs * 2", False), ("\n    return", False),
-    ("\n    return xs\n\n", True), ("\n    return xs\n    return 0", False), ("\n    return xs" + "\n" * 99, False)])
+    ("\n    return xs\n", True), ("\n    return xs[:]", True), ("\n    return xs * 2", False),
+    ("\n    return xs" + "\n" * 99, False)])
 def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
-    for before in ("", "An egg.<|endoftext|>"):
-        prompt = before + 'def f(xs):\n    """Return the list."""'
-        task = Task(prompt, "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
-        assert solve(Reciter(prompt, written), [task]) == [right]
+    prompt = 'An egg.<|endoftext|>def f(xs):\n    """Return the list."""'
+    task = Task(prompt, "\n    return xs\n", "code", [[[[1, 2]], [1, 2]]])
+    assert solve(Reciter(prompt, written), [task]) == [right]
+
+
+def test_an_answer_is_right_if_its_tokens_come_first():
+    """What follows counts in code only."""
     tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12 pears"), Task("a", " 12", "code")]
-    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False, False]  # what follows counts in code only
+    assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False, False]
+
+
+def test_an_answer_that_ends_is_shown_to_its_end():
+    pieces = evaluate.show_answer(Reciter("a", " 12"), TOKENIZER, Task("a", " 12 apples and pears"), "cpu")
+    assert "".join(piece for piece, _ in pieces) == " 12"
 
 
 def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
@@ -84,7 +92,6 @@ def test_losses_and_routing_equal_a_direct_computation(tiny):
             assert share[layer][i] == pytest.approx(r.gates[r.experts == i].sum().item() / 160, abs=1e-5)
             counts, _ = np.histogram(r.probs[:, i], bins=evaluate.BINS, range=(0, 1))
             assert probs[layer][i] == pytest.approx(counts / 160, abs=1e-5)
-    assert evaluate.score_texts(build(tiny, "seed"), windows, 2)[1:] == (None, None)
     assert evaluate.histogram(torch.tensor([[1.0], [0.0]]))[0, [0, -1]].tolist() == [0.5, 0.5]
 
 
@@ -93,7 +100,8 @@ def test_known_numbers():
     windows = torch.tensor([[9, 9, 9, 9, 9, a, EOT, b, c]])  # the last four tokens count
     assert evaluate.bytes_per_token(TOKENIZER, windows) == len("The apples are") / 4
     ledger = [{"action": "train", "flops": 100}, {"action": "train", "flops": 30}, {"action": "finetune", "flops": 10}]
-    assert report.moe_share(ledger) == 0.25 and report.moe_share(ledger[:1]) is None
+    assert report.moe_share(ledger) == 0.25
+    assert report.moe_share(ledger[:1]) is None
     costs = {"params": 2e6, "active_params": 1e6, "tokens": 5e6, "flops": 2e13, "seconds": 61.4, "elapsed": 30.6}
     scores = {"math": 0.5, "code": 0.25, "switch": 0.0}  # switch is in no mean
     table = report.table({"btx": {"accuracy": scores, "loss": {"math": 1.0, "code": 2.0, "switch": 9.0}, **costs}})
@@ -112,64 +120,48 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     (tmp_path / "b").mkdir()
     (tmp_path / "b/live.html").touch()  # of an earlier run
     evaluate.main([*words, "--out", f"{tmp_path}/b", "--no_figures"])
+
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} for folder in "ab")
-    assert b.keys() == {"report.md", "results.json"} and a["results.json"] == b["results.json"]
-    drawn = {"accuracy.png", "routing.png", "answers.png", "curves.png"}
-    assert a.keys() - b.keys() == {"live.html", *drawn}
+    assert b.keys() == {"report.md", "results.json"}
+    assert a.keys() - b.keys() == {"live.html", "accuracy.png", "routing.png", "answers.png", "curves.png"}
+    assert a["results.json"] == b["results.json"]
     numbers, text = json.loads(a["results.json"]), a["report.md"].decode()
-    table, models = report.table(numbers["models"]), numbers["models"]
+    models, table = numbers["models"], report.table(numbers["models"])
+    assert table in text
+    assert table in capsys.readouterr().out
+    assert text.count("](figures/") == 4
+
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
-    assert table in text and table in capsys.readouterr().out and text.count("\n| btx_mixed") == 4
-    assert text.count("](figures/") == 4 and "(live.html)" in text
-    assert ".png" not in b["report.md"].decode() and ".html" not in b["report.md"].decode()
     seed, code, merged, _, mixed = models.values()
-    assert merged["tokens"] == code["tokens"] and mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
-    assert mixed["active_params"] < mixed["params"] and merged["active_params"] * 2 == merged["params"]
-    model, domain = build(tiny, "btx_mixed"), load_domains(tiny / "data")["switch"]
-    windows = first_windows(domain.val, 32, 2)
-    with torch.no_grad():
-        losses, share, _ = evaluate.score_texts(model, windows, 50)
-        _, answer_loss = evaluate.score_tasks(model, TOKENIZER, domain.tasks[:2], 50, "cpu")
+    assert merged["tokens"] == code["tokens"]
+    assert mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
+    assert merged["active_params"] * 2 == merged["params"]
     assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
     assert list(mixed["loss"]) == ["general", "code", "switch"]
-    loss, bits = losses.mean().item(), losses.mean().item() / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
-    assert mixed["answer_loss"]["switch"] == answer_loss
-    assert mixed["loss"]["switch"] == loss and mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
-    assert numbers["routing"]["btx_mixed"]["share"]["switch"] == share
-
-
-def test_figures_show_their_numbers(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, rows, *args: drawn.append(rows[0][0]))
-    figures.draw_routing({"btx": {"experts": ["seed", "math"], "share": {"math": [[0.2, 0.3], [0.5, 0.5]]}}}, None)
-    bars = [(bar.get_x() + 0.4, bar.get_y(), bar.get_height()) for bar in drawn[0].patches]
-    assert bars == [pytest.approx(bar) for bar in ((1, 0, 40), (2, 0, 50), (1, 40, 60), (2, 50, 50))]
-    ledger, log = [{"tokens": 2e6}, {"tokens": 0}], [{"tokens": 1e6, "val_loss": {"math": 0.5, "code": 1.0}}]
-    figures.curves({"math": {"ledger": ledger, "log": log}}, ["seed", "math"], ["math"], None)
-    assert drawn[1].lines[0].get_xydata().tolist() == [[3, 0.5]] and drawn[1].lines[0].get_color() == "C1"
+    windows = first_windows(load_domains(tiny / "data")["switch"].val, 32, 2)
+    bits = mixed["loss"]["switch"] / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
+    assert mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
 
 
 def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):
     prompt, model = "Tom hät 3 €", build(tiny, "btx_mixed")  # two of its characters have several tokens
     idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])  # (1, T)
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
-    sample.main(words)
+    sample.main([*words, "--experts", "--layer", "2"])
+    text, _, names = capsys.readouterr().out.partition("\nexperts:")
     ids = [*generate(model, idx, 6)[0, idx.shape[1]:].tolist(), EOT]
-    plain = capsys.readouterr().out
-    assert plain == (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd") + "\n"
+    plain = (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd")
+    assert re.sub(r"\x1b\[[\d;]*m", "", text) == plain
+    assert "seed" in names and "code" in names
+    _, _, (first, second) = model(idx)
+    red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
+    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[second.dense_gates()[0].argmax()]
+    assert top_experts([first, second]) == (first.dense_gates() + second.dense_gates()).argmax(1).tolist()
+
     for seed in (3, 3, 4):
         sample.main([*words, "--temperature", "2", "--seed", str(seed)])
     first, second, third = capsys.readouterr().out.replace(prompt, "|").split("|")[1:]
     assert first == second != third
-    sample.main([*words, "--experts", "--layer", "2"])
-    text, _, names = capsys.readouterr().out.partition("\nexperts:")
-    assert re.sub(r"\x1b\[[\d;]*m", "", text) + "\n" == plain and "seed" in names and "code" in names
-    _, _, (first, second) = model(idx)
-    gates = second.dense_gates()
-    assert top_experts([first, second], 2) == gates.argmax(1).tolist()
-    assert top_experts([first, second], None) == (first.dense_gates() + gates).argmax(1).tolist()
-    red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
-    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[gates[0].argmax()]
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
     sample.main([*words[:2], "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"

@@ -14,38 +14,40 @@ OTHERS = (  # some of which have no value, on some lists or on all
     "xs[len(xs) // 2:-1:2]", "[x == xs[0] for x in xs if x < 9]", "[sum(xs) for xs in xs]", "[x >= 2 for x in xs]")
 
 
-@pytest.mark.parametrize("level", [1, 2])
-def test_expressions_have_pythons_value(level):
-    """The domain's own, and others; on lists that are not among the cases. Where Python has no value, all is wrong."""
-    rng = random.Random(level)
-    for i in range(1200):
-        _, task = code.make(rng, level)
+def test_the_right_answers_of_the_domain_are_right():
+    rng = random.Random(0)
+    for i in range(1000):
+        _, task = code.make(rng, level=1 + i % 2)
         assert is_correct(task.prompt, task.answer, task.cases), task
-        answer = f"\n    return {OTHERS[i // 5 % len(OTHERS)]}" if i % 5 == 0 else task.answer
+
+
+@pytest.mark.parametrize("expression", OTHERS)
+def test_expressions_have_pythons_value(expression):
+    """Where Python has no value, the answer is wrong."""
+    rng = random.Random(0)
+    for _ in range(20):
         xs = [rng.randint(-9, 12) for _ in range(rng.randint(0, 7))]
         try:
-            expected = eval(answer.removeprefix("\n    return "), {"xs": xs})
+            expected = eval(expression, {"xs": xs})
         except (LookupError, NameError, TypeError, ValueError):
             expected = None
-        assert is_correct(PROMPT, answer, [[[xs], expected]]) == (expected is not None), (answer, xs)
+        is_right = is_correct(PROMPT, f"\n    return {expression}", [[[xs], expected]])
+        assert is_right == (expected is not None), xs
 
 
 def test_right_is_the_same_value_and_type_in_every_case():
     cases = [[[[3, 1]], [1, 3]], [[[]], []], [[[2, 2]], [2, 2]]]
-    assert is_correct(PROMPT, "\n    return sorted(xs)\n", cases)
-    assert is_correct(PROMPT, "\n    return [x for x in xs[::-1]]", cases) and cases[0][0] == [[3, 1]]
-    for wrong in ("xs", "sorted(xs, reverse=True)", "sorted(xs)[:1]", "xs[::-1] + xs", "0", "sorted"):
+    assert is_correct(PROMPT, "\n    return [x for x in xs[::-1]]", cases)
+    for wrong in ("xs", "sorted(xs)[:1]", "sorted"):
         assert not is_correct(PROMPT, f"\n    return {wrong}\n", cases), wrong
     for answer, expected in (("len(xs) > 0", 1), ("len(xs) - 1", True), ("[x > 1 for x in xs]", [1, 1])):
         assert not is_correct(PROMPT, f"\n    return {answer}", [[[[2, 2]], expected]]), answer
 
 
 @pytest.mark.parametrize("answer", [
-    "", "\n    return", "\n    pass", "\n  return xs", "\n    return xs\nxs = 1", "\n    xs = xs\n    return xs",
-    "\n    yield xs", "\n    return (", "\n    return \0", "\ndef g(xs):\n    return xs",
-    "\n    return 0\ndef f(xs):\n    ''\n    return xs", "\n    return [[x, x] for x in xs] and xs",
-    "\n    return print() or xs", "\n    return __import__('os').listdir()", "\n    return (lambda: xs)()",
-    "\n    return xs.copy()", "\n    return sorted(xs, key=len)", "\n    return max(*xs)", " + ''\n    return xs",
+    "", "\n    return xs\n    return 0", "\n    return (", "\n    return \0", "\n    xs = xs\n    return xs",
+    "\n    return 0\ndef f(xs):\n    ''\n    return xs", " + ''\n    return xs", "\n    return print() or xs",
+    "\n    return __import__('os').listdir()", "\n    return xs.copy()", "\n    return sorted(xs, key=len)",
     "\n    return xs if '\\d' is 1 else xs"])
 def test_what_is_not_one_return_of_a_known_expression_is_wrong(answer, capsys, recwarn):
     assert not is_correct(PROMPT, answer, [[[[1, 2]], [1, 2]]])
@@ -53,7 +55,7 @@ def test_what_is_not_one_return_of_a_known_expression_is_wrong(answer, capsys, r
 
 
 @pytest.mark.parametrize("bomb", [
-    "10**10**10", "xs * 10000000000000", "10000000000000 * xs", "xs" + " * 9" * 15, "9" * 5000, "-" * 5000 + "1",
+    "10**10**10", "xs * 200000000", "200000000 * xs", "xs" + " * 9" * 15, "9" * 5000, "-" * 5000 + "1",
     "[x * x for x in " * 30 + "xs" + "]" * 30, "(" * 90 + "xs" + " + xs)" * 90,
     "[sum([sum([z for z in xs * 300]) for y in xs * 300]) for x in xs * 300]"])
 def test_an_answer_that_would_take_for_ever_ends_soon_as_wrong(bomb):

@@ -14,15 +14,11 @@ from tests.test_model import SMALL, new_model, random_tokens
 MATRICES = ("w_gate", "w_up", "w_down")
 
 
-def dense_states(n=3, **changes):
-    """The state dicts of n different dense models, in float32."""
-    return [new_model(seed, **changes).float().state_dict() for seed in range(n)]
-
-
-def mix_states(states, experts="stacked", n_expert=3, **changes):
-    """The config and the state dict of the mixed model."""
-    config = GPTConfig(**{**SMALL, "n_expert": n_expert, **changes})
-    return config, mix.mix(states, config, torch.Generator().manual_seed(7), experts)
+def mix_three(feed_forwards, **changes):
+    """Mix three different dense models: their state dicts, and the config and the state dict of the mixed model."""
+    config = GPTConfig(**{**SMALL, **changes})
+    states = [new_model(seed, tie_weights=config.tie_weights).float().state_dict() for seed in range(3)]
+    return states, config, mix.mix(states, config, torch.Generator().manual_seed(7), feed_forwards)
 
 
 def run_mix(folder, models, out, *options):
@@ -31,15 +27,14 @@ def run_mix(folder, models, out, *options):
     return load_checkpoint(out)
 
 
-@pytest.mark.parametrize("experts,n_expert,tie_weights", [("stacked", 3, True), ("averaged", 0, False)])
-def test_each_tensor_is_averaged_or_stacked_or_new(experts, n_expert, tie_weights):
+@pytest.mark.parametrize("feed_forwards,n_expert,tie_weights", [("stacked", 3, True), ("averaged", 0, False)])
+def test_each_tensor_is_averaged_or_stacked(feed_forwards, n_expert, tie_weights):
     """Each tensor of each model is used exactly once. A soup averages the feed-forwards, too."""
-    states = dense_states(tie_weights=tie_weights)
-    config, mixed = mix_states(states, experts, n_expert, tie_weights=tie_weights)
+    states, config, mixed = mix_three(feed_forwards, n_expert=n_expert, tie_weights=tie_weights)
     build_model({"config": vars(config), "state": mixed})  # raises an error if a tensor is missing or of another shape
     for name in states[0]:
         a, b, c = (state[name] for state in states)
-        if ".ff." in name and experts == "stacked":
+        if ".ff." in name and feed_forwards == "stacked":
             assert torch.equal(mixed[name], torch.stack([a, b, c])), name
         else:
             assert_close(mixed[name], (a + b + c) / 3)
@@ -60,23 +55,22 @@ def test_new_routers_come_from_the_seed(tiny, tmp_path):
     assert not torch.equal(first[router], first["blocks.1.ff.router"])
 
 
-@pytest.mark.parametrize("C", [2, 3])
-def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output(C):
-    states = dense_states()
-    _, mixed = mix_states(states, "split", n_expert=3 * C, d_ff=24 // C)
+def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output():
+    """Here a feed-forward of width 24 is cut into 3."""
+    states, _, mixed = mix_three("split", n_expert=9, d_ff=8)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
     for i, state in enumerate(states):
-        chunks = torch.arange(i * C, i * C + C).expand(5, -1)  # (5, C), the experts made of model i
-        routing = Routing(torch.full((5, C), 1 / C), chunks, None)
+        chunks = torch.arange(3 * i, 3 * i + 3).expand(5, -1)  # (5, 3), the experts made of model i
+        routing = Routing(torch.full((5, 3), 1 / 3), chunks, None)
         got = ff_moe(x, routing, *(mixed[f"blocks.1.ff.{matrix}"] for matrix in MATRICES))
         assert_close(got, swiglu(x, *(state[f"blocks.1.ff.{matrix}"] for matrix in MATRICES)))
 
 
 def test_blending_changes_nothing_at_equal_gates():
     """And each expert has its part of each model."""
-    states, logits = dense_states(), []
-    for experts in ("stacked", "blended"):
-        config, mixed = mix_states(states, experts, routing="soft")
+    logits = []
+    for feed_forwards in ("stacked", "blended"):
+        states, config, mixed = mix_three(feed_forwards, n_expert=3, routing="soft")
         for layer in range(2):
             mixed[f"blocks.{layer}.ff.router"].zero_()  # equal gates
         logits.append(build_model({"config": vars(config), "state": mixed})(random_tokens())[0])
@@ -97,7 +91,7 @@ def test_hidden_routers_by_hand(tiny, tmp_path):
     model, inputs = build_model(made), []
     for block in model.blocks:
         block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0].mean((0, 1))))
-    domains = load_domains(tiny / "data", ["wiki", "math"])
+    domains = load_domains(tiny / "data")
     for name in ("wiki", "wiki", "math", "math"):
         model(first_windows(domains[name].train, 32, 16)[:, :-1])
     for i, block in enumerate(model.blocks):
@@ -112,33 +106,33 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
     inputs = [torch.randn(n, 8, generator=rng) + shift for n, shift in ((20, 0), (31, 1), (5, 2))]
     X = torch.cat([*inputs, 2 * torch.eye(8)])
     targets = torch.zeros(20 + 31 + 5 + 8, 3)
-    targets[:20, 0], targets[20:51, 1], targets[51:56, 2] = 1, 1, 1
+    targets[:20, 0] = 1
+    targets[20:51, 1] = 1
+    targets[51:56, 2] = 1
     assert_close(ridge_router(inputs, penalty=4.0), torch.linalg.lstsq(X, targets).solution.T)
-    models = (["seed", "math", "code"], tmp_path / "a.pt", "--router_data", "general,math,code", "--data_dir",
-              f"{tiny}/data")
-    hidden, ridge = run_mix(tiny, *models), run_mix(tiny, *models, "--ridge")
-    assert {name for name in hidden["state"] if not torch.equal(hidden["state"][name], ridge["state"][name])} == {
-        f"blocks.{layer}.ff.router" for layer in (0, 1)}
+    options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data"]
+    hidden = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)["state"]
+    ridge = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--ridge")["state"]
+    assert not torch.equal(hidden["blocks.1.ff.router"], ridge["blocks.1.ff.router"])
 
 
-@pytest.mark.parametrize("options,rule,experts,d_ff,routing,top_k", [
-    ("--top_k 4", "stacked", "seed math seed_2 seed_3", 16, "topk", 4),
-    ("--routing switch", "stacked", "seed math seed_2 seed_3", 16, "switch", 2),
-    ("--blend", "blended", "blend.1 blend.2 blend.3 blend.4", 16, "topk", 2),
-    ("--split 2", "split", "seed.1 seed.2 math.1 math.2 seed_2.1 seed_2.2 seed_3.1 seed_3.2", 8, "topk", 2),
-    ("--soup", "averaged", "", 16, "topk", 2)])
-def test_options_decide_shape_and_names(tiny, tmp_path, capsys, options, rule, experts, d_ff, routing, top_k):
+@pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [
+    ("--top_k 4", "seed math seed_2 seed_3", 16, "topk", 4),
+    ("--routing switch", "seed math seed_2 seed_3", 16, "switch", 2),
+    ("--blend", "blend.1 blend.2 blend.3 blend.4", 16, "topk", 2),
+    ("--split 2", "seed.1 seed.2 math.1 math.2 seed_2.1 seed_2.2 seed_3.1 seed_3.2", 8, "topk", 2),
+    ("--soup", "", 16, "topk", 2)])
+def test_options_decide_shape_and_names(tiny, tmp_path, options, experts, d_ff, routing, top_k):
+    start = load_checkpoint(tiny / "seed.pt")
     made = run_mix(tiny, ["seed", "math", "seed", "seed"], tmp_path / "a.pt", *options.split())
     assert made["experts"] == experts.split()
     shape = {"d_ff": d_ff, "n_expert": len(made["experts"]), "routing": routing, "top_k": top_k}
-    assert build_model(made).config == GPTConfig(**load_checkpoint(tiny / "seed.pt")["config"] | shape)
-    ids = {entry["name"]: entry["id"] for entry in made["ledger"]}
-    assert list(ids) == ["seed", "math", "a"]
-    assert made["ledger"][-1]["parents"] == [ids["seed"], ids["math"], ids["seed"], ids["seed"]]
-    assert (made["ledger"][-1]["action"] == "average") == (options == "--soup")
-    printed = capsys.readouterr().out  # the rule of each tensor, once for all layers
-    assert f"{rule:<10}blocks.*.ff.w_down" in printed
-    assert "blocks.1" not in printed
+    assert build_model(made).config == GPTConfig(**start["config"] | shape)
+    is_whole = torch.equal(made["state"]["blocks.0.ff.w_up"][0], start["state"]["blocks.0.ff.w_up"])
+    assert is_whole == ("seed" in made["experts"])
+    seed, math, last = made["ledger"]
+    assert last["parents"] == [seed["id"], math["id"], seed["id"], seed["id"]]
+    assert (last["action"] == "average") == (options == "--soup")
 
 
 def test_ledger_counts_a_shared_seed_once():

@@ -1,15 +1,11 @@
-"""What the README and the docs say is so, and the modules import each other in one direction."""
+"""What the README and the docs say is so."""
 import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from importlib import import_module
 from pathlib import Path
-
-import finetune_router
-import model
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,11 +28,12 @@ def test_every_command_runs(tmp_path, monkeypatch):
         import_module(script).main([*argv, *smaller[script].split()])
 
 
-def test_make_redoes_only_what_is_older_than_its_inputs_and_lists_its_targets(tmp_path):
+def test_make_redoes_only_what_is_older_than_its_inputs(tmp_path):
     def planned():
         make = ["make", "-n", f"OUT={tmp_path}/o", f"DATA={tmp_path}/d"]
         out = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [Path(name).name for name in re.findall(r"--out (\S+)", out)]
+
     order = ["seed.pt", "math.pt", "code.pt", "wiki.pt", "soup.pt", "btx_mixed.pt", "btx.pt"]
     assert sorted(planned()) == sorted(["d", *order, "o"])
     for age, name in enumerate(["d/ready", *(f"o/{name}" for name in order), "o/report.md"]):
@@ -46,8 +43,6 @@ def test_make_redoes_only_what_is_older_than_its_inputs_and_lists_its_targets(tm
     assert planned() == []
     (tmp_path / "o" / "code.pt").unlink()
     assert sorted(planned()) == ["btx.pt", "btx_mixed.pt", "code.pt", "o", "soup.pt"]
-    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.findall("^(data|paper|test-all|check) +[a-z(]", listed, re.M) == ["data", "paper", "test-all", "check"]
 
 
 def places(name, target):
@@ -70,22 +65,14 @@ def test_links_lead_somewhere():
             assert (ROOT / name).exists() or (page.parent / name).exists(), (page.name, name)
 
 
-def test_the_method_is_quoted_as_it_stands_and_runs(tiny, tmp_path):
-    """Line by line, in the order of the code; and stage 3 with its default options calls these functions."""
+def test_the_method_is_quoted_as_it_stands():
+    """Line by line, in the order of the code."""
     code = "".join((ROOT / name).read_text() for name in ("model.py", "finetune_router.py"))
     quoted = re.search(r"```python\n(.*?)```", README, re.S)[1].splitlines()
     assert len(quoted) >= 12
     for line in [line.strip() for line in quoted if not line.startswith("#")]:
         assert line in code, line
         code = code.split(line, 1)[1]
-    called = set()
-    sys.setprofile(lambda frame, event, argument: called.add(frame.f_code))
-    try:
-        finetune_router.main(f"--init {tiny}/btx_mixed.pt --data math --data_dir {tiny}/data --steps 1 --device cpu "
-                             f"--out {tmp_path}/a.pt".split())
-    finally:
-        sys.setprofile(None)
-    assert called >= {f.__code__ for f in (model.route_topk, model.ff_moe, model.swiglu, model.load_balancing_loss)}
 
 
 def test_the_table_is_of_the_committed_results():
@@ -94,17 +81,3 @@ def test_the_table_is_of_the_committed_results():
     page, tables = ((ROOT / "results" / name).read_text().splitlines() for name in ("README.md", "tables.md"))
     assert len(rows) == 9 and {head, *rows} <= {*page}
     assert all(any(line.startswith(row) for line in tables) for row in [head, *rows])
-
-
-def test_sources():
-    """Imports run one way, and torch.load executes nothing."""
-    ours = {path.stem for path in ROOT.glob("*.py")} | {"data", "support", "experiments", "course"}
-    allowed = {"data": {"cli", "data"}, "support": {"cli", "data", "model", "support"}, "experiments": ours,
-               "course": ours}
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")]:
-        text, folder = path.read_text(), path.parent.name
-        if folder != "tests":
-            assert all("weights_only=True" in load for load in re.findall(r"torch\.load\(.*", text)), path
-            imported = set(re.findall(r"^ *(?:from|import) (\w+)\S*(?: import .*| as .*|)$", text, re.M))
-            assert imported & ours <= allowed.get(folder, ours - {"experiments", "course"}), (path, imported)
-            assert path.name != "model.py" or imported - sys.stdlib_module_names == {"torch"}

@@ -10,8 +10,8 @@ import finetune_router
 import model
 import train_expert
 from cli import BadInput
-from data.loader import first_windows, get_batch, load_domains
-from support import fast
+from data.loader import first_windows, get_batch, load_domains, mixture
+from support import fast, training
 from support.checkpoint import build_model, load_checkpoint
 from support.training import learning_rate, step_generator
 
@@ -36,36 +36,43 @@ def changed(a, b):
     return {name for name in a["state"] if not torch.equal(a["state"][name], b["state"][name])}
 
 
-@pytest.mark.parametrize("module,init,mixture,n_earlier_runs,more", [
-    (train_expert, "math", {"math": 1.0}, 1, {"eps": 0.01}),
-    (finetune_router, "sample_mixed", {"general": 0.5, "math": 0.5}, 0, {"alpha": 2})])
-def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, mixture, n_earlier_runs, more):
-    data = ",".join(f"{name}={share}" for name, share in mixture.items())
-    made = train(tiny, tmp_path / "a.pt", module, init, seed=3, grad_accum=2, data=data, **more)
+@pytest.mark.parametrize("module,init,data,n_earlier_runs,more", [
+    (train_expert, "math", "math", 1, {"flags": ["--recompute"]}),
+    (finetune_router, "sample_mixed", "math,general", 0, {"alpha": 2, "flags": ["--recompute", "--fast"]})])
+def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, data, n_earlier_runs, more):
+    """Also with the options that save memory and time, which are seen at work. Some steps are clipped, some are not."""
+    with (patch.object(training, "CLIP", 0.95), patch.object(model, "checkpoint", wraps=model.checkpoint) as recomputed,
+          patch.object(fast, "ff_moe", wraps=fast.ff_moe) as fast_sum):
+        made = train(tiny, tmp_path / "a.pt", module, init, data=data, seed=3, lr=0.03, eps=0.01, grad_accum=2,
+                     block_size=16, **more)
+    assert recomputed.called
+    assert fast_sum.called == ("--fast" in more["flags"])
     *before, entry = made["ledger"]
     gpt = build_model(load_checkpoint(tiny / f"{init}.pt")).train()
+    gpt.config.block_size = 16
     domains = load_domains(tiny / "data")
     texts = {name: domain.train for name, domain in domains.items()}
     groups = [{"params": [p], "weight_decay": 0.1 if p.ndim > 1 else 0.0} for p in gpt.parameters()]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=more.get("eps", 1e-5))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=0.01)
     for step in range(6):
         generator = step_generator("cpu", 3, n_earlier_runs, step, 0)
-        x, y = get_batch(texts, mixture, (4, 32), (3, n_earlier_runs, step))
+        x, y = get_batch(texts, mixture(data), (4, 16), (3, n_earlier_runs, step))
         for half in (slice(0, 2), slice(2, 4)):
-            noise = model.gumbel(gpt.config, 2 * 32, finetune_router.temperature(step / 6), generator)
+            noise = model.gumbel(gpt.config, 2 * 16, finetune_router.temperature(step / 6), generator)
             _, loss, routing = gpt(x[half], y[half], noise=noise)
             balance = sum(3 * (r.dense_gates().mean(0) * r.probs.mean(0)).sum() for r in routing)
             ((loss + 2 * balance) / 2).backward()
-        torch.nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), 0.95)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, 6, 0.01)
+            group["lr"] = learning_rate(step, 6, 0.03)
         optimizer.step()
         optimizer.zero_grad()
     torch.testing.assert_close(made["state"], gpt.state_dict(), rtol=1e-4, atol=1e-5)
-    rows = first_windows(domains["code"].val, 32, 5)  # (5, T + 1)
+    rows = first_windows(domains["code"].val, 16, 5)  # (5, T + 1)
     _, loss, _ = gpt.eval()(rows[:, :-1], rows[:, 1:])
     assert made["log"][-1]["val_loss"]["code"] == pytest.approx(loss.item(), rel=1e-4)
-    assert entry["parents"] == [before[-1]["id"]] and entry["tokens"] == made["log"][-1]["tokens"] == 6 * 4 * 32
+    assert entry["parents"] == [before[-1]["id"]]
+    assert entry["tokens"] == made["log"][-1]["tokens"] == 6 * 4 * 16
     assert entry["flops"] == entry["tokens"] * gpt.flops_per_token()
 
 
@@ -73,7 +80,7 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, mixture, 
     (train_expert, "seed", {}, lambda name: True),
     (finetune_router, "btx_mixed", {"train": "router", "dtype": "bfloat16"}, lambda name: name.endswith(".router")),
     (finetune_router, "btx_mixed", {"train": "all-but-experts"}, lambda name: ".ff.w_" not in name),
-    (finetune_router, "sample_mixed", {"flags": ["--recompute", "--fast"]}, lambda name: True)])
+    (finetune_router, "sample_mixed", {}, lambda name: True)])
 def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, module, init, changes, trains):
     want = train(tiny, tmp_path / "a.pt", module, init, **changes)
     assert train(tiny, tmp_path / "b.pt", module, init, dies_at=5, **changes) is None
@@ -99,8 +106,7 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     with pytest.raises(BadInput, match="b.progress is of a run on other data: math/val.bin; delete"):
         train(*run)
     shutil.copytree(tiny, tmp_path / "tiny", dirs_exist_ok=True)
-    with patch.object(model, "checkpoint", wraps=model.checkpoint) as recomputed:
-        assert not changed(train(*run, flags=["--recompute"], save_every=1), want) and recomputed.called
+    assert not changed(train(*run, flags=["--recompute"], save_every=1), want)
 
 
 def half(value, part):
@@ -132,13 +138,8 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_a_tenth():
     assert learning_rate(1, steps=2, peak=2.0) == 2.0
 
 
-@pytest.mark.parametrize("module,init,changes,most", [
-    (finetune_router, "btx_mixed", {"flags": ["--fast"]}, 1e-5),
-    (finetune_router, "btx_mixed", {"dtype": "bfloat16"}, 0.01), (train_expert, "math", {"dtype": "bfloat16"}, 0.01)])
-def test_other_arithmetic_changes_nothing_but_rounding(tiny, tmp_path, module, init, changes, most):
-    """--fast may give the same bits, so it has to be seen at work."""
-    one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)
-    with patch.object(fast, "ff_moe", wraps=fast.ff_moe) as at_work:
-        two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, **changes)
-    largest = max((one["state"][name] - two["state"][name]).abs().max() for name in one["state"])
-    assert largest < most and (largest > 0 or at_work.called)
+@pytest.mark.parametrize("module,init", [(train_expert, "math"), (finetune_router, "btx_mixed")])
+def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init):
+    one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)["state"]
+    two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16")["state"]
+    assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
