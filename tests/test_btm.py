@@ -7,8 +7,7 @@ import torch
 from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
-from support.btm import BTM, METHODS, read_training_data
-from support.generation import generate
+from support.btm import BTM, read_training_data
 
 V = 12
 TOKENS = torch.randint(0, V, (2, 10), generator=torch.Generator().manual_seed(2))
@@ -63,13 +62,6 @@ def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, scor
     torch.testing.assert_close(torch.cat(parts, dim=1).exp(), want, atol=1e-5, rtol=1e-4)
     n = EXPERTS[0].num_params()
     assert (model.num_params(), model.num_params(active=True)) == (3 * n, k * n)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_generation_mixes_no_devices(method):
-    """Torch's device "meta" stands for a GPU."""
-    experts = [GPT(CONFIG).to("meta") for _ in range(3)]
-    generate(BTM(experts, method, 2, WINDOWS), TOKENS.to("meta"), 4)
 
 
 def test_the_training_data_is_that_of_the_experts_mixture(tiny):
