@@ -90,7 +90,7 @@ def models(checkpoints):
 
 @torch.inference_mode()
 def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
-    """The experts of each token, and the last logits, which depend on all tokens. The page itself stacks and averages."""
+    """The experts of each token, and the last logits, which depend on all tokens. The page stacks and averages."""
     reports = node(page, """
         const read = (model, ids) => [...read_and_write(model, ids, 1023, 0)];
         const report = reads => [[...reads.at(-1).logits], reads.map(r => r.routing.map(layer => layer.experts))];
@@ -131,7 +131,8 @@ def test_the_tokenizer_is_tiktoken(page):
     for alphabet in (string.printable, "".join(map(chr, range(0x250))), "aé€😀 \n1½,\u2028\u00a0ßЖ中"):
         strange += ["".join(rng.choices(alphabet, k=rng.randint(1, 40))) for _ in range(100)]
     ids, decoded = node(page, """
-        const tokenizer = load_tokenizer(data.definition), ids = input.texts.map(text => encode_prompt(tokenizer, text));
+        const tokenizer = load_tokenizer(data.definition);
+        const ids = input.texts.map(text => encode_prompt(tokenizer, text));
         return [ids, ids.map(tokenizer.decode)];""", texts=strange)
     assert ids == [encode_prompt(TOKENIZER, text) for text in strange]
     assert decoded == [TOKENIZER.decode(text) for text in ids]
