@@ -25,9 +25,8 @@ N_TASKS = 40  # of each domain
 def pack(states):
     """The weights of several models in float16, compressed, in base64; `unpack` in live_weights.js reverses it.
 
-    Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's. As
-    branches of one seed are alike, many high bytes become 0. All high bytes come before all low ones, because zlib
-    finds the zeros there.
+    Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's.
+    Branches are alike, so many high bytes become 0. They come before all low ones, because zlib finds the zeros there.
     """
     first, differences = {}, []
     for state in states:
@@ -45,10 +44,9 @@ def collect(models, tasks):
     config, spec = moe["config"], moe["spec"]
     if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
         raise BadInput(f"it needs top-k routing, a key per query and a tokenizer trained here; {name} lacks one")
-    dense = [models[expert]["state"] for expert in moe["experts"] if expert in models]
     mixed = {}  # if the page has all experts, it mixes them itself
-    if len(dense) == len(moe["experts"]):
-        mixed = mix(dense, GPTConfig(**config), torch.Generator())
+    if models.keys() >= set(moe["experts"]):
+        mixed = mix([models[expert]["state"] for expert in moe["experts"]], GPTConfig(**config), torch.Generator())
     states, data = [], {"models": [], "tasks": [], "definition": spec["definition"]}
     for key, checkpoint in models.items():
         state = checkpoint["state"]
@@ -82,14 +80,16 @@ def fill(path, data, is_article=False):
         part.write_text(page.replace(">DATA<", f">{safe}<"), encoding="utf-8")
 
 
-def write_page(path, checkpoints, tasks):
-    """Write live.html of the last MoE and its ancestors. Returns the report's sentence: where it is, or why not."""
+def write_page(path, checkpoints, tests):
+    """Write live.html of the last MoE and its ancestors. Returns the report's sentence: where it is, or why not.
+
+    tests: {domain: its test with all tasks, or one Task}
+    """
     moe = [checkpoint for checkpoint in checkpoints.values() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in moe["ledger"]}
     models = [(name, c) for name, c in checkpoints.items() if c["ledger"][-1]["id"] in ancestors]
     models.sort(key=lambda item: len(item[1]["experts"]))  # dense models come first
-    # evaluate.py gives one task of a domain, or all
-    tasks = {domain: some if isinstance(some, list) else [some] for domain, some in tasks.items()}
+    tasks = {domain: getattr(test, "tasks", [test]) for domain, test in tests.items()}
     try:
         fill(path, collect(dict(models), tasks))
     except BadInput as why:

@@ -17,6 +17,7 @@ import mix
 from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
+from evaluate import EvalSet
 from model import GPTConfig, route_topk
 from support import live
 from support.checkpoint import build_model, load_checkpoint
@@ -62,7 +63,7 @@ def checkpoints(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(checkpoints, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "live.html"
-    assert "(live.html)" in live.write_page(path, checkpoints, {"general": [TASK] * 3, "math": [TASK]})
+    assert "(live.html)" in live.write_page(path, checkpoints, {"general": EvalSet([], [TASK] * 3), "math": TASK})
     return path
 
 
