@@ -51,15 +51,15 @@ function mix(states, feed_forwards) {
   return mixed;
 }
 
-// What the reader can choose from: the models of the page and, last, the average of all weights of the dense ones.
+// What the reader can choose from: the models of the page and, last, the average of all weights of the experts.
 function list_models(stored) {
-  const dense = stored.filter(model => !model.experts.length), states = dense.map(model => model.state);
-  const is_whole = dense.length === stored.at(-1).experts.length;
+  const { experts } = stored.at(-1), dense = experts.map(name => stored.find(model => model.name === name));
+  const is_whole = !dense.includes(undefined), states = dense.map(model => model?.state);
   const stacked = is_whole ? mix(states, "stacked") : {};  // an MoE is stored without what is made here
   const models = stored.map(model => {
     if (!model.experts.length) return { ...model, label: `${model.name} alone` };
-    const label = model.steps ? `mixture, finetuned for ${model.steps} steps` : "mixture, not finetuned";
-    return { ...model, state: { ...stacked, ...model.state }, label };
+    const [steps] = model.log.at(-1) ?? [0], label = steps ? `after ${steps} steps` : "before finetuning";
+    return { ...model, state: { ...stacked, ...model.state }, steps, label: `mixture ${label}` };
   });
   const averaged = { ...dense[0], name: "average", label: "average of all weights" };
   return is_whole ? [...models, { ...averaged, state: mix(states, "averaged") }] : models;
