@@ -290,7 +290,7 @@ def main(argv=None):
         shown = {domain: test.tasks[0] for domain, test in tests.items() if test.tasks}
         lines = draw_figures(results, routing, checkpoints, shown, answers, args.out)
         if moes:
-            lines.insert(0, live.write_page(args.out / "live.html", checkpoints, shown))
+            lines.insert(0, live.write_page(args.out / "live.html", checkpoints, tests))
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, lines))
     print(table(results))

@@ -83,13 +83,13 @@ def fill(path, data, is_article=False):
 def write_page(path, checkpoints, tests):
     """Write live.html of the last MoE and its ancestors. Returns the report's sentence: where it is, or why not.
 
-    tests: {domain: its test with all tasks, or one Task}
+    tests: {domain: its EvalSet}
     """
     moe = [checkpoint for checkpoint in checkpoints.values() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in moe["ledger"]}
     models = [(name, c) for name, c in checkpoints.items() if c["ledger"][-1]["id"] in ancestors]
     models.sort(key=lambda item: len(item[1]["experts"]))  # dense models come first
-    tasks = {domain: getattr(test, "tasks", [test]) for domain, test in tests.items()}
+    tasks = {domain: test.tasks for domain, test in tests.items()}
     try:
         fill(path, collect(dict(models), tasks))
     except BadInput as why:
