@@ -19,7 +19,7 @@ from course.splice import WRITTEN, functions
 ROOT = Path(__file__).parent.parent
 KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template",
         "docs/glossary.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE",
-        *(f"course/{name}" for name in ("__init__.py", "splice.py", "check.py", "test_stages.py", "hints.json",
+        *(f"course/{name}" for name in ("__init__.py", "splice.py", "check.py", "stages.py", "hints.json",
                                         "table.py", "check.mk", "AGENTS.md", "ASSIGNMENT.md", "EXPERIMENT.md",
                                         "ACCOUNTING.md", "layer.svg")))
 LEFT_OUT = {  # answers, and what is said of files that a handout lacks

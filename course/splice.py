@@ -6,7 +6,9 @@ top of the file that they use. No other line runs: a change of given code has no
 import ast
 import codecs
 import difflib
+import importlib
 import re
+from types import ModuleType
 
 WRITTEN = {  # what students write, and in which stage
     "model.py": {"route_topk": 1, "ff_moe": 1, "MoE.forward": 1, "expert_load": 3, "load_balancing_loss": 4,
@@ -14,17 +16,21 @@ WRITTEN = {  # what students write, and in which stage
     "mix.py": {"average": 2, "rule_for": 2, "mix": 2, "split": 6, "blend": 6},
     "finetune_router.py": {"temperature": 5, "the loop": 3},
     "Makefile": {"branch": 2}}
-IMPORTS = {"math", "cmath", "time", "random", "copy", "re", "statistics", "fractions", "dataclasses", "typing",
-           "functools", "itertools", "collections", "contextlib", "torch", "numpy", "tqdm", "cli", "data", "model",
-           "support"}
-NAMES = {"exec", "eval", "compile", "open", "getattr", "setattr", "delattr", "globals", "locals", "vars", "exit",
-         "quit", "breakpoint", "input", "os", "Path"}  # refused as names; x.eval() is another's method, and runs
-ATTRIBUTES = re.compile(  # refused behind a dot: ways from a function to its frames, to modules and to files
-    r"_(?!_?(class_|name_|replace|asdict|fields)_?$)\w+|(f|tb|gi|cr|ag)_(back|globals|locals|builtins|code|frame)|"
-    r"sys|os|gc|io|builtins|importlib|import_module|subprocess|inspect|ctypes|signal|threading|asyncio|"
-    r"unittest|multiprocessing|pickle|traceback|linecache|with_traceback|attrgetter|methodcaller|FunctionType|CodeType|Path|"
-    r"pathlib|cpp_extension|hub|package|overrides|testing|ctypeslib|f2py|distributed")
+
+# What is written there may import these modules. What leads out of it, to files or to the checks, is refused.
+MODULES = {"math", "copy", "re", "itertools", "collections", "numpy", "torch", "torch.nn", "torch.nn.functional",
+           "torch.nn.utils", "torch.linalg", "torch.amp", "torch.cuda", "support.training"}
+NAMES = re.compile(r"__.*|breakpoint|compile|delattr|eval|exec|getattr|globals|help|locals|open|setattr|type|vars|"
+                   r"os|time|fast|Path")
+ATTRIBUTES = re.compile(r"_(?!replace$).*|(f|tb|gi|cr|ag)_.*|load|save|savez\w*|(load|save|gen)\w*txt|from_?file|"
+                        r"fromregex|tofile|dump|memmap|ctypes|PyTorchFile\w+")
 MAKE_TEXT = re.compile(r"(?:[\w =,.%/-]|\$[<@*^]|\$\([A-Z_]+\))*")  # no calls of make's functions, no shell syntax
+PLAIN = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult,
+         ast.Div, ast.Load)
+
+
+class Refused(Exception):
+    """Why a piece of a submission is not taken."""
 
 
 def decode(content):
@@ -50,192 +56,185 @@ def functions(tree):
     return found
 
 
-def definitions(tree):
-    """{name: the statement at the top of a module that defines it}; an import of several names becomes several."""
-    found = {}
-    for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found[node.name] = node
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                found |= {name.id: node for name in ast.walk(target) if isinstance(name, ast.Name)}
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            for alias in node.names:
-                one = ast.Import([alias])
-                if isinstance(node, ast.ImportFrom):
-                    one = ast.ImportFrom(node.module, [alias], node.level)
-                found[alias.asname or alias.name.split(".")[0]] = one
+def imports(nodes):
+    """[(name, a statement that imports it alone)] of those nodes that are imports."""
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [(alias.asname or alias.name.split(".")[0], ast.Import([alias])) for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            found += [(alias.asname or alias.name, ast.ImportFrom(node.module, [alias], node.level))
+                      for alias in node.names]
     return found
 
 
-def why_refused(nodes):
-    """Why pieces of a submission do not run, or None."""
-    parts = [part for node in nodes for part in ast.walk(node)]
-    renamed = {getattr(part, key, None) for part in parts for key in ("arg", "asname", "name")}
-    renamed |= {part.id for part in parts if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load)}
-    for part in parts:
-        words, modules = [], []
-        if isinstance(part, ast.Import):
-            modules = [alias.name for alias in part.names]
-            words = ".".join(modules).split(".")
-        elif isinstance(part, ast.ImportFrom):
-            modules = [part.module if part.module and not part.level else "."]
-            words = [*modules[0].split("."), *(alias.name for alias in part.names)]
-        elif isinstance(part, ast.Attribute):
-            on_self = ast.unparse(part.value) == "self" and "self" not in renamed
-            words = [] if on_self and not part.attr.startswith("__") else [part.attr]
-            if not (on_self or isinstance(part.ctx, ast.Load) or part.attr in ("data", "grad", "requires_grad")):
-                return f"sets {ast.unparse(part)}"
-        elif isinstance(part, ast.MatchClass):
-            words = part.kwd_attrs
-        for module in modules:
-            if module.split(".")[0] not in IMPORTS:
-                return f"imports {module}, and may import {', '.join(sorted(IMPORTS))}"
-        refused = [word for word in words if ATTRIBUTES.fullmatch(word)]
-        name = getattr(part, "id", getattr(part, "name", None))
-        if isinstance(name, str) and (name in NAMES or name.startswith("__")):
-            refused.append(name)
-        if refused:
-            return f"uses {refused[0]}"
+def definitions(tree):
+    """{name: the statement at the top of a module that defines it}."""
+    found = dict(imports(tree.body))
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = node
+    return found
 
 
-def is_constant(node):
-    """Whether an expression only writes down a value, such as 1.5, -math.inf or (1, 2 * N): it calls nothing."""
-    allowed = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.unaryop, ast.expr_context, ast.Name,
-               ast.Attribute, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div)
-    return all(isinstance(part, allowed) for part in ast.walk(node))
+# ---- what a piece of a submission may do
+def look_up(module, name):
+    """The name of the module that `module.name` is, or None if it is something else. Raises Refused."""
+    value = getattr(importlib.import_module(module), name, None)
+    if value is None or (isinstance(value, ModuleType) and value.__name__ not in MODULES):
+        raise Refused(f"uses {module}.{name}")
+    return value.__name__ if isinstance(value, ModuleType) else None
 
 
-def helper(name, node):
-    """(a definition at the top of a submission, without what would run there, or None; why it is not taken)."""
-    if isinstance(node, ast.ClassDef):
-        return None, "is a class; only functions and constants are taken"
-    if isinstance(node, ast.FunctionDef):
-        defaults = [value for value in [*node.args.defaults, *node.args.kw_defaults] if value]
-        if node.decorator_list or not all(map(is_constant, defaults)):
-            return None, "has a decorator, or a default that is no constant"
-    elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-        function = isinstance(node.value, ast.Lambda) and not (node.value.args.defaults or node.value.args.kw_defaults)
-        if not node.value or not (function or is_constant(node.value)):
-            return None, "is no plain constant; compute it in a function"
-        node = ast.Assign([ast.Name(name, ast.Store())], node.value)
-    return node, why_refused([node])
+def find_modules(statements, given):
+    """{name: the module that it stands for}, of imports. Raises Refused if one is neither allowed nor the handout's."""
+    modules = {}
+    for name, statement in imports(statements):
+        path = statement.names[0].name
+        if isinstance(statement, ast.ImportFrom):
+            path = f"{statement.module}.{path}"
+        elif not statement.names[0].asname:
+            path = name  # import torch.nn gives the name torch
+        module, _, last = path.rpartition(".")
+        if path in MODULES:
+            if modules.setdefault(name, path) != path:
+                raise Refused(f"imports two modules as {name}")
+        elif ast.unparse(statement) not in given:
+            if module not in MODULES or ATTRIBUTES.fullmatch(last) or look_up(module, last):
+                raise Refused(f"imports {path}; allowed are {', '.join(sorted(MODULES))}")
+    return modules
 
 
-def without_annotations(node):
-    """An annotation of a helper would run where it is defined."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.FunctionDef):
-            part.returns = None
-        if isinstance(part, ast.arg):
-            part.annotation = None
-    return node
+def names_in(node):
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
-def find_step(given, theirs):
-    """What a student wrote in the loop of finetune_router.py, and the places where it stands: two `main` functions.
+def check_function(function, known, available):
+    """Raise Refused if a function could reach more than its arguments, MODULES and the handout's functions.
 
-    Returns (the step, the given loop's statements, the index of the blank). Raises LookupError if it is not found.
+    known, available: what stands at the top of the handout's and of the student's file, {name: statement}.
     """
-    loops = []
-    for main in (given, theirs):
-        loops += [node for node in main.body if isinstance(node, ast.For) and ast.unparse(node.target) == "step"][:1]
-    if len(loops) < 2:
-        raise LookupError("has no `for step in` in main")
-    ours, loop = (node.body for node in loops)
-    blank = next(i for i, node in enumerate(ours) if isinstance(node, ast.Raise))
-    behind = ast.unparse(ours[blank + 1])
-    ends = [i for i, node in enumerate(loop) if ast.unparse(node) == behind]
-    if not ends:
-        raise LookupError(f"has no line `{behind}` behind your step")
-    before = {ast.unparse(node) for node in ours[:blank]}
-    step = [node for node in loop[:ends[0]] if ast.unparse(node) not in before]
-    kept = [node for node in loop[:ends[0]] if node not in step]
-    loop[:ends[0]] = [*kept, ours[blank]]
-    return step, ours, blank
+    parts = list(ast.walk(function))
+    above = [(available | known)[name] for name in names_in(function) & (available | known).keys()]
+    modules = find_modules([*above, *parts], [ast.unparse(node) for node in known.values()])
+
+    def module_of(node):
+        if isinstance(node, ast.Name):
+            return modules.get(node.id)
+        module = module_of(node.value) if isinstance(node, ast.Attribute) else None
+        return module and look_up(module, node.attr)
+
+    before_dots = {part.value for part in parts if isinstance(part, ast.Attribute)}
+    for part in parts:
+        if module_of(part) and part not in before_dots:  # else a module could get a name that is not known here
+            raise Refused(f"uses {ast.unparse(part)} without a dot behind it")
+        if isinstance(part, (ast.ClassDef, ast.Global, ast.MatchClass)):
+            raise Refused(f"has a {type(part).__name__}")
+        if isinstance(part, ast.Name) and NAMES.fullmatch(part.id):
+            raise Refused(f"uses {part.id}")
+        if isinstance(part, ast.Attribute):
+            if ATTRIBUTES.fullmatch(part.attr):
+                raise Refused(f"uses {ast.unparse(part)}")
+            if not isinstance(part.ctx, ast.Load) and part.attr not in ("data", "grad", "requires_grad"):
+                raise Refused(f"sets {ast.unparse(part)}")
+
+
+def check_helper(node, known, available):
+    """Raise Refused unless a definition at the top of a submission is an import, a function or a plain constant."""
+    values = []
+    if isinstance(node, ast.FunctionDef):
+        check_function(node, known, available)
+        values = [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)]
+        for part in ast.walk(node):  # an annotation would run, too
+            if isinstance(part, ast.FunctionDef):
+                part.returns = None
+            if isinstance(part, ast.arg):
+                part.annotation = None
+    elif isinstance(node, ast.Assign):
+        values = [node.value, *node.targets[1:]]
+    elif isinstance(node, ast.ClassDef):
+        raise Refused("is a class")
+    if not all(isinstance(part, PLAIN) for value in values for part in ast.walk(value)):
+        raise Refused("has a decorator, or a value that is computed outside of a function")
+
+
+# ---- what a student wrote, in the handout
+def find_piece(piece, ours, theirs):
+    """Where a piece stands in the handout, (statements, their slice), and what a student wrote there; None if missing."""
+    name = "main" if piece == "the loop" else piece
+    target, source = functions(ours)[name].body, getattr(functions(theirs).get(name), "body", [])
+    if piece != "the loop":
+        return target, slice(0, len(target)), source
+    body, loop = (next((node.body for node in main if isinstance(node, ast.For)), []) for main in (target, source))
+    blank = next(i for i, node in enumerate(body) if isinstance(node, ast.Raise))
+    before, behind = [ast.unparse(node) for node in body[:blank]], ast.unparse(body[blank + 1])
+    lines = [ast.unparse(node) for node in loop]
+    if behind not in lines:
+        return body, slice(blank, blank + 1), []
+    step = [node for node, line in zip(loop[:lines.index(behind)], lines, strict=False) if line not in before]
+    return body, slice(blank, blank + 1), step
 
 
 def splice(name, given, text):
-    """(the handout's file `name` with what a student wrote in it, what was not taken, the diff of given code)."""
+    """Put what a student wrote into a file of the handout: (the file, what was not taken, the diff of given code)."""
     if name == "Makefile":
         return splice_makefile(given, text)
     try:
-        theirs = ast.parse(text)
+        compile(text, name, "exec")
+        ours, theirs = ast.parse(given), ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return given, [f"{name}:{getattr(error, 'lineno', 0)}: {getattr(error, 'msg', error)}: not taken"], []
-    ours, notes, todo, taken = ast.parse(given), [], [], {}
-    plain = ast.unparse(ours)
-    targets, written = functions(ours), functions(theirs)
+        return given, [f"{name}: {error}: nothing of this file is taken"], []
+    notes, todo, helpers, known, available = [], set(), {}, definitions(ours), definitions(theirs)
     for piece in WRITTEN[name]:
-        function = "main" if piece == "the loop" else piece
-        try:
-            if function not in written:
-                raise LookupError("is missing")
-            if piece == "the loop":
-                body, place, start = find_step(targets[function], written[function])
-                end = start + 1
-            else:
-                body, place = written[function].body, targets[function].body
-                written[function].body = list(place)
-                start, end = 0, len(place)
-        except LookupError as error:
-            notes.append(f"{name}: {piece} {error}")
+        body, place, written = find_piece(piece, ours, theirs)
+        if not written:
+            notes.append(f"{name}: {piece} is missing")
             continue
-        reason = why_refused(body)
-        if reason:
-            notes.append(f"{name}: {piece} {reason}: not run")
-            body = ast.parse(f"raise RuntimeError({notes[-1]!r})").body
-        if body:
-            place[start:end] = body
-        todo += body
-    available, known = definitions(theirs), definitions(ours)
-    while todo:
-        used = {part.id for part in ast.walk(todo.pop()) if isinstance(part, ast.Name)}
-        for word in sorted(used & available.keys() - known.keys() - taken.keys()):
-            taken[word], reason = helper(word, available[word])
-            if reason:
-                notes.append(f"{name}: {word} {reason}: not taken")
-                taken[word] = None
-            else:
-                todo.append(taken[word])
-    helpers = [without_annotations(taken[word]) for word in available if taken.get(word)]
+        function = ast.Module(written, [])
+        try:
+            check_function(function, known, available)
+            todo |= names_in(function)
+        except Refused as refused:
+            notes.append(f"{name}: {piece} {refused}: not run")
+            written = ast.parse(f"raise RuntimeError({notes[-1]!r})").body
+        body[place] = written
+    while words := sorted(todo & available.keys() - known.keys() - helpers.keys()):
+        word = words[0]
+        helpers[word] = available[word]
+        try:
+            check_helper(helpers[word], known, available)
+            todo |= names_in(helpers[word])
+        except Refused as refused:
+            notes.append(f"{name}: {word} {refused}: not taken")
+            helpers[word] = ast.Pass()
     place = max(i for i, node in enumerate(ours.body) if isinstance(node, (ast.Import, ast.ImportFrom))) + 1
-    ours.body[place:place] = helpers
-    theirs.body = [node for node in theirs.body if not defined_names(node) & taken.keys()]
-    return ast.unparse(ast.fix_missing_locations(ours)), notes, diff(name, plain, ast.unparse(theirs))
-
-
-def defined_names(node):
-    return definitions(ast.Module([node], [])).keys()
-
-
-def diff(name, given, theirs):
-    lines = difflib.unified_diff(given.splitlines(), theirs.splitlines(), name, f"{name}, handed in", "", "", 0, "")
-    return list(lines)[2:]
-
-
-def branch_parts(makefile):
-    """EXPERT_DATA and the recipe of the experts: the two lines of a Makefile that students write."""
-    data = re.findall(r"(?m)^EXPERT_DATA *[:?]?= *(.*?) *(?:#.*)?$", makefile)
-    recipe = re.findall(r"(?m)^\$\(EXPERTS\):.*\n\t(.*?) *$", makefile)
-    return data[-1:] + recipe[-1:]
+    ours.body[place:place] = helpers.values()
+    changes = []
+    for word in known:
+        if word in available:
+            changes += diff(name, *(ast.unparse(found[word]) for found in (definitions(ours), available)))
+    return ast.unparse(ast.fix_missing_locations(ours)), notes, changes
 
 
 def splice_makefile(given, text):
-    theirs = re.sub(r"\s*\\\n\s*", " ", text)  # one line for each command
-    parts, blanks = branch_parts(theirs), branch_parts(given)
-    if len(parts) < 2:
-        return given, ["Makefile: EXPERT_DATA or the recipe of $(EXPERTS) is missing"], []
+    """EXPERT_DATA and the recipe of the experts, in the handout's Makefile."""
+    given, text = (re.sub(r"\s*\\\n\s*", " ", makefile) for makefile in (given, text))  # one line for each command
     spliced, notes = given, []
-    for part, blank in zip(parts, blanks, strict=True):
-        if part != blank and not MAKE_TEXT.fullmatch(part):
-            notes.append(f"Makefile: {part!r} has more than words and variables: not taken")
-            continue
-        for name in re.findall(r"\$\(([A-Z_]+)\)", part):  # a variable of the student's own
-            line = re.search(rf"(?m)^{name} *[:?]?= *(.*?) *$", theirs)
-            if line and not re.search(rf"(?m)^{name} *[:?]?=", given) and MAKE_TEXT.fullmatch(line[1]):
-                spliced = spliced.replace("EXPERT_DATA =", f"{line[0]}\nEXPERT_DATA =", 1)
-                theirs = theirs.replace(f"{line[0]}\n", "", 1)
-        spliced = spliced.replace(blank, part)
-        theirs = theirs.replace(part, blank)
-    return spliced, notes, diff("Makefile", re.sub(r"\s*\\\n\s*", " ", given), theirs)
+    for pattern in (r"(?m)^EXPERT_DATA *[:?]?= *(.*?) *(?:#.*)?$", r"(?m)^\$\(EXPERTS\):.*\n\t(.*?) *$"):
+        blank, written = re.search(pattern, given), re.search(pattern, text)
+        if not written:
+            notes.append("Makefile: EXPERT_DATA or the recipe of $(EXPERTS) is missing")
+        elif written[1] != blank[1]:
+            text = text[:written.start(1)] + blank[1] + text[written.end(1):]
+            if MAKE_TEXT.fullmatch(written[1]):
+                spliced = spliced.replace(blank[1], written[1])
+            else:
+                notes.append(f"Makefile: {written[1]!r} has more than words and variables: not taken")
+    return spliced, notes, diff("Makefile", given, text)
+
+
+def diff(name, given, theirs):
+    """The lines of given code that a student changed."""
+    return list(difflib.unified_diff(given.splitlines(), theirs.splitlines(), name, "", "", "", 0, ""))[2:]
