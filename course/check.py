@@ -21,7 +21,7 @@ from data.task import over_domains
 HERE = Path(__file__).parent
 GIVEN = HERE / "given.zip"  # the handout as it was given; only a handout has this file
 POINTS = {"stage1_gates": 8, "stage1_sum": 10, "stage1_work": 4, "stage1_layer": 8,
-          "stage2_branch": 4, "stage2_average": 4, "stage2_rules": 4, "stage2_mix": 8,
+          "stage2_branch": 4, "stage2_average": 6, "stage2_mix": 10,
           "stage3_load": 4, "stage3_step": 6,
           "stage4_balance": 10,
           "stage5_switch": 8, "stage5_sample": 6, "stage5_temperature": 2, "stage5_noise": 4,
@@ -122,7 +122,7 @@ def message_of(check):
     try:
         check()
     except Wrong as wrong:
-        return str(wrong)
+        return f"{check.__doc__}\n  {wrong}"
     except NotImplementedError as error:
         return f"not written yet ({error})"
     except BaseException as error:  # exit() would end this process with the check
