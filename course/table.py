@@ -1,9 +1,9 @@
 """The table of an experiment (EXPERIMENT.md): mean ± standard deviation over seeds, for models named VARIANT_sSEED.
 
     python -m course.table out/experiment2-12345/results.json
-    python -m course.table --ledger out/class/mine_s*.pt       # what a class row cost, against its budget
+    python -m course.table out/class/mine_s*.pt             # GFLOP of finetuning of a class row, by the ledgers
 
-The ledger of a checkpoint says what was done to make it. `data/start/` is given, so it must be the start.
+`data/start/` is given. What else is in the ledger of a checkpoint counts.
 """
 import json
 import sys
@@ -15,7 +15,6 @@ from support.checkpoint import load_checkpoint
 from support.report import markdown
 
 BUDGET = 730  # GFLOP of finetuning in a class row
-GIVEN = [f"data/start/{name}.pt" for name in ("seed", "math", "code", "wiki")]
 
 
 def measure(model, routing):
@@ -33,24 +32,17 @@ def measure(model, routing):
     return {**row, "mean": mean(row.values()), **losses, "own": 100 * mean(own), "largest": 100 * mean(largest)}
 
 
-def ledger_row(path, given):
-    """What the ledger of a checkpoint says of its cost: its name, GFLOP of training since `given`, and a verdict."""
-    ledger = [entry for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given]
-    cost = sum(entry["flops"] for entry in ledger) / 1e9
-    verdict = "inside the budget"
-    if cost > BUDGET:
-        verdict = f"above {BUDGET} by {100 * (cost / BUDGET - 1):.1f} %"
-    known = given | {entry["id"] for entry in ledger}
-    if not all(entry["parents"] and set(entry["parents"]) <= known for entry in ledger):
-        verdict = "does not start from data/start"
-    return [path, f"{cost:.1f}", verdict]
+def print_costs(paths):
+    """Print GFLOP of training since data/start for each checkpoint, and whether that is inside the budget."""
+    given = {entry["id"] for path in Path("data/start").glob("*.pt") for entry in load_checkpoint(path)["ledger"]}
+    for path in paths:
+        cost = sum(entry["flops"] for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given) / 1e9
+        print(f"{path}: {cost:.1f} GFLOP of {BUDGET}, {'inside' if cost <= BUDGET else 'above'} the budget")
 
 
 def main(argv):
-    if argv[0] == "--ledger":
-        given = {entry["id"] for path in GIVEN for entry in load_checkpoint(path)["ledger"]}
-        print(markdown(["checkpoint", "GFLOP", "verdict"], [ledger_row(path, given) for path in argv[1:]]))
-        return
+    if argv[0].endswith(".pt"):
+        return print_costs(argv)
     results = json.loads(Path(argv[0]).read_text())
     runs = {}  # {variant: its rows, one for each seed}
     for name, model in results["models"].items():
