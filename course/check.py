@@ -14,7 +14,7 @@ import traceback
 import zipfile
 from pathlib import Path
 
-from cli import BadInput, make_parser, positive_int, run
+from cli import BadInput, make_parser, run
 from course import splice
 from data.task import over_domains
 
@@ -26,7 +26,7 @@ POINTS = {"stage1_gates": 8, "stage1_sum": 10, "stage1_work": 4, "stage1_layer":
           "stage4_balance": 10,
           "stage5_switch": 8, "stage5_sample": 6, "stage5_temperature": 2, "stage5_noise": 4,
           "stage6_split": 5, "stage6_blend": 5}
-MEMORY = 4 * 2**30  # bytes that a check may use
+MEMORY, SECONDS = 4 * 2**30, 60  # what a check may use
 MEAN, LOSS = 65, 0.48  # of make demo, in % and nats: ASSIGNMENT.md names these, too, and how they were measured
 
 
@@ -63,9 +63,9 @@ def submit(submission, folder):
     return remarks
 
 
-def run_checks(folder, checks, seed, seconds):
+def run_checks(folder, checks, seed):
     """{check: (points, message)} of the checks in a handout. Without a whole report nothing has points."""
-    command = [sys.executable, "-m", "course.check", "--serve", *checks, f"--seed={seed}", f"--seconds={seconds}"]
+    command = [sys.executable, "-m", "course.check", "--serve", *checks, f"--seed={seed}"]
     environment = {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
     server = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, input="")
     messages = dict.fromkeys(checks, f"the checks ended without a report: {server.stderr.strip()[-300:]}")
@@ -79,23 +79,23 @@ def run_checks(folder, checks, seed, seconds):
     return found
 
 
-def serve(checks, seed, seconds):
+def serve(checks, seed):
     """Print the messages of the checks of this folder. What students wrote runs in children, which cannot print."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     from course import stages
     stages.torch.manual_seed(seed)
-    print(json.dumps([(check, in_child(getattr(stages, check), seconds)) for check in checks]))
+    print(json.dumps([(check, in_child(getattr(stages, check))) for check in checks]))
 
 
-def in_child(check, seconds):
+def in_child(check):
     """What `report` says of a check in a process of its own."""
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     child = fork.Process(target=report, args=(check, sender))
     child.start()
     sender.close()
-    message = f"did not end in {seconds} seconds"
-    if receiver.poll(seconds):
+    message = f"did not end in {SECONDS} seconds"
+    if receiver.poll(SECONDS):
         try:
             message = receiver.recv_bytes().decode()  # bytes: a pickle could run code here
         except EOFError:
@@ -144,12 +144,11 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--stage", default="", help="run the checks of this stage alone: 2, or stage2")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
-    parser.add_argument("--seconds", type=positive_int, default=60, help="time for each check (default: 60)")
     parser.add_argument("--demo", metavar="DATA", help="run make demo instead, on this folder of prepared data")
     parser.add_argument("--serve", nargs="+", metavar="CHECK", help="run these checks in this folder, as it is")
     args = parser.parse_args(argv)
     if args.serve:
-        return serve(args.serve, args.seed, args.seconds)
+        return serve(args.serve, args.seed)
     checks = [name for name in POINTS if name.startswith(f"stage{args.stage.removeprefix('stage')}")]
     if not checks:
         raise BadInput(f"--stage {args.stage}: there are stages 1 to 6")
@@ -159,17 +158,12 @@ def main(argv=None):
         if args.demo:
             print(run_demo(folder, args.demo))
         else:
-            print_results(run_checks(folder, checks, args.seed, args.seconds))
+            results = run_checks(folder, checks, args.seed)
+            for name, (points, message) in results.items():
+                print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {'' if points else message}".rstrip())
+            print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in results)} points")
     for remark in remarks:
         print(remark)
-
-
-def print_results(results):
-    """One line for each check, with the message of what is wrong; and the points."""
-    for name, (points, message) in results.items():
-        text = "" if points else message.replace("\n", "\n" + 4 * " ")
-        print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {text}".rstrip())
-    print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in results)} points")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from cli import BadInput, make_parser, positive_int, replacing, run
+from cli import BadInput, make_parser, replacing, run
 from course import check, splice
 from support.report import markdown
 
 STAGES = [f"stage {stage}" for stage in range(1, 7)]
-COLUMNS = ["submission", *STAGES, "code 100", "written 1 10", "written 4 10", "predict 10", "run 10", "draw 7", "explain 12",
-           "limit 6", "class row 5", "seed"]
+COLUMNS = ["submission", *STAGES, "code 100", "seed"]
 LARGEST = 10**6  # bytes of a file that a student writes
 
 
@@ -49,13 +48,13 @@ def find_files(submission):
     return {name.rsplit("/", 1)[-1]: content for name, content in deepest_first}, remarks
 
 
-def grade(submission, seed, seconds):
+def grade(submission, seed):
     """What the checks say of one submission, {check: (points, message)}, and remarks."""
     try:
         found, remarks = find_files(submission)
         with tempfile.TemporaryDirectory(prefix="grade_") as folder:
             remarks += check.submit(found, folder)
-            return check.run_checks(folder, check.POINTS, seed, seconds), remarks
+            return check.run_checks(folder, check.POINTS, seed), remarks
     except Exception as error:  # whatever is odd about a submission, the others are graded
         return {name: (0, "this submission could not be read") for name in check.POINTS}, [repr(error)]
 
@@ -122,7 +121,6 @@ def main(argv=None):
     parser.add_argument("submissions", nargs="*", type=Path, help="folders, each with the files that a student wrote")
     parser.add_argument("--each", metavar="FOLDER", type=Path, help="grade every folder and zip in this folder")
     parser.add_argument("--out", default="out/grades", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--seconds", type=positive_int, default=60, help="time for each check (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the random numbers (default: the sheet's, or a new one)")
     parser.add_argument("--autograder", metavar="ZIP", help="write Gradescope's zip to this file instead")
     args = parser.parse_args(argv)
@@ -133,7 +131,7 @@ def main(argv=None):
         submissions += sorted(args.each.glob("[!.]*"))
     missing = [str(path) for path in submissions if not path.exists() and not path.is_symlink()]
     if missing or not submissions:
-        raise BadInput(f"there is no {missing or 'submission'}: make grade SUBMISSION=folder, or SUBMISSIONS=folder of folders")
+        raise BadInput(f"there is no {missing or 'submission'}; name SUBMISSION=folder, or SUBMISSIONS=folder of folders")
     seed = args.seed
     if seed is None:
         seed = int(next((row["seed"] for row in read_sheet(args.out).values()), secrets.randbelow(10**6)))
@@ -141,7 +139,7 @@ def main(argv=None):
     for path in submissions:
         name = re.sub(r"[^\w.@+ -]", "_", path.absolute().name.removesuffix(".zip"))
         names[name] += 1
-        results, remarks = grade(path, seed, args.seconds)
+        results, remarks = grade(path, seed)
         if names[name] > 1:
             name = f"{name}_{names[name]}"
             remarks.append(f"another submission has this name, so {path} is called {name}")

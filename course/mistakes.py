@@ -33,7 +33,7 @@ def messages(mistake=None, stages="123456", seed=0):
         submission[mistake.file] = submission[mistake.file].replace(mistake.right, mistake.wrong)
     with tempfile.TemporaryDirectory() as folder:
         check.submit({name: text.encode() for name, text in submission.items()}, folder)
-        results = check.run_checks(folder, [name for name in check.POINTS if name[5] in stages], seed, 60)
+        results = check.run_checks(folder, [name for name in check.POINTS if name[5] in stages], seed)
     return {name: message for name, (points, message) in results.items() if not points}
 
 

@@ -128,31 +128,20 @@ def stage1_work():
 def stage1_layer():
     """a layer gives W x of all tokens and the noise to self.route, then tokens, Routing, w_gate, w_up and w_down to
     self.ff_moe; it returns the result in the shape of x, and the Routing"""
-    x, seen = rows([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), []
-    layer = model.MoE(GPTConfig(n_embd=2, d_ff=5, n_expert=3), layer=0).double()
+    x, noise = rows([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), rows([0.5, 0.0, 0.0])
+    layer = model.MoE(GPTConfig(n_embd=2, d_ff=2, n_expert=3), layer=0).double()
+    weights = layer.w_gate, layer.w_up, layer.w_down
+    for number, p in enumerate(weights, 1):
+        p.data.fill_(number)
     layer.router.data = rows([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
-
-    def route(logits, noise=None):
-        seen.extend([logits, noise])
-        return SMALL
-
-    def ff_moe(tokens, *given):
-        seen.extend([tokens, *given])
-        return 3 * tokens + torch.arange(4, device=tokens.device)[:, None]
-
-    layer.route, layer.ff_moe = route, ff_moe
-    y, routing = call(layer.forward, x, "noise")
-    case = "x = [[[1, 2], [0, 1]], [[3, -1], [2, 2]]], W = [[1, 0], [.5, .5], [2, -1]]"
-    if len(seen) != 7:
-        raise Wrong(f"self.route and self.ff_moe together got {len(seen)} arguments, not 2 + 5")
-    logits, noise, tokens, *given = seen
-    same(f"{case}: W x", logits, [[1, 1.5, 0], [0, 0.5, -1], [3, 1, 7], [2, 2, 2]])
-    same(f"{case}: self.ff_moe's tokens", tokens, x.view(4, 2))
-    same(f"{case}: y, where self.ff_moe gives 3 x + the token's place", y, 3 * x + torch.arange(4).view(2, 2, 1))
-    wanted = {"noise": "noise", "Routing": SMALL, "w_gate": layer.w_gate, "w_up": layer.w_up, "w_down": layer.w_down}
-    for name, value in zip([*wanted, "Routing"], [noise, *given, routing], strict=True):
-        if value is not wanted[name]:
-            raise Wrong(f"something else is given, or returned, in the place of {name}")
+    layer.route = lambda logits, noise: Routing(logits - logits.mean(0) + noise, None, None)
+    layer.ff_moe = lambda tokens, routing, *w: tokens * routing.gates[:, :2] + 10 * w[0].max() - w[1].max() / w[2].max()
+    W_x = rows([1.0, 1.5, 0.0], [0.0, 0.5, -1.0], [3.0, 1.0, 7.0], [2.0, 2.0, 2.0])
+    gates = W_x - rows(1.5, 1.25, 2.0) + noise
+    case = "x = [[[1, 2], [0, 1]], [[3, -1], [2, 2]]], W = [[1, 0], [.5, .5], [2, -1]], with stand-ins"
+    y = (x.view(4, 2) * gates[:, :2] + 10 - 2 / 3).view(2, 2, 2)
+    verify(f"{case}, y", lambda x: layer(x, noise)[0], y, x=x)
+    verify(f"{case}, the Routing", lambda x: layer(x, noise)[1].gates, gates, x=x)
 
 
 # ---- stage 2: mix (3.2)
@@ -287,21 +276,19 @@ def stage4_balance():
         return gates.sum() / M * torch.arange(1, N + 1, dtype=gates.dtype, device=gates.device)
 
     model.expert_load = expert_load
-    text = f"{SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
-    for case, layers in ((f"one layer, {text}", [SMALL]), (f"two layers, each {text}", [SMALL, SMALL]),
-                         ("random", [random_routing(), random_routing()])):
+    text = f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
+    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
         used.clear()
-        if call(model.load_balancing_loss, layers).item() == 0:
+        if call(model.load_balancing_loss, [one, two]).item() == 0:
             raise NotImplementedError("stage 4: load_balancing_loss")
         if used:  # else the student computes u again
             case += ", where a stand-in for expert_load gives sum(gates) / M times [1, 2, ..., N]"
         want = 0
-        for layer in layers:
-            load = expert_load(layer) if used else layer.dense_gates().mean(0)
-            want += fsum(len(load) * u * p for u, p in zip(load.tolist(), layer.probs.mean(0).tolist(), strict=True))
-        first, *others = layers
-        verify(case, lambda gates, probs, first=first, others=others: model.load_balancing_loss(
-            [first._replace(gates=gates, probs=probs), *others]), want, gates=first.gates, probs=first.probs)
+        for layer in (one, two):
+            u = expert_load(layer).tolist() if used else layer.dense_gates().mean(0).tolist()
+            want += len(u) * fsum(map(float.__mul__, u, layer.probs.mean(0).tolist()))
+        verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
+            [one._replace(gates=gates, probs=probs), two]), want, gates=one.gates, probs=one.probs)
 
 
 # ---- stage 5: Switch and Sample Top-1 (3.3)
@@ -357,31 +344,22 @@ def stage5_noise():
 
 
 # ---- stage 6: splitting and blending (3.3)
-def units(name, *hidden, shift=0.0):
-    """A matrix whose hidden units are known by numbers: a row of w_up for each, or a column of w_down."""
-    matrix = (rows(*hidden) + shift)[:, None] + rows(0.0, 0.25)  # (units, D = 2)
-    return matrix.mT if name == "w_down" else matrix
-
-
-def cut(function, name, shift, *arguments):
-    """What split or blend makes of two models' matrices of four hidden units."""
-    models = units(name, 10.0, 11.0, 12.0, 13.0, shift=shift), units(name, 20.0, 21.0, 22.0, 23.0, shift=shift)
-    return call(function, f"blocks.0.ff.{name}", [matrix.bfloat16() for matrix in models], *arguments)
+def check_cut(function, parts, scale=1):
+    """Cut matrices of two models whose hidden units are 10 to 13 and 20 to 23, plus random numbers, and look for parts."""
+    random = (4 * draw(2)).round() / 4
+    for name in ("w_up", "w_gate", "w_down"):
+        tensors, want = (rows(*units)[..., None] + random for units in ([range(10, 14), range(20, 24)], parts))
+        if name == "w_down":  # its hidden units are columns
+            tensors, want = tensors.mT, scale * want.mT
+        case = f"{name}, hidden units 10 to 13 and 20 to 23, plus {random.tolist()} for the two inputs"
+        same(case, call(function, f"blocks.0.ff.{name}", list(tensors.bfloat16())), want)
 
 
 def stage6_split():
     """expert (i, c) is the c-th part of FF_i along d_ff, first all parts of model 0; with gates of 1 / C the C parts
-    together give FF_i"""
-    for C, shift, parts in ((2, 0, ((10.0, 11.0), (12.0, 13.0), (20.0, 21.0), (22.0, 23.0))),
-                            (4, 8 * draw(1).sigmoid().round(), [(10.0 * i + c,) for i in (1, 2) for c in range(4)])):
-        for name in ("w_up", "w_gate", "w_down"):
-            got, want = cut(mix.split, name, shift, C), torch.stack([units(name, *part, shift=shift) for part in parts])
-            case = f"split {name}, C = {C}, hidden units [10, 11, 12, 13], [20, 21, 22, 23]"
-            if name == "w_down" and got.shape == want.shape:
-                whole = want[:C].sum((0, 2))
-                same(f"{case}, all of which are 1: FF_0(x)", got[:C].double().sum((0, 2)) / C, whole)
-                got = got / got[0, 0, 0] * want[0, 0, 0]
-            same(case, got, want)
+    together give FF_i, for which w_down makes up"""
+    check_cut(lambda name, tensors: mix.split(name, tensors, 2), [[10, 11], [12, 13], [20, 21], [22, 23]], scale=2)
+    check_cut(lambda name, tensors: mix.split(name, tensors, 4), [[n] for n in (10, 11, 12, 13, 20, 21, 22, 23)], scale=4)
     mix.split = lambda name, tensors, C: torch.tensor([*(t.max().item() for t in tensors), C])
     mixed, _ = mix_numbers([1.0, 2.0, 6.0], "split", n_expert=12, d_ff=3)
     same("mix gives split the models' tensors, and C = n_expert / 3; models of 1s, 2s and 6s, 12 experts",
@@ -390,11 +368,7 @@ def stage6_split():
 
 def stage6_blend():
     """expert n has the n-th part of every feed-forward along d_ff; the gates are not made up for"""
-    for shift in (0, 8 * draw(1).sigmoid().round()):
-        for name in ("w_up", "w_gate", "w_down"):
-            parts = (10.0, 11.0, 20.0, 21.0), (12.0, 13.0, 22.0, 23.0)
-            same(f"blend {name}, hidden units [10, 11, 12, 13], [20, 21, 22, 23]", cut(mix.blend, name, shift),
-                 torch.stack([units(name, *part, shift=shift) for part in parts]))
+    check_cut(mix.blend, [[10, 11, 20, 21], [12, 13, 22, 23]])
     mix.blend = lambda name, tensors: torch.tensor([t.max().item() for t in tensors])
     mixed, _ = mix_numbers([1.0, 2.0, 6.0], "blended", n_expert=3)
     same("mix gives blend the models' tensors; models of 1s, 2s and 6s", mixed["blocks.1.ff.w_up"], [1, 2, 6])

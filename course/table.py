@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+import torch
+
 from data.task import over_domains
 from support.checkpoint import load_checkpoint
 from support.report import markdown
@@ -20,16 +22,11 @@ BUDGET = 730  # GFLOP of finetuning in a class row
 def measure(model, routing):
     """A model's row: accuracies and their mean in %, two losses in nats, and the shares `own` and `largest` in %."""
     row = {domain: 100 * value for domain, value in model["accuracy"].items() if domain != "switch"}
-    share = routing["share"]  # {domain: (n_layer, N)}
-    own = []
-    for domain in ("math", "code", "wiki"):
-        own += [layer[routing["experts"].index(domain)] for layer in share[domain]]
-    largest = []
-    for layer in range(len(share["math"])):
-        gates = [share[domain][layer] for domain in row]  # an (N,) for each domain
-        largest.append(max(mean(column) for column in zip(*gates, strict=True)))
+    share = {domain: torch.tensor(gates) for domain, gates in routing["share"].items()}  # (n_layer, N) each
+    own = torch.stack([share[name][:, routing["experts"].index(name)] for name in ("math", "code", "wiki")]).mean()
+    largest = torch.stack([share[domain] for domain in row]).mean(0).max(1).values.mean()
     losses = {"loss": over_domains(model["loss"]), "answers": over_domains(model["answer_loss"])}
-    return {**row, "mean": mean(row.values()), **losses, "own": 100 * mean(own), "largest": 100 * mean(largest)}
+    return {**row, "mean": mean(row.values()), **losses, "own": 100 * own.item(), "largest": 100 * largest.item()}
 
 
 def print_costs(paths):
