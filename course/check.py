@@ -14,6 +14,8 @@ import traceback
 import zipfile
 from pathlib import Path
 
+import torch
+
 from cli import BadInput, make_parser, run
 from course import splice
 from data.task import over_domains
@@ -21,7 +23,7 @@ from data.task import over_domains
 HERE = Path(__file__).parent
 GIVEN = HERE / "given.zip"  # the handout as it was given; only a handout has this file
 POINTS = {"stage1_gates": 8, "stage1_sum": 10, "stage1_work": 4, "stage1_layer": 8,
-          "stage2_average": 6, "stage2_mix": 10, "stage2_soup": 4,
+          "stage2_average": 6, "stage2_mix": 14,
           "stage3_load": 4, "stage3_step": 6,
           "stage4_balance": 10,
           "stage5_switch": 8, "stage5_sample": 6, "stage5_temperature": 2, "stage5_noise": 4,
@@ -79,14 +81,6 @@ def run_checks(folder, checks, seed):
     return found
 
 
-def serve(checks, seed):
-    """Print the messages of the checks of this folder. What students wrote runs in children, which cannot print."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    from course import stages
-    stages.torch.manual_seed(seed)
-    print(json.dumps([(check, in_child(getattr(stages, check))) for check in checks]))
-
-
 def in_child(check):
     """What `report` says of a check in a process of its own."""
     fork = multiprocessing.get_context("fork")
@@ -107,14 +101,15 @@ def in_child(check):
 
 def report(check, sender):
     """Call a check and send "right", or what is not right. What it prints goes nowhere."""
-    from course.stages import Wrong
+    from course import stages
+    function = getattr(stages, check)
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     message = "right"
     try:
-        check()
-    except Wrong as wrong:
-        message = f"{' '.join(check.__doc__.split())}\n  {wrong}"
+        function()
+    except stages.Wrong as wrong:
+        message = f"{' '.join(function.__doc__.split())}\n  {wrong}"
     except NotImplementedError as error:
         message = f"not written yet ({error})"
     except BaseException as error:  # exit() would end this process with the check
@@ -148,7 +143,10 @@ def main(argv=None):
     parser.add_argument("--serve", nargs="+", metavar="CHECK", help="run these checks in this folder, as it is")
     args = parser.parse_args(argv)
     if args.serve:
-        return serve(args.serve, args.seed)
+        from course import stages  # noqa: F401 - once, and not again in each process
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        torch.manual_seed(args.seed)
+        return print(json.dumps([(check, in_child(check)) for check in args.serve]))
     checks = [name for name in POINTS if name.startswith(f"stage{args.stage.removeprefix('stage')}")]
     if not checks:
         raise BadInput(f"--stage {args.stage}: there are stages 1 to 6")

@@ -22,8 +22,6 @@ from cli import BadInput, make_parser, replacing, run
 from course import check, splice
 from support.report import markdown
 
-STAGES = [f"stage {stage}" for stage in range(1, 7)]
-COLUMNS = ["submission", *STAGES, "code 100", "seed"]
 LARGEST = 10**6  # bytes of a file that a student writes
 
 
@@ -78,10 +76,11 @@ def write_results(out, name, results, remarks, seed):
     Path(out, f"{name}.json").write_text(json.dumps(content, indent=1))
     rows = read_sheet(out)
     row = rows.setdefault(name, {})
-    row |= {"submission": name, "code 100": total, "seed": seed}
-    for stage in STAGES:
-        row[stage] = sum(points for test, (points, _) in results.items() if test.startswith(stage.replace(" ", "")))
-    columns = list(dict.fromkeys([*COLUMNS, *next(iter(rows.values()))]))  # and those that you added
+    row["submission"] = name
+    for stage in "123456":
+        row[f"stage {stage}"] = sum(points for test, (points, _) in results.items() if test[5] == stage)
+    row |= {"code 100": total, "seed": seed}
+    columns = list(next(iter(rows.values())))  # also those that you added
     with replacing(Path(out, "grades.csv")) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -131,7 +130,7 @@ def main(argv=None):
         submissions += sorted(args.each.glob("[!.]*"))
     missing = [str(path) for path in submissions if not path.exists() and not path.is_symlink()]
     if missing or not submissions:
-        raise BadInput(f"there is no {missing or 'submission'}; name SUBMISSION=folder, or SUBMISSIONS=folder of folders")
+        raise BadInput(f"there is no {missing or 'submission'}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
     seed = args.seed
     if seed is None:
         seed = int(next((row["seed"] for row in read_sheet(args.out).values()), secrets.randbelow(10**6)))

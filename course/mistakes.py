@@ -2,35 +2,25 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 from cli import replacing
 from course import check, splice
 from course.handout import ROOT
 
-
-class Mistake(NamedTuple):
-    """Write `wrong` for `right` in `file`, and stage `stage` is wrong, or still right if the hint is "fine"."""
-    stage: str
-    file: str
-    right: str
-    wrong: str
-    hint: str
-
-
-MISTAKES = []
+MISTAKES = []  # (stage, file, right, wrong, hint): `wrong` for `right` is a mistake, unless the hint is "fine"
 for place, changes in json.loads(Path(__file__).with_suffix(".json").read_text()).items():
     for right, wrongs in changes.items():
-        MISTAKES += [Mistake(place[6], place[9:], right, wrong, hint) for wrong, hint in wrongs.items()]
+        MISTAKES += [(place[6], place[9:], right, wrong, hint) for wrong, hint in wrongs.items()]
 
 
 def messages(mistake=None, stages="123456", seed=0):
     """{check: message} of the checks of some stages that the reference with a mistake in it does not pass."""
     submission = {name: (ROOT / name).read_text() for name in splice.WRITTEN}
     if mistake:
-        if submission[mistake.file].count(mistake.right) != 1:
-            raise ValueError(f"{mistake.file} has {mistake.right!r} not once")
-        submission[mistake.file] = submission[mistake.file].replace(mistake.right, mistake.wrong)
+        _, file, right, wrong, _ = mistake
+        if submission[file].count(right) != 1:
+            raise ValueError(f"{file} has {right!r} not once")
+        submission[file] = submission[file].replace(right, wrong)
     with tempfile.TemporaryDirectory() as folder:
         check.submit({name: text.encode() for name, text in submission.items()}, folder)
         results = check.run_checks(folder, [name for name in check.POINTS if name[5] in stages], seed)
@@ -39,9 +29,9 @@ def messages(mistake=None, stages="123456", seed=0):
 
 def main():
     hints = {}
-    for mistake in MISTAKES:
-        for message in messages(mistake, mistake.stage).values() if mistake.hint else ():
-            hints.setdefault(message.split("\n  perhaps: ")[0], mistake.hint)
+    for stage, *mistake, hint in MISTAKES:
+        for message in messages((stage, *mistake, hint), stage).values() if hint else ():
+            hints.setdefault(message.split("\n  perhaps: ")[0], hint)
     with replacing(ROOT / "course" / "hints.json") as part:
         part.write_text(json.dumps(hints, indent=0, ensure_ascii=False) + "\n")
 

@@ -29,17 +29,13 @@ def measure(model, routing):
     return {**row, "mean": mean(row.values()), **losses, "own": 100 * own.item(), "largest": 100 * largest.item()}
 
 
-def print_costs(paths):
-    """Print GFLOP of training since data/start for each checkpoint, and whether that is inside the budget."""
-    given = {entry["id"] for path in Path("data/start").glob("*.pt") for entry in load_checkpoint(path)["ledger"]}
-    for path in paths:
-        cost = sum(entry["flops"] for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given) / 1e9
-        print(f"{path}: {cost:.1f} GFLOP of {BUDGET}, {'inside' if cost <= BUDGET else 'above'} the budget")
-
-
 def main(argv):
     if argv[0].endswith(".pt"):
-        return print_costs(argv)
+        given = {entry["id"] for path in Path("data/start").glob("*.pt") for entry in load_checkpoint(path)["ledger"]}
+        for path in argv:
+            cost = sum(entry["flops"] for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given) / 1e9
+            print(f"{path}: {cost:.1f} GFLOP since data/start, of {BUDGET}")
+        return
     results = json.loads(Path(argv[0]).read_text())
     runs = {}  # {variant: its rows, one for each seed}
     for name, model in results["models"].items():
