@@ -16,7 +16,7 @@ WRITTEN = {  # what students write, and in which stage
     "mix.py": {"average": 2, "rule_for": 2, "mix": 2, "split": 6, "blend": 6},
     "finetune_router.py": {"temperature": 5, "the loop": 3}}
 
-# What is written there may use these modules, {name: module}. What leads out of it, to files or to the checks, is refused.
+# What is written there may use these modules, {name: module}. What leads to files or to the checks is refused.
 MODULES = {"math": "math", "copy": "copy", "re": "re", "itertools": "itertools", "collections": "collections",
            "np": "numpy", "numpy": "numpy", "torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional",
            "utils": "torch.nn.utils", "linalg": "torch.linalg", "cuda": "torch.cuda", "training": "support.training"}
@@ -103,7 +103,7 @@ def check_statements(body, known, available):
     for part in [*used, *parts]:
         if isinstance(part, IMPORTS):
             check_import(part, [ast.unparse(node) for node in known.values()])
-        if module_of(part, modules) and part not in before_dots:  # else a module could get a name that is not known here
+        if module_of(part, modules) and part not in before_dots:  # it could get a name that is not known here
             raise Refused(f"uses {ast.unparse(part)} without a dot behind it")
         if isinstance(part, (ast.ClassDef, ast.Global, ast.MatchClass)):
             raise Refused(f"has a {type(part).__name__}")
