@@ -57,52 +57,30 @@ def grade(submission, seed):
         return {name: (0, "this submission could not be read") for name in check.POINTS}, [repr(error)]
 
 
-def read_sheet(out):
-    """{submission: its row, {column: text}} of grades.csv."""
-    sheet = Path(out, "grades.csv")
-    if not sheet.exists():
-        return {}
-    with sheet.open(newline="") as file:
-        return {row["submission"]: row for row in csv.DictReader(file)}
+def read_results(out):
+    """{submission: its NAME.json} of all that were ever graded there."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(out).glob("*.json"))}
 
 
-def write_results(out, name, results, remarks, seed):
-    """Write NAME.json, and this submission's row of grades.csv; the rest of the sheet stays. Returns the points."""
-    total = sum(points for points, _ in results.values())
-    tests = [{"name": test, "score": points, "max_score": check.POINTS[test], "output": message}
-             for test, (points, message) in results.items()]
-    content = {"score": total, "output": "\n".join([f"graded with --seed {seed}", *remarks]), "tests": tests}
-    Path(out).mkdir(parents=True, exist_ok=True)
-    Path(out, f"{name}.json").write_text(json.dumps(content, indent=1))
-    rows = read_sheet(out)
-    row = rows.setdefault(name, {})
-    row["submission"] = name
-    for stage in "123456":
-        row[f"stage {stage}"] = sum(points for test, (points, _) in results.items() if test[5] == stage)
-    row |= {"code 100": total, "seed": seed}
-    columns = list(next(iter(rows.values())))  # also those that you added
-    with replacing(Path(out, "grades.csv")) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows.values())
-    return total
-
-
-def write_class(out):
-    """Write class.md: how many passed each check, and the ten most frequent hints, or messages without a hint."""
-    passed, mistakes = Counter(), Counter()
-    paths = [path for name in read_sheet(out) if (path := Path(out, f"{name}.json")).exists()]
-    for path in paths:
-        for test in json.loads(path.read_text())["tests"]:
-            if test["score"]:
-                passed[test["name"]] += 1
-            else:
+def write_sheet(out):
+    """Write grades.csv, and class.md: how many passed each check, and the ten most frequent hints or messages."""
+    rows, passed, mistakes, graded = [], Counter(), Counter(), read_results(out)
+    for name, result in graded.items():
+        row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
+        for test in result["tests"]:
+            row[f"stage {test['name'][5]}"] += test["score"]
+            passed[test["name"]] += test["score"] > 0
+            if not test["score"]:
                 first, _, hint = test["output"].partition("\n  perhaps: ")
                 mistakes[test["name"], hint or first.split("\n")[0]] += 1
-    rows = [[test, f"{passed[test]} of {len(paths)}"] for test in check.POINTS]
+        rows.append(row | {"code 100": result["score"], **result["extra_data"]})
+    with open(Path(out, "grades.csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    table = markdown(["check", "passed"], [[test, f"{passed[test]} of {len(rows)}"] for test in check.POINTS])
     lines = [f"- {n} × **{test}**: {message}" for (test, message), n in mistakes.most_common(10)]
-    text = ["# The class", markdown(["check", "passed"], rows), "\n".join(lines)]
-    Path(out, "class.md").write_text("\n\n".join(text) + "\n")
+    Path(out, "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
 
 
 def write_autograder(path):
@@ -131,9 +109,8 @@ def main(argv=None):
     missing = [str(path) for path in submissions if not path.exists() and not path.is_symlink()]
     if missing or not submissions:
         raise BadInput(f"there is no {missing or 'submission'}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
-    seed = args.seed
-    if seed is None:
-        seed = int(next((row["seed"] for row in read_sheet(args.out).values()), secrets.randbelow(10**6)))
+    seeds = [args.seed, *(result["extra_data"]["seed"] for result in read_results(args.out).values())]
+    seed = next((seed for seed in seeds if seed is not None), secrets.randbelow(10**6))
     names = Counter()
     for path in submissions:
         name = re.sub(r"[^\w.@+ -]", "_", path.absolute().name.removesuffix(".zip"))
@@ -142,8 +119,14 @@ def main(argv=None):
         if names[name] > 1:
             name = f"{name}_{names[name]}"
             remarks.append(f"another submission has this name, so {path} is called {name}")
-        print(f"{name}: {write_results(args.out, name, results, remarks, seed)} points", flush=True)
-    write_class(args.out)
+        tests = [{"name": test, "score": points, "max_score": check.POINTS[test], "output": message}
+                 for test, (points, message) in results.items()]
+        content = {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(remarks),
+                   "extra_data": {"seed": seed}}
+        with replacing(Path(args.out, f"{name}.json")) as part:
+            part.write_text(json.dumps(content, indent=1))
+        print(f"{name}: {content['score']} points", flush=True)
+    write_sheet(args.out)
     print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {seed}")
 
 

@@ -45,15 +45,11 @@ def blank_functions(text, stages):
 
 
 def shorten(docstring):
-    """The first paragraph of a docstring, and its lines on arguments."""
+    """The first paragraph of a docstring, and those that begin with an argument."""
     first, *rest = "".join(docstring).split("\n\n")
-    if not rest:
-        return docstring
-    arguments = [line for part in rest for line in part.splitlines() if re.match(r" *\w+(, \w+)*: ", line)]
-    if arguments:
-        first += "\n\n" + "\n".join(arguments)
-    indent = re.match(" *", first)[0]
-    return [f'{first}\n{indent}"""\n']
+    kept = "\n\n".join([first, *(part for part in rest if re.match(r" *\w+(, \w+)*: ", part))])
+    end = "" if kept.endswith('"""\n') else '\n    """\n'
+    return [kept + end]
 
 
 def read(patterns):
