@@ -48,19 +48,17 @@ def write(folder, files):
 
 
 def submit(submission, folder):
-    """Write a fresh handout with what a student wrote, {name: bytes}. Returns remarks: what of it has no effect."""
-    files, remarks = given_files(), []
+    """Write a fresh handout with what a student wrote, {name: bytes}. Returns notes on what of it has no effect."""
+    files, notes = given_files(), []
     for name in splice.WRITTEN:
         if name not in submission:
-            remarks.append(f"there is no {name}")
+            notes.append(f"there is no {name}")
             continue
-        text, notes, changes = splice.splice(name, files[name].decode(), splice.decode(submission[name]))
+        text, some = splice.splice(name, files[name].decode(), splice.decode(submission[name]))
         files[name] = text.encode()
-        remarks += notes
-        if changes:
-            remarks.append("\n".join([f"{name}: given code was changed, without effect:", *changes[:40]]))
+        notes += some
     write(folder, files)
-    return remarks
+    return notes
 
 
 def run_checks(folder, checks, seed):
@@ -136,14 +134,13 @@ def main(argv=None):
         raise BadInput(f"--stage {args.stage}: there are stages 1 to 6")
     submission = {name: Path(name).read_bytes() for name in splice.WRITTEN if Path(name).is_file()}
     with tempfile.TemporaryDirectory(prefix="check_") as folder:
-        remarks = submit(submission, args.write or folder)
+        notes = submit(submission, args.write or folder)
         results = {} if args.write else run_checks(folder, checks, args.seed)
     for name, (points, message) in results.items():
         print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {'' if points else message}".rstrip())
     if results:
         print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in results)} points")
-    for remark in remarks:
-        print(remark)
+    print(*notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ LARGEST = 10**6  # bytes of a file that a student writes
 
 
 def find_files(submission):
-    """What a student wrote, {name: bytes}, in folders and zips, and remarks. The file nearest to the top counts."""
-    found, remarks = [], []
+    """What a student wrote, {name: bytes}, in folders and zips, and notes. The file nearest to the top counts."""
+    found, notes = [], []
     if submission.is_symlink():
         return {}, ["a link is not followed"]
     for path in sorted(submission.rglob("*")) if submission.is_dir() else [submission]:
@@ -41,18 +41,18 @@ def find_files(submission):
                     found += [(entry.filename, archive.read(entry)) for entry in archive.infolist()
                               if Path(entry.filename).name in splice.WRITTEN and entry.file_size <= LARGEST]
             except Exception as error:  # zipfile has a different one for every kind of damage
-                remarks.append(f"{path.name}: this zip cannot be read ({error})")
+                notes.append(f"{path.name}: this zip cannot be read ({error})")
     deepest_first = sorted(found, key=lambda file: file[0].count("/"), reverse=True)
-    return {name.rsplit("/", 1)[-1]: content for name, content in deepest_first}, remarks
+    return {name.rsplit("/", 1)[-1]: content for name, content in deepest_first}, notes
 
 
 def grade(submission, seed):
-    """What the checks say of one submission, {check: (points, message)}, and remarks."""
+    """What the checks say of one submission, {check: (points, message)}, and notes."""
     try:
-        found, remarks = find_files(submission)
+        found, notes = find_files(submission)
         with tempfile.TemporaryDirectory(prefix="grade_") as folder:
-            remarks += check.submit(found, folder)
-            return check.run_checks(folder, check.POINTS, seed), remarks
+            notes += check.submit(found, folder)
+            return check.run_checks(folder, check.POINTS, seed), notes
     except Exception as error:  # whatever is odd about a submission, the others are graded
         return {name: (0, "this submission could not be read") for name in check.POINTS}, [repr(error)]
 
@@ -115,13 +115,13 @@ def main(argv=None):
     for path in submissions:
         name = re.sub(r"[^\w.@+ -]", "_", path.absolute().name.removesuffix(".zip"))
         names[name] += 1
-        results, remarks = grade(path, seed)
+        results, notes = grade(path, seed)
         if names[name] > 1:
             name = f"{name}_{names[name]}"
-            remarks.append(f"another submission has this name, so {path} is called {name}")
+            notes.append(f"another submission has this name, so {path} is called {name}")
         tests = [{"name": test, "score": points, "max_score": check.POINTS[test], "output": message}
                  for test, (points, message) in results.items()]
-        content = {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(remarks),
+        content = {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes),
                    "extra_data": {"seed": seed}}
         with replacing(Path(args.out, f"{name}.json")) as part:
             part.write_text(json.dumps(content, indent=1))

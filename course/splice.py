@@ -21,7 +21,7 @@ MODULES = {"math": "math", "copy": "copy", "re": "re", "itertools": "itertools",
            "np": "numpy", "numpy": "numpy", "torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional",
            "utils": "torch.nn.utils", "linalg": "torch.linalg", "cuda": "torch.cuda", "training": "support.training"}
 NAMES = re.compile(r"__.*|breakpoint|compile|delattr|eval|exec|getattr|globals|help|locals|open|setattr|type|vars|"
-                   r"os|time|fast|Path")
+                   r"os|fast|Path")
 ATTRIBUTES = re.compile(r"_(?!replace$).*|(f|tb|gi|cr|ag)_.*|load|save|savez\w*|(load|save|gen)\w*txt|from_?file|"
                         r"fromregex|tofile|dump|memmap|ctypes|PyTorchFile\w+")
 PLAIN = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult,
@@ -128,44 +128,34 @@ def check_helper(node, known, available):
 
 
 # ---- what a student wrote, in the handout
-def find_loop(main):
-    """The statements of the loop over steps in a `main`, and each as text."""
-    body = next((node.body for node in getattr(main, "body", []) if isinstance(node, ast.For)), [])
-    return body, [ast.unparse(node) for node in body]
-
-
-def find_piece(piece, known, available):
-    """Where a piece stands in the handout, (statements, the slice of them), and the statements that a student wrote."""
-    if piece != "the loop":
-        return known[piece].body, slice(None), getattr(available.get(piece), "body", [])
-    body, given = find_loop(known["main"])
-    loop, lines = find_loop(available.get("main"))
-    blank = next(i for i, node in enumerate(body) if isinstance(node, ast.Raise))
-    end = lines.index(given[blank + 1]) if given[blank + 1] in lines else 0  # the line behind the step
-    written = [node for node, line in zip(loop[:end], lines[:end], strict=True) if line not in given[:blank]]
-    return body, slice(blank, blank + 1), written
+def find_piece(piece, defined):
+    """The statements of a function, or of the loop in `main`; [] if it is missing."""
+    node = defined.get("main" if piece == "the loop" else piece, ast.Module([], []))
+    if piece == "the loop":
+        node = next((part for part in node.body if isinstance(part, ast.For)), ast.Module([], []))
+    return node.body
 
 
 def splice(name, given, text):
-    """Put what a student wrote into a file of the handout: (the file, what was not taken, the diff of given code)."""
+    """Put what a student wrote into a file of the handout. Returns the file, and notes on what has no effect."""
     try:
         compile(text, name, "exec")
         ours, theirs = ast.parse(given), ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return given, [f"{name}: {error}: nothing of this file is taken"], []
+        return given, [f"{name}: {error}: nothing of this file is taken"]
     notes, todo, helpers, known, available = [], set(), {}, definitions(ours), definitions(theirs)
     for piece in WRITTEN[name]:
-        body, place, written = find_piece(piece, known, available)
+        body, written = find_piece(piece, known), find_piece(piece, available)
         if not written:
             notes.append(f"{name}: {piece} is missing")
             continue
         try:
             check_statements(written, known, available)
-            body[place] = written
+            body[:] = written
             todo |= names_in(written)
         except Refused as refused:
             notes.append(f"{name}: {piece} {refused}: not run")
-            body[place] = ast.parse(f"raise NotImplementedError({notes[-1]!r})").body
+            body[:] = ast.parse(f"raise NotImplementedError({notes[-1]!r})").body
     while words := sorted(todo & available.keys() - known.keys() - helpers.keys()):
         try:
             check_helper(available[words[0]], known, available)
@@ -174,11 +164,11 @@ def splice(name, given, text):
         except Refused as refused:
             notes.append(f"{name}: {words[0]} {refused}: not taken")
             helpers[words[0]] = ast.Pass()
-    place = max(i for i, node in enumerate(ours.body) if isinstance(node, IMPORTS)) + 1
-    ours.body[place:place] = helpers.values()
-    ours.body.insert(1, ast.parse("from __future__ import annotations").body[0])  # so that no annotation runs
-    changes = []  # of given code
+    ours.body[1:1] = [*ast.parse("from __future__ import annotations").body, *helpers.values()]  # no annotation runs
+    changes = []
     for word in [word for word in known if word in available and word not in WRITTEN[name] and "." not in word]:
         before, after = (ast.unparse(found[word]).splitlines() for found in (known, available))
         changes += list(difflib.unified_diff(before, after, "", "", "", "", 0, ""))[2:]
-    return ast.unparse(ast.fix_missing_locations(ours)), notes, changes
+    if changes:
+        notes.append("\n".join([f"{name}: given code was changed, without effect:", *changes[:40]]))
+    return ast.unparse(ast.fix_missing_locations(ours)), notes

@@ -4,7 +4,6 @@ A check begins with fixed numbers that fit on paper. Random numbers follow, whic
 functions of other stages by stand-ins, so that a mistake costs points once. check.py runs each in a process of its own,
 so none puts anything back. A message begins with the check's docstring, the equation.
 """
-import re
 from math import fsum, inf
 
 import torch
@@ -168,13 +167,12 @@ def check_mix(feed_forwards, values, n_expert):
     mixed, config = mix_numbers(values, feed_forwards, n_expert=n_expert)
     right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
     for name, tensor in right.items():
-        want, special = torch.full(tensor.shape, fsum(values) / 3), re.search(r"\.ff\.(w_|router)", name)
-        if special and special[1] == "router":
+        want = torch.full(tensor.shape, fsum(values) / 3)
+        if name.endswith("router"):
             want = new_router(3, 6, rng)
-        elif special and feed_forwards == "stacked":
+        elif ".ff.w_" in name and feed_forwards == "stacked":
             want = torch.tensor(values).view(3, 1, 1).expand(tensor.shape)
-        case = f"models whose weights all are {values}, {feed_forwards}: {name}"
-        same(case, mixed[name], want)
+        same(f"models whose weights all are {values}, {feed_forwards}: {name}", mixed[name], want)
 
 
 def stage2_mix():
@@ -249,10 +247,11 @@ def stage3_step():
 
 # ---- stage 4: load balancing (3.3)
 def stage4_balance():
-    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens"""
+    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens (a stand-in for
+    expert_load gives sum(gates) / M times [1, 2, ..., N] here)"""
     used = []
 
-    def expert_load(routing):  # a stand-in: what all gates give, times 1, 2, 3 ...
+    def expert_load(routing):
         used.append(routing)
         (M, N), gates = routing.probs.shape, routing.gates
         return gates.sum() / M * torch.arange(1, N + 1, dtype=gates.dtype, device=gates.device)
@@ -263,12 +262,10 @@ def stage4_balance():
         used.clear()
         if call(model.load_balancing_loss, [one, two]).item() == 0:
             raise NotImplementedError("stage 4: load_balancing_loss")
-        if used:  # else the student computes u again
-            case += ", where a stand-in for expert_load gives sum(gates) / M times [1, 2, ..., N]"
         want = 0
         for layer in (one, two):
-            u = expert_load(layer).tolist() if used else layer.dense_gates().mean(0).tolist()
-            want += len(u) * fsum(map(float.__mul__, u, layer.probs.mean(0).tolist()))
+            u = expert_load(layer) if used else layer.dense_gates().mean(0)  # unused: u is computed there again
+            want += len(u) * fsum(map(float.__mul__, u.tolist(), layer.probs.mean(0).tolist()))
         verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
             [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
 
