@@ -199,7 +199,7 @@ def features(x, y):
 
 
 def finetune(routing, parts, clip):
-    """Run four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is w · w / 2.
+    """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is w · w / 2.
 
     Returns w, the log, and for each micro-batch whether autocast was on, and noise and recompute.
     """
@@ -236,19 +236,19 @@ def stage3_step():
                         "recompute=args.recompute, and noise is None for top-k; with --recompute these three are "
                         f"{seen[:2]} ..., {len(seen)} times in 4 steps")
         w = torch.ones(8)
-        for entry in log:
-            last = TEXTS.chunk(parts)[-1]
-            same("train_loss in the log is nll of the last part", torch.tensor(entry["train_loss"]),
-                 features(last, last + 1) @ w)
+        last = TEXTS.chunk(parts)[-1]
+        for step, entry in zip(range(4), log, strict=True):
+            nll = torch.tensor(entry["train_loss"])
+            same("train_loss in the log is nll of the last part", nll, features(last, last + 1) @ w)
             gradient = features(TEXTS, TEXTS + 1) + 3 * w  # alpha is 3
-            w = w - entry["lr"] * min(1, clip / gradient.norm()) * gradient
+            w = w - training.learning_rate(step, 4, 0.1) * min(1, clip / gradient.norm()) * gradient
         same(f"weights after four steps of SGD, gradients clipped to length {clip:g}", found, w)
 
 
 # ---- stage 4: load balancing (3.3)
 def stage4_balance():
-    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens (a stand-in for
-    expert_load gives sum(gates) / M times [1, 2, ..., N] here)"""
+    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens (but here
+    a stand-in for expert_load gives sum(gates) / M times [1, 2, ..., N])"""
     used = []
 
     def expert_load(routing):
@@ -292,10 +292,9 @@ def stage5_sample():
         given = Noise(G, torch.tensor(tau))
         gates = largest_only(((logits + G) / tau).softmax(-1))
         verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates)
-        for case, noise, chosen in (("with noise", given, gates),
-                                    ("without noise", None, largest_only(logits.softmax(-1)))):
-            got = call(model.route_sample, logits, False, noise).dense_gates()
-            same(f"{name}, evaluation {case}, gates of all experts", got, rows(*chosen) > 0)
+        for n, chosen in ((given, gates), (None, largest_only(logits.softmax(-1)))):
+            got = call(model.route_sample, logits, False, n).dense_gates()
+            same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, rows(*chosen) > 0)
 
 
 def stage5_temperature():

@@ -16,8 +16,6 @@ from data.task import over_domains
 from support.checkpoint import load_checkpoint
 from support.report import markdown
 
-BUDGET = 730  # GFLOP of finetuning in a class row
-
 
 def measure(model, routing):
     """A model's row: accuracies and their mean in %, two losses in nats, and the shares `own` and `largest` in %."""
@@ -34,7 +32,7 @@ def main(argv):
         given = {entry["id"] for path in Path("data/start").glob("*.pt") for entry in load_checkpoint(path)["ledger"]}
         for path in argv:
             cost = sum(entry["flops"] for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given) / 1e9
-            print(f"{path}: {cost:.1f} GFLOP since data/start, of {BUDGET}")
+            print(f"{path}: {cost:.1f} of 730 GFLOP since data/start")
         return
     results = json.loads(Path(argv[0]).read_text())
     runs = {}  # {variant: its rows, one for each seed}
