@@ -53,7 +53,8 @@ def call(function, *arguments):
 def verify(case, function, want, *inputs):
     """Compare a student's function of these inputs with `want`, and its gradients with what small changes do."""
     same(case, call(function, *inputs), want)
-    if not gradcheck(function, [x.clone().requires_grad_() for x in inputs], fast_mode=True, raise_exception=False):
+    xs, options = [x.clone().requires_grad_() for x in inputs], {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2}
+    if not gradcheck(lambda *xs: function(*xs).double(), xs, **options, fast_mode=True, raise_exception=False):
         raise Wrong(f"{case}: the values are right, but not the gradients; is something detached?")
 
 
