@@ -34,7 +34,7 @@ def given_files():
     """All files of a fresh handout, {name: bytes}."""
     if GIVEN.exists():
         with zipfile.ZipFile(GIVEN) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
+            return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     from course import handout
     return handout.files()
 
