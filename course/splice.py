@@ -23,7 +23,7 @@ MODULES = {"math": "math", "copy": "copy", "re": "re", "itertools": "itertools",
 NAMES = re.compile(r"__.*|breakpoint|compile|delattr|eval|exec|getattr|globals|help|locals|open|setattr|type|vars|"
                    r"os|fast|Path")
 ATTRIBUTES = re.compile(r"_(?!replace$).*|(f|tb|gi|cr|ag)_.*|load|save|savez\w*|(load|save|gen)\w*txt|from_?file|"
-                        r"fromregex|tofile|dump|memmap|ctypes|PyTorchFile\w+")
+                        r"fromregex|tofile|dump|memmap|ctypes|PyTorchFile\w+|open|os|sys|builtins|get_device_module")
 PLAIN = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult,
          ast.Div, ast.Load)
 IMPORTS = (ast.Import, ast.ImportFrom)
