@@ -274,9 +274,9 @@ def stage4_balance():
 def stage5_switch():
     """Switch: the gate of the likeliest expert is its probability among all N; in training an expert keeps
     ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
-    queue = torch.cat([rows([1.0], [3.0], [2.0], [5.0], [4.0], [1.5], [2.5]), torch.zeros(7, 4)], 1)
-    text = "W x = [1, 3, 2, 5, 4, 1.5, 2.5] for expert 0, 0 for four others"
-    for name, logits in ((f"{text}, without the last token", queue[:6]), (text, queue), ("random", draw(7, 5))):
+    queue = torch.cat([rows([1.0], [3.0], [2.0], [5.0], [4.0], [1.5]), torch.zeros(6, 4)], 1)
+    few = torch.cat([rows(*3 * [[5.0, 5.1]], [0.3, 0.0], [0.4, 0.0], [0.2, 0.0], [0.1, 0.0]), torch.zeros(7, 3)], 1)
+    for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
         gates = largest_only(logits.softmax(-1))
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
         C = -(-3 * len(logits) // 10)  # 1.5 M / 5, rounded up; a gate stays if fewer than C are above it
