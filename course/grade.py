@@ -30,9 +30,8 @@ def find_files(submission):
     found, notes = [], []
     if submission.is_symlink():
         return {}, ["a link is not followed"]
-    for path in sorted(submission.rglob("*")) if submission.is_dir() else [submission]:
-        if path.is_symlink() or not path.is_file():
-            continue
+    paths = sorted(submission.rglob("*")) if submission.is_dir() else [submission]
+    for path in [path for path in paths if path.is_file() and not path.is_symlink()]:
         if path.name in splice.WRITTEN and path.stat().st_size <= LARGEST:
             found.append((path.relative_to(submission).as_posix(), path.read_bytes()))
         elif path.suffix == ".zip":

@@ -22,12 +22,8 @@ KEPT = (".gitignore", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE
         "course/table.py", "course/check.mk", "course/layer.svg")
 PAGES = {"README.md": "course/ASSIGNMENT.md"} | {name: f"course/{name}" for name in
                                                  ("AGENTS.md", "EXPERIMENT.md", "ACCOUNTING.md")}
-NO_LIVE = '''"""The page live.html holds the solution, in JavaScript."""
-
-
-def write_page(*args):
-    return "No live.html: it is not part of a handout."
-'''
+# live.html holds the solution, in JavaScript
+NO_LIVE = 'def write_page(*args):\n    return "No live.html: it is not part of a handout."\n'
 
 
 def blank_functions(text, stages):

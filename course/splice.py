@@ -141,7 +141,8 @@ def splice(name, given, text):
         ours, theirs = ast.parse(given), ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return given, [f"{name}: {error}: nothing of this file is taken"]
-    notes, todo, helpers, known, available = [], set(), {}, definitions(ours), definitions(theirs)
+    known, available = definitions(ours), definitions(theirs)
+    notes, todo, helpers = [], set(), {}
     for piece in WRITTEN[name]:
         body, written = find_piece(piece, known), find_piece(piece, available)
         if not written:
@@ -154,14 +155,15 @@ def splice(name, given, text):
         except Refused as refused:
             notes.append(f"{name}: {piece} {refused}: not run")
             body[:] = ast.parse(f"raise NotImplementedError({notes[-1]!r})").body
-    while words := sorted(todo & available.keys() - known.keys() - helpers.keys()):
+    while words := todo & available.keys() - known.keys() - helpers.keys():
+        word = min(words)
+        helpers[word] = available[word]
         try:
-            check_helper(available[words[0]], known, available)
-            helpers[words[0]] = available[words[0]]
-            todo |= names_in([available[words[0]]])
+            check_helper(available[word], known, available)
+            todo |= names_in([available[word]])
         except Refused as refused:
-            notes.append(f"{name}: {words[0]} {refused}: not taken")
-            helpers[words[0]] = ast.Pass()
+            notes.append(f"{name}: {word} {refused}: not taken")
+            helpers[word] = ast.Pass()
     ours.body[1:1] = [*ast.parse("from __future__ import annotations").body, *helpers.values()]  # no annotation runs
     changes = []
     for word in [word for word in known if word in available and word not in WRITTEN[name] and "." not in word]:

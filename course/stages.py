@@ -51,8 +51,9 @@ def call(function, *arguments):
 def verify(case, function, want, *inputs):
     """Compare a student's function of these inputs with `want`, and its gradients with what small changes do."""
     same(case, call(function, *inputs), want)
-    xs, options = [x.clone().requires_grad_() for x in inputs], {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2}
-    if not gradcheck(lambda *xs: function(*xs).double(), xs, **options, fast_mode=True, raise_exception=False):
+    xs = [x.clone().requires_grad_() for x in inputs]
+    tolerance = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2, "fast_mode": True}  # a student may compute in float32
+    if not gradcheck(lambda *xs: function(*xs).double(), xs, **tolerance, raise_exception=False):
         raise Wrong(f"{case}: the values are right, but not the gradients; is something detached?")
 
 
@@ -232,9 +233,8 @@ def stage3_step():
     for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 4, 1e6), (random, 2, 0.5)):
         found, log, seen = finetune("topk", parts, clip, x, y)
         if seen != [(True, None, True)] * 4 * parts:
-            raise Wrong(f"each of {parts} parts goes through forward (not model) once a step, within autocast, with "
-                        "recompute=args.recompute, and noise is None for top-k; with --recompute these three are "
-                        f"{seen[:2]} ..., {len(seen)} times in 4 steps")
+            raise Wrong("each part goes through forward once a step, within autocast, with noise=None for top-k and "
+                        f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
         w, losses = torch.ones(8), []
         for step in range(4):
             losses.append(features(x[-4 // parts:], y[-4 // parts:]) @ w)
