@@ -110,13 +110,14 @@ def main(argv=None):
         raise BadInput(f"there is no {missing or 'submission'}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
     seeds = [args.seed, *(result["extra_data"]["seed"] for result in read_results(args.out).values())]
     seed = next((seed for seed in seeds if seed is not None), secrets.randbelow(10**6))
-    names = Counter()
+    names = set()
     for path in submissions:
-        name = re.sub(r"[^\w.@+ -]", "_", path.absolute().name.removesuffix(".zip"))
-        names[name] += 1
+        name = first = re.sub(r"[^\w.@+ -]", "_", path.absolute().name.removesuffix(".zip"))
+        while name in names:
+            name += "_2"
+        names.add(name)
         results, notes = grade(path, seed)
-        if names[name] > 1:
-            name = f"{name}_{names[name]}"
+        if name != first:
             notes.append(f"another submission has this name, so {path} is called {name}")
         tests = [{"name": test, "score": points, "max_score": check.POINTS[test], "output": message}
                  for test, (points, message) in results.items()]
