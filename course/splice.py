@@ -141,6 +141,9 @@ def splice(name, given, text):
         ours, theirs = ast.parse(given), ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return given, [f"{name}: {error}: nothing of this file is taken"]
+    for part in ast.walk(theirs):
+        if isinstance(part, (ast.arg, ast.FunctionDef)):
+            part.annotation = part.returns = None  # type hints would run
     known, available = definitions(ours), definitions(theirs)
     notes, todo, helpers = [], set(), {}
     for piece in WRITTEN[name]:
@@ -164,7 +167,7 @@ def splice(name, given, text):
         except Refused as refused:
             notes.append(f"{name}: {word} {refused}: not taken")
             helpers[word] = ast.Pass()
-    ours.body[1:1] = [*ast.parse("from __future__ import annotations").body, *helpers.values()]  # no annotation runs
+    ours.body[1:1] = helpers.values()
     changes = []
     for word in [word for word in known if word in available and word not in WRITTEN[name] and "." not in word]:
         before, after = (ast.unparse(found[word]).splitlines() for found in (known, available))

@@ -1,9 +1,7 @@
 """The table of an experiment (EXPERIMENT.md): mean ± standard deviation over seeds, for models named VARIANT_sSEED.
 
     python -m course.table out/experiment2-12345/results.json
-    python -m course.table out/class/mine_s*.pt             # GFLOP of finetuning of a class row, by the ledgers
-
-`data/start/` is given. What else is in the ledger of a checkpoint counts.
+    python -m course.table out/class/mine_s*.pt             # GFLOP since data/start of a class row, by the ledgers
 """
 import json
 import sys
