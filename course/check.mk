@@ -2,10 +2,13 @@
 .PHONY: check check-demo experiment
 # STAGE=2 and STAGE=stage2 are the same.
 check: .venv/ready  ## how far you are: the checks and points of STAGE=2, or of all stages
-	@$(PY) -m pip install -q pytest
 	@$(PY) -m course.check $(if $(STAGE),--stage $(STAGE))
-check-demo: .venv/ready $(DATA)/ready  ## make demo with what you wrote, in a fresh handout: is its result in range?
-	@$(PY) -m course.check --demo $(DATA)
+check-demo: .venv/ready $(DATA)/ready  ## make demo with what you wrote, in a fresh handout, out/check
+	@rm -rf out/check
+	@$(PY) -m course.check --write out/check
+	@cp -r data/start out/check/data/start
+	@$(MAKE) --no-print-directory -C out/check -o .venv/ready -o $(abspath $(DATA))/ready demo \
+	  PY=$(abspath $(PY)) DATA=$(abspath $(DATA))
 
 # EXPERIMENT.md: three runs of each variant, named VARIANT_sSEED. A variant is named after what differs, NAME-VALUE.
 VARIANTS_1 = random-0 random-50 random-200 hidden-0 hidden-50 hidden-200

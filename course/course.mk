@@ -6,5 +6,5 @@ grade: .venv/dev  ## points for SUBMISSION=folder, or for every folder and zip i
 	$(PY) -m course.grade $(if $(SUBMISSION),"$(SUBMISSION)") $(if $(SUBMISSIONS),--each "$(SUBMISSIONS)") --out out/grades
 autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	$(PY) -m course.grade --autograder out/autograder.zip
-hints: .venv/dev  ## course/hints.json anew, after a change of the checks or of course/mistakes.txt
+hints: .venv/dev  ## course/hints.json anew, after a change of the checks or of course/mistakes.json
 	$(PY) -m course.mistakes

@@ -6,36 +6,30 @@ A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docst
 lines that describe arguments.
 """
 import ast
-import io
 import re
 import shutil
-import zipfile
 from pathlib import Path
 
 from cli import BadInput, make_parser, run
 from course.check import write
-from course.splice import WRITTEN, functions
+from course.splice import WRITTEN, definitions
 
 ROOT = Path(__file__).parent.parent
-KEPT = (".gitignore", "*.py", "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template",
-        "docs/glossary.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE",
-        *(f"course/{name}" for name in ("__init__.py", "splice.py", "check.py", "test_stages.py", "hints.json",
-                                        "table.py", "check.mk", "AGENTS.md", "ASSIGNMENT.md", "EXPERIMENT.md",
-                                        "ACCOUNTING.md", "layer.svg")))
-LEFT_OUT = {  # answers, and what is said of files that a handout lacks
-    "model.py": r"(?<=summed over layers \(3\.3\)): 1 per layer at balance, N at collapse",
-    "finetune_router.py": r"  # 1: balanced, N: all tokens to one expert",
-    "docs/glossary.md": r"(?m)^- \*\*`live\.html`\*\*.*\n(  .*\n)*|"
-                        r" It is 1 at\s+balance and N if one of N experts gets all tokens\.",
-    "Makefile": r"\. A preset may set NAMES to TEXTS|; a preset may import it instead|"
-                r"experiments/experiments\.mk tests/tests\.mk course/course\.mk |(?m:^# rivals, paper; test.*\n)|"
-                r"(?s:# ---- the article results.*?(?=# ---- everything else))|(?<=demo )page "}
+KEPT = (".gitignore", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "docs/glossary.md",
+        "cli.py", "model.py", "mix.py", "train_expert.py", "finetune_router.py", "evaluate.py", "sample.py",
+        "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template",
+        "course/__init__.py", "course/splice.py", "course/check.py", "course/stages.py", "course/hints.json",
+        "course/table.py", "course/check.mk", "course/layer.svg")
+PAGES = {"README.md": "course/ASSIGNMENT.md"} | {name: f"course/{name}" for name in
+                                                 ("AGENTS.md", "EXPERIMENT.md", "ACCOUNTING.md")}
+# live.html holds the solution, in JavaScript
+NO_LIVE = 'def write_page(*args):\n    return "No live.html: it is not part of a handout."\n'
 
 
 def blank_functions(text, stages):
     """A source text without the bodies of the functions in `stages`; their docstrings keep what `shorten` leaves."""
     lines = text.splitlines(keepends=True)
-    for name, f in reversed(functions(ast.parse(text)).items()):
+    for name, f in reversed(definitions(ast.parse(text)).items()):
         if name in stages:
             docstring = slice(f.body[0].lineno - 1, f.body[0].end_lineno)
             blank = f'raise NotImplementedError("stage {stages[name]}: {name}")\n'
@@ -47,35 +41,11 @@ def blank_functions(text, stages):
 
 
 def shorten(docstring):
-    """The first paragraph of a docstring, and its lines on arguments."""
-    text = "".join(docstring)
-    first, *rest = text.split("\n\n")
-    if not rest:
-        return docstring
-    arguments = [line for part in rest for line in part.splitlines() if re.match(r" *\w+(, \w+)*: ", line)]
-    if arguments:
-        first += "\n\n" + "\n".join(arguments)
-    indent = re.match(" *", text)[0]
-    return [f'{first}\n{indent}"""\n']
-
-
-def blank_loop(text):
-    """finetune_router.py without the body of its step."""
-    last = "        optimizer.zero_grad()\n"
-    start = text.index("        for xs, ys in zip(")
-    end = text.index(last) + len(last)
-    return f'{text[:start]}        raise NotImplementedError("stage 3: the loop")\n{text[end:]}'
-
-
-def blank_branch(text):
-    """The Makefile without the mixture that an expert reads and the checkpoint that it starts from.
-
-    It knows one recipe: the presets are files that a handout lacks.
-    """
-    text = re.sub(r"(?m)^EXPERT_DATA = .*$", "EXPERT_DATA = $(error stage 2: branch)", text)
-    text = re.sub(r"(?s)ifeq \(\$\(PRESET\),cpu\)\n(.*?)else.*?endif\n", r"\1", text)
-    text = re.sub(r"PRESET=\S+  |(?m:^PRESET .*\n)", "", text)
-    return text.replace("--init $< --data $(EXPERT_DATA)", "--data $(EXPERT_DATA)")
+    """The first paragraph of a docstring, and those that begin with an argument."""
+    first, *rest = "".join(docstring).split("\n\n")
+    kept = "\n\n".join([first, *(part for part in rest if re.match(r" *\w+(, \w+)*: ", part))])
+    end = "" if kept.endswith('"""\n') else '\n    """\n'
+    return [kept + end]
 
 
 def read(patterns):
@@ -87,34 +57,24 @@ def read(patterns):
 def files():
     """The files of the handout, {name: bytes}, but for its checkpoints."""
     found = {name: content.decode() for name, content in read(KEPT).items()}
+    found |= {name: (ROOT / path).read_text() for name, path in PAGES.items()}
     for name, stages in WRITTEN.items():
-        if name.endswith(".py"):
-            found[name] = blank_functions(found[name], stages)
-    found["finetune_router.py"] = blank_loop(found["finetune_router.py"])
-    found["Makefile"] = blank_branch(found["Makefile"])
+        found[name] = blank_functions(found[name], stages)
+    step = r"(?s)        for xs, ys in zip\(.*?        optimizer.zero_grad\(\)\n"
+    found["finetune_router.py"] = re.sub(step, '        raise NotImplementedError("stage 3: the loop")\n',
+                                         found["finetune_router.py"])
+    article = r"(?s)# ---- the article results.*?(?=# ---- everything else)"  # it shows the page
+    found["Makefile"] = re.sub(article, "", found["Makefile"])
     fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
-    del found["support/live.py"]  # its page is the solution, in JavaScript
-    del found["hf.py"]  # it renames tensors as mix does
-    evaluate = found["evaluate.py"].replace("btm, live\n", "btm\n").replace(" and, for an MoE, live.html", "")
-    found["evaluate.py"] = re.sub(r"        if moes:\n|.*live\.(write_page|html).*\n", "", evaluate)
-    for name, pattern in LEFT_OUT.items():
-        found[name], n = re.subn(pattern, "", found[name])
-        if not n:
-            raise ValueError(f"{name} has no {pattern}")
-    found["README.md"] = found.pop("course/ASSIGNMENT.md")
-    for name in ("AGENTS.md", "EXPERIMENT.md", "ACCOUNTING.md"):
-        found[name] = found.pop(f"course/{name}")
+    found["support/live.py"] = NO_LIVE
     return {name: text.encode() for name, text in found.items()}
 
 
-def zip_files(content):
-    """{name: bytes} as the bytes of a zip."""
-    memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in content.items():
-            archive.writestr(name, text)
-    return memory.getvalue()
+def write_handout(folder):
+    """Write the handout, but for its checkpoints, with course/given.zip, which keeps it as it was given."""
+    write(folder, files())
+    shutil.move(shutil.make_archive(f"{folder}_given", "zip", folder), Path(folder, "course", "given.zip"))
 
 
 def main(argv=None):
@@ -123,9 +83,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if Path(args.out).exists():  # somebody may have written in it
         raise BadInput(f"--out {args.out} is there already; delete it, or choose another name")
-    content = files()
-    content |= read(["data/start/*.pt"]) | {"course/given.zip": zip_files(content)}
-    write(args.out, content)
+    write_handout(args.out)
+    write(args.out, read(["data/start/*.pt"]))
     out = Path(args.out).resolve()
     print(f"wrote {args.out} and {shutil.make_archive(str(out), 'zip', out.parent, out.name)}")
 

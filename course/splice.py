@@ -6,236 +6,172 @@ top of the file that they use. No other line runs: a change of given code has no
 import ast
 import codecs
 import difflib
+import importlib
 import re
+from types import ModuleType
 
 WRITTEN = {  # what students write, and in which stage
     "model.py": {"route_topk": 1, "ff_moe": 1, "MoE.forward": 1, "expert_load": 3, "load_balancing_loss": 4,
                  "route_switch": 5, "route_sample": 5},
     "mix.py": {"average": 2, "rule_for": 2, "mix": 2, "split": 6, "blend": 6},
-    "finetune_router.py": {"temperature": 5, "the loop": 3},
-    "Makefile": {"branch": 2}}
-IMPORTS = {"math", "cmath", "time", "random", "copy", "re", "statistics", "fractions", "dataclasses", "typing",
-           "functools", "itertools", "collections", "contextlib", "torch", "numpy", "tqdm", "cli", "data", "model",
-           "support"}
-NAMES = {"exec", "eval", "compile", "open", "getattr", "setattr", "delattr", "globals", "locals", "vars", "exit",
-         "quit", "breakpoint", "input", "os", "Path"}  # refused as names; x.eval() is another's method, and runs
-ATTRIBUTES = re.compile(  # refused behind a dot: ways from a function to its frames, to modules and to files
-    r"_(?!_?(class_|name_|replace|asdict|fields)_?$)\w+|(f|tb|gi|cr|ag)_(back|globals|locals|builtins|code|frame)|"
-    r"sys|os|gc|io|builtins|importlib|import_module|subprocess|inspect|ctypes|signal|threading|asyncio|"
-    r"unittest|multiprocessing|pickle|traceback|linecache|with_traceback|attrgetter|methodcaller|FunctionType|CodeType|Path|"
-    r"pathlib|cpp_extension|hub|package|overrides|testing|ctypeslib|f2py|distributed")
-MAKE_TEXT = re.compile(r"(?:[\w =,.%/-]|\$[<@*^]|\$\([A-Z_]+\))*")  # no calls of make's functions, no shell syntax
+    "finetune_router.py": {"temperature": 5, "the loop": 3}}
+
+# What is written there may use these modules, {name: module}. What leads to files or to the checks is refused.
+MODULES = {"math": "math", "copy": "copy", "re": "re", "itertools": "itertools", "collections": "collections",
+           "np": "numpy", "numpy": "numpy", "torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional",
+           "utils": "torch.nn.utils", "linalg": "torch.linalg", "cuda": "torch.cuda", "training": "support.training"}
+NAMES = re.compile(r"__.*|breakpoint|compile|delattr|eval|exec|getattr|globals|help|locals|open|setattr|type|vars|"
+                   r"os|fast|Path")
+ATTRIBUTES = re.compile(r"_(?!replace$).*|(f|tb|gi|cr|ag)_.*|load|save|savez\w*|(load|save|gen)\w*txt|from_?file|"
+                        r"fromregex|tofile|dump|memmap|ctypes|PyTorchFile\w+|open|os|sys|builtins|get_device_module")
+PLAIN = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult,
+         ast.Div, ast.Load)
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+class Refused(Exception):
+    """Why a piece of a submission is not taken."""
 
 
 def decode(content):
-    """The text of a file, whatever an editor made of its encoding and line ends."""
-    encoding = "utf-8-sig"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def functions(tree):
-    """The functions of a module, and the methods of its classes by their full name: {name: its node}."""
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            found[node.name] = node
-        if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{f.name}": f for f in node.body if isinstance(f, ast.FunctionDef)}
-    return found
+    """The text of a file, whatever an editor made of its encoding. Letters of older encodings can stand in comments."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf_16 else "utf-8-sig", errors="replace")
 
 
 def definitions(tree):
-    """{name: the statement at the top of a module that defines it}; an import of several names becomes several."""
+    """{name: its statement} of what a module defines: functions, methods as Class.name, classes, constants, imports."""
     found = {}
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found[node.name] = node
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                found |= {name.id: node for name in ast.walk(target) if isinstance(name, ast.Name)}
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            for alias in node.names:
-                one = ast.Import([alias])
-                if isinstance(node, ast.ImportFrom):
-                    one = ast.ImportFrom(node.module, [alias], node.level)
-                found[alias.asname or alias.name.split(".")[0]] = one
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{f.name}": f for f in node.body if isinstance(f, ast.FunctionDef)}
+        if isinstance(node, ast.Assign):
+            found |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, IMPORTS):
+            found |= {alias.asname or alias.name.split(".")[0]: node for alias in node.names}
     return found
 
 
-def why_refused(nodes):
-    """Why pieces of a submission do not run, or None."""
-    parts = [part for node in nodes for part in ast.walk(node)]
-    renamed = {getattr(part, key, None) for part in parts for key in ("arg", "asname", "name")}
-    renamed |= {part.id for part in parts if isinstance(part, ast.Name) and not isinstance(part.ctx, ast.Load)}
-    for part in parts:
-        words, modules = [], []
-        if isinstance(part, ast.Import):
-            modules = [alias.name for alias in part.names]
-            words = ".".join(modules).split(".")
-        elif isinstance(part, ast.ImportFrom):
-            modules = [part.module if part.module and not part.level else "."]
-            words = [*modules[0].split("."), *(alias.name for alias in part.names)]
-        elif isinstance(part, ast.Attribute):
-            on_self = ast.unparse(part.value) == "self" and "self" not in renamed
-            words = [] if on_self and not part.attr.startswith("__") else [part.attr]
-            if not (on_self or isinstance(part.ctx, ast.Load) or part.attr in ("data", "grad", "requires_grad")):
-                return f"sets {ast.unparse(part)}"
-        elif isinstance(part, ast.MatchClass):
-            words = part.kwd_attrs
-        for module in modules:
-            if module.split(".")[0] not in IMPORTS:
-                return f"imports {module}, and may import {', '.join(sorted(IMPORTS))}"
-        refused = [word for word in words if ATTRIBUTES.fullmatch(word)]
-        name = getattr(part, "id", getattr(part, "name", None))
-        if isinstance(name, str) and (name in NAMES or name.startswith("__")):
-            refused.append(name)
-        if refused:
-            return f"uses {refused[0]}"
+def names_in(nodes):
+    """The names that some statements use."""
+    return {part.id for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
-def is_constant(node):
-    """Whether an expression only writes down a value, such as 1.5, -math.inf or (1, 2 * N): it calls nothing."""
-    allowed = (ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.UnaryOp, ast.unaryop, ast.expr_context, ast.Name,
-               ast.Attribute, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div)
-    return all(isinstance(part, allowed) for part in ast.walk(node))
+# ---- what a piece of a submission may do
+def look_up(module, name):
+    """The module that `module.name` is, or None if it is something else. Raises Refused if it is not of MODULES."""
+    value = getattr(importlib.import_module(module), name, None)
+    if value is None or (isinstance(value, ModuleType) and value.__name__ not in MODULES.values()):
+        raise Refused(f"uses {module}.{name}")
+    return value.__name__ if isinstance(value, ModuleType) else None
 
 
-def helper(name, node):
-    """(a definition at the top of a submission, without what would run there, or None; why it is not taken)."""
-    if isinstance(node, ast.ClassDef):
-        return None, "is a class; only functions and constants are taken"
-    if isinstance(node, ast.FunctionDef):
-        defaults = [value for value in [*node.args.defaults, *node.args.kw_defaults] if value]
-        if node.decorator_list or not all(map(is_constant, defaults)):
-            return None, "has a decorator, or a default that is no constant"
-    elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-        function = isinstance(node.value, ast.Lambda) and not (node.value.args.defaults or node.value.args.kw_defaults)
-        if not node.value or not (function or is_constant(node.value)):
-            return None, "is no plain constant; compute it in a function"
-        node = ast.Assign([ast.Name(name, ast.Store())], node.value)
-    return node, why_refused([node])
+def module_of(node, modules):
+    """The module that an expression stands for, or None. modules: {name: module}."""
+    if isinstance(node, ast.Name):
+        return modules.get(node.id)
+    module = module_of(node.value, modules) if isinstance(node, ast.Attribute) else None
+    return module and look_up(module, node.attr)
 
 
-def without_annotations(node):
-    """An annotation of a helper would run where it is defined."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.FunctionDef):
-            part.returns = None
-        if isinstance(part, ast.arg):
-            part.annotation = None
-    return node
+def check_import(node, given):
+    """Raise Refused unless an import is the handout's, or gives a module its name in MODULES, or a function of one."""
+    for alias in node.names:
+        path, name = alias.name, alias.asname or alias.name
+        if isinstance(node, ast.ImportFrom):
+            path = f"{node.module}.{path}"
+        module, _, last = path.rpartition(".")
+        if MODULES.get(name) != path and ast.unparse(node) not in given:
+            if name in MODULES or module not in MODULES.values() or ATTRIBUTES.fullmatch(last) or look_up(module, last):
+                raise Refused(f"imports {path} as {name}, which is not in MODULES of course/splice.py")
 
 
-def find_step(given, theirs):
-    """What a student wrote in the loop of finetune_router.py, and the places where it stands: two `main` functions.
+def check_statements(body, known, available):
+    """Raise Refused if statements could reach more than a function's arguments, MODULES and the handout's functions.
 
-    Returns (the step, the given loop's statements, the index of the blank). Raises LookupError if it is not found.
+    known, available: the definitions of the handout's and of the student's file.
     """
-    loops = []
-    for main in (given, theirs):
-        loops += [node for node in main.body if isinstance(node, ast.For) and ast.unparse(node.target) == "step"][:1]
-    if len(loops) < 2:
-        raise LookupError("has no `for step in` in main")
-    ours, loop = (node.body for node in loops)
-    blank = next(i for i, node in enumerate(ours) if isinstance(node, ast.Raise))
-    behind = ast.unparse(ours[blank + 1])
-    ends = [i for i, node in enumerate(loop) if ast.unparse(node) == behind]
-    if not ends:
-        raise LookupError(f"has no line `{behind}` behind your step")
-    before = {ast.unparse(node) for node in ours[:blank]}
-    step = [node for node in loop[:ends[0]] if ast.unparse(node) not in before]
-    kept = [node for node in loop[:ends[0]] if node not in step]
-    loop[:ends[0]] = [*kept, ours[blank]]
-    return step, ours, blank
+    parts = [part for node in body for part in ast.walk(node)]
+    used = [available[name] for name in names_in(body) & available.keys() - known.keys()]
+    aliases = {alias for node in [*known.values(), *used, *parts] if isinstance(node, IMPORTS) for alias in node.names}
+    modules = {name: MODULES[name] for name in {alias.asname or alias.name for alias in aliases} & MODULES.keys()}
+    before_dots = {part.value for part in parts if isinstance(part, ast.Attribute)}
+    for part in [*used, *parts]:
+        if isinstance(part, IMPORTS):
+            check_import(part, [ast.unparse(node) for node in known.values()])
+        if module_of(part, modules) and part not in before_dots:  # it could get a name that is not known here
+            raise Refused(f"uses {ast.unparse(part)} without a dot behind it")
+        if isinstance(part, (ast.ClassDef, ast.Global, ast.MatchClass)):
+            raise Refused(f"has a {type(part).__name__}")
+        if isinstance(part, ast.Name) and NAMES.fullmatch(part.id):
+            raise Refused(f"uses {part.id}")
+        if isinstance(part, ast.Attribute) and ATTRIBUTES.fullmatch(part.attr):
+            raise Refused(f"uses {ast.unparse(part)}")
+        if isinstance(part, ast.Attribute) and not isinstance(part.ctx, ast.Load) and part.attr != "grad":
+            raise Refused(f"sets {ast.unparse(part)}")
+
+
+def check_helper(node, known, available):
+    """Raise Refused unless a definition at the top of a submission is an import, a function or a plain constant."""
+    values = []
+    if isinstance(node, ast.FunctionDef):
+        check_statements([node], known, available)
+        values = [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)]
+    if isinstance(node, ast.Assign):
+        values = [node.value, *node.targets[1:]]
+    if not all(isinstance(part, PLAIN) for value in values for part in ast.walk(value)):
+        raise Refused("has a decorator, or a value that is computed outside of a function")
+
+
+# ---- what a student wrote, in the handout
+def find_piece(piece, defined):
+    """The statements of a function, or of the loop in `main`; [] if it is missing."""
+    node = defined.get("main" if piece == "the loop" else piece, ast.Module([], []))
+    if piece == "the loop":
+        node = next((part for part in node.body if isinstance(part, ast.For)), ast.Module([], []))
+    return node.body
 
 
 def splice(name, given, text):
-    """(the handout's file `name` with what a student wrote in it, what was not taken, the diff of given code)."""
-    if name == "Makefile":
-        return splice_makefile(given, text)
+    """Put what a student wrote into a file of the handout. Returns the file, and notes on what has no effect."""
     try:
-        theirs = ast.parse(text)
+        compile(text, name, "exec")
+        ours, theirs = ast.parse(given), ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return given, [f"{name}:{getattr(error, 'lineno', 0)}: {getattr(error, 'msg', error)}: not taken"], []
-    ours, notes, todo, taken = ast.parse(given), [], [], {}
-    plain = ast.unparse(ours)
-    targets, written = functions(ours), functions(theirs)
+        return given, [f"{name}: {error}: nothing of this file is taken"]
+    for part in ast.walk(theirs):
+        if isinstance(part, (ast.arg, ast.FunctionDef)):
+            part.annotation = part.returns = None  # type hints would run
+    known, available = definitions(ours), definitions(theirs)
+    notes, todo, helpers = [], set(), {}
     for piece in WRITTEN[name]:
-        function = "main" if piece == "the loop" else piece
+        body, written = find_piece(piece, known), find_piece(piece, available)
+        if not written:
+            notes.append(f"{name}: {piece} is missing")
+            continue
         try:
-            if function not in written:
-                raise LookupError("is missing")
-            if piece == "the loop":
-                body, place, start = find_step(targets[function], written[function])
-                end = start + 1
-            else:
-                body, place = written[function].body, targets[function].body
-                written[function].body = list(place)
-                start, end = 0, len(place)
-        except LookupError as error:
-            notes.append(f"{name}: {piece} {error}")
-            continue
-        reason = why_refused(body)
-        if reason:
-            notes.append(f"{name}: {piece} {reason}: not run")
-            body = ast.parse(f"raise RuntimeError({notes[-1]!r})").body
-        if body:
-            place[start:end] = body
-        todo += body
-    available, known = definitions(theirs), definitions(ours)
-    while todo:
-        used = {part.id for part in ast.walk(todo.pop()) if isinstance(part, ast.Name)}
-        for word in sorted(used & available.keys() - known.keys() - taken.keys()):
-            taken[word], reason = helper(word, available[word])
-            if reason:
-                notes.append(f"{name}: {word} {reason}: not taken")
-                taken[word] = None
-            else:
-                todo.append(taken[word])
-    helpers = [without_annotations(taken[word]) for word in available if taken.get(word)]
-    place = max(i for i, node in enumerate(ours.body) if isinstance(node, (ast.Import, ast.ImportFrom))) + 1
-    ours.body[place:place] = helpers
-    theirs.body = [node for node in theirs.body if not defined_names(node) & taken.keys()]
-    return ast.unparse(ast.fix_missing_locations(ours)), notes, diff(name, plain, ast.unparse(theirs))
-
-
-def defined_names(node):
-    return definitions(ast.Module([node], [])).keys()
-
-
-def diff(name, given, theirs):
-    lines = difflib.unified_diff(given.splitlines(), theirs.splitlines(), name, f"{name}, handed in", "", "", 0, "")
-    return list(lines)[2:]
-
-
-def branch_parts(makefile):
-    """EXPERT_DATA and the recipe of the experts: the two lines of a Makefile that students write."""
-    data = re.findall(r"(?m)^EXPERT_DATA *[:?]?= *(.*?) *(?:#.*)?$", makefile)
-    recipe = re.findall(r"(?m)^\$\(EXPERTS\):.*\n\t(.*?) *$", makefile)
-    return data[-1:] + recipe[-1:]
-
-
-def splice_makefile(given, text):
-    theirs = re.sub(r"\s*\\\n\s*", " ", text)  # one line for each command
-    parts, blanks = branch_parts(theirs), branch_parts(given)
-    if len(parts) < 2:
-        return given, ["Makefile: EXPERT_DATA or the recipe of $(EXPERTS) is missing"], []
-    spliced, notes = given, []
-    for part, blank in zip(parts, blanks, strict=True):
-        if part != blank and not MAKE_TEXT.fullmatch(part):
-            notes.append(f"Makefile: {part!r} has more than words and variables: not taken")
-            continue
-        for name in re.findall(r"\$\(([A-Z_]+)\)", part):  # a variable of the student's own
-            line = re.search(rf"(?m)^{name} *[:?]?= *(.*?) *$", theirs)
-            if line and not re.search(rf"(?m)^{name} *[:?]?=", given) and MAKE_TEXT.fullmatch(line[1]):
-                spliced = spliced.replace("EXPERT_DATA =", f"{line[0]}\nEXPERT_DATA =", 1)
-                theirs = theirs.replace(f"{line[0]}\n", "", 1)
-        spliced = spliced.replace(blank, part)
-        theirs = theirs.replace(part, blank)
-    return spliced, notes, diff("Makefile", re.sub(r"\s*\\\n\s*", " ", given), theirs)
+            check_statements(written, known, available)
+            body[:] = written
+            todo |= names_in(written)
+        except Refused as refused:
+            notes.append(f"{name}: {piece} {refused}: not run")
+            body[:] = ast.parse(f"raise NotImplementedError({notes[-1]!r})").body
+    while words := todo & available.keys() - known.keys() - helpers.keys():
+        word = min(words)
+        helpers[word] = available[word]
+        try:
+            check_helper(available[word], known, available)
+            todo |= names_in([available[word]])
+        except Refused as refused:
+            notes.append(f"{name}: {word} {refused}: not taken")
+            helpers[word] = ast.Pass()
+    ours.body[1:1] = helpers.values()
+    changes = []
+    for word in [word for word in known if word in available and word not in WRITTEN[name] and "." not in word]:
+        before, after = (ast.unparse(found[word]).splitlines() for found in (known, available))
+        changes += list(difflib.unified_diff(before, after, "", "", "", "", 0, ""))[2:]
+    if changes:
+        notes.append("\n".join([f"{name}: given code was changed, without effect:", *changes[:40]]))
+    return ast.unparse(ast.fix_missing_locations(ours)), notes

@@ -1,55 +1,36 @@
 """The table of an experiment (EXPERIMENT.md): mean ± standard deviation over seeds, for models named VARIANT_sSEED.
 
     python -m course.table out/experiment2-12345/results.json
-    python -m course.table --ledger out/class/mine_s*.pt       # what a class row cost, against its budget
-
-The ledger of a checkpoint says what was done to make it. `data/start/` is given, so it must be the start.
+    python -m course.table out/class/mine_s*.pt             # GFLOP since data/start of a class row, by the ledgers
 """
 import json
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+import torch
+
 from data.task import over_domains
 from support.checkpoint import load_checkpoint
 from support.report import markdown
-
-BUDGET = 730  # GFLOP of finetuning in a class row
-GIVEN = [f"data/start/{name}.pt" for name in ("seed", "math", "code", "wiki")]
 
 
 def measure(model, routing):
     """A model's row: accuracies and their mean in %, two losses in nats, and the shares `own` and `largest` in %."""
     row = {domain: 100 * value for domain, value in model["accuracy"].items() if domain != "switch"}
-    share = routing["share"]  # {domain: (n_layer, N)}
-    own = []
-    for domain in ("math", "code", "wiki"):
-        own += [layer[routing["experts"].index(domain)] for layer in share[domain]]
-    largest = []
-    for layer in range(len(share["math"])):
-        gates = [share[domain][layer] for domain in row]  # an (N,) for each domain
-        largest.append(max(mean(column) for column in zip(*gates, strict=True)))
+    share = {domain: torch.tensor(gates) for domain, gates in routing["share"].items()}  # (n_layer, N) each
+    own = torch.stack([share[name][:, routing["experts"].index(name)] for name in ("math", "code", "wiki")]).mean()
+    largest = torch.stack([share[domain] for domain in row]).mean(0).max(1).values.mean()
     losses = {"loss": over_domains(model["loss"]), "answers": over_domains(model["answer_loss"])}
-    return {**row, "mean": mean(row.values()), **losses, "own": 100 * mean(own), "largest": 100 * mean(largest)}
-
-
-def ledger_row(path, given):
-    """What the ledger of a checkpoint says of its cost: its name, GFLOP of training since `given`, and a verdict."""
-    ledger = [entry for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given]
-    cost = sum(entry["flops"] for entry in ledger) / 1e9
-    verdict = "inside the budget"
-    if cost > BUDGET:
-        verdict = f"above {BUDGET} by {100 * (cost / BUDGET - 1):.1f} %"
-    known = given | {entry["id"] for entry in ledger}
-    if not all(entry["parents"] and set(entry["parents"]) <= known for entry in ledger):
-        verdict = "does not start from data/start"
-    return [path, f"{cost:.1f}", verdict]
+    return {**row, "mean": mean(row.values()), **losses, "own": 100 * own.item(), "largest": 100 * largest.item()}
 
 
 def main(argv):
-    if argv[0] == "--ledger":
-        given = {entry["id"] for path in GIVEN for entry in load_checkpoint(path)["ledger"]}
-        print(markdown(["checkpoint", "GFLOP", "verdict"], [ledger_row(path, given) for path in argv[1:]]))
+    if argv[0].endswith(".pt"):
+        given = {entry["id"] for path in Path("data/start").glob("*.pt") for entry in load_checkpoint(path)["ledger"]}
+        for path in argv:
+            cost = sum(entry["flops"] for entry in load_checkpoint(path)["ledger"] if entry["id"] not in given) / 1e9
+            print(f"{path}: {cost:.1f} of 730 GFLOP since data/start")
         return
     results = json.loads(Path(argv[0]).read_text())
     runs = {}  # {variant: its rows, one for each seed}

@@ -1,0 +1,355 @@
+"""The checks of the assignment: what students write, against the paper's equations for single numbers.
+
+A check begins with fixed numbers that fit on paper. Random numbers follow, which nobody can know by heart. It replaces
+functions of other stages by stand-ins, so that a mistake costs points once. check.py runs each in a process of its own,
+so none puts anything back. A message begins with the check's docstring, the equation.
+"""
+from math import fsum, inf
+
+import torch
+from torch.autograd import gradcheck
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+import finetune_router
+import mix
+import model
+from model import GPT, GPTConfig, Noise, Routing, new_router
+from support import training
+
+
+class Wrong(Exception):
+    """What differs in code that is not right."""
+
+
+def same(case, got, want):
+    """Raise Wrong with the first row that differs, unless the tensor `got` is `want`, a tensor or nested lists."""
+    want = torch.as_tensor(want, dtype=torch.float64)
+    shape = got.shape if isinstance(got, torch.Tensor) else type(got)
+    if shape != want.shape:
+        raise Wrong(f"{case}: expected a tensor of shape {tuple(want.shape)}, got {shape}")
+    if got.is_meta or got.dtype == torch.bfloat16:
+        raise Wrong(f"{case}: expected float32 on the device of the inputs, got {got.dtype} on {got.device}")
+    rows = [t.detach().double().reshape(len(want) if want.ndim else 1, -1) for t in (want, got)]
+    for i, (expected, found) in enumerate(zip(*rows, strict=True)):
+        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-6):
+            first = [", ".join(f"{value:.4g}" for value in row[:8].tolist()) for row in (expected, found)]
+            raise Wrong(f"{case}, [{i}]: expected {first[0]}, got {first[1]}")
+
+
+def call(function, *arguments):
+    """Call a student's function. Its inputs must stay as they are. A tensor made without device= is on another one."""
+    tensors = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)]
+    before = [t.clone() for t in tensors]
+    with torch.device("meta"):
+        result = function(*arguments)
+    if not all(map(torch.equal, tensors, before)):
+        raise Wrong("a function must not change what it is given: one of the inputs has other values now")
+    return result
+
+
+def verify(case, function, want, *inputs):
+    """Compare a student's function of these inputs with `want`, and its gradients with what small changes do."""
+    same(case, call(function, *inputs), want)
+    xs = [x.clone().requires_grad_() for x in inputs]
+    tolerance = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2, "fast_mode": True}  # a student may compute in float32
+    if not gradcheck(lambda *xs: function(*xs).double(), xs, **tolerance, raise_exception=False):
+        raise Wrong(f"{case}: the values are right, but not the gradients; is something detached?")
+
+
+def verify_router(case, route, logits, gates):
+    """Compare a student's router with the gates of all experts, (M, N), and its probs with SoftMax(W x)."""
+    verify(f"{case}, probs", lambda z: route(z).probs, logits.softmax(-1), logits)
+    verify(f"{case}, gates of all experts", lambda z: route(z).dense_gates(), gates, logits)
+
+
+def rows(*numbers):
+    """Numbers that fit on paper."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def draw(*shape):
+    """Random numbers; check.py sets the seed."""
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def random_routing():
+    """Three of five experts for each of seven tokens, with gates that sum to 1/2, as Switch's need not sum to 1."""
+    return Routing(draw(7, 3).softmax(-1) / 2, draw(7, 5).argsort(1)[:, :3], draw(7, 5).softmax(-1))
+
+
+def moe(x, routing, w):
+    """FF_MoE(x), where every expert computes every token."""
+    experts = [model.swiglu(x, w[0][i], w[1][i], w[2][i]) for i in range(len(w[0]))]
+    return (routing.dense_gates()[..., None] * torch.stack(experts, 1)).sum(1)
+
+
+def largest_only(table):
+    """A matrix as nested lists, with 0 for all but the largest number of a row."""
+    return [[value * (value == max(row)) for value in row] for row in table.tolist()]
+
+
+SMALL = Routing(rows([0.75, 0.25], [0.9, 0.1], [0.6, 0.2]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
+                rows([0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]))
+SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .2]] of experts [[0, 1], [1, 2], [2, 0]]"
+
+
+# ---- stage 1: the MoE layer and its router (3.2)
+def stage1_gates():
+    """g(W x) = SoftMax(TopK(W x)), and probs = SoftMax(W x) over all N experts"""
+    small = rows([2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0])
+    for name, logits, k in ((small.tolist(), small, 2), ("random", draw(7, 5), 3)):
+        kept = rows(*[[z if z in sorted(row)[-k:] else -inf for z in row] for row in logits.tolist()])
+        verify_router(f"W x = {name}, k = {k}", lambda z, k=k: model.route_topk(z, k), logits, kept.softmax(-1))
+
+
+def stage1_sum():
+    """FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x, and what a token's experts give is added up"""
+    ones, small = rows([[1.0]], [[1.0]], [[1.0]]), f"x = [[1], [2], [3]], FF_i(x) = (i + 1) silu(x) x, {SMALL_TEXT}"
+    for case, x, routing, w in (
+            (small, rows([1.0], [2.0], [3.0]), SMALL, (ones, ones, rows([[1.0]], [[2.0]], [[3.0]]))),
+            ("random", draw(7, 4), random_routing(), (draw(5, 6, 4), draw(5, 6, 4), draw(5, 4, 6)))):
+        verify(case, lambda x, gates, *w, r=routing: model.ff_moe(x, r._replace(gates=gates), *w), moe(x, routing, w),
+               x, routing.gates, *w)
+    with torch.autocast("cpu", torch.bfloat16):  # as on a GPU: FF_i(x) is bfloat16, x and the gates are float32
+        y = model.ff_moe(x.float(), routing._replace(gates=routing.gates.float()), *(matrix.float() for matrix in w))
+    if y.dtype != torch.float32:
+        raise Wrong(f"under autocast x is float32, so the result is, too, but it is {y.dtype}")
+
+
+def stage1_work():
+    """an expert computes the tokens that chose it, and no others"""
+    x, routing, w = draw(7, 32), random_routing(), (draw(5, 64, 32), draw(5, 64, 32), draw(5, 32, 64))
+    with FlopCounterMode(display=False) as flops:
+        y = model.ff_moe(x, routing, *w)
+    same("7 random tokens", y, moe(x, routing, w))
+    want, got = 7 * 3 * 3 * 2 * 32 * 64, flops.get_total_flops()  # 3 experts of 3 matrices, 2 FLOPs for each weight
+    if got != want:
+        raise Wrong(f"7 tokens with 3 of 5 experts each: expected {want:,} FLOPs, got {got:,}")
+
+
+def stage1_layer():
+    """a layer gives W x of all tokens and the noise to self.route, then tokens, Routing, w_gate, w_up and w_down to
+    self.ff_moe; it returns the result in the shape of x, and the Routing"""
+    small, noise = rows([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), rows([0.5, 0.0, 0.0])
+    layer = model.MoE(GPTConfig(n_embd=2, d_ff=2, n_expert=3), layer=0).double()
+    weights = layer.w_gate, layer.w_up, layer.w_down
+    for number, p in enumerate(weights, 1):
+        p.data.fill_(number)
+    layer.router.data = rows([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
+    layer.route = lambda logits, noise: Routing(logits - logits.mean(0) + noise, None, None)
+    layer.ff_moe = lambda tokens, routing, *w: tokens * routing.gates[:, :2] + 10 * w[0].max() - w[1].max() / w[2].max()
+    for name, x in (("[[[1, 2], [0, 1]], [[3, -1], [2, 2]]]", small), ("random", draw(2, 2, 2))):
+        W_x = torch.stack([(x.view(4, 2) * row).sum(1) for row in layer.router.data], 1)
+        gates = W_x - W_x.mean(0) + noise
+        y = (x.view(4, 2) * gates[:, :2] + 10 - 2 / 3).view(2, 2, 2)
+        case = f"x = {name}, W = [[1, 0], [.5, .5], [2, -1]], with stand-ins"
+        verify(f"{case}, y", lambda x: layer(x, noise)[0], y, x)
+        verify(f"{case}, the Routing", lambda x: layer(x, noise)[1].gates, gates, x)
+
+
+# ---- stage 2: mix (3.2)
+def stage2_average():
+    """the average of N tensors: their sum, taken in float32, divided by N; it is float32, too"""
+    small, fine = torch.tensor([[[1.0, 2.0]], [[2.0, 2.0]], [[6.0, 5.0]]]), rows([1.0], [1.0078125]).bfloat16()
+    noise = draw(4, 2).float()
+    for case, tensors, want in (("[[1, 2]], [[2, 2]], [[6, 5]]", small, [[3, 3]]),
+                                ("[1] and [1 + 2^-7] in bfloat16", fine, [1.00390625]),
+                                ("random", noise, noise.mean(0))):
+        same(case, call(mix.average, list(tensors)), want)
+
+
+def mix_numbers(values, feed_forwards, **changes):
+    """Mix models; all weights of one are the same number. Returns the mixed model, and a right one's config."""
+    mix.average = lambda tensors: torch.full(tensors[0].shape, fsum(t.max().item() for t in tensors) / len(tensors))
+    shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
+    tensors = GPT(GPTConfig(**shape)).state_dict()
+    states = [{name: torch.full(t.shape, value).bfloat16() for name, t in tensors.items()} for value in values]
+    config = GPTConfig(**(shape | changes))
+    return mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards), config
+
+
+def stage2_mix():
+    """feed-forwards become experts (or are averaged, too), routers are new, all else is averaged; all float32"""
+    for feed_forwards, values in (("stacked", [1.0, 2.0, 6.0]), ("averaged", [1.0, 2.0, 6.0]),
+                                  ("stacked", (8 * draw(3)).round().tolist())):
+        mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
+        right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
+        for name, tensor in right.items():
+            want = torch.full(tensor.shape, fsum(values) / 3)
+            if name.endswith("router"):
+                want = new_router(3, 6, rng)
+            elif ".ff.w_" in name and feed_forwards == "stacked":
+                want = torch.tensor(values).view(3, 1, 1).expand(tensor.shape)
+            same(f"models whose weights all are {values}, {feed_forwards}: {name}", mixed[name], want)
+
+
+# ---- stage 3: a step of MoE finetuning (3.2, 3.3)
+def stage3_load():
+    """u_i is the mean of the gate g_i over all tokens"""
+    for case, routing in ((SMALL_TEXT, SMALL), ("random", random_routing())):
+        want = [fsum(gates) / len(gates) for gates in zip(*routing.dense_gates().tolist(), strict=True)]
+        verify(case, lambda gates, r=routing: model.expert_load(r._replace(gates=gates)), want, routing.gates)
+
+
+def features(x, y):
+    """Texts and their next tokens as 8 numbers, the mean over the texts."""
+    return (x[:, :8] + 2 * y[:, :8]).float().mean(0) / 10
+
+
+def finetune(routing, parts, clip, x, y):
+    """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is w · w / 2.
+
+    Returns w, the log, and for each micro-batch whether autocast was on, and noise and recompute.
+    """
+    config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
+    network, seen, log = GPT(config, torch.Generator()), [], []
+    w = network.norm.weight  # ones
+
+    def forward(xs, ys, noise=None, recompute=False):
+        seen.append((torch.is_autocast_enabled("cpu"), noise, recompute))
+        return None, (features(xs, ys) * w).sum(), w
+
+    GPT.forward = None  # forward may be compiled or sharded, the model is not
+    training.CLIP = clip
+    training.read_texts = lambda *args: ({}, {})
+    training.make_optimizer = lambda *args: torch.optim.SGD(network.parameters())  # AdamW hides a gradient's size
+    finetune_router.load_domains = lambda folder: {}
+    finetune_router.load_checkpoint = lambda path: {"spec": {}, "experts": ["a", "b", "c"], "ledger": []}
+    finetune_router.build_model = lambda checkpoint: network
+    finetune_router.wrap = lambda *args: forward
+    finetune_router.get_batch = lambda *args: (x, y)
+    finetune_router.load_balancing_loss = lambda w: (w * w).sum() / 2
+    finetune_router.expert_load = lambda layer: torch.zeros(3)
+    finetune_router.save_trained = lambda out, model, optimizer, fields: log.extend(fields["log"])
+    finetune_router.main(f"--init=mixed.pt --out=out.pt --data=math --steps=4 --batch_size=4 --grad_accum={parts} "
+                         "--alpha=3 --lr=0.1 --device=cpu --dtype=bfloat16 --recompute".split())
+    return w, log, seen
+
+
+def stage3_step():
+    """minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero"""
+    fixed, random = torch.arange(128).view(2, 4, 16), (40 + 10 * draw(2, 4, 16)).abs().long()
+    for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 4, 1e6), (random, 2, 0.5)):
+        found, log, seen = finetune("topk", parts, clip, x, y)
+        if seen != [(True, None, True)] * 4 * parts:
+            raise Wrong("each part goes through forward once a step, within autocast, with noise=None for top-k and "
+                        f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
+        w, losses = torch.ones(8), []
+        for step in range(4):
+            losses.append(features(x[-4 // parts:], y[-4 // parts:]) @ w)
+            gradient = features(x, y) + 3 * w  # alpha is 3
+            w = w - training.learning_rate(step, 4, 0.1) * min(1, clip / gradient.norm()) * gradient
+        same(f"weights after four steps of SGD, gradients clipped to length {clip:g}", found, w)
+        logged = torch.tensor([entry["train_loss"] for entry in log])
+        same("train_loss in the log is nll of the last part; its four values", logged, torch.stack(losses))
+
+
+# ---- stage 4: load balancing (3.3)
+def stage4_balance():
+    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens (but here
+    a stand-in for expert_load gives sum(gates) / M times [1, 2, ..., N])"""
+    used = []
+
+    def expert_load(routing):
+        used.append(routing)
+        (M, N), gates = routing.probs.shape, routing.gates
+        return gates.sum() / M * torch.arange(1, N + 1, dtype=gates.dtype, device=gates.device)
+
+    model.expert_load = expert_load
+    text = f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
+    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
+        used.clear()
+        if call(model.load_balancing_loss, [one, two]).item() == 0:
+            raise NotImplementedError("stage 4: load_balancing_loss")
+        want = 0
+        for layer in (one, two):
+            u = expert_load(layer) if used else layer.dense_gates().mean(0)  # unused: u is computed there again
+            want += len(u) * fsum(map(float.__mul__, u.tolist(), layer.probs.mean(0).tolist()))
+        verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
+            [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
+
+
+# ---- stage 5: Switch and Sample Top-1 (3.3)
+def stage5_switch():
+    """Switch: the gate of the likeliest expert is its probability among all N; in training an expert keeps
+    ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
+    queue = torch.cat([rows([1.0], [3.0], [2.0], [5.0], [4.0], [1.5]), torch.zeros(6, 4)], 1)
+    few = torch.cat([rows(*3 * [[5.0, 5.1]], [0.3, 0.0], [0.4, 0.0], [0.2, 0.0], [0.1, 0.0]), torch.zeros(7, 3)], 1)
+    for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
+        gates = largest_only(logits.softmax(-1))
+        verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
+        C = -(-3 * len(logits) // 10)  # 1.5 M / 5, rounded up; a gate stays if fewer than C are above it
+        kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
+        verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
+
+
+def stage5_sample():
+    """g = SoftMax((W x + G) / tau) with all but its largest value zeroed; in evaluation that value is 1"""
+    small, noise = rows([2.0, 1.0, 0.0], [0.0, 0.5, 3.0]), rows([0.0, 2.0, -1.0], [1.0, 0.0, 0.5])
+    for name, logits, G, tau in ((f"W x = {small.tolist()}, G = {noise.tolist()}, tau = 0.5", small, noise, 0.5),
+                                 ("random", draw(7, 5), 2 * draw(7, 5), 0.7)):
+        given = Noise(G, torch.tensor(tau))
+        gates = largest_only(((logits + G) / tau).softmax(-1))
+        verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates)
+        for n, chosen in ((given, gates), (None, largest_only(logits.softmax(-1)))):
+            got = call(model.route_sample, logits, False, n).dense_gates()
+            same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, rows(*chosen) > 0)
+
+
+def stage5_temperature():
+    """tau = max(0.5, exp(-4 share))"""
+    shares = rows(0.0, 0.05, 0.1, 0.5, 1.0, draw(1).sigmoid() / 8)
+    got = torch.tensor([float(finetune_router.temperature(share)) for share in shares.tolist()])
+    same(f"shares {shares.tolist()} of the steps", got, (-4 * shares).exp().clamp(min=0.5))
+
+
+def stage5_noise():
+    """Sample Top-1's step draws noise for the tokens of each part, with tau of step / steps, from the step's generator,
+    and gives it to forward"""
+    drawn, expected = [], []
+
+    def gumbel(config, n_tokens, tau, generator):
+        drawn.append((n_tokens, tau, generator.initial_seed()))
+        return drawn[-1]
+
+    finetune_router.gumbel, finetune_router.temperature = gumbel, lambda share: share
+    texts = torch.zeros(4, 16, dtype=torch.int64)
+    given = [noise for _, noise, _ in finetune("sample", 2, 1.0, texts, texts)[2]]
+    for step in range(4):  # of 2 parts, of 2 texts of 16 tokens each
+        expected += [(32, step / 4, training.step_generator("cpu", 0, 0, step, 0).initial_seed())] * 2
+    if drawn != expected or given != expected:
+        raise Wrong("(tokens, step / steps, seed of the generator): "
+                    f"expected {expected[:2]}, drew {drawn[:2]}, gave {given[:2]}")
+
+
+# ---- stage 6: splitting and blending (3.3)
+def check_cut(function, parts, scale=1):
+    """Cut matrices of two models, whose hidden units are 10 to 13 and 20 to 23, plus a number for each input."""
+    fixed, random = rows(0.0, 0.25), (4 * draw(2)).round() / 4
+    for name, more in [(name, more) for more in (fixed, random) for name in ("w_up", "w_gate", "w_down")]:
+        tensors, want = (rows(*units)[..., None] + more for units in ([range(10, 14), range(20, 24)], parts))
+        if name == "w_down":  # its hidden units are columns
+            tensors, want = tensors.mT, scale * want.mT
+        case = f"{name}, hidden units 10 to 13 and 20 to 23, plus {more.tolist()} for the two inputs"
+        same(case, call(function, f"blocks.0.ff.{name}", list(tensors.bfloat16())), want)
+
+
+def stage6_split():
+    """expert (i, c) is the c-th part of FF_i along d_ff, first all parts of model 0; with gates of 1 / C the C parts
+    together give FF_i, for which w_down makes up"""
+    check_cut(lambda name, tensors: mix.split(name, tensors, 2), [[10, 11], [12, 13], [20, 21], [22, 23]], 2)
+    units = [[10], [11], [12], [13], [20], [21], [22], [23]]
+    check_cut(lambda name, tensors: mix.split(name, tensors, 4), units, 4)
+    mix.split = lambda name, tensors, C: torch.tensor([*(t.max().item() for t in tensors), C])
+    mixed, _ = mix_numbers([1.0, 2.0, 6.0], "split", n_expert=12, d_ff=3)
+    same("mix gives split the models' tensors, and C = n_expert / 3; models of 1s, 2s and 6s, 12 experts",
+         mixed["blocks.1.ff.w_up"], [1, 2, 6, 4])
+
+
+def stage6_blend():
+    """expert n has the n-th part of every feed-forward along d_ff; the gates are not made up for"""
+    check_cut(mix.blend, [[10, 11, 20, 21], [12, 13, 22, 23]])
+    mix.blend = lambda name, tensors: torch.tensor([t.max().item() for t in tensors])
+    mixed, _ = mix_numbers([1.0, 2.0, 6.0], "blended", n_expert=3)
+    same("mix gives blend the models' tensors; models of 1s, 2s and 6s", mixed["blocks.1.ff.w_up"], [1, 2, 6])
