@@ -63,7 +63,8 @@ def checkpoints(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(checkpoints, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "live.html"
-    assert "(live.html)" in live.write_page(path, checkpoints, {"general": EvalSet([], [TASK] * 3), "math": EvalSet([], [TASK])})
+    tests = {"general": EvalSet([], [TASK] * 3), "math": EvalSet([], [TASK])}
+    assert "(live.html)" in live.write_page(path, checkpoints, tests)
     return path
 
 
