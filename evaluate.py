@@ -22,7 +22,7 @@ from model import expert_load
 from support import btm, live
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device, pick_dtype
-from support.generation import generate, stream, top_experts
+from support.generation import generate
 from support.grading import is_correct
 from support.ledger import elapsed, join_ledgers, totals
 from support.report import draw_figures, machine, make_report, moe_share, table
@@ -192,21 +192,6 @@ def write_answers(model, tokenizer, idx, max_new_tokens):
     return answers
 
 
-def show_answer(model, tokenizer, task, device):
-    """A model's answer to a task, cut to the right answer's length: [(text of a token, its expert)].
-
-    The expert is the one with the largest gate, in the mean over layers; None in a dense model.
-    """
-    idx = torch.tensor([encode_prompt(tokenizer, task.prompt)], device=device)  # (1, T)
-    pieces = []
-    for token, routing in stream(model, idx, len(tokenizer.encode(task.answer))):
-        if token == tokenizer.eot:
-            break
-        expert = top_experts(routing)[-1] if routing else None
-        pieces.append((tokenizer.decode([token.item()]), expert))
-    return pieces
-
-
 def bytes_per_token(tokenizer, windows):
     """The mean length of the tokens whose loss counts; windows: (n, T + 1). The end-of-text token has no bytes."""
     scored = windows[:, 1 + (windows.shape[1] - 1) // 2:].flatten().tolist()
@@ -217,11 +202,11 @@ def bytes_per_token(tokenizer, windows):
 def evaluate_model(model, tokenizer, tests, args, device):
     """Measure a model, a GPT or one that is called like it, on the tests of `choose_tests`.
 
-    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; routing["share"] and
-    routing["probs"] by domain, the gates and histograms of `score_texts`; and answers[domain], see `show_answer`.
+    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; and routing["share"]
+    and routing["probs"] by domain, the gates and histograms of `score_texts`.
     """
     scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
-    routing, answers = {"share": {}, "probs": {}}, {}
+    routing = {"share": {}, "probs": {}}
     with autocast(args.dtype, device):
         for domain, test in tests.items():
             if len(test.windows):
@@ -234,9 +219,7 @@ def evaluate_model(model, tokenizer, tests, args, device):
                 solved, answer_loss = score_tasks(model, tokenizer, test.tasks, args.batch_size, device)
                 scores["accuracy"][domain] = solved.double().mean().item()
                 scores["answer_loss"][domain] = answer_loss
-                if domain != "switch":  # its prompts are long
-                    answers[domain] = show_answer(model, tokenizer, test.tasks[0], device)
-    return scores, routing, answers
+    return scores, routing
 
 
 def costs(model, ledger):
@@ -266,7 +249,7 @@ def main(argv=None):
 
     dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
     moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
-    results, routing, answers = {}, {}, {}
+    results, routing = {}, {}
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
             method, top_k, training_data = methods[name]
@@ -275,7 +258,7 @@ def main(argv=None):
         else:
             model = build_model(checkpoints[name], device)
             ledger = checkpoints[name]["ledger"]
-        scores, routing_of_model, answers[name] = evaluate_model(model, tokenizer, tests, args, device)
+        scores, routing_of_model = evaluate_model(model, tokenizer, tests, args, device)
         if not all(math.isfinite(loss) for loss in scores["loss"].values()):
             raise BadInput(f"{name}: its logits are not finite, this model is broken; leave it out")
         results[name] = {**scores, **costs(model, ledger)}
@@ -287,8 +270,7 @@ def main(argv=None):
     (args.out / "live.html").unlink(missing_ok=True)  # an old page would be of other models
     lines = []  # of the report
     if not args.no_figures:
-        shown = {domain: test.tasks[0] for domain, test in tests.items() if test.tasks}
-        lines = draw_figures(results, routing, checkpoints, shown, answers, args.out)
+        lines = draw_figures(results, routing, checkpoints, args.out)
         if moes:
             lines.insert(0, live.write_page(args.out / "live.html", checkpoints, tests))
     with replacing(args.out / "report.md") as part:

@@ -93,34 +93,3 @@ def curves(checkpoints, order, domains, path):
     figure, panels = draw_lines(lines_of, order, xlabel="training tokens, millions", yscale="log",
                                 yticks=(0.3, 0.5, 1, 2, 4), yticklabels=("0.3", "0.5", "1", "2", "4"))
     save(figure, [panels], ["validation loss, nats per token"], path)
-
-
-def coloured_text(groups, names, path, columns=100):
-    """Text on the colours of the experts that wrote it (the paper's Table 6).
-
-    groups: lists of rows (title, [(piece, expert)]), with a gap between the lists. expert: an index of names, or None.
-    """
-    figure = Figure()
-    panel = figure.add_axes((0, 0, 1, 1))
-    groups = [*groups, [("", [(f" {name} ", i) for i, name in enumerate(names)])]]
-    left = 2 + max(len(title) for rows in groups for title, _ in rows)
-    y = 0
-    for rows in groups:
-        for title, pieces in rows:
-            panel.text(0, y, title, family="monospace", va="center")
-            x = left
-            for piece, expert in pieces:
-                if x + len(piece) > columns:
-                    x, y = left, y + 1
-                if expert is not None:
-                    panel.barh(y, len(piece), left=x, height=0.9, color=f"C{expert}", alpha=0.5)
-                panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center")
-                x += len(piece)
-                if "\n" in piece:
-                    x, y = left, y + 1
-            y += 1
-        y += 1
-    panel.set(xlim=(-1, columns + 2), ylim=(y, -1))
-    panel.axis("off")
-    figure.set_size_inches(0.0753 * (columns + 3), 0.22 * (y + 1))  # a letter of 9 points is 0.0753 inches wide
-    save(figure, [], [], path)

@@ -2,7 +2,6 @@
 import math
 import os
 import platform
-import re
 import subprocess
 from pathlib import Path
 
@@ -71,19 +70,10 @@ def table_by_domain(results, key):
     return markdown(["model", *domains], rows)
 
 
-def draw_figures(results, routing, checkpoints, tasks, answers, out):
-    """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them.
-
-    tasks: {domain: the task that is shown}; answers: {model: {domain: [(piece, expert)]}}.
-    """
+def draw_figures(results, routing, checkpoints, out):
+    """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them."""
     first = next(iter(results.values()))
-    dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
     shown = []
-    if routing and dense and first["accuracy"]:
-        draw_answers(results, routing, dense, tasks, answers, out / "figures/answers.png")
-        shown.append("![a task of each domain and what models answer](figures/answers.png)")
-        shown.append("Above: each token has the colour of the expert with the largest gate, in the mean over layers. "
-                     "Answers are cut to the length of the right one.")
     if first["accuracy"]:
         figures.accuracy(results, out / "figures/accuracy.png")
         shown.append("![accuracy by domain](figures/accuracy.png)")
@@ -93,25 +83,6 @@ def draw_figures(results, routing, checkpoints, tasks, answers, out):
     figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
     shown.append("![validation loss](figures/curves.png)")
     return [*shown, "A mixed model has the tokens of all its branches behind it, so its curve begins further right."]
-
-
-def draw_answers(results, routing, dense, tasks, answers, path):
-    """Draw what the first dense model, the best dense one and the last MoE answer to a task of each domain."""
-    last_moe = list(routing)[-1]
-    groups = []
-    for domain in answers[last_moe]:
-        best = max(dense, key=lambda name: results[name]["accuracy"][domain])
-        rows = [(domain, [(f" {word}", None) for word in tasks[domain].prompt.split()])]
-        for name in dict.fromkeys([dense[0], best, last_moe]):
-            rows.append((f"  {name}", [(on_one_line(piece), expert) for piece, expert in answers[name][domain]]))
-        rows.append(("  right", [(on_one_line(tasks[domain].answer), None)]))
-        groups.append(rows)
-    figures.coloured_text(groups, routing[last_moe]["experts"], path)
-
-
-def on_one_line(text):
-    """The text on one line: line breaks and unprintable characters become spaces, several spaces become one."""
-    return re.sub(" +", " ", "".join(letter if letter.isprintable() else " " for letter in text))
 
 
 def make_report(results, pictures):
