@@ -124,7 +124,7 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     models, table = numbers["models"], report.table(numbers["models"])
     assert table in text
     assert table in capsys.readouterr().out
-    assert text.count("](figures/") == 4
+    assert text.count("](figures/") == 3
 
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
     seed, code, merged, _, mixed = models.values()
