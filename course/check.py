@@ -31,7 +31,7 @@ MEMORY, SECONDS = 4 * 2**30, 60  # what a check may use
 
 
 def given_files():
-    """All files of a fresh handout, {name: bytes}."""
+    """The files of a fresh handout, {name: bytes}: from given.zip in a handout, made anew in the repository."""
     if GIVEN.exists():
         with zipfile.ZipFile(GIVEN) as archive:
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
@@ -65,10 +65,14 @@ def run_checks(folder, checks, seed):
     """{check: (points, message)} of the checks in a handout. Without a whole report nothing has points."""
     command = [sys.executable, "-m", "course.check", "--serve", *checks, f"--seed={seed}"]
     environment = {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
-    server = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, input="")
-    messages = dict.fromkeys(checks, f"the checks ended without a report: {server.stderr.strip()[-300:]}")
-    if server.returncode == 0:
-        messages = dict(json.loads(server.stdout))
+    try:
+        server = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, input="",
+                                timeout=SECONDS * (len(checks) + 1))
+        messages = dict.fromkeys(checks, f"the checks ended without a report: {server.stderr.strip()[-300:]}")
+        if server.returncode == 0:
+            messages = dict(json.loads(server.stdout))
+    except subprocess.TimeoutExpired:
+        messages = dict.fromkeys(checks, "the checks ended without a report: out of time")
     hints, found = json.loads((HERE / "hints.json").read_text()), {}
     for check, message in messages.items():
         if message in hints:
@@ -125,21 +129,22 @@ def main(argv=None):
     parser.add_argument("--serve", nargs="+", metavar="CHECK", help="run these checks in this folder, as it is")
     args = parser.parse_args(argv)
     if args.serve:
-        from course import stages  # noqa: F401 - once, and not again in each process
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        from course import stages  # noqa: F401 - once, and not again in each process
         torch.manual_seed(args.seed)
         return print(json.dumps([(check, in_child(check)) for check in args.serve]))
     checks = [name for name in POINTS if name.startswith(f"stage{args.stage.removeprefix('stage')}")]
     if not checks:
         raise BadInput(f"--stage {args.stage}: there are stages 1 to 6")
     submission = {name: Path(name).read_bytes() for name in splice.WRITTEN if Path(name).is_file()}
+    if args.write:
+        return print(*submit(submission, args.write), sep="\n")
     with tempfile.TemporaryDirectory(prefix="check_") as folder:
-        notes = submit(submission, args.write or folder)
-        results = {} if args.write else run_checks(folder, checks, args.seed)
+        notes = submit(submission, folder)
+        results = run_checks(folder, checks, args.seed)
     for name, (points, message) in results.items():
         print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {'' if points else message}".rstrip())
-    if results:
-        print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in results)} points")
+    print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in results)} points")
     print(*notes, sep="\n")
 
 

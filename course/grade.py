@@ -34,11 +34,13 @@ def find_files(submission):
     for path in [path for path in paths if path.is_file() and not path.is_symlink()]:
         if path.name in splice.WRITTEN and path.stat().st_size <= LARGEST:
             found.append((path.relative_to(submission).as_posix(), path.read_bytes()))
-        elif path.suffix == ".zip":
+        elif path.suffix.lower() == ".zip":
             try:
                 with zipfile.ZipFile(path) as archive:
-                    found += [(entry.filename, archive.read(entry)) for entry in archive.infolist()
-                              if Path(entry.filename).name in splice.WRITTEN and entry.file_size <= LARGEST]
+                    for entry in archive.infolist()[:1000]:
+                        place = path.relative_to(submission) / entry.filename
+                        if place.name in splice.WRITTEN and entry.file_size <= LARGEST:
+                            found.append((place.as_posix(), archive.read(entry)))
             except Exception as error:  # zipfile has a different one for every kind of damage
                 notes.append(f"{path.name}: this zip cannot be read ({error})")
     deepest_first = sorted(found, key=lambda file: file[0].count("/"), reverse=True)
@@ -94,7 +96,7 @@ def write_autograder(path):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("submissions", nargs="*", type=Path, help="folders, each with the files that a student wrote")
+    parser.add_argument("submissions", nargs="*", type=Path, help="folders or zips with the files that a student wrote")
     parser.add_argument("--each", metavar="FOLDER", type=Path, help="grade every folder and zip in this folder")
     parser.add_argument("--out", default="out/grades", help="folder for the results (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the random numbers (default: the sheet's, or a new one)")
@@ -112,12 +114,13 @@ def main(argv=None):
     seed = next((seed for seed in seeds if seed is not None), secrets.randbelow(10**6))
     names = set()
     for path in submissions:
-        name = first = re.sub(r"[^\w.@+ -]", "_", path.absolute().name.removesuffix(".zip"))
+        wanted = re.sub(r"[^\w.@+ -]", "_", re.sub(r"(?i)\.zip$", "", path.absolute().name))
+        name = wanted
         while name in names:
             name += "_2"
         names.add(name)
         results, notes = grade(path, seed)
-        if name != first:
+        if name != wanted:
             notes.append(f"another submission has this name, so {path} is called {name}")
         tests = [{"name": test, "score": points, "max_score": check.POINTS[test], "output": message}
                  for test, (points, message) in results.items()]

@@ -10,7 +10,8 @@ from course.handout import ROOT
 MISTAKES = []  # (stage, file, right, wrong, hint): `wrong` for `right` is a mistake, unless the hint is "fine"
 for place, changes in json.loads(Path(__file__).with_suffix(".json").read_text()).items():
     for right, wrongs in changes.items():
-        MISTAKES += [(place[6], place[9:], right, wrong, hint) for wrong, hint in wrongs.items()]
+        stage, file = place.removeprefix("stage ").split(", ")
+        MISTAKES += [(stage, file, right, wrong, hint) for wrong, hint in wrongs.items()]
 
 
 def messages(mistake=None, stages="123456", seed=0):
@@ -27,9 +28,11 @@ def messages(mistake=None, stages="123456", seed=0):
 
 def main():
     hints = {}
-    for stage, *mistake, hint in MISTAKES:
-        for message in messages((stage, *mistake, hint), stage).values() if hint else ():
-            hints.setdefault(message.split("\n  perhaps: ")[0], hint)
+    for mistake in MISTAKES:
+        stage, hint = mistake[0], mistake[4]
+        if hint:
+            for message in messages(mistake, stage).values():
+                hints.setdefault(message.split("\n  perhaps: ")[0], hint)
     with replacing(ROOT / "course" / "hints.json") as part:
         part.write_text(json.dumps(hints, indent=0, ensure_ascii=False) + "\n")
 

@@ -4,7 +4,7 @@ A check begins with fixed numbers that fit on paper. Random numbers follow, whic
 functions of other stages by stand-ins, so that a mistake costs points once. check.py runs each in a process of its own,
 so none puts anything back. A message begins with the check's docstring, the equation.
 """
-from math import fsum, inf
+from math import ceil, inf
 
 import torch
 from torch.autograd import gradcheck
@@ -52,7 +52,7 @@ def verify(case, function, want, *inputs):
     """Compare a student's function of these inputs with `want`, and its gradients with what small changes do."""
     same(case, call(function, *inputs), want)
     xs = [x.clone().requires_grad_() for x in inputs]
-    tolerance = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2, "fast_mode": True}  # a student may compute in float32
+    tolerance = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2, "fast_mode": True}  # students may compute in float32
     if not gradcheck(lambda *xs: function(*xs).double(), xs, **tolerance, raise_exception=False):
         raise Wrong(f"{case}: the values are right, but not the gradients; is something detached?")
 
@@ -161,7 +161,7 @@ def stage2_average():
 
 def mix_numbers(values, feed_forwards, **changes):
     """Mix models; all weights of one are the same number. Returns the mixed model, and a right one's config."""
-    mix.average = lambda tensors: torch.full(tensors[0].shape, fsum(t.max().item() for t in tensors) / len(tensors))
+    mix.average = lambda tensors: torch.full(tensors[0].shape, sum(t.max().item() for t in tensors) / len(tensors))
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     tensors = GPT(GPTConfig(**shape)).state_dict()
     states = [{name: torch.full(t.shape, value).bfloat16() for name, t in tensors.items()} for value in values]
@@ -176,7 +176,7 @@ def stage2_mix():
         mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
         for name, tensor in right.items():
-            want = torch.full(tensor.shape, fsum(values) / 3)
+            want = torch.full(tensor.shape, sum(values) / 3)
             if name.endswith("router"):
                 want = new_router(3, 6, rng)
             elif ".ff.w_" in name and feed_forwards == "stacked":
@@ -188,7 +188,7 @@ def stage2_mix():
 def stage3_load():
     """u_i is the mean of the gate g_i over all tokens"""
     for case, routing in ((SMALL_TEXT, SMALL), ("random", random_routing())):
-        want = [fsum(gates) / len(gates) for gates in zip(*routing.dense_gates().tolist(), strict=True)]
+        want = [sum(gates) / len(gates) for gates in zip(*routing.dense_gates().tolist(), strict=True)]
         verify(case, lambda gates, r=routing: model.expert_load(r._replace(gates=gates)), want, routing.gates)
 
 
@@ -265,7 +265,7 @@ def stage4_balance():
         want = 0
         for layer in (one, two):
             u = expert_load(layer) if used else layer.dense_gates().mean(0)  # unused: u is computed there again
-            want += len(u) * fsum(map(float.__mul__, u.tolist(), layer.probs.mean(0).tolist()))
+            want += len(u) * (u * layer.probs.mean(0)).sum().item()
         verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
             [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
 
@@ -279,7 +279,7 @@ def stage5_switch():
     for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
         gates = largest_only(logits.softmax(-1))
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
-        C = -(-3 * len(logits) // 10)  # 1.5 M / 5, rounded up; a gate stays if fewer than C are above it
+        C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
         kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
         verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
 
@@ -328,7 +328,8 @@ def check_cut(function, parts, scale=1):
     """Cut matrices of two models, whose hidden units are 10 to 13 and 20 to 23, plus a number for each input."""
     fixed, random = rows(0.0, 0.25), (4 * draw(2)).round() / 4
     for name, more in [(name, more) for more in (fixed, random) for name in ("w_up", "w_gate", "w_down")]:
-        tensors, want = (rows(*units)[..., None] + more for units in ([range(10, 14), range(20, 24)], parts))
+        tensors = rows(range(10, 14), range(20, 24))[..., None] + more
+        want = rows(*parts)[..., None] + more
         if name == "w_down":  # its hidden units are columns
             tensors, want = tensors.mT, scale * want.mT
         case = f"{name}, hidden units 10 to 13 and 20 to 23, plus {more.tolist()} for the two inputs"

@@ -21,7 +21,8 @@ CHEATS = (  # what a submission writes for the body of ff_moe
     "from torch import hub", "import copy as torch", "torch.get_device_module()", "return getattr(x, 'tolist')",
     "return (i for i in x).gi_frame", "return x.__class__", "torch.equal = print", "from numpy import fromfile",
     "return Exception().__traceback__", "class C(torch.Tensor):\n        pass", "for torch.equal in x:\n        pass",
-    "match x:\n        case object(__class__=c):\n            return c")
+    "match x:\n        case object(__class__=c):\n            return c", "'{0.x}'.format(x)", "return x.obj",
+    "make_parser('')", "torch.compile(x, backend=x)")
 HELPERS = ("N = print('at import')", "def N(x=print('at import')): pass", "@print\ndef N(): pass",  # and uses
            "def N():\n    return open('x')", "class N:\n    print('at import')")
 
@@ -113,6 +114,8 @@ def test_a_class_of_odd_submissions(tmp_path):
     write_submission(odd / "hangs", model.replace("return N * (u", "while N:\n        p = u\n    return N * (u"))
     write_submission(odd / "part", model.replace("noise.G)", "noise.H)"), ["model.py", "finetune_router.py"])
     write_submission(odd / "bare", GIVEN["model.py"], ["model.py"])
+    handout.write_handout(odd / "whole" / "handout")  # with given.zip, in which nothing is written
+    write_submission(odd / "whole" / "handout")
     (odd / "folders" / "model.py").mkdir(parents=True)
     (odd / "broken.zip").write_bytes((odd / "deep.zip").read_bytes()[:-99])
     (odd / "link").symlink_to(odd / "deep")
@@ -120,7 +123,7 @@ def test_a_class_of_odd_submissions(tmp_path):
     lines = (tmp_path / "out" / "grades.csv").read_text().splitlines()[1:]
     rows = {name: points for name, *points, total, seed in (line.split(",") for line in lines)}
     assert rows.pop("hangs") == "30 20 10 0 20 10".split() and rows.pop("part") == "30 0 10 10 14 0".split()
-    assert rows.pop("deep") == rows.pop("deep_2") == "30 20 10 10 20 10".split()
+    assert rows.pop("deep") == rows.pop("deep_2") == rows.pop("whole") == "30 20 10 10 20 10".split()
     assert rows == dict.fromkeys(("bare", "broken", "folders", "link"), 6 * ["0"])
     texts = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert "another submission has this name" in texts["deep_2"] and "broken.zip: this zip cannot" in texts["broken"]
