@@ -109,7 +109,8 @@ def main(argv=None):
         submissions += sorted(args.each.glob("[!.]*"))
     missing = [str(path) for path in submissions if not path.exists() and not path.is_symlink()]
     if missing or not submissions:
-        raise BadInput(f"there is no {missing or 'submission'}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
+        what = ", ".join(missing) or "submission"
+        raise BadInput(f"there is no {what}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
     seeds = [args.seed, *(result["extra_data"]["seed"] for result in read_results(args.out).values())]
     seed = next((seed for seed in seeds if seed is not None), secrets.randbelow(10**6))
     names = set()

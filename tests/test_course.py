@@ -129,7 +129,7 @@ def test_a_class_of_odd_submissions(tmp_path):
     assert "another submission has this name" in texts["deep_2"] and "broken.zip: this zip cannot" in texts["broken"]
     assert texts["bare"].count("not written yet") == len(check.POINTS) and "did not end in 60 s" in texts["hangs"]
     assert "no attribute 'H'\\n  in model.py, route_sample" in texts["part"] and "stage4_balance" in texts["class"]
-    with pytest.raises(BadInput, match="there is no .'typo'"):
+    with pytest.raises(BadInput, match="there is no typo"):
         grade.main(["typo"])
 
 
