@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -95,8 +96,10 @@ def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_
 def test_each_mistake_is_found_and_recognised():
     """The checks of its stage fail, with its hint, whatever the seed. What is right in another way has no message."""
     assert len(set(json.loads((ROOT / "course" / "hints.json").read_text()).values())) <= 40
-    for stage, file, right, wrong, hint in mistakes.MISTAKES:
-        found = "".join(mistakes.messages((stage, file, right, wrong, hint), stage, seed=7).values())
+    with ThreadPoolExecutor(2) as pool:  # each waits for a process of its own
+        messages = pool.map(lambda mistake: mistakes.messages(mistake, mistake[0], seed=7), mistakes.MISTAKES)
+    for (_, file, right, wrong, hint), of_checks in zip(mistakes.MISTAKES, messages, strict=True):
+        found = "".join(of_checks.values())
         assert REFERENCE[file].count(right) == 1 and bool(found) == (hint != "fine"), wrong
         assert hint in ("", "fine") or f"perhaps: {hint}" in found, (wrong, "make hints?")
 

@@ -64,6 +64,11 @@ def test_the_page_has_the_numbers_of_the_trials_and_of_the_run():
     for trial in trials:
         assert [trial["expert"], str(trial["level"]), str(trial["steps"]), trial["lr"],
                 f"{100 * trial['accuracy']:.1f}", str(trial["tasks"])] in rows
+    steps80, run80 = json.loads((page / "steps80.json").read_text())["accuracy"], ["80 steps"]
+    for models in (("math", "code", "wiki"), 3 * ("soup",), 3 * ("ridge_mixed",)):
+        solved = [steps80[name][domain] for name, domain in zip(models, ("math", "code", "wiki"), strict=True)]
+        run80.append(", ".join(f"{100 * accuracy:.0f}" for accuracy in solved))
+    assert run80 in rows
     n_rows = 0
     for model in run["models"].values():
         solved = [f"{100 * model['accuracy'][domain]:.0f}" for domain in ("math", "code", "wiki", "switch")]
