@@ -25,6 +25,14 @@ from support.report import markdown
 LARGEST = 10**6  # bytes of a file that a student writes
 
 
+def read_zip(path):
+    """What a student wrote in a zip: [(its name there, bytes)]."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist()[:1000]
+                   if Path(entry.filename).name in splice.WRITTEN and entry.file_size <= LARGEST]
+        return [(entry.filename, archive.read(entry)) for entry in entries]
+
+
 def find_files(submission):
     """What a student wrote, {name: bytes}, in folders and zips, and notes. The file nearest to the top counts."""
     found, notes = [], []
@@ -32,15 +40,12 @@ def find_files(submission):
         return {}, ["a link is not followed"]
     paths = sorted(submission.rglob("*")) if submission.is_dir() else [submission]
     for path in [path for path in paths if path.is_file() and not path.is_symlink()]:
+        place = path.relative_to(submission).as_posix()
         if path.name in splice.WRITTEN and path.stat().st_size <= LARGEST:
-            found.append((path.relative_to(submission).as_posix(), path.read_bytes()))
+            found.append((place, path.read_bytes()))
         elif path.suffix.lower() == ".zip":
             try:
-                with zipfile.ZipFile(path) as archive:
-                    for entry in archive.infolist()[:1000]:
-                        place = path.relative_to(submission) / entry.filename
-                        if place.name in splice.WRITTEN and entry.file_size <= LARGEST:
-                            found.append((place.as_posix(), archive.read(entry)))
+                found += [(f"{place}/{name}", content) for name, content in read_zip(path)]
             except Exception as error:  # zipfile has a different one for every kind of damage
                 notes.append(f"{path.name}: this zip cannot be read ({error})")
     deepest_first = sorted(found, key=lambda file: file[0].count("/"), reverse=True)

@@ -64,10 +64,15 @@ def names_in(nodes):
 # ---- what a piece of a submission may do
 def look_up(module, name):
     """The module that `module.name` is, or None if it is something else. Raises Refused if it is not of MODULES."""
-    value = getattr(importlib.import_module(module), name, importlib)  # what is not there counts as a foreign module
-    if isinstance(value, ModuleType) and value.__name__ not in MODULES.values():
+    parent = importlib.import_module(module)
+    if not hasattr(parent, name):
+        raise Refused(f"uses {module}.{name}, which is not there")
+    value = getattr(parent, name)
+    if not isinstance(value, ModuleType):
+        return None
+    if value.__name__ not in MODULES.values():
         raise Refused(f"uses {module}.{name}")
-    return value.__name__ if isinstance(value, ModuleType) else None
+    return value.__name__
 
 
 def module_of(node, modules):
@@ -139,6 +144,17 @@ def find_piece(piece, defined):
     return defined[piece].body if piece in defined else []
 
 
+def remove_hints(tree):
+    """Take the type hints out of all functions, because they would run."""
+    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+        function.returns = None
+        for part in ast.walk(function):
+            if isinstance(part, ast.arg):
+                part.annotation = None
+            if isinstance(part, ast.AnnAssign):
+                part.annotation = ast.Constant(None)
+
+
 def splice(name, given, text):
     """Put what a student wrote into a file of the handout. Returns the file, and notes on what has no effect."""
     try:
@@ -146,12 +162,7 @@ def splice(name, given, text):
         ours, theirs = ast.parse(given), ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return given, [f"{name}: {error}: nothing of this file is taken"]
-    for part in ast.walk(theirs):
-        if isinstance(part, (ast.arg, ast.FunctionDef)):
-            part.annotation = part.returns = None  # type hints would run
-        if isinstance(part, ast.FunctionDef):
-            for hint in [inner for inner in ast.walk(part) if isinstance(inner, ast.AnnAssign)]:
-                hint.annotation = ast.Constant(None)
+    remove_hints(theirs)
     known, available = definitions(ours), definitions(theirs)
     notes, todo, helpers = [], set(), {}
     for piece in WRITTEN[name]:
