@@ -64,7 +64,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
 .PHONY: all demo data help clean
-all: $(OUT)/report.md  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
+all: $(or $(RESULT),$(OUT)/report.md)  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)

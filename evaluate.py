@@ -24,7 +24,7 @@ from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device, pick_dtype
 from support.generation import generate
 from support.grading import is_correct
-from support.ledger import elapsed, join_ledgers, totals
+from support.ledger import chain_flops, elapsed, join_ledgers, totals
 from support.report import draw_figures, machine, make_report, moe_share, table
 
 BINS = 20  # of the histograms of router probabilities
@@ -105,14 +105,15 @@ def parse_btm(args, checkpoints, domains):
     return merged, methods
 
 
-def token_losses(model, idx):
-    """Predict each token of idx, (B, T + 1), but the first. model: a GPT or a BTM.
+def token_losses(model, idx, n):
+    """Predict the last n tokens of idx, (B, T + 1). model: a GPT or a BTM.
 
-    Returns the tokens' losses, (B, T), whether each is the likeliest, (B, T), and the routing of the pass.
+    Returns these tokens' losses, (B, n), whether each is the likeliest, (B, n), and the routing of the pass.
     """
-    logits, _, routing = model(idx[:, :-1])  # (B, T, V)
-    losses = F.cross_entropy(logits.float().flatten(0, 1), idx[:, 1:].flatten(), reduction="none")  # (B * T,)
-    return losses.view(logits.shape[:2]), logits.argmax(-1) == idx[:, 1:], routing
+    logits, _, routing = model(idx[:, :-1], n_last=n)  # (B, n, V)
+    targets = idx[:, -n:]                              # (B, n)
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")  # (B * n,)
+    return losses.view(targets.shape), logits.argmax(-1) == targets, routing
 
 
 def histogram(probs):
@@ -128,9 +129,10 @@ def score_texts(model, windows, batch_size):
     (n_layer, N, BINS). For a dense model both are None.
     """
     losses, gates, histograms = [], [], []
+    half = windows.shape[1] // 2
     for chunk in windows.split(batch_size):
-        loss, _, routing = token_losses(model, chunk)  # (B, T)
-        losses.append(loss[:, loss.shape[1] // 2:].cpu().double().mean(1))
+        loss, _, routing = token_losses(model, chunk, half)  # (B, half)
+        losses.append(loss.cpu().double().mean(1))
         if routing:
             weight = len(chunk) / len(windows)
             gates.append(weight * torch.stack([expert_load(layer) for layer in routing]))
@@ -156,11 +158,12 @@ def score_tasks(model, tokenizer, tasks, batch_size, device):
     answer_losses = []
     for batch in equal_lengths(range(len(tasks)), texts, batch_size):
         idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
-        losses, likeliest, _ = token_losses(model, idx)               # (B, T)
+        longest = max(len(answers[i]) for i in batch)
+        losses, likeliest, _ = token_losses(model, idx, longest)      # (B, longest)
         for row, i in enumerate(batch):
-            start = len(prompts[i]) - 1  # position t predicts token t + 1
-            solved[i] = likeliest[row, start:].all()
-            answer_losses.append(losses[row, start:].cpu().double())
+            n = len(answers[i])
+            solved[i] = likeliest[row, -n:].all()
+            answer_losses.append(losses[row, -n:].cpu().double())
 
     todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
     longest = max(len(answer) for answer in answers)
@@ -225,7 +228,7 @@ def evaluate_model(model, tokenizer, tests, args, device):
 def costs(model, ledger):
     """A model's size, and what the training of all that is in its ledger cost."""
     return {"params": model.num_params(), "active_params": model.num_params(active=True), **totals(ledger),
-            "elapsed": elapsed(ledger), "moe_share": moe_share(ledger)}
+            "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
 def write_results(path, results, routing, args, domains, device):
@@ -253,7 +256,8 @@ def main(argv=None):
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
             method, top_k, training_data = methods[name]
-            model = btm.BTM([build_model(c, device) for c in merged.values()], method, top_k, training_data)
+            experts = [build_model(checkpoint, device) for checkpoint in merged.values()]
+            model = btm.BTM(experts, method, top_k, training_data, tokenizer.eot)
             ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
         else:
             model = build_model(checkpoints[name], device)

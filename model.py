@@ -311,13 +311,14 @@ class GPT(nn.Module):
             elif "norm" not in name:  # norms start at 1
                 p.normal_(0, p.shape[-1] ** -0.5, generator=generator)
 
-    def forward(self, idx, targets=None, cache=None, noise=None, recompute=False):
+    def forward(self, idx, targets=None, cache=None, noise=None, recompute=False, n_last=0):
         """Predict the next token at every position. idx, targets: (B, T) int64.
 
         Returns logits (B, T, V), the mean cross-entropy in nats (None without targets), and a list with the Routing of
         each layer, empty for a dense model. noise: for Sample Top-1 the Noise of each layer, see `gumbel`.
         cache: {} at first; it is filled with each layer's keys and values, and each later call passes one new token.
         recompute: in the backward pass, compute what is inside a block again; this saves memory.
+        n_last: compute the logits of the last n_last positions alone; 0 means all.
         """
         start = 0  # the position of the first new token
         if cache:
@@ -335,6 +336,7 @@ class GPT(nn.Module):
             if self.config.n_expert:
                 routing.append(layer_routing)
         head = self.embed if self.config.tie_weights else self.head
+        x = x[:, -n_last:]  # -0 is 0: then all are kept
         logits = F.linear(self.norm(x), head.weight)  # (B, T, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss, routing

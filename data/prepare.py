@@ -15,16 +15,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cli import BadInput, check_output, digest, make_parser, positive_int, replacing, run
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from data import text
-from data.loader import id_type, load_domains, read_tokens
+from data.loader import id_type
 from data.task import DOMAINS, Task, domain_module
 from data.tokenizer import END, load_tokenizer, new_bpe, train_bpe
 
 NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
-FEWEST = 20  # documents; of own text that has so many, whole documents are for validation
-PASSAGE = 1024  # tokens of such a document that are validated on; not more, so that there are many documents
-CHUNK = 2**16  # tokens of other own text; the last tenth of each chunk is for validation
+FEWEST = 20  # documents; own text of fewer is cut into pieces, which are its documents then
+PIECE = 2**16  # tokens of such a piece
 SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained on
 
 
@@ -32,8 +31,6 @@ def parse(argv):
     """The options. `domains` becomes a list, `text` {NAME: files} and `own_tasks` {NAME: tasks}. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("--out", default="data/bin", help="folder to write to (default: %(default)s)")
-    parser.add_argument("--val_tokens", type=positive_int, default=50_000,
-                        help="of validation text, at most a tenth of own text (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="most test tasks (default: %(default)s)")
 
     group = parser.add_argument_group("synthetic domains")
@@ -41,6 +38,9 @@ def parse(argv):
     group.add_argument("--level", type=int, default=1, choices=(0, 1, 2),
                        help="2 is harder, for 25M to 100M weights; 0 has a quarter of 1's facts (default: 1)")
     group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="default: %(default)s")
+    group.add_argument("--val_tokens", type=positive_int, default=50_000, help="default: %(default)s")
+    group.add_argument("--examples", type=non_negative_int, default=0, metavar="N",
+                       help="solved examples in each prompt, but for switch; all is graded by exact match (default: 0)")
     group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
 
     group = parser.add_argument_group("your own text and tasks")
@@ -96,7 +96,7 @@ def choose_tokenizer(args):
 
 
 def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
-    """Yield (document, True), pairs as `encode` takes them, without end.
+    """Yield documents without end.
 
     unseen: take functions of `code` that are never in the training text. domains: of which `switch` is made.
     """
@@ -106,101 +106,63 @@ def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
             domain = rng.choice([other for other in domains if other != domain])
         if name == "code" and unseen:
             task = domain_module(name).task(rng, level)
-            yield task.prompt + task.answer, True
+            yield task.prompt + task.answer
         else:
-            yield domain_module(domain).document(rng, level), True
+            yield domain_module(domain).document(rng, level)
 
 
-def make_task(name, rng, level, domains=DOMAINS):
-    """One task. Of `switch` it is a document of one of `domains`, END, and a task of another."""
-    if name != "switch":
-        return domain_module(name).task(rng, level)
-    before, after = rng.sample(domains, 2)
-    document = domain_module(before).document(rng, level)
-    task = domain_module(after).task(rng, level)
-    return Task(document + END + task.prompt, task.answer, task.kind, task.cases)
+def make_task(name, rng, level, domains=DOMAINS, n_examples=0):
+    """One task. Of `switch` it is a document of one of `domains`, END, and a task of another.
+
+    n_examples: so many documents of the domain stand before the task, as in few-shot prompts; before one of `switch`
+    there are none. All tasks are then graded by exact match, also those of `code`.
+    """
+    before = ""
+    if name == "switch":
+        first, name = rng.sample(domains, 2)
+        before = domain_module(first).document(rng, level) + END
+    else:
+        for _ in range(n_examples):
+            before += domain_module(name).document(rng, level).strip() + "\n\n"
+    task = domain_module(name).task(rng, level)
+    if n_examples:
+        return Task(before + task.prompt, task.answer.rstrip())
+    return Task(before + task.prompt, task.answer, task.kind, task.cases)
 
 
-def make_tasks(name, rng, level, n, domains=DOMAINS):
+def make_tasks(name, rng, level, n, domains=DOMAINS, n_examples=0):
     """n tasks with different prompts, or as many as the domain has."""
     tasks = {}
     for _ in range(50 * n):
-        task = make_task(name, rng, level, domains)
+        task = make_task(name, rng, level, domains, n_examples)
         tasks.setdefault(task.prompt, task)
         if len(tasks) == n:
             break
     return list(tasks.values())
 
 
-def encode(pieces, tokenizer):
-    """Yield the ids of pieces, (text, whether its document ends there), and the end-of-text id after each document."""
-    for piece, ends in pieces:
-        yield from tokenizer.encode(piece)
-        if ends:
-            yield tokenizer.eot
-
-
-def hold_out(pieces, tokenizer, n_val):
-    """Yield own text in pairs of arrays, (training ids, validation ids). One of the two is empty.
-
-    Every tenth document is held out, until there are n_val validation ids: these are its first PASSAGE ids, and nothing
-    of it is trained on. So each pair with validation ids is another document.
-    """
-    dtype = id_type(tokenizer.vocab_size)
-    nothing = np.empty(0, dtype)
-    n_documents, begins = 0, True
-    for piece, ends in pieces:
-        ids = tokenizer.encode(piece)
-        if begins:
-            held_out = n_documents % 10 == 9 and n_val > 0
-        if not held_out:
-            yield np.array([*ids, *[tokenizer.eot] * ends], dtype), nothing
-        elif begins:
-            passage = np.array([*ids[:PASSAGE - 1], tokenizer.eot], dtype)
-            n_val -= len(passage)
-            yield nothing, passage
-        begins = ends
-        n_documents += ends
-
-
-def split(ids, n_val, dtype):
-    """Yield own text of few documents in pairs of arrays, (training ids, validation ids).
-
-    The last tenth of each chunk is for validation, until there are n_val ids.
-    """
-    while len(chunk := np.fromiter(islice(ids, CHUNK), dtype)):
-        n = min(len(chunk) // 10, n_val)
-        n_val -= n
-        yield np.split(chunk, [len(chunk) - n])
-
-
-def write_domain(folder, parts, tasks, meta):
-    """Write a domain. parts: pairs of arrays, (training ids, validation ids).
-
-    The old meta.json goes first and the new one comes last, so a half-written domain is no domain. Of own text it
-    also says of how many passages the validation text consists.
-    """
-    vocab_size = meta["spec"]["vocab_size"]
-    passages = 0
+def write_domain(folder, train_ids, val_ids, tasks, meta):
+    """Write a domain. The old meta.json goes first and the new one comes last: a half-written domain is no domain."""
     with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
           replacing(folder / "tasks.jsonl") as lines):
-        with open(train, "wb") as train_file, open(val, "wb") as val_file:
-            for train_ids, val_ids in tqdm(parts, desc=folder.name, unit="chunk", leave=False, disable=None):
-                train_file.write(train_ids)
-                val_file.write(val_ids)
-                passages += len(val_ids) > 0
+        train_ids.tofile(train)
+        val_ids.tofile(val)
         lines.write_text("".join(json.dumps(asdict(task)) + "\n" for task in tasks))
-        files = {"train.bin": digest(read_tokens(train, vocab_size)), "val.bin": digest(read_tokens(val, vocab_size)),
-                 "tasks.jsonl": digest(lines.read_bytes())}
+        files = {"train.bin": digest(train_ids), "val.bin": digest(val_ids), "tasks.jsonl": digest(lines.read_bytes())}
         (folder / "meta.json").unlink(missing_ok=True)
-    if "by_documents" in meta:  # it is own text
-        meta = meta | {"passages": passages}
     with replacing(folder / "meta.json") as part:
         part.write_text(json.dumps(meta | {"files": files}))
 
 
+def encode(documents, tokenizer):
+    """Yield the ids of documents, and the end-of-text id after each."""
+    for document in documents:
+        yield from tokenizer.encode(document)
+        yield tokenizer.eot
+
+
 def prepare_synthetic(name, args, tokenizer):
-    """(training ids, validation ids) and tasks of a synthetic domain. Each has a random generator of its own."""
+    """Training ids, validation ids and tasks of a synthetic domain. Each has a random generator of its own."""
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
     domains = [domain for domain in DOMAINS if domain in args.domains]
     if len(domains) < 2:
@@ -209,30 +171,35 @@ def prepare_synthetic(name, args, tokenizer):
     train = islice(encode(make_documents(name, rngs["train"], args.level), tokenizer), n_train)
     unseen = make_documents(name, rngs["val"], args.level, unseen=True, domains=domains)
     val = islice(encode(unseen, tokenizer), args.val_tokens)
-    tasks = make_tasks(name, rngs["tasks"], args.level, args.tasks, domains)
+    tasks = make_tasks(name, rngs["tasks"], args.level, args.tasks, domains, args.examples)
     dtype = id_type(tokenizer.vocab_size)
-    return (np.fromiter(train, dtype), np.fromiter(val, dtype)), tasks
+    return np.fromiter(train, dtype), np.fromiter(val, dtype), tasks
 
 
-def prepare_own(name, args, tokenizer):
-    """The parts of own text, and whether documents are held out: `hold_out` or `split`. Without text there are none."""
-    files = args.text.get(name, [])
-    documents = (ends for _, ends in text.read_pieces(files, args.field) if ends)
-    n_documents = len(list(islice(documents, FEWEST)))  # reads no more than it must
-    pieces = text.read_pieces(files, args.field)
-    if n_documents == FEWEST:
-        return hold_out(pieces, tokenizer, args.val_tokens), True
-    return split(encode(pieces, tokenizer), args.val_tokens, id_type(tokenizer.vocab_size)), False
+def encode_document(pieces, tokenizer):
+    """The ids of one document of own text, which comes in pieces, and the end-of-text id: (n,)."""
+    dtype = id_type(tokenizer.vocab_size)
+    ids = [np.array(tokenizer.encode(piece), dtype) for piece in pieces]
+    return np.concatenate([*ids, np.array([tokenizer.eot], dtype)])
 
 
-def describe_validation(domain):
-    """How much validation text a domain has, and from how many documents or places of own text."""
-    tokens = f"{len(domain.val):,} to validate on"
-    if not domain.is_own or not len(domain.val):
-        return tokens
-    if domain.meta["by_documents"]:
-        return f"{tokens} from {domain.meta['passages']} documents held out"
-    return f"{tokens} from {domain.meta['passages']} places of documents that are trained on"
+def prepare_own(files, field, tokenizer):
+    """Training ids and validation ids of own text, and how many documents are held out. Without text all is empty.
+
+    Every tenth document is for validation. Text of fewer than FEWEST documents is first cut into pieces of PIECE ids,
+    or into ten if it is short; these are its documents then.
+    """
+    documents = []  # of (n,) ids
+    for pieces in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
+        documents.append(encode_document(pieces, tokenizer))
+    nothing = np.empty(0, id_type(tokenizer.vocab_size))
+    if len(documents) < FEWEST:
+        whole = np.concatenate([nothing, *documents])
+        size = max(1, min(PIECE, len(whole) // 10))
+        documents = [whole[start:start + size] for start in range(0, len(whole), size)]
+    held_out = documents[9::10]
+    del documents[9::10]
+    return np.concatenate([nothing, *documents]), np.concatenate([nothing, *held_out]), len(held_out)
 
 
 def main(argv=None):
@@ -244,15 +211,15 @@ def main(argv=None):
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:
-            ids, tasks = prepare_synthetic(name, args, tokenizer)
-            write_domain(Path(args.out, name), [ids], tasks, meta)
+            train, val, tasks = prepare_synthetic(name, args, tokenizer)
+            origin = "new documents"
         else:
-            parts, by_documents = prepare_own(name, args, tokenizer)
+            train, val, n_held_out = prepare_own(args.text.get(name, []), args.field, tokenizer)
             tasks = args.own_tasks.get(name, [])[:args.tasks]
-            write_domain(Path(args.out, name), parts, tasks, meta | {"by_documents": by_documents})
-        domain = load_domains(args.out, [name])[name]
-        print(f"{args.out}/{name}: {len(domain.train):,} tokens to train on, {describe_validation(domain)}, "
-              f"{len(domain.tasks)} tasks")
+            origin = f"{n_held_out} documents held out"
+        write_domain(Path(args.out, name), train, val, tasks, meta)
+        print(f"{args.out}/{name}: {len(train):,} tokens to train on, {len(val):,} to validate on ({origin}), "
+              f"{len(tasks)} tasks")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 import gzip
 import json
 import os
+from functools import partial
 from glob import glob
 from pathlib import Path
 
@@ -21,8 +22,11 @@ def find_files(path):
     return files
 
 
-def read_pieces(files, field):
-    """Yield the text of files in pieces, (text, whether its document ends there). A line of .jsonl is a document."""
+def read_documents(files, field):
+    """Yield the documents of files, each as a list of pieces of text. A file is one document, or each line of .jsonl.
+
+    Raises BadInput.
+    """
     for path in files:
         name = path.name.lower()
         open_text = gzip.open if name.endswith(".gz") else open
@@ -33,11 +37,9 @@ def read_pieces(files, field):
                         text = json.loads(line)[field]
                         if not isinstance(text, str):
                             raise TypeError
-                        yield text, True
+                        yield [text]
                 else:
-                    while piece := file.read(PIECE):
-                        yield piece, False
-                    yield "", True
+                    yield list(iter(partial(file.read, PIECE), ""))
         except (KeyError, TypeError, json.JSONDecodeError):
             raise BadInput(f"{path}: no text under {field!r} in {line[:50]!r}; name another --field") from None
         except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -70,8 +72,8 @@ def read_tasks(path):
 def read_beginning(files, field, n):
     """The first n characters of some files."""
     beginning = ""
-    for piece, _ in read_pieces(files, field):
-        beginning += piece
+    for pieces in read_documents(files, field):
+        beginning += "".join(pieces)
         if len(beginning) >= n:
             break
     return beginning[:n]

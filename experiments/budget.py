@@ -3,23 +3,24 @@
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
 Prints a number of steps. The budget is what btx.pt cost beyond seed.pt. A step costs what a step of su_dm.pt's last
-entry did. --by flops counts FLOPs. --by paper counts tokens, and gives upcycling the share of BTX's tokens that it had
+entry did. --by flops counts FLOPs, --by chain those of the longest chain of stages. --by paper counts tokens, and gives upcycling the share of BTX's tokens that it had
 in the paper.
 """
 from cli import make_parser, run
 from support.checkpoint import load_checkpoint
-from support.ledger import totals
+from support.ledger import chain_flops, totals
 
 PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) and of BTX
 
 
 def match_steps(last, like, since, by):
     """The steps of the ledger entry `last` that cost what the ledger `like` cost beyond the ledger `since`."""
-    like, since = totals(like), totals(since)
     if by == "flops":
-        ratio = (like["flops"] - since["flops"]) / last["flops"]
+        ratio = (totals(like)["flops"] - totals(since)["flops"]) / last["flops"]
+    elif by == "chain":
+        ratio = (chain_flops(like) - chain_flops(since)) / last["flops"]
     else:
-        ratio = PAPER_SHARE * (like["tokens"] - since["tokens"]) / last["tokens"]
+        ratio = PAPER_SHARE * (totals(like)["tokens"] - totals(since)["tokens"]) / last["tokens"]
     return max(1, round(ratio * last["settings"]["steps"]))
 
 
@@ -28,7 +29,7 @@ def main(argv=None):
     parser.add_argument("model", help="checkpoint whose last entry shows what a step costs")
     parser.add_argument("--like", required=True, help="checkpoint whose cost is the budget")
     parser.add_argument("--since", required=True, help="checkpoint whose own cost does not count")
-    parser.add_argument("--by", default="flops", choices=("flops", "paper"), help="FLOPs, or tokens as the paper")
+    parser.add_argument("--by", default="flops", choices=("flops", "chain", "paper"), help="what is equal")
     args = parser.parse_args(argv)
     model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
     print(match_steps(model[-1], like, since, args.by))

@@ -6,6 +6,7 @@
 An expert's weight depends on the text so far, x_1..x_t. Each method gives expert i a score, the log of its weight:
 
 bayes   log p_i(x_1..x_t), the log of the posterior that expert i wrote the text, from a uniform prior (Li et al. 2022)
+document  the same of the present document alone: the score begins anew at an end-of-text token (not in the papers)
 tfidf   2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
         paper uses their similarity. The formula is c-BTM's -|v - v_i|^2 / tau (Gururangan et al. 2023) for vectors of
         length 1, up to a constant.
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from cli import BadInput
 from data.loader import first_windows
 
-METHODS = ("bayes", "tfidf")
+METHODS = ("bayes", "document", "tfidf")
 TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
@@ -34,7 +35,7 @@ def parse_method(text, checkpoints):
             raise BadInput(f"--btm: {name} cannot be merged; give dense models of one tokenizer")
     method, _, k = text.partition(":")
     if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= len(checkpoints):
-        raise BadInput(f"{text}: say how to merge as bayes:K or tfidf:K, with K from 1 to {len(checkpoints)}")
+        raise BadInput(f"{text}: say how to merge as bayes:K, document:K or tfidf:K, with K from 1 to {len(checkpoints)}")
     return method, int(k)
 
 
@@ -78,41 +79,43 @@ def tfidf(windows, vocab_size):
 class BTM(nn.Module):
     """Experts that predict together; called like a `GPT`."""
 
-    def __init__(self, experts, method, top_k, windows=None):
-        """experts: dense GPTs of one tokenizer. windows: for tfidf the experts' training data, see `tfidf`."""
+    def __init__(self, experts, method, top_k, windows=None, eot=None):
+        """experts: dense GPTs of one tokenizer, whose end-of-text token is eot, for document.
+
+        windows: for tfidf the experts' training data, see `tfidf`.
+        """
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.method = method
         self.top_k = top_k
+        self.eot = eot
         self.config = min((expert.config for expert in experts), key=lambda config: config.block_size)
         if method == "tfidf":
             device = experts[0].embed.weight.device
             self.idf, self.centroids = (x.to(device) for x in tfidf(windows, self.config.vocab_size))
 
-    def bayes_scores(self, idx, log_probs, past):
+    def bayes_scores(self, idx, log_p):
         """log p_i = sum_{s<=t} log p_i(x_s | x_<s) for every t, up to a constant: (E, B, T).
 
-        idx: (B, T). log_probs: (E, B, T, V), each expert's prediction of the next token. past: {} at first; then the
-        last score and prediction.
+        idx: (B, T). log_p: (E, B, T - 1), the log-probability that each expert gave to x_2..x_T. The first token says
+        nothing. For document the sum begins after the latest end-of-text token.
         """
-        tokens = idx.expand(len(log_probs), -1, -1)[..., None]                     # (E, B, T, 1)
-        uniform = torch.zeros_like(log_probs[:, :, 0])                             # (E, B, V) for a text's first
-        first = past.get("prediction", uniform).gather(-1, tokens[:, :, 0])        # (E, B, 1)
-        others = log_probs[:, :, :-1].gather(-1, tokens[:, :, 1:])[..., 0]         # (E, B, T - 1)
-        scores = past.get("score", 0) + torch.cat([first, others], -1).cumsum(-1)  # (E, B, T)
-        past["prediction"], past["score"] = log_probs[:, :, -1].clone(), scores[:, :, -1:]
+        scores = F.pad(log_p, (1, 0)).cumsum(-1)  # (E, B, T)
+        if self.method == "document":
+            positions = torch.arange(1, idx.shape[1] + 1, device=idx.device)          # (T,)
+            n_before = (positions * (idx == self.eot)).cummax(-1).values              # (B, T) tokens to leave out
+            summed = F.pad(scores, (1, 0))                                            # (E, B, T + 1) of so many tokens
+            scores = scores - summed.gather(-1, n_before.expand(len(scores), -1, -1))
         return scores
 
-    def tfidf_scores(self, idx, past):
+    def tfidf_scores(self, idx):
         """2 cos / tau of the text up to each token with each expert's data: (E, B, T). idx: (B, T)."""
-        tokens = torch.cat([past["tokens"], idx], dim=1) if "tokens" in past else idx
-        past["tokens"] = tokens                                                 # (B, S), the whole text
-        idf = self.idf[tokens]                                                  # (B, S)
-        dots = (idf * self.centroids[:, tokens]).cumsum(-1)                     # (E, B, S)
+        idf = self.idf[idx]                                              # (B, T)
+        dots = (idf * self.centroids[:, idx]).cumsum(-1)                 # (E, B, T)
         # a token's n-th occurrence changes its component of the vector from (n-1) idf to n idf
-        n = (tokens[:, :, None] == tokens[:, None, :]).tril().sum(-1)           # (B, S)
-        lengths = (idf**2 * (n**2 - (n - 1)**2)).cumsum(-1).sqrt()              # (B, S)
-        return (2 / TEMPERATURE * dots / lengths)[:, :, -idx.shape[1]:]
+        n = (idx[:, :, None] == idx[:, None, :]).tril().sum(-1)          # (B, T)
+        lengths = (idf**2 * (n**2 - (n - 1)**2)).cumsum(-1).sqrt()       # (B, T)
+        return 2 / TEMPERATURE * dots / lengths
 
     def log_weights(self, scores):
         """The log-softmax over the top_k largest scores, -inf for the rest: (E, B, T) -> (E, B, T)."""
@@ -120,24 +123,27 @@ class BTM(nn.Module):
         kept = kept[:self.top_k].log_softmax(0)
         return torch.full_like(scores, -math.inf).scatter(0, experts[:self.top_k], kept)
 
-    def forward(self, idx, cache=None):
-        """As `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction, (B, T, V).
+    def forward(self, idx, cache=None, n_last=0):
+        """As `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction.
 
-        cache: {} at first; then each expert's cache, and under "text" what the scores need of the text so far.
+        cache: {} at first; then the text so far, (B, S), which is read again.
         """
-        cache = {} if cache is None else cache
-        past = cache.setdefault("text", {})
-        E, V = len(self.experts), self.config.vocab_size
-        log_probs = torch.empty(E, *idx.shape, V, device=idx.device)  # (E, B, T, V)
+        n_last = n_last or idx.shape[1]
+        if cache is not None:
+            cache["text"] = torch.cat([cache.get("text", idx[:, :0]), idx], dim=1)
+            idx = cache["text"]
+        log_p = []  # of each expert: what it gave to the tokens read, (B, T - 1)
+        log_probs = torch.empty(len(self.experts), len(idx), n_last, self.config.vocab_size, device=idx.device)
         for i, expert in enumerate(self.experts):
-            logits, _, _ = expert(idx, cache=cache.setdefault(i, {}))
-            log_probs[i] = logits.float().log_softmax(-1)
-        if self.method == "bayes":
-            scores = self.bayes_scores(idx, log_probs, past)  # (E, B, T)
+            prediction = expert(idx)[0].float().log_softmax(-1)  # (B, T, V)
+            log_p.append(prediction[:, :-1].gather(-1, idx[:, 1:, None])[..., 0])
+            log_probs[i] = prediction[:, -n_last:]
+        if self.method == "tfidf":
+            scores = self.tfidf_scores(idx)                      # (E, B, T)
         else:
-            scores = self.tfidf_scores(idx, past)             # (E, B, T)
-        weights = self.log_weights(scores)[..., None]         # (E, B, T, 1)
-        logits = log_probs.add_(weights).logsumexp(0)         # (B, T, V); in place, since a copy can take gigabytes
+            scores = self.bayes_scores(idx, torch.stack(log_p))  # (E, B, T)
+        weights = self.log_weights(scores)[:, :, -n_last:, None]  # (E, B, n_last, 1)
+        logits = log_probs.add_(weights).logsumexp(0)  # (B, n_last, V); in place, since a copy can take gigabytes
         return logits, None, []
 
     def num_params(self, active=False):

@@ -38,10 +38,23 @@ def totals(ledger):
     return {key: sum(entry[key] for entry in ledger) for key in ("tokens", "flops", "seconds")}
 
 
-def elapsed(ledger):
-    """Seconds from start to end if each entry starts as soon as its parents are done; branches run at the same time."""
+def longest_chain(ledger, cost):
+    """What a ledger costs from its start to its end if each entry starts as soon as its parents are done.
+
+    Branches run at the same time, so of several only the costliest counts. cost: entry -> number.
+    """
     ends = {}
     for entry in ledger:
-        ready = max((ends[parent] for parent in entry["parents"]), default=0.0)
-        ends[entry["id"]] = ready + entry["seconds"] / entry["ranks"]
-    return max(ends.values(), default=0.0)
+        ready = max((ends[parent] for parent in entry["parents"]), default=0)
+        ends[entry["id"]] = ready + cost(entry)
+    return max(ends.values(), default=0)
+
+
+def elapsed(ledger):
+    """The seconds of the longest chain."""
+    return longest_chain(ledger, lambda entry: entry["seconds"] / entry["ranks"])
+
+
+def chain_flops(ledger):
+    """The FLOPs of the longest chain."""
+    return longest_chain(ledger, lambda entry: entry["flops"])
