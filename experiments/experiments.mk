@@ -64,6 +64,14 @@ $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_SU) --steps
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
 $(OUT)/su_own_paper.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) paper)
+# Dense in one phase, on the mixture of finetuning from the start: with as many tokens as BTX, or for the FLOPs of its
+# longest chain of stages, which is what three machines wait for
+ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
+CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
+$(OUT)/dense_data.pt: $(OUT)/seed.pt
+	$(ONE_PHASE) --lr $(LR_DENSE) --steps $(shell expr 3 \* $(EXPERT_STEPS) + $(FINETUNE_STEPS))
+$(OUT)/dense_time.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
+$(OUT)/dense_time_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr 5e-4 --steps $(CHAIN_STEPS)
 # the average of all weights, finetuned for as long as BTX
 $(OUT)/soup_tuned.pt: $(OUT)/soup.pt;       $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
@@ -78,6 +86,10 @@ $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
 tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
+# equal time: the rows of the README's first table that the runs above lack
+TIMED = $(patsubst %,$(OUT)/%.pt,soup btx dense_data dense_time dense_time_5e-4)
+$(OUT)/time/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
+	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
 # SEEDS train the main rows. The first five also have Tables 3 to 5.

@@ -22,12 +22,11 @@ EXPERT_STEPS   = 100
 FINETUNE_STEPS = 30
 LR_EXPERT      = 4e-4  # of all that starts from the seed
 LR_BTX         = 1e-4  # of what is finetuned
-# One phase on the mixture of finetuning: Dense with BTX's data; Dense for the time and upcycling for the FLOPs of BTX.
-ONE_PHASE = --init $< --data $(FINETUNE_DATA) --lr $(LR_EXPERT)
-STEPS     = $(PY) -m experiments.budget $(word 2,$^) --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by
-$(OUT)/dense_data.pt: $(OUT)/seed.pt; $(TRAIN) $(ONE_PHASE) --steps $(shell expr 3 \* $(EXPERT_STEPS) + $(FINETUNE_STEPS))
-$(OUT)/dense_time.pt: $(OUT)/seed.pt $(OUT)/math.pt $(OUT)/btx.pt; $(TRAIN) $(ONE_PHASE) --steps $$($(STEPS) chain)
-$(OUT)/su_flops.pt:   $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(FINETUNE) $(ONE_PHASE) --alpha $(ALPHA) --steps $$($(STEPS) flops)
+LR_DENSE       = $(LR_EXPERT)
+# upcycling on the mixture of finetuning, for the FLOPs of BTX
+$(OUT)/su_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt
+	$(CM) --lr $(LR_EXPERT) --steps $$($(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/btx.pt \
+	  --since $(OUT)/seed.pt --by flops)
 # a control: as many tokens of English as BTX read, 3 x 5 % of 100 steps and 19 % of 30
 $(OUT)/english.pt:    $(OUT)/seed.pt; $(TRAIN) --init $< --data english --lr $(LR_EXPERT) --steps 21
 # Each model is scored by itself, so that a run that is stopped goes on with the next.
