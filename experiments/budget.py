@@ -3,8 +3,8 @@
     python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
 
 Prints a number of steps. The budget is what btx.pt cost beyond seed.pt. A step costs what a step of su_dm.pt's last
-entry did. --by flops counts FLOPs, --by chain those of the longest chain of stages. --by paper counts tokens, and gives upcycling the share of BTX's tokens that it had
-in the paper.
+entry did. --by flops counts FLOPs, --by chain those of the longest chain of stages. --by paper counts tokens, and gives
+upcycling the share of BTX's tokens that it had in the paper.
 """
 from cli import make_parser, run
 from support.checkpoint import load_checkpoint

@@ -15,13 +15,12 @@ from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures
-from experiments.paired import costs, differences, having, holm, points, scores, spread, t_test
+from experiments.paired import GROUPS, costs, differences, having, points, scores, spread
 from support import figures
 from support.checkpoint import build_model, load_checkpoint
 
 FINISHED = Path(__file__).parent.parent / "results/pretrained/results.json"  # the run of PRESET=pretrained
 COLUMNS = (*DOMAINS, "switch")
-MEASURES = {"all": "", "knowledge": ", seed's knowledge", "experts": ", experts' domains"}  # as a claim names them
 
 MODELS = {  # the names of make and their names in the tables
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
@@ -44,7 +43,6 @@ MODELS = {  # the names of make and their names in the tables
     "btx_noseed": "BTX of the three branches alone",
     "hidden_mixed": "BTX, hidden start, not finetuned", "btx_hidden": "BTX, hidden start",
     "ridge_mixed": "BTX, ridge start, not finetuned", "btx_ridge": "BTX, ridge start"}
-ONCE = {"btx_ff": "BTX, branches train feed-forwards", "later": "wiki added"}  # see results/records/later_experts.md
 
 # ---- the models of each table, with the paper's numbers ------------------------------------------------------------
 TABLE_1 = {
@@ -70,26 +68,9 @@ STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "bt
 KEEPING = ("soup", "soup_tuned", "btx_noseed", "btx", "dense_dm")
 STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_ridge")
 
-# ---- the hypotheses (a, sign, b, group): a is better than b, or about equal, in the mean over a group of domains ----
-MAIN = {"btx", "dense_dm", "su_dm"}  # registered hypotheses of these alone need ten seeds, others five
-REGISTERED = [
-    ("btx", ">", "dense_dm", "all"), ("btx", ">", "su_dm", "all"), ("su_dm", ">", "dense_dm", "all"),
-    ("btx", ">", "dense_dm", "knowledge"), ("btx", ">", "su_dm", "knowledge"), ("dense_dm", ">", "su_dm", "knowledge"),
-    ("btx", ">", "dense_dm", "experts"), ("btx", "≈", "su_dm", "experts"), ("su_dm", ">", "dense_dm", "experts"),
-    ("btx", ">", "su_cm_flops", "all"), ("btx", ">", "su_cm_paper", "all"), ("btx", ">", "large", "all"),
-    ("btx", ">", "btm_tfidf_top2", "all"), ("btm_tfidf_top2", ">", "btm_tfidf_top1", "all"),
-    ("btx", ">", "btx_sample", "all"), ("soft_short", ">", "top2_short", "all"),
-    ("top2_short", ">", "sample_short", "all"), ("sample_short", ">", "switch_short", "all"),
-    ("soft_medium", ">", "top2_medium", "all"), ("top2_medium", ">", "sample_medium", "all"),
-    ("lb_short", "≈", "top2_short", "all"), ("frozen_short", "≈", "top2_short", "all"),
-    ("split4of8_short", "≈", "top2_short", "all"), ("split4of8_short", ">", "split2of8_short", "all"),
-    ("top2_short", ">", "blend_short", "all")]
-EXPLORED = [
-    ("btx", ">", "btm_bayes_top2", "all"), ("btm_bayes_top2", ">", "btm_tfidf_top2", "all"),
-    ("btx_again", ">", "su_own_flops", "all"), ("btx_again", ">", "su_own_paper", "all"),
-    ("btx", ">", "btx_nolb", "all"), ("btx", ">", "btx_noseed", "knowledge"), ("btx", ">", "soup_tuned", "knowledge"),
-    ("btx", ">", "soup_tuned", "all"), ("btx_hidden", ">", "btx", "all"), ("btx_ridge", ">", "btx", "all"),
-    ("btx_ff", ">", "btx", "all"), ("later", ">", "btx", "all")]
+DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
+               ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
+               ("btx_again", "su_own_flops", "all")]
 
 
 def table(head, rows):
@@ -129,49 +110,13 @@ def cost_table(runs):
     return table([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
 
 
-def decide_greater(found, p):
-    """a > b holds if the difference is significant, and at least one point."""
-    if p >= 0.05 or abs(mean(found)) < 0.01:
-        return "open"
-    return "yes" if mean(found) > 0 else "**no**"
-
-
-def decide_equal(found):
-    """a ≈ b holds if the whole confidence interval is within three points."""
-    size, half = abs(mean(found)), t_test(found)[1]
-    if size + half <= 0.03:
-        return "yes"
-    return "**no**" if size - half > 0.03 else "open"
-
-
-def is_tested(runs, a, b, registered):
-    """Whether two models were run with as many seeds as registered; what is explored needs two."""
-    needed = 2
-    if registered:
-        needed = 10 if {a, b} <= MAIN else 5
-    return len(having(runs, a, b)) >= needed
-
-
-def verdict_table(runs, hypotheses, registered):
-    """Judge hypotheses by the rules of registered.md. p is corrected for those of the form a > b that were run."""
-    greater = []
-    for a, sign, b, group in hypotheses:
-        if sign == ">" and is_tested(runs, a, b, registered):
-            greater.append((a, b, group))
-    p_values = dict(zip(greater, holm([t_test(differences(runs, *pair))[0] for pair in greater]), strict=True))
-    names, rows = MODELS | ONCE, []
-    for a, sign, b, group in hypotheses:
+def difference_table(runs):
+    """Differences in accuracy between two models of the same seeds, over all domains or a group of them."""
+    rows = []
+    for a, b, group in DIFFERENCES:
         found = differences(runs, a, b, group)
-        if not found:  # new runs lack the models of ONCE
-            continue
-        p, verdict = "", "not tested"
-        if (a, b, group) in p_values:
-            p = f"{p_values[a, b, group]:.3f}"
-            verdict = decide_greater(found, p_values[a, b, group])
-        elif sign == "≈" and is_tested(runs, a, b, registered):
-            verdict = decide_equal(found)
-        rows.append([f"{names[a]} {sign} {names[b]}{MEASURES[group]}", points(found), str(len(found)), p, verdict])
-    return table(["claim", "difference", "seeds", "p (Holm)", "verdict"], rows)
+        rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(GROUPS[group]), points(found), str(len(found))])
+    return table(["difference", "domains", "points", "seeds"], rows)
 
 
 def make_page(runs):
@@ -206,10 +151,8 @@ def make_page(runs):
         ("## Table 6: which expert wrote which token",
          "The colour is that of the expert with the largest gate, summed over layers, when the token was predicted.",
          "![text coloured by expert](figures/table6.png)"),
-        ("## Verdicts: registered", "The rules are in [registered.md](../experiments/registered.md).",
-         verdict_table(runs, REGISTERED, registered=True)),
-        ("## Verdicts: explored", "p is corrected within this table.",
-         verdict_table(runs, EXPLORED, registered=False)),
+        ("## Differences", "The registered ones, with their verdicts, are [on record](records/verdicts.md).",
+         difference_table(runs)),
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
         ("## Beyond the paper: what keeps trivia", score_table(having(runs, *KEEPING), KEEPING)),
         ("## Beyond the paper: where the routers' rows start", score_table(having(runs, *STARTS), STARTS))]

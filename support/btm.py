@@ -35,7 +35,7 @@ def parse_method(text, checkpoints):
             raise BadInput(f"--btm: {name} cannot be merged; give dense models of one tokenizer")
     method, _, k = text.partition(":")
     if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= len(checkpoints):
-        raise BadInput(f"{text}: say how to merge as bayes:K, document:K or tfidf:K, with K from 1 to {len(checkpoints)}")
+        raise BadInput(f"{text}: say how to merge as bayes:K, document:K or tfidf:K; K is from 1 to {len(checkpoints)}")
     return method, int(k)
 
 

@@ -11,6 +11,7 @@ from support.btm import BTM, read_training_data
 
 V = 12
 TOKENS = torch.randint(0, V, (2, 10), generator=torch.Generator().manual_seed(2))
+EOT = TOKENS[0, 4].item()  # stands within the texts
 CONFIG = GPTConfig(vocab_size=V, block_size=16, n_layer=2, n_embd=16, n_head=2, d_ff=16)
 EXPERTS = [GPT(CONFIG, torch.Generator().manual_seed(i)).eval() for i in range(3)]
 # each expert's training data has words of its own, and some that all have
@@ -35,6 +36,14 @@ def posterior(prefix, i):
     return sum(logs[s - 1, prefix[s]].item() for s in range(1, len(prefix)))
 
 
+def posterior_of_the_document(prefix, i):
+    """That of the text after the latest end, given all before it."""
+    logs = EXPERTS[i](prefix[None])[0][0].log_softmax(-1)
+    ends = [s for s, token in enumerate(prefix.tolist()) if token == EOT]
+    start = ends[-1] + 1 if ends else 1
+    return sum(logs[s - 1, prefix[s]].item() for s in range(start, len(prefix)))
+
+
 def distance(prefix, i):
     """-|v - v_i|^2 / T for tf-idf vectors of length 1, with T = 0.1."""
     documents = [window.tolist() for windows in WINDOWS for window in windows]
@@ -52,12 +61,14 @@ def distance(prefix, i):
 
 @torch.no_grad()
 @pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("method, score", [("bayes", posterior), ("tfidf", distance)])
+@pytest.mark.parametrize("method, score", [
+    ("bayes", posterior), ("document", posterior_of_the_document), ("tfidf", distance)])
 def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, score, k):
-    """In one pass, and with a cache."""
-    model, cache = BTM(EXPERTS, method, k, WINDOWS), {}
+    """In one pass, in its last positions alone, and token by token."""
+    model, cache = BTM(EXPERTS, method, k, WINDOWS, EOT), {}
     want = mix_by_hand(score, k)
     torch.testing.assert_close(model(TOKENS)[0].exp(), want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model(TOKENS, n_last=3)[0].exp(), want[:, -3:], atol=1e-5, rtol=1e-4)
     parts = [model(part, cache=cache)[0] for part in TOKENS.split([4, 1, 1, 1, 1, 1, 1], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1).exp(), want, atol=1e-5, rtol=1e-4)
     n = EXPERTS[0].num_params()

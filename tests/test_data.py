@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cli import BadInput, digest
-from data import code, loader, prepare, tokenizer, wiki
+from data import code, loader, prepare, tokenizer, trivia, wiki
 from support.grading import is_correct
 
 BTX = tokenizer.load_tokenizer()
@@ -25,7 +25,7 @@ RAMPS = {"a": np.arange(1000, dtype="<u2"), "b": np.arange(5000, 5800, dtype="<u
 
 def documents(name, level, n, unseen=False):
     stream = prepare.make_documents(name, random.Random(1), level, unseen)
-    return [document for document, _ in islice(stream, n)]
+    return list(islice(stream, n))
 
 
 def tasks(name, level, n):
@@ -85,10 +85,10 @@ def test_no_test_task_is_in_training_text(level):
     docstrings = {document.split('"""')[1] for document in documents("code", level, 1000)}
     assert docstrings.isdisjoint(text.split('"""')[1] for text in documents("code", level, 50, unseen=True))
     assert docstrings.isdisjoint(task.prompt.split('"""')[1] for task in tasks("code", level, 50))
-    for name in ("wiki", "trivia"):  # half of the subjects are told in prose alone
+    for name, subjects in (("wiki", wiki.subjects(level)), ("trivia", trivia.subjects(level))):
         questions = re.findall(r"[A-Z][^.?]+\?", " ".join(documents(name, level, 10_000)))
         asked = set(re.findall(r"\w+", " ".join(questions)))
-        assert asked.isdisjoint(subject.name for subject in wiki.world(level, name)[1::2])
+        assert asked.isdisjoint(subject.name for subject in subjects[1::2])  # told in prose alone
 
 
 def test_code_tasks_are_not_solved_without_work():
@@ -96,6 +96,13 @@ def test_code_tasks_are_not_solved_without_work():
     for task in tasks("code", 1, 50) + tasks("code", 2, 50):
         for answer in lazy | {repr(expected) for _, expected in task.cases}:
             assert not is_correct(task.prompt, f"\n    return {answer}\n", task.cases)
+
+
+def test_solved_examples_stand_before_a_task():
+    task = prepare.make_task("code", random.Random(2), 1, n_examples=3)
+    *examples, question = task.prompt.split("\n\n")
+    assert len(examples) == 3 and all(example.count("return") == 2 for example in examples)
+    assert question.endswith('"""') and task.answer.startswith("\n    return") and task.kind == "exact"
 
 
 @pytest.mark.parametrize("n", [0, 3])

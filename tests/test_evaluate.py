@@ -34,12 +34,13 @@ class Reciter:
         self.ids = torch.tensor(encode_prompt(TOKENIZER, prompt) + TOKENIZER.encode(written) + [EOT] + [1] * 99)
         self.config = GPTConfig()
 
-    def __call__(self, idx, cache=None):
+    def __call__(self, idx, cache=None, n_last=0):
         start = 0
         if cache is not None:
             start = cache.get("read", 0)
             cache["read"] = start + idx.shape[1]
-        return F.one_hot(self.ids[start + 1:start + 1 + idx.shape[1]].expand_as(idx), 1024).float(), None, []
+        logits = F.one_hot(self.ids[start + 1:start + 1 + idx.shape[1]].expand_as(idx), 1024).float()
+        return logits[:, -n_last:], None, []
 
 
 @torch.inference_mode()

@@ -27,7 +27,8 @@ def make(*texts, **options):
 
 
 @pytest.mark.parametrize("paths", [["own=a", "own=a/*.txt"], ["own=a/*.*", "own=a/deep/c.md.gz"]])
-def test_files_folders_patterns_jsonl_and_gz(paths, folder):
+def test_files_folders_patterns_jsonl_and_gz(paths, folder, monkeypatch):
+    monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole, so that none is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
     (folder / "a" / "b.txt").write_bytes(first.encode())
@@ -40,39 +41,29 @@ def test_files_folders_patterns_jsonl_and_gz(paths, folder):
     for document in (first, "line 0\nof json", "line 1\nof json", "fourth, packed", "line 2\nof json"):
         expected += [*BTX.encode(document), BTX.eot]
     own = make(*paths, field="body")["own"]
-    assert [*own.train, *own.val] == expected
+    assert own.train.tolist() == expected
 
 
-def test_the_last_tenth_of_each_chunk_is_for_validation_until_there_is_enough(folder, monkeypatch):
-    monkeypatch.setattr(prepare, "CHUNK", 100)
-    monkeypatch.setattr(text, "PIECE", 64)
-    words = " ".join(str(n) for n in range(500))
-    (folder / "own.txt").write_text(words)
-    own = make("own=own.txt", val_tokens=45)["own"]
-    train, val = own.train.tolist(), own.val.tolist()
-    whole = []
-    for n in (10, 10, 10, 10, 5):
-        whole += train[:100 - n] + val[:n]
-        train, val = train[100 - n:], val[n:]
-    assert BTX.decode(whole + train) == words + tokenizer.END and val == []
-
-
-def test_every_tenth_document_is_for_validation_if_there_are_many(folder, monkeypatch):
-    monkeypatch.setattr(prepare, "PASSAGE", 8)
-    monkeypatch.setattr(text, "PIECE", 16)  # so that documents come in several pieces
+@pytest.mark.parametrize("n_documents, n_held_out", [(40, 4), (19, 14)])
+def test_every_tenth_document_is_for_validation(n_documents, n_held_out, folder, monkeypatch, capsys):
+    """A text of few documents is cut into pieces first."""
+    monkeypatch.setattr(prepare, "PIECE", 8)
+    monkeypatch.setattr(text, "PIECE", 16)  # characters read at once, so that a document is read in several parts
     (folder / "own").mkdir()
-    for n in range(40):
-        (folder / f"own/{n:02}.txt").write_text(f"{n}: " + "abc " * (n % 3 * 20))
+    ids = []
+    for n in range(n_documents):
+        document = f"{n}: " + "abc " * (n % 3 * 20)
+        (folder / f"own/{n:02}.txt").write_text(document)
+        pieces = [document[start:start + 16] for start in range(0, len(document), 16)]
+        ids.append([token for piece in pieces for token in BTX.encode(piece)] + [BTX.eot])
     own = make("own=own")["own"]
-    expected = []
-    for n in (9, 19, 29, 39):
-        expected += [*BTX.encode(f"{n}: " + "abc " * (n % 3 * 20))[:7], BTX.eot]
-    train = BTX.decode(own.train.tolist()).split(tokenizer.END)[:-1]
-    assert own.val.tolist() == expected
-    assert len(train) == 36
-    assert "39: abc abc" not in " ".join(train)
-    enough = make("own=own", val_tokens=9)["own"]  # the documents after the first two are for training
-    assert BTX.decode(enough.train.tolist()).count(tokenizer.END) == 38
+    if n_documents < prepare.FEWEST:
+        whole = sum(ids, [])
+        ids = [whole[start:start + 8] for start in range(0, len(whole), 8)]
+    held_out = ids[9::10]
+    del ids[9::10]
+    assert own.val.tolist() == sum(held_out, []) and own.train.tolist() == sum(ids, [])
+    assert len(held_out) == n_held_out and f"({n_held_out} documents held out)" in capsys.readouterr().out
 
 
 def test_windows_of_own_text_lie_far_apart(folder):
@@ -89,7 +80,8 @@ def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
     monkeypatch.setattr(prepare, "load_tokenizer", lambda spec: wide)
     (folder / "own.txt").write_text("a bb ccc " * 10)
     own = make("own=own.txt")["own"]
-    assert [*own.train, *own.val] == [70_001, 70_002, 70_003] * 10 + [BTX.eot] and len(own.val) == 3
+    ids = [70_001, 70_002, 70_003] * 10 + [BTX.eot]
+    assert own.train.tolist() == ids[:27] + ids[30:] and own.val.tolist() == ids[27:30]
 
 
 def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):

@@ -1,0 +1,87 @@
+"""Facts about invented subjects, told in sentences and asked in questions: the engine of `wiki` and `trivia`.
+
+About every other subject the facts are also asked as questions in the training text. Test questions ask about all
+subjects, so half of them can only be answered from what was told in prose.
+"""
+import keyword
+import random
+from typing import NamedTuple
+
+from data.task import Task
+
+ONSETS = "b br d dr f g gr h k kr l m n p pl r s st t tr v z".split()
+VOWELS = "a e i o u ai or en".split()
+
+
+class Attribute(NamedTuple):
+    """A property of a kind of subject. In sentences and question {0} is the subject's name, {1} the value.
+
+    Its value is one of `choices`; without choices a new name, or that of a subject of the first kind.
+    """
+    sentences: tuple
+    question: str
+    choices: tuple = ()
+    is_first_kind: bool = False
+
+
+class Subject(NamedTuple):
+    """A subject and what is known of it."""
+    name: str
+    values: dict  # attribute -> value
+    kind: dict    # attribute -> Attribute
+
+
+def invent(rng, taken, n_syllables):
+    """A new name. It is not in the set `taken`, and is added to it."""
+    while True:
+        name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(n_syllables)).capitalize()
+        if name not in taken and not keyword.iskeyword(name.lower()):
+            taken.add(name)
+            return name
+
+
+def world(domain, level, kinds, n_of_each, taken=()):
+    """All that is true in a domain, a list of Subject, the same on every machine.
+
+    kinds: two dictionaries of Attribute. n_of_each: how many subjects of each kind. taken: names that it may not use.
+    """
+    rng = random.Random(f"{domain} level {level}")
+    n_syllables = 3 if level == 2 else 2
+    taken = set(taken)
+    subjects = []
+    for kind in kinds:
+        first_kind = [subject.name for subject in subjects]
+        for _ in range(n_of_each):
+            name = invent(rng, taken, n_syllables)
+            values = {}
+            for key, attribute in kind.items():
+                if attribute.choices:
+                    values[key] = rng.choice(attribute.choices)
+                elif attribute.is_first_kind:
+                    values[key] = rng.choice(first_kind)
+                else:
+                    values[key] = invent(rng, taken, n_syllables)
+            subjects.append(Subject(name, values, kind))
+    return subjects
+
+
+def ask(subject, key):
+    """The task that asks for one attribute of a subject."""
+    return Task(subject.kind[key].question.format(subject.name), f" {subject.values[key]}.")
+
+
+def tell(rng, subjects):
+    """A document: all facts about a subject drawn at random, as sentences or, for every other subject, as questions."""
+    i = rng.randrange(len(subjects))
+    name, values, kind = subjects[i]
+    keys = rng.sample(list(values), len(values))
+    if i % 2 == 0 and rng.random() < 0.5:
+        tasks = [ask(subjects[i], key) for key in keys]
+        return " ".join(task.prompt + task.answer for task in tasks)
+    return " ".join(rng.choice(kind[key].sentences).format(name, values[key]) for key in keys)
+
+
+def quiz(rng, subjects):
+    """One question about any subject, graded by exact match."""
+    subject = rng.choice(subjects)
+    return ask(subject, rng.choice(list(subject.values)))

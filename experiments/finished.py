@@ -1,0 +1,117 @@
+"""The table, the predictions and the picture of results/pretrained, from its runs.
+
+    python -m experiments.finished --collect out/pretrained/seed10/scores/*/results.json --out seed10.json
+    python -m experiments.finished results/pretrained/seed*.json --out results/figures/finished_seed.png
+
+The first gathers the scores of one training seed. The second prints both tables and draws the picture.
+"""
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from cli import make_parser, replacing, run
+from experiments.english import RELATIONS, ask_facts, read_countries
+from experiments.paired import EXPERTS, spread
+from experiments.paper import read_run, table
+from support.figures import make_panels, save
+
+MODELS = {
+    "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
+    "soup": "average of all weights", "soup_tuned": "average, finetuned",
+    "btx_mixed": "mixed, random routers, not finetuned", "ridge_mixed": "mixed, routers from text, not finetuned",
+    "btx": "BTX from random routers", "btx_ridge": "BTX from routers from text",
+    "dense_time": "Dense, equal time", "dense_data": "Dense, equal data", "su_flops": "upcycling, equal FLOPs",
+    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
+    "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
+DRAWN = {"seed": "seed", "home": "the domain's expert", "soup": "average", "ridge_mixed": "mixed, not finetuned",
+         "btx_ridge": "BTX", "dense_time": "Dense, equal time", "dense_data": "Dense, equal data",
+         "su_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
+PREDICTIONS = Path(__file__).with_name("predictions.md")
+
+
+def measure(run, name, column):
+    """One number of a model: accuracy, also of `home` and `facts`; `facts loss` in nats; `english` in bits per byte."""
+    model = run["models"][name]
+    if column == "english":
+        return model["bits_per_byte"]["english"]
+    if column == "facts loss":
+        return mean(model["answer_loss"][field] for field in RELATIONS)
+    columns = {"home": EXPERTS, "facts": RELATIONS}.get(column, [column])
+    return mean(model["accuracy"][name] for name in columns)
+
+
+def cost(run, name, key):
+    """What a model cost beyond the seed, in PFLOP. key: flops in all, or chain_flops of the longest chain."""
+    return (run["models"][name][key] - run["models"]["seed"][key]) / 1e15
+
+
+def score_table(runs):
+    """A row for each model: what it solves, its losses and its costs; mean ± standard deviation over the seeds."""
+    solved = (*EXPERTS, "switch", *RELATIONS)
+    rows = []
+    for name, label in MODELS.items():
+        row = [label, *(spread([measure(run, name, column) for run in runs], 100, 0) for column in solved)]
+        row.append(spread([measure(run, name, "facts loss") for run in runs], digits=2))
+        row.append(spread([measure(run, name, "english") for run in runs], digits=3))
+        row += [f"{cost(runs[0], name, key):.3f}" for key in ("flops", "chain_flops")]
+        rows.append(row)
+    counts = [Counter(task["answer"] for task in ask_facts(read_countries(), field)[:100]) for field in RELATIONS]
+    rows.append(["the most frequent answer", "", "", "", "", *(str(max(answers.values())) for answers in counts)])
+    return table(["model", *solved, "loss of facts", "English", "PFLOP", "longest chain"], rows)
+
+
+def prediction_table(runs):
+    """Each registered prediction, what was measured, and whether that is between the bounds; the wrong ones first."""
+    rows = []
+    pattern = r"^\| (\w+) − (\w+) \| (\w+) \| (-?\d+) \| (-?\d+) to (-?\d+) \|"
+    for a, b, column, predicted, low, high in re.findall(pattern, PREDICTIONS.read_text(), re.M):
+        found = [100 * (measure(run, a, column) - measure(run, b, column)) for run in runs]
+        holds = int(low) <= mean(found) <= int(high)
+        numbers = ", ".join(f"{difference:+.1f}" for difference in found)
+        rows.append([f"{a} − {b}", column, f"{predicted} ({low} to {high})", f"{mean(found):+.1f}", numbers,
+                     "yes" if holds else "**no**"])
+    rows.sort(key=lambda row: row[-1] == "yes")
+    return table(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
+
+
+def draw(runs, path):
+    """A panel for each domain and for facts: a point for each training seed, and a line at their mean."""
+    panels = ("math", "code", "wiki", "switch", "facts")
+    figure, [axes] = make_panels(1, len(panels), 2.0, 0.34 * len(DRAWN) + 0.9)
+    for axis, column in zip(axes, panels, strict=True):
+        for place, name in enumerate(DRAWN):
+            if name == "home" and column not in EXPERTS:
+                continue  # no expert is at home there
+            model = column if name == "home" else name
+            percent = np.array([100 * measure(run, model, column) for run in runs])
+            axis.plot(percent, np.full(len(runs), place), "o", color=f"C{place}", ms=4, alpha=0.6)
+            axis.vlines(percent.mean(), place - 0.3, place + 0.3, color=f"C{place}", lw=2)
+        axis.set(title=column, xlabel="solved, %", xlim=(-4, 104), xticks=(0, 50, 100), ylim=(len(DRAWN) - 0.5, -0.5),
+                 yticks=range(len(DRAWN)), yticklabels=DRAWN.values())
+        axis.grid(axis="y", lw=0.3)
+    save(figure, [axes], ["model"], path)
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="results.json of several models, or files of --collect")
+    parser.add_argument("--collect", action="store_true", help="gather the scores of one training seed")
+    parser.add_argument("--out", type=Path, required=True, help="what to write: a picture; with --collect .json")
+    args = parser.parse_args(argv)
+    runs = [read_run(path) for path in args.runs]
+    if args.collect:
+        models = {name: scores for scored in runs for name, scores in scored["models"].items()}
+        with replacing(args.out) as part:
+            part.write_text(json.dumps({"models": models, "machine": runs[0]["machine"], "data": runs[0]["data"]},
+                                       indent=1))
+        return
+    print(score_table(runs), prediction_table(runs), sep="\n\n")
+    draw(runs, args.out)
+
+
+if __name__ == "__main__":
+    run(main)
