@@ -52,7 +52,7 @@ RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
 TRAIN    = $(PY) train_expert.py $(DENSE_OPTIONS) $(RUN)
 FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
-PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/soup.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
+PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 
 # One thread for each program: results do not depend on the number of cores. A second thread makes models this small
 # faster by an eighth at most, and several times slower if other programs use the cores.
@@ -79,8 +79,8 @@ $(OUT)/seed.pt: $(DATA)/ready train_expert.py model.py
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
 	TQDM_DISABLE=1 $(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
 
-$(OUT)/soup.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
-	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --soup --out $@
+$(OUT)/average.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
+	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --average --out $@
 $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --top_k 2 --seed $(SEED) --out $@
 

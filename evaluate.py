@@ -24,8 +24,8 @@ from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device, pick_dtype
 from support.generation import generate
 from support.grading import is_correct
-from support.ledger import chain_flops, elapsed, join_ledgers, totals
-from support.report import draw_figures, machine, make_report, moe_share, table
+from support.ledger import chain_flops, elapsed, join_ledgers, moe_share, totals
+from support.report import draw_figures, machine, make_report, table
 
 BINS = 20  # of the histograms of router probabilities
 

@@ -3,22 +3,20 @@
     python mix.py out/seed.pt out/math.pt out/code.pt out/wiki.pt --out out/btx_mixed.pt --top_k 2
 
 The feed-forwards become the experts of each layer, in the order of the files. All else is averaged. Routers are new.
-With --soup the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
+With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 """
-from pathlib import Path
-
 import torch
 
 from cli import BadInput, make_parser, non_negative_int, positive_int, run
 from model import GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
-from support.checkpoint import check_branches, check_save_path, load_checkpoint, save_checkpoint
+from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry
-from support.routers import check_options, start_from_text
+from support.routers import start_from_text
 
 
 def parse(argv):
-    """The options of this stage."""
+    """The options of this stage. Raises BadInput for some that do not go together."""
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
@@ -27,14 +25,21 @@ def parse(argv):
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut each feed-forward into C (3.3)")
     how.add_argument("--blend", action="store_true", help="make each expert of equal parts of all feed-forwards (3.3)")
-    how.add_argument("--soup", action="store_true", help="average the feed-forwards, too: a dense model")
+    how.add_argument("--average", action="store_true", help="average the feed-forwards, too: a dense model")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the new routers (default: 0)")
     group = parser.add_argument_group("routers that start from text (not in the paper)")
     group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code: "
                        "router rows start as the mean inputs of their layers on that text, not at random")
     group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
     group.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.top_k and args.routing != "topk":
+        raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
+    if args.ridge and not args.router_data:
+        raise BadInput("--ridge: name the text to tell apart with --router_data")
+    if args.average and (args.routing != "topk" or args.top_k or args.router_data):
+        raise BadInput("--routing, --top_k, --router_data are for an MoE; with --average the result is dense")
+    return args
 
 
 def average(tensors):
@@ -103,38 +108,25 @@ def mix(states, config, generator, feed_forwards="stacked"):
     return mixed
 
 
-def expert_names(args):
-    """The experts' names: as their files are called; math.1, math.2 if split; blend.1, blend.2 if blended."""
-    names = []
-    for path in args.models:
-        name, n = Path(path).stem, 1
-        while name in names:  # copies of one file: seed, seed_2, seed_3
-            n += 1
-            name = f"{Path(path).stem}_{n}"
-        names.append(name)
-    if args.blend:
-        return [f"blend.{n + 1}" for n in range(len(names))]
-    if args.split > 1:
-        return [f"{name}.{c + 1}" for name in names for c in range(args.split)]
-    return names
-
-
 def main(argv=None):
     args = parse(argv)
     checkpoints = [load_checkpoint(path) for path in args.models]
     check_branches(args.models, checkpoints)
-    check_options(args)
     first = checkpoints[0]
 
-    # what becomes of the feed-forwards, and the mixed model's shape
-    feed_forwards, experts = "stacked", expert_names(args)
-    n_chunks = args.split
-    if args.soup:
-        feed_forwards, experts = "averaged", []
+    # what becomes of the feed-forwards, in how many chunks each is cut, and the experts' names
+    names = model_names(args.models)
+    if args.average:
+        feed_forwards, n_chunks, experts = "averaged", 1, []
     elif args.blend:
-        feed_forwards, n_chunks = "blended", len(checkpoints)
+        feed_forwards, n_chunks, experts = "blended", len(names), [f"blend.{n + 1}" for n in range(len(names))]
     elif args.split > 1:
-        feed_forwards = "split"
+        feed_forwards, n_chunks = "split", args.split
+        experts = [f"{name}.{c + 1}" for name in names for c in range(args.split)]
+    else:
+        feed_forwards, n_chunks, experts = "stacked", 1, names
+
+    # the mixed model's shape
     config = GPTConfig(**first["config"])
     if config.d_ff % n_chunks:
         raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
@@ -159,7 +151,7 @@ def main(argv=None):
             print(f"{rule_for(name, feed_forwards):<10}{all_layers:<32}{tuple(tensor.shape)}")
 
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]
-    entry = new_entry("average" if args.soup else "mix", args.out, [ledger[-1]["id"] for ledger in ledgers],
+    entry = new_entry("average" if args.average else "mix", args.out, [ledger[-1]["id"] for ledger in ledgers],
                       settings=settings, config=vars(config), experts=experts)
     save_checkpoint(args.out, {"state": mixed, "config": vars(config), "spec": first["spec"], "experts": experts,
                                "ledger": [*join_ledgers(ledgers), entry], "log": []})

@@ -71,21 +71,19 @@ class Attention(nn.Module):
         self.wo = nn.Linear(D, D, bias=False)
 
     def forward(self, x, angles, cache=None):
-        """x: (B, T, D) -> (B, T, D). angles: see rope. cache: {} at first, then the keys and values read so far."""
+        """x: (B, T, D) -> (B, T, D). angles: see rope; cache: see GPT.forward."""
         B, T, D = x.shape
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
-        if cache:
+        if cache:  # not the first pass
             assert T == 1, "with a cache pass one new token, which may see all of it"
             k = torch.cat([cache["k"], k], dim=2)  # (B, n_kv_head, S, d)
             v = torch.cat([cache["v"], v], dim=2)
         if cache is not None:
             cache |= {"k": k, "v": v}
-        if k.shape[1] < q.shape[1]:  # grouped queries: each key and value serves several heads
-            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-            v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+        grouped = k.shape[1] < q.shape[1]  # each key and value serves several heads
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=grouped)
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
 
 
@@ -167,7 +165,7 @@ def route_switch(logits, training=False):
 def route_sample(logits, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
-    g = SoftMax((W_l x + G) / tau): its largest value is that of expert i with probability SoftMax_i(W_l x).
+    g = SoftMax((W_l x + G) / tau). Expert i has the largest value with probability SoftMax_i(W_l x).
     The returned probs are without noise. In evaluation the gate is 1; without noise the likeliest expert is taken.
     """
     if training and noise is None:
@@ -316,7 +314,8 @@ class GPT(nn.Module):
 
         Returns logits (B, T, V), the mean cross-entropy in nats (None without targets), and a list with the Routing of
         each layer, empty for a dense model. noise: for Sample Top-1 the Noise of each layer, see `gumbel`.
-        cache: {} at first; it is filled with each layer's keys and values, and each later call passes one new token.
+        cache: None in training. In generation {} at first; it is filled with each layer's keys and values, and each
+        later call passes one new token.
         recompute: in the backward pass, compute what is inside a block again; this saves memory.
         n_last: compute the logits of the last n_last positions alone; 0 means all.
         """
@@ -341,18 +340,18 @@ class GPT(nn.Module):
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss, routing
 
-    def n_active(self, name, p):
-        """How many numbers of a parameter one token uses: k experts' share of stacked matrices, all of any other."""
-        if self.config.n_expert and is_feed_forward(name):
-            layer = int(name.split(".")[1])
-            return p[0].numel() * self.blocks[layer].ff.top_k
-        return p.numel()
+    def active_parameters(self):
+        """Yield (module, parameter, how many of its numbers one token uses): k of an MoE's N experts."""
+        for module in self.modules():
+            for p in module.parameters(recurse=False):
+                if isinstance(module, MoE) and p is not module.router:
+                    yield module, p, p[0].numel() * module.top_k
+                else:
+                    yield module, p, p.numel()
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those that one token uses: k of the N experts of each layer."""
-        if active:
-            return sum(self.n_active(name, p) for name, p in self.named_parameters())
-        return sum(p.numel() for p in self.parameters())
+        return sum(n_active if active else p.numel() for _, p, n_active in self.active_parameters())
 
     def flops_per_token(self):
         """FLOPs of a training step per token, in sequences of block_size.
@@ -363,8 +362,8 @@ class GPT(nn.Module):
         """
         c = self.config
         total = 3 * 4 * c.n_layer * c.block_size * c.n_embd  # attention, forward and backward
-        for name, p in self.named_parameters():
-            if "norm" in name or (name == "embed.weight" and not c.tie_weights):
+        for module, p, n_active in self.active_parameters():
+            if isinstance(module, nn.RMSNorm) or (module is self.embed and not c.tie_weights):
                 continue  # not a matrix, or one whose rows are read, not multiplied
-            total += (6 if p.requires_grad else 4) * self.n_active(name, p)
+            total += (6 if p.requires_grad else 4) * n_active
         return total

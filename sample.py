@@ -9,7 +9,7 @@ from cli import BadInput, make_parser, non_negative, non_negative_int, positive_
 from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import pick_device
-from support.figures import COLORS
+from support.colors import COLORS
 from support.generation import stream, top_experts
 
 

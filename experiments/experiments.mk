@@ -73,13 +73,13 @@ $(OUT)/dense_data.pt: $(OUT)/seed.pt
 $(OUT)/dense_time.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
 $(OUT)/dense_time_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr 5e-4 --steps $(CHAIN_STEPS)
 # the average of all weights, finetuned for as long as BTX
-$(OUT)/soup_tuned.pt: $(OUT)/soup.pt;       $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
+$(OUT)/average_tuned.pt: $(OUT)/average.pt;       $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large su_cm_flops su_cm_paper su_own_flops su_own_paper btx_again btx_nolb btx_sample switch_short \
          sample_short soft_short blend_short split2of8_short split4of8_short top2_short lb_short frozen_short \
-         sample_medium soft_medium top2_medium btx_noseed soup_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
+         sample_medium soft_medium top2_medium btx_noseed average_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
 $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
@@ -87,7 +87,7 @@ tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
 # equal time: the rows of the README's first table that the runs above lack
-TIMED = $(patsubst %,$(OUT)/%.pt,soup btx dense_data dense_time dense_time_5e-4)
+TIMED = $(patsubst %,$(OUT)/%.pt,average btx dense_data dense_time dense_time_5e-4)
 $(OUT)/time/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 

@@ -21,13 +21,13 @@ from support.figures import make_panels, save
 
 MODELS = {
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
-    "soup": "average of all weights", "soup_tuned": "average, finetuned",
+    "average": "average of all weights", "average_tuned": "average, finetuned",
     "btx_mixed": "mixed, random routers, not finetuned", "ridge_mixed": "mixed, routers from text, not finetuned",
     "btx": "BTX from random routers", "btx_ridge": "BTX from routers from text",
     "dense_time": "Dense, equal time", "dense_data": "Dense, equal data", "su_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-DRAWN = {"seed": "seed", "home": "the domain's expert", "soup": "average", "ridge_mixed": "mixed, not finetuned",
+DRAWN = {"seed": "seed", "home": "the domain's expert", "average": "average", "ridge_mixed": "mixed, not finetuned",
          "btx_ridge": "BTX", "dense_time": "Dense, equal time", "dense_data": "Dense, equal data",
          "su_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
 PREDICTIONS = Path(__file__).with_name("predictions.md")

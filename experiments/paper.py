@@ -24,7 +24,8 @@ COLUMNS = (*DOMAINS, "switch")
 
 MODELS = {  # the names of make and their names in the tables
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
-    "soup": "average of all weights", "soup_tuned": "average of all weights, finetuned", "large": "larger dense model",
+    "average": "average of all weights", "average_tuned": "average of all weights, finetuned",
+    "large": "larger dense model",
     "dense_dm": "Dense (DM)", "dense_dm_1": "Dense (DM), first phase",
     "su_dm": "sparse upcycling (DM)", "su_dm_1": "sparse upcycling (DM), first phase",
     "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
@@ -33,7 +34,7 @@ MODELS = {  # the names of make and their names in the tables
     "su_own_paper": "sparse upcycling (CM) at 1e-3, the paper's share of tokens",
     "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_bayes_top2": "BTM Top-2, Bayes",
-    "btx_mixed": "BTX, not finetuned", "btx": "BTX Top-2", "btx_again": "BTX Top-2, run again",
+    "btx_mixed": "mixed, not finetuned", "btx": "BTX Top-2", "btx_again": "BTX Top-2, run again",
     "btx_nolb": "BTX Top-2, unbalanced", "btx_sample": "BTX Sample Top-1",
     "switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "sample_medium": "Sample Top-1 (medium)",
     "top2_short": "Top-2 (short)", "top2_medium": "Top-2 (medium)", "soft_short": "Soft (short)",
@@ -41,8 +42,8 @@ MODELS = {  # the names of make and their names in the tables
     "frozen_short": "Top-2, frozen experts (short)", "blend_short": "blending (short)",
     "split2of8_short": "split, top-2 of 8 (short)", "split4of8_short": "split, top-4 of 8 (short)",
     "btx_noseed": "BTX of the three branches alone",
-    "hidden_mixed": "BTX, hidden start, not finetuned", "btx_hidden": "BTX, hidden start",
-    "ridge_mixed": "BTX, ridge start, not finetuned", "btx_ridge": "BTX, ridge start"}
+    "hidden_mixed": "mixed, hidden start, not finetuned", "btx_hidden": "BTX, hidden start",
+    "ridge_mixed": "mixed, ridge start, not finetuned", "btx_ridge": "BTX, ridge start"}
 
 # ---- the models of each table, with the paper's numbers ------------------------------------------------------------
 TABLE_1 = {
@@ -52,7 +53,7 @@ TABLE_2 = {
     "seed": "8.6 16.8 37.4 63.3 46.1 40.7", "large": "16.3 24.5 40.0 66.1 52.8 45.4",
     "dense_dm": "18.3 25.8 39.6 63.3 49.8 44.5", "su_dm": "28.1 34.7 34.0 62.3 51.1 46.3",
     "btm_tfidf_top1": "21.3 36.4 26.5 61.0 44.3 43.1", "btm_tfidf_top2": "21.5 36.6 26.9 61.2 44.3 43.4",
-    "btm_bayes_top1": "", "btm_bayes_top2": "", "soup": "", "btx_sample": "26.4 31.5 40.1 63.7 53.2 47.3",
+    "btm_bayes_top1": "", "btm_bayes_top2": "", "average": "", "btx_sample": "26.4 31.5 40.1 63.7 53.2 47.3",
     "btx": "27.4 34.0 41.0 63.5 52.5 47.9", "btx_nolb": ""}
 TABLE_3 = {
     "btx": ["533B", "926.1", "23 %", "47.9"], "su_cm_flops": [], "su_cm_paper": ["252B", "1007.1", "100 %", "47.3"],
@@ -65,7 +66,7 @@ TABLE_5 = {
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
-KEEPING = ("soup", "soup_tuned", "btx_noseed", "btx", "dense_dm")
+KEEPING = ("average", "average_tuned", "btx_noseed", "btx", "dense_dm")
 STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_ridge")
 
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
@@ -144,10 +145,10 @@ def make_page(runs):
         ("## Table 5: load balancing, frozen experts, blending, splitting",
          score_table(runs, TABLE_5, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average")),
         ("## Figures 3 and 4: which experts the routers choose, with and without load balancing",
-         "![shares of the gates by layer and domain](figures/figure3_4.png)"),
+         "![load of each expert by layer and domain](figures/figure3_4.png)"),
         ("## Figure 5: how sure the routers are", "![distributions of router probabilities](figures/figure5.png)"),
         ("## Figure 6: which experts the routers choose, by routing method",
-         "![shares of the gates by layer and domain](figures/figure6.png)"),
+         "![load of each expert by layer and domain](figures/figure6.png)"),
         ("## Table 6: which expert wrote which token",
          "The colour is that of the expert with the largest gate, summed over layers, when the token was predicted.",
          "![text coloured by expert](figures/table6.png)"),
@@ -193,7 +194,8 @@ def read_gates(folder, domains, n_tokens=45):
 def read_run(path):
     """Read the results of a run, as evaluate.py or --collect wrote them. Raises BadInput."""
     try:
-        return json.loads(path.read_text())
+        text = path.read_text().replace('"soup', '"average')  # the average's name in older files
+        return json.loads(text)
     except (OSError, ValueError):
         raise BadInput(f"{path}: no results of a run in it; make help says what writes them") from None
 

@@ -14,8 +14,8 @@ LABELS = {  # in the order of the colours
     "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
     "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
     "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
-    "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "soup": "average of all weights",
-    "btx_mixed": "BTX, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
+    "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "average": "average of all weights",
+    "btx_mixed": "mixed, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
     "home": "the domain's expert", "ridge_mixed": "mixed, ridge routers,\nnot finetuned",
     "btx_ridge": "BTX from ridge routers", "btm_bayes_top2": "BTM Top-2"}
 COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
@@ -29,7 +29,7 @@ PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm"
 
 def gain(runs, path):
     """The share of the home expert's gain over the seed that each model keeps, by domain: ours, then the paper's."""
-    names = ("soup", "btx_mixed", "dense_dm", "su_dm", "btx", "btm_tfidf_top2")
+    names = ("average", "btx_mixed", "dense_dm", "su_dm", "btx", "btm_tfidf_top2")
     columns = {}  # {title: {model: its share in each run}}
     for domain in EXPERTS:
         columns[domain] = {}
@@ -47,7 +47,7 @@ def gain(runs, path):
 
 def finished_seed(runs, finished, path):
     """Accuracy in math, code and wiki: the toy's runs, and beside them the run of a finished seed."""
-    names = ("seed", "home", "soup", "ridge_mixed", "btx_ridge", "dense_dm", "su_dm", "btm_bayes_top2")
+    names = ("seed", "home", "average", "ridge_mixed", "btx_ridge", "dense_dm", "su_dm", "btm_bayes_top2")
     columns = {}  # {title: {model: its accuracy in each run}}
     for title, some in (("toy", runs), ("finished seed", [finished])):
         for domain in EXPERTS:

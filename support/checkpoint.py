@@ -79,6 +79,18 @@ def check_branches(paths, checkpoints):
                        "for finetunes of one base see hf.py import --branch_of")
 
 
+def model_names(paths):
+    """The models' names: as their files are called; copies of one file are seed, seed_2, seed_3."""
+    names = []
+    for path in paths:
+        name, n = Path(path).stem, 1
+        while name in names:
+            n += 1
+            name = f"{Path(path).stem}_{n}"
+        names.append(name)
+    return names
+
+
 def check_save_path(out, inputs):
     """Raise BadInput unless a checkpoint can be written to `out`: a name that ends in .pt, and not that of an input."""
     if Path(out).suffix != ".pt":

@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cli import replacing
+from support.colors import COLORS
 
-COLORS = ["#8c8c8c", "#2f6fb0", "#e08a1e", "#3a9a5b", "#a05bb0", "#c94f4f", "#5bb5c4", "#8a6d3b", "#e377a2", "#b5bd3c",
-          "#1b3a5c"]  # of experts and models, here and on the page
 matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,  # C0, C1 ...
                             "axes.spines.right": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 130})
 
@@ -50,16 +49,16 @@ def accuracy(results, path):
 
 
 def draw_routing(routing, path):
-    """Each expert's share of the gates by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6)."""
+    """Each expert's load by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6)."""
     figure, rows = make_panels(len(routing), len(next(iter(routing.values()))["share"]), 2.1, 2.5)
     for panels, of_model in zip(rows, routing.values(), strict=True):
-        for panel, (domain, share) in zip(panels, of_model["share"].items(), strict=True):
-            percent = 100 * np.array(share).T / np.sum(share, axis=1)  # (N, n_layer); Switch's gates do not sum to 1
+        for panel, (domain, load) in zip(panels, of_model["share"].items(), strict=True):  # (n_layer, N) mean gates
+            percent = 100 * np.array(load).T / np.sum(load, axis=1)  # (N, n_layer); Switch's gates do not sum to 1
             for i, expert in enumerate(of_model["experts"]):
-                panel.bar(range(1, len(share) + 1), percent[i], bottom=percent[:i].sum(0), label=expert)
+                panel.bar(range(1, len(load) + 1), percent[i], bottom=percent[:i].sum(0), label=expert)
             panel.set(title=f"{domain} text", xlabel="layer")
             panel.locator_params(axis="x", integer=True)
-    save(figure, rows, [f"{model}\nshare of the gates, %" for model in routing], path)
+    save(figure, rows, [f"{model}\nload, %" for model in routing], path)
 
 
 def draw_lines(lines_of, order, **settings):

@@ -17,6 +17,19 @@ OPERATORS = {
 FUNCTIONS = {"sorted": sorted, "sum": sum, "len": len, "max": max, "min": min}
 
 
+class Steps:
+    """How many steps a computation may still take."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def spend(self, n):
+        """Raises Wrong if there are not so many left."""
+        self.left -= n
+        if self.left < 0:
+            raise Wrong
+
+
 class Wrong(Exception):
     """The answer is not of the kind that is graded here, or too large."""
 
@@ -25,7 +38,7 @@ def is_correct(prompt, answer, cases):
     """Whether `answer` completes the function that `prompt` opens, so that every case, [[xs], value], comes out."""
     try:
         expression = parse_answer(prompt, answer)
-        values = [compute(expression, {"xs": xs}, [MAX_STEPS]) for (xs,), _ in cases]
+        values = [compute(expression, {"xs": xs}, Steps(MAX_STEPS)) for (xs,), _ in cases]
     except (Wrong, SyntaxError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError, MemoryError):
         return False
     return repr(values) == repr([expected for _, expected in cases])  # unlike ==, repr tells True from 1
@@ -43,7 +56,7 @@ def parse_answer(prompt, answer):
 
 
 def compute(node, names, steps):
-    """The value of an expression, as in Python; names: {variable: value}; steps: [how many are left], counted down.
+    """The value of an expression, as in Python; names: {variable: value}; steps: counted down.
 
     Raises Wrong, or the error that Python would raise.
     """
@@ -78,7 +91,7 @@ def compute(node, names, steps):
         case _:
             raise Wrong
     numbers = value if isinstance(value, list) else [value]
-    steps[0] -= 1 + len(numbers)
-    if steps[0] < 0 or len(numbers) > MAX_LENGTH or any(abs(number) > MAX_NUMBER for number in numbers):
+    steps.spend(1 + len(numbers))
+    if len(numbers) > MAX_LENGTH or any(abs(number) > MAX_NUMBER for number in numbers):
         raise Wrong  # in a list of lists, abs raises TypeError
     return value

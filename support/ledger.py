@@ -58,3 +58,10 @@ def elapsed(ledger):
 def chain_flops(ledger):
     """The FLOPs of the longest chain."""
     return longest_chain(ledger, lambda entry: entry["flops"])
+
+
+def moe_share(ledger):
+    """The share of MoE training in the FLOPs since the seed (the paper's Table 3); None if there are none."""
+    moe = sum(entry["flops"] for entry in ledger[1:] if entry["action"] == "finetune")
+    every = sum(entry["flops"] for entry in ledger[1:])
+    return moe / every if every else None

@@ -24,13 +24,6 @@ def machine():
             "python": platform.python_version()}
 
 
-def moe_share(ledger):
-    """The share of MoE training in the FLOPs since the seed (the paper's Table 3); None if there are none."""
-    moe = sum(entry["flops"] for entry in ledger[1:] if entry["action"] == "finetune")
-    every = sum(entry["flops"] for entry in ledger[1:])
-    return moe / every if every else None
-
-
 def markdown(head, rows):
     """A table as Markdown, with names to the left and numbers to the right."""
     width = max(len(name) for name, *_ in [head, *rows])
@@ -79,7 +72,7 @@ def draw_figures(results, routing, checkpoints, out):
         shown.append("![accuracy by domain](figures/accuracy.png)")
     if routing:
         figures.draw_routing(routing, out / "figures/routing.png")
-        shown.append("![share of the gates of each expert](figures/routing.png)")
+        shown.append("![load of each expert](figures/routing.png)")
     figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
     shown.append("![validation loss](figures/curves.png)")
     return [*shown, "A mixed model has the tokens of all its branches behind it, so its curve begins further right."]

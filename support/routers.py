@@ -13,16 +13,6 @@ from model import GPT, rope_angles
 N_WINDOWS = 16  # sequences of each domain that a router starts from
 
 
-def check_options(args):
-    """Raise BadInput for options of mix.py that do not go together."""
-    if args.top_k and args.routing != "topk":
-        raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
-    if args.ridge and not args.router_data:
-        raise BadInput("--ridge: name the text to tell apart with --router_data")
-    if args.soup and (args.routing != "topk" or args.top_k or args.router_data):
-        raise BadInput("--routing, --top_k, --router_data are for an MoE; with --soup the result is dense")
-
-
 def hidden_router(inputs):
     """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (M_i, D) for each expert.
 

@@ -33,7 +33,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "wide.pt": "d_ff",
           "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
           "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
-          "--soup --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
+          "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
                "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense",

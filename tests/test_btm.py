@@ -84,8 +84,8 @@ def test_the_training_data_is_that_of_the_experts_mixture(tiny):
     assert windows[:180, :4].flatten().tolist() == domains["math"].train[:720].tolist()
     assert windows[180:, :4].flatten().tolist() == domains["code"].train[:80].tolist()
 
-    soup = {"config": {"block_size": 4}, "ledger": [{"settings": {}}]}
+    average = {"config": {"block_size": 4}, "ledger": [{"settings": {}}]}
     settings["digests"] = {**digests, "math/train.bin": "another"}
-    for model, known in ((math, domains), (math, {"code": domains["code"]}), (soup, domains)):
+    for model, known in ((math, domains), (math, {"code": domains["code"]}), (average, domains)):
         with pytest.raises(BadInput, match="given.*--data_dir"):
             read_training_data({"given": model}, known)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cli import BadInput, digest
-from data import code, loader, prepare, tokenizer, trivia, wiki
+from data import code, loader, prepare, synthetic, tokenizer, trivia, wiki
 from support.grading import is_correct
 
 BTX = tokenizer.load_tokenizer()
@@ -24,13 +24,13 @@ RAMPS = {"a": np.arange(1000, dtype="<u2"), "b": np.arange(5000, 5800, dtype="<u
 
 
 def documents(name, level, n, unseen=False):
-    stream = prepare.make_documents(name, random.Random(1), level, unseen)
+    stream = synthetic.make_documents(name, random.Random(1), level, unseen)
     return list(islice(stream, n))
 
 
 def tasks(name, level, n):
     rng = random.Random(2)
-    return [prepare.make_task(name, rng, level) for _ in range(n)]
+    return [synthetic.make_task(name, rng, level) for _ in range(n)]
 
 
 @pytest.mark.parametrize("module", ["data.task", "data.general", "data.tokenizer", "data.loader"])
@@ -99,7 +99,7 @@ def test_code_tasks_are_not_solved_without_work():
 
 
 def test_solved_examples_stand_before_a_task():
-    task = prepare.make_task("code", random.Random(2), 1, n_examples=3)
+    task = synthetic.make_task("code", random.Random(2), 1, n_examples=3)
     *examples, question = task.prompt.split("\n\n")
     assert len(examples) == 3 and all(example.count("return") == 2 for example in examples)
     assert question.endswith('"""') and task.answer.startswith("\n    return") and task.kind == "exact"

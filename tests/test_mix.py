@@ -29,7 +29,7 @@ def run_mix(folder, models, out, *options):
 
 @pytest.mark.parametrize("feed_forwards,n_expert,tie_weights", [("stacked", 3, True), ("averaged", 0, False)])
 def test_each_tensor_is_averaged_or_stacked(feed_forwards, n_expert, tie_weights):
-    """Each tensor of each model is used exactly once. A soup averages the feed-forwards, too."""
+    """Each tensor of each model is used exactly once. An average has the feed-forwards, too."""
     states, config, mixed = mix_three(feed_forwards, n_expert=n_expert, tie_weights=tie_weights)
     build_model({"config": vars(config), "state": mixed})  # raises an error if a tensor is missing or of another shape
     for name in states[0]:
@@ -121,7 +121,7 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
     ("--routing switch", "seed math seed_2 seed_3", 16, "switch", 2),
     ("--blend", "blend.1 blend.2 blend.3 blend.4", 16, "topk", 2),
     ("--split 2", "seed.1 seed.2 math.1 math.2 seed_2.1 seed_2.2 seed_3.1 seed_3.2", 8, "topk", 2),
-    ("--soup", "", 16, "topk", 2)])
+    ("--average", "", 16, "topk", 2)])
 def test_options_decide_shape_and_names(tiny, tmp_path, options, experts, d_ff, routing, top_k):
     start = load_checkpoint(tiny / "seed.pt")
     made = run_mix(tiny, ["seed", "math", "seed", "seed"], tmp_path / "a.pt", *options.split())
@@ -132,7 +132,7 @@ def test_options_decide_shape_and_names(tiny, tmp_path, options, experts, d_ff, 
     assert is_whole == ("seed" in made["experts"])
     seed, math, last = made["ledger"]
     assert last["parents"] == [seed["id"], math["id"], seed["id"], seed["id"]]
-    assert (last["action"] == "average") == (options == "--soup")
+    assert (last["action"] == "average") == (options == "--average")
 
 
 def test_ledger_counts_a_shared_seed_once():

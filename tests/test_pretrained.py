@@ -33,7 +33,8 @@ def test_docstrings_and_the_facts_that_they_tell(tmp_path):
     """Niger is not in Nigeria, and a country alone tells nothing."""
     (tmp_path / "a.py").write_text('"""First."""\nclass A:\n    """Second."""\n    def f(self):\n        return "no"\n')
     assert english.read_docstrings(tmp_path / "a.py") == "First.\n\nSecond."
-    asked = [{"country": "Niger", "capital": "Niamey", "demonym": ""}, {"country": "Peru", "capital": "Lima", "demonym": ""}]
+    asked = [{"country": "Niger", "capital": "Niamey", "demonym": ""},
+             {"country": "Peru", "capital": "Lima", "demonym": ""}]
     assert english.tells_any("In Peru,\nthe city 'Lima'.", asked)
     assert not english.tells_any("Nigeria and Niamey, and Peru", asked)
 

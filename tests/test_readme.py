@@ -34,7 +34,7 @@ def test_make_redoes_only_what_is_older_than_its_inputs(tmp_path):
         out = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [Path(name).name for name in re.findall(r"--out (\S+)", out)]
 
-    order = ["seed.pt", "math.pt", "code.pt", "wiki.pt", "soup.pt", "btx_mixed.pt", "btx.pt"]
+    order = ["seed.pt", "math.pt", "code.pt", "wiki.pt", "average.pt", "btx_mixed.pt", "btx.pt"]
     assert sorted(planned()) == sorted(["d", *order, "o"])
     for age, name in enumerate(["d/ready", *(f"o/{name}" for name in order), "o/report.md"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def test_make_redoes_only_what_is_older_than_its_inputs(tmp_path):
         os.utime(tmp_path / name, (time.time() + age, time.time() + age))
     assert planned() == []
     (tmp_path / "o" / "code.pt").unlink()
-    assert sorted(planned()) == ["btx.pt", "btx_mixed.pt", "code.pt", "o", "soup.pt"]
+    assert sorted(planned()) == ["average.pt", "btx.pt", "btx_mixed.pt", "code.pt", "o"]
 
 
 def places(name, target):

@@ -1,0 +1,49 @@
+"""Documents and tasks of the synthetic domains, and of `switch`, which is made of them."""
+from data.task import DOMAINS, Task, domain_module
+from data.tokenizer import END
+
+
+def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
+    """Yield documents without end.
+
+    unseen: take functions of `code` that are never in the training text. domains: of which `switch` is made.
+    """
+    domain = name
+    while True:
+        if name == "switch":
+            domain = rng.choice([other for other in domains if other != domain])
+        if name == "code" and unseen:
+            task = domain_module(name).task(rng, level)
+            yield task.prompt + task.answer
+        else:
+            yield domain_module(domain).document(rng, level)
+
+
+def make_task(name, rng, level, domains=DOMAINS, n_examples=0):
+    """One task. Of `switch` it is a document of one of `domains`, END, and a task of another.
+
+    n_examples: so many documents of the domain stand before the task, as in few-shot prompts; before one of `switch`
+    there are none. All tasks are then graded by exact match, also those of `code`.
+    """
+    before = ""
+    if name == "switch":
+        first, name = rng.sample(domains, 2)
+        before = domain_module(first).document(rng, level) + END
+    else:
+        for _ in range(n_examples):
+            before += domain_module(name).document(rng, level).strip() + "\n\n"
+    task = domain_module(name).task(rng, level)
+    if n_examples:
+        return Task(before + task.prompt, task.answer.rstrip())
+    return Task(before + task.prompt, task.answer, task.kind, task.cases)
+
+
+def make_tasks(name, rng, level, n, domains=DOMAINS, n_examples=0):
+    """n tasks with different prompts, or as many as the domain has."""
+    tasks = {}
+    for _ in range(50 * n):
+        task = make_task(name, rng, level, domains, n_examples)
+        tasks.setdefault(task.prompt, task)
+        if len(tasks) == n:
+            break
+    return list(tasks.values())
