@@ -8,8 +8,8 @@ import torch
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
-from support.distributed import pick_device
 from support.colors import COLORS
+from support.distributed import pick_device
 from support.generation import stream, top_experts
 
 

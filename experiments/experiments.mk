@@ -98,10 +98,14 @@ PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
 REPORT          ?= results
 AGAIN = TQDM_DISABLE=1 $(MAKE)
 RUNS  = $(SEEDS:%=$(REPORT)/seed%.json)
-paper: $(RUNS)  ## the paper's tables, from results/; REPORT=FOLDER repeats all its runs, too
-	$(PY) -m experiments.paper $^ --out $(REPORT)
+TIMES = $(PAPER_SEEDS:%=$(REPORT)/time/seed%.json)
+paper: $(RUNS) $(TIMES)  ## the paper's tables, from results/; REPORT=FOLDER repeats all its runs, too
+	$(PY) -m experiments.paper $(RUNS) --timed $(TIMES) --out $(REPORT)
 $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
 	$(PY) -m experiments.paper --collect $(INTO)/seed$* --data_dir $(DATA) --out $@
+$(TIMES): $(REPORT)/time/seed%.json: | $(DATA)/ready
+	+$(AGAIN) SEED=$* $(INTO)/seed$*/time/results.json
+	mkdir -p $(@D) && cp $(INTO)/seed$*/time/results.json $@
 .PHONY: rivals tables paper

@@ -15,9 +15,10 @@ import numpy as np
 
 from cli import make_parser, replacing, run
 from experiments.english import RELATIONS, ask_facts, read_countries
-from experiments.paired import EXPERTS, spread
-from experiments.paper import read_run, table
+from experiments.paired import EXPERTS
+from experiments.paper import read_run
 from support.figures import make_panels, save
+from support.report import markdown, spread
 
 MODELS = {
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
@@ -61,7 +62,7 @@ def score_table(runs):
         rows.append(row)
     counts = [Counter(task["answer"] for task in ask_facts(read_countries(), field)[:100]) for field in RELATIONS]
     rows.append(["the most frequent answer", "", "", "", "", *(str(max(answers.values())) for answers in counts)])
-    return table(["model", *solved, "loss of facts", "English", "PFLOP", "longest chain"], rows)
+    return markdown(["model", *solved, "loss of facts", "English", "PFLOP", "longest chain"], rows)
 
 
 def prediction_table(runs):
@@ -75,7 +76,7 @@ def prediction_table(runs):
         rows.append([f"{a} − {b}", column, f"{predicted} ({low} to {high})", f"{mean(found):+.1f}", numbers,
                      "yes" if holds else "**no**"])
     rows.sort(key=lambda row: row[-1] == "yes")
-    return table(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
+    return markdown(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
 
 
 def draw(runs, path):

@@ -37,14 +37,6 @@ def costs(runs, name, key):
     return found
 
 
-def spread(values, scale=1.0, digits=1):
-    """Mean ± sample standard deviation, as in `91.2 ± 0.4`; of one value the value alone."""
-    text = f"{scale * mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {scale * stdev(values):.{digits}f}"
-    return text
-
-
 def points(differences):
     """The mean of differences in hundredths, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
 

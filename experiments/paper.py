@@ -15,11 +15,11 @@ from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures
-from experiments.paired import GROUPS, costs, differences, having, points, scores, spread
+from experiments.paired import GROUPS, costs, differences, having, points, scores
 from support import figures
 from support.checkpoint import build_model, load_checkpoint
+from support.report import markdown, spread
 
-FINISHED = Path(__file__).parent.parent / "results/pretrained/results.json"  # the run of PRESET=pretrained
 COLUMNS = (*DOMAINS, "switch")
 
 MODELS = {  # the names of make and their names in the tables
@@ -65,6 +65,12 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
+CHOICE = {  # the README's first table: models of the timed runs, and two of the main ones
+    "seed": "seed", "average": "average of all weights", "btm_bayes_top1": "BTM Top-1, Bayes",
+    "btm_document_top1": "BTM Top-1, Bayes of the document", "dense_data": "Dense, equal data",
+    "dense_time": "Dense, equal time", "su_dm": "sparse upcycling, equal data",
+    "su_own_flops": "sparse upcycling, equal FLOPs", "btx": "BTX"}
+MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
 KEEPING = ("average", "average_tuned", "btx_noseed", "btx", "dense_dm")
 STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_ridge")
@@ -74,41 +80,60 @@ DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("b
                ("btx_again", "su_own_flops", "all")]
 
 
-def table(head, rows):
-    """A table as Markdown. Missing cells at the end of a row stay empty."""
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
-        lines.append([*row, *[""] * (len(head) - len(row))])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def score_table(runs, models, *paper_head):
-    """Each model's accuracy by column, their mean, and the loss. models: {name: the paper's numbers}, or names."""
+    """Each model's accuracy by column, their mean, and the loss, over the seeds that have all of these models.
+
+    models: {name: the paper's numbers}, or names.
+    """
+    runs = having(runs, *models)
     rows = []
     for name in models:
         row = [MODELS[name], *(spread(scores(runs, name, column), 100) for column in (*COLUMNS, "all"))]
-        row += [spread(scores(runs, name, "all", "loss"), digits=3), str(len(having(runs, name)))]
+        row += [spread(scores(runs, name, "all", "loss"), digits=3), str(len(runs))]
         if paper_head:
             row += models[name].split()
         rows.append(row)
-    return table(["model", *COLUMNS, "mean", "loss", "seeds", *paper_head], rows)
+    return markdown(["model", *COLUMNS, "mean", "loss", "seeds", *paper_head], rows)
 
 
 def cost_table(runs):
-    """Table 3: tokens, FLOPs, those one after another, the share of MoE training, active parameters, mean accuracy."""
+    """Table 3: tokens, FLOPs, those one after another, the share of MoE training, active parameters, mean accuracy.
+
+    Over the seeds that have all of these models.
+    """
+    runs = having(runs, *TABLE_3)
     rows = []
     for name, numbers in TABLE_3.items():
         tokens, flops = mean(costs(runs, name, "tokens")) / 1e6, mean(costs(runs, name, "flops")) / 1e12
         longest = flops
         if name.startswith("btx"):  # two of its three branches are trained beside the first
             longest -= 2 * mean(costs(runs, "math", "flops")) / 1e12
-        model = having(runs, name)[0]["models"][name]  # share and size are the same in all runs
+        model = runs[0]["models"][name]  # share and size are the same in all runs
         share = "" if model["moe_share"] is None else f"{100 * model['moe_share']:.0f} %"
         size = f"{model['active_params'] / 1e3:.0f} of {model['params'] / 1e3:.0f}"
         accuracy = spread(scores(runs, name), 100)
         rows.append([MODELS[name], f"{tokens:.1f}", f"{flops:.1f}", f"{longest:.1f}", share, size, accuracy, *numbers])
     head = ["model", "tokens, M", "TFLOP", "one after another", "in MoE training", "active of all, k", "mean"]
-    return table([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
+    return markdown([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
+
+
+def choice_table(runs, timed):
+    """When BTX is the right choice: accuracy, costs in all and of the longest chain of stages, and weights.
+
+    timed: runs with Dense for equal time. The two rows of upcycling are of `runs`, of the same training seeds.
+    """
+    rows = []
+    for name, label in CHOICE.items():
+        same = having(timed, name) or having(runs, "su_own_flops", name)
+        if not same:
+            continue
+        flops = mean(costs(same, name, "flops")) / 1e12
+        chain = mean(costs(same, name, "chain_flops")) / 1e12 if same == timed else flops
+        weights = same[0]["models"][name]["params"] / 1e6
+        rows.append([label, spread(scores(same, name), 100), spread(scores(same, name, "switch"), 100),
+                     f"{flops:.1f}", f"{chain:.1f}", f"{weights:.2f}"])
+    head = ["model", "one domain (mean)", "text that changes", "TFLOP", "longest chain", "weights, M"]
+    return markdown(head, rows)
 
 
 def difference_table(runs):
@@ -117,17 +142,23 @@ def difference_table(runs):
     for a, b, group in DIFFERENCES:
         found = differences(runs, a, b, group)
         rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(GROUPS[group]), points(found), str(len(found))])
-    return table(["difference", "domains", "points", "seeds"], rows)
+    return markdown(["difference", "domains", "points", "seeds"], rows)
 
 
-def make_page(runs):
+def make_page(runs, timed):
     """The text of tables.md: titles, fixed lines and tables."""
     sections = [
         ("# Tables of the paper, from our runs",
          "Accuracy is in %, its `mean` without `switch`; the loss is in nats per token; both ± standard deviation over "
-         "seeds. A difference of accuracies is in points, ± half of its 95 % interval. `make paper` writes this page."),
+         "seeds. All rows of a table have the same seeds. A difference of accuracies is in points, ± half of its 95 % "
+         "interval. `make paper` writes this page."),
         ("## Table 1: experts of one domain",
          score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
+        ("## The main rows, of all seeds", score_table(runs, MAIN)),
+        ("## When BTX is the right choice",
+         "Five seeds. *Equal time* means the FLOPs of BTX's longest chain of stages. Upcycling's rows are of the main "
+         "runs.",
+         choice_table(runs, timed)),
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
          score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
@@ -155,8 +186,8 @@ def make_page(runs):
         ("## Differences", "The registered ones, with their verdicts, are [on record](records/verdicts.md).",
          difference_table(runs)),
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
-        ("## Beyond the paper: what keeps trivia", score_table(having(runs, *KEEPING), KEEPING)),
-        ("## Beyond the paper: where the routers' rows start", score_table(having(runs, *STARTS), STARTS))]
+        ("## Beyond the paper: what keeps trivia", score_table(runs, KEEPING)),
+        ("## Beyond the paper: where the routers' rows start", score_table(runs, STARTS))]
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
@@ -174,7 +205,6 @@ def draw(runs, out):
     figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
     paper_figures.table_6(first["text"], out / "table6.png")
     paper_figures.forgetting(runs, out / "forgetting.png")
-    paper_figures.finished_seed(runs, read_run(FINISHED), out / "finished_seed.png")
 
 
 def read_gates(folder, domains, n_tokens=45):
@@ -216,6 +246,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files that --collect wrote; with --collect: a run's folder")
     parser.add_argument("--collect", action="store_true", help="gather what the tables need of one run")
+    parser.add_argument("--timed", nargs="*", type=Path, default=[], help="results.json of runs for equal time")
     parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
@@ -224,10 +255,11 @@ def main(argv=None):
             part.write_text(json.dumps(collect(args.runs[0], args.data_dir)))
         return
     runs = [read_run(path) for path in args.runs]
+    timed = [read_run(path) for path in args.timed]
     if not having(runs, *MODELS):
         raise BadInput("no run has all models of the tables; run make paper")
     with replacing(args.out / "tables.md") as part:
-        part.write_text(make_page(runs), encoding="utf-8")
+        part.write_text(make_page(runs, timed), encoding="utf-8")
     draw(runs, args.out / "figures")
     print(f"tables: {args.out}/tables.md   figures: {args.out}/figures/*.png")
 

@@ -15,12 +15,8 @@ LABELS = {  # in the order of the colours
     "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
     "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
     "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "average": "average of all weights",
-    "btx_mixed": "mixed, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
-    "home": "the domain's expert", "ridge_mixed": "mixed, ridge routers,\nnot finetuned",
-    "btx_ridge": "BTX from ridge routers", "btm_bayes_top2": "BTM Top-2"}
+    "btx_mixed": "mixed, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert"}
 COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
-COLORS |= {"home": "0.3", "ridge_mixed": COLORS["btx_mixed"], "btx_ridge": COLORS["btx"],
-           "btm_bayes_top2": COLORS["btm_tfidf_top2"]}
 # The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. Table 1 has those of
 # the expert at home, Table 2 the others.
 PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm": 18.3, "su_dm": 28.1, "btx": 27.4},
@@ -30,30 +26,17 @@ PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm"
 def gain(runs, path):
     """The share of the home expert's gain over the seed that each model keeps, by domain: ours, then the paper's."""
     names = ("average", "btx_mixed", "dense_dm", "su_dm", "btx", "btm_tfidf_top2")
+    runs = having(runs, *names)
     columns = {}  # {title: {model: its share in each run}}
     for domain in EXPERTS:
-        columns[domain] = {}
-        for name in names:
-            same = having(runs, name)
-            seed, home = np.array(scores(same, "seed", domain)), np.array(scores(same, domain, domain))
-            gained = np.where(home == seed, np.nan, home - seed)  # PRESET=tiny: its experts gain nothing
-            columns[domain][name] = (np.array(scores(same, name, domain)) - seed) / gained
+        seed, home = np.array(scores(runs, "seed", domain)), np.array(scores(runs, domain, domain))
+        gained = np.where(home == seed, np.nan, home - seed)  # PRESET=tiny: its experts gain nothing
+        columns[domain] = {name: (np.array(scores(runs, name, domain)) - seed) / gained for name in names}
     for domain, accuracy in PAPER.items():
         seed, home = accuracy["seed"], accuracy["home"]
         shares = {name: [(accuracy[name] - seed) / (home - seed)] for name in names if name in accuracy}
         columns[f"{domain}, the paper"] = shares
     draw_rows(columns, path, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"))
-
-
-def finished_seed(runs, finished, path):
-    """Accuracy in math, code and wiki: the toy's runs, and beside them the run of a finished seed."""
-    names = ("seed", "home", "average", "ridge_mixed", "btx_ridge", "dense_dm", "su_dm", "btm_bayes_top2")
-    columns = {}  # {title: {model: its accuracy in each run}}
-    for title, some in (("toy", runs), ("finished seed", [finished])):
-        for domain in EXPERTS:
-            accuracy = {name: scores(some, domain if name == "home" else name, domain) for name in names}
-            columns[f"{domain}, {title}"] = {name: values for name, values in accuracy.items() if values}
-    draw_rows(columns, path, xlim=(0, 140), xticks=(0, 50, 100))
 
 
 def draw_rows(columns, path, **settings):
@@ -66,7 +49,7 @@ def draw_rows(columns, path, **settings):
             panel.barh(place, percent.mean(), color=COLORS[name])
             panel.hlines(place, percent.min(), percent.max(), color="black", lw=0.8)
             panel.text(settings["xlim"][1], place, f"{percent.mean():.0f} %", ha="right", va="center")
-        if "paper" in title or "finished" in title:
+        if "paper" in title:
             panel.set_facecolor("0.95")
         panel.axvline(0, color="black", lw=0.8)
         panel.axvline(100, color="black", lw=0.8, ls=":")
@@ -78,10 +61,11 @@ def draw_rows(columns, path, **settings):
 def compute(runs, path):
     """Mean accuracy against training compute (Figure 2, left). A circle's area shows the active parameters."""
     names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", "btx_sample", "su_cm_flops", "su_cm_paper")
+    runs = having(runs, *names)
     figure, [[panel]] = make_panels(1, 1, 6, 4)
     for name in names:
         flops, percent = np.mean(costs(runs, name, "flops")) / 1e12, 100 * np.array(scores(runs, name))
-        size = having(runs, name)[0]["models"][name]["active_params"] / 3000
+        size = runs[0]["models"][name]["active_params"] / 3000
         panel.vlines(flops, percent.min(), percent.max(), color=COLORS[name])
         panel.scatter(flops, percent.mean(), size, color=COLORS[name], alpha=0.8, label=LABELS[name])
     panel.set_xlabel("training compute since the seed, TFLOP")

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 
@@ -24,12 +25,21 @@ def machine():
             "python": platform.python_version()}
 
 
+def spread(values, scale=1.0, digits=1):
+    """Mean ± sample standard deviation, as in `91.2 ± 0.4`; of one value the value alone."""
+    text = f"{scale * mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {scale * stdev(values):.{digits}f}"
+    return text
+
+
 def markdown(head, rows):
-    """A table as Markdown, with names to the left and numbers to the right."""
+    """A table as Markdown, names to the left, numbers to the right. Missing cells at the end of a row stay empty."""
     width = max(len(name) for name, *_ in [head, *rows])
     rule = ["-" * width, *["------:" for _ in head[1:]]]
     lines = []
-    for name, *cells in [head, rule, *rows]:
+    for row in [head, rule, *rows]:
+        name, *cells = [*row, *[""] * (len(head) - len(row))]
         padded = [f"{name:<{width}}", *(f"{cell:>7}" for cell in cells)]
         lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
