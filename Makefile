@@ -20,7 +20,7 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # Re-read trivia: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper re-reads 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 
-# ---- the recipe, part 2, for a laptop: shapes, steps and learning rates. A preset may set NAMES to TEXTS
+# ---- the recipe, part 2, for a laptop. A preset may override the variables from NAMES down to TEXTS ----------------
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256
@@ -36,6 +36,9 @@ DENSE_OPTIONS  =               # of train_expert.py
 MOE_OPTIONS    =               # of finetune_router.py
 EVALUATE       = --device cpu  # of evaluate.py
 TEXTS          =               # files that the data is prepared from
+ifeq ($(filter cpu gpu tiny pretrained,$(PRESET)),)
+$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET))
+endif
 ifeq ($(PRESET),cpu)
 INTO   ?= out
 DATA   ?= data/bin
@@ -43,8 +46,9 @@ else  # gpu, tiny or pretrained: a file that changes this recipe
 INTO   ?= out/$(PRESET)
 DATA   ?= data/bin/$(PRESET)
 REPORT ?= $(INTO)/results
-include $(or $(wildcard experiments/$(PRESET).mk),$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET)))
+include experiments/$(PRESET).mk
 endif
+$(foreach name,PRESET SEED INTO DATA,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
 OUT  ?= $(INTO)/seed$(SEED)
 BTM   = seed,math,code,wiki
 
@@ -94,7 +98,7 @@ $(OUT)/report.md: $(SCORED) evaluate.py
 # ---- a first result in two minutes: mix, finetune and compare four trained checkpoints -----------------------------
 RECORDED = data/start/seed.pt $(NAMES:%=data/start/%.pt)
 DEMO     = out/demo
-demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute (ALPHA=0.01), compare
+demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute (with ALPHA=0.01), compare
 	rm -f $(DEMO)/btx.progress
 	$(PY) mix.py $(RECORDED) --out $(DEMO)/btx_mixed.pt
 	$(PY) finetune_router.py --init $(DEMO)/btx_mixed.pt --data $(FINETUNE_DATA) --data_dir $(DATA) --steps 300 \
@@ -117,7 +121,8 @@ page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from da
 data: $(DATA)/ready  ## the domains alone, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
-	@echo "Variables: PRESET=cpu|gpu|tiny|pretrained  SEED=0  ALPHA=0.01  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Variables: PRESET=cpu|gpu|tiny|pretrained  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Another recipe needs a folder of its own, since files that are there stay: make INTO=out/alpha ALPHA=0.1"
 clean:  ## delete prepared data and what was trained
 	rm -rf out data/bin
 .venv/ready: requirements.txt
@@ -128,3 +133,5 @@ clean:  ## delete prepared data and what was trained
 
 # rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk
+# A model is whole once it is there, so an interrupted make need not delete it.
+.PRECIOUS: $(PIPELINE) $(RIVALS) $(TIMED) $(patsubst %,$(OUT)/%.pt,$(OTHERS) $(SCORES))

@@ -3,34 +3,69 @@ import argparse
 import hashlib
 import os
 import sys
-from contextlib import contextmanager
+import tempfile
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-
-import torch
-import torch.distributed as dist
 
 
 class BadInput(Exception):
     """Something the user gave is wrong. The message names the file or the option and says what to do."""
 
 
+def end_quietly(kind, error, trace):
+    """Python's hook for what nobody catches: Ctrl-C, also while a script still imports torch, is one line."""
+    if issubclass(kind, KeyboardInterrupt):
+        refuse("interrupted")
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = end_quietly  # here, since it must be in place before torch is imported
+
+
+class Output:
+    """A stream whose reader may leave, as `head` does. What is written after that goes nowhere."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
+
+    def write(self, text):
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
 def run(main):
-    """Call main(). BadInput becomes one line on stderr and exit code 2, as argparse has it for a wrong option."""
-    name = Path(sys.argv[0]).name
+    """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
     try:
-        main()
+        with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)):
+            main()
     except BadInput as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError:
-        print(f"{name}: the GPU's memory is full; a smaller --batch_size takes less, and in training also "
-              "--grad_accum 2 and --recompute", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(refuse(error))
+    except OSError as error:
+        sys.exit(refuse(f"{error.filename or 'a file'}: {error.strerror}; make room, or choose another name"))
+    except (MemoryError, RuntimeError) as error:  # torch has no class of its own for a CPU's memory
+        if "out of memory" not in str(error) and "allocate" not in str(error):
+            raise
+        sys.exit(refuse("the memory is full; a smaller --batch_size takes less, and in training also --grad_accum 2 "
+                        "and --recompute"))
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        refuse("interrupted")
         sys.exit(130)
-    if dist.is_initialized():  # one of several ranks
-        dist.destroy_process_group()
+    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():  # one of several ranks
+        sys.modules["torch"].distributed.destroy_process_group()
+
+
+def refuse(message):
+    """Print one line on stderr. Returns the exit code, 2."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    return 2
 
 
 def make_parser(description):
@@ -43,8 +78,8 @@ def number_from(least, kind=int):
     """A type for argparse: a finite number, not below `least`."""
     def read(text):
         number = kind(text)
-        if not least <= number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up")
+        if not least <= number < 2**63:  # no generator takes more
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up, or too large")
         return number
     read.__name__ = kind.__name__  # argparse says it of a text that is no number
     return read
@@ -55,25 +90,35 @@ non_negative_int = number_from(0)
 non_negative = number_from(0, float)
 
 
+def filled(text):
+    """A type for argparse: text that is not empty, as that of a variable is which is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; is a variable not set?")
+    return text
+
+
 def check_output(path):
     """Create the folder of a file that is to be written later. Raises BadInput if the file cannot be written there."""
-    folder = Path(path).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+        with suppress(FileNotFoundError):
+            os.stat(path)  # fails if the name is too long, or a link that leads to itself
+        if Path(path).is_dir():
+            raise IsADirectoryError(0, "it is a folder")
     except OSError as error:
-        raise BadInput(f"{path}: its folder cannot be made ({error.strerror}); choose another name") from None
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise BadInput(f"{path}: cannot be written; choose another name")
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another name") from None
 
 
 @contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path`. At the end it is renamed to `path`.
+    """Yield a temporary path beside `path`, of this process alone. At the end it is renamed to `path`.
 
     If anything fails, the old file stays. Creates the folder. Raises BadInput if the path cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -81,7 +126,8 @@ def replacing(path):
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another name") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def digest(content):

@@ -3,6 +3,8 @@
     python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8
 """
+import sys
+
 import torch
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
@@ -26,11 +28,16 @@ def parse(argv):
     group = parser.add_argument_group("the experts of an MoE")
     group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
     group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.layer and not args.experts:
+        raise BadInput("--layer: says whose gates colour the text; add --experts")
+    return args
 
 
-def colour(text, expert):
-    """Text on the expert's colour, for a terminal."""
+def mark(text, expert, names):
+    """Text on the colour of an expert, given by its number; where there is no terminal, after its name in brackets."""
+    if not sys.stdout.isatty():
+        return f"[{names[expert]}]{text}"
     red, green, blue = bytes.fromhex(COLORS[expert % len(COLORS)][1:])
     return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;255;255;255m{text}\x1b[0m"
 
@@ -76,11 +83,14 @@ def main(argv=None):
         if text.endswith("\ufffd"):  # its last character is not complete yet
             continue
         piece = text[len(shown):]
-        print(colour(piece, expert) if args.experts else piece, end="", flush=True)
+        if args.experts:
+            piece = mark(piece, expert, checkpoint["experts"])
+        print(piece, end="", flush=True)
         shown = text
     print()
-    if args.experts:
-        print("experts: " + " ".join(colour(f" {name} ", i) for i, name in enumerate(checkpoint["experts"])))
+    if args.experts and sys.stdout.isatty():
+        names = checkpoint["experts"]
+        print("experts: " + " ".join(mark(f" {name} ", i, names) for i, name in enumerate(names)))
 
 
 if __name__ == "__main__":

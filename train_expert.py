@@ -12,7 +12,7 @@ import time
 import torch
 from tqdm import tqdm, trange
 
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from cli import BadInput, filled, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import training
@@ -29,7 +29,7 @@ def parse(argv):
 
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
-    group.add_argument("--init", help="checkpoint to start from: the seed of a branch")
+    group.add_argument("--init", type=filled, help="checkpoint to start from: the seed of a branch")
     group.add_argument("--data", type=mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 

@@ -2,14 +2,13 @@
 import json
 import zlib
 from argparse import ArgumentTypeError
-from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cli import BadInput
+from cli import BadInput, digest
 from data.task import DOMAINS, Task
 
 
@@ -42,14 +41,24 @@ def load_domains(folder, names=None):
         if name not in prepared:
             raise BadInput(f"{folder}: no domain {name!r} here, only {', '.join(prepared)}; prepare it, too")
         path = Path(folder, name)
-        meta = json.loads((path / "meta.json").read_text())
-        if "spec" not in meta:
-            raise BadInput(f"{path}: prepared by an older version; run data.prepare again")
-        tasks = [Task(**json.loads(line)) for line in (path / "tasks.jsonl").read_text().splitlines()]
-        vocab_size = meta["spec"]["vocab_size"]
-        train, val = (read_tokens(path / f"{part}.bin", vocab_size) for part in ("train", "val"))
-        domains[name] = Domain(name, train, val, tasks, meta)
+        try:
+            domains[name] = load_domain(path)
+        except Exception as error:  # a file that is missing, cut, foreign, or changed
+            raise BadInput(f"{path}: damaged, or of an older version ({error}); run data.prepare again") from None
     return domains
+
+
+def load_domain(path):
+    """The Domain in a folder. Any error means that a file is damaged: its digest is not that in meta.json, say."""
+    meta = json.loads((path / "meta.json").read_text())
+    vocab_size = meta["spec"]["vocab_size"]
+    train, val = (read_tokens(path / f"{part}.bin", vocab_size) for part in ("train", "val"))
+    lines = (path / "tasks.jsonl").read_bytes()
+    for file, content in (("train.bin", train), ("val.bin", val), ("tasks.jsonl", lines)):
+        if digest(content) != meta["files"][file]:
+            raise ValueError(f"{file} has changed")
+    tasks = [Task(**json.loads(line)) for line in lines.splitlines()]
+    return Domain(path.name, train, val, tasks, meta)
 
 
 def id_type(vocab_size):
@@ -80,15 +89,15 @@ def mixture(text):
     """
     weights = {}
     for part in text.split(","):
-        name, _, weight = part.strip().partition("=")
+        name, equals, weight = part.strip().partition("=")
         if name in weights:
             raise ArgumentTypeError(f"{name} is named twice")
         try:
-            weights[name] = float(weight or 1)
+            weights[name] = float(weight) if equals else 1.0
         except ValueError:
             raise ArgumentTypeError(f"{part!r} should read DOMAIN=WEIGHT, as in math=95,general=5") from None
-        if not 0 < weights[name] < inf:
-            raise ArgumentTypeError(f"{part!r} should have a weight above zero")
+        if not 0 < weights[name] < 1e300:  # so that their sum is finite, too
+            raise ArgumentTypeError(f"{part!r} should have a weight above zero, and no more than 1e300")
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
 

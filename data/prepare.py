@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
+from cli import BadInput, check_output, digest, filled, make_parser, non_negative_int, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks
@@ -52,7 +52,8 @@ def parse(argv):
                        help='test tasks of a NAME, with or without --text: {"prompt": ..., "answer": ...} a line')
     group.add_argument("--tokenizer", type=positive_int, metavar="N",
                        help="train one of up to N tokens on the beginning of each --text (default: the shipped one)")
-    group.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, as of an imported one")
+    group.add_argument("--init", type=filled, metavar="CHECKPOINT",
+                       help="use the tokenizer of a checkpoint, as of an imported one")
     args = parser.parse_args(argv)
 
     args.domains = [name for name in args.domains.split(",") if name]
@@ -161,6 +162,8 @@ def main(argv=None):
     args = parse(argv)
     tokenizer = choose_tokenizer(args)
     names = [*args.domains, *(args.text | args.own_tasks)]
+    if not names:
+        raise BadInput("--domains: there is nothing to prepare; name domains, --text or --own_tasks")
     for name in names:
         check_output(Path(args.out, name, "meta.json"))
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}

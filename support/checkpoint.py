@@ -11,6 +11,8 @@
 NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
 the run is done.
 """
+import os
+import zipfile
 from pathlib import Path
 
 import torch
@@ -35,15 +37,20 @@ def save_checkpoint(path, checkpoint):
 
 
 def load_file(path, keys):
-    """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput."""
+    """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput.
+
+    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB.
+    """
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with zipfile.ZipFile(path) as file:
+            is_whole = file.testzip() is None
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
     except Exception:  # torch has a different error for every kind of foreign file
         value = None
     if not isinstance(value, dict) or value.keys() != keys:
-        raise BadInput(f"{path}: not a file of this project; name one that a script of this version wrote")
+        raise BadInput(f"{path}: damaged, or not a file of this project; name one that a script of this version wrote")
     return value
 
 
@@ -95,7 +102,7 @@ def check_save_path(out, inputs):
     """Raise BadInput unless a checkpoint can be written to `out`: a name that ends in .pt, and not that of an input."""
     if Path(out).suffix != ".pt":
         raise BadInput(f"--out {out}: name a checkpoint that ends in .pt, as in out/model.pt")
-    if Path(out).resolve() in [Path(path).resolve() for path in inputs]:
+    if os.path.realpath(out) in map(os.path.realpath, inputs):
         raise BadInput(f"--out {out} is an input, too, and would be lost; choose another name")
     check_output(out)
 

@@ -1,4 +1,6 @@
 """What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
+import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 import mix
-from cli import run
+from cli import replacing, run
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
@@ -24,7 +26,8 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--device nosuch": "nosuch", "--shard": "GPU", "--data poems": "poems", "--data math=x": "--data",
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
-          "--batch_size 6 --grad_accum 4": "--grad_accum"},
+          "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "--init", "--data math=": "--data",
+          "--data math=1e308,code=1e308": "--data", f"--seed {10**22}": "--seed", f"--out {'a' * 300}.pt": "aaa.pt"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "different tokenizers",
@@ -38,12 +41,13 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
                "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense",
                "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
-    SAMPLE: {"seed.pt --experts": "dense", "btx_mixed.pt --layer 3": "2 layers",
+    SAMPLE: {"seed.pt --experts": "dense", "btx_mixed.pt --layer 3 --experts": "2 layers",
+             "btx_mixed.pt --layer 1": "--experts",
              f"seed.pt --prompt {'7' * 32}": "33 tokens"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --out a.txt": "cannot",
               "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
-              "--init a.txt": "not a checkpoint"}}
+              "--init a.txt": "not a checkpoint", "": "nothing to prepare"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 
@@ -101,6 +105,73 @@ def test_a_foreign_file_is_refused_and_nothing_executed(line, folder, monkeypatc
     Path(name).write_bytes(Path("seed.pt").read_bytes()[:-100])
     assert name in refusal(line, capsys)
     Path(name).unlink()
+
+
+@pytest.mark.parametrize("file", ["meta.json", "tasks.jsonl", "train.bin", "val.bin", "seed.pt"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed"])
+def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny / "data", "data")
+    shutil.copy(tiny / "seed.pt", "seed.pt")
+    path = Path(file) if file == "seed.pt" else Path("data/math", file)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    changed = {"cut": content[:-7], "changed": content[:middle] + bytes(8) + content[middle + 8:]}
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(changed[damage])
+    assert ("seed.pt" if file == "seed.pt" else "math") in refusal(BRANCH, capsys)
+
+
+@pytest.mark.parametrize("fail, said", [
+    (lambda: open("/dev/full", "w").close() or Path("/dev/full").write_text("x"), "No space left"),
+    (lambda: torch.empty(2**60), "memory is full"), (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
+def test_the_last_net(fail, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(fail)
+    assert said in capsys.readouterr().err
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    with replacing(path) as first:
+        first.write_text("first")
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second" and first.read_text() == "first"
+    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "first"
+
+
+def test_a_reader_that_leaves_stops_no_run(tiny, tmp_path):
+    command = f"train_expert.py --data math --data_dir {tiny}/data --init {tiny}/seed.pt --device cpu --steps 30"
+    command += f" --eval_every 1 --eval_windows 1 --out {tmp_path}/a.pt"
+    done = subprocess.run(["bash", "-c", f"{{ {sys.executable} {command} 2>&1; echo $? >{tmp_path}/code; }} | head -1"],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert (tmp_path / "code").read_text() == "0\n" and (tmp_path / "a.pt").exists() and done.stderr == ""
+
+
+def test_ctrl_c_while_a_script_still_imports_is_one_line():
+    done = subprocess.run([sys.executable, "-c", "import cli, signal; signal.raise_signal(signal.SIGINT)"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode in (130, -2) and done.stderr == "-c: interrupted\n"
+
+
+def test_an_interrupted_make_keeps_a_model_that_is_written(tmp_path):
+    """The signal comes after the model is there and before its program ends."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/math.pt\nkill -INT $PPID\nsleep 1\n")
+    python.chmod(0o755)
+    (tmp_path / "seed.pt").touch()
+    subprocess.run(["make", f"OUT={tmp_path}", f"PY={python}", "-o", f"{tmp_path}/seed.pt", f"{tmp_path}/math.pt"],
+                   cwd=ROOT, capture_output=True)
+    assert (tmp_path / "math.pt").exists()
+
+
+@pytest.mark.parametrize("variable", ["PRESET=experiments", "INTO=my out", "SEED=1 2"])
+def test_a_wrong_variable_of_make_is_one_line(variable):
+    done = subprocess.run(["make", "-n", variable], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and variable.split("=")[0] in done.stderr
 
 
 def test_a_process_ends_with_code_2():
