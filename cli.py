@@ -49,7 +49,7 @@ def run(main):
     except BadInput as error:
         sys.exit(refuse(error))
     except OSError as error:
-        sys.exit(refuse(f"{error.filename or 'a file'}: {error.strerror}; make room, or choose another name"))
+        sys.exit(refuse(f"{error.filename or 'a file'}: {error.strerror or error}; make room, or choose another name"))
     except (MemoryError, RuntimeError) as error:  # torch has no class of its own for a CPU's memory
         if "out of memory" not in str(error) and "allocate" not in str(error):
             raise
@@ -108,7 +108,7 @@ def check_output(path):
         if Path(path).is_dir():
             raise IsADirectoryError(0, "it is a folder")
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another name") from None
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another name") from None
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def replacing(path):
         yield part
         os.replace(part, path)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another name") from None
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another name") from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

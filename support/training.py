@@ -99,7 +99,7 @@ def validate(model, windows, device, args):
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
         if not math.isfinite(total):
-            raise BadInput(f"--lr {args.lr}: the loss is not finite any more; try a lower rate")
+            raise BadInput(f"--lr {args.lr}: the loss is not finite any more; try a lower rate or a larger --eps")
     model.train()
     return losses
 

@@ -1,5 +1,4 @@
 """What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
-import os
 import shutil
 import subprocess
 import sys
