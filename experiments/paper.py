@@ -65,11 +65,14 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
-CHOICE = {  # the README's first table: models of the timed runs, and two of the main ones
-    "seed": "seed", "average": "average of all weights", "btm_bayes_top1": "BTM Top-1, Bayes",
-    "btm_document_top1": "BTM Top-1, Bayes of the document", "dense_data": "Dense, equal data",
-    "dense_time": "Dense, equal time", "su_dm": "sparse upcycling, equal data",
-    "su_own_flops": "sparse upcycling, equal FLOPs", "btx": "BTX"}
+CHOICE = {  # the README's first table
+    "seed": "seed", "average": "average of all weights", "dense_dm": "Dense, equal data",
+    "su_dm": "sparse upcycling, equal data", "su_own_flops": "sparse upcycling, equal FLOPs", "btx": "BTX",
+    "btm_bayes_top1": "BTM"}
+TIMED = {  # runs beside Dense for equal time
+    "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time, 1e-3",
+    "dense_time_5e-4": "Dense, equal time, 5e-4", "dense_data": "Dense in one phase, equal data", "btx": "BTX",
+    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document"}
 MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
 KEEPING = ("average", "average_tuned", "btx_noseed", "btx", "dense_dm")
@@ -77,7 +80,7 @@ STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_
 
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
-               ("btx_again", "su_own_flops", "all")]
+               ("btx_again", "su_own_flops", "all"), ("btx", "btm_bayes_top1", "switch")]
 
 
 def score_table(runs, models, *paper_head):
@@ -117,23 +120,19 @@ def cost_table(runs):
     return markdown([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
 
 
-def choice_table(runs, timed):
-    """When BTX is the right choice: accuracy, costs in all and of the longest chain of stages, and weights.
-
-    timed: runs with Dense for equal time. The two rows of upcycling are of `runs`, of the same training seeds.
-    """
+def choice_table(runs, models):
+    """Accuracy, costs in all and of the longest chain of stages, and weights. models: {name: its name in the table}."""
+    runs = having(runs, *models)
     rows = []
-    for name, label in CHOICE.items():
-        same = having(timed, name) or having(runs, "su_own_flops", name)
-        if not same:
-            continue
-        flops = mean(costs(same, name, "flops")) / 1e12
-        chain = mean(costs(same, name, "chain_flops")) / 1e12 if same == timed else flops
-        weights = same[0]["models"][name]["params"] / 1e6
-        rows.append([label, spread(scores(same, name), 100), spread(scores(same, name, "switch"), 100),
-                     f"{flops:.1f}", f"{chain:.1f}", f"{weights:.2f}"])
-    head = ["model", "one domain (mean)", "text that changes", "TFLOP", "longest chain", "weights, M"]
-    return markdown(head, rows)
+    for name, label in models.items():
+        flops = mean(costs(runs, name, "flops")) / 1e12
+        longest = flops
+        if name.startswith(("average", "bt")):  # two of the three branches are trained beside the first
+            longest -= 2 * mean(costs(runs, "math", "flops")) / 1e12
+        weights = runs[0]["models"][name]["params"] / 1e6
+        rows.append([label, spread(scores(runs, name), 100), spread(scores(runs, name, "switch"), 100),
+                     f"{flops:.1f}", f"{longest:.1f}", f"{weights:.2f}"])
+    return markdown(["model", "one domain", "text that changes", "TFLOP", "longest chain", "M weights"], rows)
 
 
 def difference_table(runs):
@@ -141,7 +140,7 @@ def difference_table(runs):
     rows = []
     for a, b, group in DIFFERENCES:
         found = differences(runs, a, b, group)
-        rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(GROUPS[group]), points(found), str(len(found))])
+        rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(GROUPS.get(group, [group])), points(found), str(len(found))])
     return markdown(["difference", "domains", "points", "seeds"], rows)
 
 
@@ -155,10 +154,7 @@ def make_page(runs, timed):
         ("## Table 1: experts of one domain",
          score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
         ("## The main rows, of all seeds", score_table(runs, MAIN)),
-        ("## When BTX is the right choice",
-         "Five seeds. *Equal time* means the FLOPs of BTX's longest chain of stages. Upcycling's rows are of the main "
-         "runs.",
-         choice_table(runs, timed)),
+        ("## When BTX is the right choice", "Of the seeds that have all of these models.", choice_table(runs, CHOICE)),
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
          score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
@@ -188,6 +184,11 @@ def make_page(runs, timed):
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
         ("## Beyond the paper: what keeps trivia", score_table(runs, KEEPING)),
         ("## Beyond the paper: where the routers' rows start", score_table(runs, STARTS))]
+    if timed:
+        sections.append((
+            f"## Equal time, {len(timed)} seeds", "Not registered. Other runs than those above. *Equal time* means the "
+            "FLOPs of BTX's longest chain of stages; Dense has one phase, on the mixture of finetuning.",
+            choice_table(timed, TIMED)))
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
