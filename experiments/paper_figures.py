@@ -36,25 +36,19 @@ def gain(runs, path):
         seed, home = accuracy["seed"], accuracy["home"]
         shares = {name: [(accuracy[name] - seed) / (home - seed)] for name in names if name in accuracy}
         columns[f"{domain}, the paper"] = shares
-    draw_rows(columns, path, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"))
-
-
-def draw_rows(columns, path, **settings):
-    """A panel for each title with a horizontal bar for each model: {title: {model: a share in each run}}."""
-    names = list(next(iter(columns.values())))
     figure, [panels] = make_panels(1, len(columns), 1.9, 0.35 * len(names) + 0.5)
     for panel, (title, shares) in zip(panels, columns.items(), strict=True):
         for name, share in shares.items():
             percent, place = 100 * np.array(share), names.index(name)
             panel.barh(place, percent.mean(), color=COLORS[name])
             panel.hlines(place, percent.min(), percent.max(), color="black", lw=0.8)
-            panel.text(settings["xlim"][1], place, f"{percent.mean():.0f} %", ha="right", va="center")
+            panel.text(150, place, f"{percent.mean():.0f} %", ha="right", va="center")
         if "paper" in title:
             panel.set_facecolor("0.95")
         panel.axvline(0, color="black", lw=0.8)
         panel.axvline(100, color="black", lw=0.8, ls=":")
-        panel.set(title=title, ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)),
-                  yticklabels=[LABELS[name] for name in names], **settings)
+        panel.set(title=title, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"),
+                  ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), yticklabels=[LABELS[name] for name in names])
     save(figure, [panels], [""], path)
 
 
