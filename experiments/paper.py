@@ -139,8 +139,8 @@ def difference_table(runs):
     """Differences in accuracy between two models of the same seeds, over all domains or a group of them."""
     rows = []
     for a, b, group in DIFFERENCES:
-        found = differences(runs, a, b, group)
-        rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(GROUPS.get(group, [group])), points(found), str(len(found))])
+        found, domains = differences(runs, a, b, group), GROUPS.get(group, [group])
+        rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(domains), points(found), str(len(found))])
     return markdown(["difference", "domains", "points", "seeds"], rows)
 
 
