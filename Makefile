@@ -48,8 +48,9 @@ DATA   ?= data/bin/$(PRESET)
 REPORT ?= $(INTO)/results
 include experiments/$(PRESET).mk
 endif
-$(foreach name,PRESET SEED INTO DATA,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
 OUT  ?= $(INTO)/seed$(SEED)
+# refuse a name with a space
+$(foreach name,PRESET SEED INTO DATA OUT,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
 BTM   = seed,math,code,wiki
 
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@

@@ -28,14 +28,15 @@ class Output:
 
     def __init__(self, stream):
         self.stream = stream
-        stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
 
     def write(self, text):
         try:
             self.stream.write(text)
             self.stream.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # from now on it writes to nowhere
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -43,23 +44,25 @@ class Output:
 
 def run(main):
     """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
-    try:
-        with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)):
+    with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)):
+        try:
             main()
-    except BadInput as error:
-        sys.exit(refuse(error))
-    except OSError as error:
-        sys.exit(refuse(f"{error.filename or 'a file'}: {error.strerror or error}; make room, or choose another name"))
-    except (MemoryError, RuntimeError) as error:  # torch has no class of its own for a CPU's memory
-        if "out of memory" not in str(error) and "allocate" not in str(error):
-            raise
-        sys.exit(refuse("the memory is full; a smaller --batch_size takes less, and in training also --grad_accum 2 "
-                        "and --recompute"))
-    except KeyboardInterrupt:
-        refuse("interrupted")
-        sys.exit(130)
-    if "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized():  # one of several ranks
-        sys.modules["torch"].distributed.destroy_process_group()
+        except BadInput as error:
+            sys.exit(refuse(error))
+        except OSError as error:
+            sys.exit(refuse(f"{error.filename or 'a file'}: {error.strerror or error}"))
+        except (MemoryError, RuntimeError) as error:
+            said = str(error)  # torch raises RuntimeError when a CPU's memory is full
+            if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
+                raise
+            sys.exit(refuse("the memory is full; a smaller --batch_size takes less, and in training also "
+                            "--grad_accum 2 and --recompute"))
+        except KeyboardInterrupt:
+            refuse("interrupted")
+            sys.exit(130)
+    torch = sys.modules.get("torch")  # not imported here: that takes a second
+    if torch and torch.distributed.is_initialized():  # one of several ranks
+        torch.distributed.destroy_process_group()
 
 
 def refuse(message):
@@ -79,7 +82,7 @@ def number_from(least, kind=int):
     def read(text):
         number = kind(text)
         if not least <= number < 2**63:  # no generator takes more
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up, or too large")
+            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} to 2^63")
         return number
     read.__name__ = kind.__name__  # argparse says it of a text that is no number
     return read
@@ -91,7 +94,7 @@ non_negative = number_from(0, float)
 
 
 def filled(text):
-    """A type for argparse: text that is not empty, as that of a variable is which is not set."""
+    """A type for argparse: refuses an empty text, such as an unset variable of the shell leaves."""
     if not text:
         raise argparse.ArgumentTypeError("is empty; is a variable not set?")
     return text

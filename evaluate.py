@@ -129,7 +129,7 @@ def score_texts(model, windows, batch_size):
     (n_layer, N, BINS). For a dense model both are None.
     """
     losses, gates, histograms = [], [], []
-    half = windows.shape[1] // 2
+    half = windows.shape[1] // 2  # of T tokens, rounded up
     for chunk in windows.split(batch_size):
         loss, _, routing = token_losses(model, chunk, half)  # (B, half)
         losses.append(loss.cpu().double().mean(1))
@@ -158,8 +158,8 @@ def score_tasks(model, tokenizer, tasks, batch_size, device):
     answer_losses = []
     for batch in equal_lengths(range(len(tasks)), texts, batch_size):
         idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
-        longest = max(len(answers[i]) for i in batch)
-        losses, likeliest, _ = token_losses(model, idx, longest)      # (B, longest)
+        n_scored = max(len(answers[i]) for i in batch)
+        losses, likeliest, _ = token_losses(model, idx, n_scored)     # (B, n_scored)
         for row, i in enumerate(batch):
             n = len(answers[i])
             solved[i] = likeliest[row, -n:].all()

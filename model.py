@@ -335,17 +335,18 @@ class GPT(nn.Module):
             if self.config.n_expert:
                 routing.append(layer_routing)
         head = self.embed if self.config.tie_weights else self.head
-        x = x[:, -n_last:]  # -0 is 0: then all are kept
-        logits = F.linear(self.norm(x), head.weight)  # (B, T, V)
+        if n_last:
+            x = x[:, -n_last:]
+        logits = F.linear(self.norm(x), head.weight)  # (B, T or n_last, V)
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return logits, loss, routing
 
     def active_parameters(self):
         """Yield (module, parameter, how many of its numbers one token uses): k of an MoE's N experts."""
         for module in self.modules():
-            for p in module.parameters(recurse=False):
+            for p in module.parameters(recurse=False):  # each parameter once, with the module that owns it
                 if isinstance(module, MoE) and p is not module.router:
-                    yield module, p, p[0].numel() * module.top_k
+                    yield module, p, p[0].numel() * module.top_k  # p: N matrices
                 else:
                     yield module, p, p.numel()
 

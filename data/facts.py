@@ -16,12 +16,13 @@ VOWELS = "a e i o u ai or en".split()
 class Attribute(NamedTuple):
     """A property of a kind of subject. In sentences and question {0} is the subject's name, {1} the value.
 
-    Its value is one of `choices`; without choices a new name, or that of a subject of the first kind.
+    Its value is one of `choices`; else, with names_first_kind, a subject of the first kind (a person's land); else a
+    new name.
     """
     sentences: tuple
     question: str
     choices: tuple = ()
-    is_first_kind: bool = False
+    names_first_kind: bool = False
 
 
 class Subject(NamedTuple):
@@ -57,7 +58,7 @@ def world(domain, level, kinds, n_of_each, taken=()):
             for key, attribute in kind.items():
                 if attribute.choices:
                     values[key] = rng.choice(attribute.choices)
-                elif attribute.is_first_kind:
+                elif attribute.names_first_kind:
                     values[key] = rng.choice(first_kind)
                 else:
                     values[key] = invent(rng, taken, n_syllables)

@@ -22,7 +22,7 @@ RIVER = {
 SHIP = {
     "river": Attribute(
         ("The ship {0} sails the {1}.", "On the {1} you can meet the ship {0}.", "The {1} carries the ship {0}."),
-        "Which river does the ship {0} sail?", is_first_kind=True),
+        "Which river does the ship {0} sail?", names_first_kind=True),
     "cargo": Attribute(
         ("The ship {0} is loaded with {1}.", "Aboard the ship {0} is {1}.", "Sacks of {1} fill the ship {0}."),
         "Which cargo has the ship {0}?",

@@ -18,7 +18,7 @@ LAND = {
 PERSON = {
     "land": Attribute(
         ("{0} was born in {1}.", "{0} came from {1}.", "The land of {0} was {1}."), "Where was {0} born?",
-        is_first_kind=True),
+        names_first_kind=True),
     "trade": Attribute(
         ("{0} was a {1}.", "{0} worked as a {1}.", "As a {1}, {0} was famous."), "What was the trade of {0}?",
         tuple("painter sailor weaver smith poet judge healer potter miner scribe tailor printer".split()))}

@@ -64,8 +64,8 @@ $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_SU) --steps
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
 $(OUT)/su_own_paper.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) paper)
-# Dense in one phase, on the mixture of finetuning from the start: with as many tokens as BTX, or for the FLOPs of its
-# longest chain of stages, which is what three machines wait for
+# Dense in one phase, on the mixture of finetuning from the start, which has more of the seed's text than all of BTX read:
+# with as many tokens as BTX, or for the FLOPs of its longest chain of stages, for which three machines wait
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
 CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
 $(OUT)/dense_data.pt: $(OUT)/seed.pt

@@ -25,11 +25,11 @@ MODELS = {
     "average": "average of all weights", "average_tuned": "average, finetuned",
     "btx_mixed": "mixed, random routers, not finetuned", "ridge_mixed": "mixed, routers from text, not finetuned",
     "btx": "BTX from random routers", "btx_ridge": "BTX from routers from text",
-    "dense_time": "Dense, equal time", "dense_data": "Dense, equal data", "su_flops": "upcycling, equal FLOPs",
+    "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-DRAWN = {"seed": "seed", "home": "the domain's expert", "average": "average", "ridge_mixed": "mixed, not finetuned",
-         "btx_ridge": "BTX", "dense_time": "Dense, equal time", "dense_data": "Dense, equal data",
+DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average", "ridge_mixed": "mixed, not finetuned",
+         "btx_ridge": "BTX", "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens",
          "su_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
 PREDICTIONS = Path(__file__).with_name("predictions.md")
 
@@ -42,7 +42,7 @@ def measure(run, name, column):
     if column == "facts loss":
         return mean(model["answer_loss"][field] for field in RELATIONS)
     columns = {"home": EXPERTS, "facts": RELATIONS}.get(column, [column])
-    return mean(model["accuracy"][name] for name in columns)
+    return mean(model["accuracy"][one] for one in columns)
 
 
 def cost(run, name, key):
@@ -60,8 +60,11 @@ def score_table(runs):
         row.append(spread([measure(run, name, "english") for run in runs], digits=3))
         row += [f"{cost(runs[0], name, key):.3f}" for key in ("flops", "chain_flops")]
         rows.append(row)
-    counts = [Counter(task["answer"] for task in ask_facts(read_countries(), field)[:100]) for field in RELATIONS]
-    rows.append(["the most frequent answer", "", "", "", "", *(str(max(answers.values())) for answers in counts)])
+    most_frequent = ["the most frequent answer", "", "", "", ""]
+    for field in RELATIONS:
+        answers = [task["answer"] for task in ask_facts(read_countries(), field)[:runs[0]["data"]["tasks"]]]
+        most_frequent.append(f"{100 * Counter(answers).most_common(1)[0][1] / len(answers):.0f}")
+    rows.append(most_frequent)
     return markdown(["model", *solved, "loss of facts", "English", "PFLOP", "longest chain"], rows)
 
 
@@ -85,9 +88,9 @@ def draw(runs, path):
     figure, [axes] = make_panels(1, len(panels), 2.0, 0.34 * len(DRAWN) + 0.9)
     for axis, column in zip(axes, panels, strict=True):
         for place, name in enumerate(DRAWN):
-            if name == "home" and column not in EXPERTS:
+            if name == "expert" and column not in EXPERTS:
                 continue  # no expert is at home there
-            model = column if name == "home" else name
+            model = column if name == "expert" else name
             percent = np.array([100 * measure(run, model, column) for run in runs])
             axis.plot(percent, np.full(len(runs), place), "o", color=f"C{place}", ms=4, alpha=0.6)
             axis.vlines(percent.mean(), place - 0.3, place + 0.3, color=f"C{place}", lw=2)

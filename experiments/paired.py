@@ -45,6 +45,6 @@ def points(differences):
     text = f"{100 * mean(differences):+.1f}"
     n = len(differences)
     if n > 1:
-        t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[n - 2]  # Student's, 97.5 %, n - 1 degrees
+        t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[n - 2]  # Student's t, n - 1 degrees
         text += f" ± {100 * t * stdev(differences) / math.sqrt(n):.1f}"
     return text

@@ -67,11 +67,11 @@ TABLE_5 = {
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
 CHOICE = {  # the README's first table
     "seed": "seed", "average": "average of all weights", "dense_dm": "Dense, equal data",
-    "su_dm": "sparse upcycling, equal data", "su_own_flops": "sparse upcycling, equal FLOPs", "btx": "BTX",
-    "btm_bayes_top1": "BTM"}
+    "su_dm": "sparse upcycling, equal data", "btx": "BTX", "btm_bayes_top1": "BTM",
+    "su_own_flops": "upcycling, equal FLOPs (2nd machine)", "btx_again": "BTX (2nd machine)"}
 TIMED = {  # runs beside Dense for equal time
     "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time, 1e-3",
-    "dense_time_5e-4": "Dense, equal time, 5e-4", "dense_data": "Dense in one phase, equal data", "btx": "BTX",
+    "dense_time_5e-4": "Dense, equal time, 5e-4", "dense_data": "Dense, equal tokens", "btx": "BTX",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document"}
 MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")

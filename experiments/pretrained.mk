@@ -28,11 +28,14 @@ $(OUT)/su_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt
 	$(CM) --lr $(LR_EXPERT) --steps $$($(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/btx.pt \
 	  --since $(OUT)/seed.pt --by flops)
 # a control: as many tokens of English as BTX read, 3 x 5 % of 100 steps and 19 % of 30
-$(OUT)/english.pt:    $(OUT)/seed.pt; $(TRAIN) --init $< --data english --lr $(LR_EXPERT) --steps 21
+$(OUT)/english.pt: $(OUT)/seed.pt
+	$(TRAIN) --init $< --data english --lr $(LR_EXPERT) \
+	  --steps $(shell expr \( 15 \* $(EXPERT_STEPS) + 19 \* $(FINETUNE_STEPS) + 50 \) / 100)
 # Each model is scored by itself, so that a run that is stopped goes on with the next.
 SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_time su_flops english btm
-$(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $<
-$(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt); $(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1,tfidf:2
+$(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<
+$(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt)
+	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1,tfidf:2
 $(RESULT): $(SCORES:%=$(OUT)/scores/%/results.json); $(PY) -m experiments.finished --collect $^ --out $@
 .SECONDARY: $(OUT)/btx_ridge.pt
 $(INTO)/texts/english.jsonl: experiments/english.py; $(PY) -m experiments.english $(@D)

@@ -17,6 +17,10 @@ OPERATORS = {
 FUNCTIONS = {"sorted": sorted, "sum": sum, "len": len, "max": max, "min": min}
 
 
+class Wrong(Exception):
+    """The answer is not of the kind that is graded here, or too large."""
+
+
 class Steps:
     """How many steps a computation may still take."""
 
@@ -28,10 +32,6 @@ class Steps:
         self.left -= n
         if self.left < 0:
             raise Wrong
-
-
-class Wrong(Exception):
-    """The answer is not of the kind that is graded here, or too large."""
 
 
 def is_correct(prompt, answer, cases):

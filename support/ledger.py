@@ -39,15 +39,15 @@ def totals(ledger):
 
 
 def longest_chain(ledger, cost):
-    """What a ledger costs from its start to its end if each entry starts as soon as its parents are done.
+    """The cost of the longest chain of entries. cost: entry -> number.
 
-    Branches run at the same time, so of several only the costliest counts. cost: entry -> number.
+    Each entry starts as soon as its parents are done. So of several branches only the costliest counts.
     """
-    ends = {}
+    cost_until = {}  # {entry: the cost of the longest chain that ends with it}
     for entry in ledger:
-        ready = max((ends[parent] for parent in entry["parents"]), default=0)
-        ends[entry["id"]] = ready + cost(entry)
-    return max(ends.values(), default=0)
+        cost_before = max((cost_until[parent] for parent in entry["parents"]), default=0)
+        cost_until[entry["id"]] = cost_before + cost(entry)
+    return max(cost_until.values(), default=0)
 
 
 def elapsed(ledger):

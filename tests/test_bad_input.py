@@ -124,7 +124,8 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize("fail, said", [
     (lambda: open("/dev/full", "w").close() or Path("/dev/full").write_text("x"), "No space left"),
-    (lambda: torch.empty(2**60), "memory is full"), (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
+    (lambda: torch.empty(2**60), "memory is full"), (lambda: bytearray(2**60), "memory is full"),
+    (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
 def test_the_last_net(fail, said, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(fail)

@@ -6,7 +6,7 @@ test-all: .venv/dev  ## all tests
 	$(PY) -m pytest
 lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .
-bench: .venv/dev  ## speed, as ratios: and what no communication is worth; nothing else should run
+bench: .venv/dev  ## speed as ratios, and what no communication is worth; nothing else should run
 	env -u OMP_NUM_THREADS $(PY) -m experiments.bench
 .venv/dev: requirements-dev.txt .venv/ready
 	.venv/bin/pip install -q -r requirements-dev.txt
