@@ -80,7 +80,8 @@ STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_
 
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
-               ("btx_again", "su_own_flops", "all"), ("btx", "btm_bayes_top1", "switch")]
+               ("btx_again", "su_own_flops", "all"), ("btx_again", "su_own_flops", "trivia"),
+               ("btx", "btm_bayes_top1", "switch")]
 
 
 def score_table(runs, models, *paper_head):
