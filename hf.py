@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
+from cli import BadInput, check_output, digest, filled, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
@@ -276,8 +276,8 @@ def main(argv=None):
     command.add_argument("folder", type=Path, help="with config.json, *.safetensors and tokenizer.json")
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
-    command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base that it is a finetune of")
-    command.add_argument("--eot", metavar="TOKEN", help="ends a text (default: eos_token_id of config.json)")
+    command.add_argument("--branch_of", metavar="SEED", type=filled, help="checkpoint of the base of this finetune")
+    command.add_argument("--eot", metavar="TOKEN", type=filled, help="ends a text (default: as config.json says)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
@@ -289,7 +289,7 @@ def main(argv=None):
         return
     try:
         import_folder(args.folder, args)
-    except BadInput:
+    except (BadInput, MemoryError):
         raise
     except Exception as error:  # each library has its own errors for what is damaged or foreign
         raise BadInput(f"{args.folder}: damaged, not whole, or no model ({' '.join(str(error).split())}); "
