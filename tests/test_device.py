@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from model import ROUTERS
 from support import checkpoint, training
+from support.distributed import pick_device
 
 make_backend = getattr(backend_registration, "_setup_privateuseone_for_python_backend", None)
 aten = torch.ops.aten
@@ -60,7 +61,7 @@ def compute(op, *args, **kwargs):
     on_cpu = [t for t in tensors if not isinstance(t, Pretend)]
     to_cpu = kwargs.get("device") == torch.device("cpu")
     if op == aten.copy_.default:
-        is_async = args[2:] == (True,) and args[1].is_contiguous() and hasattr(args[1], "is_in_pinned_memory")
+        is_async = args[2:] == (True,) and args[1].is_contiguous() and args[1].is_shared()
         must_wait = on_cpu and not is_async
     elif len(on_cpu) < len(tensors) and any(t.dim() for t in on_cpu):  # a single number may be on the CPU
         raise RuntimeError(f"{op} mixes tensors of the pretend device and of the CPU")
@@ -84,16 +85,16 @@ def compute(op, *args, **kwargs):
     return tree_map(leave, op(*tree_map(enter, args), **tree_map(enter, kwargs)))
 
 
-def pin_memory(tensor):
-    """Mark a tensor of the CPU as one that the device can fetch by itself."""
-    tensor.is_in_pinned_memory = True
-    return tensor
-
-
 def run(command):
     """Call a script in this process."""
     script, *options = command.split()
     import_module(script).main(options)
+
+
+def test_auto_leaves_the_gpu_of_a_mac_alone(monkeypatch):
+    for backend in (torch.accelerator, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: True)
+    assert pick_device("auto").type == "cpu"
 
 
 @pytest.mark.long
@@ -143,7 +144,8 @@ if __name__ == "__main__":
     every_op, copies = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     every_op.fallback(compute, "PrivateUse1")
     copies.impl("_copy_from", lambda old, new, *options: compute(aten.copy_.default, new, old, *options), "PrivateUse1")
-    torch.Generator, torch.inference_mode, torch.Tensor.pin_memory = Generator, torch.no_grad, pin_memory
+    torch.Generator, torch.inference_mode = Generator, torch.no_grad
+    torch.Tensor.pin_memory = torch.Tensor.share_memory_  # shared memory stands for pinned memory
     Path.unlink = lambda path, missing_ok: None  # so that the progress of a finished run stays
     set_learning_rate = training.set_learning_rate
 
