@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
+from cli import BadInput, check_output, digest, filled, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import SHAPE, build_model, load_checkpoint, save_checkpoint
+from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -33,7 +33,7 @@ except ImportError:
 # Both models read it: signs of many kinds, and numbers.
 TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n" + " ".join(map(str, range(500)))
 TOLERANCE = 1e-3  # logits that differ by more are not those of the same model
-FAR = 0.6  # relative distance of weights; finetunes were 0.04 to 0.32 from their base, strangers of one shape 1.27
+FAR = 0.6  # relative distance of the matrices; norms begin at 1 in all models, so they would make strangers look near
 
 # our name -> the name in a folder
 FIELDS = {"vocab_size": "vocab_size", "n_embd": "hidden_size", "n_layer": "num_hidden_layers",
@@ -71,14 +71,6 @@ def weights_in_folder(checkpoint):
     return weights
 
 
-def from_folder(kind, folder, **options):
-    """Load a folder with a class of transformers. Raises BadInput."""
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, **options)
-    except Exception as error:  # the libraries raise many kinds
-        raise BadInput(f"{folder} cannot be loaded: " + " ".join(str(error).split())) from None
-
-
 @torch.no_grad()
 def prove(checkpoint, folder, name):
     """Let our model and that of a folder read the same text. Raises BadInput about `name` unless their logits agree."""
@@ -86,7 +78,7 @@ def prove(checkpoint, folder, name):
     ids = load_tokenizer(checkpoint["spec"]).encode(TEXT)
     idx = torch.tensor([ids[:model.config.block_size]])  # (1, T)
     logits, _, _ = model(idx)
-    theirs = from_folder(transformers.AutoModelForCausalLM, folder, dtype=torch.float32, use_safetensors=True)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     difference = (logits - theirs(idx).logits).abs().max().item()
     if not difference <= TOLERANCE:  # so written, it also catches nan
         raise BadInput(f"{name}: in transformers its logits differ from ours by {difference:.1e}; "
@@ -102,14 +94,14 @@ def read_config(folder):
         raise BadInput(f"{folder}: no such folder; .venv/bin/hf download NAME --local-dir FOLDER brings a hub's model")
     if (folder / "adapter_config.json").exists():
         raise BadInput(f"{folder}: an adapter; merge it into its base first, by merge_and_unload of peft")
-    if not (folder / "tokenizer.json").exists():
-        raise BadInput(f"{folder} has no tokenizer.json; copy the whole folder")
-    fields = from_folder(transformers.AutoConfig, folder)
+    for needed in ("tokenizer.json", "*.safetensors"):
+        if not any(folder.glob(needed)):
+            raise BadInput(f"{folder} has no {needed}; copy it all, or let transformers' save_pretrained make it")
+    fields = transformers.AutoConfig.from_pretrained(folder)
     if fields.model_type not in ("llama", "mistral", "mixtral"):
         raise BadInput(f"{folder}: a {fields.model_type}; only llama, mistral and mixtral can be imported")
-    rope = getattr(fields, "rope_parameters", None)  # in transformers 5
-    if rope is None:                                 # in transformers 4
-        rope = {"rope_theta": fields.rope_theta} | (fields.rope_scaling or {})
+    scaling = getattr(fields, "rope_scaling", None) or {}  # in transformers 4; 5 has rope_parameters
+    rope = getattr(fields, "rope_parameters", None) or {"rope_theta": fields.rope_theta} | scaling
     head_dim = getattr(fields, "head_dim", None) or fields.hidden_size // fields.num_attention_heads
     for what, found in (("a sliding window", getattr(fields, "sliding_window", None)),
                         ("a scaled RoPE", rope.get("rope_type", "default") != "default"),
@@ -120,18 +112,23 @@ def read_config(folder):
 
 
 def read_weights(folder, config):
-    """The state dict of the model in a folder, in the dtype of its files. Raises BadInput if a tensor is missing."""
+    """The state dict of the model in a folder, in the dtype of its files. Raises KeyError if a tensor is missing."""
     tensors, state = {}, {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
-    try:
-        for name in GPT(config).state_dict():
-            if config.n_expert and is_feed_forward(name):
-                state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
-            else:
-                state[name] = tensors[name_in_folder(name)]
-    except KeyError as missing:
-        raise BadInput(f"{folder}: its *.safetensors lack {missing}; copy the whole folder") from None
+    for name in list(tensors):
+        layer, fused, _ = name.partition(".mlp.experts.gate_up_proj")
+        if fused:  # transformers 5, and so mergekit-moe, has the experts of a layer in one tensor, (N, 2 d_ff, D)
+            gate, up = tensors[name].chunk(2, dim=1)
+            tensors |= {f"{layer}.mlp.gate_proj.weight": gate, f"{layer}.mlp.up_proj.weight": up,
+                        f"{layer}.mlp.down_proj.weight": tensors[f"{layer}.mlp.experts.down_proj"],
+                        f"{layer}.block_sparse_moe.gate.weight": tensors[f"{layer}.mlp.gate.weight"]}
+    for name in GPT(config).state_dict():
+        theirs = name_in_folder(name)
+        if config.n_expert and is_feed_forward(name) and theirs not in tensors:
+            state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
+        else:
+            state[name] = tensors[theirs]
     return state
 
 
@@ -154,12 +151,11 @@ def read_spec(folder, fields, eot):
 
 
 def become_branch(checkpoint, seed, folder):
-    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput if it is none.
-
-    A last token that only the finetune has, as for padding, is cut off.
-    """
+    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput."""
+    if checkpoint["experts"] or seed["experts"]:
+        raise BadInput(f"{folder}: --branch_of compares dense models, and one of these two is an MoE; leave it out")
     state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
-    if config["vocab_size"] == n_tokens + 1:
+    if config["vocab_size"] == n_tokens + 1:  # the finetune has one token more, as for padding
         config["vocab_size"] = n_tokens
         for name in {"embed.weight", "head.weight"} & state.keys():
             state[name] = state[name][:n_tokens].clone()
@@ -167,10 +163,14 @@ def become_branch(checkpoint, seed, folder):
     for name in SHAPE:
         if config[name] != seed["config"][name]:
             raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {seed['config'][name]}; no branch of it")
-    if load_tokenizer(checkpoint["spec"]).encode(TEXT) != load_tokenizer(seed["spec"]).encode(TEXT):
+    theirs, ours = load_tokenizer(checkpoint["spec"]), load_tokenizer(seed["spec"])
+    if theirs.encode(TEXT) != ours.encode(TEXT):
         raise BadInput(f"{folder}: its tokenizer splits a text into other tokens than the seed's; no branch of it")
-    changed = sum((state[name].float() - p.float()).square().sum() for name, p in seed["state"].items())
-    distance = (changed / sum(p.float().square().sum() for p in seed["state"].values())).sqrt().item()
+    if theirs.eot != ours.eot:
+        print(f"{folder}: its texts end with {theirs.decode([theirs.eot])}, as a branch with {ours.decode([ours.eot])}")
+    matrices = [name for name in state if "norm" not in name]
+    changed = sum((state[name].float() - seed["state"][name].float()).square().sum() for name in matrices)
+    distance = (changed / sum(seed["state"][name].float().square().sum() for name in matrices)).sqrt().item()
     if distance > FAR:
         raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of it")
     print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
@@ -179,6 +179,9 @@ def become_branch(checkpoint, seed, folder):
 
 def import_folder(folder, args):
     """Write the Llama, Mistral or Mixtral in a folder to the checkpoint args.out. Raises BadInput."""
+    check_save_path(args.out, [args.branch_of] if args.branch_of else [])
+    if folder.resolve() in Path(args.out).resolve().parents:
+        raise BadInput(f"--out {args.out} is in the folder that is read; choose another place")
     fields, rope = read_config(folder)
     config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
                        block_size=args.block_size or fields.max_position_embeddings)
@@ -219,22 +222,27 @@ def write_config(checkpoint, tokenizer, folder):
 
 
 def write_tokenizer(tokenizer, folder):
-    """Write tokenizer.json and the files beside it; an imported tokenizer as it was. Raises BadInput.
-
-    Ours begins each text with the end-of-text token, because training texts begin so.
-    """
+    """Write tokenizer.json and the files beside it; an imported tokenizer as it was. Raises BadInput."""
     end = tokenizer.decode([tokenizer.eot])
-    options = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end}
+    options = {"bos_token": end, "eos_token": end}
     files = {"tokenizer.json": tokenizer.spec["definition"], **tokenizer.spec.get("files", {})}
     if tokenizer.spec["kind"] == "bpe":
         ranks = folder.parent / "ranks.tiktoken"
         ranks.write_text(tokenizer.spec["definition"])
         bpe = TikTokenConverter(str(ranks), PATTERN, False, [END]).converted()
+        # the end-of-text token comes first, as in training
         bpe.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.eot)])
         files["tokenizer.json"] = bpe.to_str()
     elif "tokenizer_config.json" in files:
         options = json.loads(files["tokenizer_config.json"])
     options.setdefault("pad_token", options.get("eos_token", end))
+    options["tokenizer_class"] = "PreTrainedTokenizerFast"  # others, as GPT2Tokenizer, may lose the splitter of digits
+    if "generation_config.json" in files:  # generation has to stop where texts ended in training, too
+        generation = json.loads(files["generation_config.json"])
+        ends = generation.get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [ends]
+        generation["eos_token_id"] = sorted({tokenizer.eot, *ends} - {None})
+        files["generation_config.json"] = json.dumps(generation)
     for name, text in (files | {"tokenizer_config.json": json.dumps(options)}).items():
         (folder / name).write_text(text, "utf-8")
     written = transformers.AutoTokenizer.from_pretrained(folder)
@@ -244,6 +252,8 @@ def write_tokenizer(tokenizer, folder):
 
 def export(path, folder):
     """Write the checkpoint in `path` as a new folder that transformers loads. Raises BadInput."""
+    if folder.exists():
+        raise BadInput(f"{folder} exists already; name a new folder")
     check_output(folder)
     checkpoint = load_checkpoint(path)
     tokenizer = load_tokenizer(checkpoint["spec"])
@@ -266,18 +276,24 @@ def main(argv=None):
     command.add_argument("folder", type=Path, help="with config.json, *.safetensors and tokenizer.json")
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
-    command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base that it is a finetune of")
-    command.add_argument("--eot", metavar="TOKEN", help="ends a text (default: eos_token_id of config.json)")
+    command.add_argument("--branch_of", metavar="SEED", type=filled, help="checkpoint of the base of this finetune")
+    command.add_argument("--eot", metavar="TOKEN", type=filled, help="ends a text (default: as config.json says)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
     args = parser.parse_args(argv)
     if transformers is None:
         raise BadInput("transformers is not installed; run .venv/bin/pip install -r requirements-hf.txt")
-    if args.command == "import":
-        import_folder(args.folder, args)
-    else:
+    if args.command == "export":
         export(args.checkpoint, args.folder)
+        return
+    try:
+        import_folder(args.folder, args)
+    except (BadInput, MemoryError):
+        raise
+    except Exception as error:  # each library has its own errors for what is damaged or foreign
+        raise BadInput(f"{args.folder}: damaged, not whole, or no model ({' '.join(str(error).split())}); "
+                       "copy the whole folder again") from None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ def find_files(path):
     """The set of files that a path means: a file, all files below a folder, or a pattern such as texts/**/*.txt."""
     path = os.path.expanduser(path)
     pattern = f"{path}/**" if os.path.isdir(path) else path
-    files = {Path(name).resolve() for name in [path, *glob(pattern, recursive=True)] if os.path.isfile(name)}
+    names = [name for name in [path, *glob(pattern, recursive=True)] if "__pycache__" not in name]
+    files = {Path(name).resolve() for name in names if os.path.isfile(name)}
     if not files:
         raise BadInput(f"--text: there is no file {path}")
     return files

@@ -16,10 +16,13 @@ from model import is_feed_forward
 
 
 def pick_device(name):
-    """The torch.device for --device; auto takes a GPU if there is one. Raises BadInput if this machine lacks it."""
+    """The torch.device for --device. Raises BadInput if this machine lacks it.
+
+    auto takes a GPU if there is one, but not a Mac's: torch has computed wrong there (docs/gpus-and-speed.md).
+    """
     if name == "auto":
         name = "cpu"
-        if torch.accelerator.is_available():
+        if torch.accelerator.is_available() and not torch.backends.mps.is_available():
             name = torch.accelerator.current_accelerator().type
     try:
         device = torch.device(name)

@@ -13,9 +13,11 @@ from model import MoE
 
 
 def install(model):
-    """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if its widths forbid it."""
+    """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if widths or torch forbid."""
     if model.config.n_embd % 8 or model.config.d_ff % 8:
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
+    if not hasattr(F, "grouped_mm"):
+        raise BadInput(f"--fast and --compile of an MoE need torch 2.10, this is {torch.__version__}; leave them out")
     for module in model.modules():
         if isinstance(module, MoE):
             module.ff_moe = ff_moe

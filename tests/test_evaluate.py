@@ -159,5 +159,5 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     first, second, third = capsys.readouterr().out.replace(prompt, "|").split("|")[1:]
     assert first == second != third
     monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
-    sample.main([*words[:2], "Tom"])
+    sample.main([*words, "--prompt", "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"

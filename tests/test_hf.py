@@ -1,11 +1,14 @@
 """hf.py against transformers: logits, text and token ids are the same, and a model of another kind is refused."""
 import json
+import os
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
 import tokenizers
+from safetensors.torch import save_file
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, MixtralConfig
 
@@ -21,6 +24,7 @@ REFUSED = {"a scaled RoPE": {"rope_parameters": LLAMA3}, "biases": {"attention_b
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "two ends": {"eos_token_id": [5, 399]}}
 FILES = {"an adapter": "adapter_config.json", "GGUF": "model.gguf"}  # what is in a folder that is refused
+DAMAGED = ("config.json", "model.safetensors", "tokenizer.json")
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 
@@ -30,17 +34,18 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, **config):
-    """A random Llama of transformers and a byte-level BPE, whose file cuts texts and ends them with <|end|>."""
+def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config):
+    """A random Llama of transformers and a BPE with single digits, whose file cuts texts and ends them with <|end|>."""
     shape = {"vocab_size": 400, "hidden_size": 48, "intermediate_size": 36, "num_hidden_layers": 2, "eos_token_id": 399,
              "max_position_embeddings": 600, "num_attention_heads": 6, "num_key_value_heads": 2}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(kind(**shape | config)).to(dtype)
     for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
+        torch.nn.init.normal_(p, mean=float(p.ndim == 1), std=std)
     model.save_pretrained(folder)
     bpe = tokenizers.ByteLevelBPETokenizer()
     bpe.train_from_iterator(TEXTS[:100], vocab_size=399, show_progress=False)
+    bpe.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     bpe.add_special_tokens(["<|end|>"])
     bpe.post_processor = TemplateProcessing("$A <|end|>", special_tokens=[("<|end|>", 399)])
     bpe.enable_truncation(3)
@@ -53,7 +58,11 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, **config):
 
 @pytest.mark.parametrize(("tied", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
+    """Although its generation ends with another token, and its class of tokenizers would not split digits."""
     theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0)
+    (here / "in/generation_config.json").write_text('{"eos_token_id": 5}')
+    options = here / "in/tokenizer_config.json"
+    options.write_text(options.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
     hf.main(["import", "in", "--out", "a.pt", "--block_size", "500"])
     hf.main(["export", "a.pt", "deeper/out"])
     checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
@@ -65,6 +74,7 @@ def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
     assert 399 not in ids and ours.decode([*ids, 399]) == "<|end|><|end|>"
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
     assert back.dtype == dtype and back.config.max_position_embeddings == 600 and back.config.eos_token_id == 399
+    assert back.generation_config.eos_token_id == [5, 399]
     assert '\n  "rope_theta": 300.0' in (here / "deeper/out/config.json").read_text()  # where transformers 4 looks
     assert all(torch.equal(p, back.get_parameter(name)) for name, p in theirs.named_parameters())
     words = AutoTokenizer.from_pretrained("deeper/out")
@@ -92,10 +102,13 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     assert all(torch.equal(tensor, mixed["state"][name]) for name, tensor in back["state"].items())
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind, config", [(MixtralConfig, {"num_local_experts": 3}), (MistralConfig, {})])
-def test_a_mixtral_and_a_mistral_of_others_come_in(kind, config, here):
-    """With two tokens that may end a text, from which one is chosen."""
+def test_a_mixtral_and_a_mistral_of_others_come_in(kind, config, fused, here):
+    """With two tokens that may end a text, from which one is chosen. fused: named as in memory, as by mergekit-moe."""
     theirs, _ = make_folder(here / "in", kind=kind, sliding_window=None, eos_token_id=[5, 399], **config)
+    if fused:
+        save_file(theirs.state_dict(), "in/model.safetensors", {"format": "pt"})
     hf.main(["import", "in", "--out", "a.pt", "--eot", "<|end|>"])
     checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
     assert checkpoint["experts"] == [f"expert{i + 1}" for i in range(config.get("num_local_experts", 0))]
@@ -104,30 +117,37 @@ def test_a_mixtral_and_a_mistral_of_others_come_in(kind, config, here):
 
 
 def finetune(folder, noise):
-    """A finetune of the folder `base` made by transformers alone, whose tokenizer has one more token."""
+    """A finetune of the folder `base` made by transformers alone. It has one more token, and another ends its texts."""
     model, words = AutoModelForCausalLM.from_pretrained("base"), AutoTokenizer.from_pretrained("base")
     with torch.no_grad():
         for p in model.parameters():
             p.add_(noise * torch.randn(p.shape))
     words.add_special_tokens({"pad_token": "[PAD]"})
     model.resize_token_embeddings(401)
+    model.config.eos_token_id = 400
     model.save_pretrained(folder)
     words.save_pretrained(folder)
 
 
-def test_a_finetune_is_mixed_with_its_base(here):
-    make_folder(here / "base")
-    finetune("near", 0.03)
-    finetune("stranger", 1.0)
+def test_a_finetune_is_mixed_with_its_base(here, capsys):
+    """The matrices of the stranger are others, but most of a model so small are norms near 1."""
+    make_folder(here / "base", std=0.02)
+    finetune("near", 0.002)
+    finetune("stranger", 0.03)
     hf.main(["import", "base", "--out", "seed.pt"])
     hf.main(["import", "near", "--out", "near.pt", "--branch_of", "seed.pt"])
+    assert "near: its texts end with [PAD], as a branch with <|end|>" in capsys.readouterr().out
     mix.main(["seed.pt", "near.pt", "--out", "mixed.pt"])
     hf.main(["export", "mixed.pt", "mixed"])
-    with pytest.raises(BadInput, match="away from the seed's; no branch"):
-        hf.main(["import", "stranger", "--out", "a.pt", "--branch_of", "seed.pt"])
+    for folder, out, seed, error in [("stranger", "a.pt", "seed.pt", "150 % away from the seed's; no branch"),
+                                     ("mixed", "a.pt", "seed.pt", "an MoE"), ("near", "a.pt", "mixed.pt", "an MoE"),
+                                     ("near", "seed.pt", "seed.pt", "--out"), ("near", "near/a.pt", "seed.pt", "--out"),
+                                     ("near", "near/config.json", "seed.pt", "--out")]:
+        with pytest.raises(BadInput, match=error):
+            hf.main(["import", folder, "--out", out, "--branch_of", seed])
 
 
-@pytest.mark.parametrize("what", [*REFUSED, *FILES, "a window", "no folder"])
+@pytest.mark.parametrize("what", [*REFUSED, *FILES, *DAMAGED, "no safetensors", "a window", "no folder"])
 def test_refused_imports(what, here):
     if what == "a window":
         make_folder(here / "in", kind=MistralConfig, sliding_window=64)
@@ -135,6 +155,10 @@ def test_refused_imports(what, here):
         make_folder(here / "in", **REFUSED.get(what, {}))
     if what in FILES:
         (here / "in" / FILES[what]).touch()
+    if what in DAMAGED:
+        os.truncate(f"in/{what}", 600)
+    if what == "no safetensors":
+        os.rename("in/model.safetensors", "in/pytorch_model.bin")
     with pytest.raises(BadInput, match="^in"):
         hf.main(["import", "in", "--out", "a.pt"])
     assert not (here / "a.pt").exists()
@@ -149,3 +173,5 @@ def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])
     assert not list(here.iterdir())
+    with pytest.raises(BadInput, match="exists"):  # said before anything is read
+        hf.main(["export", "missing.pt", __file__])

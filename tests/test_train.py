@@ -36,7 +36,7 @@ def changed(a, b):
     return {name for name in a["state"] if not torch.equal(a["state"][name], b["state"][name])}
 
 
-@pytest.mark.parametrize("module,init,data,n_earlier_runs,more", [
+@pytest.mark.parametrize("module,init,data,n_earlier_runs,more", ids=["dense", "fast"], argvalues=[
     (train_expert, "math", "math", 1, {"flags": ["--recompute"]}),
     (finetune_router, "sample_mixed", "math,general", 0, {"alpha": 2, "flags": ["--recompute", "--fast"]})])
 def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, data, n_earlier_runs, more):
