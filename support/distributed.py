@@ -26,7 +26,7 @@ def pick_device(name):
             name = torch.accelerator.current_accelerator().type
     try:
         device = torch.device(name)
-        torch.ones(1, device=device)
+        torch.ones(1, device=device).item()  # the device meta fails here
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on the device
         if "no kernel image" in str(error):
             raise BadInput(f"--device {name}: this build of torch is not made for this GPU; install a build that is, "
