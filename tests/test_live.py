@@ -19,7 +19,7 @@ from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from evaluate import EvalSet
 from model import GPTConfig, route_topk
-from support import live
+from page import live
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import stream
 

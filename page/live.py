@@ -1,6 +1,6 @@
 """Write a page on which models run in the reader's browser: live.html of a run, and the article results/index.html.
 
-    python -m support.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt --out results/index.html
+    python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt --out results/index.html
 """
 import base64
 import json
@@ -23,7 +23,7 @@ N_TASKS = 40  # of each domain
 
 
 def pack(states):
-    """The weights of several models in float16, compressed, in base64; `unpack` in live_weights.js reverses it.
+    """The weights of several models in float16, compressed, in base64; `unpack` in weights.js reverses it.
 
     Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's.
     Branches are alike, so many high bytes become 0. They come before all low ones, because zlib finds the zeros there.
@@ -69,9 +69,9 @@ def collect(models, tasks):
 
 
 def fill(path, data, is_article=False):
-    """Write live.template with its data, and with the files that lines such as `/* include live.js */` name."""
+    """Write page.html with its data, and with the files that lines such as `/* include model.js */` name."""
     folder = Path(__file__).parent
-    page = (folder / "live.template").read_text(encoding="utf-8")
+    page = (folder / "page.html").read_text(encoding="utf-8")
     if not is_article:
         page = re.sub(r"(?s)<!-- article -->.*<!-- /article -->\n", "", page)
     page = re.sub(r"/\* include (.*) \*/\n", lambda line: (folder / line[1]).read_text(encoding="utf-8"), page)
