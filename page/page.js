@@ -21,7 +21,6 @@ const S = { ...DEFAULTS };
 const model_of = name => models.find(model => model.name === name);
 const tasks_of = some => data.tasks.filter(({ domain }) => some.includes(domain));
 const offs = name => S[name].split(",").filter(expert => experts.includes(expert));
-const mean = values => values.reduce((a, b) => a + b) / values.length;
 const title = domain => domain === "switch" ? "two domains" : domain;
 const visible = token => tokenizer.piece(token).replaceAll("\n", "⏎").replaceAll(END, "[end]");
 const color_of = i => COLORS[i % COLORS.length];
@@ -142,6 +141,7 @@ async function draw_count() {
       }
     }
   }
+  draw({ count: "" });
 }
 
 async function is_solved({ prompt, answer }, who) {
@@ -167,7 +167,7 @@ function draw_chart(log, now, i) {  // of the branch that became expert i
   const [key, numbers] = chart.querySelectorAll("span"), lines = chart.querySelectorAll("polyline");
   const x = t => 30 + 19 * t, y = loss => 128 - 21 * loss;
   [[name], rest].forEach((some, line) => {
-    const losses = log.map(([, loss]) => mean(some.map(domain => loss[domain])));
+    const losses = log.map(([, loss]) => some.reduce((sum, domain) => sum + loss[domain], 0) / some.length);
     lines[line].setAttribute("points", losses.map((loss, t) => `${x(t)},${y(loss)}`).join(" "));
     numbers.append(`${["", ", rest "][line]}${losses[now].toFixed(2)}`);
   });
