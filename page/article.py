@@ -14,10 +14,10 @@ from page.live import collect, fill
 from support.checkpoint import load_checkpoint
 
 ROWS = {"seed": "seed", "soup": "average of all weights", "dense_dm": "Dense, same text as BTX",
-        "su_dm": "upcycling, same text as BTX", "su_own_flops": "upcycling, same FLOPs as BTX", "btx": "BTX",
+        "su_dm": "upcycling, same text as BTX", "su_own_flops": "upcycling, same FLOPs as BTX", "btx": "<b>BTX</b>",
         "btm_bayes_top1": "BTM"}
 BRANCHED = ("soup", "btm_bayes_top1", "btx")  # three branches are trained at the same time
-MEASURES = {"all": "Texts of one domain", "switch": "Texts of two domains"}
+MEASURES = {"all": "Right answers, one domain in a text", "switch": "Right answers, two domains in a text"}
 COLUMNS = ("model", "one domain, %", "two domains, %", "million weights", "10¹² FLOPs", "longest chain")
 
 
@@ -37,9 +37,9 @@ def results_html(runs):
     for measure, title in MEASURES.items():
         lines.append(f"<figure><figcaption>{title}</figcaption><ol>")
         for name, label in ROWS.items():
-            percent = f"{100 * mean(scores(runs, name, measure)):.1f} %"
-            lines.append(f'<li class="bar" style="--share: {percent.replace(" ", "")}"><span>{label}</span>'
-                         f"<span>{percent}</span></li>")
+            percent = f"{100 * mean(scores(runs, name, measure)):.1f}"
+            lines.append(f'<li class="bar" style="--share: {percent}%"><span>{label}</span>'
+                         f"<span>{percent}\u00a0%</span></li>")
         lines.append("</ol></figure>")
     lines.append("</div><details><summary>The table behind it</summary>")
     lines.append('<div class="scroll" tabindex="0" role="region" aria-label="Results"><table>')

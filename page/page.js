@@ -206,7 +206,7 @@ function explain() {  // how token S.at in the lab, or the first written one, wa
     span.onclick = span.onfocus = () => draw({ at: String(i) });
     span.onkeydown = ({ key }) => tokens[i + { ArrowRight: 1, ArrowLeft: -1 }[key]]?.span.focus();
   });
-  const probs = softmax(chosen.logits), percent = token => `${(100 * probs[token]).toFixed(1)} %`;
+  const probs = softmax(chosen.logits), percent = token => `${(100 * probs[token]).toFixed(1)}\u00a0%`;
   const name = token => visible(token).replaceAll(" ", "␣");
   const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
   const left = element("div", "", panel), right = element("div", "", panel), list = document.createElement("ol");
@@ -220,7 +220,7 @@ function explain() {  // how token S.at in the lab, or the first written one, wa
   const table = element("table", "", scroll);
   chosen.routing.forEach(({ experts: asked, gates, probs }, layer) => {
     const row = element("tr", "", table), shares = asked.map(i => (100 * probs[i]).toFixed(1));
-    element("th", `layer ${layer + 1}`, row);
+    element("th", `layer\u00a0${layer + 1}`, row);
     asked.forEach((i, choice) => {
       const style = `background: ${tint(i, gates[choice])}; color: #111`;
       element("td", `${gates[choice].toFixed(2)} ${experts[i]}`, row, { style });

@@ -148,7 +148,7 @@ def test_the_lab(open_page):
     page.wait_for_selector("#lab_box .right")
     page.wait_for_selector("#inside .bar:nth-child(5)")
     likeliest = page.evaluate("[...softmax($('lab_box').tokens.find(({ written }) => written).logits)]")
-    assert f"{100 * max(likeliest):.1f} %" in page.inner_text("#inside .bar:first-child")
+    assert f"{100 * max(likeliest):.1f}\u00a0%" in page.inner_text("#inside .bar:first-child")
     assert page.locator("#inside tr").count() == 4 and page.is_visible("#k")
     page.select_option("#model", "average")
     page.wait_for_selector("#lab_box .wrong")
