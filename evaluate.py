@@ -19,7 +19,8 @@ from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from model import expert_load
-from support import btm, live
+from page import live
+from support import btm
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device, pick_dtype
 from support.generation import generate

@@ -17,7 +17,7 @@ from course.splice import WRITTEN, definitions
 ROOT = Path(__file__).parent.parent
 KEPT = (".gitignore", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "docs/glossary.md",
         "cli.py", "model.py", "mix.py", "train_expert.py", "finetune_router.py", "evaluate.py", "sample.py",
-        "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template",
+        "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template", "page/__init__.py",
         "course/__init__.py", "course/splice.py", "course/check.py", "course/stages.py", "course/hints.json",
         "course/table.py", "course/check.mk", "course/layer.svg")
 PAGES = {"README.md": "course/ASSIGNMENT.md"} | {name: f"course/{name}" for name in
@@ -67,7 +67,7 @@ def files():
     found["Makefile"] = re.sub(article, "", found["Makefile"])
     fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
-    found["support/live.py"] = NO_LIVE
+    found["page/live.py"] = NO_LIVE
     return {name: text.encode() for name, text in found.items()}
 
 

@@ -17,10 +17,14 @@
     const ratio = light(getComputedStyle(node).color) / light(paper(node));
     if (Math.max(ratio, 1 / ratio) < 4.5) found.push(`${node.textContent}: contrast ${ratio}`);
   }
+  const names = new Set();
   for (const node of document.querySelectorAll("button, input, select, textarea")) {
     const { height } = node.getBoundingClientRect();
     if (height && height < 24) found.push(`${node.outerHTML}: ${height} px`);
-    if (!(node.labels?.[0] ?? node).textContent.trim()) found.push(`${node.outerHTML} has no name`);
+    const name = (node.labels?.[0] ?? node).textContent.trim();
+    if (!name) found.push(`${node.outerHTML} has no name`);
+    if (node.matches("button[name]") && names.has(name)) found.push(`two buttons: ${name}`);
+    names.add(name);
   }
   return found;
 }

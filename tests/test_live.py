@@ -14,12 +14,13 @@ import torch
 
 import finetune_router
 import mix
+from cli import BadInput
 from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from evaluate import EvalSet
 from model import GPTConfig, route_topk
-from support import live
+from page import article, live
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import stream
 
@@ -113,16 +114,18 @@ def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, text
     found = node(page, """
         const { top_k, off, eot, prompts } = input, model = (await list()).find(m => m.name === "btx");
         const write = ids => [...read_and_write(model, ids, eot, 12, { top_k, off })].filter(read => read.written);
-        return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing)]));""",
+        const asked = read => Math.max(...read.routing.map(layer => layer.experts.length));
+        return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing), asked(read)]));""",
                  prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
     model, is_off = copy.deepcopy(models["btx"]), torch.tensor(off, dtype=torch.int64)
     for block in model.blocks:
         block.ff.route = lambda logits, noise: route_topk(logits.index_fill(1, is_off, -math.inf), top_k)
     for ids, written in zip(texts, found, strict=True):
         answer = stream(model, torch.tensor([ids[:-4]]), len(written))
-        for (token, load), (new, routing) in zip(written, answer, strict=True):
+        for (token, load, n_asked), (new, routing) in zip(written, answer, strict=True):
             mean = sum(layer.dense_gates()[-1] for layer in routing) / len(routing)
             assert token == new and load == pytest.approx(mean.tolist(), abs=1e-4)
+            assert n_asked == min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
         assert len(written) == 12 or token == TOKENIZER.eot
 
 
@@ -158,12 +161,18 @@ def test_what_has_no_page(tiny, checkpoints, page, tmp_path, monkeypatch):
     assert "top-k routing" in sample and "larger" in live.write_page(path, checkpoints, {}) and not path.exists()
     monkeypatch.undo()
     live.write_page(path, {"btx": checkpoints["btx"]}, {})
+    assert path.read_text().count("<h1>") == 1 and "RESULTS" not in path.read_text()
     assert node(path, "return (await list()).map(model => model.name);") == ["btx"]
     assert path.stat().st_size < page.stat().st_size < 5e6
 
 
 def test_the_article_is_what_the_code_writes(tmp_path):
-    """After a change `make page` again. One file of at most 5 MB."""
+    """After a change, of the results too, `make page` again. One file of at most 5 MB."""
     page = Path("results/index.html").read_text()
-    live.fill(tmp_path / "page.html", json.loads(re.search(r'id="data">(.*)</script>', page)[1]), is_article=True)
+    runs = [json.loads(Path(f"results/seed{seed}.json").read_text()) for seed in range(10, 15)]
+    data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
+    live.fill(tmp_path / "page.html", data, article.results_html(runs))
     assert page == (tmp_path / "page.html").read_text() and len(page.encode()) < 5e6
+    assert "65.8 ± 4.9" in page  # BTX's `switch` in results/README.md
+    with pytest.raises(BadInput, match="--runs: each must have"):
+        article.results_html([*runs, {"models": {"seed": {}}}])

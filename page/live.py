@@ -1,7 +1,4 @@
-"""Write a page on which models run in the reader's browser: live.html of a run, and the article results/index.html.
-
-    python -m support.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt --out results/index.html
-"""
+"""Fill a page on which models run in the reader's browser: live.html of a run, or (article.py) results/index.html."""
 import base64
 import json
 import re
@@ -10,20 +7,17 @@ from pathlib import Path
 
 import torch
 
-from cli import BadInput, make_parser, replacing, run
-from data.loader import load_domains
-from data.task import DOMAINS
+from cli import BadInput, replacing
 from data.tokenizer import END
 from mix import mix
 from model import GPTConfig
-from support.checkpoint import load_checkpoint
 
 MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
 N_TASKS = 40  # of each domain
 
 
 def pack(states):
-    """The weights of several models in float16, compressed, in base64; `unpack` in live_weights.js reverses it.
+    """The weights of several models in float16, compressed, in base64; `unpack` in weights.js reverses it.
 
     Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's.
     Branches are alike, so many high bytes become 0. They come before all low ones, because zlib finds the zeros there.
@@ -68,16 +62,20 @@ def collect(models, tasks):
     return data
 
 
-def fill(path, data, is_article=False):
-    """Write live.template with its data, and with the files that lines such as `/* include live.js */` name."""
+def fill(path, data, results=None):
+    """Write page.html with its data, and with the files that lines such as `/* include model.js */` name.
+
+    results: the last section of the article, in HTML. Without it the page is live.html.
+    """
     folder = Path(__file__).parent
-    page = (folder / "live.template").read_text(encoding="utf-8")
-    if not is_article:
-        page = re.sub(r"(?s)<!-- article -->.*<!-- /article -->\n", "", page)
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    left_out = "live" if results else "article"
+    page = re.sub(rf"(?s)<!-- {left_out} -->.*?<!-- /{left_out} -->\n", "", page)
     page = re.sub(r"/\* include (.*) \*/\n", lambda line: (folder / line[1]).read_text(encoding="utf-8"), page)
     safe = json.dumps(data).replace("<", "\\u003c")  # so that </script> in a text does not end the page's script
+    page = page.replace("RESULTS", results or "").replace(">DATA<", f">{safe}<")
     with replacing(path) as part:
-        part.write_text(page.replace(">DATA<", f">{safe}<"), encoding="utf-8")
+        part.write_text(page, encoding="utf-8")
 
 
 def write_page(path, checkpoints, tests):
@@ -95,19 +93,3 @@ def write_page(path, checkpoints, tests):
     except BadInput as why:
         return f"No live.html: {why}. `sample.py --experts` shows which expert wrote which token."
     return "Run this mixture, ask it something and switch experts off: open [live.html](live.html) in a browser."
-
-
-def main(argv=None):
-    parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="the experts in order, then mixtures of them")
-    parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/index.html"), help="page to write")
-    args = parser.parse_args(argv)
-    models = {Path(path).stem: load_checkpoint(path) for path in args.models}
-    tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
-    fill(args.out, collect(models, tasks), is_article=True)
-    print(f"wrote {args.out}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -12,7 +12,7 @@ async function inflate(base64) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Sets each model's state from the bytes that `pack` in support/live.py made: first all high bytes, then all low ones.
+// Sets each model's state from the bytes that `pack` in page/live.py made: first all high bytes, then all low ones.
 function unpack(models, bytes) {
   const first = {}, low = bytes.length / 2;
   let at = 0;

@@ -61,7 +61,8 @@ function swiglu(x, w_gate, w_up, w_down) {  // w_down (silu(w_gate x) * w_up x)
 }
 
 function route_topk(logits, top_k) {  // g(W_l x) = SoftMax(TopK(W_l x)) (3.2)
-  const experts = [...logits.keys()].sort((a, b) => logits[b] - logits[a]).slice(0, top_k);  // (k,)
+  const on = [...logits.keys()].filter(i => logits[i] > -Infinity);
+  const experts = on.sort((a, b) => logits[b] - logits[a]).slice(0, top_k);  // (k,)
   return { gates: softmax(experts.map(i => logits[i])), experts, probs: [...softmax(logits)] };
 }
 
