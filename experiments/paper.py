@@ -65,6 +65,7 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
+CHOICE_HEAD = ("model", "one domain", "text that changes", "TFLOP", "longest chain", "M weights")
 CHOICE = {  # the README's first table
     "seed": "seed", "average": "average of all weights", "dense_dm": "Dense, equal data",
     "su_dm": "sparse upcycling, equal data", "btx": "BTX", "btm_bayes_top1": "BTM",
@@ -121,8 +122,11 @@ def cost_table(runs):
     return markdown([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
 
 
-def choice_table(runs, models):
-    """Accuracy, costs in all and of the longest chain of stages, and weights. models: {name: its name in the table}."""
+def choice_rows(runs, models):
+    """For each model its accuracies, its costs in all and of the longest chain of stages, and its weights, as texts.
+
+    models: {name: its name in the table}. All rows are of the seeds that have all of these models.
+    """
     runs = having(runs, *models)
     rows = []
     for name, label in models.items():
@@ -133,7 +137,7 @@ def choice_table(runs, models):
         weights = runs[0]["models"][name]["params"] / 1e6
         rows.append([label, spread(scores(runs, name), 100), spread(scores(runs, name, "switch"), 100),
                      f"{flops:.1f}", f"{longest:.1f}", f"{weights:.2f}"])
-    return markdown(["model", "one domain", "text that changes", "TFLOP", "longest chain", "M weights"], rows)
+    return rows
 
 
 def difference_table(runs):
@@ -155,7 +159,8 @@ def make_page(runs, timed):
         ("## Table 1: experts of one domain",
          score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
         ("## The main rows, of all seeds", score_table(runs, MAIN)),
-        ("## When BTX is the right choice", "Of the seeds that have all of these models.", choice_table(runs, CHOICE)),
+        ("## When BTX is the right choice", "On the 2nd machine the same seeds gave other models.",
+         markdown(CHOICE_HEAD, choice_rows(runs, CHOICE))),
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
          score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
@@ -189,7 +194,7 @@ def make_page(runs, timed):
         sections.append((
             f"## Equal time, {len(timed)} seeds", "Not registered. Other runs than those above. *Equal time* means the "
             "FLOPs of BTX's longest chain of stages; Dense has one phase, on the mixture of finetuning.",
-            choice_table(timed, TIMED)))
+            markdown(CHOICE_HEAD, choice_rows(timed, TIMED))))
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
