@@ -2,6 +2,7 @@
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -144,12 +145,17 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])  # (1, T)
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
     sample.main([*words, "--experts", "--layer", "2"])
+    named = capsys.readouterr().out  # names in brackets, where there is no terminal
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    sample.main([*words, "--experts", "--layer", "2"])
     text, _, names = capsys.readouterr().out.partition("\nexperts:")
     ids = [*generate(model, idx, 6)[0, idx.shape[1]:].tolist(), EOT]
     plain = (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd")
     assert re.sub(r"\x1b\[[\d;]*m", "", text) == plain
     assert "seed" in names and "code" in names
+    assert re.sub(r"\[\w+\]", "", named).rstrip("\n") == plain
     _, _, (first, second) = model(idx)
+    assert named.startswith(f"[{['seed', 'math', 'code'][second.dense_gates()[0].argmax()]}]Tom")
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
     assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[second.dense_gates()[0].argmax()]
     assert top_experts([first, second]) == (first.dense_gates() + second.dense_gates()).argmax(1).tolist()
