@@ -3,6 +3,7 @@
 Your three files are put into a fresh handout and checked there (stages.py), as the grader does. Each check runs in a
 process of its own, with limits on time, memory and the size of files (sandbox.sh).
 """
+import difflib
 import importlib
 import os
 import signal
@@ -18,58 +19,11 @@ import torch
 from cli import BadInput, make_parser, run
 from course import handout
 
-POINTS = {"stage1_gates": 8, "stage1_sum": 10, "stage1_work": 4, "stage1_layer": 8,
-          "stage2_average": 6, "stage2_mix": 14,
-          "stage3_load": 4, "stage3_step": 6,
-          "stage4_balance": 10,
-          "stage5_switch": 8, "stage5_sample": 6, "stage5_temperature": 2, "stage5_noise": 4,
-          "stage6_split": 5, "stage6_blend": 5}
-SECONDS = 25  # of an import and of each check; all of them together stay below the ten minutes of Gradescope
+POINTS = handout.ASSIGNMENT["points"]  # {check: points}
+SECONDS = 25  # of an import and of each check; all together they stay below the ten minutes of Gradescope
 
 
-# ---- outside of the sandbox
-def run_checks(files, checks, seed, isolated):
-    """Write {name: bytes} into a folder and run checks there. Returns {check: message}, with one more for "import"."""
-    messages = dict.fromkeys(["import", *checks], f"it ended its process, or did not end in {SECONDS} seconds")
-    with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
-        handout.write(folder, files)
-        sandbox = ["bash", handout.ROOT / "course" / "sandbox.sh", folder, sys.prefix, sys.base_prefix]
-        command = [*sandbox, sys.executable, "-c", f"from course.check import serve; serve({list(checks)}, {seed})"]
-        environment = {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1",
-                       "ISOLATED": "yes" if isolated else ""}
-        null = subprocess.DEVNULL
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, cwd=folder, env=environment, stdin=null, stdout=null, stderr=null,
-                           timeout=SECONDS * (2 + len(checks)), start_new_session=True)
-        for path in Path(folder).glob("*.message"):
-            messages[path.stem] = path.read_text(errors="replace")
-    return messages
-
-
-def check_files(submission, checks, seed, isolated=False):
-    """Check a student's files, {name: bytes}, in a fresh handout. Returns {check: message}, notes, and a diff.
-
-    The handout's file stands in for one that cannot be imported. The diff is that of given code, a list of lines.
-    """
-    given, diff = handout.files(), []
-    files = given | submission
-    notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
-    messages = run_checks(files, checks, seed, isolated)
-    if messages["import"] != "right":  # which file is it?
-        files = dict(given)
-        for name in [name for name in handout.WRITTEN if name in submission]:
-            message = run_checks(files | {name: submission[name]}, [], seed, isolated)["import"]
-            if message == "right":
-                files[name] = submission[name]
-            else:
-                notes.append(f"{name} cannot be imported, the handout's stands in for it: {message}")
-        messages = run_checks(files, checks, seed, isolated)
-    for name in handout.WRITTEN:
-        diff += handout.changed_lines(name, given[name], files[name])
-    return {check: messages[check] for check in checks}, notes, diff
-
-
-# ---- inside of it
+# ---- inside of the sandbox: checks
 def serve(checks, seed):
     """Import the files of this folder, and run checks, each in a process of its own. Messages are left in files."""
     signal.alarm(SECONDS)  # ends this process
@@ -86,9 +40,9 @@ def serve(checks, seed):
             os._exit(0)
         os.waitpid(pid, 0)
         with suppress(ProcessLookupError):  # nothing is left
-            os.killpg(pid, signal.SIGKILL)
             if os.getpid() == 2:  # in the sandbox: process 1 is bwrap's, all others are the check's
                 os.kill(-1, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
 
 
 def leave_message(name, function, equation=""):
@@ -106,23 +60,61 @@ def leave_message(name, function, equation=""):
     Path(f"{name}.message").write_text(message[:3000])
 
 
+# ---- outside: a submission
+def run_checks(files, checks, seed, isolated):
+    """Write {name: bytes} into a folder and run checks there. Returns {check: message}, with one more for "import"."""
+    messages = dict.fromkeys(["import", *checks], f"it ended its process, or did not end in {SECONDS} seconds")
+    with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
+        handout.write(folder, files)
+        sandbox = ["bash", handout.ROOT / "course" / "sandbox.sh", "bwrap" if isolated else "", folder]
+        python = [sys.executable, "-c", f"from course.check import serve; serve({list(checks)}, {seed})"]
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([*sandbox, sys.prefix, sys.base_prefix, *python], timeout=SECONDS * (2 + len(checks)))
+        for path in Path(folder).glob("*.message"):
+            messages[path.stem] = path.read_text(errors="replace")
+    return messages
+
+
+def check_files(submission, checks, seed, isolated=False):
+    """Check a student's files, {name: bytes}. Returns {check: (points, message)}, notes, and the diff of given code.
+
+    The handout's file stands in for one that cannot be imported. The diff is a list of lines.
+    """
+    given, diff = handout.files(), []
+    files = given | submission
+    notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
+    messages = run_checks(files, checks, seed, isolated)
+    if messages["import"] != "right":  # which file is it?
+        files = dict(given)
+        for name in [name for name in handout.WRITTEN if name in submission]:
+            message = run_checks(files | {name: submission[name]}, [], seed, isolated)["import"]
+            if message == "right":
+                files[name] = submission[name]
+            else:
+                notes.append(f"{name} cannot be imported, the handout's stands in for it: {message}")
+        messages = run_checks(files, checks, seed, isolated)
+    for name in handout.WRITTEN:
+        before, after = (handout.given_lines(name, contents[name]) for contents in (given, files))
+        diff += difflib.unified_diff(before, after, f"given {name}", f"submitted {name}", n=0, lineterm="")
+    points = {name: POINTS[name] if messages[name] == "right" else 0 for name in checks}
+    return {name: (points[name], messages[name]) for name in checks}, notes, diff
+
+
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("--only", default="", help="a stage, such as 2 or stage2, or a check, such as stage1_gates")
-    args = parser.parse_args(argv)
-    checks = [name for name in POINTS if name.startswith(f"stage{args.only.removeprefix('stage')}")]
+    only = parser.parse_args(argv).only
+    checks = [name for name in POINTS if name.startswith(f"stage{only.removeprefix('stage')}")]
     if not checks:
-        raise BadInput(f"--only {args.only}: choose a stage from 1 to 6, or one of {', '.join(POINTS)}")
+        raise BadInput(f"--only {only}: choose a stage from 1 to 6, or one of {', '.join(POINTS)}")
     submission = {name: Path(name).read_bytes() for name in handout.WRITTEN if Path(name).is_file()}
-    messages, notes, diff = check_files(submission, checks, seed=0)
-    score = 0
-    for name, message in messages.items():
-        points = POINTS[name] if message == "right" else 0
-        score += points
+    results, notes, diff = check_files(submission, checks, seed=0)
+    for name, (points, message) in results.items():
         print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {message}")
-    print(f"{score} of {sum(POINTS[name] for name in checks)} points", *notes, sep="\n")
+    print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in checks)} points")
     if diff:
-        print("What differs from the handout outside of the bodies that you write:", *diff[:40], sep="\n")
+        notes.append("What differs from the handout outside of the bodies that you write:")
+    print(*notes, *diff[:40], sep="\n")
 
 
 if __name__ == "__main__":

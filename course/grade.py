@@ -8,6 +8,7 @@ there; NAME.json in Gradescope's format; and class.md, what the class can do and
 """
 import csv
 import json
+import os
 import re
 import secrets
 import zipfile
@@ -40,7 +41,7 @@ def find_files(submission):
     found, notes = {}, []
     for name in handout.WRITTEN:
         exact = [place for place in places if place.split("/")[-1] == name]
-        similar = [place for place in places if re.search(rf"{name[:-3]}[^/]*\.py$", place)]
+        similar = [place for place in places if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
         candidates = sorted(exact or similar, key=lambda place: (place.count("/"), place))
         if candidates:
             found[name] = places[candidates[0]]()
@@ -53,12 +54,11 @@ def grade(submission, seed, isolated):
     """The content of a submission's NAME.json."""
     try:
         found, notes = find_files(submission)
-        messages, more, diff = check.check_files(found, check.POINTS, seed, isolated)
+        results, more, diff = check.check_files(found, check.POINTS, seed, isolated)
     except Exception as error:  # whatever is odd about a submission, the others are graded
-        messages, notes = dict.fromkeys(check.POINTS, "this submission could not be graded"), []
-        more, diff = [f"it could not be graded: {error!r}"], []
-    tests = [{"name": name, "score": check.POINTS[name] if message == "right" else 0,
-              "max_score": check.POINTS[name], "output": message} for name, message in messages.items()]
+        results, notes, more, diff = {}, [f"it could not be graded: {error!r}"], [], []
+    tests = [{"name": name, "score": points, "max_score": check.POINTS[name], "output": message}
+             for name, (points, message) in results.items()]
     changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])
     return {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes + more),
             "extra_data": {"seed": seed, "changed": changed, "diff": diff[:1000]}}
@@ -69,54 +69,45 @@ def write_sheet(out, graded):
 
     graded: {submission: its NAME.json}.
     """
-    rows, passed, mistakes = [], Counter(), Counter()
+    rows, passed, failed = [], Counter(), Counter()
     for name, result in graded.items():
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
         for test in result["tests"]:
             row[f"stage {test['name'][5]}"] += test["score"]
-            if test["score"]:
-                passed[test["name"]] += 1
-            else:
-                mistakes[test["name"], " ".join(test["output"].split())] += 1
+            counter = passed if test["score"] else failed
+            counter[test["name"], " ".join(test["output"].split())] += 1
         more = {"code 100": result["score"], "changed": result["extra_data"]["changed"]}
         rows.append(row | more | {"seed": result["extra_data"]["seed"], "notes": result["output"]})
     with open(out / "grades.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    table = markdown(["check", "passed"], [[name, f"{passed[name]} of {len(rows)}"] for name in check.POINTS])
-    lines = [f"- {n} × **{name}**: {message}" for (name, message), n in mistakes.most_common(10)]
-    Path(out, "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
+    table = markdown(["check", "passed"], [[name, f"{passed[name, 'right']} of {len(rows)}"] for name in check.POINTS])
+    lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
+    (out / "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("submissions", nargs="+", type=Path, help="folders or zips with the files that a student wrote")
     parser.add_argument("--out", type=Path, default="out/grades", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the random numbers (default: the sheet's, or a new one)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of random numbers (default: any)")
     args = parser.parse_args(argv)
     for path in args.submissions:
-        if not path.exists() and not path.is_symlink():
+        if not path.exists():
             raise BadInput(f"there is no {path}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
     isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
     if not isolated:
         print("not isolated, as bwrap does not work here: submissions run with your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
-    seeds = [args.seed, *(result["extra_data"]["seed"] for result in graded.values()), secrets.randbelow(10**6)]
-    seed = next(seed for seed in seeds if seed is not None)
-    names = set()
     for path in args.submissions:
-        name = re.sub(r"[^\w.@+ -]", "_", re.sub(r"(?i)\.zip$", "", path.absolute().name))
-        name = name.encode()[:200].decode(errors="ignore")  # the name of a file has 255 bytes at most
-        while name in names:  # another submission has it
-            name += "_2"
-        names.add(name)
-        graded[name] = grade(path, seed, isolated)
+        name = os.fsencode(path.absolute().name)[:200].decode(errors="ignore")  # a file's name has 255 bytes at most
+        graded[name] = grade(path, args.seed, isolated)
         with replacing(args.out / f"{name}.json") as part:
             part.write_text(json.dumps(graded[name], indent=1))
         print(f"{name}: {graded[name]['score']} points", flush=True)
     write_sheet(args.out, graded)
-    print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {seed}")
+    print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {args.seed}")
 
 
 if __name__ == "__main__":

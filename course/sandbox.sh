@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# Run a command with limits: sandbox.sh FOLDER PREFIX BASE COMMAND ... With ISOLATED=1, bwrap keeps it in FOLDER, the one
-# place where it can write. It can read the system's programs and libraries, and Python in the folders PREFIX and BASE.
-# It has no network and sees no other processes. When it ends, everything that it started ends.
-folder=$1 prefix=$2 base=$3
-shift 3
-ulimit -d $((4 * 1024 * 1024))  # KiB of memory, of one process
+# Run a command in a folder, with limits and without output: sandbox.sh bwrap|"" FOLDER PREFIX BASE COMMAND ...
+# bwrap isolates it. It has no network and sees no other processes. It can write in FOLDER alone, and read the system's
+# programs and libraries, and Python in PREFIX and BASE. When it ends, all that it started ends.
+bwrap=$1 folder=$2 prefix=$3 base=$4
+shift 4
+cd "$folder"
+exec < /dev/null > /dev/null 2>&1
+ulimit -d $((4 * 1024 * 1024))  # KiB of memory, of each process
 ulimit -f $((64 * 1024))        # KiB of a file
-ulimit -t 25                    # seconds of processor time, of one process
-if [ -z "$ISOLATED" ]; then
-  exec "$@"
+ulimit -t 25                    # seconds of processor time, of each process
+run=(env -i PATH="$PATH" HOME="$folder" TMPDIR="$folder" OMP_NUM_THREADS=1)
+if [ -z "$bwrap" ]; then
+  exec "${run[@]}" "$@"
 fi
-system=()
+readable=()
 for path in /usr /lib /lib64 /etc/ld.so.cache "$base" "$prefix"; do
-  system+=(--ro-bind-try "$path" "$path")
+  readable+=(--ro-bind-try "$path" "$path")
 done
-# The number of processes is limited inside. Outside, the limit would count all that the user runs.
-exec bwrap --unshare-all --die-with-parent --new-session --proc /proc --dev /dev "${system[@]}" \
+# The number of processes is limited inside: outside, all that the user runs would count.
+exec "${run[@]}" bwrap --unshare-all --die-with-parent --new-session --proc /proc --dev /dev "${readable[@]}" \
   --bind "$folder" "$folder" --remount-ro /dev --remount-ro / bash -c 'ulimit -u 64; exec "$@"' bash "$@"
