@@ -112,8 +112,6 @@ def main(argv=None):
     for name, (points, message) in results.items():
         print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {message}")
     print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in checks)} points")
-    if diff:
-        notes.append("What differs from the handout outside of the bodies that you write:")
     print(*notes, *diff[:40], sep="\n")
 
 

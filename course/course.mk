@@ -4,7 +4,7 @@ HANDOUT    = out/handout
 AUTOGRADER = out/autograder
 WRITE      = $(PY) -c "import sys; from course import handout; handout.write_handout(sys.argv[1])"
 handout: .venv/dev  ## the assignment without its solutions: out/handout and out/handout.zip
-	rm -rf $(HANDOUT)
+	@test ! -e $(HANDOUT) || { echo "$(HANDOUT) is there already; delete it first"; exit 2; }
 	$(WRITE) $(HANDOUT)
 	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)
 grade: .venv/dev  ## points for SUBMISSION=folder, or for every folder and zip in SUBMISSIONS=folder

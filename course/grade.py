@@ -20,11 +20,9 @@ from cli import BadInput, make_parser, replacing, run
 from course import check, handout
 from support.report import markdown
 
-LARGEST = 10**6  # bytes of a file that a student writes
 
-
-def find_files(submission):
-    """What a student wrote in a folder, in zips in it, or in a zip: {name: bytes}, and notes. No link is followed.
+def find_files(submission, largest=10**6):
+    """What a student wrote in a folder or a zip, {name: bytes}, and notes. Links and files above `largest` do not count.
 
     Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
     """
@@ -34,9 +32,9 @@ def find_files(submission):
         place = path.relative_to(submission.parent).as_posix()
         if zipfile.is_zipfile(path):
             archive = zipfile.ZipFile(path)
-            small = [entry for entry in archive.infolist() if entry.file_size <= LARGEST]
+            small = [entry for entry in archive.infolist() if entry.file_size <= largest]
             places |= {f"{place}/{entry.filename}": partial(archive.read, entry) for entry in small}
-        elif path.stat().st_size <= LARGEST:
+        elif path.stat().st_size <= largest:
             places[place] = path.read_bytes
     found, notes = {}, []
     for name in handout.WRITTEN:
@@ -65,10 +63,7 @@ def grade(submission, seed, isolated):
 
 
 def write_sheet(out, graded):
-    """Write grades.csv, and class.md: how many passed each check, and the ten most frequent messages.
-
-    graded: {submission: its NAME.json}.
-    """
+    """Write grades.csv, and class.md: passes of each check, frequent messages. graded: {submission: its NAME.json}."""
     rows, passed, failed = [], Counter(), Counter()
     for name, result in graded.items():
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
@@ -97,8 +92,7 @@ def main(argv=None):
         if not path.exists():
             raise BadInput(f"there is no {path}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
     isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
-    if not isolated:
-        print("not isolated, as bwrap does not work here: submissions run with your rights")
+    print("isolated by bwrap" if isolated else "not isolated, bwrap does not work here: submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for path in args.submissions:
         name = os.fsencode(path.absolute().name)[:200].decode(errors="ignore")  # a file's name has 255 bytes at most

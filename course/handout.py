@@ -18,7 +18,7 @@ WRITTEN = ASSIGNMENT["written"]  # what students write, and in which stage: {fil
 
 def read(patterns):
     """The files of this repository that match a pattern: {name: bytes}."""
-    paths = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
     return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -58,10 +58,7 @@ def given_lines(name, content):
 
 
 def blank_functions(text, stages):
-    """A source text without the bodies of the functions in `stages`.
-
-    Of their docstrings remain the first paragraph and those that begin with an argument.
-    """
+    """A source text without the bodies of the functions in `stages`, {name: stage}, and with shorter docstrings."""
     blanked = text
     for name, function in find_functions(ast.parse(text)).items():
         if name in stages and name != "the loop":

@@ -19,7 +19,6 @@ import model
 from model import GPT, GPTConfig, Noise, Routing, new_router
 from support import training
 
-
 draw = partial(torch.randn, dtype=torch.float64)  # random numbers; check.py sets the seed
 
 
@@ -30,16 +29,15 @@ class Wrong(Exception):
 def same(case, got, want):
     """Raise Wrong with the first row that differs, unless the tensor `got` is `want`, a tensor or nested lists."""
     want = torch.as_tensor(want, dtype=torch.float64)
-    shape = got.shape if isinstance(got, torch.Tensor) else type(got)
-    if shape != want.shape:
-        raise Wrong(f"{case}: expected a tensor of shape {tuple(want.shape)}, got {shape}")
+    if not isinstance(got, torch.Tensor) or got.shape != want.shape:
+        raise Wrong(f"{case}: expected a tensor of shape {tuple(want.shape)}, got {getattr(got, 'shape', type(got))}")
     if got.is_meta or got.dtype == torch.bfloat16:
         raise Wrong(f"{case}: expected float32 on the device of the inputs, got {got.dtype} on {got.device}")
-    rows = [t.detach().double().reshape(len(want) if want.ndim else 1, -1) for t in (want, got)]
-    for i, (expected, found) in enumerate(zip(*rows, strict=True)):
+    rows = zip(torch.atleast_1d(want), torch.atleast_1d(got.detach().double()), strict=True)
+    for i, (expected, found) in enumerate(rows):
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-6):
-            first = [", ".join(f"{value:.4g}" for value in row[:8].tolist()) for row in (expected, found)]
-            raise Wrong(f"{case}, [{i}]: expected {first[0]}, got {first[1]}")
+            texts = [", ".join(f"{value:.4g}" for value in row.flatten()[:8].tolist()) for row in (expected, found)]
+            raise Wrong(f"{case}, [{i}]: expected {texts[0]}, got {texts[1]}")
 
 
 def call(function, *arguments):
@@ -134,8 +132,7 @@ def stage1_layer():
     w_down to self.ff_moe; it returns the result in the shape of x, and the Routing"""
     small, noise = rows([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), rows([0.5, 0.0, 0.0])
     layer = model.MoE(GPTConfig(n_embd=2, d_ff=2, n_expert=3), layer=0).double()
-    weights = layer.w_gate, layer.w_up, layer.w_down
-    for number, p in enumerate(weights, 1):
+    for number, p in enumerate((layer.w_gate, layer.w_up, layer.w_down), 1):
         p.data.fill_(number)
     layer.router.data = rows([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
     layer.route = lambda logits, noise: Routing(logits - logits.mean(0) + noise, logits.argsort(1), logits)
@@ -200,9 +197,7 @@ def features(x, y):
 
 def finetune(routing, parts, clip, x, y):
     """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is w · w / 2.
-
-    Returns w, the log, and for each micro-batch whether autocast was on, and noise and recompute.
-    """
+    Returns w, the log, and for each micro-batch whether autocast was on, and noise and recompute."""
     config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
     network, seen, log = GPT(config, torch.Generator()), [], []
     w = network.norm.weight  # ones
@@ -255,10 +250,8 @@ def stage4_balance():
     for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
         if call(model.load_balancing_loss, [one, two]).item() == 0:
             raise NotImplementedError("stage 4: load_balancing_loss")
-        want = 0
-        for layer in (one, two):
-            u_p = layer.dense_gates().mean(0) * layer.probs.mean(0)  # (N,)
-            want += len(u_p) * u_p.sum().item()
+        N = one.probs.shape[1]
+        want = sum(N * (layer.dense_gates().mean(0) * layer.probs.mean(0)).sum() for layer in (one, two))
         verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
             [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
 
@@ -275,6 +268,7 @@ def stage5_switch():
         C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
         kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
         verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
+        same(f"{name}, experts, of dropped tokens, too", model.route_switch(logits, True).experts[:, 0], logits.argmax(1))
 
 
 def stage5_sample():

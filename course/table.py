@@ -21,8 +21,8 @@ def measure(model, routing, given):
     share = {domain: torch.tensor(gates) for domain, gates in routing["share"].items()}  # (n_layer, N) each
     own = torch.stack([share[name][:, routing["experts"].index(name)] for name in ("math", "code", "wiki")]).mean()
     largest = torch.stack([share[domain] for domain in row]).mean(0).max(1).values.mean()
-    losses = {"loss": over_domains(model["loss"]), "answers": over_domains(model["answer_loss"])}
-    return {**row, "mean": mean(row.values()), **losses, "own": 100 * own.item(), "largest": 100 * largest.item(),
+    return {**row, "mean": mean(row.values()), "loss": over_domains(model["loss"]),
+            "answers": over_domains(model["answer_loss"]), "own": 100 * own.item(), "largest": 100 * largest.item(),
             "GFLOP": (model["flops"] - given) / 1e9}
 
 
