@@ -22,7 +22,7 @@ from support.report import markdown
 
 
 def find_files(submission, largest=10**6):
-    """What a student wrote in a folder or a zip, {name: bytes}, and notes. Links and files above `largest` do not count.
+    """What a student wrote in a folder or zip: {name: bytes}, and notes. Links and files above `largest` do not count.
 
     Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
     """

@@ -1,8 +1,8 @@
 """The checks of the assignment: what students write, against the paper's equations for single numbers.
 
-A check begins with fixed numbers that fit on paper. Random numbers follow, which nobody can know by heart. It replaces
-functions of other stages by stand-ins, so that a mistake costs points once. check.py runs each in a process of its own,
-so none puts anything back. A message begins with the check's docstring, the equation.
+A check begins with fixed numbers that fit on paper. Random numbers follow. It replaces functions of other stages by
+stand-ins, so that a mistake costs points once. check.py runs each in a process of its own, so none puts anything back,
+and begins its message with the check's docstring, the equation.
 """
 from functools import partial
 from itertools import zip_longest
@@ -250,8 +250,7 @@ def stage4_balance():
     for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
         if call(model.load_balancing_loss, [one, two]).item() == 0:
             raise NotImplementedError("stage 4: load_balancing_loss")
-        N = one.probs.shape[1]
-        want = sum(N * (layer.dense_gates().mean(0) * layer.probs.mean(0)).sum() for layer in (one, two))
+        want = sum(layer.probs.shape[1] * layer.dense_gates().mean(0) @ layer.probs.mean(0) for layer in (one, two))
         verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
             [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
 
@@ -261,14 +260,14 @@ def stage5_switch():
     """Switch: the gate of the likeliest expert is its probability among all N; in training an expert keeps
     ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
     queue = torch.cat([rows([1.0], [3.0], [2.0], [5.0], [4.0], [1.5]), torch.zeros(6, 4)], 1)
-    few = torch.cat([rows(*3 * [[5.0, 5.1]], [0.3, 0.0], [0.4, 0.0], [0.2, 0.0], [0.1, 0.0]), torch.zeros(7, 3)], 1)
+    few = torch.cat([rows(*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]), torch.zeros(7, 3)], 1)
     for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
         gates = largest_only(logits.softmax(-1))
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
         C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
         kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
         verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
-        same(f"{name}, experts, of dropped tokens, too", model.route_switch(logits, True).experts[:, 0], logits.argmax(1))
+        same(f"{name}, experts in training", model.route_switch(logits, True).experts[:, 0], logits.argmax(1))
 
 
 def stage5_sample():
