@@ -8,7 +8,7 @@ cd "$folder"
 exec < /dev/null > /dev/null 2>&1
 ulimit -d $((4 * 1024 * 1024))  # KiB of memory, of each process
 ulimit -f $((64 * 1024))        # KiB of a file
-ulimit -t 55                    # seconds of processor time, of each process
+ulimit -t 45                    # seconds of processor time, of each process
 run=(env -i PATH="$PATH" HOME="$folder" TMPDIR="$folder" OMP_NUM_THREADS=1)
 if [ -z "$bwrap" ]; then
   exec "${run[@]}" "$@"
