@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The runs of EXPERIMENT.md, three of each variant: experiment.sh PYTHON DATA EXPERIMENT STUDENT
 # Models are named VARIANT_sSEED. What is there already is not made again.
-set -euo pipefail
-python=$1 data=$2 experiment=${3:-} student=${4:-}
+set -eo pipefail
+python=$1 data=$2 experiment=$3 student=$4
 case $experiment in  # each variant: name, start of the routers, steps, alpha
   1) variants="random-0,random,0,0.01  random-50,random,50,0.01  random-200,random,200,0.01
                hidden-0,hidden,0,0.01  hidden-50,hidden,50,0.01  hidden-200,hidden,200,0.01" ;;
   2) variants="alpha-0,random,150,0  alpha-0.01,random,150,0.01  alpha-0.1,random,150,0.1  alpha-1,random,150,1" ;;
   3) variants="steps-25,random,25,0.01  steps-50,random,50,0.01  steps-100,random,100,0.01  steps-200,random,200,0.01" ;;
 esac
-if [ -z "${variants:-}" ] || [ -z "$student" ]; then
+if [ -z "$variants" ] || [ -z "$student" ]; then
   echo "name both: make experiment EXPERIMENT=2 STUDENT=12345" >&2
   exit 2
 fi
@@ -32,8 +32,8 @@ for seed in "${student}1" "${student}2" "${student}3"; do
     model=$out/${name}_s$seed.pt
     models+=("$model")
     if [ ! -f "$mixed" ]; then
-      run "$python" mix.py data/start/{seed,math,code,wiki}.pt ${start_options[@]+"${start_options[@]}"} \
-        --seed "$seed" --out "$mixed"
+      run "$python" mix.py data/start/{seed,math,code,wiki}.pt "${start_options[@]}" --seed "$seed" \
+        --out "$mixed"
     fi
     if [ ! -f "$model" ]; then
       run "$python" finetune_router.py --init "$mixed" --data general=14,trivia=5,math=27,code=27,wiki=27 \

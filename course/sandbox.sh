@@ -19,4 +19,4 @@ for path in /usr /lib /lib64 /etc/ld.so.cache "$base" "$prefix"; do
 done
 # The number of processes is limited inside: outside, all that the user runs would count.
 exec "${run[@]}" bwrap --unshare-all --die-with-parent --new-session --proc /proc --dev /dev "${readable[@]}" \
-  --bind "$folder" "$folder" --remount-ro /dev --remount-ro / bash -c 'ulimit -u 64; exec "$@"' bash "$@"
+  --bind "$folder" "$folder" --remount-ro /dev --remount-ro / bash -c 'ulimit -u 200; exec "$@"' bash "$@"
