@@ -52,7 +52,7 @@ def given_lines(name, content):
         for piece, statement in find_functions(tree).items():
             if piece in WRITTEN[name]:
                 statement.body = [ast.Pass()]
-        return ast.unparse(tree).expandtabs(4).splitlines()
+        return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line]
     except RecursionError:  # a sum of hundreds of terms
         return content.decode(errors="replace").splitlines()
 
