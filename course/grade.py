@@ -1,142 +1,107 @@
 """Grade submissions by the checks of the assignment, on other random numbers than the students have.
 
-    python -m course.grade out/submissions/ada out/submissions/ben --out out/grades      # or: make grade
-    python -m course.grade --autograder out/autograder.zip                               # for Gradescope
+    python -m course.grade out/submissions/* --out out/grades      # or: make grade SUBMISSIONS=out/submissions
 
-A submission is a folder with model.py, mix.py and finetune_router.py, or a zip of them. What the student wrote is put
-into a fresh handout (splice.py) and checked there (check.py). Writes grades.csv, with a row for each
-submission ever graded there; NAME.json in Gradescope's format; and class.md, what the class can do and which mistakes
-it made. Submitted functions run with your rights, so grade strangers' code in a container: see course/README.md.
+A submission is a folder with model.py, mix.py and finetune_router.py, or a zip of them. They are checked in a fresh
+handout (check.py), isolated by bwrap where it works. Writes grades.csv, with a row for each submission ever graded
+there; NAME.json in Gradescope's format; and class.md, what the class can do and which mistakes it made.
 """
 import csv
 import json
+import os
 import re
 import secrets
-import shutil
-import tempfile
 import zipfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from cli import BadInput, make_parser, replacing, run
-from course import check, splice
+from course import check, handout
 from support.report import markdown
 
-LARGEST = 10**6  # bytes of a file that a student writes
 
+def find_files(submission, largest=10**6):
+    """What a student wrote in a folder or zip: {name: bytes}, and notes. Links and files above `largest` do not count.
 
-def read_zip(path):
-    """What a student wrote in a zip: [(its name there, bytes)]."""
-    with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist()[:1000]
-                   if Path(entry.filename).name in splice.WRITTEN and entry.file_size <= LARGEST]
-        return [(entry.filename, archive.read(entry)) for entry in entries]
-
-
-def find_files(submission):
-    """What a student wrote, {name: bytes}, in folders and zips, and notes. The file nearest to the top counts."""
-    found, notes = [], []
-    if submission.is_symlink():
-        return {}, ["a link is not followed"]
+    Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
+    """
+    places = {}  # {path: how to read it}
     paths = sorted(submission.rglob("*")) if submission.is_dir() else [submission]
     for path in [path for path in paths if path.is_file() and not path.is_symlink()]:
-        place = path.relative_to(submission).as_posix()
-        if path.name in splice.WRITTEN and path.stat().st_size <= LARGEST:
-            found.append((place, path.read_bytes()))
-        elif path.suffix.lower() == ".zip":
-            try:
-                found += [(f"{place}/{name}", content) for name, content in read_zip(path)]
-            except Exception as error:  # zipfile has a different one for every kind of damage
-                notes.append(f"{path.name}: this zip cannot be read ({error})")
-    deepest_first = sorted(found, key=lambda file: file[0].count("/"), reverse=True)
-    return {name.rsplit("/", 1)[-1]: content for name, content in deepest_first}, notes
+        place = path.relative_to(submission.parent).as_posix()
+        if zipfile.is_zipfile(path):
+            archive = zipfile.ZipFile(path)
+            small = [entry for entry in archive.infolist() if entry.file_size <= largest]
+            places |= {f"{place}/{entry.filename}": partial(archive.read, entry) for entry in small}
+        elif path.stat().st_size <= largest:
+            places[place] = path.read_bytes
+    found, notes = {}, []
+    for name in handout.WRITTEN:
+        exact = [place for place in places if place.split("/")[-1] == name]
+        similar = [place for place in places if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
+        candidates = sorted(exact or similar, key=lambda place: (place.count("/"), place))
+        if candidates:
+            found[name] = places[candidates[0]]()
+        if candidates[1:] or (similar and not exact):
+            notes.append(f"{name} is {candidates[0]}, one of {len(candidates)}")
+    return found, notes
 
 
-def grade(submission, seed):
-    """What the checks say of one submission, {check: (points, message)}, and notes."""
+def grade(submission, seed, isolated):
+    """The content of a submission's NAME.json."""
     try:
         found, notes = find_files(submission)
-        with tempfile.TemporaryDirectory(prefix="grade_") as folder:
-            notes += check.submit(found, folder)
-            return check.run_checks(folder, check.POINTS, seed), notes
+        results, more, diff = check.check_files(found, check.POINTS, seed, isolated)
     except Exception as error:  # whatever is odd about a submission, the others are graded
-        return {name: (0, "this submission could not be read") for name in check.POINTS}, [repr(error)]
+        results, notes, more, diff = {}, [f"it could not be graded: {error!r}"], [], []
+    tests = [{"name": name, "score": points, "max_score": check.POINTS[name], "output": message}
+             for name, (points, message) in results.items()]
+    changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])
+    return {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes + more),
+            "extra_data": {"seed": seed, "changed": changed, "diff": diff[:1000]}}
 
 
-def read_results(out):
-    """{submission: its NAME.json} of all that were ever graded there."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(out).glob("*.json"))}
-
-
-def write_sheet(out):
-    """Write grades.csv, and class.md: how many passed each check, and the ten most frequent hints or messages."""
-    rows, passed, mistakes, graded = [], Counter(), Counter(), read_results(out)
+def write_sheet(out, graded):
+    """Write grades.csv, and class.md: passes of each check, frequent messages. graded: {submission: its NAME.json}."""
+    rows, passed, failed = [], Counter(), Counter()
     for name, result in graded.items():
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
         for test in result["tests"]:
             row[f"stage {test['name'][5]}"] += test["score"]
-            passed[test["name"]] += test["score"] > 0
-            if not test["score"] and not test["output"].startswith("not written"):
-                first, _, hint = test["output"].partition("\n  perhaps: ")
-                mistakes[test["name"], hint or first.split("\n")[0]] += 1
-        rows.append(row | {"code 100": result["score"], **result["extra_data"]})
-    with open(Path(out, "grades.csv"), "w", newline="") as file:
+            counter = passed if test["score"] else failed
+            counter[test["name"], " ".join(test["output"].split())] += 1
+        more = {"code 100": result["score"], "changed": result["extra_data"]["changed"]}
+        rows.append(row | more | {"seed": result["extra_data"]["seed"], "notes": result["output"]})
+    with open(out / "grades.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    table = markdown(["check", "passed"], [[test, f"{passed[test]} of {len(rows)}"] for test in check.POINTS])
-    lines = [f"- {n} × **{test}**: {message}" for (test, message), n in mistakes.most_common(10)]
-    Path(out, "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
-
-
-def write_autograder(path):
-    """Gradescope's zip: the files of course/gradescope, and a handout with its grader. It holds no solution."""
-    from course import handout
-    with tempfile.TemporaryDirectory() as folder:
-        handout.write_handout(folder)
-        check.write(folder, handout.read(["course/grade.py"]))
-        shutil.copytree(handout.ROOT / "course" / "gradescope", folder, dirs_exist_ok=True)
-        print(f"wrote {shutil.make_archive(str(Path(path).with_suffix('')), 'zip', folder)}")
+    table = markdown(["check", "passed"], [[name, f"{passed[name, 'right']} of {len(rows)}"] for name in check.POINTS])
+    lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
+    (out / "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("submissions", nargs="*", type=Path, help="folders or zips with the files that a student wrote")
-    parser.add_argument("--each", metavar="FOLDER", type=Path, help="grade every folder and zip in this folder")
-    parser.add_argument("--out", default="out/grades", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of the random numbers (default: the sheet's, or a new one)")
-    parser.add_argument("--autograder", metavar="ZIP", help="write Gradescope's zip to this file instead")
+    parser.add_argument("submissions", nargs="+", type=Path, help="folders or zips with the files that a student wrote")
+    parser.add_argument("--out", type=Path, default="out/grades", help="folder for the results (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of random numbers (default: any)")
     args = parser.parse_args(argv)
-    if args.autograder:
-        return write_autograder(args.autograder)
-    submissions = args.submissions
-    if args.each:
-        submissions += sorted(args.each.glob("[!.]*"))
-    missing = [str(path) for path in submissions if not path.exists() and not path.is_symlink()]
-    if missing or not submissions:
-        what = ", ".join(missing) or "submission"
-        raise BadInput(f"there is no {what}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
-    seeds = [args.seed, *(result["extra_data"]["seed"] for result in read_results(args.out).values())]
-    seed = next((seed for seed in seeds if seed is not None), secrets.randbelow(10**6))
-    names = set()
-    for path in submissions:
-        wanted = re.sub(r"[^\w.@+ -]", "_", re.sub(r"(?i)\.zip$", "", path.absolute().name))
-        name = wanted
-        while name in names:
-            name += "_2"
-        names.add(name)
-        results, notes = grade(path, seed)
-        if name != wanted:
-            notes.append(f"another submission has this name, so {path} is called {name}")
-        tests = [{"name": test, "score": points, "max_score": check.POINTS[test], "output": message}
-                 for test, (points, message) in results.items()]
-        content = {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes),
-                   "extra_data": {"seed": seed}}
-        with replacing(Path(args.out, f"{name}.json")) as part:
-            part.write_text(json.dumps(content, indent=1))
-        print(f"{name}: {content['score']} points", flush=True)
-    write_sheet(args.out)
-    print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {seed}")
+    for path in args.submissions:
+        if not path.exists():
+            raise BadInput(f"there is no {path}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
+    isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
+    print("isolated by bwrap" if isolated else "not isolated, bwrap does not work here: submissions have your rights")
+    graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
+    for path in args.submissions:
+        name = os.fsencode(path.absolute().name)[:200].decode(errors="ignore")  # a file's name has 255 bytes at most
+        graded[name] = grade(path, args.seed, isolated)
+        with replacing(args.out / f"{name}.json") as part:
+            part.write_text(json.dumps(graded[name], indent=1))
+        print(f"{name}: {graded[name]['score']} points", flush=True)
+    write_sheet(args.out, graded)
+    print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {args.seed}")
 
 
 if __name__ == "__main__":

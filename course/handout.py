@@ -1,93 +1,100 @@
-"""The students' part of this repository: the same files, without what students write.
-
-    python -m course.handout --out out/handout      # writes out/handout/ and out/handout.zip; `make handout` does it
+"""The students' part of this repository: the same files, without what students write. `make handout` writes it.
 
 A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docstring remain its first paragraph and the
 lines that describe arguments.
 """
 import ast
+import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
-from cli import BadInput, make_parser, run
-from course.check import write
-from course.splice import WRITTEN, definitions
-
 ROOT = Path(__file__).parent.parent
-KEPT = (".gitignore", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "docs/glossary.md",
-        "cli.py", "model.py", "mix.py", "train_expert.py", "finetune_router.py", "evaluate.py", "sample.py",
-        "data/*.py", "data/btx.tiktoken", "support/*.py", "support/report.template", "page/__init__.py",
-        "course/__init__.py", "course/splice.py", "course/check.py", "course/stages.py", "course/hints.json",
-        "course/table.py", "course/check.mk", "course/layer.svg")
-PAGES = {"README.md": "course/ASSIGNMENT.md"} | {name: f"course/{name}" for name in
-                                                 ("AGENTS.md", "EXPERIMENT.md", "ACCOUNTING.md")}
-# live.html holds the solution, in JavaScript
-NO_LIVE = 'def write_page(*args):\n    return "No live.html: it is not part of a handout."\n'
-
-
-def blank_functions(text, stages):
-    """A source text without the bodies of the functions in `stages`; their docstrings keep what `shorten` leaves."""
-    lines = text.splitlines(keepends=True)
-    for name, f in reversed(definitions(ast.parse(text)).items()):
-        if name in stages:
-            docstring = slice(f.body[0].lineno - 1, f.body[0].end_lineno)
-            blank = f'raise NotImplementedError("stage {stages[name]}: {name}")\n'
-            if name == "load_balancing_loss":  # stage 3 shows what happens without it
-                blank = f"return 0 * routing[0].probs.sum()  # stage 4: {name}\n"
-            lines[docstring.stop:f.end_lineno] = [" " * (f.col_offset + 4) + blank]
-            lines[docstring] = shorten(lines[docstring])
-    return "".join(lines)
-
-
-def shorten(docstring):
-    """The first paragraph of a docstring, and those that begin with an argument."""
-    first, *rest = "".join(docstring).split("\n\n")
-    kept = "\n\n".join([first, *(part for part in rest if re.match(r" *\w+(, \w+)*: ", part))])
-    end = "" if kept.endswith('"""\n') else '\n    """\n'
-    return [kept + end]
+GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file
+ASSIGNMENT = json.loads((ROOT / "course" / "assignment.json").read_text())
+WRITTEN = ASSIGNMENT["written"]  # what students write, and in which stage: {file: {function: stage}}
 
 
 def read(patterns):
     """The files of this repository that match a pattern: {name: bytes}."""
-    paths = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
     return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
+def write(folder, files):
+    """Write {name: bytes} into a folder."""
+    for name, content in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+# ---- what students write
+def find_functions(tree):
+    """{name: its statement} of a module's functions, of methods as Class.name, and of the loop in `main`."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{f.name}": f for f in node.body if isinstance(f, ast.FunctionDef)}
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = node
+            for part in node.body:
+                if node.name == "main" and isinstance(part, ast.For):
+                    found["the loop"] = part
+    return found
+
+
+def given_lines(name, content):
+    """The lines of a file without the bodies that students write. Layout and comments do not count."""
+    try:
+        tree = ast.parse(content)
+        for piece, statement in find_functions(tree).items():
+            if piece in WRITTEN[name]:
+                statement.body = [ast.Pass()]
+        return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line]
+    except RecursionError:  # a sum of hundreds of terms
+        return content.decode(errors="replace").splitlines()
+
+
+def blank_functions(text, stages):
+    """A source text without the bodies of the functions in `stages`, {name: stage}, and with shorter docstrings."""
+    blanked = text
+    for name, function in find_functions(ast.parse(text)).items():
+        if name in stages and name != "the loop":
+            source = "\n".join(text.splitlines()[function.lineno - 1:function.end_lineno])
+            head = re.match(r'(?s).*?""".*?"""', source)[0]
+            head = re.sub(r'(?s)\n\n(?! *\w+(, \w+)*: ).*?(?=\n\n|\n *"""|""")', "", head)
+            body = f'raise NotImplementedError("stage {stages[name]}: {name}")'
+            if name == "load_balancing_loss":  # stage 3 shows what happens without it
+                body = f"return 0 * routing[0].probs.sum()  # stage 4: {name}"
+            blanked = blanked.replace(source, f"{head}\n{' ' * (function.col_offset + 4)}{body}")
+    return blanked
+
+
+# ---- the handout
 def files():
     """The files of the handout, {name: bytes}, but for its checkpoints."""
-    found = {name: content.decode() for name, content in read(KEPT).items()}
-    found |= {name: (ROOT / path).read_text() for name, path in PAGES.items()}
+    if GIVEN.exists():
+        with zipfile.ZipFile(GIVEN) as archive:
+            return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    found = {name: content.decode() for name, content in read(ASSIGNMENT["handout"]).items()}
+    found |= {name: (ROOT / path).read_text() for name, path in ASSIGNMENT["pages"].items()}
     for name, stages in WRITTEN.items():
         found[name] = blank_functions(found[name], stages)
-    step = r"(?s)        for xs, ys in zip\(.*?        optimizer.zero_grad\(\)\n"
-    found["finetune_router.py"] = re.sub(step, '        raise NotImplementedError("stage 3: the loop")\n',
-                                         found["finetune_router.py"])
+    step, blank = r"(?s)for xs, ys in zip\(.*?optimizer.zero_grad\(\)", 'raise NotImplementedError("stage 3: the loop")'
+    found["finetune_router.py"] = re.sub(step, blank, found["finetune_router.py"])
     article = r"(?s)# ---- the article results.*?(?=# ---- everything else)"  # it shows the page
     found["Makefile"] = re.sub(article, "", found["Makefile"])
     fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
-    found["page/live.py"] = NO_LIVE
+    # live.html holds the solution, in JavaScript
+    found["page/live.py"] = 'def write_page(*args):\n    return "No live.html: it is not part of a handout."\n'
     return {name: text.encode() for name, text in found.items()}
 
 
-def write_handout(folder):
-    """Write the handout, but for its checkpoints, with course/given.zip, which keeps it as it was given."""
-    write(folder, files())
-    shutil.move(shutil.make_archive(f"{folder}_given", "zip", folder), Path(folder, "course", "given.zip"))
-
-
-def main(argv=None):
-    parser = make_parser(__doc__)
-    parser.add_argument("--out", default="out/handout", help="folder to write to, and OUT.zip (default: %(default)s)")
-    args = parser.parse_args(argv)
-    if Path(args.out).exists():  # somebody may have written in it
-        raise BadInput(f"--out {args.out} is there already; delete it, or choose another name")
-    write_handout(args.out)
-    write(args.out, read(["data/start/*.pt"]))
-    out = Path(args.out).resolve()
-    print(f"wrote {args.out} and {shutil.make_archive(str(out), 'zip', out.parent, out.name)}")
-
-
-if __name__ == "__main__":
-    run(main)
+def write_handout(out):
+    """Write the handout to a folder, with course/given.zip, which keeps it as it was given, and with checkpoints."""
+    write(out, files())
+    shutil.move(shutil.make_archive(f"{out}_given", "zip", out), Path(out, "course", "given.zip"))
+    write(out, read(["data/start/*.pt"]))

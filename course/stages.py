@@ -1,9 +1,11 @@
 """The checks of the assignment: what students write, against the paper's equations for single numbers.
 
-A check begins with fixed numbers that fit on paper. Random numbers follow, which nobody can know by heart. It replaces
-functions of other stages by stand-ins, so that a mistake costs points once. check.py runs each in a process of its own,
-so none puts anything back. A message begins with the check's docstring, the equation.
+A check begins with fixed numbers that fit on paper. Random numbers follow. It replaces functions of other stages by
+stand-ins, so that a mistake costs points once. check.py runs each in a process of its own, so none puts anything back,
+and begins its message with the check's docstring, the equation.
 """
+from functools import partial
+from itertools import zip_longest
 from math import ceil, inf
 
 import torch
@@ -17,6 +19,8 @@ import model
 from model import GPT, GPTConfig, Noise, Routing, new_router
 from support import training
 
+draw = partial(torch.randn, dtype=torch.float64)  # random numbers; check.py sets the seed
+
 
 class Wrong(Exception):
     """What differs in code that is not right."""
@@ -25,16 +29,15 @@ class Wrong(Exception):
 def same(case, got, want):
     """Raise Wrong with the first row that differs, unless the tensor `got` is `want`, a tensor or nested lists."""
     want = torch.as_tensor(want, dtype=torch.float64)
-    shape = got.shape if isinstance(got, torch.Tensor) else type(got)
-    if shape != want.shape:
-        raise Wrong(f"{case}: expected a tensor of shape {tuple(want.shape)}, got {shape}")
+    if not isinstance(got, torch.Tensor) or got.shape != want.shape:
+        raise Wrong(f"{case}: expected a tensor of shape {tuple(want.shape)}, got {getattr(got, 'shape', type(got))}")
     if got.is_meta or got.dtype == torch.bfloat16:
         raise Wrong(f"{case}: expected float32 on the device of the inputs, got {got.dtype} on {got.device}")
-    rows = [t.detach().double().reshape(len(want) if want.ndim else 1, -1) for t in (want, got)]
-    for i, (expected, found) in enumerate(zip(*rows, strict=True)):
+    rows = zip(torch.atleast_1d(want), torch.atleast_1d(got.detach().double()), strict=True)
+    for i, (expected, found) in enumerate(rows):
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-6):
-            first = [", ".join(f"{value:.4g}" for value in row[:8].tolist()) for row in (expected, found)]
-            raise Wrong(f"{case}, [{i}]: expected {first[0]}, got {first[1]}")
+            texts = [", ".join(f"{value:.4g}" for value in row.flatten()[:8].tolist()) for row in (expected, found)]
+            raise Wrong(f"{case}, [{i}]: expected {texts[0]}, got {texts[1]}")
 
 
 def call(function, *arguments):
@@ -68,11 +71,6 @@ def rows(*numbers):
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def draw(*shape):
-    """Random numbers; check.py sets the seed."""
-    return torch.randn(*shape, dtype=torch.float64)
-
-
 def random_routing():
     """Three of five experts for each of seven tokens, with gates that sum to 1/2, as Switch's need not sum to 1."""
     return Routing(draw(7, 3).softmax(-1) / 2, draw(7, 5).argsort(1)[:, :3], draw(7, 5).softmax(-1))
@@ -104,7 +102,8 @@ def stage1_gates():
 
 
 def stage1_sum():
-    """FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x, and what a token's experts give is added up"""
+    """FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x, and what a token's experts give is added up;
+    under autocast FF_i(x) is bfloat16 and x float32, so what you add is converted by .to(y.dtype)"""
     ones, small = rows([[1.0]], [[1.0]], [[1.0]]), f"x = [[1], [2], [3]], FF_i(x) = (i + 1) silu(x) x, {SMALL_TEXT}"
     for case, x, routing, w in (
             (small, rows([1.0], [2.0], [3.0]), SMALL, (ones, ones, rows([[1.0]], [[2.0]], [[3.0]]))),
@@ -129,15 +128,14 @@ def stage1_work():
 
 
 def stage1_layer():
-    """a layer gives W x of all tokens and the noise to self.route, then tokens, Routing, w_gate, w_up and w_down to
-    self.ff_moe; it returns the result in the shape of x, and the Routing"""
+    """a layer gives W x of all B T tokens at once and the noise to self.route, then tokens, Routing, w_gate, w_up and
+    w_down to self.ff_moe; it returns the result in the shape of x, and the Routing"""
     small, noise = rows([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), rows([0.5, 0.0, 0.0])
     layer = model.MoE(GPTConfig(n_embd=2, d_ff=2, n_expert=3), layer=0).double()
-    weights = layer.w_gate, layer.w_up, layer.w_down
-    for number, p in enumerate(weights, 1):
+    for number, p in enumerate((layer.w_gate, layer.w_up, layer.w_down), 1):
         p.data.fill_(number)
     layer.router.data = rows([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
-    layer.route = lambda logits, noise: Routing(logits - logits.mean(0) + noise, None, None)
+    layer.route = lambda logits, noise: Routing(logits - logits.mean(0) + noise, logits.argsort(1), logits)
     layer.ff_moe = lambda tokens, routing, *w: tokens * routing.gates[:, :2] + 10 * w[0].max() - w[1].max() / w[2].max()
     for name, x in (("[[[1, 2], [0, 1]], [[3, -1], [2, 2]]]", small), ("random", draw(2, 2, 2))):
         W_x = torch.stack([(x.view(4, 2) * row).sum(1) for row in layer.router.data], 1)
@@ -199,9 +197,7 @@ def features(x, y):
 
 def finetune(routing, parts, clip, x, y):
     """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is w · w / 2.
-
-    Returns w, the log, and for each micro-batch whether autocast was on, and noise and recompute.
-    """
+    Returns w, the log, and for each micro-batch whether autocast was on, and noise and recompute."""
     config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
     network, seen, log = GPT(config, torch.Generator()), [], []
     w = network.norm.weight  # ones
@@ -247,25 +243,14 @@ def stage3_step():
 
 # ---- stage 4: load balancing (3.3)
 def stage4_balance():
-    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens (but here
-    a stand-in for expert_load gives sum(gates) / M times [1, 2, ..., N])"""
-    used = []
-
-    def expert_load(routing):
-        used.append(routing)
-        (M, N), gates = routing.probs.shape, routing.gates
-        return gates.sum() / M * torch.arange(1, N + 1, dtype=gates.dtype, device=gates.device)
-
-    model.expert_load = expert_load
-    text = f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
+    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens"""
+    model.expert_load = lambda routing: routing.dense_gates().mean(0)
+    text = (f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]], "
+            "so u = [.317, .383, .233], p = [.4, .367, .233]")
     for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
-        used.clear()
         if call(model.load_balancing_loss, [one, two]).item() == 0:
             raise NotImplementedError("stage 4: load_balancing_loss")
-        want = 0
-        for layer in (one, two):
-            u = expert_load(layer) if used else layer.dense_gates().mean(0)  # unused: u is computed there again
-            want += len(u) * (u * layer.probs.mean(0)).sum().item()
+        want = sum(layer.probs.shape[1] * layer.dense_gates().mean(0) @ layer.probs.mean(0) for layer in (one, two))
         verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
             [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
 
@@ -275,13 +260,14 @@ def stage5_switch():
     """Switch: the gate of the likeliest expert is its probability among all N; in training an expert keeps
     ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
     queue = torch.cat([rows([1.0], [3.0], [2.0], [5.0], [4.0], [1.5]), torch.zeros(6, 4)], 1)
-    few = torch.cat([rows(*3 * [[5.0, 5.1]], [0.3, 0.0], [0.4, 0.0], [0.2, 0.0], [0.1, 0.0]), torch.zeros(7, 3)], 1)
+    few = torch.cat([rows(*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]), torch.zeros(7, 3)], 1)
     for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
         gates = largest_only(logits.softmax(-1))
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
         C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
         kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
         verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
+        same(f"{name}, experts in training", model.route_switch(logits, True).experts[:, 0], logits.argmax(1))
 
 
 def stage5_sample():
@@ -318,9 +304,10 @@ def stage5_noise():
     given = [noise for _, noise, _ in finetune("sample", 2, 1.0, texts, texts)[2]]
     for step in range(4):  # of 2 parts, of 2 texts of 16 tokens each
         expected += [(32, step / 4, training.step_generator("cpu", 0, 0, step, 0).initial_seed())] * 2
-    if drawn != expected or given != expected:
-        raise Wrong("(tokens, step / steps, seed of the generator): "
-                    f"expected {expected[:2]}, drew {drawn[:2]}, gave {given[:2]}")
+    for i, (want, drew, gave) in enumerate(zip_longest(expected, drawn, given)):
+        if not want == drew == gave:
+            raise Wrong(f"step {i // 2} of 4, (tokens, step / steps, seed of the generator): expected {want}, "
+                        f"drew {drew}, gave {gave} to forward")
 
 
 # ---- stage 6: splitting and blending (3.3)

@@ -1,147 +1,156 @@
-"""The assignment: its handout holds no solution, only a student's functions run, and mistakes lose their points."""
-import ast
+"""The assignment: the handout holds no solution, honest code keeps its points, a mistake loses those of its stage."""
+import csv
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cli import BadInput
-from course import check, grade, handout, mistakes, splice
+from course import check, handout
 from model import GPT, GPTConfig
 
 ROOT = handout.ROOT
-REFERENCE = {name: (ROOT / name).read_text() for name in splice.WRITTEN}
-GIVEN = {name: content.decode() for name, content in handout.files().items() if name in splice.WRITTEN}
-CHEATS = (  # what a submission writes for the body of ff_moe
-    "import os\n    os._exit(0)", "from course.stages import swiglu", "return torch.os", "t = torch", "return type(x)",
-    "from torch import hub", "import copy as torch", "torch.get_device_module()", "return getattr(x, 'tolist')",
-    "return (i for i in x).gi_frame", "return x.__class__", "torch.equal = print", "from numpy import fromfile",
-    "return Exception().__traceback__", "class C(torch.Tensor):\n        pass", "for torch.equal in x:\n        pass",
-    "match x:\n        case object(__class__=c):\n            return c", "'{0.x}'.format(x)", "return x.obj",
-    "make_parser('')", "torch.compile(x, backend=x)")
-HELPERS = ("N = print('at import')", "def N(x=print('at import')): pass", "@print\ndef N(): pass",  # and uses
-           "def N():\n    return open('x')", "class N:\n    print('at import')")
+REFERENCE = {name: (ROOT / name).read_text() for name in handout.WRITTEN}
+MODEL = REFERENCE["model.py"]
+VARIANTS = json.loads((ROOT / "course" / "variants.json").read_text())  # of model.py: {name: [[old, new], ...]}
+MISTAKES = json.loads((ROOT / "course" / "mistakes.json").read_text())  # {stage and file: {right: {other: verdict}}}
 
 
-def write_submission(folder, model=REFERENCE["model.py"], names=tuple(splice.WRITTEN)):
-    """Files of the reference, perhaps with another model.py, as text or bytes."""
-    for name, text in (REFERENCE | {"model.py": model}).items():
-        if name in names:
-            check.write(folder, {name: text if isinstance(text, bytes) else text.encode()})
+def submission(**texts):
+    """The reference as bytes, perhaps with another text for model, mix or finetune_router; None leaves a file out."""
+    files = REFERENCE | {f"{name}.py": text for name, text in texts.items()}
+    return {name: text.encode() for name, text in files.items() if text}
 
 
-def solution_lines():
-    """Long lines of what students write."""
-    loop = REFERENCE["finetune_router.py"].split("        for xs, ys in zip(")[1]
-    lines = loop.split("        done = step + 1")[0].splitlines()
+def failures(files, stages="123456", seed=7):
+    """The names of checks that do not pass. All files can be imported."""
+    results, notes, _ = check.check_files(files, [name for name in check.POINTS if name[5] in stages], seed)
+    assert not notes
+    return {name for name, (points, _) in results.items() if not points}
+
+
+@pytest.fixture(scope="module")
+def autograder(tmp_path_factory):
+    """Gradescope's folder, and its zip beside it: a handout and two scripts."""
+    folder = tmp_path_factory.mktemp("made") / "autograder"
+    command = ["make", "-s", "-o", ".venv/dev", f"PY={sys.executable}", "autograder", f"AUTOGRADER={folder}"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert zipfile.ZipFile(folder.with_suffix(".zip")).getinfo("run_autograder").external_attr >> 16 & 0o111
+    return folder
+
+
+def test_the_handout_holds_no_solution(autograder):
+    solution = set()  # lines
     for name, text in REFERENCE.items():
-        for function, f in splice.definitions(ast.parse(text)).items():
-            if function in splice.WRITTEN[name]:
-                lines += text.splitlines()[f.body[0].end_lineno:f.end_lineno]
-    given = (ROOT / "train_expert.py").read_text() + REFERENCE["mix.py"].split("def expert_names")[1]
-    lines = {line.split("  #")[0].strip() for line in lines}
-    return {line.encode() for line in lines if len(line) > 30 and line not in given}
-
-
-def test_the_handout_and_the_autograder_hold_no_solution(tmp_path):
-    handout.main(["--out", str(tmp_path / "handout")])
-    grade.main(["--autograder", str(tmp_path / "autograder.zip")])
-    assert len(solution_lines()) > 40
-    for archive in ("handout.zip", "autograder.zip", "handout/course/given.zip"):
-        with zipfile.ZipFile(tmp_path / archive) as opened:
+        given = (autograder / name).read_text()
+        solution |= {line.strip().encode() for line in set(text.splitlines()) - set(given.splitlines())}
+        assert {*re.findall(r"stage \d: ([\w .]*\w)", given)} == {*handout.WRITTEN[name]}
+    solution = [line for line in solution if len(line) > 30 and line not in (ROOT / "train_expert.py").read_bytes()]
+    assert len(solution) > 50
+    for archive in (autograder.with_suffix(".zip"), autograder / "course" / "given.zip"):
+        with zipfile.ZipFile(archive) as opened:
             for name in opened.namelist():
-                text = opened.read(name)
-                assert not [line for line in solution_lines() if line in text], (archive, name)
-                assert not re.search(r"(tests|results|experiments)/|hf.py|mistakes|example|live_", name)
-    blanks = re.findall(r"stage \d: ([\w .]*\w)", "".join(GIVEN.values()))
-    assert set(blanks) == set().union(*splice.WRITTEN.values())
-
-
-def test_a_submission_gives_its_functions_and_what_they_use():
-    model = REFERENCE["model.py"].replace("return N * (u * p).sum()", "return halve(N) * (u * p).sum()  # override, ä")
-    model = "import copy\n" + model.replace("CAPACITY_FACTOR = 1.5", "CAPACITY_FACTOR = 9.0") + \
-        "\nHALF, UNUSED = 0.5, print\ndef halve(x: print('at import')):\n    import re\n    import numpy as np\n" \
-        "    model.eval()\n    return copy.copy(x) / TWO\nTWO = 1 / 0.5\n"
-    for content in (model.encode(), model.replace("\n", "\r\n").encode("utf-16"), model.encode("utf-8-sig"),
-                    model.encode("latin-1", "replace")):
-        text, notes = splice.splice("model.py", GIVEN["model.py"], splice.decode(content))
-        names = splice.definitions(ast.parse(text)).keys()
-        assert {"halve", "TWO", "copy"} <= names and not {"HALF", "UNUSED"} & names and len(notes) == 1
-        assert "CAPACITY_FACTOR = 1.5" in text and "+CAPACITY_FACTOR = 9.0" in notes[0]
-
-
-def test_a_submission_cannot_leave_its_functions():
-    given, blank = GIVEN["model.py"], 'raise NotImplementedError("stage 1: ff_moe")'
-    for body, below in [(body, "") for body in CHEATS] + [("return N", below) for below in HELPERS]:
-        text, notes = splice.splice("model.py", given, given.replace(blank, f"{body}\n{below}"))
-        assert len(notes) == 1 and "at import" not in text, body
-    for word, node in splice.definitions(ast.parse(GIVEN["finetune_router.py"])).items():  # modules are known
-        if isinstance(node, ast.Import) or getattr(node, "module", "") == "support":
-            assert word in [*splice.MODULES, "time"] or splice.NAMES.fullmatch(word)
+                assert not [line for line in solution if line in opened.read(name)], name
+                assert not re.search(r"(tests|results|experiments)/|hf.py|mistakes|variants|example|live_", name)
 
 
 def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_alone():
-    assert sum(check.POINTS.values()) == 100 and mistakes.messages() == {}
-    for stage in "14":
-        mistake = next(mistake for mistake in mistakes.MISTAKES if mistake[0] == stage and mistake[4] != "fine")
-        assert {name[5] for name in mistakes.messages(mistake)} == {stage}, mistake
+    assert sum(check.POINTS.values()) == 100 and not failures(submission(), seed=0)
+    wrong = submission(model=MODEL.replace("N * (u * p)", "(u * p)").replace("Routing(kept.", "Routing(logits."))
+    assert failures(wrong) == {"stage1_gates", "stage4_balance"}
 
 
 @pytest.mark.long
-def test_each_mistake_is_found_and_recognised():
-    """The checks of its stage fail, with its hint, whatever the seed. What is right in another way has no message."""
-    assert len(set(json.loads((ROOT / "course" / "hints.json").read_text()).values())) <= 40
-    with ThreadPoolExecutor(2) as pool:  # each waits for a process of its own
-        messages = pool.map(lambda mistake: mistakes.messages(mistake, mistake[0], seed=7), mistakes.MISTAKES)
-    for (_, file, right, wrong, hint), of_checks in zip(mistakes.MISTAKES, messages, strict=True):
-        found = "".join(of_checks.values())
-        assert REFERENCE[file].count(right) == 1 and bool(found) == (hint != "fine"), wrong
-        assert hint in ("", "fine") or f"perhaps: {hint}" in found, (wrong, "make hints?")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_honest_code_keeps_all_points(name):
+    model = MODEL
+    for old, new in VARIANTS[name]:
+        assert not old.strip() or model.count(old) == 1
+        model = model.replace(old, new) if old else new + model
+    assert not failures(submission(model=model))
 
 
 @pytest.mark.long
-def test_a_class_of_odd_submissions(tmp_path):
+@pytest.mark.parametrize("place", MISTAKES)
+def test_each_mistake_is_found(place):
+    """The checks of its stage fail, whatever the seed. What is right in another way passes."""
+    stage, file = place.removeprefix("stage ").split(", ")
+    for right, others in MISTAKES[place].items():
+        for other, verdict in others.items():
+            assert REFERENCE[file].count(right) == 1
+            files = submission() | {file: REFERENCE[file].replace(right, other).encode()}
+            assert bool(failures(files, stage)) == (verdict == "wrong"), other
+
+
+def test_a_sandbox_holds_what_runs_in_it(tmp_path):
+    """It reads and writes nothing outside and has no network. What a check started is gone when the check ends."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        probes = {  # {check: (what it does, what comes of it)}
+            "read": (f"open({str(ROOT / 'model.py')!r})", "FileNotFoundError"),
+            "write": (f"open({str(tmp_path / 'file')!r}, 'w')", "FileNotFoundError"),
+            "connect": (f"socket.create_connection({server.getsockname()})", "ConnectionRefusedError"),
+            "fill": ("bytearray(5 * 2**30)", "MemoryError"),
+            "enlarge": ("open('file', 'wb').write(bytes(2**27))", "OSError"),
+            "stay": ("subprocess.Popen(['sleep', '60'], start_new_session=True)", "right"),
+            "look": ("assert 'sleep' not in [open(p).read()[:5] for p in glob.glob('/proc/[0-9]*/cmdline')]", "right")}
+        stages = "".join(f"def {name}():\n    '-'\n    {code}\n" for name, (code, _) in probes.items())
+        files = handout.files() | {"course/stages.py": f"import glob, socket, subprocess\n{stages}".encode()}
+        found = check.run_checks(files, list(probes), 0, isolated=True)
+    if found.pop("import") != "right":
+        pytest.skip("bwrap does not work here")
+    for name, message in found.items():
+        assert message.strip("- \n").startswith(probes[name][1]), (name, message)
+
+
+@pytest.mark.long
+def test_a_class_of_odd_submissions(autograder, tmp_path):
     """Each is a row, by Gradescope's zip alone."""
-    grade.main(["--autograder", str(tmp_path / "autograder.zip")])
-    with zipfile.ZipFile(tmp_path / "autograder.zip") as archive:
-        assert archive.getinfo("run_autograder").external_attr >> 16 & 0o111
-        archive.extractall(tmp_path / "source")
-    model, odd = REFERENCE["model.py"], tmp_path / "in"
-    write_submission(odd / "deep" / "a" / "b", model.replace("\n", "\r\n").encode("utf-16"))
-    shutil.make_archive(odd / "deep", "zip", odd / "deep")
-    write_submission(odd / "hangs", model.replace("return N * (u", "while N:\n        p = u\n    return N * (u"))
-    write_submission(odd / "part", model.replace("noise.G)", "noise.H)"), ["model.py", "finetune_router.py"])
-    write_submission(odd / "bare", GIVEN["model.py"], ["model.py"])
-    handout.write_handout(odd / "whole" / "handout")  # with given.zip, in which nothing is written
-    write_submission(odd / "whole" / "handout")
-    (odd / "folders" / "model.py").mkdir(parents=True)
-    (odd / "broken.zip").write_bytes((odd / "deep.zip").read_bytes()[:-99])
-    (odd / "link").symlink_to(odd / "deep")
-    subprocess.run([sys.executable, "-m", "course.grade", "--out=../out", "--each=../in"], cwd=tmp_path / "source")
-    lines = (tmp_path / "out" / "grades.csv").read_text().splitlines()[1:]
-    rows = {name: points for name, *points, total, seed in (line.split(",") for line in lines)}
-    assert rows.pop("hangs") == "30 20 10 0 20 10".split() and rows.pop("part") == "30 0 10 10 14 0".split()
-    assert rows.pop("deep") == rows.pop("deep_2") == rows.pop("whole") == "30 20 10 10 20 10".split()
-    assert rows == dict.fromkeys(("bare", "broken", "folders", "link"), 6 * ["0"])
-    texts = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir()}
-    assert "another submission has this name" in texts["deep_2"] and "broken.zip: this zip cannot" in texts["broken"]
-    assert texts["bare"].count("not written yet") == len(check.POINTS) and "did not end in 60 s" in texts["hangs"]
-    assert "no attribute 'H'\\n  in model.py, route_sample" in texts["part"] and "stage4_balance" in texts["class"]
-    with pytest.raises(BadInput, match="there is no typo"):
-        grade.main(["typo"])
+    other = MODEL.replace("\n", "\r\n").replace("    ", "\t").replace("FACTOR = 1.5", "FACTOR = 3 / 2")
+    helpers = MODEL + "".join(f"\ndef f{i}(x):\n    return x\n" for i in range(4000))
+    terms = MODEL.replace("(u * p).sum()", f"({' + '.join(500 * ['(u * p).sum() / 500'])})")
+    broken = MODEL.replace("N * (u", "max(iter(int, 1)) * (u").replace("noise.G)", "noise.H)")  # one hangs
+    everything, nothing = "30 20 10 10 20 10", "0 0 0 0 0 0"
+    odd = {  # {folder: (files, points of the stages, lines that changed outside of the bodies, a note)}
+        "deep/a/b": (submission(model=other), everything, 2, ""),
+        "whole/handout": (handout.files() | submission(), everything, 0, ""),
+        "x" * 252: ({"my_model (1).py": MODEL.encode()} | submission(model=None), everything, 0, "my_model (1).py"),
+        "helpers": (submission(model=helpers), everything, 8000, ""),
+        "sum": (submission(model=terms), everything, 0, ""),
+        "part": (submission(model=broken, mix=None), "30 0 10 0 14 0", 0, "no mix.py"),
+        "utf-16": (submission() | {"model.py": MODEL.encode("utf-16")}, "0 20 6 0 6 10", 0, "model.py cannot be"),
+        "exits": (submission(mix="1 / 0\n", finetune_router="exit()\n"), "30 0 4 10 14 0", 0, "ZeroDivisionError"),
+        "bare": ({}, nothing, 0, "no model.py")}
+    folder = tmp_path / "in"
+    for name, (files, *_) in odd.items():
+        handout.write(folder / name, files or {"notes.txt": b""})
+    (folder / "bare" / "model.py").symlink_to(ROOT / "model.py")
+    shutil.make_archive(folder / "archive", "zip", folder / "deep")
+    (folder / "broken.zip").write_bytes(b"PK")
+    with zipfile.ZipFile(folder / "thousand.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(1000):
+            archive.writestr(f"{i}/model.py", bytes(10**6))
+    odd |= {"archive.zip": odd["deep/a/b"], "broken.zip": odd["bare"], "thousand.zip": ({}, nothing, 0, "one of 1000")}
+    command = [sys.executable, "-m", "course.grade", f"--out={tmp_path}", *sorted(folder.iterdir())]
+    subprocess.run(command, cwd=autograder, check=True)
+    texts = {path.stem: path.read_text() for path in tmp_path.glob("*.*")}
+    rows = {name: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
+    assert len(rows) == len(odd) + 1
+    for name, (_, points, changed, note) in odd.items():
+        row = rows[name.split("/")[0][:200]]  # points of six stages, their sum, changed, seed, notes
+        assert row[:6] == points.split() and row[7] == str(changed) and note in row[9], row
+    assert "took more than 20 s" in texts["part"] and "no attribute 'H'\\n  in model.py, route_sample" in texts["part"]
+    assert "+CAPACITY_FACTOR = 3 / 2" in texts["deep"] and "stage4_balance" in texts["class"]
 
 
 def test_the_accounting_is_that_of_the_model():
-    shape = {"vocab_size": 1024, "n_embd": 64, "d_ff": 256, "tie_weights": True}
     for name, n_expert in (("ACCOUNTING.md", 0), ("README.md", 4)):
-        model, text = GPT(GPTConfig(**shape, n_expert=n_expert)), (ROOT / "course" / name).read_text()
+        model = GPT(GPTConfig(vocab_size=1024, n_embd=64, d_ff=256, tie_weights=True, n_expert=n_expert))
         for number in (model.num_params(), model.num_params(active=True), model.flops_per_token()):
-            assert f"{number:,}" in text
+            assert f"{number:,}" in (ROOT / "course" / name).read_text()
 
 
 @pytest.mark.long
