@@ -66,8 +66,9 @@ def run_checks(files, checks, seed, isolated):
     messages = dict.fromkeys(["import", *checks], f"it ended its process, or took more than {SECONDS} seconds")
     with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
         handout.write(folder, files)
+        serving = f"from course.check import serve; serve({[*checks]}, {seed}, {isolated})"
         command = ["bash", handout.ROOT / "course" / "sandbox.sh", "bwrap" if isolated else "", folder, sys.prefix,
-                   sys.base_prefix, sys.executable, "-c", f"from course.check import serve; serve({[*checks]}, {seed})"]
+                   sys.base_prefix, sys.executable, "-c", serving]
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(command, timeout=IMPORT_SECONDS + SECONDS * len(checks))
         for path in Path(folder).glob("*.message"):
