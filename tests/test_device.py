@@ -51,7 +51,7 @@ class Generator(torch.Generator):
     """Random numbers of the pretend device; torch's own for the CPU."""
     device = "pretend"
 
-    def __new__(cls, device="cpu"):
+    def __new__(cls, device):
         return super().__new__(torch._C.Generator if str(device) == "cpu" else cls)
 
 
