@@ -78,11 +78,13 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, not below `least`."""
+    """A type for argparse: a finite number, not below `least`; a whole one that random generators take."""
+    end = 2**63 if kind is int else float("inf")
+
     def read(text):
         number = kind(text)
-        if not least <= number < 2**63:  # no generator takes more
-            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} to 2^63")
+        if not least <= number < end:
+            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} up, and below {end}")
         return number
     read.__name__ = kind.__name__  # argparse says it of a text that is no number
     return read

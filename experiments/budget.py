@@ -7,6 +7,7 @@ entry did. --by flops counts FLOPs, --by chain those of the longest chain of sta
 upcycling the share of BTX's tokens that it had in the paper.
 """
 from cli import make_parser, run
+
 from support.checkpoint import load_checkpoint
 from support.ledger import chain_flops, totals
 

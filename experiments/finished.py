@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 from statistics import mean
 
+from cli import make_parser, replacing, run
+
 import numpy as np
 
-from cli import make_parser, replacing, run
 from experiments.english import RELATIONS, ask_facts, read_countries
 from experiments.paired import EXPERTS
 from experiments.paper import read_run

@@ -5,6 +5,7 @@
 from pathlib import Path
 
 from cli import make_parser, run
+
 from data.loader import load_domains
 from data.task import DOMAINS
 from experiments.paired import having

@@ -5,9 +5,10 @@ import re
 import zlib
 from pathlib import Path
 
+from cli import BadInput, replacing
+
 import torch
 
-from cli import BadInput, replacing
 from data.tokenizer import END
 from mix import mix
 from model import GPTConfig

@@ -5,13 +5,14 @@
 """
 import os
 
+from cli import BadInput
+
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
-from cli import BadInput
 from model import is_feed_forward
 
 

@@ -5,11 +5,12 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from cli import replacing, run
+
 import pytest
 import torch
 
 import mix
-from cli import replacing, run
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
@@ -152,9 +153,13 @@ def test_a_reader_that_leaves_stops_no_run(tiny, tmp_path):
     assert (tmp_path / "code").read_text() == "0\n" and (tmp_path / "a.pt").exists() and done.stderr == ""
 
 
-def test_ctrl_c_while_a_script_still_imports_is_one_line():
-    done = subprocess.run([sys.executable, "-c", "import cli, signal; signal.raise_signal(signal.SIGINT)"], cwd=ROOT,
-                          capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["train_expert", "mix", "finetune_router", "evaluate", "sample", "data.prepare"])
+def test_ctrl_c_while_a_script_still_imports_torch_is_one_line(script):
+    """A stand-in for torch sends the signal."""
+    code = ("import signal, sys; sys.path.append('.'); sys.meta_path.insert(0, type('Finder', (), {'find_spec': lambda "
+            "name, path, target=None: signal.raise_signal(signal.SIGINT) if name == 'torch' else None})); "
+            f"import {script}")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (130, -2) and done.stderr == "-c: interrupted\n"
 
 

@@ -2,10 +2,11 @@
 import gzip
 import json
 
+from cli import BadInput
+
 import pytest
 import torch
 
-from cli import BadInput
 from data import prepare, text, tokenizer
 from data.loader import first_windows, load_domains
 from data.task import Task

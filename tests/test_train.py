@@ -3,13 +3,14 @@ import shutil
 from contextlib import suppress
 from unittest.mock import patch
 
+from cli import BadInput
+
 import pytest
 import torch
 
 import finetune_router
 import model
 import train_expert
-from cli import BadInput
 from data.loader import first_windows, get_batch, load_domains, mixture
 from support import fast, training
 from support.checkpoint import build_model, load_checkpoint
