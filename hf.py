@@ -31,9 +31,8 @@ try:
 except ImportError:
     transformers = None
 
-# Both models read it: signs of many kinds, and numbers.
 TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n" + " ".join(map(str, range(500)))
-TOLERANCE = 1e-3  # logits that differ by more are not those of the same model
+TOLERANCE = 1e-3  # both models read TEXT; logits that differ by more are not those of the same model
 FAR = 0.6  # relative distance of the matrices; norms begin at 1 in all models, so they would make strangers look near
 
 # our name -> the name in a folder
