@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli import BadInput, check_output, make_parser, positive_int, replacing, run
-
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm

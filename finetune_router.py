@@ -10,7 +10,6 @@ import os
 import time
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-
 import torch
 from tqdm import tqdm, trange
 

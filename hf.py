@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cli import BadInput, check_output, digest, filled, make_parser, positive_int, run
-
 import torch
 
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer

@@ -7,7 +7,6 @@ With --average the feed-forwards are averaged, too. The result is dense: a basel
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 """
 from cli import BadInput, make_parser, non_negative_int, positive_int, run
-
 import torch
 
 from model import GPT, ROUTERS, GPTConfig, is_feed_forward, new_router

@@ -6,7 +6,6 @@
 import sys
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-
 import torch
 
 from data.tokenizer import encode_prompt, load_tokenizer

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from cli import BadInput, make_parser, run
-
 import torch
 
 from course import handout

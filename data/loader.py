@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli import BadInput, digest
-
 import numpy as np
 import torch
 

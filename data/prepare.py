@@ -12,7 +12,6 @@ from itertools import combinations, islice
 from pathlib import Path
 
 from cli import BadInput, check_output, digest, filled, make_parser, non_negative_int, positive_int, replacing, run
-
 import numpy as np
 import torch
 from tqdm import tqdm

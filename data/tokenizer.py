@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli import digest
-
 import regex  # installed with tiktoken
 import tiktoken
 

@@ -7,7 +7,6 @@ import time
 from statistics import mean, median
 
 from cli import make_parser, run
-
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp

@@ -1,10 +1,10 @@
 """For how many steps does a model cost what another costs? For the compute-matched (CM) baselines of Table 3.
 
-    python -m experiments.budget out/su_dm.pt --like out/btx.pt --since out/seed.pt --by flops
+    python -m experiments.budget out/btx.pt --like out/btx.pt --since out/seed.pt --by flops
 
-Prints a number of steps. The budget is what btx.pt cost beyond seed.pt. A step costs what a step of su_dm.pt's last
-entry did. --by flops counts FLOPs, --by chain those of the longest chain of stages. --by paper counts tokens, and gives
-upcycling the share of BTX's tokens that it had in the paper.
+Prints a number of steps. The budget is what the model of --like cost beyond that of --since. A step costs what one of
+the first model's last training did. --by flops counts FLOPs, --by chain those of the longest chain of stages. --by paper
+counts tokens, and gives upcycling the share of BTX's tokens that it had in the paper.
 """
 from cli import make_parser, run
 

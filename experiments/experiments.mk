@@ -1,11 +1,8 @@
 # The other models of the paper's tables, from the pipeline's seed and experts: `make rivals`, `make paper`
-# The models' names are those of results/tables.md.
 LR_LARGE   ?= 5e-3
 LR_DENSE   ?= 1e-3
 LR_SU      ?= 5e-4
 LR_CM      ?= 1e-3  # of su_own_*; su_cm_* have LR_SU, as registered
-LR_DENSE_2 ?= $(LR_DENSE)  # of the second phases
-LR_SU_2    ?= $(LR_SU)
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
 
@@ -53,17 +50,16 @@ PHASE_1_DATA = $(REPLAY),math=31.7,code=31.7,wiki=31.6
 PHASE_1 = --data $(PHASE_1_DATA) --steps $(shell expr 3 \* $(EXPERT_STEPS))
 PHASE_2 = --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS)
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt;       $(TRAIN) --init $< $(PHASE_1) --lr $(LR_DENSE)
-$(OUT)/dense_dm.pt:   $(OUT)/dense_dm_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_DENSE_2)
+$(OUT)/dense_dm.pt:   $(OUT)/dense_dm_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_DENSE)
 $(OUT)/su_dm_1.pt:    $(OUT)/su_mixed.pt;   $(FINETUNE) $(PHASE_1) --lr $(LR_SU) --alpha $(ALPHA)
-$(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU_2) --alpha $(ALPHA)
+$(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU) --alpha $(ALPHA)
 # compute-matched (CM): the second phase alone, for the steps that cost what BTX cost, in FLOPs or as the paper counts
-STEPS_BY = $(PY) -m experiments.budget $(OUT)/su_dm.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by
+STEPS_BY = $(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by
 CM       = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA)
-COSTS    = $(OUT)/su_dm.pt $(OUT)/btx.pt
-$(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) flops)
-$(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
-$(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
-$(OUT)/su_own_paper.pt: $(OUT)/su_mixed.pt $(COSTS); $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) paper)
+$(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) flops)
+$(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
+$(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
+$(OUT)/su_own_paper.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) paper)
 # Dense in one phase, on the mixture of finetuning from the start, which has more of the seed's text than all of BTX read:
 # with as many tokens as BTX, or for the FLOPs of its longest chain of stages, for which three machines wait
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)

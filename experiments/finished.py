@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import mean
 
 from cli import make_parser, replacing, run
-
 import numpy as np
 
 from experiments.english import RELATIONS, ask_facts, read_countries
@@ -26,12 +25,12 @@ MODELS = {
     "average": "average of all weights", "average_tuned": "average, finetuned",
     "btx_mixed": "mixed, random routers, not finetuned", "ridge_mixed": "mixed, routers from text, not finetuned",
     "btx": "BTX from random routers", "btx_ridge": "BTX from routers from text",
-    "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_flops": "upcycling, equal FLOPs",
+    "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
 DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average", "ridge_mixed": "mixed, not finetuned",
          "btx_ridge": "BTX", "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens",
-         "su_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
+         "su_own_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
 PREDICTIONS = Path(__file__).with_name("predictions.md")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import mean
 
 from cli import BadInput, make_parser, replacing, run
-
 import torch
 
 from data.loader import first_windows, load_domains

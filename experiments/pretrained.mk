@@ -23,16 +23,13 @@ FINETUNE_STEPS = 30
 LR_EXPERT      = 4e-4  # of all that starts from the seed
 LR_BTX         = 1e-4  # of what is finetuned
 LR_DENSE       = $(LR_EXPERT)
-# upcycling on the mixture of finetuning, for the FLOPs of BTX
-$(OUT)/su_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt
-	$(CM) --lr $(LR_EXPERT) --steps $$($(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/btx.pt \
-	  --since $(OUT)/seed.pt --by flops)
+LR_CM          = $(LR_EXPERT)
 # a control: as many tokens of English as BTX read, 3 x 5 % of 100 steps and 19 % of 30
 $(OUT)/english.pt: $(OUT)/seed.pt
 	$(TRAIN) --init $< --data english --lr $(LR_EXPERT) \
 	  --steps $(shell expr \( 15 \* $(EXPERT_STEPS) + 19 \* $(FINETUNE_STEPS) + 50 \) / 100)
 # Each model is scored by itself, so that a run that is stopped goes on with the next.
-SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_time su_flops english btm
+SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_time su_own_flops english btm
 $(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<
 $(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1,tfidf:2

@@ -6,7 +6,6 @@ import zlib
 from pathlib import Path
 
 from cli import BadInput, replacing
-
 import torch
 
 from data.tokenizer import END

@@ -16,7 +16,6 @@ The top_k largest weights are kept and divided by their sum.
 import math
 
 from cli import BadInput
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F

@@ -16,7 +16,6 @@ import zipfile
 from pathlib import Path
 
 from cli import BadInput, check_output, replacing
-
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict

@@ -6,7 +6,6 @@
 import os
 
 from cli import BadInput
-
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard

@@ -6,7 +6,6 @@ The tokens are sorted by expert, so that the tokens of one expert are a slice of
 multiplies each slice by the matrix of its expert. It wants widths that are multiples of 8 (whole 16 bytes in bfloat16).
 """
 from cli import BadInput
-
 import torch
 import torch.nn.functional as F
 

@@ -3,7 +3,6 @@
 `results` and `routing` are "models" and "routing" of results.json.
 """
 from cli import replacing
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure

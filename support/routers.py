@@ -4,7 +4,6 @@
     python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows by ridge regression
 """
 from cli import BadInput
-
 import torch
 from torch.nn.functional import normalize
 

@@ -2,7 +2,6 @@
 import math
 
 from cli import BadInput
-
 import numpy as np
 import torch
 

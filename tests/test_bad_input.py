@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 
 from cli import replacing, run
-
 import pytest
 import torch
 

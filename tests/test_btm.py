@@ -2,7 +2,6 @@
 import math
 
 from cli import BadInput
-
 import pytest
 import torch
 

@@ -8,7 +8,6 @@ from itertools import islice
 from unittest.mock import DEFAULT, patch
 
 from cli import BadInput, digest
-
 import numpy as np
 import pytest
 import torch

@@ -6,7 +6,6 @@ import torch
 
 pytest.importorskip("transformers")
 from cli import BadInput
-
 import tokenizers
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence

@@ -24,7 +24,7 @@ def test_the_preset_goes_the_whole_way(tmp_path, capsys):
         "math", "code", "wiki", "switch", "capital", "demonym"}
     work, longest = (finished.cost(run, "btx", key) for key in ("flops", "chain_flops"))
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
-    assert finished.cost(run, "su_flops", "flops") == pytest.approx(work, rel=0.03)  # of whole steps
+    assert finished.cost(run, "su_own_flops", "flops") == pytest.approx(work, rel=0.03)  # of whole steps
     assert finished.cost(run, "dense_time", "flops") == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
     assert len(finished.score_table([run]).splitlines()) == len(finished.MODELS) + 3
 

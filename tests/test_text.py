@@ -3,7 +3,6 @@ import gzip
 import json
 
 from cli import BadInput
-
 import pytest
 import torch
 

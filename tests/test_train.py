@@ -4,7 +4,6 @@ from contextlib import suppress
 from unittest.mock import patch
 
 from cli import BadInput
-
 import pytest
 import torch
 
