@@ -3,8 +3,8 @@
     python -m experiments.budget out/btx.pt --like out/btx.pt --since out/seed.pt --by flops
 
 Prints a number of steps. The budget is what the model of --like cost beyond that of --since. A step costs what one of
-the first model's last training did. --by flops counts FLOPs, --by chain those of the longest chain of stages. --by paper
-counts tokens, and gives upcycling the share of BTX's tokens that it had in the paper.
+the first model's last training did. --by flops counts FLOPs, --by chain those of the longest chain of stages, --by
+paper tokens, of which upcycling gets the share that it had in the paper.
 """
 from cli import make_parser, run
 
