@@ -65,10 +65,10 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
-CHOICE_HEAD = ("model", "one domain", "text that changes", "TFLOP", "longest chain", "M weights")
+CHOICE_HEAD = ("model", "mean of five domains", "text that changes", "TFLOP", "longest chain", "M weights")
 CHOICE = {  # the README's first table
-    "seed": "seed", "average": "average of all weights", "dense_dm": "Dense, equal data",
-    "su_dm": "sparse upcycling, equal data", "btx": "BTX", "btm_bayes_top1": "BTM",
+    "seed": "seed", "average": "average of all weights", "dense_dm": "Dense, equal data, in two phases",
+    "su_dm": "sparse upcycling, equal data", "btx": "BTX", "btm_bayes_top1": "BTM (Top-1, Bayes)",
     "su_own_flops": "upcycling, equal FLOPs (2nd machine)", "btx_again": "BTX (2nd machine)"}
 TIMED = {  # runs beside Dense for equal time
     "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time, 1e-3",
