@@ -5,14 +5,14 @@
 import json
 import sys
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 
 from data.task import over_domains
 from support.checkpoint import load_checkpoint
 from support.ledger import join_ledgers, totals
-from support.report import markdown
+from support.report import markdown, spread
 
 
 def measure(model, routing, given):
@@ -39,8 +39,7 @@ def main(path):
         for column in measured[0]:
             values = [run[column] for run in measured]
             digits = 3 if column in ("loss", "answers") else 1
-            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.{digits}f}{spread}")
+            cells.append(spread(values, digits=digits))
         rows.append(cells)
     print(markdown(["variant", *measured[0]], rows))
 

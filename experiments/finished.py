@@ -15,7 +15,7 @@ from cli import make_parser, replacing, run
 import numpy as np
 
 from experiments.english import RELATIONS, ask_facts, read_countries
-from experiments.paired import EXPERTS
+from experiments.paired import EXPERTS, costs
 from experiments.paper import read_run
 from support.figures import make_panels, save
 from support.report import markdown, spread
@@ -45,11 +45,6 @@ def measure(run, name, column):
     return mean(model["accuracy"][one] for one in columns)
 
 
-def cost(run, name, key):
-    """What a model cost beyond the seed, in PFLOP. key: flops in all, or chain_flops of the longest chain."""
-    return (run["models"][name][key] - run["models"]["seed"][key]) / 1e15
-
-
 def score_table(runs):
     """A row for each model: what it solves, its losses and its costs; mean ± standard deviation over the seeds."""
     solved = (*EXPERTS, "switch", *RELATIONS)
@@ -58,7 +53,7 @@ def score_table(runs):
         row = [label, *(spread([measure(run, name, column) for run in runs], 100, 0) for column in solved)]
         row.append(spread([measure(run, name, "facts loss") for run in runs], digits=2))
         row.append(spread([measure(run, name, "english") for run in runs], digits=3))
-        row += [f"{cost(runs[0], name, key):.3f}" for key in ("flops", "chain_flops")]
+        row += [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
         rows.append(row)
     most_frequent = ["the most frequent answer", "", "", "", ""]
     for field in RELATIONS:

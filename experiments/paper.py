@@ -15,7 +15,7 @@ import torch
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures
-from experiments.paired import GROUPS, costs, differences, having, points, scores
+from experiments.paired import GROUPS, chain_flops, costs, differences, having, points, scores
 from support import figures
 from support.checkpoint import build_model, load_checkpoint
 from support.report import markdown, spread
@@ -110,9 +110,7 @@ def cost_table(runs):
     rows = []
     for name, numbers in TABLE_3.items():
         tokens, flops = mean(costs(runs, name, "tokens")) / 1e6, mean(costs(runs, name, "flops")) / 1e12
-        longest = flops
-        if name.startswith("btx"):  # two of its three branches are trained beside the first
-            longest -= 2 * mean(costs(runs, "math", "flops")) / 1e12
+        longest = chain_flops(runs, name) / 1e12
         model = runs[0]["models"][name]  # share and size are the same in all runs
         share = "" if model["moe_share"] is None else f"{100 * model['moe_share']:.0f} %"
         size = f"{model['active_params'] / 1e3:.0f} of {model['params'] / 1e3:.0f}"
@@ -130,10 +128,7 @@ def choice_rows(runs, models):
     runs = having(runs, *models)
     rows = []
     for name, label in models.items():
-        flops = mean(costs(runs, name, "flops")) / 1e12
-        longest = flops
-        if name.startswith(("average", "bt")):  # two of the three branches are trained beside the first
-            longest -= 2 * mean(costs(runs, "math", "flops")) / 1e12
+        flops, longest = mean(costs(runs, name, "flops")) / 1e12, chain_flops(runs, name) / 1e12
         weights = runs[0]["models"][name]["params"] / 1e6
         rows.append([label, spread(scores(runs, name), 100), spread(scores(runs, name, "switch"), 100),
                      f"{flops:.1f}", f"{longest:.1f}", f"{weights:.2f}"])

@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 from conftest import make
 from test_hf import make_folder
 
-from experiments import english, finished
+from experiments import english, finished, paired
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,10 +22,10 @@ def test_the_preset_goes_the_whole_way(tmp_path, capsys):
     run = json.loads((tmp_path / "seed0/results.json").read_text())
     assert {*finished.MODELS} <= {*run["models"]} and set(run["models"]["btx"]["answer_loss"]) == {
         "math", "code", "wiki", "switch", "capital", "demonym"}
-    work, longest = (finished.cost(run, "btx", key) for key in ("flops", "chain_flops"))
+    work, longest = (paired.costs([run], "btx", key)[0] for key in ("flops", "chain_flops"))
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
-    assert finished.cost(run, "su_own_flops", "flops") == pytest.approx(work, rel=0.03)  # of whole steps
-    assert finished.cost(run, "dense_time", "flops") == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
+    assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
+    assert paired.costs([run], "dense_time", "flops")[0] == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
     assert len(finished.score_table([run]).splitlines()) == len(finished.MODELS) + 3
 
 
