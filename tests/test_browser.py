@@ -1,11 +1,6 @@
 """results/index.html in a real browser: what it says of its models, its controls, and who can use it."""
-import http.server
-import json
-import queue
 import re
 import shutil
-import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +11,6 @@ from support.checkpoint import build_model, load_checkpoint
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: it shows the page")
 EXPERTS = ["seed", "math", "code", "wiki"]
 ARTICLE = Path("results/index.html")
@@ -169,45 +163,3 @@ def test_everybody_can_read_and_reach_it(open_page, width, height, scheme):
     assert drawing["y"] + drawing["height"] < height and page.locator("svg").first.bounding_box()["width"] > 280
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(Path("tests/look.js").read_text()) == []
-
-
-@pytest.mark.skipif(not FIREFOX, reason="Firefox is not installed")
-def test_firefox_gives_the_same_answers(open_page, tmp_path):
-    """Firefox has no driver here: a copy of the page, from a server of this test, sends what it shows."""
-    boxes = "all('.box').map(box => box.innerText)"
-    report = f"""<script>
-        let error = null;
-        onerror = message => {{ error = message; }};
-        setInterval(() => {{
-          const unseen = Object.keys(SECTIONS).find(id => !seen.has(id));
-          $(unseen)?.scrollIntoView();
-          if (error || !unseen && {ANSWERED}) fetch("/", {{ method: "POST", body: JSON.stringify(error ?? {boxes}) }});
-        }}, 200);
-        </script>"""
-    found = queue.Queue()
-
-    class Server(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write((ARTICLE.read_text() + report).encode())
-
-        def do_POST(self):
-            found.put(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    command = [FIREFOX, "--headless", "--profile", tmp_path, f"http://127.0.0.1:{server.server_port}/"]
-    firefox = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        shown = json.loads(found.get(timeout=120))
-    finally:
-        firefox.terminate()
-        firefox.wait()
-        server.shutdown()
-    assert shown == open_page().evaluate(boxes)
