@@ -1,9 +1,8 @@
-"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): train the mixed model, so that its new routers learn whom to ask.
+"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): train the mixed model, all its weights, new routers included.
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
-All weights train, not the routers alone. A run saves its progress in NAME.progress now and then. If it was interrupted,
-the same command goes on from there.
+A run saves its progress in NAME.progress now and then. If it was interrupted, the same command goes on from there.
 """
 import math
 import os
@@ -89,7 +88,7 @@ def main(argv=None):
     master = rank == 0
     training.check_batch_size(args, n_ranks)
 
-    # the mixed model
+    # the mixed model; spec: its tokenizer; experts: their names; ledger: how it was made, and at what cost
     domains = load_domains(args.data_dir)
     checkpoint = load_checkpoint(args.init)
     spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]
@@ -108,11 +107,11 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    n_earlier_runs = training.count_runs(ledger, args.data)
+    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture; each run draws other rows
 
-    # the optimizer, and the progress of an interrupted run
+    # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
-    forward = wrap(model.train(), device, args.shard)
+    forward = wrap(model.train(), device, args.shard)  # the same model, perhaps inside DDP or FSDP2
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)

@@ -1,6 +1,6 @@
 """The transformer of Branch-Train-MiX (arXiv 2403.07816): Llama-2's block, dense or with a mixture of experts.
 
-A dense model is a seed, an expert or a baseline. `mix.py` turns several of them into one MoE model. They differ in the
+A dense model is a seed, a branch or a baseline. `mix.py` turns several of them into one MoE model. They differ in the
 feed-forward sublayer only: an MoE has the same three matrices with a leading expert dimension, and a router.
 
 Shapes in comments: B sequences of T tokens, M = B*T tokens, D = n_embd, V = vocab_size, N = n_expert, k = top_k.
@@ -194,7 +194,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     """
     y = torch.zeros_like(x)
     for i, expert in enumerate(zip(w_gate, w_up, w_down, strict=True)):
-        token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) the tokens that chose expert i
+        token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) who chose expert i, as which of its k
         g_i = routing.gates[token, choice, None]                       # (M_i, 1)
         FF_i = swiglu(x[token], *expert)                               # (M_i, D)
         y.index_add_(0, token, (g_i * FF_i).to(y.dtype))               # (M, D)
@@ -202,7 +202,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 def new_router(n_expert, n_embd, generator):
-    """A new router W_l, (N, D) (3.2: "randomly initialised"). Its logits have LOGIT_STD, as its inputs are normed."""
+    """A new router W_l, (N, D) (3.2: "randomly initialised"). Logits have std LOGIT_STD, as inputs are normed."""
     return torch.empty(n_expert, n_embd).normal_(0, LOGIT_STD / math.sqrt(n_embd), generator=generator)
 
 

@@ -1,7 +1,7 @@
 """Stage 1 of Branch-Train-MiX, branch and train (3.1): train a dense model on a mixture of domains.
 
-    python train_expert.py --data general=0.7,math=0.1,code=0.1,wiki=0.1 --out out/seed.pt     # a seed, from scratch
-    python train_expert.py --init out/seed.pt --data math=0.95,general=0.05 --out out/math.pt  # a branch of it
+    python train_expert.py --data general=70,math=10,code=10,wiki=10 --out out/seed.pt     # a seed, from scratch
+    python train_expert.py --init out/seed.pt --data math=95,general=5 --out out/math.pt   # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
 A run saves its progress in NAME.progress now and then. If it was interrupted, the same command goes on from there.
@@ -91,7 +91,7 @@ def main(argv=None):
     master = rank == 0
     training.check_batch_size(args, n_ranks)
 
-    # the model: a branch of a seed, or a new one
+    # the model: a branch of a seed, or a new one; spec: its tokenizer; ledger: how it was made, and at what cost
     domains = load_domains(args.data_dir)
     if args.init:
         checkpoint = load_checkpoint(args.init)
@@ -106,11 +106,11 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init or args.data_dir)
     T = model.config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    n_earlier_runs = training.count_runs(ledger, args.data)
+    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture; each run draws other rows
 
-    # the optimizer, and the progress of an interrupted run
+    # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init] if args.init else [])
-    forward = wrap(model.train(), device, args.shard)
+    forward = wrap(model.train(), device, args.shard)  # the same model, perhaps inside DDP or FSDP2
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)
