@@ -71,8 +71,8 @@ def prediction_table(runs):
         found = [100 * (measure(run, a, column) - measure(run, b, column)) for run in runs]
         holds = int(low) <= mean(found) <= int(high)
         numbers = ", ".join(f"{difference:+.1f}" for difference in found)
-        rows.append([f"{MODELS[a]} − {MODELS[b]}", column, f"{predicted} ({low} to {high})", f"{mean(found):+.1f}", numbers,
-                     "yes" if holds else "**no**"])
+        rows.append([f"{MODELS[a]} − {MODELS[b]}", column, f"{predicted} ({low} to {high})", f"{mean(found):+.1f}",
+                     numbers, "yes" if holds else "**no**"])
     rows.sort(key=lambda row: row[-1] == "yes")
     return markdown(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
 
