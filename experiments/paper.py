@@ -65,15 +65,12 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
+CHOICE = {  # the README's first table, of runs of their own
+    "seed": "seed", "average": "average of all weights", "dense_time_5e-4": "Dense, equal time, at 5e-4",
+    "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_dm": "upcycling, equal data",
+    "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX", "btm_bayes_top1": "BTM",
+    "btm_document_top1": "BTM that begins anew"}
 CHOICE_HEAD = ("model", "mean of five domains", "text that changes", "TFLOP", "longest chain", "M weights")
-CHOICE = {  # the README's first table
-    "seed": "seed", "average": "average of all weights", "dense_dm": "Dense, equal data, in two phases",
-    "su_dm": "sparse upcycling, equal data", "btx": "BTX", "btm_bayes_top1": "BTM (Top-1, Bayes)",
-    "su_own_flops": "upcycling, equal FLOPs (2nd machine)", "btx_again": "BTX (2nd machine)"}
-TIMED = {  # runs beside Dense for equal time
-    "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time, 1e-3",
-    "dense_time_5e-4": "Dense, equal time, 5e-4", "dense_data": "Dense, equal tokens", "btx": "BTX",
-    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document"}
 MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
 KEEPING = ("average", "average_tuned", "btx_noseed", "btx", "dense_dm")
@@ -120,15 +117,15 @@ def cost_table(runs):
     return markdown([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
 
 
-def choice_rows(runs, models):
-    """For each model its accuracies, its costs in all and of the longest chain of stages, and its weights, as texts.
+def choice_rows(runs):
+    """For each model of CHOICE its accuracies, costs in all and of the longest chain of stages, and weights, as texts.
 
-    models: {name: its name in the table}. All rows are of the seeds that have all of these models.
+    All rows are of the seeds that have all of these models.
     """
-    runs = having(runs, *models)
+    runs = having(runs, *CHOICE)
     rows = []
-    for name, label in models.items():
-        flops, longest = mean(costs(runs, name, "flops")) / 1e12, chain_flops(runs, name) / 1e12
+    for name, label in CHOICE.items():
+        flops, longest = mean(costs(runs, name, "flops")) / 1e12, mean(costs(runs, name, "chain_flops")) / 1e12
         weights = runs[0]["models"][name]["params"] / 1e6
         rows.append([label, spread(scores(runs, name), 100), spread(scores(runs, name, "switch"), 100),
                      f"{flops:.1f}", f"{longest:.1f}", f"{weights:.2f}"])
@@ -154,8 +151,10 @@ def make_page(runs, timed):
         ("## Table 1: experts of one domain",
          score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
         ("## The main rows, of all seeds", score_table(runs, MAIN)),
-        ("## When BTX is the right choice", "On the 2nd machine the same seeds gave other models.",
-         markdown(CHOICE_HEAD, choice_rows(runs, CHOICE))),
+        ("## When BTX is the right choice",
+         "Explored, not registered; other runs than those below. *Equal time*: the FLOPs of BTX's longest chain of "
+         "stages. *Equal tokens*: in one phase, on the mixture of finetuning. *Equal data*: in two phases, as below.",
+         markdown(CHOICE_HEAD, choice_rows(timed))),
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
          score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
@@ -185,11 +184,6 @@ def make_page(runs, timed):
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
         ("## Beyond the paper: what keeps trivia", score_table(runs, KEEPING)),
         ("## Beyond the paper: where the routers' rows start", score_table(runs, STARTS))]
-    if timed:
-        sections.append((
-            f"## Equal time, {len(timed)} seeds", "Not registered. Other runs than those above. *Equal time* means the "
-            "FLOPs of BTX's longest chain of stages; Dense has one phase, on the mixture of finetuning.",
-            markdown(CHOICE_HEAD, choice_rows(timed, TIMED))))
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
@@ -248,7 +242,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files that --collect wrote; with --collect: a run's folder")
     parser.add_argument("--collect", action="store_true", help="gather what the tables need of one run")
-    parser.add_argument("--timed", nargs="*", type=Path, default=[], help="results.json of runs for equal time")
+    parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs for equal time")
     parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
@@ -258,7 +252,7 @@ def main(argv=None):
         return
     runs = [read_run(path) for path in args.runs]
     timed = [read_run(path) for path in args.timed]
-    if not having(runs, *MODELS):
+    if not having(runs, *MODELS) or not having(timed, *CHOICE):
         raise BadInput("no run has all models of the tables; run make paper")
     with replacing(args.out / "tables.md") as part:
         part.write_text(make_page(runs, timed), encoding="utf-8")

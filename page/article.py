@@ -8,8 +8,7 @@ from cli import make_parser, run
 
 from data.loader import load_domains
 from data.task import DOMAINS
-from experiments.paired import having
-from experiments.paper import CHOICE, CHOICE_HEAD, choice_rows, read_run
+from experiments.paper import CHOICE_HEAD, choice_rows, read_run
 from page.live import collect, fill
 from support.checkpoint import load_checkpoint
 
@@ -18,7 +17,7 @@ TITLES = ("Right answers, one domain in a text", "Right answers, two domains in 
 
 def results_html(runs):
     """One chart and one table of the models in CHOICE. Each row is a mean over the same runs."""
-    rows = choice_rows(runs, CHOICE)
+    rows = choice_rows(runs)
     lines = ['<div class="grid wide">']
     for column, title in enumerate(TITLES, 1):
         lines.append(f"<figure><figcaption>{title}</figcaption><ol>")
@@ -33,9 +32,8 @@ def results_html(runs):
     for label, *cells in rows:
         lines.append(f"<tr><th>{label}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     lines.append(f"""</table></div>
-<p>In %, means ± standard deviations over {len(having(runs, *CHOICE))} runs of the whole recipe, with training seeds of
-  their own. On the 2nd machine the same seeds gave other models. TFLOP, 10¹² operations with numbers, are counted from
-  the seed on. The longest chain is those that must be done one after another; branches train at the same time.</p>
+<p>In %, means ± standard deviations over {len(runs)} runs of the whole recipe, with training seeds of
+  their own. TFLOP, 10¹² operations with numbers, are counted from the seed on. The longest chain is those that must be done one after another; branches train at the same time.</p>
   </details>""")
     return "\n".join(lines)
 
