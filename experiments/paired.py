@@ -37,14 +37,6 @@ def costs(runs, name, key):
     return found
 
 
-def chain_flops(runs, name):
-    """The mean FLOPs of a model's longest chain of stages, without the seed's."""
-    flops = mean(costs(runs, name, "flops"))
-    if name.startswith(("average", "bt")):  # two of the three branches are trained beside the first
-        flops -= 2 * mean(costs(runs, "math", "flops"))
-    return flops
-
-
 def points(differences):
     """The mean of differences in hundredths, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
 

@@ -15,7 +15,7 @@ import torch
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures
-from experiments.paired import GROUPS, chain_flops, costs, differences, having, points, scores
+from experiments.paired import GROUPS, costs, differences, having, points, scores
 from support import figures
 from support.checkpoint import build_model, load_checkpoint
 from support.report import markdown, spread
@@ -99,7 +99,7 @@ def score_table(runs, models, *paper_head):
 
 
 def cost_table(runs):
-    """Table 3: tokens, FLOPs, those one after another, the share of MoE training, active parameters, mean accuracy.
+    """Table 3: tokens, FLOPs, the share of MoE training, active parameters, mean accuracy.
 
     Over the seeds that have all of these models.
     """
@@ -107,13 +107,12 @@ def cost_table(runs):
     rows = []
     for name, numbers in TABLE_3.items():
         tokens, flops = mean(costs(runs, name, "tokens")) / 1e6, mean(costs(runs, name, "flops")) / 1e12
-        longest = chain_flops(runs, name) / 1e12
         model = runs[0]["models"][name]  # share and size are the same in all runs
         share = "" if model["moe_share"] is None else f"{100 * model['moe_share']:.0f} %"
         size = f"{model['active_params'] / 1e3:.0f} of {model['params'] / 1e3:.0f}"
         accuracy = spread(scores(runs, name), 100)
-        rows.append([MODELS[name], f"{tokens:.1f}", f"{flops:.1f}", f"{longest:.1f}", share, size, accuracy, *numbers])
-    head = ["model", "tokens, M", "TFLOP", "one after another", "in MoE training", "active of all, k", "mean"]
+        rows.append([MODELS[name], f"{tokens:.1f}", f"{flops:.1f}", share, size, accuracy, *numbers])
+    head = ["model", "tokens, M", "TFLOP", "in MoE training", "active of all, k", "mean"]
     return markdown([*head, "paper: tokens", "GPU-days", "in MoE training", "average"], rows)
 
 
@@ -164,8 +163,7 @@ def make_page(runs, timed):
          "Right: means over the seeds that have all models.",
          "![accuracy by domain over the best model's](figures/figure2_right.png)"),
         ("## Table 3: what it costs",
-         "The seed's own cost is left out. *One after another* is the longest chain of stages; branches train at once.",
-         cost_table(runs)),
+         "The seed's own cost is left out.", cost_table(runs)),
         ("## Table 4: routing methods, without load balancing",
          "Short is a quarter of the finetuning, medium a half. The last two rows have all of it; this Sample Top-1 has "
          "load balancing and twice the tokens.", score_table(runs, TABLE_4, "paper: average")),
