@@ -32,8 +32,9 @@ def results_html(runs):
     for label, *cells in rows:
         lines.append(f"<tr><th>{label}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     lines.append(f"""</table></div>
-<p>In %, means ± standard deviations over {len(runs)} runs of the whole recipe, with training seeds of
-  their own. TFLOP, 10¹² operations with numbers, are counted from the seed on. The longest chain is those that must be done one after another; branches train at the same time.</p>
+<p>In %, means ± standard deviations over {len(runs)} runs of the whole recipe, with training seeds of their own. TFLOP,
+  10¹² operations with numbers, are counted from the seed on. The longest chain is those that must be done one after
+  another; branches train at the same time.</p>
   </details>""")
     return "\n".join(lines)
 
