@@ -80,6 +80,8 @@ DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("b
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
                ("btx_again", "su_own_flops", "all"), ("btx_again", "su_own_flops", "trivia"),
                ("btx", "btm_bayes_top1", "switch")]
+CHOICE_DIFFERENCES = [("btx", "dense_time", "all"), ("btx", "dense_data", "all"), ("btx", "su_own_flops", "all"),
+                      ("btx", "btm_document_top1", "switch")]
 
 
 def score_table(runs, models, *paper_head):
@@ -131,12 +133,15 @@ def choice_rows(runs):
     return rows
 
 
-def difference_table(runs):
-    """Differences in accuracy between two models of the same seeds, over all domains or a group of them."""
+def difference_table(runs, names, wanted):
+    """Differences in accuracy between two models of the same seeds, over all domains or a group of them.
+
+    names: {model: its name in the table}; wanted: (model, model, group) each.
+    """
     rows = []
-    for a, b, group in DIFFERENCES:
+    for a, b, group in wanted:
         found, domains = differences(runs, a, b, group), GROUPS.get(group, [group])
-        rows.append([f"{MODELS[a]} − {MODELS[b]}", ", ".join(domains), points(found), str(len(found))])
+        rows.append([f"{names[a]} − {names[b]}", ", ".join(domains), points(found), str(len(found))])
     return markdown(["difference", "domains", "points", "seeds"], rows)
 
 
@@ -151,9 +156,9 @@ def make_page(runs, timed):
          score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
         ("## The main rows, of all seeds", score_table(runs, MAIN)),
         ("## When BTX is the right choice",
-         "Explored, not registered; other runs than those below. *Equal time*: the FLOPs of BTX's longest chain of "
+         "Explored, not registered: the first five seeds run again. *Equal time*: the FLOPs of BTX's longest chain of "
          "stages. *Equal tokens*: in one phase, on the mixture of finetuning. *Equal data*: in two phases, as below.",
-         markdown(CHOICE_HEAD, choice_rows(timed))),
+         markdown(CHOICE_HEAD, choice_rows(timed)), difference_table(timed, CHOICE, CHOICE_DIFFERENCES)),
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
          score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
@@ -178,7 +183,7 @@ def make_page(runs, timed):
          "The colour is that of the expert with the largest gate, summed over layers, when the token was predicted.",
          "![text coloured by expert](figures/table6.png)"),
         ("## Differences", "The registered ones, with their verdicts, are [on record](records/verdicts.md).",
-         difference_table(runs)),
+         difference_table(runs, MODELS, DIFFERENCES)),
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
         ("## Beyond the paper: what keeps trivia", score_table(runs, KEEPING)),
         ("## Beyond the paper: where the routers' rows start", score_table(runs, STARTS))]
