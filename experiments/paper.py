@@ -66,8 +66,9 @@ TABLE_5 = {
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
 CHOICE = {  # the README's first table, of runs of their own
-    "seed": "seed", "average": "average of all weights", "dense_time_5e-4": "Dense, equal time, at 5e-4",
-    "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_dm": "upcycling, equal data",
+    "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time",
+    "dense_time_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
+    "su_dm": "upcycling, equal data",
     "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX", "btm_bayes_top1": "BTM",
     "btm_document_top1": "BTM that begins anew"}
 CHOICE_HEAD = ("model", "mean of five domains", "text that changes", "TFLOP", "longest chain", "M weights")
