@@ -68,7 +68,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
-.PHONY: all demo data help clean
+.PHONY: all demo page data help clean
 all: $(or $(RESULT),$(OUT)/report.md)  ## (default) the whole pipeline: data, seed, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
@@ -109,7 +109,6 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 
 # ---- the article results/index.html, on which these checkpoints are mixed, and finetuned for so many steps ----------
 # The experts stay frozen, so a finetuned model is small: the page has the experts from the branches.
-.PHONY: page
 PAGE    = out/page
 LENGTHS = 48 96 192 300 770
 $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@

@@ -2,7 +2,7 @@
 LR_LARGE   ?= 5e-3
 LR_DENSE   ?= 1e-3
 LR_SU      ?= 5e-4
-LR_CM      ?= 1e-3  # of su_own_*; su_cm_* have LR_SU, as registered
+LR_CM      ?= 1e-3  # of su_own_flops; su_cm_* have LR_SU, as registered
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
 
@@ -22,8 +22,7 @@ $(OUT)/ridge_mixed.pt:      $(ALL);     $(MIX) $(ROUTER_TEXT) --ridge
 # a control: the three experts without the seed
 $(OUT)/noseed_mixed.pt:     $(EXPERTS); $(MIX)
 # sparse upcycling: four copies of the seed
-$(OUT)/su_mixed.pt: $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt
-	$(MIX)
+$(OUT)/su_mixed.pt: $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt; $(MIX)
 
 # ---- the same finetuned: short is a quarter of the recipe's steps, medium a half -----------------------------------
 TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --lr $(LR_BTX)
@@ -38,8 +37,6 @@ $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alp
 $(OUT)/btx_nolb.pt:     $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(FINETUNE_STEPS) --alpha 0
 # twice the tokens, as in the paper; not the same compute: here one layer of four is soft, there one of 32
 $(OUT)/btx_sample.pt:   $(OUT)/sample_mixed.pt; $(TUNE) --steps $(shell expr 2 \* $(FINETUNE_STEPS)) --alpha $(ALPHA)
-# in the committed results this is a later run on another processor, beside su_own_*
-$(OUT)/btx_again.pt:    $(OUT)/btx.pt;          cp $< $@
 
 # ---- the baselines -------------------------------------------------------------------------------------------------
 # in the place of Llama-2 13B: as the seed, but its feed-forward is twice as wide, for the active parameters of Top-2
@@ -59,7 +56,6 @@ CM       = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA)
 $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) flops)
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
-$(OUT)/su_own_paper.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) paper)
 # Dense in one phase, on the mixture of finetuning from the start, which has more of the seed's text than all of BTX read:
 # with as many tokens as BTX, or for the FLOPs of its longest chain of stages, for which three machines wait
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
@@ -68,14 +64,13 @@ $(OUT)/dense_data.pt: $(OUT)/seed.pt
 	$(ONE_PHASE) --lr $(LR_DENSE) --steps $(shell expr 3 \* $(EXPERT_STEPS) + $(FINETUNE_STEPS))
 $(OUT)/dense_time.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
 $(OUT)/dense_time_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr 5e-4 --steps $(CHAIN_STEPS)
-# the average of all weights, finetuned for as long as BTX
-$(OUT)/average_tuned.pt: $(OUT)/average.pt;       $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
+$(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
-OTHERS = large su_cm_flops su_cm_paper su_own_flops su_own_paper btx_again btx_nolb btx_sample switch_short \
-         sample_short soft_short blend_short split2of8_short split4of8_short top2_short lb_short frozen_short \
-         sample_medium soft_medium top2_medium btx_noseed average_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
+OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_short soft_short blend_short \
+         split2of8_short split4of8_short top2_short lb_short frozen_short sample_medium soft_medium top2_medium \
+         btx_noseed average_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
 $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)

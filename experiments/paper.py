@@ -30,11 +30,9 @@ MODELS = {  # the names of make and their names in the tables
     "su_dm": "sparse upcycling (DM)", "su_dm_1": "sparse upcycling (DM), first phase",
     "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
     "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens",
-    "su_own_flops": "sparse upcycling (CM) at 1e-3, equal FLOPs",
-    "su_own_paper": "sparse upcycling (CM) at 1e-3, the paper's share of tokens",
     "btm_tfidf_top1": "BTM Top-1, tf-idf", "btm_tfidf_top2": "BTM Top-2, tf-idf",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_bayes_top2": "BTM Top-2, Bayes",
-    "btx_mixed": "mixed, not finetuned", "btx": "BTX Top-2", "btx_again": "BTX Top-2, run again",
+    "btx_mixed": "mixed, not finetuned", "btx": "BTX Top-2",
     "btx_nolb": "BTX Top-2, unbalanced", "btx_sample": "BTX Sample Top-1",
     "switch_short": "Switch (short)", "sample_short": "Sample Top-1 (short)", "sample_medium": "Sample Top-1 (medium)",
     "top2_short": "Top-2 (short)", "top2_medium": "Top-2 (medium)", "soft_short": "Soft (short)",
@@ -57,7 +55,7 @@ TABLE_2 = {
     "btx": "27.4 34.0 41.0 63.5 52.5 47.9", "btx_nolb": ""}
 TABLE_3 = {
     "btx": ["533B", "926.1", "23 %", "47.9"], "su_cm_flops": [], "su_cm_paper": ["252B", "1007.1", "100 %", "47.3"],
-    "btx_again": [], "su_own_flops": [], "su_own_paper": [], "su_dm": [], "dense_dm": [], "btx_sample": [], "large": []}
+    "su_dm": [], "dense_dm": [], "btx_sample": [], "large": []}
 TABLE_4 = {
     "switch_short": "24.7", "sample_short": "33.0", "top2_short": "34.6", "soft_short": "35.8", "sample_medium": "35.3",
     "top2_medium": "35.9", "soft_medium": "37.3", "btx_sample": "36.9", "btx_nolb": "37.3"}
@@ -68,9 +66,8 @@ TABLE_5 = {
 CHOICE = {  # the README's first table, of runs of their own
     "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time",
     "dense_time_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
-    "su_dm": "upcycling, equal data",
-    "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX", "btm_bayes_top1": "BTM",
-    "btm_document_top1": "BTM that begins anew"}
+    "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX",
+    "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that begins anew"}
 CHOICE_HEAD = ("model", "mean of five domains", "text that changes", "TFLOP", "longest chain", "M weights")
 MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
@@ -79,7 +76,6 @@ STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_
 
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
-               ("btx_again", "su_own_flops", "all"), ("btx_again", "su_own_flops", "trivia"),
                ("btx", "btm_bayes_top1", "switch")]
 CHOICE_DIFFERENCES = [("btx", "dense_time", "all"), ("btx", "dense_data", "all"), ("btx", "su_own_flops", "all"),
                       ("btx", "btm_document_top1", "switch")]
