@@ -63,7 +63,7 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
-CHOICE = {  # the README's first table, of runs of their own
+CHOICE = {  # the README's first table; runs of the first five seeds that have all of these models
     "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time",
     "dense_time_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
     "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX",
@@ -164,8 +164,7 @@ def make_page(runs, timed):
          "![mean accuracy against training compute](figures/figure2_left.png)",
          "Right: means over the seeds that have all models.",
          "![accuracy by domain over the best model's](figures/figure2_right.png)"),
-        ("## Table 3: what it costs",
-         "The seed's own cost is left out.", cost_table(runs)),
+        ("## Table 3: what it costs", "The seed's own cost is left out.", cost_table(runs)),
         ("## Table 4: routing methods, without load balancing",
          "Short is a quarter of the finetuning, medium a half. The last two rows have all of it; this Sample Top-1 has "
          "load balancing and twice the tokens.", score_table(runs, TABLE_4, "paper: average")),
