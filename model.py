@@ -194,7 +194,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     """
     y = torch.zeros_like(x)
     for i, expert in enumerate(zip(w_gate, w_up, w_down, strict=True)):
-        token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) who chose expert i, as which of k choices
+        token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) who chose expert i, as which of k
         g_i = routing.gates[token, choice, None]                       # (M_i, 1)
         FF_i = swiglu(x[token], *expert)                               # (M_i, D)
         y.index_add_(0, token, (g_i * FF_i).to(y.dtype))               # (M, D)
