@@ -199,7 +199,6 @@ def draw(runs, out):
     routers = ("switch_short", "sample_short", "top2_short", "soft_short")
     figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
     paper_figures.table_6(first["text"], out / "table6.png")
-    paper_figures.forgetting(runs, out / "forgetting.png")
 
 
 def read_gates(folder, domains, n_tokens=45):

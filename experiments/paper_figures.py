@@ -5,10 +5,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.task import DOMAINS
 from data.tokenizer import load_tokenizer
 from experiments.paired import EXPERTS, costs, having, scores
-from support.figures import draw_bars, draw_lines, make_panels, save
+from support.figures import draw_bars, make_panels, save
 
 LABELS = {  # in the order of the colours
     "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
@@ -118,22 +117,3 @@ def table_6(text, path, columns=100):
     panel.axis("off")
     figure.set_size_inches(0.0753 * (columns + 3), 0.22 * (y + 1))  # a letter of 9 points is 0.0753 inches wide
     save(figure, [], [], path)
-
-
-def forgetting(runs, path):
-    """Accuracy by domain on a method's way to its model: a line for each method, the initials of the single experts."""
-    paths = {"BTX": {0: "seed", 2: "btx_mixed", 3: "btx"}, "Dense (DM)": {0: "seed", 1: "dense_dm_1", 3: "dense_dm"},
-             "sparse upcycling (DM)": {0: "seed", 1: "su_dm_1", 3: "su_dm"}}
-    lines = {}
-    for domain in DOMAINS:
-        lines[domain] = {}
-        for method, models in paths.items():
-            lines[domain][method] = [(x, 100 * np.array(scores(runs, name, domain))) for x, name in models.items()]
-    figure, panels = draw_lines(lines, ["seed", *paths], ylim=(-3, 103), xticks=range(4),
-                                xticklabels=("seed", "phase 1", "mixed", "end"))
-    for panel, domain in zip(panels, DOMAINS, strict=True):
-        for i, expert in enumerate(EXPERTS):  # side by side, or equal means would hide each other
-            accuracy = 100 * np.mean(scores(runs, expert, domain))
-            panel.text(1.25 + 0.25 * i, accuracy, expert[0], ha="center", va="center", color="C1", weight="bold",
-                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-    save(figure, [panels], ["accuracy, %"], path)

@@ -61,34 +61,22 @@ def draw_routing(routing, path):
     save(figure, rows, [f"{model}\nload, %" for model in routing], path)
 
 
-def draw_lines(lines_of, order, **settings):
-    """A panel for each title with a line for each name: the mean of the runs, and their range.
-
-    lines_of: {title: {name: [(x, y or the runs' ys)]}}; order: the names in the order of the colours.
-    """
-    figure, [panels] = make_panels(1, len(lines_of), 2.8, 2.6)
-    for panel, (title, named) in zip(panels, lines_of.items(), strict=True):
-        for name, points in named.items():
-            xs, color = [x for x, _ in points], f"C{order.index(name)}"
-            panel.plot(xs, [np.mean(y) for _, y in points], marker=".", color=color, label=name)
-            panel.vlines(xs, [np.min(y) for _, y in points], [np.max(y) for _, y in points], color=color)
-        panel.set(title=title, **settings)
-        panel.minorticks_off()
-    return figure, panels
-
-
 def curves(checkpoints, order, domains, path):
     """Validation loss by domain against the training tokens of a model and its parents.
 
     checkpoints: by name. order: all models of the report, so that each has the colour that it has among the bars.
     """
-    lines_of = {domain: {} for domain in domains}
-    for name, checkpoint in checkpoints.items():
-        before = sum(entry["tokens"] for entry in checkpoint["ledger"][:-1])
-        for line in checkpoint["log"]:
-            for domain in lines_of.keys() & line["val_loss"].keys():
-                point = (before + line["tokens"]) / 1e6, line["val_loss"][domain]
-                lines_of[domain].setdefault(name, []).append(point)
-    figure, panels = draw_lines(lines_of, order, xlabel="training tokens, millions", yscale="log",
-                                yticks=(0.3, 0.5, 1, 2, 4), yticklabels=("0.3", "0.5", "1", "2", "4"))
+    figure, [panels] = make_panels(1, len(domains), 2.8, 2.6)
+    for panel, domain in zip(panels, domains, strict=True):
+        for name, checkpoint in checkpoints.items():
+            before = sum(entry["tokens"] for entry in checkpoint["ledger"][:-1])
+            lines = [line for line in checkpoint["log"] if domain in line["val_loss"]]
+            if not lines:
+                continue  # such as an average: it was not trained
+            millions = [(before + line["tokens"]) / 1e6 for line in lines]
+            losses = [line["val_loss"][domain] for line in lines]
+            panel.plot(millions, losses, marker=".", color=f"C{order.index(name)}", label=name)
+        panel.set(title=domain, xlabel="training tokens, millions", yscale="log", yticks=(0.3, 0.5, 1, 2, 4),
+                  yticklabels=("0.3", "0.5", "1", "2", "4"))
+        panel.minorticks_off()
     save(figure, [panels], ["validation loss, nats per token"], path)
