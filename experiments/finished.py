@@ -28,8 +28,9 @@ MODELS = {
     "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average", "ridge_mixed": "mixed, not finetuned",
-         "btx_ridge": "BTX", "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens",
+DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average",
+         "ridge_mixed": "mixed, routers from text,\nnot finetuned", "btx_ridge": "BTX, routers from text",
+         "btx": "BTX, random routers", "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens",
          "su_own_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
 PREDICTIONS = Path(__file__).with_name("predictions.md")
 
