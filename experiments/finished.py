@@ -12,10 +12,9 @@ from pathlib import Path
 from statistics import mean
 
 from cli import make_parser, replacing, run
-import numpy as np
 
 from experiments.english import RELATIONS, ask_facts, read_countries
-from experiments.paired import EXPERTS, costs
+from experiments.paired import EXPERTS, costs, points
 from experiments.paper import read_run
 from support.figures import make_panels, save
 from support.report import markdown, spread
@@ -28,10 +27,11 @@ MODELS = {
     "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average",
+DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average", "average_tuned": "average, finetuned",
          "ridge_mixed": "mixed, routers from text,\nnot finetuned", "btx_ridge": "BTX, routers from text",
          "btx": "BTX, random routers", "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens",
-         "su_own_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM"}
+         "su_own_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM that begins anew"}
+MARKERS = "os^"  # circle, square, triangle: the training seeds
 PREDICTIONS = Path(__file__).with_name("predictions.md")
 
 
@@ -48,7 +48,7 @@ def measure(run, name, column):
 
 def score_table(runs):
     """A row for each model: what it solves, its losses and its costs; mean ± standard deviation over the seeds."""
-    solved = (*EXPERTS, "switch", *RELATIONS)
+    solved = (*EXPERTS, "home", "switch", *RELATIONS, "facts")
     rows = []
     for name, label in MODELS.items():
         row = [label, *(spread([measure(run, name, column) for run in runs], 100, 0) for column in solved)]
@@ -56,11 +56,11 @@ def score_table(runs):
         row.append(spread([measure(run, name, "english") for run in runs], digits=3))
         row += [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
         rows.append(row)
-    most_frequent = ["the most frequent answer", "", "", "", ""]
+    shares = {}  # of the most frequent answer, in %
     for field in RELATIONS:
         answers = [task["answer"] for task in ask_facts(read_countries(), field)[:runs[0]["data"]["tasks"]]]
-        most_frequent.append(f"{100 * Counter(answers).most_common(1)[0][1] / len(answers):.0f}")
-    rows.append(most_frequent)
+        shares[field] = f"{100 * Counter(answers).most_common(1)[0][1] / len(answers):.0f}"
+    rows.append(["the most frequent answer", *(shares.get(column, "") for column in solved)])
     return markdown(["model", *solved, "loss of facts", "English", "PFLOP", "longest chain"], rows)
 
 
@@ -69,11 +69,11 @@ def prediction_table(runs):
     rows = []
     pattern = r"^\| (\w+) − (\w+) \| (\w+) \| (-?\d+) \| (-?\d+) to (-?\d+) \|"
     for a, b, column, predicted, low, high in re.findall(pattern, PREDICTIONS.read_text(), re.M):
-        found = [100 * (measure(run, a, column) - measure(run, b, column)) for run in runs]
-        holds = int(low) <= mean(found) <= int(high)
-        numbers = ", ".join(f"{difference:+.1f}" for difference in found)
-        rows.append([f"{MODELS[a]} − {MODELS[b]}", column, f"{predicted} ({low} to {high})", f"{mean(found):+.1f}",
-                     numbers, "yes" if holds else "**no**"])
+        found = [measure(run, a, column) - measure(run, b, column) for run in runs]
+        holds = int(low) <= 100 * mean(found) <= int(high)
+        numbers = ", ".join(f"{100 * difference:+.1f}" for difference in found)
+        rows.append([f"{MODELS[a]} − {MODELS[b]}", column, f"{predicted} ({low} to {high})", points(found), numbers,
+                     "yes" if holds else "**no**"])
     rows.sort(key=lambda row: row[-1] == "yes")
     return markdown(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
 
@@ -87,9 +87,10 @@ def draw(runs, path):
             if name == "expert" and column not in EXPERTS:
                 continue  # no expert is at home there
             model = column if name == "expert" else name
-            percent = np.array([100 * measure(run, model, column) for run in runs])
-            axis.plot(percent, np.full(len(runs), place), "o", color=f"C{place}", ms=4, alpha=0.6)
-            axis.vlines(percent.mean(), place - 0.3, place + 0.3, color=f"C{place}", lw=2)
+            percent = [100 * measure(run, model, column) for run in runs]
+            for i, x in enumerate(percent):
+                axis.plot(x, place, MARKERS[i % len(MARKERS)], color=f"C{place}", ms=4, alpha=0.6)
+            axis.vlines(mean(percent), place - 0.3, place + 0.3, color=f"C{place}", lw=2)
         axis.set(title=column, xlabel="solved, %", xlim=(-4, 104), xticks=(0, 50, 100), ylim=(len(DRAWN) - 0.5, -0.5),
                  yticks=range(len(DRAWN)), yticklabels=DRAWN.values())
         axis.grid(axis="y", lw=0.3)
