@@ -25,7 +25,7 @@ MODELS = {
     "btx_mixed": "mixed, random routers, not finetuned", "ridge_mixed": "mixed, routers from text, not finetuned",
     "btx": "BTX from random routers", "btx_ridge": "BTX from routers from text",
     "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
-    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes of the document",
+    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes that begins anew",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
 DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average", "average_tuned": "average, finetuned",
          "ridge_mixed": "mixed, routers from text,\nnot finetuned", "btx_ridge": "BTX, routers from text",
