@@ -27,10 +27,8 @@ MODELS = {
     "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes that begins anew",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-DRAWN = {"seed": "seed", "expert": "the domain's expert", "average": "average", "average_tuned": "average, finetuned",
-         "ridge_mixed": "mixed, routers from text,\nnot finetuned", "btx_ridge": "BTX, routers from text",
-         "btx": "BTX, random routers", "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens",
-         "su_own_flops": "upcycling, equal FLOPs", "btm_document_top1": "BTM that begins anew"}
+DRAWN = ("seed", "expert", "average", "average_tuned", "ridge_mixed", "btx_ridge", "btx", "dense_time", "dense_data",
+         "su_own_flops", "btm_document_top1")  # expert: the domain's own
 MARKERS = "os^"  # circle, square, triangle: the training seeds
 PREDICTIONS = Path(__file__).with_name("predictions.md")
 
@@ -81,6 +79,7 @@ def prediction_table(runs):
 def draw(runs, path):
     """A panel for each domain and for facts: a point for each training seed, and a line at their mean."""
     panels = ("math", "code", "wiki", "switch", "facts")
+    labels = MODELS | {"expert": "the domain's expert"}
     figure, [axes] = make_panels(1, len(panels), 2.0, 0.34 * len(DRAWN) + 0.9)
     for axis, column in zip(axes, panels, strict=True):
         for place, name in enumerate(DRAWN):
@@ -92,7 +91,7 @@ def draw(runs, path):
                 axis.plot(x, place, MARKERS[i % len(MARKERS)], color=f"C{place}", ms=4, alpha=0.6)
             axis.vlines(mean(percent), place - 0.3, place + 0.3, color=f"C{place}", lw=2)
         axis.set(title=column, xlabel="solved, %", xlim=(-4, 104), xticks=(0, 50, 100), ylim=(len(DRAWN) - 0.5, -0.5),
-                 yticks=range(len(DRAWN)), yticklabels=DRAWN.values())
+                 yticks=range(len(DRAWN)), yticklabels=[labels[name] for name in DRAWN])
         axis.grid(axis="y", lw=0.3)
     save(figure, [axes], ["model"], path)
 
