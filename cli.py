@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -12,63 +12,30 @@ class BadInput(Exception):
     """Something the user gave is wrong. The message names the file or the option and says what to do."""
 
 
-def end_quietly(kind, error, trace):
-    """Python's hook for what nobody catches: Ctrl-C, also while a script still imports torch, is one line."""
-    if issubclass(kind, KeyboardInterrupt):
-        refuse("interrupted")
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = end_quietly  # here, since it must be in place before torch is imported
-
-
-class Output:
-    """A stream whose reader may leave, as `head` does. What is written after that goes nowhere."""
-
-    def __init__(self, stream):
-        self.stream = stream
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal may know ASCII alone
-
-    def write(self, text):
-        try:
-            self.stream.write(text)
-            self.stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # from now on it writes to nowhere
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-
 def run(main):
     """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
-    with redirect_stdout(Output(sys.stdout)), redirect_stderr(Output(sys.stderr)):
-        try:
-            main()
-        except BadInput as error:
-            sys.exit(refuse(error))
-        except OSError as error:
-            sys.exit(refuse(f"{error.filename or 'a file'}: {error.strerror or error}"))
-        except (MemoryError, RuntimeError) as error:
-            said = str(error)  # torch raises RuntimeError when a CPU's memory is full
-            if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
-                raise
-            sys.exit(refuse("the memory is full; a smaller --batch_size takes less, and in training also "
-                            "--grad_accum 2 and --recompute"))
-        except KeyboardInterrupt:
-            refuse("interrupted")
-            sys.exit(130)
+    try:
+        main()
+    except BadInput as error:
+        refuse(error)
+    except OSError as error:
+        refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)  # torch raises RuntimeError when a CPU's memory is full
+        if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
+            raise
+        refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute")
+    except KeyboardInterrupt:
+        refuse("interrupted", code=130)
     torch = sys.modules.get("torch")  # not imported here: that takes a second
     if torch and torch.distributed.is_initialized():  # one of several ranks
         torch.distributed.destroy_process_group()
 
 
-def refuse(message):
-    """Print one line on stderr. Returns the exit code, 2."""
+def refuse(message, code=2):
+    """Print one line on stderr and end the process."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    return 2
+    sys.exit(code)
 
 
 def make_parser(description):
@@ -104,16 +71,15 @@ def filled(text):
 
 def check_output(path):
     """Create the folder of a file that is to be written later. Raises BadInput if the file cannot be written there."""
+    path = Path(path)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=Path(path).parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
-        with suppress(FileNotFoundError):
-            os.stat(path)  # fails if the name is too long, or a link that leads to itself
-        if Path(path).is_dir():
-            raise IsADirectoryError(0, "it is a folder")
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another name") from None
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; choose another name")
 
 
 @contextmanager

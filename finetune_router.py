@@ -59,7 +59,6 @@ def parse(argv):
     group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
     group.add_argument("--compile", action="store_true", help="torch.compile the model, with --fast")
-    group.add_argument("--shard", action="store_true", help="under torchrun: shard the weights over the GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
@@ -111,7 +110,7 @@ def main(argv=None):
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
-    forward = wrap(model.train(), device, args.shard)  # the same model, perhaps inside DDP or FSDP2
+    forward = wrap(model.train(), device)  # the same model, inside DDP if there are several GPUs
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)
@@ -151,15 +150,15 @@ def main(argv=None):
             if master:
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
                            f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
-        if done % args.save_every == 0:
+        if master and done % args.save_every == 0:
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
     entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
-    save_trained(args.out, model, optimizer, fields)
     if master:
+        save_trained(args.out, model, fields)
         print(f"wrote {args.out}")
 
 

@@ -206,7 +206,7 @@ def finetune(routing, parts, clip, x, y):
         seen.append((torch.is_autocast_enabled("cpu"), noise, recompute))
         return None, (features(xs, ys) * w).sum(), w
 
-    GPT.forward = None  # forward may be compiled or sharded, the model is not
+    GPT.forward = None  # forward may be compiled or inside DDP, the model is not
     training.CLIP = clip
     training.read_texts = lambda *args: ({}, {})
     training.make_optimizer = lambda *args: torch.optim.SGD(network.parameters())  # AdamW hides a gradient's size
@@ -217,7 +217,7 @@ def finetune(routing, parts, clip, x, y):
     finetune_router.get_batch = lambda *args: (x, y)
     finetune_router.load_balancing_loss = lambda w: (w * w).sum() / 2
     finetune_router.expert_load = lambda layer: torch.zeros(3)
-    finetune_router.save_trained = lambda out, model, optimizer, fields: log.extend(fields["log"])
+    finetune_router.save_trained = lambda out, model, fields: log.extend(fields["log"])
     finetune_router.main(f"--init=mixed.pt --out=out.pt --data=math --steps=4 --batch_size=4 --grad_accum={parts} "
                          "--alpha=3 --lr=0.1 --device=cpu --dtype=bfloat16 --recompute".split())
     return w, log, seen

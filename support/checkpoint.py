@@ -17,8 +17,6 @@ from pathlib import Path
 
 from cli import BadInput, check_output, replacing
 import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from model import GPT, GPTConfig
 
@@ -107,32 +105,20 @@ def check_save_path(out, inputs):
     check_output(out)
 
 
-# ---- for training: all ranks call these functions, and the first one gets whole tensors, also of a sharded model
+# ---- for training
 
 
-def full_states(model, optimizer):
-    """The state dicts of model and optimizer on the CPU, by parameter names; empty on all ranks but the first.
-
-    Raises BadInput if a weight is not finite, so that the last good file stays.
-    """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state, optimizer_state = get_state_dict(model, optimizer, options=options)
-    if not all(tensor.isfinite().all() for tensor in state.values()):
+def check_weights(model):
+    """Raise BadInput if a weight is not finite, so that the last good file stays."""
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
-    return state, optimizer_state
 
 
-def is_first_rank():
-    """Whether this process is the one that writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def save_trained(out, model, optimizer, fields):
+def save_trained(out, model, fields):
     """Write the checkpoint of a finished run and delete its progress. fields: all but state and config."""
-    state, _ = full_states(model, optimizer)
-    if is_first_rank():
-        save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
-        progress_path(out).unlink(missing_ok=True)
+    check_weights(model)
+    save_checkpoint(out, {"state": model.state_dict(), "config": vars(model.config), **fields})
+    progress_path(out).unlink(missing_ok=True)
 
 
 def progress_path(out):
@@ -142,10 +128,9 @@ def progress_path(out):
 
 def save_progress(out, model, optimizer, settings, step, seconds, log):
     """Write NAME.progress, from which the same command goes on after `step` steps."""
-    state, optimizer_state = full_states(model, optimizer)
-    if is_first_rank():
-        save_checkpoint(progress_path(out), {"state": state, "optimizer": optimizer_state, "settings": settings,
-                                             "step": step, "seconds": seconds, "log": log})
+    check_weights(model)
+    save_checkpoint(progress_path(out), {"state": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
+                                         "seconds": seconds, "log": log, "settings": settings})
 
 
 def load_progress(out, model, optimizer, settings):
@@ -166,8 +151,7 @@ def load_progress(out, model, optimizer, settings):
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
         raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                        "use the former again, or delete the file to start anew")
-    set_state_dict(model, optimizer, model_state_dict=progress["state"], optim_state_dict=progress["optimizer"],
-                   options=StateDictOptions(full_state_dict=True))
-    if is_first_rank():
-        print(f"{out}: goes on from step {progress['step']}")
+    model.load_state_dict(progress["state"])
+    optimizer.load_state_dict(progress["optimizer"])
+    print(f"{out}: goes on from step {progress['step']}")
     return progress["step"], progress["seconds"], progress["log"]

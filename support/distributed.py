@@ -1,18 +1,13 @@
-"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP and FSDP2.
+"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP.
 
-    torchrun --nproc_per_node=8 train_expert.py ...             # each rank has the whole model and a part of each batch
-    torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has a part of the weights, too
+    torchrun --nproc_per_node=8 finetune_router.py ...  # each rank has the whole model and a part of each batch
 """
 import os
 
 from cli import BadInput
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
-
-from model import is_feed_forward
 
 
 def pick_device(name):
@@ -72,27 +67,7 @@ def join_ranks(name):
     return device, dist.get_rank(), dist.get_world_size()
 
 
-def wrap(model, device, shard):
-    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks.
-
-    shard: FSDP2. A rank holds its part of the weights and gathers one block at a time. Raises BadInput if it cannot.
-    """
-    if not shard:
-        model.to(device)
-        return DistributedDataParallel(model) if dist.is_initialized() else model
-    if not dist.is_initialized():
-        raise BadInput("--shard needs several GPUs; start with torchrun, or leave it out")
-    if model.config.d_ff % dist.get_world_size() or model.config.n_embd % dist.get_world_size():
-        raise BadInput(f"--shard: d_ff and n_embd must be multiples of the number of GPUs, {dist.get_world_size()}")
-    mesh = dist.init_device_mesh(device.type, (dist.get_world_size(),))
-    names = {p: name for name, p in model.named_parameters()}
-
-    def choose_axis(p):
-        """Cut the matrix of each expert, (N, rows, columns), by rows: N may be smaller than the number of GPUs."""
-        if model.config.n_expert and is_feed_forward(names[p]):
-            return Shard(1)
-        return Shard(0)
-
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh, shard_placement_fn=choose_axis)
-    return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)
+def wrap(model, device):
+    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks."""
+    model.to(device)
+    return DistributedDataParallel(model) if dist.is_initialized() else model

@@ -22,7 +22,7 @@ SAMPLE = "sample --device cpu"
 PREPARE = "data.prepare --domains= --out new"
 REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
     NEW: {"--nosuch 1": "--nosuch", "--steps 0": "--steps", "--lr -1": "--lr", "--seed -1": "--seed",
-          "--device nosuch": "nosuch", "--device meta": "meta", "--shard": "GPU", "--data poems": "poems",
+          "--device nosuch": "nosuch", "--device meta": "meta", "--data poems": "poems",
           "--data math=x": "--data",
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
@@ -142,24 +142,6 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
             second.write_text("second")
         assert path.read_text() == "second" and first.read_text() == "first"
     assert [*tmp_path.iterdir()] == [path] and path.read_text() == "first"
-
-
-def test_a_reader_that_leaves_stops_no_run(tiny, tmp_path):
-    command = f"train_expert.py --data math --data_dir {tiny}/data --init {tiny}/seed.pt --device cpu --steps 30"
-    command += f" --eval_every 1 --eval_windows 1 --out {tmp_path}/a.pt"
-    done = subprocess.run(["bash", "-c", f"{{ {sys.executable} {command} 2>&1; echo $? >{tmp_path}/code; }} | head -1"],
-                          cwd=ROOT, capture_output=True, text=True)
-    assert (tmp_path / "code").read_text() == "0\n" and (tmp_path / "a.pt").exists() and done.stderr == ""
-
-
-@pytest.mark.parametrize("script", ["train_expert", "mix", "finetune_router", "evaluate", "sample", "data.prepare"])
-def test_ctrl_c_while_a_script_still_imports_torch_is_one_line(script):
-    """A stand-in for torch sends the signal, which a job in the background would ignore."""
-    code = ("import signal, sys; sys.path.append('.'); sys.meta_path.insert(0, type('Finder', (), {'find_spec': lambda "
-            "name, path, target=None: signal.raise_signal(signal.SIGINT) if name == 'torch' else None})); "
-            f"signal.signal(signal.SIGINT, signal.default_int_handler); import {script}")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode in (130, -2) and done.stderr == "-c: interrupted\n"
 
 
 def test_an_interrupted_make_keeps_a_model_that_is_written(tmp_path):

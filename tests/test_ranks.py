@@ -1,4 +1,4 @@
-"""Two ranks train as one does, by DDP and by FSDP2. In float64, so that rounding hides no mistake.
+"""Two ranks train as one does. In float64, so that rounding hides no mistake.
 
     torchrun --nproc_per_node=2 tests/test_ranks.py '[[true, "train_expert", "--out", ...], ...]'  # one after the other
 """
@@ -19,9 +19,8 @@ pytestmark = pytest.mark.long
 ONE = {"dense": "train_expert seed", "moe": "finetune_router btx_mixed --alpha 0",
        "router": "finetune_router btx_mixed --alpha 0 --train router"}
 TWO = {  # two ranks: what one rank does, and more options. None of them may change anything
-    "dense_ddp": ("dense", "--grad_accum 2"), "dense_shard": ("dense", "--shard --grad_accum 2"),
-    "router_ddp": ("router", ""), "moe_ddp": ("moe", "--recompute"), "moe_shard": ("moe", "--shard --recompute"),
-    "moe_resumed": ("moe", "--shard"), "router_resumed": ("router", "--shard"), "moe_resharded": ("moe", "--shard")}
+    "dense_ddp": ("dense", "--grad_accum 2"), "moe_ddp": ("moe", "--recompute"), "router_ddp": ("router", ""),
+    "moe_resumed": ("moe", ""), "router_resumed": ("router", "")}
 
 
 def run(tiny, folder, name, options, finish=True):
@@ -39,12 +38,10 @@ def folder(tiny, tmp_path_factory):
     one = [run(tiny, folder, name, options) for name, options in ONE.items()]
     two = []
     for name, (like, more) in TWO.items():
-        if name.endswith(("resumed", "resharded")):
-            two.append(run(tiny, folder, name, f"{ONE[like]} {more}", finish=False))
-        if name.endswith("resumed"):
+        is_resumed = name.endswith("resumed")
+        two.append(run(tiny, folder, name, f"{ONE[like]} {more}", finish=not is_resumed))
+        if is_resumed:
             one.append(run(tiny, folder, name, ONE[like]))
-        else:
-            two.append(run(tiny, folder, name, f"{ONE[like]} {more}"))
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     for command, runs in ((torchrun, two), ([], one)):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
