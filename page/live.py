@@ -62,18 +62,18 @@ def collect(models, tasks):
     return data
 
 
-def fill(path, data, results=None):
+def fill(path, data, is_article=False):
     """Write page.html with its data, and with the files that lines such as `/* include model.js */` name.
 
-    results: the last section of the article, in HTML. Without it the page is live.html.
+    With is_article the page is results/index.html, otherwise live.html, which has less text.
     """
     folder = Path(__file__).parent
     page = (folder / "page.html").read_text(encoding="utf-8")
-    left_out = "live" if results else "article"
+    left_out = "live" if is_article else "article"
     page = re.sub(rf"(?s)<!-- {left_out} -->.*?<!-- /{left_out} -->\n", "", page)
     page = re.sub(r"/\* include (.*) \*/\n", lambda line: (folder / line[1]).read_text(encoding="utf-8"), page)
     safe = json.dumps(data).replace("<", "\\u003c")  # so that </script> in a text does not end the page's script
-    page = page.replace("RESULTS", results or "").replace(">DATA<", f">{safe}<")
+    page = page.replace(">DATA<", f">{safe}<")
     with replacing(path) as part:
         part.write_text(page, encoding="utf-8")
 

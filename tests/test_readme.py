@@ -81,6 +81,10 @@ def read_rows(lines):
 
 
 def test_the_table_is_of_the_committed_results():
+    """And the article has the same rows."""
     table = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", README, re.S)[1].splitlines()
     head, _, *rows = read_rows(table)
     assert len(rows) == 9 and {head, *rows} <= {*read_rows((ROOT / "results/tables.md").read_text().splitlines())}
+    _, *html_rows = re.findall(r"(?s)<tr>.*?</tr>", (ROOT / "page/page.html").read_text())
+    assert [tuple(re.findall(r">([^<>\n]+)<", row)) for row in html_rows] == rows
+    assert all(re.findall(r"share: (.+?)%", row) == re.findall(r"([\d.]+) ±", row) for row in html_rows)
