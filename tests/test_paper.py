@@ -15,9 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.long
-def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path, capsys):
-    make(["paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data",
-          f"REPORT={tmp_path}"], capsys)
+def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
+    make("paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}")
     names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text().splitlines())]
     assert names.count("BTX Top-2") == 6
     models = paper.read_run(tmp_path / "seed10.json")["models"]
