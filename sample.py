@@ -20,18 +20,13 @@ def parse(argv):
     parser = make_parser(__doc__)
     parser.add_argument("model", help="a checkpoint, dense or an MoE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
-    group = parser.add_argument_group("the text")
-    group.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
-    group.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
-    group.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
-    group = parser.add_argument_group("the experts of an MoE")
-    group.add_argument("--experts", action="store_true", help="colour each token by the expert with the largest gate")
-    group.add_argument("--layer", type=positive_int, help="by the gates of this layer, from 1 (default: their mean)")
-    args = parser.parse_args(argv)
-    if args.layer and not args.experts:
-        raise BadInput("--layer: says whose gates colour the text; add --experts")
-    return args
+    parser.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
+    parser.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
+    parser.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument("--experts", action="store_true",
+                        help="colour each token by the expert with the largest gate, in the mean over layers")
+    return parser.parse_args(argv)
 
 
 def mark(text, expert, names):
@@ -54,7 +49,7 @@ def read_and_write(model, prompt, eot, args, device):
         tokens.append(new.item())
         experts = [None] * len(tokens)
         if routing:  # when the older half was forgotten, the pass has read more than the last token
-            experts = top_experts(routing, args.layer)[-len(tokens):]
+            experts = top_experts(routing)[-len(tokens):]
         yield from zip(tokens, experts, strict=True)
         if tokens[-1] == eot:
             break
@@ -67,8 +62,6 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.model)
     if args.experts and not checkpoint["experts"]:
         raise BadInput(f"--experts: {args.model} is dense; name an MoE")
-    if args.layer and args.layer > checkpoint["config"]["n_layer"]:
-        raise BadInput(f"--layer {args.layer}: {args.model} has {checkpoint['config']['n_layer']} layers")
     model = build_model(checkpoint, device)
     tokenizer = load_tokenizer(checkpoint["spec"])
     prompt = encode_prompt(tokenizer, args.prompt)

@@ -26,10 +26,9 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
         yield new, routing
 
 
-def top_experts(routing, layer=None):
-    """The expert with the largest gate for each token of a pass; in one layer, counted from 1, or in the mean."""
-    chosen = [routing[layer - 1]] if layer else routing
-    return sum(r.dense_gates() for r in chosen).argmax(1).tolist()
+def top_experts(routing):
+    """The expert with the largest gate, in the mean over layers, for each token of a pass."""
+    return sum(layer.dense_gates() for layer in routing).argmax(1).tolist()
 
 
 def generate(model, idx, max_new_tokens, end=None, **options):

@@ -89,37 +89,19 @@ def test_what_is_counted(open_page):
 
 
 def test_the_reader_comes_before_counting(open_page):
-    """While an answer is written, no new task is counted; one may be under way. The time is printed, not judged."""
+    """While an answer is written, no new task is counted; one may be under way."""
     page = open_page("#count=break", viewport={"width": 1280, "height": 720})
-    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.wait_for_selector("#break td:has-text('/2')", state="attached")
-    counted, after, seconds = page.evaluate("""async () => {
-        const table = document.querySelector("#break table"), begin = performance.now(), box = $("hero_box");
+    texts = page.evaluate("""async () => {
+        const table = document.querySelector("#break table"), box = $("hero_box");
         $("hero_box").closest("section").querySelector("button").click();
         await new Promise(resolve => setTimeout(resolve));
         const counted = table.innerText;
         while (!box.dataset.done) await new Promise(resolve => setTimeout(resolve));
-        return [counted, table.innerText, (performance.now() - begin) / 1000];
+        return [counted, table.innerText];
     }""")
-    print(f"an answer while counting, at a sixth of the speed: {seconds:.1f} s")
-    before, later = (sum(map(int, re.findall(r"/(\d+)", text))) for text in (counted, after))
+    before, later = (sum(map(int, re.findall(r"/(\d+)", text))) for text in texts)
     assert before <= later <= before + 1
-
-
-def test_what_the_page_says_of_its_models(open_page):
-    """The seed knows general texts, and sums need math."""
-    page = open_page()
-
-    def count(domain, **who):  # of ten tasks that the page deals
-        return page.evaluate("""async ([domain, who]) => {
-            let right = 0;
-            for (const task of tasks_of([domain]).slice(0, 10)) right += await is_solved(task, who);
-            return right;
-        }""", [domain, who])
-    assert count("math") >= 9 and count("math", off=["math"]) <= 1 and count("general", name="seed") >= 9
-    for domain in EXPERTS[1:]:
-        right = {name: count(domain, name=name) for name in (*EXPERTS, "steps0", "average")}
-        assert right.pop(domain) >= 8 and max(right.values()) <= 2
 
 
 @torch.inference_mode()
