@@ -8,7 +8,6 @@ there; NAME.json in Gradescope's format; and class.md, what the class can do and
 """
 import csv
 import json
-import os
 import re
 import secrets
 import zipfile
@@ -22,8 +21,8 @@ from course import check, handout
 from support.report import markdown
 
 
-def find_files(submission, largest=10**6):
-    """What a student wrote in a folder or zip: {name: bytes}, and notes. Links and files above `largest` do not count.
+def find_files(submission):
+    """What a student wrote in a folder or zip: {name: bytes}, and notes. Links do not count.
 
     Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
     """
@@ -33,9 +32,8 @@ def find_files(submission, largest=10**6):
         place = path.relative_to(submission.parent).as_posix()
         if zipfile.is_zipfile(path):
             archive = zipfile.ZipFile(path)
-            small = [entry for entry in archive.infolist() if entry.file_size <= largest]
-            places |= {f"{place}/{entry.filename}": partial(archive.read, entry) for entry in small}
-        elif path.stat().st_size <= largest:
+            places |= {f"{place}/{name}": partial(archive.read, name) for name in archive.namelist()}
+        else:
             places[place] = path.read_bytes
     found, notes = {}, []
     for name in handout.WRITTEN:
@@ -96,7 +94,7 @@ def main(argv=None):
     print("isolated by bwrap" if isolated else "not isolated, bwrap does not work here: submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for path in args.submissions:
-        name = os.fsencode(path.absolute().name)[:200].decode(errors="ignore")  # a file's name has 255 bytes at most
+        name = path.absolute().name
         graded[name] = grade(path, args.seed, isolated)
         with replacing(args.out / f"{name}.json") as part:
             part.write_text(json.dumps(graded[name], indent=1))

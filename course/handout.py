@@ -47,14 +47,11 @@ def find_functions(tree):
 
 def given_lines(name, content):
     """The lines of a file without the bodies that students write. Layout and comments do not count."""
-    try:
-        tree = ast.parse(content)
-        for piece, statement in find_functions(tree).items():
-            if piece in WRITTEN[name]:
-                statement.body = [ast.Pass()]
-        return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line]
-    except RecursionError:  # a sum of hundreds of terms
-        return content.decode(errors="replace").splitlines()
+    tree = ast.parse(content)
+    for piece, statement in find_functions(tree).items():
+        if piece in WRITTEN[name]:
+            statement.body = [ast.Pass()]
+    return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line]
 
 
 def blank_functions(text, stages):

@@ -110,16 +110,12 @@ def test_a_sandbox_holds_what_runs_in_it(tmp_path):
 def test_a_class_of_odd_submissions(autograder, tmp_path):
     """Each is a row, by Gradescope's zip alone."""
     other = MODEL.replace("\n", "\r\n").replace("    ", "\t").replace("FACTOR = 1.5", "FACTOR = 3 / 2")
-    helpers = MODEL + "".join(f"\ndef f{i}(x):\n    return x\n" for i in range(4000))
-    terms = MODEL.replace("(u * p).sum()", f"({' + '.join(500 * ['(u * p).sum() / 500'])})")
     broken = MODEL.replace("N * (u", "max(iter(int, 1)) * (u").replace("noise.G)", "noise.H)")  # one hangs
     everything, nothing = "30 20 10 10 20 10", "0 0 0 0 0 0"
     odd = {  # {folder: (files, points of the stages, lines that changed outside of the bodies, a note)}
         "deep/a/b": (submission(model=other), everything, 2, ""),
         "whole/handout": (handout.files() | submission(), everything, 0, ""),
-        "x" * 252: ({"my_model (1).py": MODEL.encode()} | submission(model=None), everything, 0, "my_model (1).py"),
-        "helpers": (submission(model=helpers), everything, 8000, ""),
-        "sum": (submission(model=terms), everything, 0, ""),
+        "renamed": ({"my_model (1).py": MODEL.encode()} | submission(model=None), everything, 0, "my_model (1).py"),
         "part": (submission(model=broken, mix=None), "30 0 10 0 14 0", 0, "no mix.py"),
         "utf-16": (submission() | {"model.py": MODEL.encode("utf-16")}, "0 20 6 0 6 10", 0, "model.py cannot be"),
         "exits": (submission(mix="1 / 0\n", finetune_router="exit()\n"), "30 0 4 10 14 0", 0, "ZeroDivisionError"),
@@ -130,17 +126,14 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     (folder / "bare" / "model.py").symlink_to(ROOT / "model.py")
     shutil.make_archive(folder / "archive", "zip", folder / "deep")
     (folder / "broken.zip").write_bytes(b"PK")
-    with zipfile.ZipFile(folder / "thousand.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for i in range(1000):
-            archive.writestr(f"{i}/model.py", bytes(10**6))
-    odd |= {"archive.zip": odd["deep/a/b"], "broken.zip": odd["bare"], "thousand.zip": ({}, nothing, 0, "one of 1000")}
+    odd |= {"archive.zip": odd["deep/a/b"], "broken.zip": odd["bare"]}
     command = [sys.executable, "-m", "course.grade", f"--out={tmp_path}", *sorted(folder.iterdir())]
     subprocess.run(command, cwd=autograder, check=True)
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.*")}
     rows = {name: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
     assert len(rows) == len(odd) + 1
     for name, (_, points, changed, note) in odd.items():
-        row = rows[name.split("/")[0][:200]]  # points of six stages, their sum, changed, seed, notes
+        row = rows[name.split("/")[0]]  # points of six stages, their sum, changed, seed, notes
         assert row[:6] == points.split() and row[7] == str(changed) and note in row[9], row
     assert "took more than 20 s" in texts["part"] and "no attribute 'H'\\n  in model.py, route_sample" in texts["part"]
     assert "+CAPACITY_FACTOR = 3 / 2" in texts["deep"] and "stage4_balance" in texts["class"]
