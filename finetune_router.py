@@ -16,7 +16,7 @@ from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, pick_dtype, to_device, wrap
+from support.distributed import autocast, join_ranks, to_device, wrap
 from support.ledger import latest, new_entry
 
 PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
@@ -58,7 +58,6 @@ def parse(argv):
                        help="micro-batches in a step; load is balanced within each (default: 1)")
     group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
-    group.add_argument("--compile", action="store_true", help="torch.compile the model, with --fast")
     return parser.parse_args(argv)
 
 
@@ -97,9 +96,7 @@ def main(argv=None):
     config = model.config
     config.block_size = args.block_size or config.block_size
     freeze(model, args.train)
-    if args.compile and pick_dtype(args.dtype, device) != "bfloat16":
-        raise BadInput("--compile: torch compiles grouped products in bfloat16 only; add --dtype bfloat16")
-    if args.fast or args.compile:  # the compiler cannot follow the loop over experts
+    if args.fast:
         fast.install(model)
 
     # the data
@@ -111,8 +108,6 @@ def main(argv=None):
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
     forward = wrap(model.train(), device)  # the same model, inside DDP if there are several GPUs
-    if args.compile:
-        forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)

@@ -124,7 +124,7 @@ class Routing(NamedTuple):
 class Noise(NamedTuple):
     """The noise and the temperature with which Sample Top-1 draws experts in one layer."""
     G: torch.Tensor    # (M, N) Gumbel noise
-    tau: torch.Tensor  # () temperature; a tensor: torch.compile would make a new graph for each number
+    tau: float         # temperature
 
 
 # The four routers: logits W_l x, (M, N) -> Routing.
@@ -183,7 +183,6 @@ def gumbel(config, n_tokens, tau, generator):
     U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
     minus_log_U = -U.clamp_min(torch.finfo(U.dtype).tiny).log()
     G = -minus_log_U.log()  # (n_layer, M, N)
-    tau = torch.full((), tau, device=generator.device)
     return [Noise(G_l, tau) for G_l in G]
 
 

@@ -203,7 +203,7 @@ def finetune(routing, parts, clip, x, y):
         seen.append((torch.is_autocast_enabled("cpu"), noise, recompute))
         return None, (features(xs, ys) * w).sum(), w
 
-    GPT.forward = None  # forward may be compiled or inside DDP, the model is not
+    GPT.forward = None  # forward may be inside DDP, the model is not
     training.CLIP = clip
     training.read_texts = lambda *args: ({}, {})
     training.make_optimizer = lambda *args: torch.optim.SGD(network.parameters())  # AdamW hides a gradient's size
@@ -272,7 +272,7 @@ def stage5_sample():
     small, noise = rows([2.0, 1.0, 0.0], [0.0, 0.5, 3.0]), rows([0.0, 2.0, -1.0], [1.0, 0.0, 0.5])
     for name, logits, G, tau in ((f"W x = {small.tolist()}, G = {noise.tolist()}, tau = 0.5", small, noise, 0.5),
                                  ("random", draw(7, 5), 2 * draw(7, 5), 0.7)):
-        given = Noise(G, torch.tensor(tau))
+        given = Noise(G, tau)
         gates = largest_only(((logits + G) / tau).softmax(-1))
         verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates)
         for n, chosen in ((given, gates), (None, largest_only(logits.softmax(-1)))):

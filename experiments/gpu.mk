@@ -2,7 +2,7 @@
 PREPARE        = --level 2 --train_tokens 10000000
 OPTIONS        = --device cuda --batch_size 64
 DENSE_OPTIONS  = --compile  # DENSE_OPTIONS= turns it off
-MOE_OPTIONS    =            # on an H100 or H200: make -j3 PRESET=gpu MOE_OPTIONS="--fast --compile"
+MOE_OPTIONS    =            # on an H100 or H200: make -j3 PRESET=gpu MOE_OPTIONS=--fast
 EVALUATE       = --device cuda
 SHAPE          = --n_layer 8 --n_head 8 --n_embd 512 --block_size 256
 D_FF           = 2048

@@ -1,4 +1,4 @@
-"""Compute ff_moe of model.py with all experts in one call for each matrix, for a GPU and for torch.compile.
+"""Compute ff_moe of model.py with all experts in one call for each matrix, for a GPU.
 
     fast.install(model)  # what --fast does; tests hold its values and gradients equal to those of the readable sum
 
@@ -17,7 +17,7 @@ def install(model):
     if model.config.n_embd % 8 or model.config.d_ff % 8:
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
     if not hasattr(F, "grouped_mm"):
-        raise BadInput(f"--fast and --compile of an MoE need torch 2.10, this is {torch.__version__}; leave them out")
+        raise BadInput(f"--fast needs torch 2.10, this is {torch.__version__}; leave it out")
     for module in model.modules():
         if isinstance(module, MoE):
             module.ff_moe = ff_moe
