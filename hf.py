@@ -97,8 +97,8 @@ def read_config(folder):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy it all, or let transformers' save_pretrained make it")
     fields = transformers.AutoConfig.from_pretrained(folder)
-    if fields.model_type not in ("llama", "mistral", "mixtral"):
-        raise BadInput(f"{folder}: a {fields.model_type}; only llama, mistral and mixtral can be imported")
+    if fields.model_type not in ("llama", "mistral"):
+        raise BadInput(f"{folder}: a {fields.model_type}; only llama and mistral can be imported")
     scaling = getattr(fields, "rope_scaling", None) or {}  # in transformers 4; 5 has rope_parameters
     rope = getattr(fields, "rope_parameters", None) or {"rope_theta": fields.rope_theta} | scaling
     head_dim = getattr(fields, "head_dim", None) or fields.hidden_size // fields.num_attention_heads
@@ -112,23 +112,10 @@ def read_config(folder):
 
 def read_weights(folder, config):
     """The state dict of the model in a folder, in the dtype of its files. Raises KeyError if a tensor is missing."""
-    tensors, state = {}, {}
+    tensors = {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
-    for name in list(tensors):
-        layer, fused, _ = name.partition(".mlp.experts.gate_up_proj")
-        if fused:  # transformers 5, and so mergekit-moe, has the experts of a layer in one tensor, (N, 2 d_ff, D)
-            gate, up = tensors[name].chunk(2, dim=1)
-            tensors |= {f"{layer}.mlp.gate_proj.weight": gate, f"{layer}.mlp.up_proj.weight": up,
-                        f"{layer}.mlp.down_proj.weight": tensors[f"{layer}.mlp.experts.down_proj"],
-                        f"{layer}.block_sparse_moe.gate.weight": tensors[f"{layer}.mlp.gate.weight"]}
-    for name in GPT(config).state_dict():
-        theirs = name_in_folder(name)
-        if config.n_expert and is_feed_forward(name) and theirs not in tensors:
-            state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
-        else:
-            state[name] = tensors[theirs]
-    return state
+    return {name: tensors[name_in_folder(name)] for name in GPT(config).state_dict()}
 
 
 def read_spec(folder, fields, eot):
@@ -151,8 +138,8 @@ def read_spec(folder, fields, eot):
 
 def become_branch(checkpoint, seed, folder):
     """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput."""
-    if checkpoint["experts"] or seed["experts"]:
-        raise BadInput(f"{folder}: --branch_of compares dense models, and one of these two is an MoE; leave it out")
+    if seed["experts"]:
+        raise BadInput(f"{folder}: --branch_of names an MoE; name the seed, a dense model")
     state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
     if config["vocab_size"] == n_tokens + 1:  # the finetune has one token more, as for padding
         config["vocab_size"] = n_tokens
@@ -177,21 +164,13 @@ def become_branch(checkpoint, seed, folder):
 
 
 def import_folder(folder, args):
-    """Write the Llama, Mistral or Mixtral in a folder to the checkpoint args.out. Raises BadInput."""
+    """Write the Llama or Mistral in a folder to the checkpoint args.out. Raises BadInput."""
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
-    if folder.resolve() in Path(args.out).resolve().parents:
-        raise BadInput(f"--out {args.out} is in the folder that is read; choose another place")
     fields, rope = read_config(folder)
     config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
                        block_size=args.block_size or fields.max_position_embeddings)
-    exported = getattr(fields, "btx", {"spec": None, "experts": [], "ledger": []})  # what `export` has written there
-    experts = exported["experts"]
-    if fields.model_type == "mixtral":
-        config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
-        experts = experts or [f"expert{i + 1}" for i in range(config.n_expert)]
-    checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": experts,
-                  "spec": exported["spec"] or read_spec(folder, fields, args.eot), "ledger": exported["ledger"],
-                  "log": []}
+    checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": [],
+                  "spec": read_spec(folder, fields, args.eot), "ledger": [], "log": []}
     prove(checkpoint, folder, folder)
     if args.branch_of:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
@@ -203,12 +182,10 @@ def import_folder(folder, args):
 
 
 def write_config(checkpoint, tokenizer, folder):
-    """Write config.json, with experts and ledger, and our spec unless tokenizer.json was imported."""
+    """Write config.json."""
     config, spec = checkpoint["config"], checkpoint["spec"]
-    btx = {"experts": checkpoint["experts"], "ledger": checkpoint["ledger"],
-           "spec": spec if spec["kind"] == "bpe" else None}
     fields = {name: config[ours] for ours, name in FIELDS.items()}
-    fields |= {"rope_theta": config["rope_theta"], "btx": btx, "dtype": checkpoint["state"]["embed.weight"].dtype,
+    fields |= {"rope_theta": config["rope_theta"], "dtype": checkpoint["state"]["embed.weight"].dtype,
                "max_position_embeddings": spec.get("max_positions", config["block_size"]),
                "bos_token_id": spec.get("bos", tokenizer.eot), "eos_token_id": tokenizer.eot}
     if checkpoint["experts"]:
