@@ -45,13 +45,11 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, not below `least`; a whole one that random generators take."""
-    end = 2**63 if kind is int else float("inf")
-
+    """A type for argparse: a finite number, not below `least`."""
     def read(text):
         number = kind(text)
-        if not least <= number < end:
-            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} up, and below {end}")
+        if not least <= number < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} up")
         return number
     read.__name__ = kind.__name__  # argparse says it of a text that is no number
     return read
@@ -60,13 +58,6 @@ def number_from(least, kind=int):
 positive_int = number_from(1)
 non_negative_int = number_from(0)
 non_negative = number_from(0, float)
-
-
-def filled(text):
-    """A type for argparse: refuses an empty text, such as an unset variable of the shell leaves."""
-    if not text:
-        raise argparse.ArgumentTypeError("is empty; is a variable not set?")
-    return text
 
 
 def check_output(path):

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cli import BadInput, check_output, digest, filled, make_parser, positive_int, run
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
 import torch
 
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
@@ -252,8 +252,8 @@ def main(argv=None):
     command.add_argument("folder", type=Path, help="with config.json, *.safetensors and tokenizer.json")
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
-    command.add_argument("--branch_of", metavar="SEED", type=filled, help="checkpoint of the base of this finetune")
-    command.add_argument("--eot", metavar="TOKEN", type=filled, help="ends a text (default: as config.json says)")
+    command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base of this finetune")
+    command.add_argument("--eot", metavar="TOKEN", help="ends a text (default: as config.json says)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")

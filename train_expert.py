@@ -9,7 +9,7 @@ A run saves its progress in NAME.progress now and then. If it was interrupted, t
 import os
 import time
 
-from cli import BadInput, filled, make_parser, non_negative, non_negative_int, positive_int, run
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 import torch
 from tqdm import tqdm, trange
 
@@ -29,7 +29,7 @@ def parse(argv):
 
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
-    group.add_argument("--init", type=filled, help="checkpoint to start from: the seed of a branch")
+    group.add_argument("--init", help="checkpoint to start from: the seed of a branch")
     group.add_argument("--data", type=mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
@@ -92,7 +92,7 @@ def main(argv=None):
 
     # the model: a branch of a seed, or a new one; spec: its tokenizer; ledger: how it was made, and at what cost
     domains = load_domains(args.data_dir)
-    if args.init:
+    if args.init is not None:
         checkpoint = load_checkpoint(args.init)
         spec, ledger = checkpoint["spec"], checkpoint["ledger"]
         model = branch(args, checkpoint)

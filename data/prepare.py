@@ -2,7 +2,7 @@
 
     python -m data.prepare                                                     # all synthetic domains
     python -m data.prepare --domains math --level 2                            # one of them, harder
-    python -m data.prepare --domains "" --text poems=~/poems rfc='rfc/*.gz'    # your own text
+    python -m data.prepare --domains "" --text poems=~/poems rfc='rfc/*.txt'   # your own text
     python -m data.prepare --domains "" --own_tasks facts=capitals.jsonl       # your own tasks
 """
 import json
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import combinations, islice
 from pathlib import Path
 
-from cli import BadInput, check_output, digest, filled, make_parser, non_negative_int, positive_int, replacing, run
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -46,14 +46,13 @@ def parse(argv):
 
     group = parser.add_argument_group("your own text and tasks")
     group.add_argument("--text", nargs="+", action="extend", default=[], metavar="NAME=PATH",
-                       help="a file, a folder or a pattern in quotes; UTF-8, plain or .jsonl, .gz or not")
+                       help="a file, a folder or a pattern in quotes; UTF-8, plain or .jsonl")
     group.add_argument("--field", default="text", help="where a line of .jsonl has its text (default: text)")
     group.add_argument("--own_tasks", nargs="+", action="extend", default=[], metavar="NAME=FILE",
                        help='test tasks of a NAME, with or without --text: {"prompt": ..., "answer": ...} a line')
     group.add_argument("--tokenizer", type=positive_int, metavar="N",
                        help="train one of up to N tokens on the beginning of each --text (default: the shipped one)")
-    group.add_argument("--init", type=filled, metavar="CHECKPOINT",
-                       help="use the tokenizer of a checkpoint, as of an imported one")
+    group.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, as of an imported one")
     args = parser.parse_args(argv)
 
     args.domains = [name for name in args.domains.split(",") if name]

@@ -1,5 +1,4 @@
-"""Read own text, from files, folders and patterns of files, plain or .jsonl, .gz or not; and own tasks."""
-import gzip
+"""Read own text, from files, folders and patterns of files, plain or .jsonl; and own tasks."""
 import json
 import os
 from functools import partial
@@ -30,11 +29,9 @@ def read_documents(files, field):
     Raises BadInput.
     """
     for path in files:
-        name = path.name.lower()
-        open_text = gzip.open if name.endswith(".gz") else open
         try:
-            with open_text(path, "rt", encoding="utf-8", newline="") as file:
-                if name.endswith((".jsonl", ".jsonl.gz")):
+            with path.open(encoding="utf-8", newline="") as file:
+                if path.suffix.lower() == ".jsonl":
                     for line in file:
                         text = json.loads(line)[field]
                         if not isinstance(text, str):
@@ -44,7 +41,7 @@ def read_documents(files, field):
                     yield list(iter(partial(file.read, PIECE), ""))
         except (KeyError, TypeError, json.JSONDecodeError):
             raise BadInput(f"{path}: no text under {field!r} in {line[:50]!r}; name another --field") from None
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"{path}: no text in UTF-8 ({error}); convert it, or name other files") from None
 
 

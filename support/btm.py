@@ -25,7 +25,6 @@ from data.loader import first_windows
 METHODS = ("bayes", "document", "tfidf")
 TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
-MOST_NUMBERS = 2**28  # in the predictions that are held at once: 1 GiB
 
 
 def parse_method(text, checkpoints):
@@ -133,12 +132,6 @@ class BTM(nn.Module):
         if cache is not None:
             cache["text"] = torch.cat([cache.get("text", idx[:, :0]), idx], dim=1)
             idx = cache["text"]
-        n_numbers = len(self.experts) * idx.shape[1] * self.config.vocab_size  # in the predictions for one sequence
-        parts = idx.split(max(1, MOST_NUMBERS // n_numbers))
-        return torch.cat([self.average(part, n_last) for part in parts]), None, []
-
-    def average(self, idx, n_last):
-        """The log of the averaged prediction for the last n_last tokens: (B, T) -> (B, n_last, V)."""
         log_p = []  # of each expert: what it gave to the tokens read, (B, T - 1)
         log_probs = torch.empty(len(self.experts), len(idx), n_last, self.config.vocab_size, device=idx.device)
         for i, expert in enumerate(self.experts):
@@ -150,7 +143,7 @@ class BTM(nn.Module):
         else:
             scores = self.bayes_scores(idx, torch.stack(log_p))  # (E, B, T)
         weights = self.log_weights(scores)[:, :, -n_last:, None]  # (E, B, n_last, 1)
-        return log_probs.add_(weights).logsumexp(0)  # (B, n_last, V)
+        return log_probs.add_(weights).logsumexp(0), None, []     # (B, n_last, V)
 
     def num_params(self, active=False):
         """Number of parameters; with active=True only those of the top_k experts that count for a token."""

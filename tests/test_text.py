@@ -1,5 +1,4 @@
 """Own text and own tasks: what is read, and how text is cut into training and validation text."""
-import gzip
 import json
 
 from cli import BadInput
@@ -26,19 +25,19 @@ def make(*texts, **options):
     return load_domains("out")
 
 
-@pytest.mark.parametrize("paths", [["own=a", "own=a/*.txt"], ["own=a/*.*", "own=a/deep/c.md.gz"]])
-def test_files_folders_patterns_jsonl_and_gz(paths, folder, monkeypatch):
+@pytest.mark.parametrize("paths", [["own=a", "own=a/*.txt"], ["own=a/*.*", "own=a/deep/c.md"]])
+def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
     monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole, so that none is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
     (folder / "a" / "b.txt").write_bytes(first.encode())
     (folder / "a" / ".hidden").write_bytes(b"\xff")
-    (folder / "a" / "deep" / "c.md.gz").write_bytes(gzip.compress(b"fourth, packed"))
+    (folder / "a" / "deep" / "c.md").write_text("fourth")
     lines = [json.dumps({"id": n, "body": f"line {n}\nof json"}) for n in range(3)]
     (folder / "a" / "d.JSONL").write_text("\n".join(lines[:2]))
-    (folder / "a" / "e.jsonl.gz").write_bytes(gzip.compress(lines[2].encode()))
+    (folder / "a" / "e.jsonl").write_text(lines[2])
     expected = []
-    for document in (first, "line 0\nof json", "line 1\nof json", "fourth, packed", "line 2\nof json"):
+    for document in (first, "line 0\nof json", "line 1\nof json", "fourth", "line 2\nof json"):
         expected += [*BTX.encode(document), BTX.eot]
     own = make(*paths, field="body")["own"]
     assert own.train.tolist() == expected
@@ -111,7 +110,7 @@ def test_own_tasks_alone_and_with_own_text(folder):
 
 @pytest.mark.parametrize("name, content", [
     ("a.jsonl", b'{"body": "x"}'), ("a.jsonl", b'{"text": "x"}\n{"text": 3}'), ("a.jsonl", b"no json"),
-    ("a.txt", b"the first \xff"), ("a.gz", gzip.compress(b"cut" * 999)[:-9]), ("a.gz", b"not packed")])
+    ("a.txt", b"the first \xff")])
 def test_what_cannot_be_read_is_named_and_leaves_the_old_domain(name, content, folder):
     (folder / "good.txt").write_text("good " * 9)
     before = make("own=good.txt")["own"].meta
