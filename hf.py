@@ -24,7 +24,6 @@ try:
     import transformers
     from huggingface_hub import save_torch_state_dict
     from safetensors.torch import load_file
-    from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
     from transformers.convert_slow_tokenizer import TikTokenConverter
 except ImportError:
@@ -118,16 +117,16 @@ def read_weights(folder, config):
     return {name: tensors[name_in_folder(name)] for name in GPT(config).state_dict()}
 
 
-def read_spec(folder, fields, eot):
+def read_spec(folder, fields):
     """The `spec` of a folder's tokenizer, with what an export gives back. Raises BadInput.
 
-    eot: the token that begins and ends a text; None: the one that config.json names.
+    A text begins and ends with the token that config.json names as its end, or with the first of several.
     """
     definition, end = (folder / "tokenizer.json").read_text("utf-8"), fields.eos_token_id
-    if eot:
-        end = Tokenizer.from_str(definition).token_to_id(eot)
-    if not isinstance(end, int):
-        raise BadInput(f"{folder}: no single token that ends a text; choose one of its tokens with --eot TOKEN")
+    if isinstance(end, list):
+        end = end[0]
+    if end is None:
+        raise BadInput(f"{folder}: config.json names no token that ends a text; write its id there as eos_token_id")
     spec = from_huggingface(definition, end, folder.resolve().name)
     if spec["vocab_size"] > fields.vocab_size:
         raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, the model {fields.vocab_size} "
@@ -170,7 +169,7 @@ def import_folder(folder, args):
     config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
                        block_size=args.block_size or fields.max_position_embeddings)
     checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": [],
-                  "spec": read_spec(folder, fields, args.eot), "ledger": [], "log": []}
+                  "spec": read_spec(folder, fields), "ledger": [], "log": []}
     prove(checkpoint, folder, folder)
     if args.branch_of:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
@@ -253,7 +252,6 @@ def main(argv=None):
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
     command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base of this finetune")
-    command.add_argument("--eot", metavar="TOKEN", help="ends a text (default: as config.json says)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")

@@ -1,17 +1,13 @@
 """The table, the predictions and the picture of results/pretrained, from its runs.
 
-    python -m experiments.finished --collect out/pretrained/seed10/scores/*/results.json --out seed10.json
     python -m experiments.finished results/pretrained/seed*.json --out results/figures/finished_seed.png
-
-The first gathers the scores of one training seed. The second prints both tables and draws the picture.
 """
-import json
 import re
 from collections import Counter
 from pathlib import Path
 from statistics import mean
 
-from cli import make_parser, replacing, run
+from cli import make_parser, run
 
 from experiments.english import RELATIONS, ask_facts, read_countries
 from experiments.paired import EXPERTS, costs, points
@@ -98,17 +94,10 @@ def draw(runs, path):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="results.json of several models, or files of --collect")
-    parser.add_argument("--collect", action="store_true", help="gather the scores of one training seed")
-    parser.add_argument("--out", type=Path, required=True, help="what to write: a picture; with --collect .json")
+    parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper --collect`, one for each seed")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
-    if args.collect:
-        models = {name: scores for scored in runs for name, scores in scored["models"].items()}
-        with replacing(args.out) as part:
-            part.write_text(json.dumps({"models": models, "machine": runs[0]["machine"], "data": runs[0]["data"]},
-                                       indent=1))
-        return
     print(score_table(runs), prediction_table(runs), sep="\n\n")
     draw(runs, args.out)
 

@@ -1,9 +1,9 @@
 """Write the tables and figures of the paper from our runs, beside the paper's own numbers.
 
-    python -m experiments.paper --collect out/seed0 --out results/seed0.json
+    python -m experiments.paper --collect out/seed0/*/results.json --text out/seed0/btx.pt --out results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
-The first gathers what the tables need of one run. The second writes tables.md and figures/ from such files.
+The first gathers what evaluate.py measured of one run. The second writes tables.md and figures/ from such files.
 """
 import json
 from pathlib import Path
@@ -159,11 +159,10 @@ def make_page(runs, timed):
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
          score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
-        ("## Figure 2: accuracy against compute, and over the best model's",
-         "Left: the area of a circle shows the active parameters, its line the range over seeds.",
-         "![mean accuracy against training compute](figures/figure2_left.png)",
-         "Right: means over the seeds that have all models.",
-         "![accuracy by domain over the best model's](figures/figure2_right.png)"),
+        ("## Figure 2: accuracy against compute",
+         "The area of a circle shows the active parameters, its line the range over seeds. The right half of the "
+         "paper's figure draws its Table 2.",
+         "![mean accuracy against training compute](figures/figure2.png)"),
         ("## Table 3: what it costs", "The seed's own cost is left out.", cost_table(runs)),
         ("## Table 4: routing methods, without load balancing",
          "Short is a quarter of the finetuning, medium a half. The last two rows have all of it; this Sample Top-1 has "
@@ -188,11 +187,9 @@ def make_page(runs, timed):
 
 def draw(runs, out):
     """Draw all figures. Figures 3 to 6 and Table 6 are of the first run that has all models."""
-    complete = having(runs, *MODELS)
+    first = having(runs, *MODELS)[0]
     paper_figures.gain(runs, out / "gain.png")
-    paper_figures.compute(runs, out / "figure2_left.png")
-    paper_figures.normalised(complete, COLUMNS, out / "figure2_right.png")
-    first = complete[0]
+    paper_figures.compute(runs, out / "figure2.png")
     balance = {MODELS[name]: first["routing"][name] for name in ("btx", "btx_nolb")}
     figures.draw_routing(balance, out / "figure3_4.png")
     paper_figures.probabilities(balance, out / "figure5.png")
@@ -201,18 +198,20 @@ def draw(runs, out):
     paper_figures.table_6(first["text"], out / "table6.png")
 
 
-def read_gates(folder, domains, n_tokens=45):
-    """Which gates BTX gives to a text of each domain, for Table 6."""
-    btx = load_checkpoint(folder / "btx.pt")
-    model = build_model(btx)
+@torch.no_grad()
+def read_gates(path, data_dir, n_tokens=45):
+    """Which gates the MoE in a checkpoint gives to a text of each domain, for Table 6."""
+    checkpoint, domains = load_checkpoint(path), load_domains(data_dir, DOMAINS)
+    model = build_model(checkpoint)
     T = min(n_tokens, model.config.block_size)
-    texts = {name: first_windows(domains[name].val, T, 1) for name in DOMAINS}  # (1, T + 1) each
-    reads = []
-    for idx in texts.values():
+    texts, reads = {}, []
+    for name in DOMAINS:
+        idx = first_windows(domains[name].val, T, 1)  # (1, T + 1)
         _, _, routing = model(idx[:, :-1])
         gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)  # (T, n_layer, N)
+        texts[name] = idx[0].tolist()
         reads.append({"gates": gates.tolist()})
-    return {"experts": btx["experts"], "texts": {name: idx[0].tolist() for name, idx in texts.items()}, "reads": reads}
+    return {"experts": checkpoint["experts"], "texts": texts, "reads": reads}
 
 
 def read_run(path):
@@ -224,31 +223,30 @@ def read_run(path):
         raise BadInput(f"{path}: no results of a run in it; make help says what writes them") from None
 
 
-@torch.no_grad()
-def collect(folder, data_dir):
-    """Gather one run: the scores of its models, and a text by expert."""
-    gathered = read_run(folder / "rivals/results.json")
-    if (folder / "paper").exists():  # not for every seed
-        more = read_run(folder / "paper/results.json")
+def collect(runs, text):
+    """One run of what was measured in several evaluations, with the `text` of `read_gates` or None."""
+    gathered = {**runs[0], "text": text}
+    for more in runs[1:]:
         gathered["models"] |= more["models"]
         gathered["routing"] |= more["routing"]
-    gathered["text"] = read_gates(folder, load_domains(data_dir, DOMAINS))
     return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
 
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="files that --collect wrote; with --collect: a run's folder")
-    parser.add_argument("--collect", action="store_true", help="gather what the tables need of one run")
+    parser.add_argument("runs", nargs="+", type=Path, help="files of --collect; with --collect: results.json of a run")
+    parser.add_argument("--collect", action="store_true", help="gather the results of one run in a file")
+    parser.add_argument("--text", metavar="MODEL", help="with --collect: the MoE that Table 6 shows reading a text")
     parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs for equal time")
     parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
-    if args.collect:
-        with replacing(args.out) as part:
-            part.write_text(json.dumps(collect(args.runs[0], args.data_dir)))
-        return
     runs = [read_run(path) for path in args.runs]
+    if args.collect:
+        text = read_gates(args.text, args.data_dir) if args.text else None
+        with replacing(args.out) as part:
+            part.write_text(json.dumps(collect(runs, text)))
+        return
     timed = [read_run(path) for path in args.timed]
     if not having(runs, *MODELS) or not having(timed, *CHOICE):
         raise BadInput("no run has all models of the tables; run make paper")

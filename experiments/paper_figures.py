@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from data.tokenizer import load_tokenizer
 from experiments.paired import EXPERTS, costs, having, scores
-from support.figures import draw_bars, make_panels, save
+from support.figures import make_panels, save
 
 LABELS = {  # in the order of the colours
     "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
@@ -52,7 +52,7 @@ def gain(runs, path):
 
 
 def compute(runs, path):
-    """Mean accuracy against training compute (Figure 2, left). A circle's area shows the active parameters."""
+    """Mean accuracy against training compute (Figure 2). A circle's area shows the active parameters."""
     names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", "btx_sample", "su_cm_flops", "su_cm_paper")
     runs = having(runs, *names)
     figure, [[panel]] = make_panels(1, 1, 6, 4)
@@ -63,17 +63,6 @@ def compute(runs, path):
         panel.scatter(flops, percent.mean(), size, color=COLORS[name], alpha=0.8, label=LABELS[name])
     panel.set_xlabel("training compute since the seed, TFLOP")
     save(figure, [[panel]], ["mean accuracy, %"], path)
-
-
-def normalised(runs, columns, path):
-    """Accuracy divided by the best model's (Figure 2, right). runs: those that have all models."""
-    names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", *EXPERTS)
-    bars = {}
-    for column in columns:
-        means = {LABELS[name]: np.mean(scores(runs, name, column)) for name in names}
-        best = max(means.values()) or 1
-        bars[column] = {label: accuracy / best for label, accuracy in means.items()}
-    draw_bars(bars, path, "accuracy / best model's", 1.1, "%.2f")
 
 
 def probabilities(routing, path):

@@ -33,8 +33,7 @@ SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data de
 $(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<
 $(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1,tfidf:2
-$(RESULT): $(SCORES:%=$(OUT)/scores/%/results.json); $(PY) -m experiments.finished --collect $^ --out $@
-.SECONDARY: $(OUT)/btx_ridge.pt
+$(RESULT): $(SCORES:%=$(OUT)/scores/%/results.json); $(PY) -m experiments.paper --collect $^ --out $@
 $(INTO)/texts/english.jsonl: experiments/english.py; $(PY) -m experiments.english $(@D)
 $(FROM_PIP): | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
 $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 128

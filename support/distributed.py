@@ -23,10 +23,8 @@ def pick_device(name):
         device = torch.device(name)
         torch.ones(1, device=device).item()  # the device meta fails here
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on the device
-        if "no kernel image" in str(error):
-            raise BadInput(f"--device {name}: this build of torch is not made for this GPU; install a build that is, "
-                           "or give --device cpu") from None
-        raise BadInput(f"--device {name}: this machine does not have it; try auto or cpu") from None
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"--device {name}: torch cannot use it here ({reason}); try auto or cpu") from None
     if device.type == "cuda":  # cuDNN's attention plans each new length of text, for longer than it then takes
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device

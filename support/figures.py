@@ -30,22 +30,16 @@ def save(figure, rows, ylabels, path):
         figure.savefig(part, format="png")
 
 
-def draw_bars(columns, path, ylabel, top, fmt):
-    """A panel for each domain with a bar for each model. columns: {domain: {model: value}}."""
-    figure, [panels] = make_panels(1, len(columns), 2.5, 3.6)
-    for panel, (domain, values) in zip(panels, columns.items(), strict=True):
-        bars = panel.bar(list(values), list(values.values()), color=COLORS)
-        panel.bar_label(bars, fmt=fmt, fontsize=7)
-        panel.set(title=domain, ylim=(0, top))
-        panel.tick_params(axis="x", rotation=90)
-    save(figure, [panels], [ylabel], path)
-
-
 def accuracy(results, path):
-    """Accuracy by domain and model."""
+    """A panel for each domain with the accuracy of each model."""
     domains = next(iter(results.values()))["accuracy"]
-    columns = {d: {name: 100 * result["accuracy"][d] for name, result in results.items()} for d in domains}
-    draw_bars(columns, path, "accuracy, %", 105, "%.0f")
+    figure, [panels] = make_panels(1, len(domains), 2.5, 3.6)
+    for panel, domain in zip(panels, domains, strict=True):
+        bars = panel.bar(list(results), [100 * result["accuracy"][domain] for result in results.values()], color=COLORS)
+        panel.bar_label(bars, fmt="%.0f", fontsize=7)
+        panel.set(title=domain, ylim=(0, 105))
+        panel.tick_params(axis="x", rotation=90)
+    save(figure, [panels], ["accuracy, %"], path)
 
 
 def draw_routing(routing, path):

@@ -20,7 +20,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_fac
           "original_max_position_embeddings": 8192}
 REFUSED = {"a scaled RoPE": {"rope_parameters": LLAMA3}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
-           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "two ends": {"eos_token_id": [5, 399]}}
+           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "no end": {"eos_token_id": None}}
 FILES = {"an adapter": "adapter_config.json", "GGUF": "model.gguf", "a damaged config": "config.json",  # that hold "{"
          "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
@@ -54,10 +54,12 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), bpe
 
 
-@pytest.mark.parametrize(("tied", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_a_llama_comes_in_and_goes_out(tied, dtype, here):
+@pytest.mark.parametrize("tied, dtype, more", [
+    (False, torch.float32, {}),
+    (True, torch.bfloat16, {"kind": MistralConfig, "sliding_window": None, "eos_token_id": [399, 5]})])
+def test_a_llama_or_a_mistral_comes_in_and_goes_out(tied, dtype, more, here):
     """Although its generation ends with another token, and its class of tokenizers would not split digits."""
-    theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0)
+    theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0, **more)
     (here / "in/generation_config.json").write_text('{"eos_token_id": 5}')
     options = here / "in/tokenizer_config.json"
     options.write_text(options.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
@@ -92,15 +94,6 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     ours, theirs = load_tokenizer(mixed["spec"]), AutoTokenizer.from_pretrained("out")
     assert theirs.eos_token_id == ours.eot
     assert theirs(TEXTS).input_ids == [encode_prompt(ours, text) for text in TEXTS]
-
-
-def test_a_mistral_comes_in(here):
-    """With two tokens that may end a text, from which one is chosen."""
-    theirs, _ = make_folder(here / "in", kind=MistralConfig, sliding_window=None, eos_token_id=[5, 399])
-    hf.main(["import", "in", "--out", "a.pt", "--eot", "<|end|>"])
-    checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
-    assert checkpoint["spec"]["eot"] == 399
-    torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
 
 
 def finetune(folder, noise):
