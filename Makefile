@@ -115,7 +115,7 @@ $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
 $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/ready
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
 page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from data/start; two minutes
-	$(PY) -m page.article $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
+	$(PY) -m page.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
 
 # ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## the domains alone, as tokens

@@ -51,21 +51,17 @@ def name_in_folder(name):
     return name
 
 
-def expert_in_folder(name, i):
-    """The name in a folder of one expert's matrix."""
-    layer, _, matrix = name_in_folder(name).partition(".mlp.")
-    return f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"
-
-
 def weights_in_folder(checkpoint):
     """The weights of a checkpoint by their names in a folder, where stacked experts are single tensors."""
     weights = {}
     for name, tensor in checkpoint["state"].items():
+        theirs = name_in_folder(name)
         if checkpoint["experts"] and is_feed_forward(name):
+            layer, _, matrix = theirs.partition(".mlp.")
             for i, expert in enumerate(tensor):
-                weights[expert_in_folder(name, i)] = expert.clone()
+                weights[f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"] = expert.clone()
         else:
-            weights[name_in_folder(name)] = tensor
+            weights[theirs] = tensor
     return weights
 
 

@@ -1,16 +1,22 @@
-"""Fill a page on which models run in the reader's browser: live.html of a run, or (article.py) results/index.html."""
+"""Write a page on which models run in the reader's browser: live.html of a run, for evaluate.py, or the article.
+
+    python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt     # writes results/index.html
+"""
 import base64
 import json
 import re
 import zlib
 from pathlib import Path
 
-from cli import BadInput, replacing
+from cli import BadInput, make_parser, replacing, run
 import torch
 
+from data.loader import load_domains
+from data.task import DOMAINS
 from data.tokenizer import END
 from mix import mix
 from model import GPTConfig
+from support.checkpoint import load_checkpoint
 
 MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
 N_TASKS = 40  # of each domain
@@ -93,3 +99,19 @@ def write_page(path, checkpoints, tests):
     except BadInput as why:
         return f"No live.html: {why}. `sample.py --experts` shows which expert wrote which token."
     return "Run this mixture, ask it something and switch experts off: open [live.html](live.html) in a browser."
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="the experts in order, then mixtures of them")
+    parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/index.html"), help="page to write")
+    args = parser.parse_args(argv)
+    models = {Path(path).stem: load_checkpoint(path) for path in args.models}
+    tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
+    fill(args.out, collect(models, tasks), is_article=True)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

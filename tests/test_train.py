@@ -1,6 +1,11 @@
-"""The two training loops: a run equals its recipe by hand; interrupted and failing runs."""
+"""The two training loops: a run equals its recipe by hand; interrupted and failing runs; two ranks."""
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from unittest.mock import patch
 
 from cli import BadInput, digest
@@ -145,3 +150,24 @@ def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, fla
     one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)["state"]
     two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16", flags=flags)["state"]
     assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("script, init, options", [
+    ("train_expert", "seed", "--grad_accum 2"), ("finetune_router", "btx_mixed", "--alpha 0 --recompute"),
+    ("finetune_router", "btx_mixed", "--alpha 0 --train router")])
+def test_two_ranks_equal_one(script, init, options, tiny, tmp_path):
+    """With an epsilon so large that AdamW does not make much of rounding."""
+    recipe = (f"--init {tiny}/{init}.pt --data math,general --data_dir {tiny}/data --device cpu --steps 4 --lr 0.03 "
+              f"--batch_size 8 --eps 0.01 --eval_windows 1 {options} --out {tmp_path}")
+    import_module(script).main(f"{recipe}/one.pt".split())
+    torchrun = "-m torch.distributed.run --nproc_per_node=2 --standalone"
+    command = [sys.executable, *f"{torchrun} {script}.py {recipe}/two.pt".split()]
+    subprocess.run(command, cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    one, two = load_checkpoint(tmp_path / "one.pt"), load_checkpoint(tmp_path / "two.pt")
+    start = load_checkpoint(tiny / f"{init}.pt")
+    for name, weight in one["state"].items():
+        torch.testing.assert_close(two["state"][name], weight, rtol=0, atol=1e-5)
+    assert max((one["state"][name] - start["state"][name]).abs().max() for name in start["state"]) > 0.01
+    assert one["ledger"][-1]["flops"] == two["ledger"][-1]["flops"] and two["ledger"][-1]["ranks"] == 2
+    assert one["log"][-1]["val_loss"] == pytest.approx(two["log"][-1]["val_loss"], abs=1e-5)
