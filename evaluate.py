@@ -10,11 +10,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
 import torch
 
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from itertools import combinations, islice
 from pathlib import Path
 
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks

@@ -6,7 +6,6 @@ from glob import glob
 from pathlib import Path
 
 from cli import BadInput
-
 from data.task import Task
 
 PIECE = 2**17  # characters that are read at once

@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import digest
 import regex  # installed with tiktoken
 import tiktoken
 
+from cli import digest
 from data.task import DOMAINS, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from statistics import mean
 
-from cli import BadInput, make_parser, replacing, run
 import torch
 
+from cli import BadInput, make_parser, replacing, run
 from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures

@@ -15,11 +15,11 @@ The top_k largest weights are kept and divided by their sum.
 """
 import math
 
-from cli import BadInput
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from cli import BadInput
 from data.loader import first_windows
 
 METHODS = ("bayes", "document", "tfidf")

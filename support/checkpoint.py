@@ -15,9 +15,9 @@ import os
 import zipfile
 from pathlib import Path
 
-from cli import BadInput, check_output, replacing
 import torch
 
+from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
 SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "norm_eps")

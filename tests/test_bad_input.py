@@ -5,11 +5,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from cli import replacing, run
 import pytest
 import torch
 
 import mix
+from cli import replacing, run
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"

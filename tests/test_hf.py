@@ -5,7 +5,6 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from cli import BadInput
 import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tokenizers.processors import TemplateProcessing
@@ -13,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 
 import hf
 import mix
+from cli import BadInput
 from data.tokenizer import END, encode_prompt, load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 

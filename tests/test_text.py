@@ -1,10 +1,10 @@
 """Own text and own tasks: what is read, and how text is cut into training and validation text."""
 import json
 
-from cli import BadInput
 import pytest
 import torch
 
+from cli import BadInput
 from data import prepare, text, tokenizer
 from data.loader import first_windows, load_domains
 from data.task import Task

@@ -1,6 +1,6 @@
 # Targets for whoever changes the code: tests, style, speed.
 .PHONY: test test-all lint bench
-test: .venv/dev  ## the tests, but for the long ones: several ranks, a pretend device, make paper
+test: .venv/dev  ## the tests, but for the long ones: two ranks, make paper, submissions
 	$(PY) -m pytest -m "not long"
 test-all: .venv/dev  ## all tests
 	$(PY) -m pytest
