@@ -42,5 +42,6 @@ for seed in "${student}1" "${student}2" "${student}3"; do
     fi
   done
 done
-run "$python" evaluate.py "${models[@]}" --data_dir "$data" --tasks 200 --windows 50 --no_figures --device cpu --out "$out"
+run "$python" evaluate.py "${models[@]}" --data_dir "$data" --tasks 200 --windows 50 --no_figures --device cpu \
+  --out "$out"
 run "$python" -m course.table "$out/results.json"

@@ -56,7 +56,7 @@ CM       = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA)
 $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) flops)
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
-# Dense in one phase, on the mixture of finetuning from the start, which has more of the seed's text than all of BTX read:
+# Dense in one phase, on the mixture of finetuning from the start, with more of the seed's text than all of BTX read:
 # with as many tokens as BTX, or for the FLOPs of its longest chain of stages, for which three machines wait
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
 CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
@@ -95,8 +95,8 @@ paper: $(RUNS) $(TIMES)  ## the paper's tables, from results/; REPORT=FOLDER rep
 $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
-	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --text $(INTO)/seed$*/btx.pt --data_dir $(DATA) \
-	  --out $@
+	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --text $(INTO)/seed$*/btx.pt \
+	  --data_dir $(DATA) --out $@
 $(TIMES): $(REPORT)/time/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/time/results.json
 	mkdir -p $(@D) && cp $(INTO)/seed$*/time/results.json $@
