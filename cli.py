@@ -24,7 +24,7 @@ def run(main):
         said = str(error)  # torch raises RuntimeError when a CPU's memory is full
         if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
             raise
-        refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute")
+        refuse("the memory is full; docs/trouble.md says under 'Memory runs out' what takes less")
     except KeyboardInterrupt:
         refuse("interrupted", code=130)
     torch = sys.modules.get("torch")  # not imported here: that takes a second

@@ -98,9 +98,11 @@ def parse_btm(args, checkpoints, domains):
     for name in args.btm.split(","):
         if name not in checkpoints:
             raise BadInput(f"--btm: {name} is not one of the models given, {', '.join(checkpoints)}")
+        if checkpoints[name]["experts"]:
+            raise BadInput(f"--btm: {name} is an MoE; name dense models")
         merged[name] = checkpoints[name]
     for word in args.btm_methods.split(","):
-        method, top_k = btm.parse_method(word, merged)
+        method, top_k = btm.parse_method(word, len(merged))
         training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
         methods[f"btm_{method}_top{top_k}"] = method, top_k, training_data
     return merged, methods

@@ -40,7 +40,9 @@ FIELDS = {"vocab_size": "vocab_size", "n_embd": "hidden_size", "n_layer": "num_h
 PARTS = {r"^embed": "model.embed_tokens", r"^norm": "model.norm", r"^head": "lm_head", r"^blocks": "model.layers",
          r"attn_norm": "input_layernorm", r"ff_norm": "post_attention_layernorm", r"attn.w(.)": r"self_attn.\1_proj",
          r"ff.w_(.+)": r"mlp.\1_proj.weight", r"ff.router": "block_sparse_moe.gate.weight"}
+# a matrix of a dense feed-forward in a folder -> the same matrix of a Mixtral's expert
 EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_proj.weight": "w2.weight"}
+# files beside tokenizer.json that an export gives back
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -155,11 +157,13 @@ def become_branch(checkpoint, seed, folder):
     if distance > FAR:
         raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of it")
     print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
-    checkpoint |= {"spec": seed["spec"], "ledger": seed["ledger"]}
+    checkpoint["spec"] = seed["spec"]
+    checkpoint["ledger"] = seed["ledger"]
 
 
-def import_folder(folder, args):
-    """Write the Llama or Mistral in a folder to the checkpoint args.out. Raises BadInput."""
+def import_folder(args):
+    """Write the Llama or Mistral in args.folder to the checkpoint args.out. Raises BadInput."""
+    folder = args.folder
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
     fields, rope = read_config(folder)
     config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
@@ -258,7 +262,7 @@ def main(argv=None):
         export(args.checkpoint, args.folder)
         return
     try:
-        import_folder(args.folder, args)
+        import_folder(args)
     except (BadInput, MemoryError):
         raise
     except Exception as error:  # each library has its own errors for what is damaged or foreign

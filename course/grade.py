@@ -67,15 +67,17 @@ def write_sheet(out, graded):
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
         for test in result["tests"]:
             row[f"stage {test['name'][5]}"] += test["score"]
-            counter = passed if test["score"] else failed
-            counter[test["name"], " ".join(test["output"].split())] += 1
+            if test["score"]:
+                passed[test["name"]] += 1
+            else:
+                failed[test["name"], " ".join(test["output"].split())] += 1
         more = {"code 100": result["score"], "changed": result["extra_data"]["changed"]}
         rows.append(row | more | {"seed": result["extra_data"]["seed"], "notes": result["output"]})
     with open(out / "grades.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    table = markdown(["check", "passed"], [[name, f"{passed[name, 'right']} of {len(rows)}"] for name in check.POINTS])
+    table = markdown(["check", "passed"], [[name, f"{passed[name]} of {len(rows)}"] for name in check.POINTS])
     lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
     (out / "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
 

@@ -230,7 +230,7 @@ def stage3_step():
                         f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
         w, losses = torch.ones(8), []
         for step in range(4):
-            losses.append(features(x[-4 // parts:], y[-4 // parts:]) @ w)
+            losses.append(features(x[-(4 // parts):], y[-(4 // parts):]) @ w)
             gradient = features(x, y) + 3 * w  # alpha is 3
             w = w - training.learning_rate(step, 4, 0.1) * min(1, clip / gradient.norm()) * gradient
         same(f"weights after four steps of SGD, gradients clipped to length {clip:g}", found, w)

@@ -25,6 +25,7 @@ from data.tokenizer import load_tokenizer, new_bpe, train_bpe
 NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
 FEWEST = 20  # documents; own text of fewer is cut into pieces, which are its documents then
 PIECE = 2**16  # tokens of such a piece
+AT_ONCE = 2**17  # characters of a document that are encoded at once: a list of Python numbers takes much memory
 SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained on
 
 
@@ -41,7 +42,7 @@ def parse(argv):
     group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="default: %(default)s")
     group.add_argument("--val_tokens", type=positive_int, default=50_000, help="default: %(default)s")
     group.add_argument("--examples", type=non_negative_int, default=0, metavar="N",
-                       help="solved examples in each prompt, but for switch; all is graded by exact match (default: 0)")
+                       help="solved examples in prompts, but for switch; code then has to match exactly (default: 0)")
     group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
 
     group = parser.add_argument_group("your own text and tasks")
@@ -99,11 +100,11 @@ def choose_tokenizer(args):
 def write_domain(folder, train_ids, val_ids, tasks, meta):
     """Write a domain. The old meta.json goes first and the new one comes last: a half-written domain is no domain."""
     with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
-          replacing(folder / "tasks.jsonl") as lines):
+          replacing(folder / "tasks.jsonl") as rows):
         train_ids.tofile(train)
         val_ids.tofile(val)
-        lines.write_text("".join(json.dumps(asdict(task)) + "\n" for task in tasks))
-        files = {"train.bin": digest(train_ids), "val.bin": digest(val_ids), "tasks.jsonl": digest(lines.read_bytes())}
+        rows.write_text("".join(json.dumps(asdict(task)) + "\n" for task in tasks))
+        files = {"train.bin": digest(train_ids), "val.bin": digest(val_ids), "tasks.jsonl": digest(rows.read_bytes())}
         (folder / "meta.json").unlink(missing_ok=True)
     with replacing(folder / "meta.json") as part:
         part.write_text(json.dumps(meta | {"files": files}))
@@ -120,7 +121,7 @@ def prepare_synthetic(name, args, tokenizer):
     """Training ids, validation ids and tasks of a synthetic domain. Each has a random generator of its own."""
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
     domains = [domain for domain in DOMAINS if domain in args.domains]
-    if len(domains) < 2:
+    if len(domains) < 2:  # switch needs two
         domains = DOMAINS
     n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
     train = islice(encode(make_documents(name, rngs["train"], args.level), tokenizer), n_train)
@@ -131,10 +132,12 @@ def prepare_synthetic(name, args, tokenizer):
     return np.fromiter(train, dtype), np.fromiter(val, dtype), tasks
 
 
-def encode_document(pieces, tokenizer):
-    """The ids of one document of own text, which comes in pieces, and the end-of-text id: (n,)."""
+def encode_document(document, tokenizer):
+    """The ids of a text, encoded in parts of AT_ONCE characters, and the end-of-text id: (n,)."""
     dtype = id_type(tokenizer.vocab_size)
-    ids = [np.array(tokenizer.encode(piece), dtype) for piece in pieces]
+    ids = []
+    for start in range(0, len(document), AT_ONCE):
+        ids.append(np.array(tokenizer.encode(document[start:start + AT_ONCE]), dtype))
     return np.concatenate([*ids, np.array([tokenizer.eot], dtype)])
 
 
@@ -145,13 +148,13 @@ def prepare_own(files, field, tokenizer):
     or into ten if it is short; these are its documents then.
     """
     documents = []  # of (n,) ids
-    for pieces in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
-        documents.append(encode_document(pieces, tokenizer))
+    for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
+        documents.append(encode_document(document, tokenizer))
     nothing = np.empty(0, id_type(tokenizer.vocab_size))
     if len(documents) < FEWEST:
-        whole = np.concatenate([nothing, *documents])
-        size = max(1, min(PIECE, len(whole) // 10))
-        documents = [whole[start:start + size] for start in range(0, len(whole), size)]
+        ids = np.concatenate([nothing, *documents])
+        size = max(1, min(PIECE, len(ids) // 10))
+        documents = [ids[start:start + size] for start in range(0, len(ids), size)]
     held_out = documents[9::10]
     del documents[9::10]
     return np.concatenate([nothing, *documents]), np.concatenate([nothing, *held_out]), len(held_out)

@@ -1,20 +1,18 @@
 """Read own text, from files, folders and patterns of files, plain or .jsonl; and own tasks."""
 import json
 import os
-from functools import partial
 from glob import glob
 from pathlib import Path
 
 from cli import BadInput
 from data.task import Task
 
-PIECE = 2**17  # characters that are read at once
-
 
 def find_files(path):
     """The set of files that a path means: a file, all files below a folder, or a pattern such as texts/**/*.txt."""
     path = os.path.expanduser(path)
     pattern = f"{path}/**" if os.path.isdir(path) else path
+    # the path itself, too: it may have a [ or a * in its name
     names = [name for name in [path, *glob(pattern, recursive=True)] if "__pycache__" not in name]
     files = {Path(name).resolve() for name in names if os.path.isfile(name)}
     if not files:
@@ -23,10 +21,7 @@ def find_files(path):
 
 
 def read_documents(files, field):
-    """Yield the documents of files, each as a list of pieces of text. A file is one document, or each line of .jsonl.
-
-    Raises BadInput.
-    """
+    """Yield the documents of files as texts. A file is one document, or each line of .jsonl. Raises BadInput."""
     for path in files:
         try:
             with path.open(encoding="utf-8", newline="") as file:
@@ -35,9 +30,9 @@ def read_documents(files, field):
                         text = json.loads(line)[field]
                         if not isinstance(text, str):
                             raise TypeError
-                        yield [text]
+                        yield text
                 else:
-                    yield list(iter(partial(file.read, PIECE), ""))
+                    yield file.read()
         except (KeyError, TypeError, json.JSONDecodeError):
             raise BadInput(f"{path}: no text under {field!r} in {line[:50]!r}; name another --field") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -70,8 +65,8 @@ def read_tasks(path):
 def read_beginning(files, field, n):
     """The first n characters of some files."""
     beginning = ""
-    for pieces in read_documents(files, field):
-        beginning += "".join(pieces)
+    for text in read_documents(files, field):
+        beginning += text
         if len(beginning) >= n:
             break
     return beginning[:n]

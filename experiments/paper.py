@@ -63,7 +63,7 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
-CHOICE = {  # the README's first table; runs of the first five seeds that have all of these models
+CHOICE = {  # "When BTX is the right choice"; the README leaves out half the rate
     "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time",
     "dense_time_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
     "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX",
@@ -229,7 +229,8 @@ def collect(runs, text):
     for more in runs[1:]:
         gathered["models"] |= more["models"]
         gathered["routing"] |= more["routing"]
-    return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))  # 5 digits are enough
+    # the same with all numbers rounded to 5 decimals
+    return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))
 
 
 def main(argv=None):

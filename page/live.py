@@ -26,7 +26,7 @@ def pack(states):
     """The weights of several models in float16, compressed, in base64; `unpack` in weights.js reverses it.
 
     Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's.
-    Branches are alike, so many high bytes become 0. They come before all low ones, because zlib finds the zeros there.
+    Branches are alike, so many high bytes become 0. All high bytes come first, because zlib finds the zeros there.
     """
     first, differences = {}, []
     for state in states:
@@ -42,8 +42,10 @@ def collect(models, tasks):
     """What a page shows of models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
     name, moe = list(models.items())[-1]
     config, spec = moe["config"], moe["spec"]
-    if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
-        raise BadInput(f"it needs top-k routing, a key per query and a tokenizer trained here; {name} lacks one")
+    is_topk = moe["experts"] and config["routing"] == "topk"
+    if not is_topk or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
+        raise BadInput("a page needs top-k routing, as many heads of keys as of queries, and a tokenizer trained here; "
+                       f"{name} lacks one of these")
     mixed = {}  # if the page has all experts, it mixes them itself
     if models.keys() >= set(moe["experts"]):
         mixed = mix([models[expert]["state"] for expert in moe["experts"]], GPTConfig(**config), torch.Generator())

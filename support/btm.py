@@ -5,11 +5,12 @@
 
 An expert's weight depends on the text so far, x_1..x_t. Each method gives expert i a score, the log of its weight:
 
-bayes   log p_i(x_1..x_t), the log of the posterior that expert i wrote the text, from a uniform prior (Li et al. 2022)
+bayes     log p_i(x_1..x_t), the log of the posterior that expert i wrote the text, from a uniform prior (Li et al.
+          2022)
 document  the same of the present document alone: the score begins anew at an end-of-text token (not in the papers)
-tfidf   2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
-        paper uses their similarity. The formula is c-BTM's -|v - v_i|^2 / tau (Gururangan et al. 2023) for vectors of
-        length 1, up to a constant.
+tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
+          paper uses their similarity. The formula is c-BTM's -|v - v_i|^2 / tau (Gururangan et al. 2023) for vectors of
+          length 1, up to a constant.
 
 The top_k largest weights are kept and divided by their sum.
 """
@@ -27,15 +28,11 @@ TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
 
-def parse_method(text, checkpoints):
-    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2), for {name: checkpoint}. Raises BadInput."""
-    first = next(iter(checkpoints.values()))
-    for name, checkpoint in checkpoints.items():
-        if checkpoint["experts"] or checkpoint["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
-            raise BadInput(f"--btm: {name} cannot be merged; give dense models of one tokenizer")
+def parse_method(text, n_experts):
+    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2). Raises BadInput."""
     method, _, k = text.partition(":")
-    if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= len(checkpoints):
-        raise BadInput(f"{text}: say how to merge as bayes:K, document:K or tfidf:K; K is from 1 to {len(checkpoints)}")
+    if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= n_experts:
+        raise BadInput(f"{text}: say how to merge as bayes:K, document:K or tfidf:K; K is from 1 to {n_experts}")
     return method, int(k)
 
 
@@ -104,7 +101,7 @@ class BTM(nn.Module):
         if self.method == "document":
             positions = torch.arange(1, idx.shape[1] + 1, device=idx.device)          # (T,)
             n_before = (positions * (idx == self.eot)).cummax(-1).values              # (B, T) tokens to leave out
-            summed = F.pad(scores, (1, 0))                                            # (E, B, T + 1) of so many tokens
+            summed = F.pad(scores, (1, 0))                                            # (E, B, T + 1) of 0 to T tokens
             scores = scores - summed.gather(-1, n_before.expand(len(scores), -1, -1))
         return scores
 

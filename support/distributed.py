@@ -14,7 +14,7 @@ from cli import BadInput
 def pick_device(name):
     """The torch.device for --device. Raises BadInput if this machine lacks it.
 
-    auto takes a GPU if there is one, but not a Mac's: torch has computed wrong there (docs/gpus-and-speed.md).
+    auto takes a GPU if there is one, but not a Mac's: torch gave wrong results there (docs/gpus-and-speed.md).
     """
     if name == "auto":
         name = "cpu"
@@ -26,7 +26,7 @@ def pick_device(name):
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on the device
         reason = str(error).splitlines()[0]
         raise BadInput(f"--device {name}: torch cannot use it here ({reason}); try auto or cpu") from None
-    if device.type == "cuda":  # cuDNN's attention plans each new length of text, for longer than it then takes
+    if device.type == "cuda":  # cuDNN plans its attention anew for each length of text, which takes longer than it
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
@@ -39,10 +39,7 @@ def to_device(batch, device):
 
 
 def pick_dtype(name, device):
-    """The dtype of matrix products for --dtype. auto is bfloat16 on a GPU that has it.
-
-    On a CPU auto is float32, so that results do not depend on the processor.
-    """
+    """The name of the dtype of matrix products for --dtype. auto is bfloat16 on a GPU that has it, else float32."""
     if name != "auto":
         return name
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -61,8 +58,7 @@ def join_ranks(name):
     if torch.cuda.is_available() and name in ("auto", "cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means in this process
     device = pick_device(name)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, dist.get_rank(), dist.get_world_size()
 
 

@@ -58,7 +58,7 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config
     (False, torch.float32, {}),
     (True, torch.bfloat16, {"kind": MistralConfig, "sliding_window": None, "eos_token_id": [399, 5]})])
 def test_a_llama_or_a_mistral_comes_in_and_goes_out(tied, dtype, more, here):
-    """Although its generation ends with another token, and its class of tokenizers would not split digits."""
+    """Its generation ends with another token, and its class of tokenizers would not split digits."""
     theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0, **more)
     (here / "in/generation_config.json").write_text('{"eos_token_id": 5}')
     options = here / "in/tokenizer_config.json"
@@ -82,7 +82,7 @@ def test_a_llama_or_a_mistral_comes_in_and_goes_out(tied, dtype, more, here):
 
 
 def test_a_mixture_is_a_mixtral(tiny, here):
-    """With a tokenizer of own text. The same logits and token ids there."""
+    """Logits and token ids are equal, with a tokenizer of own text."""
     mixed = load_checkpoint(tiny / "btx_mixed.pt")
     mixed["state"] = {name: p + torch.randn(p.shape) / 2 for name, p in mixed["state"].items()}
     mixed["spec"] = new_bpe(train_bpe(TEXTS[:100], 500), "own")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cli import BadInput
-from data import prepare, text, tokenizer
+from data import prepare, tokenizer
 from data.loader import first_windows, load_domains
 from data.task import Task
 
@@ -47,7 +47,7 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
 def test_every_tenth_document_is_for_validation(n_documents, n_held_out, folder, monkeypatch, capsys):
     """A text of few documents is cut into pieces first."""
     monkeypatch.setattr(prepare, "PIECE", 8)
-    monkeypatch.setattr(text, "PIECE", 16)  # characters read at once, so that a document is read in several parts
+    monkeypatch.setattr(prepare, "AT_ONCE", 16)  # so that a document is encoded in several parts
     (folder / "own").mkdir()
     ids = []
     for n in range(n_documents):

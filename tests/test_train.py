@@ -41,11 +41,14 @@ def changed(a, b):
     return {name for name in a["state"] if not torch.equal(a["state"][name], b["state"][name])}
 
 
-@pytest.mark.parametrize("module,init,data,n_earlier_runs,more", ids=["dense", "fast"], argvalues=[
+@pytest.mark.parametrize("module,init,data,n_earlier_runs,more", ids=["dense", "moe-fast"], argvalues=[
     (train_expert, "math", "math", 1, {"flags": ["--recompute"]}),
     (finetune_router, "sample_mixed", "math,general", 0, {"alpha": 2, "flags": ["--recompute", "--fast"]})])
 def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, data, n_earlier_runs, more):
-    """Also with the options that save memory and time, which are seen at work. Some steps are clipped, some are not."""
+    """Also with the options that save memory and time, which are seen at work. Some steps are clipped, some are not.
+
+    A dense model ignores the noise, and its balance is 0. The MoE has 3 experts, and alpha is 2.
+    """
     with (patch.object(training, "CLIP", 0.95), patch.object(model, "checkpoint", wraps=model.checkpoint) as recomputed,
           patch.object(fast, "ff_moe", wraps=fast.ff_moe) as fast_sum):
         made = train(tiny, tmp_path / "a.pt", module, init, data=data, seed=3, lr=0.03, eps=0.01, grad_accum=2,
@@ -116,13 +119,13 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     assert not changed(train(*run, flags=["--recompute"], save_every=1), want)
 
 
-def half(value, part):
+def save_half(value, part):
     part.write_bytes(b"half of a checkpoint")
     raise RuntimeError("disk full")
 
 
 @pytest.mark.parametrize("save,changes,reason", [
-    (half, {"steps": 1}, "a.pt: cannot be written .disk full"),
+    (save_half, {"steps": 1}, "a.pt: cannot be written .disk full"),
     (torch.save, {"lr": 1e20}, "1e.20: the loss is not finite any more"),
     (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved")])
 def test_a_run_that_fails_leaves_the_last_checkpoint(tiny, tmp_path, save, changes, reason):
@@ -157,7 +160,7 @@ def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, fla
     ("train_expert", "seed", "--grad_accum 2"), ("finetune_router", "btx_mixed", "--alpha 0 --recompute"),
     ("finetune_router", "btx_mixed", "--alpha 0 --train router")])
 def test_two_ranks_equal_one(script, init, options, tiny, tmp_path):
-    """With an epsilon so large that AdamW does not make much of rounding."""
+    """A large epsilon keeps AdamW from making much of rounding."""
     recipe = (f"--init {tiny}/{init}.pt --data math,general --data_dir {tiny}/data --device cpu --steps 4 --lr 0.03 "
               f"--batch_size 8 --eps 0.01 --eval_windows 1 {options} --out {tmp_path}")
     import_module(script).main(f"{recipe}/one.pt".split())
