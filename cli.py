@@ -14,6 +14,8 @@ class BadInput(Exception):
 
 def run(main):
     """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
+    for stream in (sys.stdout, sys.stderr):  # lines are seen at once in a file, too; a terminal may know ASCII alone
+        stream.reconfigure(line_buffering=True, errors="replace")
     try:
         main()
     except BadInput as error:
@@ -24,7 +26,7 @@ def run(main):
         said = str(error)  # torch raises RuntimeError when a CPU's memory is full
         if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
             raise
-        refuse("the memory is full; docs/trouble.md says under 'Memory runs out' what takes less")
+        refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute")
     except KeyboardInterrupt:
         refuse("interrupted", code=130)
     torch = sys.modules.get("torch")  # not imported here: that takes a second
@@ -45,11 +47,13 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, not below `least`."""
+    """A type for argparse: a finite number, not below `least`; a whole one that random generators take."""
+    end = 2**63 if kind is int else float("inf")
+
     def read(text):
         number = kind(text)
-        if not least <= number < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} up")
+        if not least <= number < end:
+            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} up, and below {end}")
         return number
     read.__name__ = kind.__name__  # argparse says it of a text that is no number
     return read
@@ -67,6 +71,8 @@ def check_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+        with suppress(FileNotFoundError):
+            path.stat()  # fails if the name is too long
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another name") from None
     if path.is_dir():

@@ -171,7 +171,7 @@ def import_folder(args):
     checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": [],
                   "spec": read_spec(folder, fields), "ledger": [], "log": []}
     prove(checkpoint, folder, folder)
-    if args.branch_of:
+    if args.branch_of is not None:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
     digests = {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
     entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings={"digests": digests})

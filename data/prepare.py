@@ -85,9 +85,9 @@ def read_pairs(option, pairs, read):
 def choose_tokenizer(args):
     """The Tokenizer that the options ask for."""
     spec = None
-    if args.init:
+    if args.init is not None:
         try:
-            spec = torch.load(args.init, weights_only=True, mmap=True)["spec"]
+            spec = torch.load(args.init, map_location="cpu", weights_only=True, mmap=True)["spec"]
         except Exception:  # torch has a different error for every kind of foreign file
             raise BadInput(f"--init {args.init}: not a checkpoint of this project") from None
     elif args.tokenizer:

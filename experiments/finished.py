@@ -1,15 +1,14 @@
-"""The table, the predictions and the picture of results/pretrained, from its runs.
+"""The table and the picture of results/pretrained, from its runs.
 
     python -m experiments.finished results/pretrained/seed*.json --out results/figures/finished_seed.png
 """
-import re
 from collections import Counter
 from pathlib import Path
 from statistics import mean
 
 from cli import make_parser, run
 from experiments.english import RELATIONS, ask_facts, read_countries
-from experiments.paired import EXPERTS, costs, points
+from experiments.paired import EXPERTS, costs
 from experiments.paper import read_run
 from support.figures import make_panels, save
 from support.report import markdown, spread
@@ -25,7 +24,6 @@ MODELS = {
 DRAWN = ("seed", "expert", "average", "average_tuned", "ridge_mixed", "btx_ridge", "btx", "dense_time", "dense_data",
          "su_own_flops", "btm_document_top1")  # expert: the domain's own
 MARKERS = "os^"  # circle, square, triangle: the training seeds
-PREDICTIONS = Path(__file__).with_name("predictions.md")
 
 
 def measure(run, name, column):
@@ -57,20 +55,6 @@ def score_table(runs):
     return markdown(["model", *solved, "loss of facts", "English", "PFLOP", "longest chain"], rows)
 
 
-def prediction_table(runs):
-    """Each registered prediction, what was measured, and whether that is between the bounds; the wrong ones first."""
-    rows = []
-    pattern = r"^\| (\w+) − (\w+) \| (\w+) \| (-?\d+) \| (-?\d+) to (-?\d+) \|"
-    for a, b, column, predicted, low, high in re.findall(pattern, PREDICTIONS.read_text(), re.M):
-        found = [measure(run, a, column) - measure(run, b, column) for run in runs]
-        holds = int(low) <= 100 * mean(found) <= int(high)
-        numbers = ", ".join(f"{100 * difference:+.1f}" for difference in found)
-        rows.append([f"{MODELS[a]} − {MODELS[b]}", column, f"{predicted} ({low} to {high})", points(found), numbers,
-                     "yes" if holds else "**no**"])
-    rows.sort(key=lambda row: row[-1] == "yes")
-    return markdown(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
-
-
 def draw(runs, path):
     """A panel for each domain and for facts: a point for each training seed, and a line at their mean."""
     panels = ("math", "code", "wiki", "switch", "facts")
@@ -97,7 +81,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
-    print(score_table(runs), prediction_table(runs), sep="\n\n")
+    print(score_table(runs))
     draw(runs, args.out)
 
 

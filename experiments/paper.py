@@ -1,6 +1,6 @@
 """Write the tables and figures of the paper from our runs, beside the paper's own numbers.
 
-    python -m experiments.paper --collect out/seed0/*/results.json --text out/seed0/btx.pt --out results/seed0.json
+    python -m experiments.paper --collect out/seed0/[rp]*/results.json --text out/seed0/btx.pt --out results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
 The first gathers what evaluate.py measured of one run. The second writes tables.md and figures/ from such files.

@@ -15,8 +15,10 @@ from support import figures
 def machine():
     """Where the numbers come from, and from which commit."""
     root = Path(__file__).parent.parent
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, cwd=root, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "describe", "--always"], cwd=root, capture_output=True, text=True).stdout.strip()
+    code = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!results"]
+    if subprocess.run(code, cwd=root, capture_output=True).returncode:
+        commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,

@@ -76,6 +76,7 @@ def test_what_is_counted(open_page):
     assert branch >= 27 and branch - alone > alone - random > 0 and average < 10
     by_length = counts(page, "tune", 36)
     by_expert = counts(page, "break", 30)
+    assert by_expert["math"][0] >= 9 and by_expert["math"][1 + EXPERTS.index("math")] <= 1  # what the page says
     for name in EXPERTS[1:]:
         assert by_length[name][0] < by_length[name][-1] / 2
         assert EXPERTS[by_expert[name][1:].index(min(by_expert[name][1:]))] == name

@@ -7,6 +7,7 @@ from conftest import make
 from test_readme import read_rows
 
 from experiments import paper
+from experiments.budget import match_steps
 from experiments.paired import points
 from support.report import spread
 
@@ -31,6 +32,15 @@ def test_means_with_their_spread_and_differences_with_their_interval():
     assert spread([0.5, 0.61, 0.7], 100) == "60.3 ± 10.0" and points([0.5]) == "+50.0"
     assert points([0.01, 0.02, 0.03]) == f"+2.0 ± {4.3027 / 3**0.5:.1f}"
     assert points([0.0, 0.02] * 5) == f"+1.0 ± {2.2622 * (10 / 9) ** 0.5 / 10**0.5:.1f}"
+
+
+def test_steps_of_equal_cost():
+    seed, branches = {"flops": 100, "tokens": 10}, {"flops": 30, "tokens": 3}
+    btx = {"flops": 20, "tokens": 1, "settings": {"steps": 5}}
+    upcycled = {"flops": 90, "tokens": 4}
+    ledgers = [[entry | {"seconds": 1} for entry in ledger] for ledger in ([seed, upcycled], [seed, branches], [seed])]
+    assert match_steps(btx, ledgers[0], ledgers[1], "flops") == (90 - 30) / (20 / 5)  # BTX finetuned longer
+    assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
 
 
 def test_numbers_of_the_written_pages_stand_in_the_tables():

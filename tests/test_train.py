@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,18 +21,22 @@ from support.checkpoint import build_model, load_checkpoint
 from support.training import learning_rate, step_generator
 
 
-def train(tiny, out, module=train_expert, init="seed", dies_at=None, flags=(), **changes):
-    """Run 6 steps of a stage. Returns the checkpoint, or None if it died in step `dies_at`, counted from 0."""
-    options = {"out": out, "init": tiny / f"{init}.pt", "data": "math=0.5,general=0.5", "data_dir": tiny / "data",
-               "device": "cpu", "steps": 6, "batch_size": 4, "lr": 0.01, "save_every": 2, "eval_windows": 5} | changes
+def options(tiny, out, init="seed", flags=(), **changes):
+    """The options of a run of 6 steps."""
+    values = {"out": out, "init": tiny / f"{init}.pt", "data": "math=0.5,general=0.5", "data_dir": tiny / "data",
+              "device": "cpu", "steps": 6, "batch_size": 4, "lr": 0.01, "save_every": 2, "eval_windows": 5} | changes
+    return [*flags, *(f"--{name}={value}" for name, value in values.items())]
 
+
+def train(tiny, out, module=train_expert, init="seed", dies_at=None, **more):
+    """Run 6 steps of a stage. Returns the checkpoint, or None if it died in step `dies_at`, counted from 0."""
     def draw(*arguments):
         _, _, step = arguments[3]
         if step == dies_at:
             raise InterruptedError
         return get_batch(*arguments)
     with patch.object(module, "get_batch", draw), suppress(InterruptedError):
-        module.main([*flags, *(f"--{name}={value}" for name, value in options.items())])
+        module.main(options(tiny, out, init, **more))
         return load_checkpoint(out)
 
 
@@ -50,10 +54,11 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, data, n_e
     A dense model ignores the noise, and its balance is 0. The MoE has 3 experts, and alpha is 2.
     """
     with (patch.object(training, "CLIP", 0.95), patch.object(model, "checkpoint", wraps=model.checkpoint) as recomputed,
-          patch.object(fast, "ff_moe", wraps=fast.ff_moe) as fast_sum):
+          patch.object(fast, "ff_moe", wraps=fast.ff_moe) as fast_sum,
+          patch.object(module, "to_device", wraps=module.to_device) as moved):
         made = train(tiny, tmp_path / "a.pt", module, init, data=data, seed=3, lr=0.03, eps=0.01, grad_accum=2,
                      block_size=16, **more)
-    assert recomputed.called
+    assert recomputed.called and moved.call_count == 6 * 2
     assert fast_sum.called == ("--fast" in more["flags"])
     *before, entry = made["ledger"]
     gpt = build_model(load_checkpoint(tiny / f"{init}.pt")).train()
@@ -148,27 +153,29 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_a_tenth():
     assert learning_rate(1, steps=2, peak=2.0) == 2.0
 
 
-@pytest.mark.parametrize("module,init,flags", [(train_expert, "math", []), (finetune_router, "btx_mixed", ["--fast"])])
-def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, flags):
+@pytest.mark.parametrize("module,init,flag", ids=["compile", "fast"], argvalues=[
+    (train_expert, "math", "--compile"), (finetune_router, "btx_mixed", "--fast")])
+def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, flag):
+    """With one graph for the whole dense model; this backend needs no C++ compiler."""
     one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)["state"]
-    two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16", flags=flags)["state"]
+    with patch.object(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True)):
+        two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16", flags=[flag])["state"]
     assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("script, init, options", [
-    ("train_expert", "seed", "--grad_accum 2"), ("finetune_router", "btx_mixed", "--alpha 0 --recompute"),
-    ("finetune_router", "btx_mixed", "--alpha 0 --train router")])
-def test_two_ranks_equal_one(script, init, options, tiny, tmp_path):
+@pytest.mark.parametrize("module,init,more", [
+    (train_expert, "seed", {"grad_accum": 2}), (finetune_router, "btx_mixed", {"alpha": 0, "flags": ["--recompute"]}),
+    (finetune_router, "btx_mixed", {"alpha": 0, "train": "router"})])
+def test_two_ranks_go_on_from_the_progress_of_one_as_it_would(tiny, tmp_path, module, init, more):
     """A large epsilon keeps AdamW from making much of rounding."""
-    recipe = (f"--init {tiny}/{init}.pt --data math,general --data_dir {tiny}/data --device cpu --steps 4 --lr 0.03 "
-              f"--batch_size 8 --eps 0.01 --eval_windows 1 {options} --out {tmp_path}")
-    import_module(script).main(f"{recipe}/one.pt".split())
-    torchrun = "-m torch.distributed.run --nproc_per_node=2 --standalone"
-    command = [sys.executable, *f"{torchrun} {script}.py {recipe}/two.pt".split()]
+    more = {"init": init, "eps": 0.01, "lr": 0.03, **more}
+    one = train(tiny, tmp_path / "one.pt", module, **more)
+    train(tiny, tmp_path / "two.pt", module, dies_at=3, **more)
+    torchrun = "-m torch.distributed.run --nproc_per_node=2 --standalone".split()
+    command = [sys.executable, *torchrun, f"{module.__name__}.py", *options(tiny, tmp_path / "two.pt", **more)]
     subprocess.run(command, cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
-    one, two = load_checkpoint(tmp_path / "one.pt"), load_checkpoint(tmp_path / "two.pt")
-    start = load_checkpoint(tiny / f"{init}.pt")
+    two, start = load_checkpoint(tmp_path / "two.pt"), load_checkpoint(tiny / f"{init}.pt")
     for name, weight in one["state"].items():
         torch.testing.assert_close(two["state"][name], weight, rtol=0, atol=1e-5)
     assert max((one["state"][name] - start["state"][name]).abs().max() for name in start["state"]) > 0.01

@@ -1,6 +1,6 @@
 # Targets for whoever changes the code: tests, style, speed.
 .PHONY: test test-all lint bench
-test: .venv/dev  ## the tests, but for the long ones: two ranks, make paper, submissions
+test: .venv/dev  ## the tests, but for the long ones: two ranks, make paper, submissions and others
 	$(PY) -m pytest -m "not long"
 test-all: .venv/dev  ## all tests
 	$(PY) -m pytest
