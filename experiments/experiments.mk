@@ -95,8 +95,7 @@ paper: $(RUNS) $(TIMES)  ## the paper's tables, from results/; REPORT=FOLDER rep
 $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
-	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --text $(INTO)/seed$*/btx.pt \
-	  --data_dir $(DATA) --out $@
+	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --out $@
 $(TIMES): $(REPORT)/time/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/time/results.json
 	mkdir -p $(@D) && cp $(INTO)/seed$*/time/results.json $@

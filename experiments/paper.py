@@ -1,6 +1,6 @@
 """Write the tables and figures of the paper from our runs, beside the paper's own numbers.
 
-    python -m experiments.paper --collect out/seed0/[rp]*/results.json --text out/seed0/btx.pt --out results/seed0.json
+    python -m experiments.paper --collect out/seed0/[rp]*/results.json --out results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
 The first gathers what evaluate.py measured of one run. The second writes tables.md and figures/ from such files.
@@ -9,15 +9,11 @@ import json
 from pathlib import Path
 from statistics import mean
 
-import torch
-
 from cli import BadInput, make_parser, replacing, run
-from data.loader import first_windows, load_domains
 from data.task import DOMAINS
 from experiments import paper_figures
 from experiments.paired import GROUPS, costs, differences, having, points, scores
 from support import figures
-from support.checkpoint import build_model, load_checkpoint
 from support.report import markdown, spread
 
 COLUMNS = (*DOMAINS, "switch")
@@ -175,8 +171,7 @@ def make_page(runs, timed):
         ("## Figure 6: which experts the routers choose, by routing method",
          "![load of each expert by layer and domain](figures/figure6.png)"),
         ("## Table 6: which expert wrote which token",
-         "The colour is that of the expert with the largest gate, summed over layers, when the token was predicted.",
-         "![text coloured by expert](figures/table6.png)"),
+         "`sample.py MODEL --experts` shows it for any text, and so does [the page](index.html)."),
         ("## Differences", "The registered ones, with their verdicts, are [on record](records/verdicts.md).",
          difference_table(runs, MODELS, DIFFERENCES)),
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
@@ -186,7 +181,7 @@ def make_page(runs, timed):
 
 
 def draw(runs, out):
-    """Draw all figures. Figures 3 to 6 and Table 6 are of the first run that has all models."""
+    """Draw all figures. Figures 3 to 6 are of the first run that has all models."""
     first = having(runs, *MODELS)[0]
     paper_figures.gain(runs, out / "gain.png")
     paper_figures.compute(runs, out / "figure2.png")
@@ -195,23 +190,6 @@ def draw(runs, out):
     paper_figures.probabilities(balance, out / "figure5.png")
     routers = ("switch_short", "sample_short", "top2_short", "soft_short")
     figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
-    paper_figures.table_6(first["text"], out / "table6.png")
-
-
-@torch.no_grad()
-def read_gates(path, data_dir, n_tokens=45):
-    """Which gates the MoE in a checkpoint gives to a text of each domain, for Table 6."""
-    checkpoint, domains = load_checkpoint(path), load_domains(data_dir, DOMAINS)
-    model = build_model(checkpoint)
-    T = min(n_tokens, model.config.block_size)
-    texts, reads = {}, []
-    for name in DOMAINS:
-        idx = first_windows(domains[name].val, T, 1)  # (1, T + 1)
-        _, _, routing = model(idx[:, :-1])
-        gates = torch.stack([layer.dense_gates() for layer in routing], dim=1)  # (T, n_layer, N)
-        texts[name] = idx[0].tolist()
-        reads.append({"gates": gates.tolist()})
-    return {"experts": checkpoint["experts"], "texts": texts, "reads": reads}
 
 
 def read_run(path):
@@ -223,9 +201,9 @@ def read_run(path):
         raise BadInput(f"{path}: no results of a run in it; make help says what writes them") from None
 
 
-def collect(runs, text):
-    """One run of what was measured in several evaluations, with the `text` of `read_gates` or None."""
-    gathered = {**runs[0], "text": text}
+def collect(runs):
+    """One run of what was measured in several evaluations."""
+    gathered = runs[0]
     for more in runs[1:]:
         gathered["models"] |= more["models"]
         gathered["routing"] |= more["routing"]
@@ -237,16 +215,13 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files of --collect; with --collect: results.json of a run")
     parser.add_argument("--collect", action="store_true", help="gather the results of one run in a file")
-    parser.add_argument("--text", metavar="MODEL", help="with --collect: the MoE that Table 6 shows reading a text")
     parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs for equal time")
-    parser.add_argument("--data_dir", default="data/bin", help="folder written by data.prepare (default: %(default)s)")
     parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
     if args.collect:
-        text = read_gates(args.text, args.data_dir) if args.text else None
         with replacing(args.out) as part:
-            part.write_text(json.dumps(collect(runs, text)))
+            part.write_text(json.dumps(collect(runs)))
         return
     timed = [read_run(path) for path in args.timed]
     if not having(runs, *MODELS) or not having(timed, *CHOICE):

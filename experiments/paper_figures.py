@@ -3,9 +3,7 @@
 `runs` are those of experiments/paper.py. A line on a bar or a point is the range over training seeds.
 """
 import numpy as np
-from matplotlib.figure import Figure
 
-from data.tokenizer import load_tokenizer
 from experiments.paired import EXPERTS, costs, having, scores
 from support.figures import make_panels, save
 
@@ -75,34 +73,3 @@ def probabilities(routing, path):
                 panel.stairs(100 * share, np.linspace(0, 1, len(share) + 1), label=expert)
             panel.set(title=f"layer {layer + 1}", xlabel="router probability", yscale="log", ylim=(0.05, 100))
     save(figure, rows, [f"{model}\ntokens, %" for model in routing], path)
-
-
-def table_6(text, path, columns=100):
-    """A text of each domain on the colours of the experts with the largest gates. text: see paper.read_gates."""
-    tokenizer, left = load_tokenizer(), 2 + max(map(len, text["texts"]))
-    rows = []  # (title, [(piece of text, expert)])
-    for (domain, tokens), read in zip(text["texts"].items(), text["reads"], strict=True):
-        pieces = []
-        for token, gates in zip(tokens[1:], read["gates"], strict=True):  # gates: (n_layer, N)
-            pieces.append((tokenizer.decode([token]), np.sum(gates, axis=0).argmax()))
-        rows.append((domain, pieces))
-    rows.append(("", [(f" {name} ", i) for i, name in enumerate(text["experts"])]))
-    figure = Figure()
-    panel = figure.add_axes((0, 0, 1, 1))
-    y = 0
-    for title, pieces in rows:
-        panel.text(0, y, title, family="monospace", va="center")
-        x = left
-        for piece, expert in pieces:
-            if x + len(piece) > columns:
-                x, y = left, y + 1
-            panel.barh(y, len(piece), left=x, height=0.9, color=f"C{expert}", alpha=0.5)
-            panel.text(x, y, piece.replace("\n", "⏎"), family="monospace", va="center")
-            x += len(piece)
-            if "\n" in piece:
-                x, y = left, y + 1
-        y += 2
-    panel.set(xlim=(-1, columns + 2), ylim=(y, -1))
-    panel.axis("off")
-    figure.set_size_inches(0.0753 * (columns + 3), 0.22 * (y + 1))  # a letter of 9 points is 0.0753 inches wide
-    save(figure, [], [], path)
