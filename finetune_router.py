@@ -2,7 +2,7 @@
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
-A run saves its progress in NAME.progress now and then. If it was interrupted, the same command goes on from there.
+A run saves its progress in NAME.progress every --save_every steps. If it was interrupted, the same command goes on.
 """
 import math
 import os

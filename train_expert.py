@@ -4,7 +4,7 @@
     python train_expert.py --init out/seed.pt --data math=95,general=5 --out out/math.pt   # a branch of it
 
 Branches need nothing from each other, so they run at the same time, on one machine or on several.
-A run saves its progress in NAME.progress now and then. If it was interrupted, the same command goes on from there.
+A run saves its progress in NAME.progress every --save_every steps. If it was interrupted, the same command goes on.
 """
 import os
 import time

@@ -85,12 +85,14 @@ def check_tokenizer(domains, spec, path):
 
 
 def mixture(text):
-    """The shares of domains, which sum to 1; a type for argparse. A domain without a number has weight 1.
+    """The shares of domains, which sum to 1; a type for argparse. Without numbers all have the same share.
 
     >>> mixture("math=3,code=1")
     {'math': 0.75, 'code': 0.25}
     """
     weights = {}
+    if 0 < text.count("=") <= text.count(","):
+        raise ArgumentTypeError(f"{text!r} should have a number for each domain or for none, as in math=95,general=5")
     for part in text.split(","):
         name, equals, weight = part.strip().partition("=")
         if name in weights:

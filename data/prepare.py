@@ -168,6 +168,9 @@ def main(argv=None):
         raise BadInput("--domains: there is nothing to prepare; name domains, --text or --own_tasks")
     for name in names:
         check_output(Path(args.out, name, "meta.json"))
+        old = Path(args.out, name, "train.bin")
+        if name in args.own_tasks and name not in args.text and old.exists() and old.stat().st_size:
+            raise BadInput(f"--own_tasks: {args.out} has text of {name}, which would be lost; give its --text, too")
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:

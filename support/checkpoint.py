@@ -40,7 +40,7 @@ def load_file(path, keys):
     A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB.
     """
     if not Path(path).is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
             is_whole = file.testzip() is None

@@ -5,6 +5,7 @@
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from cli import replacing
 from support.colors import COLORS
@@ -70,7 +71,8 @@ def curves(checkpoints, order, domains, path):
             millions = [(before + line["tokens"]) / 1e6 for line in lines]
             losses = [line["val_loss"][domain] for line in lines]
             panel.plot(millions, losses, marker=".", color=f"C{order.index(name)}", label=name)
-        panel.set(title=domain, xlabel="training tokens, millions", yscale="log", yticks=(0.3, 0.5, 1, 2, 4),
-                  yticklabels=("0.3", "0.5", "1", "2", "4"))
+        panel.set(title=domain, xlabel="training tokens, millions", yscale="log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
     save(figure, [panels], ["validation loss, nats per token"], path)

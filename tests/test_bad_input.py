@@ -22,7 +22,7 @@ PREPARE = "data.prepare --domains= --out new"
 REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
     NEW: {"--nosuch 1": "--nosuch", "--steps 0": "--steps", "--lr -1": "--lr", "--seed -1": "--seed",
           "--device nosuch": "nosuch", "--device meta": "meta", "--data poems": "poems",
-          "--data math=x": "--data",
+          "--data math=x": "--data", "--data math=9,code": "--data",
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
           "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "no such file", "--data math=": "--data",
