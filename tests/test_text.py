@@ -106,6 +106,8 @@ def test_own_tasks_alone_and_with_own_text(folder):
     assert alone.tasks == tasks and len(alone.train) == len(alone.val) == 0
     both = make("own=own.txt", own_tasks="own=tasks.jsonl", tasks=2)["own"]
     assert both.tasks == tasks[:2] and len(both.train) > 0
+    with pytest.raises(BadInput, match="would be lost"):
+        prepare.main("--domains= --out out --own_tasks own=tasks.jsonl".split())
 
 
 @pytest.mark.parametrize("name, content", [
