@@ -1,8 +1,7 @@
 """The checks of the assignment: what students write, against the paper's equations for single numbers.
 
-A check begins with fixed numbers that fit on paper. Random numbers follow. It replaces functions of other stages by
-stand-ins, so that a mistake costs points once: check.py runs each in a process of its own. Its message begins with the
-check's docstring, the equation.
+A check begins with fixed numbers that fit on paper; random ones follow. It replaces functions of other stages by
+stand-ins, so that a mistake costs points once. check.py runs each in a process of its own, and shows its docstring.
 """
 from functools import partial
 from itertools import zip_longest
@@ -41,7 +40,7 @@ def same(case, got, want):
 
 def call(function, *arguments):
     """Call a student's function. Its inputs must stay as they are. A tensor made without device= is on another one."""
-    before = repr(arguments)
+    before = repr(arguments)  # shows all numbers, as inputs are small
     with torch.device("meta"):
         result = function(*arguments)
     if repr(arguments) != before:
@@ -290,7 +289,7 @@ def stage5_temperature():
 def stage5_noise():
     """Sample Top-1's step draws noise for the tokens of each part, with tau of step / steps, from the step's generator,
     and gives it to forward"""
-    drawn = []
+    drawn, expected = [], []
 
     def gumbel(config, n_tokens, tau, generator):
         drawn.append((n_tokens, tau, generator.initial_seed()))
@@ -299,8 +298,9 @@ def stage5_noise():
     finetune_router.gumbel, finetune_router.temperature = gumbel, lambda share: share
     texts = torch.zeros(4, 16, dtype=torch.int64)
     given = [noise for _, noise, _ in finetune("sample", 2, 1.0, texts, texts)[2]]
-    seeds = [training.step_generator("cpu", 0, 0, step, 0).initial_seed() for step in range(4)]
-    expected = [(32, i // 2 / 4, seeds[i // 2]) for i in range(8)]  # steps of 2 parts, of 2 texts of 16 tokens each
+    for step in range(4):  # of 2 parts, of 2 texts of 16 tokens each
+        seed = training.step_generator("cpu", 0, 0, step, 0).initial_seed()
+        expected += 2 * [(32, step / 4, seed)]
     for i, (want, drew, gave) in enumerate(zip_longest(expected, drawn, given)):
         if not want == drew == gave:
             raise Wrong(f"step {i // 2} of 4, (tokens, step / steps, seed of the generator): expected {want}, "

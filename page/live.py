@@ -42,8 +42,9 @@ def collect(models, tasks):
     """What a page shows of models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
     name, moe = list(models.items())[-1]
     config, spec = moe["config"], moe["spec"]
-    is_topk = moe["experts"] and config["routing"] == "topk"
-    if not is_topk or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
+    if not moe["experts"]:
+        raise BadInput(f"{name} is dense; name an MoE last")
+    if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
         raise BadInput("a page needs top-k routing, as many heads of keys as of queries, and a tokenizer trained here; "
                        f"{name} lacks one of these")
     mixed = {}  # if the page has all experts, it mixes them itself

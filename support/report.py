@@ -16,8 +16,8 @@ def machine():
     """Where the numbers come from, and from which commit."""
     root = Path(__file__).parent.parent
     commit = subprocess.run(["git", "describe", "--always"], cwd=root, capture_output=True, text=True).stdout.strip()
-    code = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!results"]
-    if subprocess.run(code, cwd=root, capture_output=True).returncode:
+    compare = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!results"]  # the code, not the results
+    if subprocess.run(compare, cwd=root, capture_output=True).returncode == 1:  # outside of git it is 129
         commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
