@@ -62,8 +62,8 @@ ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
 CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
 $(OUT)/dense_data.pt: $(OUT)/seed.pt
 	$(ONE_PHASE) --lr $(LR_DENSE) --steps $(shell expr 3 \* $(EXPERT_STEPS) + $(FINETUNE_STEPS))
-$(OUT)/dense_time.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
-$(OUT)/dense_time_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr 5e-4 --steps $(CHAIN_STEPS)
+$(OUT)/dense_chain.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
+$(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr 5e-4 --steps $(CHAIN_STEPS)
 $(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
 # ---- scores --------------------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
 # the README's first table
-TIMED = $(patsubst %,$(OUT)/%.pt,average btx dense_data dense_time dense_time_5e-4 su_dm su_own_flops)
-$(OUT)/time/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
+TIMED = $(patsubst %,$(OUT)/%.pt,average btx dense_data dense_chain dense_chain_5e-4 su_dm su_own_flops)
+$(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
@@ -89,14 +89,14 @@ PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
 REPORT          ?= results
 AGAIN = TQDM_DISABLE=1 $(MAKE)
 RUNS  = $(SEEDS:%=$(REPORT)/seed%.json)
-TIMES = $(patsubst %,$(REPORT)/time/seed%.json,$(PAPER_SEEDS))
+TIMES = $(patsubst %,$(REPORT)/equal_flops/seed%.json,$(PAPER_SEEDS))
 paper: $(RUNS) $(TIMES)  ## the paper's tables, from results/; REPORT=FOLDER repeats all its runs, too
 	$(PY) -m experiments.paper $(RUNS) --timed $(TIMES) --out $(REPORT)
 $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
 	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --out $@
-$(TIMES): $(REPORT)/time/seed%.json: | $(DATA)/ready
-	+$(AGAIN) SEED=$* $(INTO)/seed$*/time/results.json
-	mkdir -p $(@D) && cp $(INTO)/seed$*/time/results.json $@
+$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready
+	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json
+	mkdir -p $(@D) && cp $(INTO)/seed$*/equal_flops/results.json $@
 .PHONY: rivals tables paper

@@ -18,10 +18,10 @@ MODELS = {
     "average": "average of all weights", "average_tuned": "average, finetuned",
     "btx_mixed": "mixed, random routers, not finetuned", "ridge_mixed": "mixed, routers from text, not finetuned",
     "btx": "BTX from random routers", "btx_ridge": "BTX from routers from text",
-    "dense_time": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
+    "dense_chain": "Dense, equal time", "dense_data": "Dense, equal tokens", "su_own_flops": "upcycling, equal FLOPs",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes that begins anew",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-DRAWN = ("seed", "expert", "average", "average_tuned", "ridge_mixed", "btx_ridge", "btx", "dense_time", "dense_data",
+DRAWN = ("seed", "expert", "average", "average_tuned", "ridge_mixed", "btx_ridge", "btx", "dense_chain", "dense_data",
          "su_own_flops", "btm_document_top1")  # expert: the domain's own
 MARKERS = "os^"  # circle, square, triangle: the training seeds
 

@@ -60,8 +60,8 @@ TABLE_5 = {
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
 CHOICE = {  # "When BTX is the right choice"; the README leaves out half the rate
-    "seed": "seed", "average": "average of all weights", "dense_time": "Dense, equal time",
-    "dense_time_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
+    "seed": "seed", "average": "average of all weights", "dense_chain": "Dense, equal time",
+    "dense_chain_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
     "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX",
     "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that begins anew"}
 CHOICE_HEAD = ("model", "mean of five domains", "text that changes", "TFLOP", "longest chain", "M weights")
@@ -73,7 +73,7 @@ STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
                ("btx", "btm_bayes_top1", "switch")]
-CHOICE_DIFFERENCES = [("btx", "dense_time", "all"), ("btx", "dense_data", "all"), ("btx", "su_own_flops", "all"),
+CHOICE_DIFFERENCES = [("btx", "dense_chain", "all"), ("btx", "dense_data", "all"), ("btx", "su_own_flops", "all"),
                       ("btx", "btm_document_top1", "switch")]
 
 

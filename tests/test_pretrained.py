@@ -25,7 +25,7 @@ def test_the_preset_goes_the_whole_way(tmp_path):
     work, longest = (paired.costs([run], "btx", key)[0] for key in ("flops", "chain_flops"))
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
     assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
-    assert paired.costs([run], "dense_time", "flops")[0] == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
+    assert paired.costs([run], "dense_chain", "flops")[0] == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
     assert len(finished.score_table([run]).splitlines()) == len(finished.MODELS) + 3
 
 
