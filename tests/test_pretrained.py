@@ -8,7 +8,7 @@ pytest.importorskip("transformers")
 from conftest import make
 from test_hf import make_folder
 
-from experiments import english, finished, paired
+from experiments import english, paired, pretrained
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,13 +20,13 @@ def test_the_preset_goes_the_whole_way(tmp_path):
          "EXPERT_STEPS=20", "FINETUNE_STEPS=6", "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1",
          "EVALUATE=--windows 2 --tasks 3")
     run = json.loads((tmp_path / "seed0/results.json").read_text())
-    assert {*finished.MODELS} <= {*run["models"]} and set(run["models"]["btx"]["answer_loss"]) == {
+    assert {*pretrained.MODELS} <= {*run["models"]} and set(run["models"]["btx"]["answer_loss"]) == {
         "math", "code", "wiki", "switch", "capital", "demonym"}
     work, longest = (paired.costs([run], "btx", key)[0] for key in ("flops", "chain_flops"))
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
     assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
     assert paired.costs([run], "dense_chain", "flops")[0] == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
-    assert len(finished.score_table([run]).splitlines()) == len(finished.MODELS) + 3
+    assert len(pretrained.score_table([run]).splitlines()) == len(pretrained.MODELS) + 3
 
 
 def test_docstrings_and_the_facts_that_they_tell(tmp_path):
@@ -50,4 +50,4 @@ def test_a_fact_is_asked_after_three_examples():
 def test_the_page_has_the_table_of_its_runs():
     page = (ROOT / "results/pretrained/README.md").read_text()
     runs = [json.loads(path.read_text()) for path in sorted((ROOT / "results/pretrained").glob("seed*.json"))]
-    assert len(runs) == 3 and finished.score_table(runs) in page
+    assert len(runs) == 3 and pretrained.score_table(runs) in page

@@ -1,0 +1,137 @@
+"""The tables and the picture of results/pretrained, from its runs.
+
+    python -m experiments.pretrained results/pretrained/seed*.json --out results/figures/pretrained.png
+"""
+from collections import Counter
+from pathlib import Path
+from statistics import mean
+
+from cli import make_parser, run
+from experiments.english import RELATIONS, ask_facts, read_countries
+from experiments.paired import EXPERTS, costs, having, points
+from experiments.paper import read_run
+from support.figures import make_panels, save
+from support.report import markdown, spread
+
+MODELS = {  # the names of make and their names in the tables
+    "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
+    "btx_mixed": "mixed, random routers, not finetuned",
+    "btx": "BTX from random routers, 30 steps", "btx_53": "BTX from random routers, 53 steps",
+    "btx_120": "BTX from random routers, 120 steps",
+    "ridge_mixed": "mixed, routers from text, not finetuned",
+    "btx_ridge": "BTX from routers from text, 30 steps", "btx_ridge_53": "BTX from routers from text, 53 steps",
+    "btx_ridge_120": "BTX from routers from text, 120 steps",
+    "average": "average of all weights", "average_tuned": "average, finetuned for 30 steps",
+    "dense_chain": "Dense, as many FLOPs in sequence as BTX of 30 steps",
+    "dense_chain_53": "Dense, as many FLOPs in sequence as BTX of 53 steps",
+    "dense_chain_120": "Dense, as many FLOPs in sequence as BTX of 120 steps",
+    "dense_clock_53": "Dense, as many seconds as BTX of 53 steps",
+    "dense_clock_120": "Dense, as many seconds as BTX of 120 steps",
+    "dense_data": "Dense, as many tokens as BTX of 30 steps",
+    "dense_half_53": "Dense, FLOPs in sequence of 53 steps, averaged with the seed",
+    "su_own_flops": "upcycling, as many FLOPs in all as BTX of 30 steps",
+    "su_flops_53": "upcycling, as many FLOPs in all as BTX of 53 steps",
+    "su_flops_120": "upcycling, as many FLOPs in all as BTX of 120 steps",
+    "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes that begins anew",
+    "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
+LINES = {  # of the picture: a method, and its models from short to long
+    "BTX, random routers (the paper's)": ("btx_mixed", "btx", "btx_53", "btx_120"),
+    "BTX, routers from text": ("ridge_mixed", "btx_ridge", "btx_ridge_53", "btx_ridge_120"),
+    "Dense": ("seed", "dense_chain", "dense_chain_53", "dense_chain_120", "dense_data"),
+    "upcycling": ("seed", "su_own_flops", "su_flops_53", "su_flops_120"),
+    "BTM that begins anew": ("btm_document_top1",)}
+PANELS = {"home": "math, code and wiki", "switch": "where the text changes", "capital": "capitals"}
+
+
+def present(runs):
+    """The models that all runs have, in the order of the tables."""
+    return [name for name in MODELS if all(name in run["models"] for run in runs)]
+
+
+def measure(run, name, column):
+    """One number of a model: accuracy, also of `home` and `facts`; `facts loss` in nats; `english` in bits per byte."""
+    model = run["models"][name]
+    if column == "english":
+        return model["bits_per_byte"]["english"]
+    if column == "facts loss":
+        return mean(model["answer_loss"][field] for field in RELATIONS)
+    columns = {"home": EXPERTS, "facts": RELATIONS}.get(column, [column])
+    return mean(model["accuracy"][one] for one in columns)
+
+
+def score_table(runs):
+    """A row for each model: what it solves, its losses and its costs; mean ± standard deviation over the seeds."""
+    columns = (*EXPERTS, "home", "switch", "capital")
+    rows = []
+    for name in present(runs):
+        row = [MODELS[name], *(spread([measure(run, name, column) for run in runs], 100, 0) for column in columns)]
+        row.append(spread([measure(run, name, "facts loss") for run in runs], digits=2))
+        row.append(spread([measure(run, name, "english") for run in runs], digits=3))
+        row.append(spread([measure(run, name, "demonym") for run in runs], 100, 0))
+        row += [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
+        rows.append(row)
+    head = ["model", *columns, "loss of facts", "English", "demonym", "PFLOP in all", "PFLOP in sequence"]
+    frequent = {field: most_frequent_answer(field, runs[0]["data"]["tasks"]) for field in RELATIONS}  # in %
+    rows.append(["the most frequent answer", *(frequent.get(column, "") for column in head[1:-2])])
+    return markdown(head, rows)
+
+
+def most_frequent_answer(field, n):
+    """The share of the most frequent answer to n questions about a field, as a text in %."""
+    answers = [task["answer"] for task in ask_facts(read_countries(), field)[:n]]
+    return f"{100 * Counter(answers).most_common(1)[0][1] / len(answers):.0f}"
+
+
+def prediction_table(runs, page):
+    """Each registered prediction beside what was measured. page: the text of a file with a table of predictions."""
+    lines = page.split("<!-- predictions -->")[1].splitlines()
+    rows = []
+    for line in [line for line in lines if "−" in line and line.startswith("|")]:
+        comparison, column, predicted, bounds, _ = (cell.strip() for cell in line.strip("| ").split("|"))
+        a, b = comparison.split(" − ")
+        both = having(runs, a, b)
+        if not both:
+            continue
+        found = [measure(run, a, column) - measure(run, b, column) for run in both]
+        low, high = map(float, bounds.split(" to "))
+        holds = "yes" if low <= 100 * mean(found) <= high else "**no**"
+        rows.append([f"{MODELS[a]} − {MODELS[b]}", column, f"{predicted} ({bounds})", points(found),
+                     ", ".join(f"{100 * x:+.1f}" for x in found), holds])
+    return markdown(["comparison", "column", "predicted", "measured", "by seed", "holds"], rows)
+
+
+def draw(runs, path):
+    """A panel for each of PANELS: solved tasks against FLOPs in sequence, a line for each method, named at its end.
+
+    A small mark is one training seed, a large one their mean.
+    """
+    models = present(runs)
+    figure, [axes] = make_panels(1, len(PANELS), 3.4, 3.6)
+    for axis, (column, title) in zip(axes, PANELS.items(), strict=True):
+        for i, (label, names) in enumerate(LINES.items()):
+            names = [name for name in names if name in models]
+            x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
+            percent = [[100 * measure(run, name, column) for run in runs] for name in names]  # (points, seeds)
+            for place, of_seeds in zip(x, percent, strict=True):
+                axis.plot([place] * len(of_seeds), of_seeds, ".", color=f"C{i}", ms=3)
+            axis.plot(x, [mean(of_seeds) for of_seeds in percent], "o-", color=f"C{i}", ms=5, label=label)
+        axis.set(title=title, xlabel="PFLOP in sequence since the seed", ylim=(-3, 103))
+        axis.grid(lw=0.3)
+    save(figure, [axes], ["solved, %"], path)
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper --collect`, one for each seed")
+    parser.add_argument("--predictions", type=Path, help="a file with a table of predictions to compare with")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write")
+    args = parser.parse_args(argv)
+    runs = [read_run(path) for path in args.runs]
+    print(score_table(runs))
+    if args.predictions:
+        print(f"\n{prediction_table(runs, args.predictions.read_text(encoding='utf-8'))}")
+    draw(runs, args.out)
+
+
+if __name__ == "__main__":
+    run(main)
