@@ -59,12 +59,14 @@ TABLE_5 = {
     "lb_short": "29.8 27.4 23.0 43.4 50.0 34.7", "top2_short": "34.6 19.5 23.2 44.4 51.6 34.6",
     "frozen_short": "34.8 18.3 24.1 44.9 51.4 34.7", "blend_short": "13.9 17.1 9.9 34.1 36.2 22.2",
     "split2of8_short": "22.0 20.1 16.8 39.1 41.8 28.0", "split4of8_short": "29.6 26.8 22.9 44.0 49.4 34.5"}
-CHOICE = {  # "When BTX is the right choice"; the README leaves out half the rate
-    "seed": "seed", "average": "average of all weights", "dense_chain": "Dense, equal time",
-    "dense_chain_5e-4": "Dense, equal time, half the rate", "dense_data": "Dense, equal tokens",
-    "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs", "btx": "BTX",
-    "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that begins anew"}
-CHOICE_HEAD = ("model", "mean of five domains", "text that changes", "TFLOP", "longest chain", "M weights")
+CHOICE = {  # "Is it worth it?"
+    "seed": "seed", "average": "average of all weights", "average_tuned": "average of all weights, finetuned",
+    "dense_chain": "Dense, equal FLOPs in sequence",
+    "dense_chain_5e-4": "Dense, equal FLOPs in sequence, half the rate", "dense_data": "Dense, equal tokens",
+    "su_dm": "upcycling, equal data",
+    "su_own_flops": "upcycling, equal FLOPs in all", "btx": "BTX", "btm_bayes_top1": "BTM",
+    "btm_document_top1": "BTM that begins anew"}
+CHOICE_HEAD = ("model", "texts of one domain", "texts that change", "TFLOP in all", "TFLOP in sequence", "M weights")
 MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
 KEEPING = ("average", "average_tuned", "btx_noseed", "btx", "dense_dm")
@@ -74,7 +76,8 @@ DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("b
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
                ("btx", "btm_bayes_top1", "switch")]
 CHOICE_DIFFERENCES = [("btx", "dense_chain", "all"), ("btx", "dense_data", "all"), ("btx", "su_own_flops", "all"),
-                      ("btx", "btm_document_top1", "switch")]
+                      ("btx", "average_tuned", "all"), ("btx", "btm_document_top1", "switch")]
+LABELS = {"switch": "changing"}  # of columns; the router Switch is something else
 
 
 def score_table(runs, models, *paper_head):
@@ -90,7 +93,8 @@ def score_table(runs, models, *paper_head):
         if paper_head:
             row += models[name].split()
         rows.append(row)
-    return markdown(["model", *COLUMNS, "mean", "loss", "seeds", *paper_head], rows)
+    columns = [LABELS.get(column, column) for column in COLUMNS]
+    return markdown(["model", *columns, "mean", "loss", "seeds", *paper_head], rows)
 
 
 def cost_table(runs):
@@ -134,7 +138,8 @@ def difference_table(runs, names, wanted):
     rows = []
     for a, b, group in wanted:
         found, domains = differences(runs, a, b, group), GROUPS.get(group, [group])
-        rows.append([f"{names[a]} − {names[b]}", ", ".join(domains), points(found), str(len(found))])
+        domains = ", ".join(LABELS.get(domain, domain) for domain in domains)
+        rows.append([f"{names[a]} − {names[b]}", domains, points(found), str(len(found))])
     return markdown(["difference", "domains", "points", "seeds"], rows)
 
 
@@ -142,15 +147,18 @@ def make_page(runs, timed):
     """The text of tables.md: titles, fixed lines and tables."""
     sections = [
         ("# Tables of the paper, from our runs",
-         "Accuracy is in %, its `mean` without `switch`; the loss is in nats per token; both ± standard deviation over "
-         "seeds. All rows of a table have the same seeds. A difference of accuracies is in points, ± half of its 95 % "
-         "interval. `make paper` writes this page."),
+         "Accuracy is in %, and the loss in nats per token, both as mean ± standard deviation over training seeds. "
+         "The column *changing* has the tasks that follow a text of another domain (the domain `switch`); the mean "
+         "leaves it out. All rows of a table have the same seeds. A difference of accuracies is in points, ± half of "
+         "its 95 % interval. `make paper` writes this page."),
         ("## Table 1: experts of one domain",
          score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
         ("## The main rows, of all seeds", score_table(runs, MAIN)),
-        ("## When BTX is the right choice",
-         "Explored, not registered: the first five seeds run again. *Equal time*: the FLOPs of BTX's longest chain of "
-         "stages. *Equal tokens*: in one phase, on the mixture of finetuning. *Equal data*: in two phases, as below.",
+        ("## Is it worth it?",
+         "Five training seeds, explored and not registered. *Equal* is equal to BTX. FLOPs in sequence are those of "
+         "the longest chain of stages since the seed. Dense with equal tokens reads them in one phase, on the mixture "
+         "of finetuning; upcycling with equal data reads in two phases, as in Table 2 below.",
+         "![solved tasks against FLOPs in sequence](figures/worth_it.png)",
          markdown(CHOICE_HEAD, choice_rows(timed)), difference_table(timed, CHOICE, CHOICE_DIFFERENCES)),
         ("## Table 2: Branch-Train-MiX against the rest",
          "DM: data-matched. CM: compute-matched. The larger dense model has no seed; the paper's is Llama-2 13B.",
@@ -180,8 +188,9 @@ def make_page(runs, timed):
     return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
 
 
-def draw(runs, out):
+def draw(runs, timed, out):
     """Draw all figures. Figures 3 to 6 are of the first run that has all models."""
+    paper_figures.worth_it(having(timed, *CHOICE), out / "worth_it.png")
     first = having(runs, *MODELS)[0]
     paper_figures.gain(runs, out / "gain.png")
     paper_figures.compute(runs, out / "figure2.png")
@@ -215,7 +224,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files of --collect; with --collect: results.json of a run")
     parser.add_argument("--collect", action="store_true", help="gather the results of one run in a file")
-    parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs for equal time")
+    parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs at equal FLOPs")
     parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
@@ -228,7 +237,7 @@ def main(argv=None):
         raise BadInput("no run has all models of the tables; run make paper")
     with replacing(args.out / "tables.md") as part:
         part.write_text(make_page(runs, timed), encoding="utf-8")
-    draw(runs, args.out / "figures")
+    draw(runs, timed, args.out / "figures")
     print(f"tables: {args.out}/tables.md   figures: {args.out}/figures/*.png")
 
 

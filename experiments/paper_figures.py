@@ -49,6 +49,37 @@ def gain(runs, path):
     save(figure, [panels], [""], path)
 
 
+# The models of worth_it: their names there, where a name stands beside its point, in points, and their colours
+WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"),
+         "average_tuned": ("average,\nfinetuned", -52, 8, "0.45"), "dense_chain": ("Dense", 9, -8, "C2"),
+         "dense_data": ("Dense,\nas many tokens", -2, -32, "C2"),
+         "su_dm": ("upcycling,\non as much data", -8, -34, "C3"),
+         "su_own_flops": ("upcycling,\nas many FLOPs in all", 10, 6, "C3"), "btx": ("BTX", -38, 4, "C1"),
+         "btm_bayes_top1": ("BTM", 12, -4, "C4"), "btm_document_top1": ("BTM that begins anew", 12, -4, "C4")}
+
+
+def worth_it(runs, path):
+    """Solved tasks against FLOPs in sequence since the seed, for texts of one domain and for texts that change.
+
+    A point is the mean over training seeds, its line the standard deviation, its area the number of weights.
+    """
+    figure, [panels] = make_panels(1, 2, 4.6, 3.9)
+    titles = {"all": "texts of one domain", "switch": "texts that change their domain"}
+    for panel, (group, title) in zip(panels, titles.items(), strict=True):
+        start = 100 * np.mean(scores(runs, "seed", group))
+        for name, (label, dx, dy, color) in WORTH.items():
+            if name == "btm_document_top1" and group == "all":
+                continue  # within one text it is BTM
+            x, percent = np.mean(costs(runs, name, "chain_flops")) / 1e12, 100 * np.array(scores(runs, name, group))
+            panel.plot([0, x], [start, percent.mean()], color=color, lw=0.6, alpha=0.6)
+            panel.errorbar(x, percent.mean(), percent.std(ddof=1), color=color, lw=1)
+            panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
+            weight = "bold" if name == "btx" else "normal"
+            panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color, weight=weight)
+        panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.8, 19), ylim=(30, 102))
+    save(figure, [panels], ["solved, %"], path)
+
+
 def compute(runs, path):
     """Mean accuracy against training compute (Figure 2). A circle's area shows the active parameters."""
     names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", "btx_sample", "su_cm_flops", "su_cm_paper")
