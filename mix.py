@@ -12,7 +12,7 @@ from cli import BadInput, make_parser, non_negative_int, positive_int, run
 from model import GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry
-from support.routers import start_from_text
+from support.router_start import start_from_text
 
 
 def parse(argv):
@@ -114,23 +114,23 @@ def main(argv=None):
     check_branches(args.models, checkpoints)
     first = checkpoints[0]
 
-    # what becomes of the feed-forwards, in how many chunks each is cut, and the experts' names
-    names = model_names(args.models)
+    # what becomes of the feed-forwards: the experts' names, in how many chunks each is cut, how wide an expert is
+    config = GPTConfig(**first["config"])
+    names, d_ff = model_names(args.models), config.d_ff
     if args.average:
-        feed_forwards, n_chunks, experts = "averaged", 1, []
-    elif args.blend:
-        feed_forwards, n_chunks, experts = "blended", len(names), [f"blend.{n + 1}" for n in range(len(names))]
+        feed_forwards, experts, n_chunks = "averaged", [], 1
+    elif args.blend:  # an expert has one chunk of each model
+        feed_forwards, experts, n_chunks = "blended", [f"blend.{n + 1}" for n in range(len(names))], len(names)
     elif args.split > 1:
         feed_forwards, n_chunks = "split", args.split
         experts = [f"{name}.{c + 1}" for name in names for c in range(args.split)]
+        config.d_ff = d_ff // args.split
     else:
-        feed_forwards, n_chunks, experts = "stacked", 1, names
+        feed_forwards, experts, n_chunks = "stacked", names, 1
+    if d_ff % n_chunks:
+        raise BadInput(f"--split, --blend: d_ff {d_ff} cannot be cut into {n_chunks} equal parts")
 
     # the mixed model's shape
-    config = GPTConfig(**first["config"])
-    if config.d_ff % n_chunks:
-        raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
-    config.d_ff = config.d_ff // args.split
     config.n_expert = len(experts)
     config.routing = args.routing
     config.top_k = args.top_k or 2

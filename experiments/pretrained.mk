@@ -1,4 +1,5 @@
-# PRESET=pretrained: the seed is a finished model, the domains are the toy's. `make -j2 PRESET=pretrained SEED=10`
+# PRESET=pretrained: the seed is a pretrained model, the domains are the toy's. `make -j2 PRESET=pretrained SEED=10`, and
+# on a GPU `make PRESET=pretrained SEED=10 DEVICE=cuda`.
 # By default the seed is SmolLM2-135M-Instruct, which pip can bring: a chat model, quantised to 4 bits. SEED_FOLDER=NAME
 # takes any Llama instead, as `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir NAME` brings.
 OUT         ?= $(INTO)/seed$(SEED)
@@ -16,8 +17,8 @@ ROUTER_DATA    = english,math,code,wiki
 REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
 DTYPE         ?= bfloat16  # float32 on a processor that has none
-OPTIONS        = --device cpu --dtype $(DTYPE) --batch_size 4 --eval_windows 20 --eval_every 1000 --save_every 50
-EVALUATE       = --device cpu --dtype $(DTYPE) --tasks 200 --windows 100 --batch_size 8 --no_figures
+OPTIONS        = --device $(DEVICE) --dtype $(DTYPE) --batch_size 4 --eval_windows 20 --eval_every 1000 --save_every 50
+EVALUATE       = --device $(DEVICE) --dtype $(DTYPE) --tasks 200 --windows 100 --batch_size 8 --no_figures
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 30
 LR_EXPERT      = 4e-4  # of all that starts from the seed

@@ -8,7 +8,7 @@ from data.loader import first_windows, load_domains
 from model import GPTConfig, Routing, ff_moe, swiglu
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import elapsed, join_ledgers, new_entry, totals
-from support.routers import ridge_router
+from support.router_start import ridge_router
 from tests.test_model import SMALL, new_model, random_tokens
 
 MATRICES = ("w_gate", "w_up", "w_down")
