@@ -6,14 +6,19 @@ import torch
 
 pytest.importorskip("transformers")
 import tokenizers
+from tokenizers import decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig
 
+import evaluate
 import hf
 import mix
+import sample
 from cli import BadInput
-from data.tokenizer import END, encode_prompt, load_tokenizer, new_bpe, train_bpe
+from data.task import Task
+from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
+from model import GPT, GPTConfig
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -79,6 +84,31 @@ def test_a_llama_or_a_mistral_comes_in_and_goes_out(tied, dtype, more, here):
     assert all(torch.equal(p, back.get_parameter(name)) for name, p in theirs.named_parameters())
     words = AutoTokenizer.from_pretrained("deeper/out")
     assert (words.chat_template, words.pad_token) == ("{{ messages }}", "<|end|>")
+
+
+def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins(here, capsys):
+    """As Llama-2's does, so that an answer alone has other tokens. A tiny model learns four texts by heart."""
+    texts = ["Ann has bought 29 nuts.", "Bob has bought 4 figs.", "Cid has bought 31 eggs.", "Dan has bought 5 eggs."]
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, special_tokens=["</s>"], show_progress=False)
+    bpe.train_from_iterator(" ".join(texts).split(), trainer)
+    tokenizer = load_tokenizer(from_huggingface(bpe.to_str(), 0, "marked"))
+    gpt = GPT(GPTConfig(vocab_size=60, n_layer=1, n_embd=32, n_head=2, d_ff=64), torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=0.01)
+    for text in 25 * texts:
+        idx = torch.tensor([encode_prompt(tokenizer, text)])
+        gpt(idx[:, :-1], idx[:, 1:])[1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tasks = [Task(text[:14], text[14:]) for text in texts] + [Task("Ann has bought", " 4 figs.")]
+    with torch.no_grad():
+        assert evaluate.score_tasks(gpt, tokenizer, tasks, 5, "cpu")[0].tolist() == [True] * 4 + [False]
+    save_checkpoint("a.pt", {"state": gpt.state_dict(), "config": vars(gpt.config), "spec": tokenizer.spec,
+                             "experts": [], "ledger": [], "log": []})
+    sample.main(["a.pt", "--prompt", "Ann has bought", "--tokens", "3", "--device", "cpu"])
+    assert capsys.readouterr().out == texts[0] + "\n"
 
 
 def test_a_mixture_is_a_mixtral(tiny, here):
