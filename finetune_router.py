@@ -80,6 +80,13 @@ def temperature(share):
     return max(0.5, math.exp(-r * t))
 
 
+def draw_noise(config, n_tokens, share, generator):
+    """The Noise of each layer for n_tokens tokens, after this share of the steps; None, but for Sample Top-1 (3.3)."""
+    if config.routing != "sample":
+        return None
+    return gumbel(config, n_tokens, temperature(share), generator)
+
+
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
@@ -120,12 +127,9 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = to_device(x, device), to_device(y, device)
-        if config.routing == "sample":  # one generator draws the noise of all parts of this step
-            generator = training.step_generator(device, *key, rank)
+        generator = training.step_generator(device, *key, rank)  # draws the noise of all parts of this step
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
-            noise = None
-            if config.routing == "sample":  # Sample Top-1 (3.3)
-                noise = gumbel(config, xs.numel(), temperature(step / args.steps), generator)
+            noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)
             with autocast(args.dtype, device):
                 _, nll, routing = forward(xs, ys, noise=noise, recompute=args.recompute)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)

@@ -20,7 +20,8 @@ import torch
 from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
-SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "norm_eps")
+SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
+         "norm_eps")
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -58,10 +59,20 @@ def load_checkpoint(path):
 
 
 def build_model(checkpoint, device="cpu"):
-    """The model of a checkpoint, in float32 and evaluation mode."""
-    model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["state"])
-    return model.to(device).eval()
+    """The model of a checkpoint, in float32 and evaluation mode.
+
+    On the CPU its weights are the checkpoint's own tensors, so that several processes share what is mapped from a file.
+    """
+    with torch.device("meta"):  # no memory for weights that are replaced
+        model = GPT(GPTConfig(**checkpoint["config"]))
+    model.load_state_dict(checkpoint["state"], assign=True)
+    return model.float().to(device).eval()
+
+
+def shape_of(checkpoint):
+    """{field of SHAPE: value}. Files of older versions lack the newest fields, which then have their defaults."""
+    config = vars(GPTConfig(**checkpoint["config"]))
+    return {name: config[name] for name in SHAPE}
 
 
 def check_branches(paths, checkpoints):
@@ -74,7 +85,7 @@ def check_branches(paths, checkpoints):
         if other["experts"]:
             raise BadInput(f"{path} is an MoE already; mix dense models")
         for name in SHAPE:
-            if other["config"][name] != first["config"][name]:
+            if shape_of(other)[name] != shape_of(first)[name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of one shape can be mixed")
         if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
             raise BadInput(f"{path} and {paths[0]} have different tokenizers; their embeddings cannot be averaged")
