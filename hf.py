@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cli import BadInput, check_output, digest, make_parser, positive_int, run
-from data.loader import check_tokenizer, file_digests, load_domains, mixture
+from data.loader import check_tokenizer, load_domains, mixture
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint, shape_of
+from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -163,13 +163,7 @@ def read_spec(folder, fields):
 
 
 def become_branch(checkpoint, seed, folder):
-    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput.
-
-    An MoE that others finetuned may be a branch, too, of the MoE that was exported.
-    """
-    if len(seed["experts"]) != len(checkpoint["experts"]):
-        raise BadInput(f"{folder} has {len(checkpoint['experts'])} experts, --branch_of names a model with "
-                       f"{len(seed['experts'])}; name the model that it was before")
+    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput."""
     state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
     if config["vocab_size"] == n_tokens + 1:  # the finetune has one token more, as for padding
         config["vocab_size"] = n_tokens
@@ -177,8 +171,8 @@ def become_branch(checkpoint, seed, folder):
             state[name] = state[name][:n_tokens].clone()
         print(f"{folder}: its last token, which the seed has not, is cut off")
     for name in SHAPE:
-        if config[name] != shape_of(seed)[name]:
-            raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {shape_of(seed)[name]}; no branch of it")
+        if config[name] != seed["config"][name]:
+            raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {seed['config'][name]}; no branch of it")
     theirs, ours = load_tokenizer(checkpoint["spec"]), load_tokenizer(seed["spec"])
     if theirs.encode(TEXT) != ours.encode(TEXT):
         raise BadInput(f"{folder}: its tokenizer splits a text into other tokens than the seed's; no branch of it")
@@ -215,7 +209,8 @@ def import_folder(args):
     if args.trained_on is not None:
         domains = load_domains(args.data_dir, args.trained_on)
         check_tokenizer(domains, checkpoint["spec"], folder)
-        settings |= {"data": args.trained_on, "digests": settings["digests"] | file_digests(domains)}
+        settings["data"] = args.trained_on
+        settings["digests"] |= {f"{name}/train.bin": domains[name].meta["files"]["train.bin"] for name in domains}
     entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings=settings)
     checkpoint["ledger"] = [*checkpoint["ledger"], entry]
     save_checkpoint(args.out, checkpoint)
@@ -227,7 +222,7 @@ def write_config(checkpoint, tokenizer, folder):
     config, spec = checkpoint["config"], checkpoint["spec"]
     fields = {name: config[ours] for ours, name in FIELDS.items()}
     rope = {"rope_theta": config["rope_theta"], "rope_scaling": None}
-    if config.get("rope_factor", 1) > 1:
+    if config["rope_factor"] > 1:
         rope["rope_scaling"] = LLAMA3 | {"factor": config["rope_factor"]}
     fields |= {**rope, "dtype": checkpoint["state"]["embed.weight"].dtype,
                "max_position_embeddings": spec.get("max_positions", config["block_size"]),

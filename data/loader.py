@@ -64,15 +64,6 @@ def load_domain(path):
     return Domain(path.name, train, val, tasks, meta)
 
 
-def file_digests(domains):
-    """The digests of all training and validation text of domains, {name: Domain}, as ledgers have them."""
-    digests = {}
-    for name, domain in domains.items():
-        for file in ("train.bin", "val.bin"):
-            digests[f"{name}/{file}"] = domain.meta["files"][file]
-    return digests
-
-
 def id_type(vocab_size):
     """The type of an id in train.bin and val.bin."""
     return "<u2" if vocab_size <= 2**16 else "<u4"

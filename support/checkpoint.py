@@ -21,7 +21,7 @@ from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
 SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
-         "norm_eps")
+         "norm_eps", "n_expert")
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -55,7 +55,9 @@ def load_file(path, keys):
 
 def load_checkpoint(path):
     """Read a checkpoint. Raises BadInput."""
-    return load_file(path, KEYS)
+    checkpoint = load_file(path, KEYS)
+    checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
+    return checkpoint
 
 
 def build_model(checkpoint, device="cpu"):
@@ -69,12 +71,6 @@ def build_model(checkpoint, device="cpu"):
     return model.float().to(device).eval()
 
 
-def shape_of(checkpoint):
-    """{field of SHAPE: value}. Files of older versions lack the newest fields, which then have their defaults."""
-    config = vars(GPTConfig(**checkpoint["config"]))
-    return {name: config[name] for name in SHAPE}
-
-
 def check_branches(paths, checkpoints):
     """Raise BadInput unless the checkpoints are dense models, branches of one seed and of one shape."""
     if len(paths) < 2:
@@ -85,7 +81,7 @@ def check_branches(paths, checkpoints):
         if other["experts"]:
             raise BadInput(f"{path} is an MoE already; mix dense models")
         for name in SHAPE:
-            if shape_of(other)[name] != shape_of(first)[name]:
+            if other["config"][name] != first["config"][name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of one shape can be mixed")
         if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
             raise BadInput(f"{path} and {paths[0]} have different tokenizers; their embeddings cannot be averaged")

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from cli import BadInput
-from data.loader import file_digests, first_windows
+from data.loader import first_windows
 from support.distributed import autocast, pick_dtype
 
 # Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon nor clipping. With torch's
@@ -116,5 +116,9 @@ def run_settings(args, model, ledger, domains, device):
     a run may go on with another, though each GPU balances its own tokens and draws its own noise.
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every")}
+    digests = {}
+    for name, domain in domains.items():
+        for file in ("train.bin", "val.bin"):
+            digests[f"{name}/{file}"] = domain.meta["files"][file]
     return settings | {"config": vars(model.config), "device": device.type, "dtype": pick_dtype(args.dtype, device),
-                       "digests": file_digests(domains), "init_ledger": [entry["id"] for entry in ledger]}
+                       "digests": digests, "init_ledger": [entry["id"] for entry in ledger]}

@@ -167,7 +167,7 @@ def test_a_finetune_is_mixed_with_its_base(here, capsys):
     seed["config"]["rope_factor"] = 8.0
     save_checkpoint("other.pt", seed)
     for folder, out, seed, error in [("stranger", "a.pt", "seed.pt", "150 % away from the seed's; no branch"),
-                                     ("near", "a.pt", "mixed.pt", "a model with 2"),
+                                     ("near", "a.pt", "mixed.pt", "n_expert is 0, the seed's 2"),
                                      ("near", "a.pt", "other.pt", "rope_factor is 1.0, the seed's 8.0"),
                                      ("near", "seed.pt", "seed.pt", "--out"),
                                      ("near", "near/config.json", "seed.pt", "--out")]:
