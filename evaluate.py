@@ -236,7 +236,7 @@ def evaluate_model(model, tokenizer, tests, args, device):
     """
     scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
     routing = {"share": {}, "probs": {}}
-    with autocast(args.dtype, device):
+    with autocast(args.dtype, device, keep_copies=True):
         for domain, test in tests.items():
             if len(test.windows):
                 losses, gates, histograms = score_texts(model, test.windows.to(device), args.batch_size)

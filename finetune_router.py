@@ -58,6 +58,7 @@ def parse(argv):
                        help="micro-batches in a step; load is balanced within each (default: 1)")
     group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
+    group.add_argument("--shard", action="store_true", help="under torchrun: cut the weights over the GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
@@ -114,7 +115,7 @@ def main(argv=None):
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
-    forward = wrap(model.train(), device)  # the same model, inside DDP if there are several GPUs
+    forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     optimizer = training.make_optimizer(model, args)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
@@ -149,15 +150,15 @@ def main(argv=None):
             if master:
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
                            f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
-        if master and done % args.save_every == 0:
+        if done % args.save_every == 0:
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
     entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
+    save_trained(args.out, model, fields)
     if master:
-        save_trained(args.out, model, fields)
         print(f"wrote {args.out}")
 
 

@@ -12,6 +12,7 @@ NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the 
 the run is done.
 """
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 
 from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
+from support.distributed import is_first_rank
 
 SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
          "norm_eps", "n_expert")
@@ -112,7 +114,12 @@ def check_save_path(out, inputs):
     check_output(out)
 
 
-# ---- for training
+# ---- for training: all ranks call these functions; with --shard each has a part of the model
+
+
+def is_sharded(model):
+    """Whether support/shards.py has cut the model's weights."""
+    return hasattr(model, "reshard")  # a method that torch adds to it
 
 
 def check_weights(model):
@@ -124,8 +131,14 @@ def check_weights(model):
 def save_trained(out, model, fields):
     """Write the checkpoint of a finished run and delete its progress. fields: all but state and config."""
     check_weights(model)
-    save_checkpoint(out, {"state": model.state_dict(), "config": vars(model.config), **fields})
-    progress_path(out).unlink(missing_ok=True)
+    state = model.state_dict()
+    if is_sharded(model):
+        from support import shards
+        state = shards.gather_weights(model)
+    if is_first_rank():
+        save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
+        progress_path(out).unlink(missing_ok=True)
+        shutil.rmtree(shards_path(out), ignore_errors=True)
 
 
 def progress_path(out):
@@ -133,11 +146,28 @@ def progress_path(out):
     return Path(out).with_suffix(".progress")
 
 
+def shards_path(out):
+    """Where it does so with --shard: a folder, in which each saved step has a folder."""
+    return Path(out).with_suffix(".shards")
+
+
 def save_progress(out, model, optimizer, settings, step, seconds, log):
-    """Write NAME.progress, from which the same command goes on after `step` steps."""
+    """Write NAME.progress, with --shard NAME.shards, from which the same command goes on after `step` steps."""
     check_weights(model)
-    save_checkpoint(progress_path(out), {"state": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                                         "seconds": seconds, "log": log, "settings": settings})
+    progress = {"state": {}, "optimizer": {}, "step": step, "seconds": seconds, "log": log, "settings": settings}
+    if is_sharded(model):
+        from support import shards
+        folder = shards_path(out) / str(step)
+        if is_first_rank():
+            save_checkpoint(folder / "progress.pt", progress)
+        shards.save_tensors(folder, model, optimizer)  # each rank writes its part
+        if is_first_rank():
+            for older in {*shards_path(out).iterdir()} - {folder}:
+                shutil.rmtree(older)
+    elif is_first_rank():
+        progress["state"], progress["optimizer"] = model.state_dict(), optimizer.state_dict()
+        save_checkpoint(progress_path(out), progress)
+        shutil.rmtree(shards_path(out), ignore_errors=True)  # there are some if --shard was given before
 
 
 def load_progress(out, model, optimizer, settings):
@@ -146,6 +176,9 @@ def load_progress(out, model, optimizer, settings):
     Raises BadInput if that run had other settings or other data.
     """
     path = progress_path(out)
+    whole = [file.parent for file in shards_path(out).glob("*/.metadata")]  # this file is written last
+    if whole:
+        path = max(whole, key=lambda folder: int(folder.name)) / "progress.pt"
     if not path.exists():
         return 0, 0.0, []
     progress = load_file(path, PROGRESS_KEYS)
@@ -158,7 +191,14 @@ def load_progress(out, model, optimizer, settings):
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
         raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                        "use the former again, or delete the file to start anew")
-    model.load_state_dict(progress["state"])
-    optimizer.load_state_dict(progress["optimizer"])
-    print(f"{out}: goes on from step {progress['step']}")
+    if whole:
+        from support import shards
+        shards.load_tensors(path.parent, model, optimizer)
+    elif is_sharded(model):
+        raise BadInput(f"{path} is of a run without --shard; leave it out again, or delete the file to start anew")
+    else:
+        model.load_state_dict(progress["state"])
+        optimizer.load_state_dict(progress["optimizer"])
+    if is_first_rank():
+        print(f"{out}: goes on from step {progress['step']}")
     return progress["step"], progress["seconds"], progress["log"]

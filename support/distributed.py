@@ -1,6 +1,7 @@
-"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP.
+"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP and FSDP2.
 
-    torchrun --nproc_per_node=8 finetune_router.py ...  # each rank has the whole model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ...          # each rank has the whole model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has a part of the weights, too
 """
 import os
 
@@ -46,9 +47,12 @@ def pick_dtype(name, device):
     return "bfloat16" if on_gpu else "float32"
 
 
-def autocast(dtype, device):
-    """The context in which matrix products are computed in --dtype; weights stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(dtype, device) == "bfloat16")
+def autocast(dtype, device, keep_copies=False):
+    """The context in which matrix products are computed in --dtype; weights stay in float32.
+
+    keep_copies: keep all weights in --dtype, too, so that several passes convert them once.
+    """
+    return torch.autocast(device.type, torch.bfloat16, pick_dtype(dtype, device) == "bfloat16", keep_copies)
 
 
 def join_ranks(name):
@@ -62,7 +66,18 @@ def join_ranks(name):
     return device, dist.get_rank(), dist.get_world_size()
 
 
-def wrap(model, device):
-    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks."""
+def is_first_rank():
+    """Whether this process is the one that prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wrap(model, device, shard):
+    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks.
+
+    shard: each rank holds a part of all weights. Raises BadInput if that is not possible.
+    """
+    if shard:
+        from support import shards
+        return shards.cut_weights(model, device)
     model.to(device)
     return DistributedDataParallel(model) if dist.is_initialized() else model
