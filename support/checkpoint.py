@@ -20,7 +20,7 @@ import torch
 
 from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
-from support.distributed import is_first_rank
+from support.distributed import is_first_rank, is_sharded
 
 SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
          "norm_eps", "n_expert")
@@ -117,11 +117,6 @@ def check_save_path(out, inputs):
 # ---- for training: all ranks call these functions; with --shard each has a part of the model
 
 
-def is_sharded(model):
-    """Whether support/shards.py has cut the model's weights."""
-    return hasattr(model, "reshard")  # a method that torch adds to it
-
-
 def check_weights(model):
     """Raise BadInput if a weight is not finite, so that the last good file stays."""
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
@@ -133,7 +128,7 @@ def save_trained(out, model, fields):
     check_weights(model)
     state = model.state_dict()
     if is_sharded(model):
-        from support import shards
+        from support import shards  # takes a second
         state = shards.gather_weights(model)
     if is_first_rank():
         save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})

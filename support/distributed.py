@@ -48,10 +48,7 @@ def pick_dtype(name, device):
 
 
 def autocast(dtype, device, keep_copies=False):
-    """The context in which matrix products are computed in --dtype; weights stay in float32.
-
-    keep_copies: keep all weights in --dtype, too, so that several passes convert them once.
-    """
+    """The context of products in --dtype; weights stay in float32. keep_copies: of all weights, for many passes."""
     return torch.autocast(device.type, torch.bfloat16, pick_dtype(dtype, device) == "bfloat16", keep_copies)
 
 
@@ -71,13 +68,15 @@ def is_first_rank():
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def wrap(model, device, shard):
-    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks.
+def is_sharded(model):
+    """Whether each rank has only a part of the model's weights."""
+    return hasattr(model, "reshard")  # torch adds this method
 
-    shard: each rank holds a part of all weights. Raises BadInput if that is not possible.
-    """
+
+def wrap(model, device, shard):
+    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks."""
     if shard:
-        from support import shards
+        from support import shards  # takes a second
         return shards.cut_weights(model, device)
     model.to(device)
     return DistributedDataParallel(model) if dist.is_initialized() else model
