@@ -109,11 +109,6 @@ def parse_btm(args, checkpoints, domains):
     return merged, methods
 
 
-def count_scored(windows):
-    """How many tokens at the end of each window are scored: of T tokens half, rounded up; windows: (n, T + 1)."""
-    return windows.shape[1] // 2
-
-
 def token_losses(model, idx, n):
     """Predict the last n tokens of idx, (B, T + 1). model: a GPT or a BTM.
 
@@ -138,8 +133,9 @@ def score_texts(model, windows, batch_size):
     (n_layer, N, BINS). For a dense model both are None.
     """
     losses, gates, histograms = [], [], []
+    half = windows.shape[1] // 2  # of T tokens, rounded up
     for chunk in windows.split(batch_size):
-        loss, _, routing = token_losses(model, chunk, count_scored(windows))  # (B, half)
+        loss, _, routing = token_losses(model, chunk, half)  # (B, half)
         losses.append(loss.cpu().double().mean(1))
         if routing:
             weight = len(chunk) / len(windows)
@@ -212,8 +208,7 @@ def equal_lengths(indices, rows, batch_size):
 
 def write_answers(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
-    answers = []
-    T = idx.shape[1]
+    answers, T = [], idx.shape[1]
     for row in generate(model, idx, max_new_tokens, end=tokenizer.eot).tolist():
         end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else T
         text = tokenizer.decode(row[:end])  # the first token may lose its space if it is decoded without the prompt
@@ -223,7 +218,8 @@ def write_answers(model, tokenizer, idx, max_new_tokens):
 
 def bytes_per_token(tokenizer, windows):
     """The mean length of the tokens whose loss counts; windows: (n, T + 1). The end-of-text token has no bytes."""
-    scored = windows[:, -count_scored(windows):].flatten().tolist()
+    half = windows.shape[1] // 2  # of T tokens, as in score_texts
+    scored = windows[:, -half:].flatten().tolist()
     text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
     return len(text.encode()) / len(scored)
 

@@ -63,13 +63,10 @@ def load_checkpoint(path):
 
 
 def build_model(checkpoint, device="cpu"):
-    """The model of a checkpoint, in float32 and evaluation mode.
-
-    On the CPU its weights are the checkpoint's own tensors, so that several processes share what is mapped from a file.
-    """
+    """The model of a checkpoint, in float32 and evaluation mode. On the CPU it holds the checkpoint's tensors."""
     with torch.device("meta"):  # no memory for weights that are replaced
         model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["state"], assign=True)
+    model.load_state_dict(checkpoint["state"], assign=True)  # several ranks share what is mapped from a file
     return model.float().to(device).eval()
 
 

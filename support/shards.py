@@ -1,8 +1,6 @@
 """Models that outgrow one GPU: torch cuts their weights over the ranks (FSDP2), and each rank saves its own part.
 
-The progress of such a run is the folder NAME.shards. It has a folder for the last saved step, which
-torch.distributed.checkpoint writes and reads. The run goes on from it with any number of ranks, also without --shard.
-Only what --shard needs imports this file, because that takes a second.
+The progress of such a run is the folder NAME.shards. It goes on from there with any number of ranks, even unsharded.
 """
 import pickle
 
