@@ -123,10 +123,11 @@ def check_weights(model):
 def save_trained(out, model, fields):
     """Write the checkpoint of a finished run and delete its progress. fields: all but state and config."""
     check_weights(model)
-    state = model.state_dict()
-    if is_sharded(model):
-        from support import shards  # takes a second
-        state = shards.gather_weights(model)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if is_sharded(model) else tensor  # all ranks give their parts
+        if is_first_rank():
+            state[name] = whole.cpu()
     if is_first_rank():
         save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
         progress_path(out).unlink(missing_ok=True)
@@ -148,7 +149,7 @@ def save_progress(out, model, optimizer, settings, step, seconds, log):
     check_weights(model)
     progress = {"state": {}, "optimizer": {}, "step": step, "seconds": seconds, "log": log, "settings": settings}
     if is_sharded(model):
-        from support import shards
+        from support import shards  # takes a second
         folder = shards_path(out) / str(step)
         if is_first_rank():
             save_checkpoint(folder / "progress.pt", progress)

@@ -13,9 +13,11 @@ from torch.distributed.tensor import Shard
 from cli import BadInput
 from model import is_feed_forward
 
-# what the file .metadata may name besides torch's own records
-KNOWN = ("torch.Size", "torch.float32", "torch.serialization._get_layout", "pathlib.PosixPath",
-         "torch.distributed.checkpoint.filesystem._StorageInfo")
+CHECKPOINT = "torch.distributed.checkpoint"
+RECORDS = {"Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "TensorProperties",
+           "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"}
+KNOWN = {f"{CHECKPOINT}.metadata {name}" for name in RECORDS} | {f"{CHECKPOINT}.filesystem _StorageInfo", "torch Size",
+         "torch float32", "torch.serialization _get_layout", "pathlib PosixPath"}
 
 
 def cut_weights(model, device):
@@ -37,20 +39,13 @@ def cut_weights(model, device):
     return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)
 
 
-def gather_weights(model):
-    """The state dict of the whole model, in the memory of the first rank's CPU; empty on all others."""
-    options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return state_dict.get_model_state_dict(model, options=options)
-
-
 class Metadata(pickle.Unpickler):
-    """Reads .metadata and refuses what is no data, before torch reads it by pickle, which can execute anything."""
+    """Refuses a .metadata that names what is not KNOWN, before torch reads it by pickle, which can execute anything."""
 
     def find_class(self, module, name):
-        is_record = module == "torch.distributed.checkpoint.metadata" and name != "BytesStorageMetadata"  # of a pickle
-        if is_record or f"{module}.{name}" in KNOWN:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+        if f"{module} {name}" not in KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
 
 
 def save_tensors(folder, model, optimizer):

@@ -211,6 +211,6 @@ def test_nothing_that_progress_brings_along_is_executed(tiny, tmp_path):
     planted = Mock(__reduce__=lambda self: (os.mkdir, (str(tmp_path / "made"),)))
     (tmp_path / ".metadata").write_bytes(pickle.dumps(planted))
     gpt = build_model(load_checkpoint(tiny / "seed.pt"))
-    with pytest.raises(BadInput, match="damaged .it names posix.mkdir"):
+    with pytest.raises(BadInput, match="it names posix.mkdir"):
         shards.load_tensors(tmp_path, gpt, torch.optim.AdamW(gpt.parameters()))
     assert not (tmp_path / "made").exists()
