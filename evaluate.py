@@ -6,6 +6,7 @@ Prints a table and writes report.md, results.json, figures/*.png and, for an MoE
 """
 import json
 import math
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -148,18 +149,41 @@ def score_texts(model, windows, batch_size):
 def score_tasks(model, tokenizer, tasks, batch_size, device):
     """Whether greedy decoding solves each task, (n,) bool, and the mean loss over the tokens of all right answers.
 
-    The model reads each prompt with its right answer in one pass. The task is solved if every token of the answer is
-    the likeliest at its position, because greedy decoding would then write these tokens. Later tokens do not count.
-    A "code" task must also end there, so its right answer includes the end-of-text token. If it is not solved, the
-    model writes its own answer, and `is_correct` grades what that computes.
+    A "code" task that is not solved by its own right answer may be solved by another, so the model writes one.
     """
-    prompts = [encode_prompt(tokenizer, task.prompt) for task in tasks]
-    ends = {"exact": [], "code": [tokenizer.eot]}
-    answers = [tokenizer.encode(task.answer) + ends[task.kind] for task in tasks]
+    prompts, answers = zip(*[encode_task(tokenizer, task) for task in tasks], strict=True)
+    solved, losses = score_answers(model, prompts, answers, batch_size, device)
+    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
+    n_tokens = max(len(answer) for answer in answers) + 10
+    for batch in equal_lengths(todo, prompts, batch_size):
+        idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
+        for i, answer in zip(batch, write_answers(model, tokenizer, idx, n_tokens), strict=True):
+            solved[i] = is_correct(tasks[i].prompt.split(END)[-1], answer, tasks[i].cases)
+    return solved, losses.mean().item()
+
+
+def encode_task(tokenizer, task):
+    """The ids of a task's prompt and those of its right answer, which in "code" includes the end-of-text token.
+
+    They are encoded together, as in training: a tokenizer may put a mark before a text, or join the end of the prompt
+    and the beginning of the answer in one token. Such a token counts as the answer's.
+    """
+    text = encode_prompt(tokenizer, task.prompt + task.answer)
+    prompt = os.path.commonprefix([encode_prompt(tokenizer, task.prompt), text])
+    end = [tokenizer.eot] if task.kind == "code" else []
+    return prompt, text[len(prompt):] + end
+
+
+def score_answers(model, prompts, answers, batch_size, device):
+    """Whether each answer's tokens are all the likeliest, (n,) bool, and the losses of all these tokens, (n_tokens,).
+
+    The model reads each prompt with its right answer in one pass. If all of its tokens are the likeliest at their
+    positions, greedy decoding would write them. Tokens after the answer do not count.
+    """
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    solved = torch.zeros(len(tasks), dtype=torch.bool)
+    solved = torch.zeros(len(texts), dtype=torch.bool)
     answer_losses = []
-    for batch in equal_lengths(range(len(tasks)), texts, batch_size):
+    for batch in equal_lengths(range(len(texts)), texts, batch_size):
         idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
         n_scored = max(len(answers[i]) for i in batch)
         losses, likeliest, _ = token_losses(model, idx, n_scored)     # (B, n_scored)
@@ -167,14 +191,7 @@ def score_tasks(model, tokenizer, tasks, batch_size, device):
             n = len(answers[i])
             solved[i] = likeliest[row, -n:].all()
             answer_losses.append(losses[row, -n:].cpu().double())
-
-    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
-    longest = max(len(answer) for answer in answers)
-    for batch in equal_lengths(todo, prompts, batch_size):
-        idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
-        for i, answer in zip(batch, write_answers(model, tokenizer, idx, longest + 10), strict=True):
-            solved[i] = is_correct(tasks[i].prompt.split(END)[-1], answer, tasks[i].cases)
-    return solved, torch.cat(answer_losses).mean().item()
+    return solved, torch.cat(answer_losses)
 
 
 def equal_lengths(indices, rows, batch_size):
@@ -191,16 +208,18 @@ def equal_lengths(indices, rows, batch_size):
 
 def write_answers(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
-    answers = []
-    for row in generate(model, idx, max_new_tokens, end=tokenizer.eot)[:, idx.shape[1]:].tolist():
-        end = row.index(tokenizer.eot) if tokenizer.eot in row else 0
-        answers.append(tokenizer.decode(row[:end]))
+    answers, T = [], idx.shape[1]
+    for row in generate(model, idx, max_new_tokens, end=tokenizer.eot).tolist():
+        end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else T
+        text = tokenizer.decode(row[:end])  # the first token may lose its space if it is decoded without the prompt
+        answers.append(text[len(tokenizer.decode(row[:T])):])
     return answers
 
 
 def bytes_per_token(tokenizer, windows):
     """The mean length of the tokens whose loss counts; windows: (n, T + 1). The end-of-text token has no bytes."""
-    scored = windows[:, 1 + (windows.shape[1] - 1) // 2:].flatten().tolist()
+    half = windows.shape[1] // 2  # of T tokens, as in score_texts
+    scored = windows[:, -half:].flatten().tolist()
     text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
     return len(text.encode()) / len(scored)
 
@@ -213,7 +232,7 @@ def evaluate_model(model, tokenizer, tests, args, device):
     """
     scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
     routing = {"share": {}, "probs": {}}
-    with autocast(args.dtype, device):
+    with autocast(args.dtype, device, keep_copies=True):
         for domain, test in tests.items():
             if len(test.windows):
                 losses, gates, histograms = score_texts(model, test.windows.to(device), args.batch_size)

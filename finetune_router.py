@@ -58,6 +58,7 @@ def parse(argv):
                        help="micro-batches in a step; load is balanced within each (default: 1)")
     group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
+    group.add_argument("--shard", action="store_true", help="under torchrun: cut the weights over the GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
@@ -78,6 +79,13 @@ def temperature(share):
     """
     r, t = 1e-4, 40_000 * share
     return max(0.5, math.exp(-r * t))
+
+
+def draw_noise(config, n_tokens, share, generator):
+    """The Noise of each layer for n_tokens tokens, after this share of the steps; None, but for Sample Top-1 (3.3)."""
+    if config.routing != "sample":
+        return None
+    return gumbel(config, n_tokens, temperature(share), generator)
 
 
 def main(argv=None):
@@ -107,7 +115,7 @@ def main(argv=None):
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
-    forward = wrap(model.train(), device)  # the same model, inside DDP if there are several GPUs
+    forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     optimizer = training.make_optimizer(model, args)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
@@ -120,12 +128,9 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = to_device(x, device), to_device(y, device)
-        if config.routing == "sample":  # one generator draws the noise of all parts of this step
-            generator = training.step_generator(device, *key, rank)
+        generator = training.step_generator(device, *key, rank)  # draws the noise of all parts of this step
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
-            noise = None
-            if config.routing == "sample":  # Sample Top-1 (3.3)
-                noise = gumbel(config, xs.numel(), temperature(step / args.steps), generator)
+            noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)
             with autocast(args.dtype, device):
                 _, nll, routing = forward(xs, ys, noise=noise, recompute=args.recompute)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
@@ -145,15 +150,15 @@ def main(argv=None):
             if master:
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
                            f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
-        if master and done % args.save_every == 0:
+        if done % args.save_every == 0:
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
     entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
+    save_trained(args.out, model, fields)
     if master:
-        save_trained(args.out, model, fields)
         print(f"wrote {args.out}")
 
 

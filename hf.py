@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from cli import BadInput, check_output, digest, make_parser, positive_int, run
+from data.loader import check_tokenizer, load_domains, mixture
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
@@ -42,6 +43,9 @@ PARTS = {r"^embed": "model.embed_tokens", r"^norm": "model.norm", r"^head": "lm_
          r"ff.w_(.+)": r"mlp.\1_proj.weight", r"ff.router": "block_sparse_moe.gate.weight"}
 # a matrix of a dense feed-forward in a folder -> the same matrix of a Mixtral's expert
 EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_proj.weight": "w2.weight"}
+# how Llama 3.1 and 3.2 stretch RoPE, but for the factor; model.py computes this and no other
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}
 # files beside tokenizer.json that an export gives back
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
 
@@ -53,17 +57,21 @@ def name_in_folder(name):
     return name
 
 
+def expert_in_folder(name, i):
+    """The name in a folder of expert i's part of one of our stacked matrices."""
+    layer, _, matrix = name_in_folder(name).partition(".mlp.")
+    return f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"
+
+
 def weights_in_folder(checkpoint):
     """The weights of a checkpoint by their names in a folder, where stacked experts are single tensors."""
     weights = {}
     for name, tensor in checkpoint["state"].items():
-        theirs = name_in_folder(name)
         if checkpoint["experts"] and is_feed_forward(name):
-            layer, _, matrix = theirs.partition(".mlp.")
             for i, expert in enumerate(tensor):
-                weights[f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"] = expert.clone()
+                weights[expert_in_folder(name, i)] = expert.clone()
         else:
-            weights[theirs] = tensor
+            weights[name_in_folder(name)] = tensor
     return weights
 
 
@@ -94,13 +102,19 @@ def read_config(folder):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy it all, or let transformers' save_pretrained make it")
     fields = transformers.AutoConfig.from_pretrained(folder)
-    if fields.model_type not in ("llama", "mistral"):
-        raise BadInput(f"{folder}: a {fields.model_type}; only llama and mistral can be imported")
-    scaling = getattr(fields, "rope_scaling", None) or {}  # in transformers 4; 5 has rope_parameters
-    rope = getattr(fields, "rope_parameters", None) or {"rope_theta": fields.rope_theta} | scaling
+    if fields.model_type not in ("llama", "mistral", "mixtral"):
+        raise BadInput(f"{folder}: a {fields.model_type}; only llama, mistral and mixtral can be imported")
+    scaling = getattr(fields, "rope_scaling", None) or {}  # with rope_theta what transformers 4 reads
+    read_by_4 = {"rope_type": "default", "rope_theta": getattr(fields, "rope_theta", None)} | scaling
+    rope = getattr(fields, "rope_parameters", None) or read_by_4  # rope_parameters is what 5 writes
+    if hasattr(fields, "rope_theta") and rope != read_by_4:
+        raise BadInput(f"{folder}: transformers 5 wrote it, and version {transformers.__version__} does not read its "
+                       "RoPE; install transformers 5")
+    kind = rope.get("rope_type", "default")
+    is_llama3 = rope == LLAMA3 | {"rope_theta": rope["rope_theta"], "factor": rope.get("factor")}
     head_dim = getattr(fields, "head_dim", None) or fields.hidden_size // fields.num_attention_heads
     for what, found in (("a sliding window", getattr(fields, "sliding_window", None)),
-                        ("a scaled RoPE", rope.get("rope_type", "default") != "default"),
+                        (f"a RoPE of kind {kind} or other numbers", kind != "default" and not is_llama3),
                         ("heads of another width", head_dim * fields.num_attention_heads != fields.hidden_size)):
         if found:
             raise BadInput(f"{folder}: it has {what}, which model.py has not; take another model")
@@ -109,10 +123,25 @@ def read_config(folder):
 
 def read_weights(folder, config):
     """The state dict of the model in a folder, in the dtype of its files. Raises KeyError if a tensor is missing."""
-    tensors = {}
+    tensors, state = {}, {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
-    return {name: tensors[name_in_folder(name)] for name in GPT(config).state_dict()}
+    for name in list(tensors):
+        layer, is_fused, _ = name.partition(".mlp.experts.gate_up_proj")
+        if is_fused:  # transformers 5 holds the experts of a layer in one tensor, (N, 2 d_ff, D); some tools save it so
+            gate, up = tensors[name].chunk(2, dim=1)
+            tensors |= {f"{layer}.mlp.gate_proj.weight": gate, f"{layer}.mlp.up_proj.weight": up,
+                        f"{layer}.mlp.down_proj.weight": tensors[f"{layer}.mlp.experts.down_proj"],
+                        f"{layer}.block_sparse_moe.gate.weight": tensors[f"{layer}.mlp.gate.weight"]}
+    with torch.device("meta"):  # for its names
+        names = GPT(config).state_dict().keys()
+    for name in names:
+        theirs = name_in_folder(name)
+        if config.n_expert and is_feed_forward(name) and theirs not in tensors:
+            state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
+        else:
+            state[name] = tensors[theirs]
+    return state
 
 
 def read_spec(folder, fields):
@@ -135,8 +164,6 @@ def read_spec(folder, fields):
 
 def become_branch(checkpoint, seed, folder):
     """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput."""
-    if seed["experts"]:
-        raise BadInput(f"{folder}: --branch_of names an MoE; name the seed, a dense model")
     state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
     if config["vocab_size"] == n_tokens + 1:  # the finetune has one token more, as for padding
         config["vocab_size"] = n_tokens
@@ -162,19 +189,29 @@ def become_branch(checkpoint, seed, folder):
 
 
 def import_folder(args):
-    """Write the Llama or Mistral in args.folder to the checkpoint args.out. Raises BadInput."""
+    """Write the Llama, Mistral or Mixtral in args.folder to the checkpoint args.out. Raises BadInput."""
     folder = args.folder
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
     fields, rope = read_config(folder)
     config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
-                       block_size=args.block_size or fields.max_position_embeddings)
-    checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": [],
+                       rope_factor=rope.get("factor", 1.0))
+    config.block_size = args.block_size or fields.max_position_embeddings
+    experts = []
+    if fields.model_type == "mixtral":
+        config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
+        experts = getattr(fields, "expert_names", [f"expert{i + 1}" for i in range(config.n_expert)])
+    checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": experts,
                   "spec": read_spec(folder, fields), "ledger": [], "log": []}
     prove(checkpoint, folder, folder)
     if args.branch_of is not None:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
-    digests = {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
-    entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings={"digests": digests})
+    settings = {"digests": {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}}
+    if args.trained_on is not None:
+        domains = load_domains(args.data_dir, args.trained_on)
+        check_tokenizer(domains, checkpoint["spec"], folder)
+        settings["data"] = args.trained_on
+        settings["digests"] |= {f"{name}/train.bin": domains[name].meta["files"]["train.bin"] for name in domains}
+    entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings=settings)
     checkpoint["ledger"] = [*checkpoint["ledger"], entry]
     save_checkpoint(args.out, checkpoint)
     print(f"wrote {args.out}: {config}")
@@ -184,16 +221,21 @@ def write_config(checkpoint, tokenizer, folder):
     """Write config.json."""
     config, spec = checkpoint["config"], checkpoint["spec"]
     fields = {name: config[ours] for ours, name in FIELDS.items()}
-    fields |= {"rope_theta": config["rope_theta"], "dtype": checkpoint["state"]["embed.weight"].dtype,
+    rope = {"rope_theta": config["rope_theta"], "rope_scaling": None}
+    if config["rope_factor"] > 1:
+        rope["rope_scaling"] = LLAMA3 | {"factor": config["rope_factor"]}
+    fields |= {**rope, "dtype": checkpoint["state"]["embed.weight"].dtype,
                "max_position_embeddings": spec.get("max_positions", config["block_size"]),
                "bos_token_id": spec.get("bos", tokenizer.eot), "eos_token_id": tokenizer.eot}
     if checkpoint["experts"]:
-        fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"]}
+        fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"],
+                   "expert_names": checkpoint["experts"]}
         written = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
     else:
         written = transformers.LlamaConfig(**fields, architectures=["LlamaForCausalLM"])
-    written.rope_theta = config["rope_theta"]  # transformers 5 writes it elsewhere, where 4 does not look
     written.save_pretrained(folder)
+    path = folder / "config.json"  # transformers 5 writes RoPE elsewhere, where 4 does not look
+    path.write_text(json.dumps(json.loads(path.read_text()) | rope, indent=2))
 
 
 def write_tokenizer(tokenizer, folder):
@@ -252,6 +294,9 @@ def main(argv=None):
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
     command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base of this finetune")
+    command.add_argument("--trained_on", type=mixture, metavar="DOMAINS", help="prepared domains that stand for what "
+                         "it has read, as in general=70,math=30; Branch-Train-Merge by tf-idf needs them")
+    command.add_argument("--data_dir", default="data/bin", help="folder of these domains (default: %(default)s)")
     command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")

@@ -30,6 +30,7 @@ class GPTConfig:
     d_ff: int = 352             # about 8/3 n_embd: SwiGLU has three matrices where a ReLU layer has two
     tie_weights: bool = False   # output head = token embeddings
     rope_theta: float = 10000.0
+    rope_factor: float = 1.0    # how many times slower the slow pairs of RoPE turn, as in Llama 3.1; see rope_angles
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
     top_k: int = 2              # experts computed for each token by topk; the other routers fix it, see MoE
@@ -43,6 +44,10 @@ def rope_angles(config, start, end, device):
     """Cosine and sine, (T, d/2) each, of position * theta^(-2j/d), for positions start to end and pairs j of a head."""
     d = config.n_embd // config.n_head
     frequencies = config.rope_theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d/2,)
+    if config.rope_factor > 1:  # Llama 3.1: for longer texts than 8192 tokens, pairs that turn slowly turn even slower
+        turns = 8192 * frequencies / (2 * math.pi)  # a pair with 4 turns or more keeps its speed
+        kept = ((turns - 1) / 3).clamp(0, 1)        # one with a single turn or less is slowed down by the whole factor
+        frequencies = kept * frequencies + (1 - kept) * frequencies / config.rope_factor
     angles = torch.arange(start, end, device=device)[:, None].float() * frequencies  # (T, d/2)
     return angles.cos(), angles.sin()
 
@@ -61,8 +66,9 @@ def rope(x, angles):
 class Attention(nn.Module):
     """Causal self-attention. `mix.py` averages it over the experts, as everything outside the feed-forward (3.2)."""
 
-    def __init__(self, config):
+    def __init__(self, config, layer):
         super().__init__()
+        self.layer = layer
         D = config.n_embd
         self.head_dim = D // config.n_head
         self.wq = nn.Linear(D, D, bias=False)
@@ -76,12 +82,10 @@ class Attention(nn.Module):
         q = rope(self.wq(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_head, T, d)
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
-        if cache:  # not the first pass
-            assert T == 1, "with a cache pass one new token, which may see all of it"
-            k = torch.cat([cache["k"], k], dim=2)  # (B, n_kv_head, S, d)
-            v = torch.cat([cache["v"], v], dim=2)
         if cache is not None:
-            cache |= {"k": k, "v": v}
+            assert T == 1 or cache.length == 0, "after the first pass comes one new token, which may see all"
+            k = cache.append(("k", self.layer), k, dim=2)  # (B, n_kv_head, S, d)
+            v = cache.append(("v", self.layer), v, dim=2)
         grouped = k.shape[1] < q.shape[1]  # each key and value serves several heads
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=grouped)
         return self.wo(y.transpose(1, 2).reshape(B, T, D))
@@ -125,10 +129,6 @@ class Noise(NamedTuple):
     """The noise and the temperature with which Sample Top-1 draws experts in one layer."""
     G: torch.Tensor    # (M, N) Gumbel noise
     tau: float         # temperature
-
-
-# The four routers: logits W_l x, (M, N) -> Routing.
-ROUTERS = ("topk", "switch", "soft", "sample")
 
 
 def route_topk(logits, top_k):
@@ -178,6 +178,14 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
+# The four routers: how a layer makes a Routing of its logits W_l x, (M, N), and how many experts compute each token.
+ROUTERS = {
+    "topk": (lambda layer, logits, noise: route_topk(logits, layer.top_k), lambda config: config.top_k),
+    "switch": (lambda layer, logits, noise: route_switch(logits, layer.training), lambda config: 1),
+    "soft": (lambda layer, logits, noise: route_soft(logits), lambda config: config.n_expert),
+    "sample": (lambda layer, logits, noise: route_sample(logits, layer.training, noise), lambda config: 1)}
+
+
 def gumbel(config, n_tokens, tau, generator):
     """The Noise of each layer for n_tokens tokens: G = -log(-log(U)), where U is uniform in (0, 1)."""
     U = torch.rand(config.n_layer, n_tokens, config.n_expert, generator=generator, device=generator.device)
@@ -214,22 +222,14 @@ class MoE(nn.Module):
         self.w_up = nn.Parameter(torch.empty(config.n_expert, config.d_ff, config.n_embd))
         self.w_down = nn.Parameter(torch.empty(config.n_expert, config.n_embd, config.d_ff))
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
-        self.router_type = config.routing
-        if config.routing == "sample" and layer == 0:
-            self.router_type = "soft"  # Sample Top-1's first layer routes softly (3.3)
-        n_computed = {"topk": config.top_k, "switch": 1, "sample": 1, "soft": config.n_expert}
-        self.top_k = n_computed[self.router_type]  # experts that compute each token
+        is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
+        self.make_routing, n_computed = ROUTERS["soft" if is_soft else config.routing]
+        self.top_k = n_computed(config)  # experts that compute each token
         self.ff_moe = ff_moe  # support/fast.py replaces it by grouped products, with the same result
 
     def route(self, logits, noise=None):
         """The Routing that this layer's router makes of its logits, (M, N)."""
-        if self.router_type == "topk":
-            return route_topk(logits, self.top_k)
-        if self.router_type == "switch":
-            return route_switch(logits, self.training)
-        if self.router_type == "soft":
-            return route_soft(logits)
-        return route_sample(logits, self.training, noise)
+        return self.make_routing(self, logits, noise)
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing. noise: for Sample Top-1, see route_sample."""
@@ -264,7 +264,7 @@ class Block(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.attn = Attention(config)
+        self.attn = Attention(config, layer)
         self.ff_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.ff = MoE(config, layer) if config.n_expert else FeedForward(config)
 
@@ -313,26 +313,25 @@ class GPT(nn.Module):
 
         Returns logits (B, T, V), the mean cross-entropy in nats (None without targets), and a list with the Routing of
         each layer, empty for a dense model. noise: for Sample Top-1 the Noise of each layer, see `gumbel`.
-        cache: None in training. In generation {} at first; it is filled with each layer's keys and values, and each
-        later call passes one new token.
+        cache: in generation a Cache of support/generation.py, which keeps each layer's keys and values. Each call after
+        the first then passes one new token.
         recompute: in the backward pass, compute what is inside a block again; this saves memory.
         n_last: compute the logits of the last n_last positions alone; 0 means all.
         """
-        start = 0  # the position of the first new token
-        if cache:
-            start = cache[0]["k"].shape[2]  # the keys of the first layer, (B, n_kv_head, S, d)
+        start = 0 if cache is None else cache.length  # the position of the first new token
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
         x = self.embed(idx)  # (B, T, D)
         routing = []
         for i, block in enumerate(self.blocks):
-            layer_cache = None if cache is None else cache.setdefault(i, {})
             layer_noise = None if noise is None else noise[i]
             if recompute:
-                x, layer_routing = checkpoint(block, x, angles, layer_cache, layer_noise, use_reentrant=False)
+                x, layer_routing = checkpoint(block, x, angles, cache, layer_noise, use_reentrant=False)
             else:
-                x, layer_routing = block(x, angles, layer_cache, layer_noise)
+                x, layer_routing = block(x, angles, cache, layer_noise)
             if self.config.n_expert:
                 routing.append(layer_routing)
+        if cache is not None:
+            cache.length += idx.shape[1]
         head = self.embed if self.config.tie_weights else self.head
         if n_last:
             x = x[:, -n_last:]

@@ -60,6 +60,7 @@ def parse(argv):
     group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
     group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
     group.add_argument("--compile", action="store_true", help="torch.compile the model")
+    group.add_argument("--shard", action="store_true", help="under torchrun: cut the weights over the GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
@@ -89,6 +90,8 @@ def main(argv=None):
     device, rank, n_ranks = join_ranks(args.device)
     master = rank == 0
     training.check_batch_size(args, n_ranks)
+    if args.compile and args.shard:
+        raise BadInput("--compile does not go with --shard; leave one of them out")
 
     # the model: a branch of a seed, or a new one; spec: its tokenizer; ledger: how it was made, and at what cost
     domains = load_domains(args.data_dir)
@@ -109,7 +112,7 @@ def main(argv=None):
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init] if args.init else [])
-    forward = wrap(model.train(), device)  # the same model, inside DDP if there are several GPUs
+    forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args)
@@ -140,15 +143,15 @@ def main(argv=None):
             if master:
                 tqdm.write(f"{args.out}: step {done} of {args.steps}, "
                            f"validation loss {training.format_numbers(losses)}")
-        if master and done % args.save_every == 0:
+        if done % args.save_every == 0:
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
     entry = new_entry("train", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": [], "ledger": [*ledger, entry], "log": log}
+    save_trained(args.out, model, fields)
     if master:
-        save_trained(args.out, model, fields)
         print(f"wrote {args.out}")
 
 

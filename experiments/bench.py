@@ -9,12 +9,12 @@ from statistics import mean, median
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import transformers
 from torch.nn.parallel import DistributedDataParallel
 
 from cli import make_parser, run
 from model import GPT, GPTConfig
 from support import fast
+from support.distributed import autocast
 from support.report import machine
 
 SHAPE = {"n_embd": 256, "d_ff": 704, "n_head": 8}
@@ -22,14 +22,15 @@ N_STEPS, BATCH = 40, (8, 128)  # of each model or process
 
 
 def time_steps(models, device):
-    """The median seconds of a training step of each model, {name: model}, on new tokens each time."""
+    """The median seconds of a training step of each model, {name: model}, on new tokens each time; --dtype is auto."""
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for name, model in models.items()}
     seconds = {name: [] for name in models}
     for _ in range(N_STEPS):
         for name, model in models.items():
             idx = torch.randint(1024, BATCH, device=device)
             start = time.perf_counter()
-            loss = model(idx, labels=idx).loss if name == "mixtral" else model(idx, idx)[1]
+            with autocast("auto", device):
+                _, loss, _ = model(idx, idx)
             loss.backward()
             optimizers[name].step()
             optimizers[name].zero_grad()
@@ -41,7 +42,7 @@ def time_steps(models, device):
 def train_beside(rank, n_ranks, shared, folder):
     """One of n_ranks processes that start together: a branch of its own, or by DDP its part of one `shared` model."""
     torch.set_num_threads(1)
-    device = torch.device("cuda", rank) if torch.cuda.device_count() >= n_ranks else torch.device("cpu")
+    device = torch.device("cuda", rank) if torch.cuda.device_count() > 1 else torch.device("cpu")
     dist.init_process_group(init_method=f"file://{folder}/start", rank=rank, world_size=n_ranks)
     model = GPT(GPTConfig(**SHAPE), torch.Generator().manual_seed(0)).to(device)
     step = time_steps({"dense": DistributedDataParallel(model) if shared else model}, device)["dense"]
@@ -61,15 +62,12 @@ def main(argv=None):
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = GPTConfig(n_expert=4, **SHAPE)
-    mixtral = transformers.MixtralConfig(
-        vocab_size=1024, hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=8,
-        num_key_value_heads=8, num_local_experts=4, num_experts_per_tok=2)
     models = {name: GPT(config, torch.Generator().manual_seed(0)).to(device) for name in ("readable", "fast")}
     fast.install(models["fast"])
-    t = time_steps(models | {"mixtral": transformers.AutoModelForCausalLM.from_config(mixtral).to(device)}, device)
-    print(f"a step of transformers' Mixtral over our MoE's: {t['mixtral'] / t['readable']:.2f}")
+    t = time_steps(models, device)
     print(f"the readable sum over experts over --fast: {t['readable'] / t['fast']:.2f}")
     alone, beside, ddp = time_beside(1, False), time_beside(2, False), time_beside(2, True)
+    print("on two GPUs:" if torch.cuda.device_count() > 1 else "on the CPU:")
     print(f"two branches one after the other over both at once: {2 * alone / beside:.2f}")
     print(f"one model by DDP on two processes over two branches at once, on as many tokens: {ddp / beside:.2f}")
     print("on", ", ".join(f"{key} {value}" for key, value in machine().items() if value))

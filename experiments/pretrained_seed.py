@@ -27,7 +27,7 @@ def main(argv=None):
 
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
     model.hf_quantizer = None  # the weights are plain float32 now
-    model.config.quantization_config = None
+    vars(model.config).pop("quantization_config", None)
     words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model.config.eos_token_id = words.convert_tokens_to_ids("<|endoftext|>")  # ends texts; <|im_end|> ends chat turns
 

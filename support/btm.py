@@ -123,12 +123,12 @@ class BTM(nn.Module):
     def forward(self, idx, cache=None, n_last=0):
         """As `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction.
 
-        cache: {} at first; then the text so far, (B, S), which is read again.
+        cache: keeps the text so far, (B, S), which is read again.
         """
         n_last = n_last or idx.shape[1]
         if cache is not None:
-            cache["text"] = torch.cat([cache.get("text", idx[:, :0]), idx], dim=1)
-            idx = cache["text"]
+            idx = cache.append("text", idx, dim=1)
+            cache.length = idx.shape[1]
         log_p = []  # of each expert: what it gave to the tokens read, (B, T - 1)
         log_probs = torch.empty(len(self.experts), len(idx), n_last, self.config.vocab_size, device=idx.device)
         for i, expert in enumerate(self.experts):

@@ -12,6 +12,7 @@ NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the 
 the run is done.
 """
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -19,8 +20,10 @@ import torch
 
 from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
+from support.distributed import is_first_rank, is_sharded
 
-SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "norm_eps")
+SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
+         "norm_eps", "n_expert")
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -54,14 +57,17 @@ def load_file(path, keys):
 
 def load_checkpoint(path):
     """Read a checkpoint. Raises BadInput."""
-    return load_file(path, KEYS)
+    checkpoint = load_file(path, KEYS)
+    checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
+    return checkpoint
 
 
 def build_model(checkpoint, device="cpu"):
-    """The model of a checkpoint, in float32 and evaluation mode."""
-    model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["state"])
-    return model.to(device).eval()
+    """The model of a checkpoint, in float32 and evaluation mode. On the CPU it holds the checkpoint's tensors."""
+    with torch.device("meta"):  # no memory for weights that are replaced
+        model = GPT(GPTConfig(**checkpoint["config"]))
+    model.load_state_dict(checkpoint["state"], assign=True)  # several ranks share what is mapped from a file
+    return model.float().to(device).eval()
 
 
 def check_branches(paths, checkpoints):
@@ -105,7 +111,7 @@ def check_save_path(out, inputs):
     check_output(out)
 
 
-# ---- for training
+# ---- for training: all ranks call these functions; with --shard each has a part of the model
 
 
 def check_weights(model):
@@ -117,8 +123,15 @@ def check_weights(model):
 def save_trained(out, model, fields):
     """Write the checkpoint of a finished run and delete its progress. fields: all but state and config."""
     check_weights(model)
-    save_checkpoint(out, {"state": model.state_dict(), "config": vars(model.config), **fields})
-    progress_path(out).unlink(missing_ok=True)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if is_sharded(model) else tensor  # all ranks give their parts
+        if is_first_rank():
+            state[name] = whole.cpu()
+    if is_first_rank():
+        save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
+        progress_path(out).unlink(missing_ok=True)
+        shutil.rmtree(shards_path(out), ignore_errors=True)
 
 
 def progress_path(out):
@@ -126,11 +139,28 @@ def progress_path(out):
     return Path(out).with_suffix(".progress")
 
 
+def shards_path(out):
+    """Where it does so with --shard: a folder, in which each saved step has a folder."""
+    return Path(out).with_suffix(".shards")
+
+
 def save_progress(out, model, optimizer, settings, step, seconds, log):
-    """Write NAME.progress, from which the same command goes on after `step` steps."""
+    """Write NAME.progress, with --shard NAME.shards, from which the same command goes on after `step` steps."""
     check_weights(model)
-    save_checkpoint(progress_path(out), {"state": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                                         "seconds": seconds, "log": log, "settings": settings})
+    progress = {"state": {}, "optimizer": {}, "step": step, "seconds": seconds, "log": log, "settings": settings}
+    if is_sharded(model):
+        from support import shards  # takes a second
+        folder = shards_path(out) / str(step)
+        if is_first_rank():
+            save_checkpoint(folder / "progress.pt", progress)
+        shards.save_tensors(folder, model, optimizer)  # each rank writes its part
+        if is_first_rank():
+            for older in {*shards_path(out).iterdir()} - {folder}:
+                shutil.rmtree(older)
+    elif is_first_rank():
+        progress["state"], progress["optimizer"] = model.state_dict(), optimizer.state_dict()
+        save_checkpoint(progress_path(out), progress)
+        shutil.rmtree(shards_path(out), ignore_errors=True)  # there are some if --shard was given before
 
 
 def load_progress(out, model, optimizer, settings):
@@ -139,6 +169,9 @@ def load_progress(out, model, optimizer, settings):
     Raises BadInput if that run had other settings or other data.
     """
     path = progress_path(out)
+    whole = [file.parent for file in shards_path(out).glob("*/.metadata")]  # this file is written last
+    if whole:
+        path = max(whole, key=lambda folder: int(folder.name)) / "progress.pt"
     if not path.exists():
         return 0, 0.0, []
     progress = load_file(path, PROGRESS_KEYS)
@@ -151,7 +184,14 @@ def load_progress(out, model, optimizer, settings):
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
         raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                        "use the former again, or delete the file to start anew")
-    model.load_state_dict(progress["state"])
-    optimizer.load_state_dict(progress["optimizer"])
-    print(f"{out}: goes on from step {progress['step']}")
+    if whole:
+        from support import shards
+        shards.load_tensors(path.parent, model, optimizer)
+    elif is_sharded(model):
+        raise BadInput(f"{path} is of a run without --shard; leave it out again, or delete the file to start anew")
+    else:
+        model.load_state_dict(progress["state"])
+        optimizer.load_state_dict(progress["optimizer"])
+    if is_first_rank():
+        print(f"{out}: goes on from step {progress['step']}")
     return progress["step"], progress["seconds"], progress["log"]

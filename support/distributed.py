@@ -1,6 +1,7 @@
-"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP.
+"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP and FSDP2.
 
-    torchrun --nproc_per_node=8 finetune_router.py ...  # each rank has the whole model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ...          # each rank has the whole model and a part of each batch
+    torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has a part of the weights, too
 """
 import os
 
@@ -46,9 +47,9 @@ def pick_dtype(name, device):
     return "bfloat16" if on_gpu else "float32"
 
 
-def autocast(dtype, device):
-    """The context in which matrix products are computed in --dtype; weights stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=pick_dtype(dtype, device) == "bfloat16")
+def autocast(dtype, device, keep_copies=False):
+    """The context of products in --dtype; weights stay in float32. keep_copies: of all weights, for many passes."""
+    return torch.autocast(device.type, torch.bfloat16, pick_dtype(dtype, device) == "bfloat16", keep_copies)
 
 
 def join_ranks(name):
@@ -62,7 +63,20 @@ def join_ranks(name):
     return device, dist.get_rank(), dist.get_world_size()
 
 
-def wrap(model, device):
+def is_first_rank():
+    """Whether this process is the one that prints and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def is_sharded(model):
+    """Whether each rank has only a part of the model's weights."""
+    return hasattr(model, "reshard")  # torch adds this method
+
+
+def wrap(model, device, shard):
     """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks."""
+    if shard:
+        from support import shards  # takes a second
+        return shards.cut_weights(model, device)
     model.to(device)
     return DistributedDataParallel(model) if dist.is_initialized() else model

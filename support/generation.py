@@ -2,6 +2,21 @@
 import torch
 
 
+class Cache:
+    """What a model keeps of the text so far: a new one for the first pass, and the same one for each pass after it."""
+
+    def __init__(self):
+        self.length = 0  # tokens read so far
+        self.tensors = {}
+
+    def append(self, name, new, dim):
+        """Join what is kept under a name and that of new tokens, along the axis of the tokens. Returns all of it."""
+        if name in self.tensors:
+            new = torch.cat([self.tensors[name], new], dim=dim)
+        self.tensors[name] = new
+        return new
+
+
 @torch.inference_mode()
 def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
     """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
@@ -9,13 +24,12 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
     idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token; otherwise a token is drawn. When
     block_size is full, the model forgets the older half of the text and reads the rest again.
     """
-    cache, new, n_read = {}, idx, 0
+    cache, new = Cache(), idx
     for _ in range(max_new_tokens):
-        if n_read >= model.config.block_size:
+        if cache.length >= model.config.block_size:
             half = model.config.block_size // 2
-            cache, new, n_read = {}, idx[:, -half - 1:], 0  # the newer half, and the token just written
+            cache, new = Cache(), idx[:, -half - 1:]  # the newer half, and the token just written
         logits, _, routing = model(new, cache=cache)
-        n_read += new.shape[1]
         logits = logits[:, -1]  # (B, V)
         if temperature > 0:
             probs = (logits / temperature).softmax(-1)

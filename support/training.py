@@ -115,7 +115,7 @@ def run_settings(args, model, ledger, domains, device):
     It also stands in the ledger. Options that leave the result alone are left out. The number of GPUs is left out, too:
     a run may go on with another, though each GPU balances its own tokens and draws its own noise.
     """
-    settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every", "shard")}
     digests = {}
     for name, domain in domains.items():
         for file in ("train.bin", "val.bin"):

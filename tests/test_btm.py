@@ -8,6 +8,7 @@ from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
 from support.btm import BTM, read_training_data
+from support.generation import Cache
 
 V = 12
 TOKENS = torch.randint(0, V, (2, 10), generator=torch.Generator().manual_seed(2))
@@ -65,7 +66,7 @@ def distance(prefix, i):
     ("bayes", posterior), ("document", posterior_of_the_document), ("tfidf", distance)])
 def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, score, k):
     """In one pass, in its last positions alone, and token by token."""
-    model, cache = BTM(EXPERTS, method, k, WINDOWS, EOT), {}
+    model, cache = BTM(EXPERTS, method, k, WINDOWS, EOT), Cache()
     want = mix_by_hand(score, k)
     torch.testing.assert_close(model(TOKENS)[0].exp(), want, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model(TOKENS, n_last=3)[0].exp(), want[:, -3:], atol=1e-5, rtol=1e-4)

@@ -6,19 +6,25 @@ import torch
 
 pytest.importorskip("transformers")
 import tokenizers
+from safetensors.torch import save_file
+from tokenizers import decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, MixtralConfig
 
+import evaluate
 import hf
 import mix
+import sample
 from cli import BadInput
-from data.tokenizer import END, encode_prompt, load_tokenizer, new_bpe, train_bpe
+from data.task import Task
+from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
+from model import GPT, GPTConfig
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
-REFUSED = {"a scaled RoPE": {"rope_parameters": LLAMA3}, "biases": {"attention_bias": True},
+REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "no end": {"eos_token_id": None}}
 FILES = {"an adapter": "adapter_config.json", "GGUF": "model.gguf", "a damaged config": "config.json",  # that hold "{"
@@ -55,25 +61,30 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config
 
 
 @pytest.mark.parametrize("tied, dtype, more", [
-    (False, torch.float32, {}),
+    (False, torch.float32, {"rope_scaling": LLAMA3}),
+    (False, torch.float32, {"kind": MixtralConfig, "num_local_experts": 3}),
     (True, torch.bfloat16, {"kind": MistralConfig, "sliding_window": None, "eos_token_id": [399, 5]})])
-def test_a_llama_or_a_mistral_comes_in_and_goes_out(tied, dtype, more, here):
+def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
     """Its generation ends with another token, and its class of tokenizers would not split digits."""
-    theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0, **more)
+    theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, rope_theta=300.0,
+                              max_position_embeddings=2000, **more)
+    if "num_local_experts" in more:  # with the names that they have in memory, as mergekit-moe writes them
+        save_file(theirs.state_dict(), "in/model.safetensors", {"format": "pt"})
     (here / "in/generation_config.json").write_text('{"eos_token_id": 5}')
     options = here / "in/tokenizer_config.json"
     options.write_text(options.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
-    hf.main(["import", "in", "--out", "a.pt", "--block_size", "500"])
+    hf.main(["import", "in", "--out", "a.pt", "--block_size", "1600"])
     hf.main(["export", "a.pt", "deeper/out"])
-    checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (2, 500))
-    torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
+    checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (1, 1600))
+    torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-3, rtol=1e-4)
+    assert checkpoint["experts"] == [f"expert{i + 1}" for i in range(more.get("num_local_experts", 0))]
     ours = load_tokenizer(checkpoint["spec"])
     assert ours.eot == 399 and ours.vocab_size == 400
     assert [ours.encode(text) + [399] for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
     ids = ours.encode("<|end|>")  # as text it is no special token
     assert 399 not in ids and ours.decode([*ids, 399]) == "<|end|><|end|>"
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
-    assert back.dtype == dtype and back.config.max_position_embeddings == 600 and back.config.eos_token_id == 399
+    assert back.dtype == dtype and back.config.max_position_embeddings == 2000 and back.config.eos_token_id == 399
     assert back.generation_config.eos_token_id == [5, 399]
     assert '\n  "rope_theta": 300.0' in (here / "deeper/out/config.json").read_text()  # where transformers 4 looks
     assert all(torch.equal(p, back.get_parameter(name)) for name, p in theirs.named_parameters())
@@ -81,19 +92,53 @@ def test_a_llama_or_a_mistral_comes_in_and_goes_out(tied, dtype, more, here):
     assert (words.chat_template, words.pad_token) == ("{{ messages }}", "<|end|>")
 
 
+def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins(here, capsys):
+    """As Llama-2's does, so that an answer alone has other tokens. A tiny model learns four texts by heart."""
+    texts = ["Ann has bought 29 nuts.", "Bob has bought 4 figs.", "Cid has bought 31 eggs.", "Dan has bought 5 eggs."]
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, special_tokens=["</s>"], show_progress=False)
+    bpe.train_from_iterator(" ".join(texts).split(), trainer)
+    tokenizer = load_tokenizer(from_huggingface(bpe.to_str(), 0, "marked"))
+    gpt = GPT(GPTConfig(vocab_size=60, n_layer=1, n_embd=32, n_head=2, d_ff=64), torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=0.01)
+    for text in 25 * texts:
+        idx = torch.tensor([encode_prompt(tokenizer, text)])
+        gpt(idx[:, :-1], idx[:, 1:])[1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tasks = [Task(text[:14], text[14:]) for text in texts] + [Task("Ann has bought", " 4 figs.")]
+    with torch.no_grad():
+        assert evaluate.score_tasks(gpt, tokenizer, tasks, 5, "cpu")[0].tolist() == [True] * 4 + [False]
+    save_checkpoint("a.pt", {"state": gpt.state_dict(), "config": vars(gpt.config), "spec": tokenizer.spec,
+                             "experts": [], "ledger": [], "log": []})
+    sample.main(["a.pt", "--prompt", "Ann has bought", "--tokens", "3", "--device", "cpu"])
+    assert capsys.readouterr().out == texts[0] + "\n"
+
+
 def test_a_mixture_is_a_mixtral(tiny, here):
-    """Logits and token ids are equal, with a tokenizer of own text."""
+    """Logits and token ids are equal, with a tokenizer of own text. It comes back when others have finetuned it."""
     mixed = load_checkpoint(tiny / "btx_mixed.pt")
+    mixed["config"] |= {"block_size": 1600, "rope_factor": 8.0}
     mixed["state"] = {name: p + torch.randn(p.shape) / 2 for name, p in mixed["state"].items()}
     mixed["spec"] = new_bpe(train_bpe(TEXTS[:100], 500), "own")
     save_checkpoint("mixed.pt", mixed)
     hf.main(["export", "mixed.pt", "out"])
     ours, theirs = build_model(mixed), AutoModelForCausalLM.from_pretrained("out")
-    idx = torch.randint(1024, (2, 32))
-    torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=1e-4, rtol=1e-4)
-    ours, theirs = load_tokenizer(mixed["spec"]), AutoTokenizer.from_pretrained("out")
-    assert theirs.eos_token_id == ours.eot
-    assert theirs(TEXTS).input_ids == [encode_prompt(ours, text) for text in TEXTS]
+    idx = torch.randint(1024, (1, 1600))
+    torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=1e-3, rtol=1e-4)
+    tokenizer, words = load_tokenizer(mixed["spec"]), AutoTokenizer.from_pretrained("out")
+    assert words.eos_token_id == tokenizer.eot
+    assert words(TEXTS).input_ids == [encode_prompt(tokenizer, text) for text in TEXTS]
+    theirs.lm_head.weight.data *= 1.1
+    theirs.save_pretrained("tuned")
+    words.save_pretrained("tuned")
+    hf.main(["import", "tuned", "--out", "back.pt", "--branch_of", "mixed.pt"])
+    back = load_checkpoint("back.pt")
+    assert back["experts"] == ["seed", "math", "code"] and back["spec"] == mixed["spec"]
+    assert back["ledger"][:-1] == mixed["ledger"]
+    torch.testing.assert_close(build_model(back)(idx)[0], 1.1 * ours(idx)[0])
 
 
 def finetune(folder, noise):
@@ -118,8 +163,13 @@ def test_a_finetune_is_mixed_with_its_base(here, capsys):
     hf.main(["import", "near", "--out", "near.pt", "--branch_of", "seed.pt"])
     assert "near: its texts end with [PAD], as a branch with <|end|>" in capsys.readouterr().out
     mix.main(["seed.pt", "near.pt", "--out", "mixed.pt"])
+    seed = load_checkpoint("seed.pt")
+    seed["config"]["rope_factor"] = 8.0
+    save_checkpoint("other.pt", seed)
     for folder, out, seed, error in [("stranger", "a.pt", "seed.pt", "150 % away from the seed's; no branch"),
-                                     ("near", "a.pt", "mixed.pt", "an MoE"), ("near", "seed.pt", "seed.pt", "--out"),
+                                     ("near", "a.pt", "mixed.pt", "n_expert is 0, the seed's 2"),
+                                     ("near", "a.pt", "other.pt", "rope_factor is 1.0, the seed's 8.0"),
+                                     ("near", "seed.pt", "seed.pt", "--out"),
                                      ("near", "near/config.json", "seed.pt", "--out")]:
         with pytest.raises(BadInput, match=error):
             hf.main(["import", folder, "--out", out, "--branch_of", seed])

@@ -1,12 +1,13 @@
 """The two training loops: a run equals its recipe by hand; interrupted and failing runs; two ranks."""
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import model
 import train_expert
 from cli import BadInput, digest
 from data.loader import first_windows, get_batch, load_domains, mixture
-from support import fast, training
+from support import fast, shards, training
 from support.checkpoint import build_model, load_checkpoint
 from support.training import learning_rate, step_generator
 
@@ -37,7 +38,7 @@ def train(tiny, out, module=train_expert, init="seed", dies_at=None, **more):
         return get_batch(*arguments)
     with patch.object(module, "get_batch", draw), suppress(InterruptedError):
         module.main(options(tiny, out, init, **more))
-        return load_checkpoint(out)
+    return load_checkpoint(out) if Path(out).exists() else None
 
 
 def changed(a, b):
@@ -163,21 +164,53 @@ def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, fla
     assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
 
 
+def train_on_two_ranks(tiny, out, module, **more):
+    """As `train`, on two CPU ranks."""
+    code = (f"import {module.__name__} as module; from tests import test_train; "
+            f"test_train.train(test_train.Path({str(tiny)!r}), {str(out)!r}, module, **{more!r})")
+    torchrun = "-m torch.distributed.run --nproc_per_node=2 --standalone --no-python".split()
+    subprocess.run([sys.executable, *torchrun, sys.executable, "-c", code], cwd=Path(__file__).parent.parent,
+                   env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    return load_checkpoint(out) if out.exists() else None
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("module,init,more", [
+@pytest.mark.parametrize("module,init,more", ids=["dense", "moe", "router"], argvalues=[
     (train_expert, "seed", {"grad_accum": 2}), (finetune_router, "btx_mixed", {"alpha": 0, "flags": ["--recompute"]}),
     (finetune_router, "btx_mixed", {"alpha": 0, "train": "router"})])
-def test_two_ranks_go_on_from_the_progress_of_one_as_it_would(tiny, tmp_path, module, init, more):
-    """A large epsilon keeps AdamW from making much of rounding."""
+def test_two_ranks_train_as_one_does(tiny, tmp_path, module, init, more):
+    """By DDP they go on from the progress of one; a sharded run goes on on two ranks, or on one.
+
+    A large epsilon keeps AdamW from making much of rounding.
+    """
     more = {"init": init, "eps": 0.01, "lr": 0.03, **more}
     one = train(tiny, tmp_path / "one.pt", module, **more)
-    train(tiny, tmp_path / "two.pt", module, dies_at=3, **more)
-    torchrun = "-m torch.distributed.run --nproc_per_node=2 --standalone".split()
-    command = [sys.executable, *torchrun, f"{module.__name__}.py", *options(tiny, tmp_path / "two.pt", **more)]
-    subprocess.run(command, cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
-    two, start = load_checkpoint(tmp_path / "two.pt"), load_checkpoint(tiny / f"{init}.pt")
-    for name, weight in one["state"].items():
-        torch.testing.assert_close(two["state"][name], weight, rtol=0, atol=1e-5)
+    train(tiny, tmp_path / "ddp.pt", module, dies_at=3, **more)
+    runs = [train_on_two_ranks(tiny, tmp_path / "ddp.pt", module, **more)]
+    sharded = more | {"flags": ["--shard", *more.get("flags", [])]}
+    assert train_on_two_ranks(tiny, tmp_path / "two.pt", module, dies_at=5, **sharded) is None
+    assert [path.name for path in tmp_path.glob("two.shards/*")] == ["4"]
+    shutil.copytree(tmp_path / "two.shards", tmp_path / "copy")
+    runs.append(train_on_two_ranks(tiny, tmp_path / "two.pt", module, **sharded))
+    (tmp_path / "copy").rename(tmp_path / "two.shards")
+    runs.append(train(tiny, tmp_path / "two.pt", module, **more))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ddp.pt", "one.pt", "two.pt"]
+    assert [run["ledger"][-1]["ranks"] for run in runs] == [2, 2, 1]
+    for run in runs:
+        for name, weight in one["state"].items():
+            torch.testing.assert_close(run["state"][name], weight, rtol=0, atol=2e-6)
+        for line, other in zip(one["log"], run["log"], strict=True):
+            assert line["val_loss"] == pytest.approx(other["val_loss"], abs=2e-6)
+        assert one["ledger"][-1]["flops"] == run["ledger"][-1]["flops"]
+    start = load_checkpoint(tiny / f"{init}.pt")
     assert max((one["state"][name] - start["state"][name]).abs().max() for name in start["state"]) > 0.01
-    assert one["ledger"][-1]["flops"] == two["ledger"][-1]["flops"] and two["ledger"][-1]["ranks"] == 2
-    assert one["log"][-1]["val_loss"] == pytest.approx(two["log"][-1]["val_loss"], abs=1e-5)
+
+
+def test_nothing_that_progress_brings_along_is_executed(tiny, tmp_path):
+    """A file of a sharded run that would make a folder when it is unpickled makes none."""
+    planted = Mock(__reduce__=lambda self: (os.mkdir, (str(tmp_path / "made"),)))
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(planted))
+    gpt = build_model(load_checkpoint(tiny / "seed.pt"))
+    with pytest.raises(BadInput, match="it names posix.mkdir"):
+        shards.load_tensors(tmp_path, gpt, torch.optim.AdamW(gpt.parameters()))
+    assert not (tmp_path / "made").exists()

@@ -1,0 +1,65 @@
+"""Models that outgrow one GPU: torch cuts their weights over the ranks (FSDP2), and each rank saves its own part.
+
+The progress of such a run is the folder NAME.shards. It goes on from there with any number of ranks, even unsharded.
+"""
+import pickle
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard
+
+from cli import BadInput
+from model import is_feed_forward
+
+CHECKPOINT = "torch.distributed.checkpoint"
+RECORDS = {"Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "TensorProperties",
+           "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"}
+KNOWN = {f"{CHECKPOINT}.metadata {name}" for name in RECORDS} | {f"{CHECKPOINT}.filesystem _StorageInfo", "torch Size",
+         "torch float32", "torch.serialization _get_layout", "pathlib PosixPath"}
+
+
+def cut_weights(model, device):
+    """Leave each rank its part of all weights; in a pass it gathers those of one block at a time. Raises BadInput."""
+    if not dist.is_initialized():
+        raise BadInput("--shard cuts the weights over several GPUs; start the script with torchrun, or leave it out")
+    n_ranks, config = dist.get_world_size(), model.config
+    if config.n_expert and (config.d_ff % n_ranks or config.n_embd % n_ranks):
+        raise BadInput(f"--shard: d_ff {config.d_ff} and n_embd {config.n_embd} must be multiples of {n_ranks} GPUs")
+    names = {p: name for name, p in model.named_parameters()}
+
+    def choose_axis(p):
+        """Cut the experts' matrices, (N, rows, columns), along their rows: there may be fewer experts than GPUs."""
+        return Shard(1 if config.n_expert and is_feed_forward(names[p]) else 0)
+
+    mesh = dist.init_device_mesh(device.type, (n_ranks,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, shard_placement_fn=choose_axis)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)
+
+
+class Metadata(pickle.Unpickler):
+    """Refuses a .metadata that names what is not KNOWN, before torch reads it by pickle, which can execute anything."""
+
+    def find_class(self, module, name):
+        if f"{module} {name}" not in KNOWN:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def save_tensors(folder, model, optimizer):
+    """Write the weights and AdamW's moments to a folder, each rank its own part. Its file .metadata comes last."""
+    state, optimizer_state = state_dict.get_state_dict(model, optimizer)
+    dcp.save({"state": state, "optimizer": optimizer_state["state"]}, checkpoint_id=folder)
+
+
+def load_tensors(folder, model, optimizer):
+    """Read what `save_tensors` wrote, each rank its own part, for any number of ranks. Raises BadInput."""
+    state, optimizer_state = state_dict.get_state_dict(model, optimizer)
+    try:
+        Metadata((folder / ".metadata").open("rb")).load()
+        dcp.load({"state": state, "optimizer": optimizer_state["state"]}, checkpoint_id=folder)  # into these tensors
+    except Exception as error:  # a file that is missing, cut, or foreign
+        raise BadInput(f"{folder}: damaged ({error}); delete it to start anew") from None
+    state_dict.set_state_dict(model, optimizer, model_state_dict=state, optim_state_dict=optimizer_state)
