@@ -1,5 +1,7 @@
 """Own text and own tasks: what is read, and how text is cut into training and validation text."""
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,12 +32,12 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
     monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole, so that none is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
-    (folder / "a" / "b.txt").write_bytes(first.encode())
+    (folder / "a" / "b.txt").write_bytes(first.encode("utf-8-sig"))  # with a byte-order mark
     (folder / "a" / ".hidden").write_bytes(b"\xff")
     (folder / "a" / "deep" / "c.md").write_text("fourth")
     lines = [json.dumps({"id": n, "body": f"line {n}\nof json"}) for n in range(3)]
-    (folder / "a" / "d.JSONL").write_text("\n".join(lines[:2]))
-    (folder / "a" / "e.jsonl").write_text(lines[2])
+    (folder / "a" / "d.JSONL").write_text("\n\n".join(lines[:2]) + "\n\n")
+    (folder / "a" / "e.jsonl").write_text(lines[2], "utf-8-sig")
     expected = []
     for document in (first, "line 0\nof json", "line 1\nof json", "fourth", "line 2\nof json"):
         expected += [*BTX.encode(document), BTX.eot]
@@ -83,7 +85,7 @@ def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
     assert own.train.tolist() == ids[:27] + ids[30:] and own.val.tolist() == ids[27:30]
 
 
-def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
+def test_a_new_tokenizer_and_that_of_a_checkpoint(tiny, folder, monkeypatch):
     monkeypatch.setattr(prepare, "SAMPLE", 999)
     (folder / "a.txt").write_text("apples " * 200 + "zz " * 9999)
     (folder / "b.txt").write_text("berries " * 300)
@@ -93,7 +95,7 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     assert own.vocab_size == own.spec["vocab_size"] == own.eot + 1 < 300
     assert {" apples", " berries"} < {*tokens} and " zz" not in tokens
     assert own.decode(domain.train[:5].tolist()).startswith("berries berries")
-    torch.save({"spec": own.spec}, "own.pt")
+    torch.save(torch.load(tiny / "seed.pt", weights_only=True) | {"spec": own.spec}, "own.pt")
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
@@ -110,13 +112,40 @@ def test_own_tasks_alone_and_with_own_text(folder):
         prepare.main("--domains= --out out --own_tasks own=tasks.jsonl".split())
 
 
+BAD_LINES = (b'{"text": 3}', b'{"body": "x"}', b"no json", b'["text"]', b'{"text": "\xff"}', b'{"text": "\\ud800"}',
+             b'{"text": "x", "n": ' + b"9" * 5000 + b"}", b'{"text": ' + b"[" * 99999)
+
+
 @pytest.mark.parametrize("name, content", [
-    ("a.jsonl", b'{"body": "x"}'), ("a.jsonl", b'{"text": "x"}\n{"text": 3}'), ("a.jsonl", b"no json"),
-    ("a.txt", b"the first \xff")])
+    ("a.txt", b"the first \xff"), ("a.txt", b""), ("a.jsonl", b"\n"),
+    *(("a.jsonl", b'{"text": "x"}\n\n' + line) for line in BAD_LINES)])
 def test_what_cannot_be_read_is_named_and_leaves_the_old_domain(name, content, folder):
     (folder / "good.txt").write_text("good " * 9)
     before = make("own=good.txt")["own"].meta
     (folder / name).write_bytes(content)
-    with pytest.raises(BadInput, match=name):
-        make("own=good.txt", f"own={name}")
+    with pytest.raises(BadInput, match=name + ", line 3" * (b"x" in content)):
+        make(f"own={name}")
+    assert load_domains("out")["own"].meta == before
+
+
+@pytest.mark.parametrize("content", [b"\n", *BAD_LINES, b'{"prompt": "x", "answer": ""}'])
+def test_tasks_that_cannot_be_read_are_named(content, folder):
+    (folder / "a.jsonl").write_bytes(content.replace(b"text", b"prompt").replace(b"{", b'{"answer": "x", ', 1))
+    with pytest.raises(BadInput, match="a.jsonl"):
+        prepare.main("--domains= --own_tasks own=a.jsonl".split())
+
+
+def test_a_full_disk_names_the_file_that_did_not_fit_and_leaves_the_old_domain(folder, monkeypatch):
+    (folder / "own.txt").write_text("old " * 9)
+    before = make("own=own.txt")["own"].meta
+    (folder / "own.txt").write_text("new " * 9)
+    write = Path.write_bytes
+
+    def write_until_full(path, content):
+        if "val.bin" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
+    with pytest.raises(BadInput, match="val.bin.*No space left"):
+        make("own=own.txt")
     assert load_domains("out")["own"].meta == before
