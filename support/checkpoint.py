@@ -37,13 +37,15 @@ def save_checkpoint(path, checkpoint):
 def load_file(path, keys):
     """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput.
 
-    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB.
+    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB. torch compresses
+    nothing, so a compressed file is foreign; a small one could unpack to more than the memory holds.
     """
     if not Path(path).is_file():
         raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
-            is_whole = file.testzip() is None
+            is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in file.infolist())
+            is_whole = is_stored and file.testzip() is None
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
     except Exception:  # torch has a different error for every kind of foreign file
         value = None
@@ -53,8 +55,18 @@ def load_file(path, keys):
 
 
 def load_checkpoint(path):
-    """Read a checkpoint. Raises BadInput."""
-    return load_file(path, KEYS)
+    """Read a checkpoint. Raises BadInput, also if its weights are not those of its config, or are not finite."""
+    checkpoint = load_file(path, KEYS)
+    try:
+        with torch.device("meta"):  # names and shapes are compared; no memory is taken
+            model = GPT(GPTConfig(**checkpoint["config"]))
+        model.load_state_dict(checkpoint["state"], assign=True)
+    except Exception:  # a foreign value can raise any error
+        raise BadInput(f"{path}: its weights are not those of its config; name a file that a script of this version "
+                       "wrote") from None
+    if not is_finite(checkpoint["state"]):
+        raise BadInput(f"{path}: its weights are not finite, this model is broken; name another")
+    return checkpoint
 
 
 def build_model(checkpoint, device="cpu"):
@@ -108,9 +120,14 @@ def check_save_path(out, inputs):
 # ---- for training
 
 
+def is_finite(state):
+    """Whether all weights of a state dict are numbers, none nan or infinite."""
+    return all(tensor.isfinite().all() for tensor in state.values())
+
+
 def check_weights(model):
     """Raise BadInput if a weight is not finite, so that the last good file stays."""
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+    if not is_finite(model.state_dict()):
         raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
 
 
