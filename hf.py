@@ -23,6 +23,7 @@ from support.ledger import latest, new_entry
 try:
     import transformers
     from huggingface_hub import save_torch_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from tokenizers.processors import TemplateProcessing
     from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -129,6 +130,9 @@ def read_spec(folder, fields):
     if spec["vocab_size"] > fields.vocab_size:
         raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, the model {fields.vocab_size} "
                        "embeddings; copy the tokenizer that belongs to it")
+    if not 0 <= end < spec["vocab_size"]:
+        raise BadInput(f"{folder}: eos_token_id in config.json is {end}, but tokenizer.json has {spec['vocab_size']} "
+                       "tokens; write the id of the token that ends a text")
     kept = {name: (folder / name).read_text("utf-8") for name in KEPT if (folder / name).exists()}
     return spec | {"files": kept, "bos": fields.bos_token_id, "max_positions": fields.max_position_embeddings}
 
@@ -238,7 +242,10 @@ def export(path, folder):
         part = Path(temporary, folder.name)
         write_config(checkpoint, tokenizer, part)
         write_tokenizer(tokenizer, part)
-        save_torch_state_dict(weights_in_folder(checkpoint), part)
+        try:
+            save_torch_state_dict(weights_in_folder(checkpoint), part)
+        except SafetensorError as error:  # what it raises on a full disk
+            raise BadInput(f"{folder}: cannot be written ({error}); is the disk full?") from None
         prove(checkpoint, part, path)
         part.rename(folder)
     print(f"wrote {folder}")
