@@ -69,7 +69,10 @@ def new_model(args, spec):
     config = GPTConfig(vocab_size=spec["vocab_size"], **shape)
     if config.n_embd % (2 * config.n_head):
         raise BadInput(f"--n_embd {config.n_embd} must be --n_head {config.n_head} times an even number (for RoPE)")
-    return GPT(config, torch.Generator().manual_seed(args.seed))
+    try:
+        return GPT(config, torch.Generator().manual_seed(args.seed))
+    except (MemoryError, RuntimeError):  # torch raises either
+        raise BadInput("the memory is too small for this model; lower --n_layer, --n_embd or --d_ff") from None
 
 
 def branch(args, checkpoint):

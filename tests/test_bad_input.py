@@ -1,14 +1,19 @@
 """What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
 import shutil
 import subprocess
+import sys
+import zipfile
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 import mix
-from cli import replacing, run
+import train_expert
+from cli import BadInput, replacing, run
+from support.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
@@ -33,18 +38,25 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum"},
     MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
           "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "wide.pt": "d_ff",
-          "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
+          "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "broken.pt": "not finite",
+          "shape.pt": "not those of its config", "--out seed.pt/a.pt": "seed.pt/a.pt",
           "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
-    EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
+    EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "weights are not finite",
+               "huge.pt": "logits are not finite", "seed.pt short.pt": "a model reads 32",
                "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense",
-               "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
-    SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 32}": "33 tokens"},
+               "seed.pt --btm seed,seed": "twice", "seed.pt --btm_methods bayes:1": "--btm",
+               **{f"seed.pt --btm seed --btm_methods {method}": method for method in ("vote:1", "bayes:0", "bayes:2")}},
+    SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens", "broken.pt": "not finite",
+             "seed.pt --temperature 1e-40": "--temperature", "seed.pt --prompt \udcff": "--prompt",
+             **{f"{name}.pt": "not those of its config" for name in ("shape", "field", "part")}},
+    "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained", "orphan.pt": "orphan.pt"},
+    "experiments.paper": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --out a.txt": "cannot",
               "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
-              "--init a.txt": "not a checkpoint", "": "nothing to prepare"}}
+              "--init a.txt": "a.txt", "": "nothing to prepare"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 
@@ -59,11 +71,17 @@ def folder(tiny, tmp_path_factory):
     mix.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--split", "4", "--out", f"{folder}/narrow.pt"])  # d_ff is 4
     good = torch.load(tiny / "math.pt", weights_only=True)
     other = good["spec"] | {"fingerprint": "other"}
-    nan = {name: tensor * float("nan") for name, tensor in good["state"].items()}
-    changes = {"wide": {"config": good["config"] | {"d_ff": 32}}, "orphan": {"ledger": []}, "stranger": {"spec": other},
-               "stranger_mixed": {"spec": other, "experts": ["a", "b"]}, "broken": {"state": nan}}
+    nan, huge = ({name: tensor * x for name, tensor in good["state"].items()} for x in (float("nan"), 1e15))
+    part = {name: tensor for name, tensor in good["state"].items() if name != "norm.weight"}
+    changes = {"orphan": {"ledger": []}, "stranger": {"spec": other}, "broken": {"state": nan}, "huge": {"state": huge},
+               "stranger_mixed": {"spec": other, "experts": ["a", "b"]}, "part": {"state": part},
+               "short": {"config": good["config"] | {"block_size": 32}},
+               "shape": {"config": good["config"] | {"d_ff": 32}}, "field": {"config": good["config"] | {"d": 32}}}
     for name, change in changes.items():
         torch.save(good | change, folder / f"{name}.pt")
+    train_expert.main(f"--data math --data_dir {tiny}/data --out {folder}/wide.pt --steps 1 --device cpu --n_layer 2 "
+                      "--n_embd 16 --n_head 2 --d_ff 32".split())
+    (folder / "list.json").write_text("[1, 2]")
     return folder
 
 
@@ -118,6 +136,25 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
     if damage != "gone":
         path.write_bytes(changed[damage])
     assert ("seed.pt" if file == "seed.pt" else "math") in refusal(BRANCH, capsys)
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(10**6))
+    with patch.object(zipfile.ZipFile, "testzip") as unpack, pytest.raises(BadInput, match="a.pt"):
+        load_checkpoint(tmp_path / "a.pt")
+    assert not unpack.called
+
+
+@pytest.mark.parametrize("code, rank, returned, said", [
+    ("cli.run(lambda: [print('a' * 99, flush=True) for _ in range(9)])", 0, 0, ""),  # nobody reads them
+    ("raise KeyboardInterrupt", 0, -2, "-c: interrupted"), ("cli.refuse('no')", 0, 2, "-c: no"),
+    ("cli.refuse('no')", 1, 2, ""), ("cli.make_parser('').parse_args(['a'])", 1, 2, "")])
+def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returned, said):
+    process = subprocess.Popen([sys.executable, "-c", f"import cli; {code}"], cwd=ROOT, text=True,
+                               env={"LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read().strip() == said and process.wait() == returned
 
 
 @pytest.mark.parametrize("fail, said", [
