@@ -1,7 +1,4 @@
-"""Shared by all scripts: options, errors that end a script with one line, and files that are whole or not there.
-
-Scripts import it before torch, so that Ctrl-C ends them with one line from the start.
-"""
+"""Shared by all scripts: options, errors that end a script with one line, and files that are whole or not there."""
 import argparse
 import hashlib
 import io
@@ -11,52 +8,9 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-IS_FIRST_RANK = os.environ.get("LOCAL_RANK", "0") == "0"  # of those that torchrun started on this machine
-
 
 class BadInput(Exception):
     """Something the user gave is wrong. The message names the file or the option and says what to do."""
-
-
-def run(main):
-    """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
-    if sys.stdout is sys.__stdout__:  # not in a test, which captures both streams
-        sys.stdout, sys.stderr = open_stream(sys.stdout), open_stream(sys.stderr)
-    if not IS_FIRST_RANK:
-        sys.stdout = open(os.devnull, "w")
-    try:
-        main()
-    except BadInput as error:
-        refuse(error)
-    except OSError as error:
-        refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
-    except (MemoryError, RuntimeError) as error:
-        said = str(error)  # torch raises RuntimeError when a CPU's memory is full
-        if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
-            raise
-        refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute",
-               every_rank=True)
-    torch = sys.modules.get("torch")  # not imported here: that takes a second
-    if torch and torch.distributed.is_initialized():  # one of several ranks
-        torch.distributed.destroy_process_group()
-
-
-def refuse(message, every_rank=False):
-    """Print one line on stderr and end the process with exit code 2. Of several ranks only the first prints."""
-    if IS_FIRST_RANK or every_rank:
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def report_uncaught(kind, error, traceback):
-    """Print one line for Ctrl-C, and a traceback for other exceptions that nothing has caught, as Python does."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, traceback)
-    elif IS_FIRST_RANK:
-        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-
-
-sys.excepthook = report_uncaught
 
 
 class Output(io.FileIO):
@@ -69,23 +23,54 @@ class Output(io.FileIO):
             return len(content)
 
 
-def open_stream(stream):
-    """Open stdout or stderr again as Output. Lines are seen at once in a file, too; a terminal may know ASCII alone."""
-    output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True)
+def run(main):
+    """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # in a test it is not
+            # lines are seen at once in a file, too; a terminal may know ASCII alone
+            output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(output, stream.encoding, "replace", line_buffering=True))
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of the ranks that torchrun started on this machine the first speaks
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    try:
+        main()
+    except BadInput as error:
+        refuse(error)
+    except OSError as error:
+        refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)  # torch raises RuntimeError when a CPU's memory is full
+        if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
+            raise
+        sys.stderr = sys.__stderr__  # it may be full for one rank alone
+        refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute")
+    torch = sys.modules.get("torch")  # not imported here: that takes a second
+    if torch and torch.distributed.is_initialized():  # one of several ranks
+        torch.distributed.destroy_process_group()
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers a wrong option as everything that is refused."""
+def refuse(message, code=2):
+    """Print one line on stderr and end the process."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(code)
 
-    def error(self, message):
-        refuse(message)
+
+def report_uncaught(kind, error, traceback):
+    """End the process after an exception that nothing has caught: with one line for Ctrl-C, else with a traceback."""
+    if kind is KeyboardInterrupt:
+        refuse("interrupted", code=130)
+    sys.stderr = sys.__stderr__  # whichever rank it is
+    sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = report_uncaught  # already while a script imports torch, which takes seconds
 
 
 def make_parser(description):
     """An argparse parser that shows a script's docstring as it stands and answers a wrong option in one line."""
-    return Parser(description=description, usage=argparse.SUPPRESS,
-                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    return argparse.ArgumentParser(description=description, usage=argparse.SUPPRESS,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def number_from(least, kind=int):

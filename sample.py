@@ -14,29 +14,21 @@ from support.colors import COLORS
 from support.distributed import pick_device
 from support.generation import stream, top_experts
 
-COLDEST = 0.001  # least --temperature: logits that are divided by much less are not finite any more
-
-
-def utf_8(text):
-    """A type for argparse: a text. Raises a ValueError for bytes that are no UTF-8, which tokenizers cannot read."""
-    text.encode()
-    return text
-
 
 def parse(argv):
     """The options of this script. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("model", help="a checkpoint, dense or an MoE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
-    parser.add_argument("--prompt", type=utf_8, default="", help="text to continue (default: none, a new text begins)")
+    parser.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
     parser.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
     parser.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
     parser.add_argument("--experts", action="store_true",
                         help="colour each token by the expert with the largest gate, in the mean over layers")
     args = parser.parse_args(argv)
-    if 0 < args.temperature < COLDEST:
-        raise BadInput(f"--temperature {args.temperature}: name at least {COLDEST}, or 0 for the likeliest token")
+    if 0 < args.temperature < 0.001:  # logits that are divided by much less are not finite any more
+        raise BadInput(f"--temperature {args.temperature}: name at least 0.001, or 0 for the likeliest token")
     return args
 
 

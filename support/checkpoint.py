@@ -61,11 +61,9 @@ def load_checkpoint(path):
         with torch.device("meta"):  # names and shapes are compared; no memory is taken
             model = GPT(GPTConfig(**checkpoint["config"]))
         model.load_state_dict(checkpoint["state"], assign=True)
+        check_weights(model)
     except Exception:  # a foreign value can raise any error
-        raise BadInput(f"{path}: its weights are not those of its config; name a file that a script of this version "
-                       "wrote") from None
-    if not is_finite(checkpoint["state"]):
-        raise BadInput(f"{path}: its weights are not finite, this model is broken; name another")
+        raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
     return checkpoint
 
 
@@ -120,14 +118,9 @@ def check_save_path(out, inputs):
 # ---- for training
 
 
-def is_finite(state):
-    """Whether all weights of a state dict are numbers, none nan or infinite."""
-    return all(tensor.isfinite().all() for tensor in state.values())
-
-
 def check_weights(model):
     """Raise BadInput if a weight is not finite, so that the last good file stays."""
-    if not is_finite(model.state_dict()):
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
 
 
