@@ -6,6 +6,7 @@ Prints a table and writes report.md, results.json, figures/*.png and, for an MoE
 """
 import json
 import math
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer

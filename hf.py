@@ -9,12 +9,12 @@ differ. Before anything is saved, our model and the one that transformers loads 
 """
 import json
 import re
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint

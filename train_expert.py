@@ -8,11 +8,11 @@ A run saves its progress in NAME.progress every --save_every steps. If it was in
 """
 import os
 import time
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch
 from tqdm import tqdm, trange
 
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import training

@@ -2,13 +2,13 @@
 import json
 import zlib
 from argparse import ArgumentTypeError
+from cli import BadInput, digest
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cli import BadInput, digest
 from data.task import DOMAINS, Task
 
 

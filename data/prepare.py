@@ -7,6 +7,7 @@
 """
 import json
 import random
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks

@@ -7,6 +7,7 @@ The seed and all experts share one tokenizer, because their embeddings are avera
 import base64
 import json
 import random
+from cli import digest
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,7 +17,6 @@ from typing import NamedTuple
 import regex  # installed with tiktoken
 import tiktoken
 
-from cli import digest
 from data.task import DOMAINS, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"

@@ -4,6 +4,7 @@ Models take steps in turn, so that a disturbance meets all of them. A ratio abov
 """
 import tempfile
 import time
+from cli import make_parser, run
 from statistics import mean, median
 
 import torch
@@ -12,7 +13,6 @@ import torch.multiprocessing as mp
 import transformers
 from torch.nn.parallel import DistributedDataParallel
 
-from cli import make_parser, run
 from model import GPT, GPTConfig
 from support import fast
 from support.report import machine

@@ -7,6 +7,7 @@ the first model's last training did. --by flops counts FLOPs, --by chain those o
 paper tokens, of which upcycling gets the share that it had in the paper.
 """
 from cli import BadInput, make_parser, run
+
 from support.checkpoint import load_checkpoint
 from support.ledger import chain_flops, totals
 

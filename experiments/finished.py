@@ -2,11 +2,11 @@
 
     python -m experiments.finished results/pretrained/seed*.json --out results/figures/finished_seed.png
 """
+from cli import make_parser, run
 from collections import Counter
 from pathlib import Path
 from statistics import mean
 
-from cli import make_parser, run
 from experiments.english import RELATIONS, ask_facts, read_countries
 from experiments.paired import EXPERTS, costs
 from experiments.paper import read_run

@@ -6,10 +6,10 @@
 The first gathers what evaluate.py measured of one run. The second writes tables.md and figures/ from such files.
 """
 import json
+from cli import BadInput, make_parser, replacing, run
 from pathlib import Path
 from statistics import mean
 
-from cli import BadInput, make_parser, replacing, run
 from data.task import DOMAINS
 from experiments import paper_figures
 from experiments.paired import GROUPS, costs, differences, having, points, scores

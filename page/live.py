@@ -6,11 +6,11 @@ import base64
 import json
 import re
 import zlib
+from cli import BadInput, make_parser, replacing, run
 from pathlib import Path
 
 import torch
 
-from cli import BadInput, make_parser, replacing, run
 from data.loader import load_domains
 from data.task import DOMAINS
 from data.tokenizer import END

@@ -13,11 +13,11 @@ the run is done.
 """
 import os
 import zipfile
+from cli import BadInput, check_output, replacing
 from pathlib import Path
 
 import torch
 
-from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 
 SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "norm_eps")

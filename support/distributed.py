@@ -3,12 +3,11 @@
     torchrun --nproc_per_node=8 finetune_router.py ...  # each rank has the whole model and a part of each batch
 """
 import os
+from cli import BadInput
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-
-from cli import BadInput
 
 
 def pick_device(name):

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from cli import BadInput, replacing, run
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
@@ -11,7 +12,6 @@ import pytest
 import torch
 
 import mix
-from cli import BadInput, replacing, run
 from support.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent

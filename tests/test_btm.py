@@ -1,10 +1,10 @@
 """Branch-Train-Merge against its formulas, written down a second time prefix by prefix."""
 import math
+from cli import BadInput
 
 import pytest
 import torch
 
-from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
 from support.btm import BTM, read_training_data

@@ -4,6 +4,7 @@ import importlib
 import os
 import random
 import re
+from cli import BadInput, digest
 from itertools import islice
 from unittest.mock import DEFAULT, patch
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from cli import BadInput, digest
 from data import code, loader, prepare, synthetic, tokenizer, trivia, wiki
 from support.grading import is_correct
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
+from cli import BadInput
+
 import tokenizers
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -14,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 
 import hf
 import mix
-from cli import BadInput
 from data.tokenizer import END, encode_prompt, load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 

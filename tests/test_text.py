@@ -1,13 +1,13 @@
 """Own text and own tasks: what is read, and how text is cut into training and validation text."""
 import errno
 import json
+from cli import BadInput
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 
-from cli import BadInput
 from data import prepare, tokenizer
 from data.loader import first_windows, load_domains
 from data.task import Task

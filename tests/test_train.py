@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from cli import BadInput, digest
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ import torch
 import finetune_router
 import model
 import train_expert
-from cli import BadInput, digest
 from data.loader import first_windows, get_batch, load_domains, mixture
 from support import fast, training
 from support.checkpoint import build_model, load_checkpoint
