@@ -35,9 +35,8 @@ def read_rows(option, path, *fields):
                 texts = [row[field] for field in fields]
                 "".join(texts).encode()  # fails for one half, and for what is no text
             except (KeyError, TypeError, ValueError, RecursionError):
-                raise BadInput(f"{path}, line {n} should be JSON in UTF-8 with text under "
-                               f"{' and '.join(map(repr, fields))} (see {option}); it begins with "
-                               f"{line[:50]!r}") from None
+                raise BadInput(f"{path}, line {n} begins with {line[:50]!r}; it should be JSON in UTF-8, with text "
+                               f"under {' and '.join(map(repr, fields))} (see {option})") from None
             yield n, *texts
 
 

@@ -34,8 +34,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
     if not model or not model[-1]["flops"]:
-        raise BadInput(f"{args.model}: it was not trained last, so its ledger does not say what a step costs; "
-                       "name a trained model")
+        raise BadInput(f"{args.model} was not trained last, so nothing says what a step costs; name a trained model")
     print(match_steps(model[-1], like, since, args.by))
 
 
