@@ -27,7 +27,7 @@ def run(main):
     """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):  # in a test it is not
+        if stream is getattr(sys, f"__{name}__"):  # unless a test captures it
             # lines are seen at once in a file, too; a terminal may know ASCII alone
             output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(output, stream.encoding, "replace", line_buffering=True))
