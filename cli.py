@@ -1,6 +1,7 @@
 """Shared by all scripts: options, errors that end a script with one line, and files that are whole or not there."""
 import argparse
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -12,10 +13,26 @@ class BadInput(Exception):
     """Something the user gave is wrong. The message names the file or the option and says what to do."""
 
 
+class Output(io.FileIO):
+    """Standard output or standard error. If its reader leaves, as `head -1` does, a run goes on in silence."""
+
+    def write(self, content):
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            return len(content)
+
+
 def run(main):
     """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
-    for stream in (sys.stdout, sys.stderr):  # lines are seen at once in a file, too; a terminal may know ASCII alone
-        stream.reconfigure(line_buffering=True, errors="replace")
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # unless a test captures it
+            # lines are seen at once in a file, too; a terminal may know ASCII alone
+            output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(output, stream.encoding, "replace", line_buffering=True))
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of the ranks that torchrun started on this machine the first speaks
+        sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
         main()
     except BadInput as error:
@@ -26,9 +43,8 @@ def run(main):
         said = str(error)  # torch raises RuntimeError when a CPU's memory is full
         if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
             raise
+        sys.stderr = sys.__stderr__  # it may be full for one rank alone
         refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute")
-    except KeyboardInterrupt:
-        refuse("interrupted", code=130)
     torch = sys.modules.get("torch")  # not imported here: that takes a second
     if torch and torch.distributed.is_initialized():  # one of several ranks
         torch.distributed.destroy_process_group()
@@ -38,6 +54,17 @@ def refuse(message, code=2):
     """Print one line on stderr and end the process."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def report_uncaught(kind, error, traceback):
+    """End the process after an exception that nothing has caught: with one line for Ctrl-C, else with a traceback."""
+    if kind is KeyboardInterrupt:
+        refuse("interrupted", code=130)
+    sys.stderr = sys.__stderr__  # whichever rank it is
+    sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = report_uncaught  # already while a script imports torch, which takes seconds
 
 
 def make_parser(description):

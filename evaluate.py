@@ -11,11 +11,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
+
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
 from data.tokenizer import END, encode_prompt, load_tokenizer
@@ -43,8 +44,8 @@ def parse(argv):
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints; tables call each by its file's name")
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
-    parser.add_argument("--btm_methods", default="bayes:1", metavar="METHOD:K,...",
-                        help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: %(default)s)")
+    parser.add_argument("--btm_methods", metavar="METHOD:K,...",
+                        help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: bayes:1)")
     parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no page")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
@@ -71,18 +72,24 @@ def load_inputs(args):
     return checkpoints, tokenizer, {name: domains[name] for name in sorted(domains, key=order.index)}
 
 
-def choose_tests(args, checkpoints, domains):
+def choose_tests(args, checkpoints, tokenizer, domains):
     """{domain: EvalSet}. T of the windows is the models' smallest block size, so that each reads one at once.
 
-    Raises BadInput.
+    Raises BadInput, also for a task that is longer than a model reads: no model answers well beyond that.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
+    # a task may be longer if the models came from elsewhere and learned to read longer texts there
+    limit = max(T, min(checkpoint["spec"].get("max_positions", 0) for checkpoint in checkpoints.values()))
     tests = {}
     for name, domain in domains.items():
         windows = torch.empty(0, T + 1)
         if len(domain.val):
             windows = first_windows(domain.val, T, args.windows, domain.is_own)
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
+        lengths = [len(encode_prompt(tokenizer, task.prompt + task.answer)) for task in tests[name].tasks]
+        if lengths and max(lengths) > limit:
+            raise BadInput(f"{name}: a task has {max(lengths)} tokens with its answer, but a model reads {limit}; "
+                           "prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
     if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
     return tests
@@ -94,15 +101,17 @@ def parse_btm(args, checkpoints, domains):
     Returns {name: checkpoint}, and {name in the tables: (method, top_k, training data)}. Raises BadInput.
     """
     if not args.btm:
+        if args.btm_methods:
+            raise BadInput("--btm_methods: name the models to merge with --btm")
         return {}, {}
     merged, methods = {}, {}
     for name in args.btm.split(","):
-        if name not in checkpoints:
-            raise BadInput(f"--btm: {name} is not one of the models given, {', '.join(checkpoints)}")
+        if name not in checkpoints or name in merged:
+            raise BadInput(f"--btm: {name} should be one of {', '.join(checkpoints)}, and named once")
         if checkpoints[name]["experts"]:
             raise BadInput(f"--btm: {name} is an MoE; name dense models")
         merged[name] = checkpoints[name]
-    for word in args.btm_methods.split(","):
+    for word in (args.btm_methods or "bayes:1").split(","):
         method, top_k = btm.parse_method(word, len(merged))
         training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
         methods[f"btm_{method}_top{top_k}"] = method, top_k, training_data
@@ -268,7 +277,7 @@ def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
     checkpoints, tokenizer, domains = load_inputs(args)
-    tests = choose_tests(args, checkpoints, domains)
+    tests = choose_tests(args, checkpoints, tokenizer, domains)
     merged, methods = parse_btm(args, checkpoints, domains)
     check_output(args.out / "report.md")
 
@@ -285,8 +294,6 @@ def main(argv=None):
             model = build_model(checkpoints[name], device)
             ledger = checkpoints[name]["ledger"]
         scores, routing_of_model = evaluate_model(model, tokenizer, tests, args, device)
-        if not all(math.isfinite(loss) for loss in scores["loss"].values()):
-            raise BadInput(f"{name}: its logits are not finite, this model is broken; leave it out")
         results[name] = {**scores, **costs(model, ledger)}
         if name in moes:
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}

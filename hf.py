@@ -12,9 +12,10 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
+
 import torch
 
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from data.loader import check_tokenizer, load_domains, mixture
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
@@ -24,6 +25,7 @@ from support.ledger import latest, new_entry
 try:
     import transformers
     from huggingface_hub import save_torch_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from tokenizers.processors import TemplateProcessing
     from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -158,6 +160,9 @@ def read_spec(folder, fields):
     if spec["vocab_size"] > fields.vocab_size:
         raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, the model {fields.vocab_size} "
                        "embeddings; copy the tokenizer that belongs to it")
+    if not 0 <= end < spec["vocab_size"]:
+        raise BadInput(f"{folder}: eos_token_id in config.json is {end}, but tokenizer.json has {spec['vocab_size']} "
+                       "tokens; write the id of the token that ends a text")
     kept = {name: (folder / name).read_text("utf-8") for name in KEPT if (folder / name).exists()}
     return spec | {"files": kept, "bos": fields.bos_token_id, "max_positions": fields.max_position_embeddings}
 
@@ -280,7 +285,10 @@ def export(path, folder):
         part = Path(temporary, folder.name)
         write_config(checkpoint, tokenizer, part)
         write_tokenizer(tokenizer, part)
-        save_torch_state_dict(weights_in_folder(checkpoint), part)
+        try:
+            save_torch_state_dict(weights_in_folder(checkpoint), part)
+        except SafetensorError as error:  # what it raises on a full disk
+            raise BadInput(f"{folder}: cannot be written ({error}); is the disk full?") from None
         prove(checkpoint, part, path)
         part.rename(folder)
     print(f"wrote {folder}")

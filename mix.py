@@ -6,9 +6,10 @@ The feed-forwards become the experts of each layer, in the order of the files. A
 With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
 N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
 """
+from cli import BadInput, make_parser, non_negative_int, positive_int, run
+
 import torch
 
-from cli import BadInput, make_parser, non_negative_int, positive_int, run
 from model import GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry

@@ -5,9 +5,10 @@
 """
 import sys
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+
 import torch
 
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
 from support.colors import COLORS
@@ -16,7 +17,7 @@ from support.generation import stream, top_experts
 
 
 def parse(argv):
-    """The options of this script."""
+    """The options of this script. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("model", help="a checkpoint, dense or an MoE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
@@ -26,7 +27,10 @@ def parse(argv):
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
     parser.add_argument("--experts", action="store_true",
                         help="colour each token by the expert with the largest gate, in the mean over layers")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if 0 < args.temperature < 0.001:  # logits that are divided by much less are not finite any more
+        raise BadInput(f"--temperature {args.temperature}: name at least 0.001, or 0 for the likeliest token")
+    return args
 
 
 def mark(text, expert, names):

@@ -9,10 +9,11 @@ A run saves its progress in NAME.progress every --save_every steps. If it was in
 import os
 import time
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+
 import torch
 from tqdm import tqdm, trange
 
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, mixture
 from model import GPT, GPTConfig
 from support import training
@@ -70,7 +71,10 @@ def new_model(args, spec):
     config = GPTConfig(vocab_size=spec["vocab_size"], **shape)
     if config.n_embd % (2 * config.n_head):
         raise BadInput(f"--n_embd {config.n_embd} must be --n_head {config.n_head} times an even number (for RoPE)")
-    return GPT(config, torch.Generator().manual_seed(args.seed))
+    try:
+        return GPT(config, torch.Generator().manual_seed(args.seed))
+    except (MemoryError, RuntimeError):  # torch raises either
+        raise BadInput("the memory is too small for this model; lower --n_layer, --n_embd or --d_ff") from None
 
 
 def branch(args, checkpoint):

@@ -14,9 +14,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from cli import BadInput, make_parser, run
+
 import torch
 
-from cli import BadInput, make_parser, run
 from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}

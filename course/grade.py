@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from cli import BadInput, make_parser, replacing, run
+
 from course import check, handout
 from support.report import markdown
 

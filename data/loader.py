@@ -5,10 +5,11 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import NamedTuple
 
+from cli import BadInput, digest
+
 import numpy as np
 import torch
 
-from cli import BadInput, digest
 from data.task import DOMAINS, Task
 
 

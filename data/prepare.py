@@ -7,20 +7,22 @@
 """
 import json
 import random
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
 from pathlib import Path
 
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
+
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks
 from data.task import DOMAINS
 from data.tokenizer import load_tokenizer, new_bpe, train_bpe
+from support.checkpoint import load_checkpoint
 
 NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
 FEWEST = 20  # documents; own text of fewer is cut into pieces, which are its documents then
@@ -30,7 +32,7 @@ SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained 
 
 
 def parse(argv):
-    """The options. `domains` becomes a list, `text` {NAME: files} and `own_tasks` {NAME: tasks}. Raises BadInput."""
+    """The options; the list of domains; {NAME: files} of --text; and {NAME: tasks} of --own_tasks. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("--out", default="data/bin", help="folder to write to (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="most test tasks (default: %(default)s)")
@@ -56,19 +58,19 @@ def parse(argv):
     group.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, as of an imported one")
     args = parser.parse_args(argv)
 
-    args.domains = [name for name in args.domains.split(",") if name]
-    for name in args.domains:
+    domains = [name for name in args.domains.split(",") if name]
+    for name in domains:
         if name not in NAMES:
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(NAMES)}")
     if args.init and args.tokenizer:
         raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
-    files = read_pairs("--text", args.text, text.find_files)
-    args.text = {name: sorted(set(paths)) for name, paths in files.items()}
-    for first, second in combinations(args.text, 2):
-        if set(args.text[first]) & set(args.text[second]):
+    paths = read_pairs("--text", args.text, text.find_files)
+    files = {name: sorted(set(paths[name])) for name in paths}
+    for first, second in combinations(files, 2):
+        if set(files[first]) & set(files[second]):
             raise BadInput(f"--text: {first} and {second} share a file; one would train on the other's validation text")
-    args.own_tasks = read_pairs("--own_tasks", args.own_tasks, text.read_tasks)
-    return args
+    own_tasks = read_pairs("--own_tasks", args.own_tasks, text.read_tasks)
+    return args, domains, files, own_tasks
 
 
 def read_pairs(option, pairs, read):
@@ -82,16 +84,13 @@ def read_pairs(option, pairs, read):
     return found
 
 
-def choose_tokenizer(args):
-    """The Tokenizer that the options ask for."""
+def choose_tokenizer(args, files):
+    """The Tokenizer that the options ask for. files: {NAME: files} of own text."""
     spec = None
     if args.init is not None:
-        try:
-            spec = torch.load(args.init, map_location="cpu", weights_only=True, mmap=True)["spec"]
-        except Exception:  # torch has a different error for every kind of foreign file
-            raise BadInput(f"--init {args.init}: not a checkpoint of this project") from None
+        spec = load_checkpoint(args.init)["spec"]
     elif args.tokenizer:
-        samples = [text.read_beginning(files, args.field, SAMPLE) for files in args.text.values()]
+        samples = [text.read_beginning(paths, args.field, SAMPLE) for paths in files.values()]
         ranks = train_bpe(samples, args.tokenizer - 1)
         spec = new_bpe(ranks, f"own{len(ranks) + 1}")
     return load_tokenizer(spec)
@@ -99,12 +98,12 @@ def choose_tokenizer(args):
 
 def write_domain(folder, train_ids, val_ids, tasks, meta):
     """Write a domain. The old meta.json goes first and the new one comes last: a half-written domain is no domain."""
-    with (replacing(folder / "train.bin") as train, replacing(folder / "val.bin") as val,
-          replacing(folder / "tasks.jsonl") as rows):
-        train_ids.tofile(train)
-        val_ids.tofile(val)
-        rows.write_text("".join(json.dumps(asdict(task)) + "\n" for task in tasks))
-        files = {"train.bin": digest(train_ids), "val.bin": digest(val_ids), "tasks.jsonl": digest(rows.read_bytes())}
+    rows = "".join(json.dumps(asdict(task)) + "\n" for task in tasks).encode()
+    contents = {"train.bin": train_ids, "val.bin": val_ids, "tasks.jsonl": rows}
+    files = {name: digest(content) for name, content in contents.items()}
+    with ExitStack() as parts:  # all three are renamed at its end
+        for name, content in contents.items():
+            parts.enter_context(replacing(folder / name)).write_bytes(content)
         (folder / "meta.json").unlink(missing_ok=True)
     with replacing(folder / "meta.json") as part:
         part.write_text(json.dumps(meta | {"files": files}))
@@ -117,10 +116,13 @@ def encode(documents, tokenizer):
         yield tokenizer.eot
 
 
-def prepare_synthetic(name, args, tokenizer):
-    """Training ids, validation ids and tasks of a synthetic domain. Each has a random generator of its own."""
+def prepare_synthetic(name, args, domains, tokenizer):
+    """Training ids, validation ids and tasks of a synthetic domain. Each has a random generator of its own.
+
+    domains: all that are prepared; `switch` changes between them.
+    """
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    domains = [domain for domain in DOMAINS if domain in args.domains]
+    domains = [domain for domain in DOMAINS if domain in domains]
     if len(domains) < 2:  # switch needs two
         domains = DOMAINS
     n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
@@ -151,6 +153,8 @@ def prepare_own(files, field, tokenizer):
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
         documents.append(encode_document(document, tokenizer))
     nothing = np.empty(0, id_type(tokenizer.vocab_size))
+    if files and sum(map(len, documents)) == len(documents):  # each has its end-of-text token alone
+        raise BadInput(f"--text: there is no text in {', '.join(map(str, files))[:200]}; name other files")
     if len(documents) < FEWEST:
         ids = np.concatenate([nothing, *documents])
         size = max(1, min(PIECE, len(ids) // 10))
@@ -161,24 +165,24 @@ def prepare_own(files, field, tokenizer):
 
 
 def main(argv=None):
-    args = parse(argv)
-    tokenizer = choose_tokenizer(args)
-    names = [*args.domains, *(args.text | args.own_tasks)]
+    args, domains, files, own_tasks = parse(argv)
+    tokenizer = choose_tokenizer(args, files)
+    names = [*domains, *(files | own_tasks)]
     if not names:
         raise BadInput("--domains: there is nothing to prepare; name domains, --text or --own_tasks")
     for name in names:
         check_output(Path(args.out, name, "meta.json"))
         old = Path(args.out, name, "train.bin")
-        if name in args.own_tasks and name not in args.text and old.exists() and old.stat().st_size:
+        if name in own_tasks and name not in files and old.exists() and old.stat().st_size:
             raise BadInput(f"--own_tasks: {args.out} has text of {name}, which would be lost; give its --text, too")
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:
-            train, val, tasks = prepare_synthetic(name, args, tokenizer)
+            train, val, tasks = prepare_synthetic(name, args, domains, tokenizer)
             origin = "new documents"
         else:
-            train, val, n_held_out = prepare_own(args.text.get(name, []), args.field, tokenizer)
-            tasks = args.own_tasks.get(name, [])[:args.tasks]
+            train, val, n_held_out = prepare_own(files.get(name, []), args.field, tokenizer)
+            tasks = own_tasks.get(name, [])[:args.tasks]
             origin = f"{n_held_out} documents held out"
         write_domain(Path(args.out, name), train, val, tasks, meta)
         print(f"{args.out}/{name}: {len(train):,} tokens to train on, {len(val):,} to validate on ({origin}), "

@@ -5,6 +5,7 @@ from glob import glob
 from pathlib import Path
 
 from cli import BadInput
+
 from data.task import Task
 
 
@@ -20,22 +21,37 @@ def find_files(path):
     return files
 
 
+def read_rows(option, path, *fields):
+    """Yield (number of the line, *texts under these fields) for each line of a .jsonl file that is not blank.
+
+    option: where the user finds these fields explained. Raises BadInput.
+    """
+    # surrogateescape reads a byte that is no UTF-8 as one half of a surrogate pair; JSON can write such halves, too
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for n, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                texts = [row[field] for field in fields]
+                "".join(texts).encode()  # fails for one half, and for what is no text
+            except (KeyError, TypeError, ValueError, RecursionError):
+                raise BadInput(f"{path}, line {n} begins with {line[:50]!r}; it should be JSON in UTF-8, with text "
+                               f"under {' and '.join(map(repr, fields))} (see {option})") from None
+            yield n, *texts
+
+
 def read_documents(files, field):
     """Yield the documents of files as texts. A file is one document, or each line of .jsonl. Raises BadInput."""
     for path in files:
+        if path.suffix.lower() == ".jsonl":
+            for _, text in read_rows("--field", path, field):
+                yield text
+            continue
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                if path.suffix.lower() == ".jsonl":
-                    for line in file:
-                        text = json.loads(line)[field]
-                        if not isinstance(text, str):
-                            raise TypeError
-                        yield text
-                else:
-                    yield file.read()
-        except (KeyError, TypeError, json.JSONDecodeError):
-            raise BadInput(f"{path}: no text under {field!r} in {line[:50]!r}; name another --field") from None
-        except (OSError, UnicodeDecodeError) as error:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                yield file.read()
+        except UnicodeDecodeError as error:
             raise BadInput(f"{path}: no text in UTF-8 ({error}); convert it, or name other files") from None
 
 
@@ -44,21 +60,13 @@ def read_tasks(path):
 
     Raises BadInput.
     """
-    try:
-        lines = Path(path).expanduser().read_bytes().splitlines()
-    except OSError as error:
-        raise BadInput(f"--own_tasks: {path} cannot be read ({error.strerror})") from None
     tasks = []
-    for n, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError:  # not JSON, or not UTF-8
-            row = None
-        match row:
-            case {"prompt": str(prompt), "answer": str(answer)} if answer:
-                tasks.append(Task(prompt, answer))
-            case _:
-                raise BadInput(f'{path}, line {n}: should be {{"prompt": "TEXT", "answer": "TEXT"}}, in UTF-8')
+    for n, prompt, answer in read_rows("--own_tasks", Path(path).expanduser(), "prompt", "answer"):
+        if not answer:
+            raise BadInput(f"--own_tasks: {path}, line {n} has an empty answer")
+        tasks.append(Task(prompt, answer))
+    if not tasks:
+        raise BadInput(f"--own_tasks: {path} is empty; write a task on each line")
     return tasks
 
 

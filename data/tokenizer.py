@@ -13,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from cli import digest
+
 import regex  # installed with tiktoken
 import tiktoken
 
-from cli import digest
 from data.task import DOMAINS, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"
@@ -122,7 +123,8 @@ def load_tokenizer(spec=None):
         import tokenizers
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # what looks like a special token in a text is text
-        return Tokenizer(lambda text: imported.encode(text, add_special_tokens=False).ids,
+        return Tokenizer(lambda text: imported.encode(text.encode("utf-8", "replace").decode(),
+                                                      add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),
                          spec["eot"], spec["vocab_size"], spec)
     ranks = read_ranks(spec["definition"])

@@ -6,12 +6,13 @@ import tempfile
 import time
 from statistics import mean, median
 
+from cli import make_parser, run
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from cli import make_parser, run
 from model import GPT, GPTConfig
 from support import fast
 from support.distributed import autocast

@@ -6,7 +6,8 @@ Prints a number of steps. The budget is what the model of --like cost beyond tha
 the first model's last training did. --by flops counts FLOPs, --by chain those of the longest chain of stages, --by
 paper tokens, of which upcycling gets the share that it had in the paper.
 """
-from cli import make_parser, run
+from cli import BadInput, make_parser, run
+
 from support.checkpoint import load_checkpoint
 from support.ledger import chain_flops, totals
 
@@ -32,6 +33,8 @@ def main(argv=None):
     parser.add_argument("--by", default="flops", choices=("flops", "chain", "paper"), help="what is equal")
     args = parser.parse_args(argv)
     model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
+    if not model or not model[-1]["flops"]:
+        raise BadInput(f"{args.model} was not trained last, so nothing says what a step costs; name a trained model")
     print(match_steps(model[-1], like, since, args.by))
 
 

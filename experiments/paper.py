@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 
 from cli import BadInput, make_parser, replacing, run
+
 from data.task import DOMAINS
 from experiments import paper_figures
 from experiments.paired import GROUPS, costs, differences, having, points, scores
@@ -205,9 +206,12 @@ def read_run(path):
     """Read the results of a run, as evaluate.py or --collect wrote them. Raises BadInput."""
     try:
         text = path.read_text().replace('"soup', '"average')  # the average's name in older files
-        return json.loads(text)
+        results = json.loads(text)
     except (OSError, ValueError):
-        raise BadInput(f"{path}: no results of a run in it; make help says what writes them") from None
+        results = None
+    if not isinstance(results, dict) or not results.keys() >= {"models", "routing"}:
+        raise BadInput(f"{path}: no results of a run in it; make help says what writes them")
+    return results
 
 
 def collect(runs):

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from cli import make_parser, run
+
 from experiments.english import RELATIONS, ask_facts, read_countries
 from experiments.paired import EXPERTS, costs, having, points
 from experiments.paper import read_run

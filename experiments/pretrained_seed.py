@@ -9,10 +9,10 @@ import importlib.util
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cli import BadInput, check_output, make_parser, run
+
 from tokenizers.pre_tokenizers import Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from cli import BadInput, check_output, make_parser, run
 
 
 def main(argv=None):

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from cli import make_parser, run
+
 from support.checkpoint import load_checkpoint
 from support.report import markdown
 

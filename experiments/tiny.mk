@@ -2,7 +2,7 @@
 PREPARE        = --train_tokens 5000 --val_tokens 800 --tasks 4
 OPTIONS        = --device $(DEVICE) --batch_size 2 --eval_windows 1
 EVALUATE       = --device $(DEVICE) --tasks 4 --windows 2
-SHAPE          = --n_layer 2 --n_head 2 --n_embd 16 --block_size 32 --tie_weights
+SHAPE          = --n_layer 2 --n_head 2 --n_embd 16 --block_size 128 --tie_weights
 D_FF           = 16
 SEED_STEPS     = 4
 EXPERT_STEPS   = 4

@@ -8,9 +8,10 @@ import re
 import zlib
 from pathlib import Path
 
+from cli import BadInput, make_parser, replacing, run
+
 import torch
 
-from cli import BadInput, make_parser, replacing, run
 from data.loader import load_domains
 from data.task import DOMAINS
 from data.tokenizer import END

@@ -16,11 +16,12 @@ The top_k largest weights are kept and divided by their sum.
 """
 import math
 
+from cli import BadInput
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from cli import BadInput
 from data.loader import first_windows
 
 METHODS = ("bayes", "document", "tfidf")
@@ -99,8 +100,11 @@ class BTM(nn.Module):
         """
         scores = F.pad(log_p, (1, 0)).cumsum(-1)  # (E, B, T)
         if self.method == "document":
+            # [eot a b eot c] -> n_before = [1 1 1 4 4]: each end counts the tokens up to itself, 1 and 4 here, and
+            # cummax keeps that count until the next end.
             positions = torch.arange(1, idx.shape[1] + 1, device=idx.device)          # (T,)
             n_before = (positions * (idx == self.eot)).cummax(-1).values              # (B, T) tokens to leave out
+            # pad puts the sum of no tokens first, so that summed[n] is that of n tokens; gather reads it at n_before
             summed = F.pad(scores, (1, 0))                                            # (E, B, T + 1) of 0 to T tokens
             scores = scores - summed.gather(-1, n_before.expand(len(scores), -1, -1))
         return scores
@@ -143,6 +147,9 @@ class BTM(nn.Module):
         return log_probs.add_(weights).logsumexp(0), None, []     # (B, n_last, V)
 
     def num_params(self, active=False):
-        """Number of parameters; with active=True only those of the top_k experts that count for a token."""
-        n_experts = self.top_k if active else len(self.experts)
-        return n_experts * self.experts[0].num_params()  # all have the same size
+        """Number of parameters. All are active: every expert computes every token, whatever top_k is.
+
+        bayes and document weigh the experts by their predictions, so they need all of them. tfidf weighs by the text
+        alone; the paper computes only the top_k experts then, but here all are computed.
+        """
+        return len(self.experts) * self.experts[0].num_params()  # all have the same size

@@ -16,9 +16,10 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from cli import BadInput, check_output, replacing
+
 import torch
 
-from cli import BadInput, check_output, replacing
 from model import GPT, GPTConfig
 from support.distributed import is_first_rank, is_sharded
 
@@ -40,13 +41,15 @@ def save_checkpoint(path, checkpoint):
 def load_file(path, keys):
     """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput.
 
-    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB.
+    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB. torch compresses
+    nothing, so a compressed file is foreign; a small one could unpack to more than the memory holds.
     """
     if not Path(path).is_file():
         raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
-            is_whole = file.testzip() is None
+            is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in file.infolist())
+            is_whole = is_stored and file.testzip() is None
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
     except Exception:  # torch has a different error for every kind of foreign file
         value = None
@@ -56,9 +59,16 @@ def load_file(path, keys):
 
 
 def load_checkpoint(path):
-    """Read a checkpoint. Raises BadInput."""
+    """Read a checkpoint. Raises BadInput, also if its weights are not those of its config, or are not finite."""
     checkpoint = load_file(path, KEYS)
-    checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
+    try:
+        checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
+        with torch.device("meta"):  # names and shapes are compared; no memory is taken
+            model = GPT(GPTConfig(**checkpoint["config"]))
+        model.load_state_dict(checkpoint["state"], assign=True)
+        check_weights(model)
+    except Exception:  # a foreign value can raise any error
+        raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
     return checkpoint
 
 

@@ -5,11 +5,11 @@
 """
 import os
 
+from cli import BadInput
+
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-
-from cli import BadInput
 
 
 def pick_device(name):

@@ -2,12 +2,13 @@
 
 `results` and `routing` are "models" and "routing" of results.json.
 """
+from cli import replacing
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from cli import replacing
 from support.colors import COLORS
 
 matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,  # C0, C1 ...

@@ -3,10 +3,11 @@
     python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # rows are mean inputs
     python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows by ridge regression
 """
+from cli import BadInput
+
 import torch
 from torch.nn.functional import normalize
 
-from cli import BadInput
 from data.loader import check_tokenizer, first_windows, load_domains
 from model import GPT, rope_angles
 

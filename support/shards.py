@@ -4,13 +4,14 @@ The progress of such a run is the folder NAME.shards. It goes on from there with
 """
 import pickle
 
+from cli import BadInput
+
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
 
-from cli import BadInput
 from model import is_feed_forward
 
 CHECKPOINT = "torch.distributed.checkpoint"

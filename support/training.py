@@ -1,10 +1,11 @@
 """Helpers of both training loops: the rate, the optimizer, batches, validation, and the settings of a run."""
 import math
 
+from cli import BadInput
+
 import numpy as np
 import torch
 
-from cli import BadInput
 from data.loader import first_windows
 from support.distributed import autocast, pick_dtype
 

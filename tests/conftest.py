@@ -21,7 +21,7 @@ def tiny(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("tiny")
     prepare.main(["--out", f"{folder}/data", "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"])
-    shape = "--n_layer 2 --n_embd 16 --n_head 2 --d_ff 16 --block_size 32".split()
+    shape = "--n_layer 2 --n_embd 16 --n_head 2 --d_ff 16 --block_size 128".split()
     recipe = ["--data_dir", f"{folder}/data", *"--steps 3 --eval_windows 4 --device cpu".split()]
     models = [f"{folder}/seed.pt", f"{folder}/math.pt", f"{folder}/code.pt"]
     train_expert.main(["--data", "general", "--out", models[0], *shape, *recipe])

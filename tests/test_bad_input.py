@@ -1,14 +1,19 @@
 """What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
 import shutil
 import subprocess
+import sys
+import zipfile
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
+
+from cli import BadInput, replacing, run
 
 import pytest
 import torch
 
 import mix
-from cli import replacing, run
+from support.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
@@ -26,25 +31,32 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
           "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "no such file", "--data math=": "--data",
-          "--data math=1e308,code=1e308": "--data", f"--seed {10**22}": "--seed", f"--out {'a' * 300}.pt": "aaa.pt"},
+          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff", f"--seed {10**22}": "--seed",
+          f"--out {'a' * 300}.pt": "aaa.pt"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "different tokenizers",
                "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum"},
     MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
-          "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "wide.pt": "d_ff",
+          "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE",
+          f"{ROOT}/data/start/math.pt": "n_layer", "shape.pt": "of its config", "part.pt": "of its config",
           "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
           "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
-    EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "broken.pt": "not finite",
-               "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense",
-               "seed.pt --btm seed --btm_methods vote:1": "vote:1"},
-    SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 32}": "33 tokens"},
+    EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "seed.pt short.pt": "a model reads 32",
+               "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed,seed": "once",
+               "seed.pt --btm_methods bayes:1": "--btm", "seed.pt --btm seed --btm_methods vote:1": "vote:1",
+               "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
+    SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens",
+             "seed.pt --temperature 1e-40": "--temperature", "nan.pt": "nan.pt", "field.pt": "field.pt"},
+    "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained"},
+    "experiments.paper": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --out a.txt": "cannot",
               "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
-              "--init a.txt": "not a checkpoint", "": "nothing to prepare"}}
+              "--text own=empty.txt": "empty.txt", "--own_tasks own=empty.txt": "empty.txt",
+              "--init a.txt": "a.txt", "": "nothing to prepare"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 
@@ -59,11 +71,16 @@ def folder(tiny, tmp_path_factory):
     mix.main([f"{tiny}/seed.pt", f"{tiny}/math.pt", "--split", "4", "--out", f"{folder}/narrow.pt"])  # d_ff is 4
     good = torch.load(tiny / "math.pt", weights_only=True)
     other = good["spec"] | {"fingerprint": "other"}
-    nan = {name: tensor * float("nan") for name, tensor in good["state"].items()}
-    changes = {"wide": {"config": good["config"] | {"d_ff": 32}}, "orphan": {"ledger": []}, "stranger": {"spec": other},
-               "stranger_mixed": {"spec": other, "experts": ["a", "b"]}, "broken": {"state": nan}}
+    nan = good["state"] | {"norm.weight": torch.full((16,), float("nan"))}
+    part = {name: tensor for name, tensor in good["state"].items() if name != "norm.weight"}
+    changes = {"orphan": {"ledger": []}, "stranger": {"spec": other}, "nan": {"state": nan}, "part": {"state": part},
+               "stranger_mixed": {"spec": other, "experts": ["a", "b"]}}
+    for name, field in (("short", {"block_size": 32}), ("shape", {"d_ff": 32}), ("field", {"nosuch": 1})):
+        changes[name] = {"config": good["config"] | field}
     for name, change in changes.items():
         torch.save(good | change, folder / f"{name}.pt")
+    (folder / "list.json").write_text("[1, 2]")
+    (folder / "empty.txt").touch()
     return folder
 
 
@@ -120,14 +137,33 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
     assert ("seed.pt" if file == "seed.pt" else "math") in refusal(BRANCH, capsys)
 
 
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(10**6))
+    with patch.object(zipfile.ZipFile, "testzip") as unpack, pytest.raises(BadInput, match="a.pt"):
+        load_checkpoint(tmp_path / "a.pt")
+    assert not unpack.called
+
+
+@pytest.mark.parametrize("code, rank, returned, said", [
+    ("cli.run(lambda: [print('a' * 99, flush=True) for _ in range(9)])", 0, 0, ""),  # nobody reads them
+    ("raise KeyboardInterrupt", 0, 130, "-c: interrupted"), ("cli.run(lambda: cli.refuse('no'))", 0, 2, "-c: no"),
+    ("cli.run(lambda: cli.refuse('no'))", 1, 2, "")])
+def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returned, said):
+    process = subprocess.Popen([sys.executable, "-c", f"import cli; {code}"], cwd=ROOT, text=True,
+                               env={"LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read().strip() == said and process.wait() == returned
+
+
 @pytest.mark.parametrize("fail, said", [
     (lambda: open("/dev/full", "w").close() or Path("/dev/full").write_text("x"), "No space left"),
     (lambda: torch.empty(2**60), "memory is full"), (lambda: bytearray(2**60), "memory is full"),
     (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
-def test_the_last_net(fail, said, capsys):
+def test_the_last_net(fail, said, capfd):
     with pytest.raises(SystemExit, match="2"):
         run(fail)
-    assert said in capsys.readouterr().err
+    assert said in capfd.readouterr().err
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):

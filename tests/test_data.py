@@ -7,11 +7,12 @@ import re
 from itertools import islice
 from unittest.mock import DEFAULT, patch
 
+from cli import BadInput, digest
+
 import numpy as np
 import pytest
 import torch
 
-from cli import BadInput, digest
 from data import code, loader, prepare, synthetic, tokenizer, trivia, wiki
 from support.grading import is_correct
 

@@ -1,11 +1,15 @@
 """hf.py against transformers: logits, text and token ids are the same, and a model of another kind is refused."""
 import json
+from unittest.mock import patch
 
 import pytest
 import torch
 
 pytest.importorskip("transformers")
+from cli import BadInput
+
 import tokenizers
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -16,7 +20,6 @@ import evaluate
 import hf
 import mix
 import sample
-from cli import BadInput
 from data.task import Task
 from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
 from model import GPT, GPTConfig
@@ -26,7 +29,8 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
           "original_max_position_embeddings": 8192}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
-           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "no end": {"eos_token_id": None}}
+           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "no end": {"eos_token_id": None},
+           "a foreign end": {"eos_token_id": 10**9}}
 FILES = {"an adapter": "adapter_config.json", "GGUF": "model.gguf", "a damaged config": "config.json",  # that hold "{"
          "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
@@ -191,13 +195,17 @@ def test_refused_imports(what, here):
 
 
 def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
-    """Another router, a folder that exists, other tokens (END is a special one there), other logits."""
+    """Another router, a folder that exists, other tokens (END is a special one there), other logits, a full disk."""
     for name, folder, text, tolerance in [("sample_mixed", "out", "a", 1), ("seed", here, "a", 1),
                                           ("seed", "out", END, 1), ("seed", "out", "a", -1)]:
         monkeypatch.setattr(hf, "TEXT", text)
         monkeypatch.setattr(hf, "TOLERANCE", tolerance)
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])
-    assert not list(here.iterdir())
+    monkeypatch.undo()
+    with patch.object(hf, "save_torch_state_dict", side_effect=SafetensorError("No space left")):
+        with pytest.raises(BadInput, match="full/out: cannot be written .No space left"):
+            hf.main(["export", f"{tiny}/seed.pt", str(here / "full/out")])
+    assert [path.name for path in here.rglob("*")] == ["full"]
     with pytest.raises(BadInput, match="exists"):  # said before anything is read
         hf.main(["export", "missing.pt", __file__])

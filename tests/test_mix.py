@@ -93,7 +93,7 @@ def test_hidden_routers_by_hand(tiny, tmp_path):
         block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0].mean((0, 1))))
     domains = load_domains(tiny / "data")
     for name in ("wiki", "wiki", "math", "math"):
-        model(first_windows(domains[name].train, 32, 16)[:, :-1])
+        model(first_windows(domains[name].train, 128, 16)[:, :-1])
     for i, block in enumerate(model.blocks):
         means = torch.stack(inputs[i::2])  # (N, D)
         rows = means - means.mean(0)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.long
 def test_the_preset_goes_the_whole_way(tmp_path):
-    make_folder(tmp_path / "llama", max_position_embeddings=64)
+    make_folder(tmp_path / "llama", max_position_embeddings=2048)
     make("PRESET=pretrained", f"INTO={tmp_path}", f"DATA={tmp_path}/data", f"SEED_FOLDER={tmp_path}/llama",
          "EXPERT_STEPS=20", "FINETUNE_STEPS=6", "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1",
          "EVALUATE=--windows 2 --tasks 3")

@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *ROOT.glob("[!.o]*/**/*.md")]
 def test_every_command_runs(tmp_path, monkeypatch):
     """In order, since each reads what those before it wrote; smaller, since the last of two equal options counts."""
     monkeypatch.chdir(tmp_path)
-    steps = "--steps 2 --batch_size 2 --block_size 32 --eval_windows 1 --device cpu"
+    steps = "--steps 2 --batch_size 2 --block_size 128 --eval_windows 1 --device cpu"
     smaller = {"data.prepare": "--train_tokens 3000 --val_tokens 600 --tasks 4", "train_expert": steps, "mix": "",
                "finetune_router": steps, "evaluate": "--tasks 2 --windows 2 --no_figures", "sample": "--tokens 4"}
     blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))

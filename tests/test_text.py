@@ -1,10 +1,14 @@
 """Own text and own tasks: what is read, and how text is cut into training and validation text."""
+import errno
 import json
+from pathlib import Path
+from unittest.mock import patch
+
+from cli import BadInput
 
 import pytest
 import torch
 
-from cli import BadInput
 from data import prepare, tokenizer
 from data.loader import first_windows, load_domains
 from data.task import Task
@@ -30,12 +34,12 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
     monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole, so that none is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
-    (folder / "a" / "b.txt").write_bytes(first.encode())
+    (folder / "a" / "b.txt").write_bytes(first.encode("utf-8-sig"))  # with a byte-order mark
     (folder / "a" / ".hidden").write_bytes(b"\xff")
     (folder / "a" / "deep" / "c.md").write_text("fourth")
     lines = [json.dumps({"id": n, "body": f"line {n}\nof json"}) for n in range(3)]
-    (folder / "a" / "d.JSONL").write_text("\n".join(lines[:2]))
-    (folder / "a" / "e.jsonl").write_text(lines[2])
+    (folder / "a" / "d.JSONL").write_text("\n\n".join(lines[:2]) + "\n\n")
+    (folder / "a" / "e.jsonl").write_text(lines[2], "utf-8-sig")
     expected = []
     for document in (first, "line 0\nof json", "line 1\nof json", "fourth", "line 2\nof json"):
         expected += [*BTX.encode(document), BTX.eot]
@@ -83,7 +87,7 @@ def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
     assert own.train.tolist() == ids[:27] + ids[30:] and own.val.tolist() == ids[27:30]
 
 
-def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
+def test_a_new_tokenizer_and_that_of_a_checkpoint(tiny, folder, monkeypatch):
     monkeypatch.setattr(prepare, "SAMPLE", 999)
     (folder / "a.txt").write_text("apples " * 200 + "zz " * 9999)
     (folder / "b.txt").write_text("berries " * 300)
@@ -93,7 +97,7 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(folder, monkeypatch):
     assert own.vocab_size == own.spec["vocab_size"] == own.eot + 1 < 300
     assert {" apples", " berries"} < {*tokens} and " zz" not in tokens
     assert own.decode(domain.train[:5].tolist()).startswith("berries berries")
-    torch.save({"spec": own.spec}, "own.pt")
+    torch.save(torch.load(tiny / "seed.pt", weights_only=True) | {"spec": own.spec}, "own.pt")
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
@@ -111,12 +115,16 @@ def test_own_tasks_alone_and_with_own_text(folder):
 
 
 @pytest.mark.parametrize("name, content", [
-    ("a.jsonl", b'{"body": "x"}'), ("a.jsonl", b'{"text": "x"}\n{"text": 3}'), ("a.jsonl", b"no json"),
-    ("a.txt", b"the first \xff")])
-def test_what_cannot_be_read_is_named_and_leaves_the_old_domain(name, content, folder):
+    ("a.txt", b"the first \xff"), *(("a.jsonl", b'{"text": "x"}\n\n' + line) for line in (
+        b'{"text": 3}', b'{"body": "x"}', b"no json", b'["text"]', b'{"text": "\xff"}', b'{"text": "\\ud800"}',
+        b'{"text": "x", "n": ' + b"9" * 5000 + b"}", b'{"text": ' + b"[" * 99999))])
+def test_what_cannot_be_read_or_written_is_named_and_leaves_the_old_domain(name, content, folder):
     (folder / "good.txt").write_text("good " * 9)
     before = make("own=good.txt")["own"].meta
     (folder / name).write_bytes(content)
-    with pytest.raises(BadInput, match=name):
+    with pytest.raises(BadInput, match="a.txt" if name == "a.txt" else "a.jsonl, line 3"):
         make("own=good.txt", f"own={name}")
+    with (patch.object(Path, "write_bytes", side_effect=OSError(errno.ENOSPC, "No space left on device")),
+          pytest.raises(BadInput, match="train.bin.*No space left")):
+        make("own=good.txt")
     assert load_domains("out")["own"].meta == before

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import Mock, patch
 
+from cli import BadInput, digest
+
 import pytest
 import torch
 
 import finetune_router
 import model
 import train_expert
-from cli import BadInput, digest
 from data.loader import first_windows, get_batch, load_domains, mixture
 from support import fast, shards, training
 from support.checkpoint import build_model, load_checkpoint
