@@ -6,7 +6,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ from model import GPT, GPTConfig
 ROOT = handout.ROOT
 REFERENCE = {name: (ROOT / name).read_text() for name in handout.WRITTEN}
 MODEL = REFERENCE["model.py"]
-VARIANTS = json.loads((ROOT / "course" / "variants.json").read_text())  # of model.py: {name: [[old, new], ...]}
+VARIANTS = json.loads((ROOT / "course" / "variants.json").read_text())  # {file: {name: [[old, new], ...]}}
 MISTAKES = json.loads((ROOT / "course" / "mistakes.json").read_text())  # {stage and file: {right: {other: verdict}}}
 
 
@@ -26,11 +28,30 @@ def submission(**texts):
     return {name: text.encode() for name, text in files.items() if text}
 
 
-def failures(files, stages="123456", seed=7):
-    """The names of checks that do not pass. All files can be imported."""
-    results, notes, _ = check.check_files(files, [name for name in check.POINTS if name[5] in stages], seed)
-    assert not notes
-    return {name for name, (points, _) in results.items() if not points}
+SERVE = """
+import os, sys
+import torch
+torch.optim.SGD([torch.zeros(1)])  # this imports much, once for all submissions
+for folder in sys.argv[1:]:
+    if os.fork() == 0:
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        from course.check import serve
+        serve(%r, %r, False)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def failures(submissions, stages="123456", seed=7):
+    """For each submission the names of the checks that do not pass. All their files can be imported."""
+    checks = [name for name in check.POINTS if name[5] in stages]
+    with tempfile.TemporaryDirectory() as top:
+        folders = [Path(top, str(number)) for number in range(len(submissions))]
+        for folder, files in zip(folders, submissions, strict=True):
+            handout.write(folder, handout.files() | files)
+        subprocess.run([sys.executable, "-c", SERVE % (checks, seed), *folders], check=True)
+        return [{name for name in checks if (folder / f"{name}.message").read_text() != "right"} for folder in folders]
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +80,27 @@ def test_the_handout_holds_no_solution(autograder):
 
 
 def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_alone():
-    assert sum(check.POINTS.values()) == 100 and not failures(submission(), seed=0)
-    wrong = submission(model=MODEL.replace("N * (u * p)", "(u * p)").replace("Routing(kept.", "Routing(logits."))
-    assert failures(wrong) == {"stage1_gates", "stage4_balance"}
+    """And the instructor's sheet marks bodies to look at: those of the reference, and one that opens a file."""
+    assert sum(check.POINTS.values()) == 100 and failures([submission()], seed=0) == [set()]
+    wrong = MODEL.replace("return N * (u * p)", "open(__file__)\n    return (u * p)")
+    files = submission(model=wrong.replace("Routing(kept.", "Routing(logits."))
+    results, notes, diff, marks = check.check_files(files, check.POINTS, seed=7)
+    assert {name for name, (points, _) in results.items() if not points} == {"stage1_gates", "stage4_balance"}
+    assert not notes and not diff and "load_balancing_loss uses open" in marks and "mix equals the reference's" in marks
+    assert not [mark for mark in marks if "route_topk" in mark]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", VARIANTS)
-def test_honest_code_keeps_all_points(name):
-    model = MODEL
-    for old, new in VARIANTS[name]:
-        assert not old.strip() or model.count(old) == 1
-        model = model.replace(old, new) if old else new + model
-    assert not failures(submission(model=model))
+@pytest.mark.parametrize("file", VARIANTS)
+def test_honest_code_keeps_all_points(file):
+    submissions = {}
+    for name, changes in VARIANTS[file].items():
+        text = REFERENCE[file]
+        for old, new in changes:
+            assert not old.strip() or text.count(old) == 1
+            text = text.replace(old, new) if old else new + text
+        submissions[name] = submission() | {file: text.encode()}
+    assert failures(submissions.values()) == [set() for _ in submissions], list(submissions)
 
 
 @pytest.mark.long
@@ -79,11 +108,14 @@ def test_honest_code_keeps_all_points(name):
 def test_each_mistake_is_found(place):
     """The checks of its stage fail, whatever the seed. What is right in another way passes."""
     stage, file = place.removeprefix("stage ").split(", ")
+    verdicts, submissions = {}, []
     for right, others in MISTAKES[place].items():
+        assert REFERENCE[file].count(right) == 1
         for other, verdict in others.items():
-            assert REFERENCE[file].count(right) == 1
-            files = submission() | {file: REFERENCE[file].replace(right, other).encode()}
-            assert bool(failures(files, stage)) == (verdict == "wrong"), other
+            verdicts[right, other] = verdict
+            submissions.append(submission() | {file: REFERENCE[file].replace(right, other).encode()})
+    for (case, verdict), failed in zip(verdicts.items(), failures(submissions, stage), strict=True):
+        assert bool(failed) == (verdict == "wrong"), case
 
 
 def test_a_sandbox_holds_what_runs_in_it(tmp_path):
