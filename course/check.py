@@ -90,6 +90,8 @@ def check_files(submission, checks, seed, isolated=False):
     given, diff, marks = handout.files(), [], []
     files = given | submission
     notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
+    if not submission:
+        return {}, notes, [], []
     messages = run_checks(files, checks, seed, isolated)
     if messages["import"] != "right":  # which file is it?
         files = dict(given)

@@ -22,8 +22,7 @@ from course import check, handout
 from support.report import markdown
 
 CANVAS = re.compile(r"^([^/]+_\d+)_\d+_([^/]+)$")  # student and number, number of the file, name
-FOREIGN = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
-LARGEST = 10**6  # bytes of a file
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 
 def find_files(paths):
@@ -31,49 +30,43 @@ def find_files(paths):
 
     Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
     """
-    places, notes = {}, []  # {place: (number of bytes, how to read them)}
+    found = []  # (path, number of bytes, how to read them)
     for top in paths:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if path.is_symlink() or not path.is_file():
                 continue
             place = CANVAS.sub(r"\1/\2", path.relative_to(top.parent).as_posix())
-            try:
+            if zipfile.is_zipfile(path):
                 archive = zipfile.ZipFile(path)
                 for entry in archive.infolist():
-                    places[f"{place}/{entry.filename}"] = entry.file_size, partial(archive.read, entry)
-            except zipfile.BadZipFile:
-                if path.suffix.lower() == ".zip":
-                    notes.append(f"{place}: the zip is damaged")
-                else:
-                    places[place] = path.stat().st_size, path.read_bytes
-    found = {}
+                    found.append((f"{place}/{entry.filename}", entry.file_size, partial(archive.read, entry)))
+            else:
+                found.append((place, path.stat().st_size, path.read_bytes))
+    places, notes = {}, []
+    for place, size, read_bytes in found:
+        if place.lower().endswith(ARCHIVES):  # it is no zip, or lies inside one
+            notes.append(f"{place}: this {Path(place).suffix} is damaged or of another kind than zip: unpack it first")
+        elif size > 10**6 and place.endswith(".py"):  # perhaps a bomb
+            notes.append(f"{place} has {size:,} bytes, too many to be read")
+        else:
+            places[place] = read_bytes
+    written = {}
     for name in handout.WRITTEN:
         exact = [place for place in places if place.split("/")[-1] == name]
         similar = [place for place in places if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
         candidates = sorted(exact or similar, key=lambda place: (place.count("/"), place))
+        if candidates:
+            written[name] = places[candidates[0]]()
         if candidates[1:] or (similar and not exact):
             notes.append(f"{name} is {candidates[0]}, one of {len(candidates)}")
-        for place in candidates[:1]:
-            size, read_bytes = places[place]
-            if size > LARGEST:  # perhaps a bomb
-                notes.append(f"{place} has {size:,} bytes; files above {LARGEST:,} are not read")
-                continue
-            try:
-                found[name] = read_bytes()
-            except Exception as error:  # zipfile raises many kinds
-                notes.append(f"{place} cannot be read: {error}")
-    if len(found) < len(handout.WRITTEN):
-        packed = [place for place in places if place.lower().endswith((".zip", *FOREIGN))]
-        notes += [f"{place}: a {Path(place).suffix}: unpack it first" for place in packed]
-    return found, notes
+    return written, notes
 
 
 def grade(paths, seed, isolated):
     """The content of a submission's NAME.json. paths: its folder, or its files."""
     try:
-        found, notes = find_files(paths)
-        checks = check.POINTS if found else []
-        results, more, diff, marks = check.check_files(found, checks, seed, isolated)
+        written, notes = find_files(paths)
+        results, more, diff, marks = check.check_files(written, check.POINTS, seed, isolated)
     except Exception as error:  # whatever is odd about a submission, the others are graded
         results, notes, more, diff, marks = {}, [f"it could not be graded: {error!r}"], [], [], []
     tests = [{"name": name, "score": points, "max_score": check.POINTS[name], "output": message}
@@ -85,29 +78,25 @@ def grade(paths, seed, isolated):
 
 def write_sheet(out, graded):
     """Write grades.csv, and class.md: passes of each check, frequent messages. graded: {submission: its NAME.json}."""
-    rows, passed, missing, failed = [], Counter(), Counter(), Counter()
+    rows, passed, failed = [], Counter(), Counter()
     for name, result in graded.items():
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
         for test in result["tests"]:
             row[f"stage {test['name'][5]}"] += test["score"]
             if test["score"]:
                 passed[test["name"]] += 1
-            elif test["output"].startswith("not written yet"):
-                missing[test["name"]] += 1
-            else:
+            elif not test["output"].startswith("not written yet"):
                 failed[test["name"], " ".join(test["output"].split())] += 1
         more = result["extra_data"]
         row |= {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"]}
         rows.append(row | {"look": "; ".join(more.get("look", [])), "notes": result["output"]})
-    with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
+    with open(out / "grades.csv", "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    table = [[name, f"{passed[name]} of {len(rows)}", missing[name]] for name in check.POINTS]
+    table = markdown(["check", "passed"], [[name, f"{passed[name]} of {len(rows)}"] for name in check.POINTS])
     lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
-    pieces = ["# The class", markdown(["check", "passed", "not written"], table), "\n".join(lines)]
-    with replacing(out / "class.md") as part:
-        part.write_text("\n\n".join(pieces) + "\n", errors="replace")
+    (out / "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n", errors="replace")
 
 
 def main(argv=None):

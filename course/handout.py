@@ -17,9 +17,6 @@ GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a han
 ASSIGNMENT = json.loads((ROOT / "course" / "assignment.json").read_text())
 WRITTEN = ASSIGNMENT["written"]  # what students write, and in which stage: {file: {function: stage}}
 DIGESTS = "course/digests.json"  # in a handout: {function: the digest of the reference's body}
-# words that no stage needs, but whoever opens files or forges a verdict
-SUSPECT = set("os sys open inspect signal subprocess importlib builtins ctypes gc pathlib Path exec eval globals "
-              "getattr traceback course stages __import__ __builtins__ __dict__".split())
 
 
 def read(patterns):
@@ -64,13 +61,12 @@ def split_file(name, content):
 
 def find_marks(bodies, reference):
     """What an instructor should look at in {function: its body}, as lines. reference: see DIGESTS."""
-    marks = []
-    for piece, body in bodies.items():
-        words = sorted(SUSPECT & {*re.findall(r"\w+", body)})
+    equal = [name for name, body in bodies.items() if digest(body.encode()) == reference[name]]
+    marks = [f"equal to the reference: {', '.join(equal)}"] if equal else []
+    for name, body in bodies.items():
+        words = sorted({*re.findall(r"\w+", body)}.intersection(ASSIGNMENT["suspect"]))
         if words:
-            marks.append(f"{piece} uses {', '.join(words)}")
-        if digest(body.encode()) == reference[piece]:
-            marks.append(f"{piece} equals the reference's")
+            marks.append(f"{name} uses {', '.join(words)}")
     return marks
 
 
