@@ -16,9 +16,9 @@ experiment: $(DATA)/ready  ## EXPERIMENT=1, 2 or 3 with seeds of your own, STUDE
 class-row: $(DATA)/ready  ## your row of the class table, course/row.txt, with seeds of your own, STUDENT=12345
 	@test -n "$(STUDENT)" || { echo "name your number: make class-row STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/class-$(STUDENT)" 400 "$(STUDENT_SEEDS)" course/row.txt
-submit: .venv/ready  ## out/submission.zip: your three files, course/row.txt and FILES="report.pdf ...", your report
+submit: .venv/ready  ## out/submission.zip of your three files and FILES="report.pdf ...", your report and more
 	@test -n "$(FILES)" || { echo "name your report: make submit FILES=report.pdf" >&2; exit 2; }
 	@for file in $(FILES); do test -f "$$file" || { echo "there is no $$file" >&2; exit 2; }; done
 	@mkdir -p out
-	@$(PY) -m zipfile -c out/submission.zip model.py mix.py finetune_router.py course/row.txt $(FILES)
+	@$(PY) -m zipfile -c out/submission.zip model.py mix.py finetune_router.py $(FILES)
 	@$(PY) -m zipfile -l out/submission.zip

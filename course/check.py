@@ -82,10 +82,10 @@ def run_checks(files, checks, seed, isolated):
 
 
 def check_files(submission, checks, seed, isolated=False):
-    """Check a student's files, {name: bytes}. Returns {check: (points, message)}, notes, the diff of given code, and
-    what to look at in the bodies that students write.
+    """Check a student's files, {name: bytes}. Returns {check: (points, message)}, and three lists of lines.
 
-    The handout's file stands in for one that cannot be imported. The last three are lists of lines.
+    These are notes, the diff of given code, and marks (see handout.find_marks). The handout's file stands in for one
+    that cannot be imported.
     """
     given, diff, marks = handout.files(), [], []
     files = given | submission

@@ -6,7 +6,7 @@ WRITE      = $(PY) -c "import sys; from course import handout; handout.write_han
 handout: .venv/dev  ## the assignment without its solutions: out/handout and out/handout.zip
 	@test ! -e $(HANDOUT) || { echo "$(HANDOUT) is there already; delete it first"; exit 2; }
 	$(WRITE) $(HANDOUT)
-	@printf '\n*This handout is version %s of %s.*\n' "$$(git describe --always --dirty || echo unknown)" \
+	@printf '\n*This handout is version %s of %s.*\n' "$$(git describe --always --dirty 2> /dev/null || echo unknown)" \
 	  "$$(date +%F)" >> $(HANDOUT)/README.md
 	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)
 grade: .venv/dev  ## points for SUBMISSION=folder, or for every folder and zip in SUBMISSIONS=folder
@@ -21,5 +21,5 @@ leaderboard: $(DATA)/ready  ## the class table, best first, with seeds 4, 5 and 
 	@test -d "$(ROWS)" || { echo "name the folder of the rows: make leaderboard ROWS=in" >&2; exit 2; }
 	@find "$(ROWS)" -type f -name '*row*.txt' -exec $(MAKE_ROWS) $(LEADERBOARD) 400 "4 5 6" {} +
 	@{ head -n 2 $(LEADERBOARD)/table.md; tail -n +3 $(LEADERBOARD)/table.md | LC_ALL=C sort -t '|' -k 10,10; \
-	  echo; echo "Seeds 4, 5 and 6, version $$(git describe --always --dirty || echo unknown)"; } \
+	  echo; echo "Seeds 4, 5 and 6, version $$(git describe --always --dirty 2> /dev/null || echo unknown)"; } \
 	  | tee $(LEADERBOARD)/class.md

@@ -22,7 +22,7 @@ from course import check, handout
 from support.report import markdown
 
 CANVAS = re.compile(r"^([^/]+_\d+)_\d+_([^/]+)$")  # student and number, number of the file, name
-ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+FOREIGN = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 
 def find_files(paths):
@@ -44,8 +44,10 @@ def find_files(paths):
                 found.append((place, path.stat().st_size, path.read_bytes))
     places, notes = {}, []
     for place, size, read_bytes in found:
-        if place.lower().endswith(ARCHIVES):  # it is no zip, or lies inside one
-            notes.append(f"{place}: this {Path(place).suffix} is damaged or of another kind than zip: unpack it first")
+        if place.lower().endswith(".zip"):
+            notes.append(f"{place}: this zip is damaged, or inside another one: unpack it first")
+        elif place.lower().endswith(FOREIGN):
+            notes.append(f"{place}: a {Path(place).suffix}: unpack it first")
         elif size > 10**6 and place.endswith(".py"):  # perhaps a bomb
             notes.append(f"{place} has {size:,} bytes, too many to be read")
         else:
@@ -86,17 +88,19 @@ def write_sheet(out, graded):
             if test["score"]:
                 passed[test["name"]] += 1
             elif not test["output"].startswith("not written yet"):
-                failed[test["name"], " ".join(test["output"].split())] += 1
+                message = test["output"].split("\n  in ")[0]  # without the student's line
+                failed[test["name"], " ".join(message.split())] += 1
         more = result["extra_data"]
         row |= {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"]}
         rows.append(row | {"look": "; ".join(more.get("look", [])), "notes": result["output"]})
-    with open(out / "grades.csv", "w", newline="", errors="replace") as file:
+    with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     table = markdown(["check", "passed"], [[name, f"{passed[name]} of {len(rows)}"] for name in check.POINTS])
     lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
-    (out / "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n", errors="replace")
+    with replacing(out / "class.md") as part:
+        part.write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n", errors="replace")
 
 
 def main(argv=None):

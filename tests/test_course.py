@@ -25,13 +25,6 @@ def submission(**texts):
     return {name: text.encode() for name, text in files.items() if text}
 
 
-def failures(files, stages="123456", seed=7):
-    """The names of checks that do not pass. All files can be imported."""
-    results, notes, _, _ = check.check_files(files, [name for name in check.POINTS if name[5] in stages], seed)
-    assert not notes
-    return {name for name, (points, _) in results.items() if not points}
-
-
 @pytest.fixture(scope="module")
 def autograder(tmp_path_factory):
     """Gradescope's folder, and its zip beside it: a handout and two scripts."""
@@ -58,8 +51,9 @@ def test_the_handout_holds_no_solution(autograder):
 
 
 def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_alone():
-    """And what the instructor should look at is named: bodies of the reference, and one that opens a file."""
-    assert sum(check.POINTS.values()) == 100 and not failures(submission(), seed=0)
+    """And the instructor's marks name bodies of the reference, and one that opens a file."""
+    results, *_ = check.check_files(submission(), check.POINTS, seed=0)
+    assert sum(points for points, _ in results.values()) == sum(check.POINTS.values()) == 100
     wrong = MODEL.replace("return N * (u * p)", "open(__file__)\n    return (u * p)")
     files = submission(model=wrong.replace("Routing(kept.", "Routing(logits."), mix=None)
     results, notes, diff, marks = check.check_files(files, [name for name in check.POINTS if name[5] in "145"], seed=7)
@@ -73,11 +67,20 @@ def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_
 def test_each_mistake_is_found(place):
     """The checks of its stage fail, whatever the seed. What is right in another way passes those of its stages."""
     stages, file = place.removeprefix("stage ").split(", ")
+    names = [name for name in check.POINTS if name[5] in stages]
+    files, cases = handout.files() | submission(), []
     for right, others in MISTAKES[place].items():
+        assert REFERENCE[file].count(right) == 1
         for other, verdict in others.items():
-            assert REFERENCE[file].count(right) == 1
-            files = submission() | {file: REFERENCE[file].replace(right, other).encode()}
-            assert bool(failures(files, stages)) == (verdict == "wrong"), other
+            changed = REFERENCE[file].replace(right, other).encode()
+            for name in names:  # all in one call: a check is a process of its own, and first executes the changed file
+                body = f"'-'\n    exec({changed}, vars({file[:-3]}))\n    {name}()\n"
+                files["course/stages.py"] += f"def case{len(cases)}_{name}():\n    {body}".encode()
+            cases.append((other, verdict))
+    messages = check.run_checks(files, [f"case{i}_{name}" for i in range(len(cases)) for name in names], 7, False)
+    for i, (other, verdict) in enumerate(cases):
+        failed = [name for name in names if messages[f"case{i}_{name}"] != "right"]
+        assert bool(failed) == (verdict == "wrong"), (other, failed)
 
 
 def test_a_sandbox_holds_what_runs_in_it(tmp_path):
@@ -133,8 +136,8 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     canvas = {f"doe_12345_{number}_{name.replace('l.py', 'l-1.py')}": text
               for number, (name, text) in enumerate(submission().items())}
     handout.write(folder, canvas | {"damaged.zip": damaged, "a.rar": b"Rar!"})
-    odd |= {"archive.zip": odd["deep/a/b"], "damaged.zip": ({}, nothing, 0, "this .zip is damaged"),
-            "a.rar": ({}, nothing, 0, "this .rar is"),
+    odd |= {"archive.zip": odd["deep/a/b"], "damaged.zip": ({}, nothing, 0, "this zip is damaged"),
+            "a.rar": ({}, nothing, 0, "a .rar: unpack it first"),
             "doe_12345": ({}, everything, 0, "model.py is doe_12345/model-1.py")}
     command = [sys.executable, "-m", "course.grade", f"--out={tmp_path}", *sorted(folder.iterdir())]
     subprocess.run(command, cwd=autograder, check=True)
