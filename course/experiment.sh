@@ -26,7 +26,7 @@ run() {
 make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
   local model=$out/$1_s$2.pt mixed mix finetune
   mixed=$out/mixed-$(cksum <<< "$3" | cut -d ' ' -f 1)_s$2.pt
-  if [ -f "$model" ] && [ "$(cat "$model.row")" = "$3|$4" ]; then
+  if [ -f "$model" ] && [ "$(cat "$model.row" 2> /dev/null)" = "$3|$4" ]; then
     return 0
   fi
   read -ra mix <<< "$3"
@@ -49,7 +49,7 @@ models=()
 names=" "
 for file in "$@"; do
   while IFS='|' read -r -u 3 name mix finetune || [ -n "$name" ]; do  # the last line may have no end
-    name=$(tr -d ' \t\r' <<< "$name")
+    name=$(tr -d ' \t' <<< "$name")
     if [ -z "$name" ] || [[ $name = \#* ]]; then
       continue
     fi
@@ -64,7 +64,7 @@ for file in "$@"; do
     names+="$name "
     made=()
     for seed in $seeds; do
-      if ! make_model "$name" "$seed" "$mix" "${finetune%$'\r'}"; then
+      if ! make_model "$name" "$seed" "$mix" "$finetune"; then
         echo "left out: $file, $name, as the command above fails" >&2
         made=()
         break
@@ -72,7 +72,7 @@ for file in "$@"; do
       made+=("$out/${name}_s$seed.pt")
     done
     models+=("${made[@]}")
-  done 3< "$file"
+  done 3< <(tr -d '\r' < "$file")
 done
 if [ -z "${models[*]}" ]; then
   echo "no row is left" >&2

@@ -21,7 +21,7 @@ from cli import BadInput, digest, make_parser, replacing, run
 from course import check, handout
 from support.report import markdown
 
-CANVAS = re.compile(r"^([^/]+_\d+)_\d+_([^/]+)$")  # student and number, number of the file, name
+CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student with number, number of the file, name
 FOREIGN = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 

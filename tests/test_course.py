@@ -73,6 +73,7 @@ def test_each_mistake_is_found(place):
         assert REFERENCE[file].count(right) == 1
         for other, verdict in others.items():
             changed = REFERENCE[file].replace(right, other).encode()
+            compile(changed, file, "exec")  # a mistake in the method, not in Python
             for name in names:  # all in one call: a check is a process of its own, and first executes the changed file
                 body = f"'-'\n    exec({changed}, vars({file[:-3]}))\n    {name}()\n"
                 files["course/stages.py"] += f"def case{len(cases)}_{name}():\n    {body}".encode()
@@ -133,7 +134,7 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     (folder / "large" / "mix.py").symlink_to(ROOT / "mix.py")
     shutil.make_archive(folder / "archive", "zip", folder / "deep")
     damaged = (folder / "archive.zip").read_bytes()[:-30]
-    canvas = {f"doe_12345_{number}_{name.replace('l.py', 'l-1.py')}": text
+    canvas = {f"doe_12345_10{number}_{name.replace('l.py', 'l-1.py')}": text
               for number, (name, text) in enumerate(submission().items())}
     handout.write(folder, canvas | {"damaged.zip": damaged, "a.rar": b"Rar!"})
     odd |= {"archive.zip": odd["deep/a/b"], "damaged.zip": ({}, nothing, 0, "this zip is damaged"),
