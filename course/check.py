@@ -5,6 +5,7 @@ process of its own, with limits on time, memory and the size of files (sandbox.s
 """
 import difflib
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
 IMPORT_SECONDS, SECONDS = 45, 20  # five imports at most, and 15 checks: below the ten minutes of Gradescope
+MESSAGE_LENGTH = 3000  # characters
 
 
 # ---- inside of the sandbox: checks
@@ -58,7 +60,7 @@ def leave_message(name, function, equation=""):
             message += f"\n  in {Path(frame.filename).name}, {frame.name}: {frame.line}"
         if str(error).startswith("stage "):
             message = f"not written yet ({error})"
-    Path(f"{name}.message").write_text(message[:3000])
+    Path(f"{name}.message").write_text(message[:MESSAGE_LENGTH])
 
 
 # ---- outside: a submission
@@ -66,25 +68,31 @@ def run_checks(files, checks, seed, isolated):
     """Write {name: bytes} into a folder and run checks there. Returns {check: message}, with one more for "import"."""
     messages = dict.fromkeys(["import", *checks], f"it ended its process, or took more than {SECONDS} seconds")
     with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
-        handout.write(folder, files)
+        places = {name: Path(folder, f"{name}.message") for name in messages}
+        handout.write(folder, files | {path.name: b"" for path in places.values()})
         serving = f"from course.check import serve; serve({[*checks]}, {seed}, {isolated})"
         command = ["bash", handout.ROOT / "course" / "sandbox.sh", "bwrap" if isolated else "", folder, sys.prefix,
                    sys.base_prefix, sys.executable, "-c", serving]
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(command, timeout=IMPORT_SECONDS + SECONDS * len(checks))
-        for path in Path(folder).glob("*.message"):
-            messages[path.stem] = path.read_text(errors="replace")
+        for name, path in places.items():
+            if path.is_file() and not path.is_symlink():  # a submission may leave a link or a pipe there
+                with path.open(errors="replace") as file:
+                    messages[name] = file.read(MESSAGE_LENGTH) or messages[name]
     return messages
 
 
 def check_files(submission, checks, seed, isolated=False):
-    """Check a student's files, {name: bytes}. Returns {check: (points, message)}, notes, and the diff of given code.
+    """Check a student's files, {name: bytes}. Returns {check: (points, message)}, and three lists of lines.
 
-    The handout's file stands in for one that cannot be imported. The diff is a list of lines.
+    These are notes, the diff of given code, and marks (see handout.find_marks). The handout's file stands in for one
+    that cannot be imported.
     """
-    given, diff = handout.files(), []
+    given, diff, marks = handout.files(), [], []
     files = given | submission
     notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
+    if not submission:
+        return {}, notes, [], []
     messages = run_checks(files, checks, seed, isolated)
     if messages["import"] != "right":  # which file is it?
         files = dict(given)
@@ -95,11 +103,14 @@ def check_files(submission, checks, seed, isolated=False):
             else:
                 notes.append(f"{name} cannot be imported, the handout's stands in for it: {message}")
         messages = run_checks(files, checks, seed, isolated)
+    reference = json.loads(given[handout.DIGESTS])
     for name in handout.WRITTEN:
-        before, after = (handout.given_lines(name, contents[name]) for contents in (given, files))
+        before, _ = handout.split_file(name, given[name])
+        after, bodies = handout.split_file(name, files[name])
+        marks += handout.find_marks(bodies, reference)
         diff += difflib.unified_diff(before, after, f"given {name}", f"submitted {name}", n=0, lineterm="")
     points = {name: POINTS[name] if messages[name] == "right" else 0 for name in checks}
-    return {name: (points[name], messages[name]) for name in checks}, notes, diff
+    return {name: (points[name], messages[name]) for name in checks}, notes, diff, marks
 
 
 def main(argv=None):
@@ -110,7 +121,7 @@ def main(argv=None):
     if not checks:
         raise BadInput(f"--only {only}: choose a stage from 1 to 6, or one of {', '.join(POINTS)}")
     submission = {name: Path(name).read_bytes() for name in handout.WRITTEN if Path(name).is_file()}
-    results, notes, diff = check_files(submission, checks, seed=0)
+    results, notes, diff, _ = check_files(submission, checks, seed=0)
     for name, (points, message) in results.items():
         print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {message}")
     print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in checks)} points")

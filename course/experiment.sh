@@ -1,47 +1,84 @@
 #!/usr/bin/env bash
-# The runs of EXPERIMENT.md, three of each variant: experiment.sh PYTHON DATA EXPERIMENT STUDENT
-# Models are named VARIANT_sSEED. What is there already is not made again.
+# Make the models that files describe, with several seeds, and print their table:
+# experiment.sh PYTHON DATA OUT TASKS "SEEDS" FILE ...
+# A line of a file is a variant: NAME | options of mix.py | options of finetune_router.py. Without the latter the mixed
+# model is not finetuned. Options are passed on as words, and nothing else in a line is executed.
+# Models are named NAME_sSEED. What is there already is not made again, unless its line has changed.
 set -eo pipefail
-python=$1 data=$2 experiment=$3 student=$4
-case $experiment in  # each variant: name, start of the routers, steps, alpha
-  1) variants="random-0,random,0,0.01  random-50,random,50,0.01  random-200,random,200,0.01
-               hidden-0,hidden,0,0.01  hidden-50,hidden,50,0.01  hidden-200,hidden,200,0.01" ;;
-  2) variants="alpha-0,random,150,0  alpha-0.01,random,150,0.01  alpha-0.1,random,150,0.1  alpha-1,random,150,1" ;;
-  3) variants="steps-25,random,25,0.01  steps-50,random,50,0.01  steps-100,random,100,0.01  steps-200,random,200,0.01" ;;
-esac
-if [ -z "$variants" ] || [ -z "$student" ]; then
-  echo "name both: make experiment EXPERIMENT=2 STUDENT=12345" >&2
-  exit 2
-fi
-out=out/experiment$experiment-$student
-models=()
+python=$1 data=$2 out=$3 tasks=$4 seeds=$5
+shift 5
+# numbers that do not depend on the machine's cores or its GPU
+export OMP_NUM_THREADS=1 TQDM_DISABLE=1
+recipe=(--data general=14,trivia=5,math=27,code=27,wiki=27 --lr 1e-3 --eval_every 50)
+mkdir -p "$out"
 
 run() {
   echo "$*"
-  TQDM_DISABLE=1 "$@"
+  "$@" < /dev/null || {
+    local code=$?
+    if [ $code = 130 ]; then  # interrupted
+      exit 130
+    fi
+    return $code
+  }
 }
 
-for seed in "${student}1" "${student}2" "${student}3"; do
-  for variant in $variants; do
-    IFS=, read -r name start steps alpha <<< "$variant"
-    start_options=()
-    if [ "$start" = hidden ]; then
-      start_options=(--router_data general,math,code,wiki --data_dir "$data")
+make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
+  local model=$out/$1_s$2.pt mixed mix finetune
+  mixed=$out/mixed-$(cksum <<< "$3" | cut -d ' ' -f 1)_s$2.pt
+  if [ -f "$model" ] && [ "$(cat "$model.row" 2> /dev/null)" = "$3|$4" ]; then
+    return 0
+  fi
+  read -ra mix <<< "$3"
+  read -ra finetune <<< "$4"
+  if [ ! -f "$mixed" ]; then
+    run "$python" mix.py data/start/{seed,math,code,wiki}.pt "${mix[@]}" --data_dir "$data" --seed "$2" \
+      --out "$mixed" || return 1
+  fi
+  rm -f "$model" "${model%.pt}.progress"
+  if [ -z "${finetune[*]}" ]; then
+    cp "$mixed" "$model" || return 1
+  else
+    run "$python" finetune_router.py "${recipe[@]}" "${finetune[@]}" --init "$mixed" --data_dir "$data" \
+      --seed "$2" --device cpu --out "$model" || return 1
+  fi
+  echo "$3|$4" > "$model.row"
+}
+
+models=()
+names=" "
+for file in "$@"; do
+  while IFS='|' read -r -u 3 name mix finetune || [ -n "$name" ]; do  # the last line may have no end
+    name=$(tr -d ' \t' <<< "$name")
+    if [ -z "$name" ] || [[ $name = \#* ]]; then
+      continue
     fi
-    mixed=$out/$start-0_s$seed.pt
-    model=$out/${name}_s$seed.pt
-    models+=("$model")
-    if [ ! -f "$mixed" ]; then
-      run "$python" mix.py data/start/{seed,math,code,wiki}.pt "${start_options[@]}" --seed "$seed" \
-        --out "$mixed"
+    if [[ ! $name =~ ^[A-Za-z0-9.-]+$ ]]; then
+      echo "left out: $file, as the name $name has other signs than letters, digits, . and -" >&2
+      continue
     fi
-    if [ ! -f "$model" ]; then
-      run "$python" finetune_router.py --init "$mixed" --data general=14,trivia=5,math=27,code=27,wiki=27 \
-        --data_dir "$data" --lr 1e-3 --steps "$steps" --alpha "$alpha" --eval_every 50 --seed "$seed" --device cpu \
-        --out "$model"
-    fi
-  done
+    while [[ $names = *" $name "* ]]; do
+      echo "$file: the name $name is taken, so this row is called $name-2" >&2
+      name=$name-2
+    done
+    names+="$name "
+    made=()
+    for seed in $seeds; do
+      if ! make_model "$name" "$seed" "$mix" "$finetune"; then
+        echo "left out: $file, $name, as the command above fails" >&2
+        made=()
+        break
+      fi
+      made+=("$out/${name}_s$seed.pt")
+    done
+    models+=("${made[@]}")
+  done 3< <(tr -d '\r' < "$file")
 done
-run "$python" evaluate.py "${models[@]}" --data_dir "$data" --tasks 200 --windows 50 --no_figures --device cpu \
+if [ -z "${models[*]}" ]; then
+  echo "no row is left" >&2
+  exit 2
+fi
+run "$python" evaluate.py "${models[@]}" --data_dir "$data" --tasks "$tasks" --windows 50 --no_figures --device cpu \
   --out "$out"
-run "$python" -m course.table "$out/results.json"
+"$python" -m course.table "$out/results.json" > "$out/table.md"
+cat "$out/table.md"

@@ -2,12 +2,14 @@
 
     python -m course.grade out/submissions/* --out out/grades      # or: make grade SUBMISSIONS=out/submissions
 
-A submission is a folder with model.py, mix.py and finetune_router.py, or a zip of them. They are checked in a fresh
-handout (check.py), isolated by bwrap where it works. Writes grades.csv, with a row for each submission ever graded
-there; NAME.json in Gradescope's format; and class.md, what the class can do and which mistakes it made.
+A submission is a folder with model.py, mix.py and finetune_router.py, a zip of them, or a student's files as Canvas
+names them, such as doe_12345_678_model.py. They are checked in a fresh handout (check.py), isolated by bwrap where it
+works. Writes grades.csv, with a row for each submission ever graded there; NAME.json in Gradescope's format; and
+class.md, what the class can do and which mistakes it made.
 """
 import csv
 import json
+import os
 import re
 import secrets
 import zipfile
@@ -15,51 +17,66 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from cli import BadInput, make_parser, replacing, run
+from cli import BadInput, digest, make_parser, replacing, run
 
 from course import check, handout
 from support.report import markdown
 
+CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student with number, number of the file, name
+FOREIGN = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
-def find_files(submission):
-    """What a student wrote in a folder or zip: {name: bytes}, and notes. Links do not count.
+
+def find_files(paths):
+    """What a student wrote in a folder, zips or files: {name: bytes}, and notes. Links do not count.
 
     Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
     """
-    places = {}  # {path: how to read it}
-    paths = sorted(submission.rglob("*")) if submission.is_dir() else [submission]
-    for path in [path for path in paths if path.is_file() and not path.is_symlink()]:
-        place = path.relative_to(submission.parent).as_posix()
-        if zipfile.is_zipfile(path):
-            archive = zipfile.ZipFile(path)
-            small = [entry.filename for entry in archive.infolist() if entry.file_size <= 10**6]  # a bomb is large
-            places |= {f"{place}/{name}": partial(archive.read, name) for name in small}
+    found = []  # (path, number of bytes, how to read them)
+    for top in paths:
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            if path.is_symlink() or not path.is_file():
+                continue
+            place = CANVAS.sub(r"\1/\2", path.relative_to(top.parent).as_posix())
+            if zipfile.is_zipfile(path):
+                archive = zipfile.ZipFile(path)
+                for entry in archive.infolist():
+                    found.append((f"{place}/{entry.filename}", entry.file_size, partial(archive.read, entry)))
+            else:
+                found.append((place, path.stat().st_size, path.read_bytes))
+    places, notes = {}, []
+    for place, size, read_bytes in found:
+        if place.lower().endswith(".zip"):
+            notes.append(f"{place}: this zip is damaged, or inside another one: unpack it first")
+        elif place.lower().endswith(FOREIGN):
+            notes.append(f"{place}: a {Path(place).suffix}: unpack it first")
+        elif size > 10**6 and place.endswith(".py"):  # perhaps a bomb
+            notes.append(f"{place} has {size:,} bytes, too many to be read")
         else:
-            places[place] = path.read_bytes
-    found, notes = {}, []
+            places[place] = read_bytes
+    written = {}
     for name in handout.WRITTEN:
         exact = [place for place in places if place.split("/")[-1] == name]
         similar = [place for place in places if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
         candidates = sorted(exact or similar, key=lambda place: (place.count("/"), place))
         if candidates:
-            found[name] = places[candidates[0]]()
+            written[name] = places[candidates[0]]()
         if candidates[1:] or (similar and not exact):
             notes.append(f"{name} is {candidates[0]}, one of {len(candidates)}")
-    return found, notes
+    return written, notes
 
 
-def grade(submission, seed, isolated):
-    """The content of a submission's NAME.json."""
+def grade(paths, seed, isolated):
+    """The content of a submission's NAME.json. paths: its folder, or its files."""
     try:
-        found, notes = find_files(submission)
-        results, more, diff = check.check_files(found, check.POINTS, seed, isolated)
+        written, notes = find_files(paths)
+        results, more, diff, marks = check.check_files(written, check.POINTS, seed, isolated)
     except Exception as error:  # whatever is odd about a submission, the others are graded
-        results, notes, more, diff = {}, [f"it could not be graded: {error!r}"], [], []
+        results, notes, more, diff, marks = {}, [f"it could not be graded: {error!r}"], [], [], []
     tests = [{"name": name, "score": points, "max_score": check.POINTS[name], "output": message}
              for name, (points, message) in results.items()]
     changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])
     return {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes + more),
-            "extra_data": {"seed": seed, "changed": changed, "diff": diff[:1000]}}
+            "extra_data": {"seed": seed, "changed": changed, "look": marks, "diff": diff[:1000]}}
 
 
 def write_sheet(out, graded):
@@ -71,17 +88,20 @@ def write_sheet(out, graded):
             row[f"stage {test['name'][5]}"] += test["score"]
             if test["score"]:
                 passed[test["name"]] += 1
-            else:
-                failed[test["name"], " ".join(test["output"].split())] += 1
-        more = {"code 100": result["score"], "changed": result["extra_data"]["changed"]}
-        rows.append(row | more | {"seed": result["extra_data"]["seed"], "notes": result["output"]})
-    with open(out / "grades.csv", "w", newline="") as file:
+            elif not test["output"].startswith("not written yet"):
+                message = test["output"].split("\n  in ")[0]  # without the student's line
+                failed[test["name"], " ".join(message.split())] += 1
+        more = result["extra_data"]
+        row |= {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"]}
+        rows.append(row | {"look": "; ".join(more.get("look", [])), "notes": result["output"]})
+    with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     table = markdown(["check", "passed"], [[name, f"{passed[name]} of {len(rows)}"] for name in check.POINTS])
     lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
-    (out / "class.md").write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n")
+    with replacing(out / "class.md") as part:
+        part.write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n", errors="replace")
 
 
 def main(argv=None):
@@ -90,17 +110,26 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, default="out/grades", help="folder for the results (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of random numbers (default: any)")
     args = parser.parse_args(argv)
+    submissions = {}  # {name: paths}
     for path in args.submissions:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise BadInput(f"there is no {path}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
+        name = path.absolute().name
+        if path.is_file():
+            name = CANVAS.sub(r"\1", name)  # a student's files have one row
+        if len(os.fsencode(name)) > 200:  # no room for .json
+            name = f"{name[:40]}-{digest(os.fsencode(name))}"
+        submissions.setdefault(name, []).append(path.absolute())
     isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
     print("isolated by bwrap" if isolated else "not isolated, bwrap does not work here: submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
-    for path in args.submissions:
-        name = path.absolute().name
-        graded[name] = grade(path, args.seed, isolated)
-        with replacing(args.out / f"{name}.json") as part:
-            part.write_text(json.dumps(graded[name], indent=1))
+    for name, paths in submissions.items():
+        graded[name] = grade(paths, args.seed, isolated)
+        try:
+            with replacing(args.out / f"{name}.json") as part:
+                part.write_text(json.dumps(graded[name], indent=1))
+        except BadInput as error:  # the disk is full; the row in grades.csv says so
+            graded[name]["output"] += f"\n{error}"
         print(f"{name}: {graded[name]['score']} points", flush=True)
     write_sheet(args.out, graded)
     print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {args.seed}")

@@ -10,10 +10,13 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from cli import digest
+
 ROOT = Path(__file__).parent.parent
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file
 ASSIGNMENT = json.loads((ROOT / "course" / "assignment.json").read_text())
 WRITTEN = ASSIGNMENT["written"]  # what students write, and in which stage: {file: {function: stage}}
+DIGESTS = "course/digests.json"  # in a handout: {function: the digest of the reference's body}
 
 
 def read(patterns):
@@ -45,13 +48,26 @@ def find_functions(tree):
     return found
 
 
-def given_lines(name, content):
-    """The lines of a file without the bodies that students write. Layout and comments do not count."""
-    tree = ast.parse(content)
+def split_file(name, content):
+    """The given lines of a file, and {function: its body} of what students write. Layout and comments do not count."""
+    tree, bodies = ast.parse(content), {}
     for piece, statement in find_functions(tree).items():
         if piece in WRITTEN[name]:
+            code = [part for part in statement.body if not isinstance(getattr(part, "value", None), ast.Constant)]
+            bodies[piece] = ast.unparse(ast.Module(code, []))  # without docstring
             statement.body = [ast.Pass()]
-    return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line]
+    return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line], bodies
+
+
+def find_marks(bodies, reference):
+    """What an instructor should look at in {function: its body}, as lines. reference: see DIGESTS."""
+    equal = [name for name, body in bodies.items() if digest(body.encode()) == reference[name]]
+    marks = [f"equal to the reference: {', '.join(equal)}"] if equal else []
+    for name, body in bodies.items():
+        words = sorted({*re.findall(r"\w+", body)}.intersection(ASSIGNMENT["suspect"]))
+        if words:
+            marks.append(f"{name} uses {', '.join(words)}")
+    return marks
 
 
 def blank_functions(text, stages):
@@ -77,7 +93,9 @@ def files():
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     found = {name: content.decode() for name, content in read(ASSIGNMENT["handout"]).items()}
     found |= {name: (ROOT / path).read_text() for name, path in ASSIGNMENT["pages"].items()}
+    digests = {}
     for name, stages in WRITTEN.items():
+        digests |= {piece: digest(body.encode()) for piece, body in split_file(name, found[name])[1].items()}
         found[name] = blank_functions(found[name], stages)
     step, blank = r"(?s)for xs, ys in zip\(.*?optimizer.zero_grad\(\)", 'raise NotImplementedError("stage 3: the loop")'
     found["finetune_router.py"] = re.sub(step, blank, found["finetune_router.py"])
@@ -87,6 +105,7 @@ def files():
     found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
     # live.html holds the solution, in JavaScript
     found["page/live.py"] = 'def write_page(*args):\n    return "No live.html: it is not part of a handout."\n'
+    found[DIGESTS] = json.dumps(digests, indent=1)
     return {name: text.encode() for name, text in found.items()}
 
 

@@ -16,21 +16,13 @@ from model import GPT, GPTConfig
 ROOT = handout.ROOT
 REFERENCE = {name: (ROOT / name).read_text() for name in handout.WRITTEN}
 MODEL = REFERENCE["model.py"]
-VARIANTS = json.loads((ROOT / "course" / "variants.json").read_text())  # of model.py: {name: [[old, new], ...]}
-MISTAKES = json.loads((ROOT / "course" / "mistakes.json").read_text())  # {stage and file: {right: {other: verdict}}}
+MISTAKES = json.loads((ROOT / "course" / "mistakes.json").read_text())  # {stages and file: {right: {other: verdict}}}
 
 
 def submission(**texts):
     """The reference as bytes, perhaps with another text for model, mix or finetune_router; None leaves a file out."""
     files = REFERENCE | {f"{name}.py": text for name, text in texts.items()}
     return {name: text.encode() for name, text in files.items() if text}
-
-
-def failures(files, stages="123456", seed=7):
-    """The names of checks that do not pass. All files can be imported."""
-    results, notes, _ = check.check_files(files, [name for name in check.POINTS if name[5] in stages], seed)
-    assert not notes
-    return {name for name, (points, _) in results.items() if not points}
 
 
 @pytest.fixture(scope="module")
@@ -59,31 +51,37 @@ def test_the_handout_holds_no_solution(autograder):
 
 
 def test_the_reference_has_all_points_and_a_mistake_costs_some_in_its_own_stage_alone():
-    assert sum(check.POINTS.values()) == 100 and not failures(submission(), seed=0)
-    wrong = submission(model=MODEL.replace("N * (u * p)", "(u * p)").replace("Routing(kept.", "Routing(logits."))
-    assert failures(wrong) == {"stage1_gates", "stage4_balance"}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", VARIANTS)
-def test_honest_code_keeps_all_points(name):
-    model = MODEL
-    for old, new in VARIANTS[name]:
-        assert not old.strip() or model.count(old) == 1
-        model = model.replace(old, new) if old else new + model
-    assert not failures(submission(model=model))
+    """And the instructor's marks name bodies of the reference, and one that opens a file."""
+    results, *_ = check.check_files(submission(), check.POINTS, seed=0)
+    assert sum(points for points, _ in results.values()) == sum(check.POINTS.values()) == 100
+    wrong = MODEL.replace("return N * (u * p)", "open(__file__)\n    return (u * p)")
+    files = submission(model=wrong.replace("Routing(kept.", "Routing(logits."), mix=None)
+    results, notes, diff, marks = check.check_files(files, [name for name in check.POINTS if name[5] in "145"], seed=7)
+    assert {name for name, (points, _) in results.items() if not points} == {"stage1_gates", "stage4_balance"}
+    assert notes == ["there is no mix.py"] and not diff and "load_balancing_loss uses open" in marks
+    assert marks[0] == "equal to the reference: route_switch, route_sample, ff_moe, MoE.forward, expert_load"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("place", MISTAKES)
 def test_each_mistake_is_found(place):
-    """The checks of its stage fail, whatever the seed. What is right in another way passes."""
-    stage, file = place.removeprefix("stage ").split(", ")
+    """The checks of its stage fail, whatever the seed. What is right in another way passes those of its stages."""
+    stages, file = place.removeprefix("stage ").split(", ")
+    names = [name for name in check.POINTS if name[5] in stages]
+    files, cases = handout.files() | submission(), []
     for right, others in MISTAKES[place].items():
+        assert REFERENCE[file].count(right) == 1
         for other, verdict in others.items():
-            assert REFERENCE[file].count(right) == 1
-            files = submission() | {file: REFERENCE[file].replace(right, other).encode()}
-            assert bool(failures(files, stage)) == (verdict == "wrong"), other
+            changed = REFERENCE[file].replace(right, other).encode()
+            compile(changed, file, "exec")  # a mistake in the method, not in Python
+            for name in names:  # all in one call: a check is a process of its own, and first executes the changed file
+                body = f"'-'\n    exec({changed}, vars({file[:-3]}))\n    {name}()\n"
+                files["course/stages.py"] += f"def case{len(cases)}_{name}():\n    {body}".encode()
+            cases.append((other, verdict))
+    messages = check.run_checks(files, [f"case{i}_{name}" for i in range(len(cases)) for name in names], 7, False)
+    for i, (other, verdict) in enumerate(cases):
+        failed = [name for name in names if messages[f"case{i}_{name}"] != "right"]
+        assert bool(failed) == (verdict == "wrong"), (other, failed)
 
 
 def test_a_sandbox_holds_what_runs_in_it(tmp_path):
@@ -95,6 +93,7 @@ def test_a_sandbox_holds_what_runs_in_it(tmp_path):
             "connect": (f"socket.create_connection({server.getsockname()})", "ConnectionRefusedError"),
             "fill": ("bytearray(5 * 2**30)", "MemoryError"),
             "enlarge": ("open('file', 'wb').write(bytes(2**27))", "OSError"),
+            "write_more": ("for i in range(40): open(f'{i}', 'wb').write(bytes(2**21))", "OSError: [Errno 28]"),
             "stay": ("subprocess.Popen(['sleep', '60'], start_new_session=True)", "right"),
             "look": ("assert 'sleep' not in [open(p).read()[:5] for p in glob.glob('/proc/[0-9]*/cmdline')]", "right")}
         stages = "".join(f"def {name}():\n    '-'\n    {code}\n" for name, (code, _) in probes.items())
@@ -106,6 +105,15 @@ def test_a_sandbox_holds_what_runs_in_it(tmp_path):
         assert message.strip("- \n").startswith(probes[name][1]), (name, message)
 
 
+def test_links_and_pipes_instead_of_messages_are_not_opened():
+    """Not even if nothing isolates the submission."""
+    code = "def {0}():\n    '-'\n    os.remove('{0}.message')\n    os.{1}'{0}.message')\n    os._exit(0)\n"
+    stages = "import os\n" + code.format("link", "symlink('/etc/passwd', ") + code.format("pipe", "mkfifo(")
+    files = handout.files() | {"course/stages.py": stages.encode()}
+    found = check.run_checks(files, ["link", "pipe"], 0, isolated=False)
+    assert found.pop("import") == "right" and all(text.startswith("it ended its process") for text in found.values())
+
+
 @pytest.mark.long
 def test_a_class_of_odd_submissions(autograder, tmp_path):
     """Each is a row, by Gradescope's zip alone."""
@@ -115,28 +123,34 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     odd = {  # {folder: (files, points of the stages, lines that changed outside of the bodies, a note)}
         "deep/a/b": (submission(model=other), everything, 2, ""),
         "whole/handout": (handout.files() | submission(), everything, 0, ""),
-        "renamed": ({"my_model (1).py": MODEL.encode()} | submission(model=None), everything, 0, "my_model (1).py"),
         "part": (submission(model=broken, mix=None), "30 0 10 0 14 0", 0, "no mix.py"),
         "utf-16": (submission() | {"model.py": MODEL.encode("utf-16")}, "0 20 6 0 6 10", 0, "model.py cannot be"),
         "exits": (submission(mix="1 / 0\n", finetune_router="exit()\n"), "30 0 4 10 14 0", 0, "ZeroDivisionError"),
-        "bare": ({}, nothing, 0, "no model.py")}
+        "long" * 63: ({"notes.txt": b""}, nothing, 0, "no model.py"),
+        "large": ({"model.py": bytes(10**6 + 1)}, nothing, 0, "has 1,000,001 bytes")}
     folder = tmp_path / "in"
     for name, (files, *_) in odd.items():
-        handout.write(folder / name, files or {"notes.txt": b""})
-    (folder / "bare" / "model.py").symlink_to(ROOT / "model.py")
+        handout.write(folder / name, files)
+    (folder / "large" / "mix.py").symlink_to(ROOT / "mix.py")
     shutil.make_archive(folder / "archive", "zip", folder / "deep")
-    (folder / "broken.zip").write_bytes(b"PK")
-    odd |= {"archive.zip": odd["deep/a/b"], "broken.zip": odd["bare"]}
+    damaged = (folder / "archive.zip").read_bytes()[:-30]
+    canvas = {f"doe_12345_10{number}_{name.replace('l.py', 'l-1.py')}": text
+              for number, (name, text) in enumerate(submission().items())}
+    handout.write(folder, canvas | {"damaged.zip": damaged, "a.rar": b"Rar!"})
+    odd |= {"archive.zip": odd["deep/a/b"], "damaged.zip": ({}, nothing, 0, "this zip is damaged"),
+            "a.rar": ({}, nothing, 0, "a .rar: unpack it first"),
+            "doe_12345": ({}, everything, 0, "model.py is doe_12345/model-1.py")}
     command = [sys.executable, "-m", "course.grade", f"--out={tmp_path}", *sorted(folder.iterdir())]
     subprocess.run(command, cwd=autograder, check=True)
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.*")}
-    rows = {name: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
+    rows = {name[:40]: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
     assert len(rows) == len(odd) + 1
     for name, (_, points, changed, note) in odd.items():
-        row = rows[name.split("/")[0]]  # points of six stages, their sum, changed, seed, notes
-        assert row[:6] == points.split() and row[7] == str(changed) and note in row[9], row
+        row = rows[name.split("/")[0][:40]]  # points of six stages, their sum, changed, seed, look, notes
+        assert row[:6] == points.split() and row[7] == str(changed) and note in row[10], row
     assert "took more than 20 s" in texts["part"] and "no attribute 'H'\\n  in model.py, route_sample" in texts["part"]
     assert "+CAPACITY_FACTOR = 3 / 2" in texts["deep"] and "stage4_balance" in texts["class"]
+    assert "× **stage4_balance**: it ended its process" in texts["class"] and "not written yet" not in texts["class"]
 
 
 def test_the_accounting_is_that_of_the_model():
