@@ -3,7 +3,9 @@
     python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt     # writes results/index.html
 """
 import base64
+import copy
 import json
+import math
 import re
 import zlib
 from pathlib import Path
@@ -13,13 +15,13 @@ import torch
 from cli import BadInput, make_parser, replacing, run
 from data.loader import load_domains
 from data.task import DOMAINS
-from data.tokenizer import END
+from data.tokenizer import END, encode_prompt, load_tokenizer
 from mix import mix
-from model import GPTConfig
-from support.checkpoint import load_checkpoint
+from model import GPTConfig, route_topk
+from support.checkpoint import build_model, load_checkpoint
 
 MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
-N_TASKS = 40  # of each domain
+N_TASKS = 40  # of each domain, spread over all of its tasks
 
 
 def pack(states):
@@ -62,13 +64,65 @@ def collect(models, tasks):
                                "tensors": tensors, "log": log})
     for i in range(N_TASKS):  # one of each domain, then the next of each
         for domain, some in tasks.items():
-            for task in some[i:i + 1]:
+            at = i * max(1, len(some) // N_TASKS)
+            for task in some[at:at + 1]:
                 end = END if task.kind == "code" else ""  # code must also end there
                 data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
     data["weights"] = pack(states)
     if len(data["weights"]) > MAX_BYTES:
         raise BadInput(f"{name} and its experts are larger than a page of 5 MB")
     return data
+
+
+def models_of_page(models, data):
+    """What a page computes with, in PyTorch: {name: GPT}, weights in float16, mixed again; "average" comes last.
+
+    models, data: what `collect` got, and what it made of it.
+    """
+    stored = {entry["name"]: [part for part, _ in entry["tensors"]] for entry in data["models"]}
+    states = {name: {part: models[name]["state"][part].half().float() for part in stored[name]} for name in stored}
+    experts, moe_config = data["models"][-1]["experts"], GPTConfig(**data["models"][-1]["config"])
+    dense = [states[expert] for expert in experts]
+    mixed = mix(dense, moe_config, torch.Generator())
+    built = {}
+    for entry in data["models"]:
+        name = entry["name"]
+        state = mixed | states[name] if entry["experts"] else states[name]
+        built[name] = build_model({"config": entry["config"], "state": state})
+    averaged = mix(dense, built[experts[0]].config, torch.Generator(), "averaged")
+    return built | {"average": build_model({"config": models[experts[0]]["config"], "state": averaged})}
+
+
+def switch_off(model, off, top_k):
+    """Let an MoE choose top_k experts as if those in off, a list of numbers, had logits of minus infinity."""
+    def route(logits, noise):
+        return route_topk(logits.index_fill(1, torch.tensor(off, dtype=torch.int64), -math.inf), top_k)
+    for block in model.blocks:
+        block.ff.route = route
+
+
+@torch.inference_mode()
+def count(models, data):
+    """Which of its tasks the models of a page solve: a list of {name, off: experts switched off, solved: "0110…"}.
+
+    Greedy decoding solves a task if each token of the answer is the likeliest at its place.
+    """
+    tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
+    first, *_, last = [entry["name"] for entry in data["models"] if entry["experts"]]
+    asked = [(name, []) for name in models]
+    asked += [(first, [other for other in experts if other != expert]) for expert in experts]
+    asked += [(last, [expert]) for expert in experts]
+    counts = []
+    for name, off in asked:
+        model, solved = copy.deepcopy(models[name]), ""
+        if off:
+            switch_off(model, [experts.index(expert) for expert in off], model.config.top_k)
+        for task in data["tasks"]:
+            prompt, (_, *answer) = (encode_prompt(tokenizer, task[part]) for part in ("prompt", "answer"))
+            logits, _, _ = model(torch.tensor([prompt + answer[:-1]]))
+            solved += str(int(logits[0, -len(answer):].argmax(-1).tolist() == answer))
+        counts.append({"name": name, "off": off, "solved": solved})
+    return counts
 
 
 def fill(path, data, is_article=False):
@@ -112,7 +166,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     models = {Path(path).stem: load_checkpoint(path) for path in args.models}
     tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
-    fill(args.out, collect(models, tasks), is_article=True)
+    data = collect(models, tasks)
+    data["counts"] = count(models_of_page(models, data), data)
+    fill(args.out, data, is_article=True)
     print(f"wrote {args.out}")
 
 
