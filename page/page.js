@@ -1,6 +1,5 @@
 "use strict";
-// The page is drawn from S, what the reader chose. A control changes the value in S that has its name, and draw() shows
-// all that was seen. Text is set as text, so none becomes markup.
+// The page is drawn from S, what the reader chose. A control changes the value of its name. Text never becomes markup.
 const $ = id => document.getElementById(id);
 const all = selector => [...document.querySelectorAll(selector)];
 const data = JSON.parse($("data").textContent);
@@ -9,14 +8,14 @@ const moe = data.models.at(-1), { experts } = moe, branches = experts.slice(1);
 const domains = [...new Set(data.tasks.map(({ domain }) => domain))];
 const single_domains = domains.filter(domain => domain !== "switch");
 const COLORS = ["#b4b4b4", "#56b4e9", "#ee8a3c", "#f0e442", "#cc79a7", "#00b38a", "#a9a1ff", "#ff9da7"];  // tell apart
-const begin_alike = name => experts.filter(other => other[0] === name[0]).length > 1;
-const LETTERS = experts.map((name, i) => begin_alike(name) ? String(i + 1) : name[0].toUpperCase());
+const LETTERS = experts.map((name, i) => experts.some((other, j) => j !== i && other[0] === name[0])
+  ? String(i + 1) : name[0].toUpperCase());
 let models = [];  // with their weights, once they are unpacked
 
-const first_of = domain => String(data.tasks.findIndex(task => task.domain === domain));
-const DEFAULTS = { hero: first_of(branches[0]), hero_off: "", hero_at: "", step: "0", tune: "0", count: "",
-                   seed: "0", branch: "0", mixed: "0", tuned: "0", two: "0",  // numbers of tasks
-                   model: moe.name, k: String(moe.config.top_k), off: "", text: data.tasks[0]?.prompt ?? "", at: "" };
+const first_task = data.tasks.find(({ domain }) => domain === branches[0]) ?? data.tasks[0];
+const DEFAULTS = { hero: first_task?.prompt ?? "", hero_off: "", hero_at: "",
+                   text: data.tasks[0]?.prompt ?? "", text_off: "", text_at: "",
+                   model: moe.name, k: String(moe.config.top_k), step: "0", branch: "0", tune: "0", tuned: "0" };
 const S = { ...DEFAULTS };
 
 const model_of = name => models.find(model => model.name === name);
@@ -24,24 +23,18 @@ const tasks_of = some => data.tasks.filter(({ domain }) => some.includes(domain)
 const offs = name => S[name].split(",").filter(expert => experts.includes(expert));
 const title = domain => domain === "switch" ? "two domains" : domain;
 const visible = token => tokenizer.piece(token).replaceAll("\n", "⏎").replaceAll(END, "[end]");
-const color_of = i => COLORS[i % COLORS.length];
-const tint = (i, share) => `color-mix(in srgb, ${color_of(i)} ${25 + 75 * share}%, white)`;
-const ink = i => `light-dark(color-mix(in srgb, ${color_of(i)} 65%, black), ${color_of(i)})`;
-const others = domains.filter(domain => !experts.includes(domain));
-const number_of = domain => experts.includes(domain) ? experts.indexOf(domain) : experts.length + others.indexOf(domain);
+const quoted = ({ token }) => `“${visible(token).replaceAll(" ", "␣")}”`;
+const mean_gates = routings => routings.length ? expert_load(routings) : [];  // over tokens and layers
+const write_at = (svg, x, y, text, anchor = "middle") => put(svg, "text", { x, y, "text-anchor": anchor }, text);
+const names = [...new Set([...experts, ...domains])];  // of colors
+const color_of = name => COLORS[names.indexOf(name) % COLORS.length] ?? "currentColor";
+const tint = (name, share) => `color-mix(in srgb, ${color_of(name)} ${25 + 75 * share}%, white)`;
+const ink = name => `light-dark(color-mix(in srgb, ${color_of(name)} 65%, black), ${color_of(name)})`;
 const written = tokens => tokens.filter(token => token.written);
 const written_text = tokens => tokenizer.decode(written(tokens).map(({ token }) => token));
-const mixtures = () => models.filter(model => model.experts.length);
 
-function element(tag, text, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(text);
-  parent.append(made);
-  return made;
-}
-
-function shape(tag, parent, attributes, text = "") {  // an element of SVG
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+function put(parent, tag, attributes = {}, text = "") {  // a child; inside an SVG it is one of SVG
+  const made = document.createElementNS(tag === "svg" ? "http://www.w3.org/2000/svg" : parent.namespaceURI, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(text);
   parent.append(made);
@@ -69,8 +62,8 @@ async function* read({ name, prompt, off = [], k = moe.config.top_k, length = 60
 }
 
 function describe({ name, off = [], k = moe.config.top_k }) {  // who answers
-  const model = model_of(name), without = off.length ? `, ${off.join(" and ")} switched off` : "";
-  return model.experts.length ? `${model.label}, k = ${k}${without}` : model.label;
+  const { label, experts } = model_of(name), without = off.length ? `, ${off.join(" and ")} switched off` : "";
+  return experts.length ? `${label}, k = ${k}${without}` : label;
 }
 
 function why_not({ name, prompt, off = [] }) {  // why it is not read
@@ -81,350 +74,272 @@ function why_not({ name, prompt, off = [] }) {  // why it is not read
   return model.experts.length && off.length === experts.length ? "The router needs an expert: switch one on." : "";
 }
 
-// ---- a box: who answers, the text as it is written, and whether it is right. With data-off it has the picture
+// ---- a box: who answers, the text as it is written, and whether it is right
 function make_box(box) {
-  const part = (tag, className) => element(tag, "", box, { className });
+  const part = (tag, name) => put(box, tag, { class: name }), has_picture = box.dataset.name;
   Object.assign(box, { tokens: [], who: part("p", "who"), prompt: part("div", "text") });
-  if (box.dataset.off) add_machine(box);
-  box.answer = box.dataset.off ? part("div", "text") : box.prompt;
-  box.verdict = part("p", "");
+  if (has_picture) add_picture(box);
+  Object.assign(box, { answer: has_picture ? part("div", "text") : box.prompt, verdict: part("p", "") });
 }
 
 async function ask(box, question) {
-  const asked = JSON.stringify(question), { prompt, answer, is_whole } = question, old = box.dataset.prompt;
+  const asked = JSON.stringify(question), { prompt, answer } = question, { pace, text } = box.dataset;
   if (box.dataset.asked === asked) return;
-  Object.assign(box.dataset, { asked, prompt, done: "" });
-  box.style.minHeight = `${box.offsetHeight}px`;  // so that nothing below it moves until the answer is whole
+  box.style.minHeight = `${box.offsetHeight}px`;  // what is below stays where it is until the answer is whole
+  Object.assign(box.dataset, { asked, text: prompt, done: "" });
   box.tokens = [];
+  box.prompt.textContent = box.answer.textContent = box.verdict.className = "";
   box.who.textContent = describe(question);
-  box.answer.textContent = "";
-  box.prompt.textContent = is_whole ? "" : prompt.replaceAll(END, "[end]") + "\n";
-  Object.assign(box.verdict, { textContent: why_not(question), className: "" });
+  box.verdict.textContent = why_not(question);
   if (!box.verdict.textContent) {
-    const right = encode_prompt(tokenizer, answer ?? "").slice(1), is_slow = box.dataset.pace && old !== prompt;
-    for await (const token of is_slow ? slowly(read(question), box.dataset.pace) : read(question)) {
+    const right = encode_prompt(tokenizer, answer ?? "").slice(1), is_slow = pace && text !== prompt;
+    for await (const token of is_slow ? await Array.fromAsync(read(question)) : read(question)) {
+      if (is_slow && token.written) await new Promise(resolve => setTimeout(resolve, pace));
       if (box.dataset.asked !== asked) return;
-      if (!is_whole && !token.written) continue;
       const expected = token.written ? right[written(box.tokens).length] : undefined;
       const is_astray = expected !== undefined && expected !== token.token;
       box.tokens.push({ ...token, is_astray, span: write(token.written ? box.answer : box.prompt, token, is_astray) });
-      if (is_slow && token.written) draw_machine(box);
+      if (is_slow && token.written) draw_picture(box);
     }
     const is_right = written_text(box.tokens).startsWith(answer);
+    const verdict = is_right ? "✓ right" : `✗ wrong. Right:${answer?.replace(END, "").trimEnd()}`;
     box.verdict.className = answer === undefined ? "" : is_right ? "right" : "wrong";
-    if (answer === undefined) box.verdict.append("Not a test task: the page does not know the right answer.");
-    else box.verdict.append(is_right ? "✓ right" : `✗ wrong. Right:${answer.replace(END, "").trimEnd()}`);
+    box.verdict.append(box.verdict.className ? verdict : "Not a test task: the page does not know the right answer.");
   }
   box.dataset.done = "yes";
   box.style.minHeight = "";
-  if (box.closest("section").contains(document.activeElement)) $("said").textContent = say(box);
-}
-
-async function* slowly(tokens, pace) {  // so that the eye can follow them, but when all have been computed
-  const all = [];
-  for await (const token of tokens) all.push(token);
-  for (const token of all) {
-    if (token.written) await new Promise(resolve => setTimeout(resolve, pace));
-    yield token;
-  }
-}
-
-function say({ who, tokens, verdict }) {  // what a screen reader reads out
-  const routings = written(tokens).flatMap(({ routing }) => routing), gates = routings.length ? expert_load(routings) : [];
+  if (!box.closest("section").contains(document.activeElement)) return;
+  const gates = mean_gates(written(box.tokens).flatMap(({ routing }) => routing)), { who, verdict } = box;
   const shares = gates.map((gate, i) => `${experts[i]} ${Math.round(100 * gate)} %`);
-  return [who.textContent, written_text(tokens), shares.join(", "), verdict.textContent].join(". ");
+  $("said").textContent = [who.textContent, written_text(box.tokens), ...shares, verdict.textContent].join(". ");
 }
 
-function write(text, { token, written, routing }, is_astray) {  // in the color and with the letter of the largest gate
-  const piece = visible(token), span = element("span", piece, text, {
-    className: `token${written ? " written" : ""}${is_astray ? " astray" : ""}` });
-  if (routing.length) {
-    const gates = expert_load(routing), top = gates.indexOf(largest(gates));
-    span.style.background = tint(top, gates[top]);
+function write(text, token, is_astray) {  // in the color and with the letter of the largest gate
+  const piece = visible(token.token), gates = mean_gates(token.routing), top = gates.indexOf(Math.max(...gates));
+  const kind = `token ${token.written ? "written" : ""} ${is_astray ? "astray" : ""}`;
+  const span = put(text, "span", { class: kind }, piece);
+  if (gates.length) {
+    span.style.background = tint(experts[top], gates[top]);
     span.dataset.letter = LETTERS[top];
-    span.title = `${experts[top]} ${Math.round(100 * gates[top])} %`;
-    span.setAttribute("aria-description", span.title);
+    span.title = span.ariaDescription = `${experts[top]} ${Math.round(100 * gates[top])} %`;
   }
   if (piece.endsWith("⏎")) text.append("\n");
   return span;
 }
 
-function ask_dealt(id, some, who, box = $(`${id}_box`)) {  // task number S[id] of some domains
-  const tasks = tasks_of(some), { prompt, answer } = tasks[S[id] % tasks.length] ?? tasks[0];
-  return ask(box, { name: moe.name, prompt, answer, ...who });
+function ask_dealt(box, number, name) {  // a task of the branches' domains
+  const tasks = tasks_of(branches), { prompt, answer } = tasks[number % tasks.length] ?? tasks[0];
+  return ask(box, { name, prompt, answer });
 }
 
-// ---- the picture: the layers at the token that the reader points at. Each row is an expert, and a switch
-function add_machine(box) {
-  box.machine = shape("svg", box, { class: "machine", role: "group" });
-  box.lines = shape("g", box.machine, {});
+// ---- the picture: the layers at the token that the reader points at. A row is an expert, and a switch
+function add_picture(box) {
+  const off = `${box.dataset.name}_off`;
+  box.picture = put(box, "svg", { class: "picture", role: "group", "aria-label": "Experts" });
+  box.lines = put(box.picture, "g", {});
   box.rows = experts.map(name => {
-    const row = shape("g", box.machine, { role: "switch", tabindex: 0, "aria-label": `${name} expert` });
-    row.onclick = () => {
-      const off = offs(box.dataset.off);
-      draw({ [box.dataset.off]: (off.includes(name) ? off.filter(other => other !== name) : [...off, name]).join() });
-    };
+    const row = put(box.picture, "g", { role: "switch", tabindex: 0, "aria-label": name });
+    row.onclick = () => draw({ [off]: experts.filter(one => offs(off).includes(one) !== (one === name)).join() });
     row.onkeydown = event => {
       if (![" ", "Enter"].includes(event.key)) return;
-      event.preventDefault();
+      event.preventDefault();  // the page would scroll
       row.onclick();
     };
     return row;
   });
 }
 
-function draw_machine(box) {  // returns the token
-  const { tokens, machine, lines, rows } = box, { at, off, done } = box.dataset, away = offs(off);
-  const rest = tokens.find(({ is_astray }) => is_astray) ?? written(tokens)[0] ?? tokens[0];
-  const chosen = tokens[S[at]] ?? (done ? rest : tokens.at(-1)), number = tokens.indexOf(chosen);
+function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } }) {  // returns the token
+  const at = `${name}_at`, away = offs(`${name}_off`), layers = moe.config.n_layer;
+  const standing = tokens.find(({ is_astray }) => is_astray) ?? written(tokens)[0] ?? tokens[0];
+  const chosen = tokens[S[at]] ?? (done ? standing : tokens.at(-1)), number = tokens.indexOf(chosen);
   tokens.forEach(({ span }, i) => {
     span.classList.toggle("chosen", i === number);
     Object.assign(span, { role: "button", tabIndex: i === number ? 0 : -1 });
     span.onclick = span.onfocus = span.onmouseenter = () => S[at] === String(i) || draw({ [at]: String(i) });
     span.onkeydown = ({ key }) => tokens[i + { ArrowRight: 1, ArrowLeft: -1 }[key]]?.span.focus();
   });
-  const n_layer = moe.config.n_layer, width = machine.getBoundingClientRect().width, column = (width - 24) / n_layer;
-  const box_width = Math.min(110, .56 * column), height = 40, middle = 18 + height * experts.length / 2;
-  const bottom = 2 * middle - 10, routing = chosen?.routing ?? [];
-  machine.style.height = `${bottom + 24}px`;
-  lines.replaceChildren();
-  rows.forEach((row, i) => {
-    row.replaceChildren();
-    row.setAttribute("aria-checked", !away.includes(experts[i]));
-  });
-  for (let layer = 0; layer < n_layer; layer++) {
-    const start = 12 + layer * column, end = start + column, left = start + (column - box_width) / 2, bend = start + 3;
-    const gates = routing[layer] ? dense_gates(routing[layer]) : [];
-    shape("text", lines, { x: start + column / 2, y: 10 }, column > 90 ? `layer ${layer + 1}` : layer + 1);
-    rows.forEach((row, i) => {
-      const y = 18 + height * (i + .5), right = left + box_width, gate = gates[i] ?? 0, is_off = away.includes(experts[i]);
-      const x = [(start + left) / 2, (right + end) / 2];
-      const d = `M${start} ${middle}C${x[0]} ${middle} ${x[0]} ${y} ${left} ${y}H${right}`
-        + `C${x[1]} ${y} ${x[1]} ${middle} ${end} ${middle}`;
-      if (gate) shape("path", lines, { d, class: "gate", style: `stroke: ${ink(i)}; stroke-width: ${10 * gate}` });
-      else if (!is_off) shape("path", lines, { d, class: "thin" });
-      if (gate) shape("path", lines, { d, class: "dot", pathLength: 1, style: `--layer: ${layer}; stroke-width: ${5 + 9 * gate}` });
-      const fill = gate ? tint(i, gate) : "var(--card)", name = box_width > 7.5 * experts[i].length + 4 ? experts[i] : LETTERS[i];
-      shape("path", row, { d: `M${left} ${y - 16}h${box_width}v32h${-box_width}z`, style: `fill: ${fill}`, class: is_off ? "thin" : "" });
-      const center = left + box_width / 2, style = gate ? "fill: #111" : is_off ? "text-decoration: line-through" : "";
-      shape("text", row, { x: center, y: y - 2, style }, name);
-      shape("text", row, { x: center, y: y + 12, style: gate ? "fill: #111" : "" }, is_off ? "off" : gate ? gate.toFixed(2) : "");
+  const { width } = picture.getBoundingClientRect(), column = (width - 24) / layers, wide = Math.min(110, .62 * column);
+  const middle = 18 + 20 * rows.length, bottom = 2 * middle - 4, bend = (column - wide) / 4;
+  picture.style.height = `${bottom + 20}px`;
+  for (const group of [lines, ...rows]) group.replaceChildren();
+  for (let layer = 0; layer < layers; layer++) {
+    const start = 12 + layer * column, center = start + column / 2, left = center - wide / 2;
+    const gates = chosen?.routing[layer] ? dense_gates(chosen.routing[layer]) : [];
+    put(lines, "circle", { cx: start, cy: middle, r: 6, fill: "currentColor" });
+    write_at(lines, center, 10, column > 90 ? `layer ${layer + 1}` : layer + 1);
+    experts.forEach((expert, i) => {
+      const y = 38 + 40 * i, up = y - middle, gate = gates[i] ?? 0, is_off = away.includes(expert);
+      const curve = height => `c${bend} 0 ${bend} ${height} ${2 * bend} ${height}`;
+      const d = `M${start} ${middle}${curve(up)}h${wide}${curve(-up)}`, style = `--layer: ${layer}; --gate: ${gate}`;
+      if (!is_off) put(lines, "path", { d, class: gate ? "line" : "thin", style: `${style}; stroke: ${ink(expert)}` });
+      if (gate) put(lines, "path", { d, class: "dot", style, pathLength: 1 });
+      const cell = put(rows[i], "g", { class: gate ? "key" : "" }), fill = gate ? `fill: ${tint(expert, gate)}` : "";
+      put(cell, "rect", { x: left, y: y - 16, width: wide, height: 32, rx: 6, style: fill });
+      write_at(cell, center, gate ? y - 2 : y + 4, wide < 8 * expert.length ? LETTERS[i] : expert);
+      if (gate) write_at(cell, center, y + 12, gate.toFixed(2));
+      rows[i].setAttribute("aria-checked", !is_off);
     });
-    shape("circle", lines, { cx: start, cy: middle, r: 6, fill: "currentColor" });
   }
-  const name = token => token === undefined ? "" : `“${visible(token)}”`, before = tokens[number - 1]?.token;
-  shape("path", lines, { d: `M12 ${bottom + 6}V${middle}M${width - 12} ${middle}V${bottom + 6}l-4 -7m4 7l4 -7` });
-  shape("text", lines, { x: 2, y: bottom + 22, style: "text-anchor: start" }, `reads ${name(before)}`);
-  shape("text", lines, { x: width - 2, y: bottom + 22, style: "text-anchor: end" },
-    `${chosen?.written ? "writes" : "next"} ${name(chosen?.token)}`);
+  put(lines, "path", { d: `M12 ${middle}V${bottom}M${width - 12} ${middle}V${bottom}l-4 -7m4 7l4 -7` });
+  if (number > 0) write_at(lines, 2, bottom + 16, `reads ${quoted(tokens[number - 1])}`, "start");
+  if (chosen) write_at(lines, width - 2, bottom + 16, `${chosen.written ? "writes" : "next"} ${quoted(chosen)}`, "end");
   return chosen;
 }
 
-// ---- how many tasks are solved: as PyTorch counted, and again here while S.count is not ""
+// ---- how many tasks are solved: as PyTorch counted, and again here
 const n_tasks = domain => tasks_of([domain]).length;
-function right(domain, name, off = []) {
+function count_right(domain, name = moe.name, off = []) {
   const { solved } = data.counts.find(count => count.name === name && String(count.off) === String(off));
   return data.tasks.filter((task, i) => task.domain === domain && solved[i] === "1").length;
 }
 
-function draw_bars(id, rows) {  // rows(domain): [[label, number of right answers]]
-  const is_new = !$(id).children.length;
-  for (const domain of is_new ? (id === "mix_bars" ? branches : domains) : []) {
-    const part = element("div", title(domain), $(id)), list = element("ol", "", part);
-    for (const [label, n] of rows(domain)) {
-      const bar = element("li", "", list, { className: "bar", style: `--share: ${100 * n / n_tasks(domain)}%` });
-      for (const text of [label, n]) element("span", text, bar);
+function add_bars(id, some, rows) {  // rows: of a domain, [label, name of a model, experts switched off]
+  for (const domain of some) {
+    const list = put(put($(id), "div", {}, title(domain)), "ol");
+    for (const [label, ...who] of rows(domain)) {
+      const n = count_right(domain, ...who);
+      add_bar(list, label, n, n / n_tasks(domain));
     }
   }
 }
 
-let counted = "";
-async function draw_count() {
-  if (counted === S.count) return;
-  const mine = counted = S.count, out = $("count_now");
+function add_bar(list, label, value, share) {
+  const bar = put(list, "li", { class: "bar", style: `--share: ${100 * share}%` });
+  for (const text of [label, value]) put(bar, "span", {}, text);
+}
+
+async function count_here(button) {
+  const total = data.counts.length * data.tasks.length, now = $("count_now");
   let n = 0, same = 0;
-  for (const { name, off, solved } of mine ? data.counts : []) {
-    for (const [i, task] of data.tasks.entries()) {
-      same += await is_solved(task, { name, off }) === (solved[i] === "1");
-      if (counted !== mine) return;
-      out.textContent = `${n += 1} of ${data.counts.length * data.tasks.length} answers counted, ${same} as in PyTorch`;
+  button.disabled = true;
+  for (const { name, off, solved } of data.counts) {
+    for (const [i, { prompt, answer }] of data.tasks.entries()) {
+      const question = { name, prompt, off, length: encode_prompt(tokenizer, answer).length, is_count: true };
+      const is_solved = written_text(await Array.fromAsync(read(question))).startsWith(answer);
+      same += is_solved === (solved[i] === "1");
+      now.textContent = `${n += 1} of ${total} answers counted, ${same} as in PyTorch`;
     }
   }
-  if (mine) draw({ count: "" });
-  if (mine) $("said").textContent = out.textContent;
+  $("said").textContent = now.textContent;
 }
 
-async function is_solved({ prompt, answer }, who) {
-  const tokens = [], length = encode_prompt(tokenizer, answer).length;
-  for await (const token of read({ prompt, length, is_count: true, ...who })) tokens.push(token);
-  return written_text(tokens).startsWith(answer);
-}
-
-// ---- a plot; x and y: { at: from a value to its place, ticks: [[value, label]] }
-function plot(parent, label, x, y, width = 240, height = 150) {
-  const svg = shape("svg", parent, { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  shape("path", svg, { d: `M30 8V${height - 22}H${width - 4}` });
-  for (const [value, text] of x.ticks) shape("text", svg, { x: x.at(value), y: height - 8, "text-anchor": "middle" }, text);
-  for (const [value, text] of y.ticks) shape("text", svg, { x: 26, y: y.at(value) + 4, "text-anchor": "end" }, text);
+// ---- charts
+function add_axes(parent, label, x_ticks, y_ticks, height) {  // ticks: [place, text]
+  const svg = put(parent, "svg", { viewBox: `0 0 320 ${height}`, role: "img", "aria-label": label });
+  put(svg, "path", { d: `M30 8V${height - 22}H316` });
+  for (const [x, text] of x_ticks) write_at(svg, x, height - 8, text);
+  for (const [y, text] of y_ticks) write_at(svg, 26, y + 4, text, "end");
   return svg;
 }
 
-// ---- the sections
-function draw_branch() {
-  const now = Number(S.step), [, before] = model_of("seed").log.at(-1);
-  const logs = branches.map(name => [[0, before], ...model_of(name).log]);  // at step 0 a branch is the seed
-  $("step_now").textContent = logs[0][now][0];
-  $("charts").replaceChildren();
-  logs.forEach((log, i) => draw_chart(log, now, i + 1));
-  $("between").hidden = now === 0 || now === logs[0].length - 1;
-  $("branch_boxes").hidden = !$("between").hidden;
-  all("#branch_boxes > *").forEach((box, i) => {
-    box.hidden = now === 0 && i > 0;  // at step 0 all are the seed
-    ask_dealt("branch", branches, { name: now ? experts[i] : "seed" }, box);
-  });
-}
-
-function draw_chart(log, now, i) {  // of the branch that became expert i: its loss as a multiple of the seed's
-  const name = experts[i], rest = single_domains.filter(domain => domain !== name);
-  const figure = element("figure", "", $("charts")), caption = element("figcaption", "", figure);
-  element("span", `${name} branch`, caption, { className: "key", style: `background: ${color_of(i)}` });
-  const x = { at: t => 34 + 19.5 * t, ticks: [[0, 0], [4, "training step"], [log.length - 1.6, log.at(-1)[0]]] };
-  const y = { at: ratio => 94 - 25 * Math.log2(ratio), ticks: [[.5, "½"], [1, 1], [2, 2], [4, 4], [8, 8]] };
-  const svg = plot(figure, `Loss of the ${name} branch, as a multiple of the seed's, by training step`, x, y);
-  shape("path", svg, { class: "thin", d: `M30 ${y.at(1)}H236M${x.at(now)} 8V128` });
-  for (const [some, dashes, label] of [[[name], "", ` ${name} × `], [rest, "6 3", ", rest × "]]) {
-    const ratios = log.map(([, loss]) => mean_loss(loss, some) / mean_loss(log[0][1], some));
-    const points = ratios.map((ratio, t) => `${x.at(t)},${y.at(ratio)}`).join(" ");
-    shape("polyline", svg, { points, style: `stroke: ${dashes ? "" : ink(i)}; stroke-width: 3; stroke-dasharray: ${dashes}` });
-    caption.append(label + ratios[now].toFixed(2));
+function draw_lines(parent, label, steps, now, ticks, y, lines) {  // lines: [name, value at each step]
+  const x = t => 36 + 200 * t / (steps.length - 1), last = ([, values]) => y(values.at(-1));
+  const shown = [...steps.entries()].filter(([t]) => t % Math.ceil(steps.length / 6) === 0);
+  const values_now = lines.map(([name, values]) => `${title(name)} ${values[now]}`).join(", ");
+  const figure = put(parent, "figure", {}, `${label}: ${values_now}`);
+  const svg = add_axes(figure, label, shown.map(([t, step]) => [x(t), step]), ticks.map(n => [y(n), n]), 200);
+  put(svg, "path", { class: "thin", d: `M${x(now)} 8V178M30 ${y(ticks[0])}H240` });
+  let free = 0;  // from here on no name stands at the end of a line
+  for (const line of lines.sort((a, b) => last(a) - last(b))) {
+    const [name, values] = line, points = values.map((value, t) => `${x(t)},${y(value)}`).join(" ");
+    put(svg, "polyline", { points, style: `stroke: ${ink(name)}; stroke-width: 3` });
+    free = Math.max(free + 12, last(line) + 4);
+    write_at(svg, 242, free, title(name), "start");
   }
 }
-const mean_loss = (loss, some) => some.reduce((sum, domain) => sum + loss[domain], 0) / some.length;
 
-function draw_finetune() {
-  const { name, steps } = mixtures()[S.tune];
-  $("tune_now").textContent = steps;
-  $("tune_counts").textContent = `Solved of ${n_tasks(domains[0])} test tasks after ${steps} steps: `
-    + domains.map(domain => `${title(domain)} ${right(domain, name)}`).join(", ");
-  $("tune_curve").replaceChildren();
-  const x = { at: i => 40 + 40 * i, ticks: mixtures().map(({ steps }, i) => [i, steps]) };
-  const y = { at: n => 190 - 4.4 * n, ticks: [0, 10, 20, 30, 40].map(n => [n, n]) };
-  const svg = plot($("tune_curve"), "Solved test tasks by domain and steps", x, y, 330, 212);
-  shape("path", svg, { class: "thin", d: `M${x.at(S.tune)} 8V190` });
-  const lines = domains.map(domain => [domain, mixtures().map(({ name }) => y.at(right(domain, name)))]);
-  let free = 0;  // from here down there is no name yet
-  for (const [domain, heights] of lines.sort(([, a], [, b]) => a.at(-1) - b.at(-1))) {
-    const i = number_of(domain), points = heights.map((height, i) => `${x.at(i)},${height}`).join(" ");
-    shape("polyline", svg, { points, style: `stroke: ${ink(i)}; stroke-width: 2.5` });
-    shape("text", svg, { x: 246, y: free = Math.max(free + 12, heights.at(-1) + 4) }, title(domain));
-  }
-  ask_dealt("tuned", branches, { name, is_whole: true });
-}
-
-function draw_results() {  // one plot for texts of one domain, one for texts that change it
-  const x = { at: tflop => 36 + 18.5 * tflop, ticks: [0, 5, 10, 15].map(n => [n, n]) };
-  const y = { at: percent => 330 - 3.2 * percent, ticks: [40, 60, 80, 100].map(n => [n, n]) };
+function add_results() {  // one chart for texts of one domain, one for texts that change it
+  const x = tflop => 36 + 18 * tflop, y = percent => 330 - 3.2 * percent;
   const rows = JSON.parse($("results").textContent);
   ["texts of one domain", "texts that change their domain"].forEach((label, panel) => {
-    const figure = element("figure", "", $("results_plots"));
-    element("figcaption", `Solved of ${label}, in %`, figure);
-    const svg = plot(figure, `Solved ${label} by TFLOP in sequence`, x, y, 340, 262);
-    shape("text", svg, { x: 336, y: 236, "text-anchor": "end" }, "TFLOP in sequence since the seed");
+    const figure = put($("results_plots"), "figure", {}, `Solved ${label}, in %`);
+    const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100].map(n => [y(n), n]), 262);
+    write_at(svg, 316, 236, "TFLOP in sequence since the seed", "end");
     for (const [name, tflop, weights, ...panels] of rows) {
-      const [percent, spread, dx, dy, anchor] = panels[panel], at = [x.at(tflop), y.at(percent)];
-      shape("path", svg, { class: "thin", d: `M${x.at(0)} ${y.at(rows[0][3 + panel][0])}L${at.join(" ")}` });
-      shape("path", svg, { d: `M${at[0]} ${y.at(percent - spread)}V${y.at(percent + spread)}` });
-      shape("circle", svg, { cx: at[0], cy: at[1], r: 8 * Math.sqrt(weights), class: name === "BTX" ? "point btx" : "point" });
-      shape("text", svg, { x: at[0] + dx, y: at[1] + dy, "text-anchor": anchor }, name);
+      const [percent, spread, dx, dy, anchor] = panels[panel], [, , , ...seed] = rows[0];
+      put(svg, "path", { class: "thin", d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
+      put(svg, "path", { d: `M${x(tflop)} ${y(percent - spread)}V${y(percent + spread)}` });
+      put(svg, "circle", { cx: x(tflop), cy: y(percent), r: 8 * Math.sqrt(weights), class: "point" });
+      write_at(svg, x(tflop) + dx, y(percent) + dy, name, anchor);
     }
   });
 }
 
-async function draw_lab() {
-  const answer = data.tasks.find(({ prompt }) => prompt === S.text)?.answer, is_moe = model_of(S.model).experts.length > 0;
-  for (const control of all(".moe")) control.hidden = !is_moe;
-  $("lab_box").machine.toggleAttribute("hidden", !is_moe);
-  await ask($("lab_box"), { name: S.model, prompt: S.text, answer, is_whole: true, off: offs("off"), k: Number(S.k) });
-  explain(draw_machine($("lab_box")));
+// ---- the sections
+async function draw_hero() {
+  const { domain, prompt, answer } = data.tasks.find(({ prompt }) => prompt === S.hero) ?? first_task;
+  const off = offs("hero_off"), without = off.map(name => `, without ${name} ${count_right(domain, moe.name, [name])}`);
+  $("hero_count").textContent = `Solved of ${n_tasks(domain)} such tasks: ${count_right(domain)}${without.join("")}.`;
+  await ask($("hero_box"), { name: moe.name, prompt, answer, off });
+  draw_picture($("hero_box"));
 }
 
-function explain(chosen) {  // how a token in the lab was predicted
-  const panel = $("inside");
-  panel.replaceChildren();
-  if (!chosen) return panel.append($("lab_box").dataset.done ? "Nothing was read, so no token was predicted." : "");
-  const probs = softmax(chosen.logits), percent = token => `${(100 * probs[token]).toFixed(1)}\u00a0%`;
-  const name = token => visible(token).replaceAll(" ", "␣");
-  const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
-  const left = element("div", "", panel), right = element("div", "", panel), list = document.createElement("ol");
-  left.append(`“${name(chosen.token)}” had ${percent(chosen.token)}. The five likeliest:`, list);
-  for (const token of likeliest) {
-    const row = element("li", "", list, { className: "bar", style: `--share: ${100 * probs[token]}%` });
-    for (const text of [name(token), percent(token)]) element("span", text, row);
+function draw_branch() {
+  const [, before] = model_of("seed").log.at(-1), steps = [0, ...model_of(branches[0]).log.map(([step]) => step)];
+  const mean = (loss, some) => some.reduce((sum, domain) => sum + loss[domain], 0) / some.length;
+  $("step_now").textContent = steps[S.step];
+  $("charts").replaceChildren();
+  for (const name of branches) {
+    const losses = [before, ...model_of(name).log.map(([, loss]) => loss)];
+    const ratios = some => losses.map(loss => (mean(loss, some) / mean(before, some)).toFixed(2));
+    const lines = [[name, ratios([name])], ["the rest", ratios(single_domains.filter(domain => domain !== name))]];
+    draw_lines($("charts"), `${name} branch`, steps, S.step, [1, .5, 2, 4, 8], n => 120 - 34 * Math.log2(n), lines);
   }
-  right.append(chosen.routing.length ? "The largest gate in each layer:" : "A dense model has no experts and no gates.");
-  const table = element("table", "", right);
-  chosen.routing.forEach(({ experts: [top, ...more], gates, probs }, layer) => {
-    const row = element("tr", "", table), shares = [top, ...more].map(i => (100 * probs[i]).toFixed(1));
-    element("th", `${layer + 1} ${experts[top]}`, row);
-    element("td", `${gates[0].toFixed(2)} = ${shares[0]} / (${shares.join(" + ")})`, row);
+  all("#branch_boxes > *").forEach((box, i) => {
+    box.hidden = S.step === "0" && i > 0;  // at step 0 all are the seed
+    ask_dealt(box, S.branch, S.step === "0" ? "seed" : experts[i]);
   });
 }
 
-function draw_hero() {
-  const { domain, prompt, answer } = data.tasks[S.hero] ?? data.tasks[DEFAULTS.hero], off = offs("hero_off");
-  const solved = `Of ${n_tasks(domain)} test tasks of ${domain} this mixture solves ${right(domain, moe.name)}`;
-  $("hero_count").textContent = solved + (off.length === 1 ? `, without ${off} ${right(domain, moe.name, off)}.` : ".");
-  ask($("hero_box"), { name: moe.name, prompt, answer, off, is_whole: true }).then(() => draw_machine($("hero_box")));
+function draw_finetune() {
+  const mixtures = models.filter(model => model.experts.length), all_steps = mixtures.map(({ steps }) => steps);
+  const lines = domains.map(domain => [domain, mixtures.map(({ name }) => count_right(domain, name))]);
+  $("tune_now").textContent = all_steps[S.tune];
+  $("tune_curve").replaceChildren();
+  draw_lines($("tune_curve"), "Solved of 40", all_steps, S.tune, [0, 10, 20, 30, 40], n => 178 - 4.2 * n, lines);
+  ask_dealt($("tuned_box"), S.tuned, mixtures[S.tune].name);
 }
 
-function draw_mix() {
-  const alone = domain => experts.filter(name => name !== domain);
-  draw_bars("mix_bars", domain => [["the seed", right(domain, "seed")], ["its branch", right(domain, domain)],
-    ["its expert alone", right(domain, "steps0", alone(domain))], ["random routers", right(domain, "steps0")],
-    ["everything averaged", right(domain, "average")]]);
-  ask_dealt("mixed", branches, { name: "steps0" });
+async function draw_lab() {
+  const answer = data.tasks.find(({ prompt }) => prompt === S.text)?.answer, box = $("lab_box");
+  const is_moe = model_of(S.model).experts.length > 0;
+  for (const control of [...all(".moe"), box.picture]) control.toggleAttribute("hidden", !is_moe);
+  await ask(box, { name: S.model, prompt: S.text, answer, off: offs("text_off"), k: Number(S.k) });
+  const chosen = draw_picture(box), panel = $("inside");
+  panel.replaceChildren();
+  if (!chosen) return panel.append(box.dataset.done ? "Nothing was read, so no token was predicted." : "");
+  const probs = softmax(chosen.logits), percent = p => `${(100 * p).toFixed(1)}\u00a0%`;
+  const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
+  const list = put(panel, "ol", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. The five likeliest:`);
+  for (const token of likeliest) add_bar(list, quoted({ token }), percent(probs[token]), probs[token]);
+  const gates = put(panel, "ol", {}, chosen.routing.length ? "The largest gates:" : "A dense model has no gates.");
+  chosen.routing.forEach(({ experts: asked, gates: [largest], probs }, layer) => {
+    const shares = asked.map(i => (100 * probs[i]).toFixed(1)), gate = largest.toFixed(2);
+    put(gates, "p", {}, `layer ${layer + 1}, ${experts[asked[0]]}: ${gate} = ${shares[0]} / (${shares.join(" + ")})`);
+  });
 }
-
-function draw_break() {
-  draw_bars("break_bars", domain => [["all experts", right(domain, moe.name)],
-    ...experts.map(name => [`without ${name}`, right(domain, moe.name, [name])])]);
-  ask_dealt("two", ["switch"], { is_whole: true });
-}
-
-const SECTIONS = {
-  hero: draw_hero,
-  seed: () => ask_dealt("seed", single_domains, { name: "seed" }),
-  branch: draw_branch,
-  mix: draw_mix,
-  finetune: draw_finetune,
-  break: draw_break,
-  lab: draw_lab,
-};
 
 // ---- S and the controls
-const seen = new Set();  // sections
 let later;
 function draw(changes) {
-  if ("text" in changes) S.at = "";
-  if ("hero" in changes) S.hero_at = "";
+  for (const name of ["hero", "text"]) if (name in changes) S[`${name}_at`] = "";  // of another text
   Object.assign(S, changes);
-  sync();
-  clearTimeout(later);  // browsers refuse to change the address too often
-  later = setTimeout(() => {
-    const changed = Object.entries(S).filter(([name, value]) => value !== DEFAULTS[name]);
-    history.replaceState(null, "", "#" + new URLSearchParams(changed));
-  }, 300);
-  for (const id of seen) SECTIONS[id]();
-  draw_count();
-}
-
-function sync() {  // controls and S agree: a value that a control does not have is its default
   for (const control of all("input[name], select[name], textarea[name]")) {
     control.value = S[control.name];
     if (control.selectedIndex === -1) control.value = DEFAULTS[control.name];  // the address named no model of the page
     S[control.name] = control.value;
   }
-  for (const button of all("button[value]")) button.ariaPressed = String(S[button.name] === button.value);
+  clearTimeout(later);  // browsers refuse to change the address too often
+  later = setTimeout(() => {
+    const changed = Object.entries(S).filter(([name, value]) => value !== DEFAULTS[name]);
+    history.replaceState(null, "", "#" + new URLSearchParams(changed));
+  }, 300);
+  draw_lab();  // what is on top asks last, so its question goes first
+  if (!$("hero")) return;
+  draw_finetune();
+  draw_branch();
+  draw_hero();
 }
 
 function read_address() {
@@ -432,45 +347,40 @@ function read_address() {
   draw($(words) ? {} : { ...DEFAULTS, ...Object.fromEntries(chosen) });  // {}: it is a link to a section
 }
 
-function add_controls() {
-  experts.forEach((_, i) => element("option", i + 1, $("k")));
-  for (const { name, label } of models) element("option", label, $("model"), { value: name });
-  for (const button of all("button[name]")) {  // with a value it can be pressed again; without, it is for the next task
-    button.onclick = () => {
-      const { name, value } = button, now = S[name];
-      draw({ [name]: value ? (now === value ? "" : value) : String(Number(now) + 1) });
-    };
-  }
-  const next = (domain, i) => {  // the number of the domain's next task
-    const numbers = [...data.tasks.keys()].filter(j => data.tasks[j].domain === domain);
-    return numbers.find(j => j > i) ?? numbers[0];
-  };
-  for (const domain of domains) {
-    const now = () => data.tasks.findIndex(({ prompt }) => prompt === S.text);
-    element("button", title(domain), $("deal")).onclick = () => draw({ text: data.tasks[next(domain, now())].prompt });
-  }
-  for (const button of all("[data-deal]")) {
-    button.onclick = () => draw({ hero: String(next(button.dataset.deal, Number(S.hero))) });
-  }
-  document.addEventListener("input", ({ target: { name, value } }) => draw({ [name]: value }));
+function add_article() {  // what does not change
+  const n = Object.values(model_of(moe.name).state).reduce((sum, w) => sum + w.length, 0);
+  $("size").prepend(`The model has ${(n / 1e6).toFixed(2)} million weights. `);
+  add_bars("mix_bars", branches, domain => [["the seed", "seed"], ["its branch", domain],
+    ["its expert alone", "steps0", experts.filter(name => name !== domain)], ["random routers", "steps0"],
+    ["everything averaged", "average"]]);
+  const without = experts.map(name => [`without ${name}`, moe.name, [name]]);
+  add_bars("break_bars", domains, () => [["all experts"], ...without]);
+  add_results();
+  $("count").onclick = () => count_here($("count"));
 }
 
 async function start() {
   unpack(data.models, await inflate(data.weights));
   models = list_models(data.models);
+  for (const _ of $("hero") ? experts : []) put($("branch_boxes"), "div", { class: "box" });
   all(".box").forEach(make_box);
-  add_controls();
-  if ($("results")) draw_results();
+  experts.forEach((_, i) => put($("k"), "option", {}, i + 1));
+  for (const { name, label } of models) put($("model"), "option", { value: name }, label);
+  for (const group of all("[data-deal]")) {
+    for (const domain of domains) {
+      const { deal } = group.dataset;
+      const prompts = tasks_of([domain]).map(({ prompt }) => prompt), button = put(group, "button", {}, title(domain));
+      button.onclick = () => draw({ [deal]: prompts[(prompts.indexOf(S[deal]) + 1) % prompts.length] });
+    }
+  }
+  for (const button of all("button[name]")) {  // for the next task
+    button.onclick = () => draw({ [button.name]: String(Number(S[button.name]) + 1) });
+  }
+  document.addEventListener("input", ({ target: { name, value } }) => draw({ [name]: value }));
+  if ($("hero")) add_article();
   read_address();
   addEventListener("resize", () => draw({}));
   addEventListener("hashchange", read_address);
-  const observer = new IntersectionObserver(entries => {
-    for (const { target } of entries.filter(entry => entry.isIntersecting).reverse()) {
-      seen.add(target.id);
-      SECTIONS[target.id]();  // of several sections the topmost asks last, so its question goes first
-    }
-  });
-  for (const id of Object.keys(SECTIONS)) if ($(id)) observer.observe($(id));
   $("loading").remove();
 }
 start().catch(error => { $("loading").textContent = `This browser cannot run the page: ${error}`; });
