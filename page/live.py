@@ -3,7 +3,6 @@
     python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt     # writes results/index.html
 """
 import base64
-import copy
 import json
 import math
 import re
@@ -75,22 +74,17 @@ def collect(models, tasks):
 
 
 def models_of_page(models, data):
-    """What a page computes with, in PyTorch: {name: GPT}, weights in float16, mixed again; "average" comes last.
-
-    models, data: what `collect` got, and what it made of it.
-    """
-    stored = {entry["name"]: [part for part, _ in entry["tensors"]] for entry in data["models"]}
-    states = {name: {part: models[name]["state"][part].half().float() for part in stored[name]} for name in stored}
-    experts, moe_config = data["models"][-1]["experts"], GPTConfig(**data["models"][-1]["config"])
+    """What the page of models computes with, in PyTorch: {name: GPT}, from weights in float16; "average" comes last."""
+    states, experts = {}, data["models"][-1]["experts"]
+    for entry in data["models"]:  # dense models come first
+        state = {part: models[entry["name"]]["state"][part].half().float() for part, _ in entry["tensors"]}
+        if entry["experts"]:
+            state = mix([states[expert] for expert in experts], GPTConfig(**entry["config"]), torch.Generator()) | state
+        states[entry["name"]] = state
+    configs = {name: models[name]["config"] for name in states} | {"average": models[experts[0]]["config"]}
     dense = [states[expert] for expert in experts]
-    mixed = mix(dense, moe_config, torch.Generator())
-    built = {}
-    for entry in data["models"]:
-        name = entry["name"]
-        state = mixed | states[name] if entry["experts"] else states[name]
-        built[name] = build_model({"config": entry["config"], "state": state})
-    averaged = mix(dense, built[experts[0]].config, torch.Generator(), "averaged")
-    return built | {"average": build_model({"config": models[experts[0]]["config"], "state": averaged})}
+    states["average"] = mix(dense, GPTConfig(**configs["average"]), torch.Generator(), "averaged")
+    return {name: build_model({"config": configs[name], "state": states[name]}) for name in states}
 
 
 def switch_off(model, off, top_k):
@@ -103,25 +97,24 @@ def switch_off(model, off, top_k):
 
 @torch.inference_mode()
 def count(models, data):
-    """Which of its tasks the models of a page solve: a list of {name, off: experts switched off, solved: "0110…"}.
+    """Which of the page's tasks its models solve: a list of {name, off: experts switched off, solved: "0110..."}.
 
-    Greedy decoding solves a task if each token of the answer is the likeliest at its place.
+    A task is solved if each token of the answer is the likeliest at its place. models: from `models_of_page`.
     """
     tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
     first, *_, last = [entry["name"] for entry in data["models"] if entry["experts"]]
-    asked = [(name, []) for name in models]
-    asked += [(first, [other for other in experts if other != expert]) for expert in experts]
-    asked += [(last, [expert]) for expert in experts]
-    counts = []
-    for name, off in asked:
-        model, solved = copy.deepcopy(models[name]), ""
-        if off:
-            switch_off(model, [experts.index(expert) for expert in off], model.config.top_k)
+    counts = [{"name": name, "off": []} for name in models]
+    counts += [{"name": first, "off": [other for other in experts if other != expert]} for expert in experts]
+    counts += [{"name": last, "off": [expert]} for expert in experts]
+    for entry in counts:
+        model, entry["solved"] = models[entry["name"]], ""
+        if model.config.n_expert:
+            switch_off(model, [experts.index(expert) for expert in entry["off"]], model.config.top_k)
         for task in data["tasks"]:
             prompt, (_, *answer) = (encode_prompt(tokenizer, task[part]) for part in ("prompt", "answer"))
             logits, _, _ = model(torch.tensor([prompt + answer[:-1]]))
-            solved += str(int(logits[0, -len(answer):].argmax(-1).tolist() == answer))
-        counts.append({"name": name, "off": off, "solved": solved})
+            likeliest = logits[0, -len(answer):].argmax(-1)
+            entry["solved"] += "1" if likeliest.tolist() == answer else "0"
     return counts
 
 

@@ -159,14 +159,14 @@ function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } })
     span.onclick = span.onfocus = span.onmouseenter = () => S[at] === String(i) || draw({ [at]: String(i) });
     span.onkeydown = ({ key }) => tokens[i + { ArrowRight: 1, ArrowLeft: -1 }[key]]?.span.focus();
   });
-  const { width } = picture.getBoundingClientRect(), column = (width - 24) / layers, wide = Math.min(110, .62 * column);
-  const middle = 18 + 20 * rows.length, bottom = 2 * middle - 4, bend = (column - wide) / 4;
+  const width = picture.getBoundingClientRect().width || 300;  // 0: it is hidden
+  const column = (width - 24) / layers, wide = Math.min(110, .62 * column), bend = (column - wide) / 4;
+  const middle = 18 + 20 * rows.length, bottom = 2 * middle - 4;
   picture.style.height = `${bottom + 20}px`;
   for (const group of [lines, ...rows]) group.replaceChildren();
   for (let layer = 0; layer < layers; layer++) {
     const start = 12 + layer * column, center = start + column / 2, left = center - wide / 2;
     const gates = chosen?.routing[layer] ? dense_gates(chosen.routing[layer]) : [];
-    put(lines, "circle", { cx: start, cy: middle, r: 6, fill: "currentColor" });
     write_at(lines, center, 10, column > 90 ? `layer ${layer + 1}` : layer + 1);
     experts.forEach((expert, i) => {
       const y = 38 + 40 * i, up = y - middle, gate = gates[i] ?? 0, is_off = away.includes(expert);
@@ -180,6 +180,7 @@ function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } })
       if (gate) write_at(cell, center, y + 12, gate.toFixed(2));
       rows[i].setAttribute("aria-checked", !is_off);
     });
+    put(lines, "circle", { cx: start, cy: middle, r: 6, fill: "currentColor" });
   }
   put(lines, "path", { d: `M12 ${middle}V${bottom}M${width - 12} ${middle}V${bottom}l-4 -7m4 7l4 -7` });
   if (number > 0) write_at(lines, 2, bottom + 16, `reads ${quoted(tokens[number - 1])}`, "start");
@@ -225,11 +226,11 @@ async function count_here(button) {
 }
 
 // ---- charts
-function add_axes(parent, label, x_ticks, y_ticks, height) {  // ticks: [place, text]
-  const svg = put(parent, "svg", { viewBox: `0 0 320 ${height}`, role: "img", "aria-label": label });
-  put(svg, "path", { d: `M30 8V${height - 22}H316` });
+function add_axes(parent, label, x_ticks, y_ticks, y, width, height) {  // x_ticks: [place, text]
+  const svg = put(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  put(svg, "path", { d: `M30 8V${height - 22}H${width - 4}` });
   for (const [x, text] of x_ticks) write_at(svg, x, height - 8, text);
-  for (const [y, text] of y_ticks) write_at(svg, 26, y + 4, text, "end");
+  for (const n of y_ticks) write_at(svg, 26, y(n) + 4, n, "end");
   return svg;
 }
 
@@ -238,7 +239,7 @@ function draw_lines(parent, label, steps, now, ticks, y, lines) {  // lines: [na
   const shown = [...steps.entries()].filter(([t]) => t % Math.ceil(steps.length / 6) === 0);
   const values_now = lines.map(([name, values]) => `${title(name)} ${values[now]}`).join(", ");
   const figure = put(parent, "figure", {}, `${label}: ${values_now}`);
-  const svg = add_axes(figure, label, shown.map(([t, step]) => [x(t), step]), ticks.map(n => [y(n), n]), 200);
+  const svg = add_axes(figure, label, shown.map(([t, step]) => [x(t), step]), ticks, y, 320, 200);
   put(svg, "path", { class: "thin", d: `M${x(now)} 8V178M30 ${y(ticks[0])}H240` });
   let free = 0;  // from here on no name stands at the end of a line
   for (const line of lines.sort((a, b) => last(a) - last(b))) {
@@ -250,15 +251,15 @@ function draw_lines(parent, label, steps, now, ticks, y, lines) {  // lines: [na
 }
 
 function add_results() {  // one chart for texts of one domain, one for texts that change it
-  const x = tflop => 36 + 18 * tflop, y = percent => 330 - 3.2 * percent;
+  const x = tflop => 36 + 20 * tflop, y = percent => 372 - 3.5 * percent;
   const rows = JSON.parse($("results").textContent);
   ["texts of one domain", "texts that change their domain"].forEach((label, panel) => {
     const figure = put($("results_plots"), "figure", {}, `Solved ${label}, in %`);
-    const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100].map(n => [y(n), n]), 262);
-    write_at(svg, 316, 236, "TFLOP in sequence since the seed", "end");
+    const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100], y, 360, 280);
+    write_at(svg, 356, 252, "TFLOP in sequence", "end");
     for (const [name, tflop, weights, ...panels] of rows) {
       const [percent, spread, dx, dy, anchor] = panels[panel], [, , , ...seed] = rows[0];
-      put(svg, "path", { class: "thin", d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
+      put(svg, "path", { class: "from-seed", d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
       put(svg, "path", { d: `M${x(tflop)} ${y(percent - spread)}V${y(percent + spread)}` });
       put(svg, "circle", { cx: x(tflop), cy: y(percent), r: 8 * Math.sqrt(weights), class: "point" });
       write_at(svg, x(tflop) + dx, y(percent) + dy, name, anchor);
@@ -311,9 +312,9 @@ async function draw_lab() {
   if (!chosen) return panel.append(box.dataset.done ? "Nothing was read, so no token was predicted." : "");
   const probs = softmax(chosen.logits), percent = p => `${(100 * p).toFixed(1)}\u00a0%`;
   const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
-  const list = put(panel, "ol", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. The five likeliest:`);
+  const list = put(put(panel, "div", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. The likeliest:`), "ol");
   for (const token of likeliest) add_bar(list, quoted({ token }), percent(probs[token]), probs[token]);
-  const gates = put(panel, "ol", {}, chosen.routing.length ? "The largest gates:" : "A dense model has no gates.");
+  const gates = put(panel, "div", {}, chosen.routing.length ? "The largest gates:" : "A dense model has no gates.");
   chosen.routing.forEach(({ experts: asked, gates: [largest], probs }, layer) => {
     const shares = asked.map(i => (100 * probs[i]).toFixed(1)), gate = largest.toFixed(2);
     put(gates, "p", {}, `layer ${layer + 1}, ${experts[asked[0]]}: ${gate} = ${shares[0]} / (${shares.join(" + ")})`);
@@ -351,7 +352,7 @@ function add_article() {  // what does not change
   const n = Object.values(model_of(moe.name).state).reduce((sum, w) => sum + w.length, 0);
   $("size").prepend(`The model has ${(n / 1e6).toFixed(2)} million weights. `);
   add_bars("mix_bars", branches, domain => [["the seed", "seed"], ["its branch", domain],
-    ["its expert alone", "steps0", experts.filter(name => name !== domain)], ["random routers", "steps0"],
+    ["its expert alone", "steps0", experts.filter(name => name !== domain)], ["the new mixture", "steps0"],
     ["everything averaged", "average"]]);
   const without = experts.map(name => [`without ${name}`, moe.name, [name]]);
   add_bars("break_bars", domains, () => [["all experts"], ...without]);
