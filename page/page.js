@@ -6,7 +6,6 @@ const data = JSON.parse($("data").textContent);
 const tokenizer = load_tokenizer(data.definition);
 const moe = data.models.at(-1), { experts } = moe, branches = experts.slice(1);
 const domains = [...new Set(data.tasks.map(({ domain }) => domain))];
-const single_domains = domains.filter(domain => domain !== "switch");
 const COLORS = ["#b4b4b4", "#56b4e9", "#ee8a3c", "#f0e442", "#cc79a7", "#00b38a", "#a9a1ff", "#ff9da7"];  // tell apart
 const LETTERS = experts.map((name, i) => experts.some((other, j) => j !== i && other[0] === name[0])
   ? String(i + 1) : name[0].toUpperCase());
@@ -176,8 +175,9 @@ function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } })
       if (gate) put(lines, "path", { d, class: "dot", style, pathLength: 1 });
       const cell = put(rows[i], "g", { class: gate ? "key" : "" }), fill = gate ? `fill: ${tint(expert, gate)}` : "";
       put(cell, "rect", { x: left, y: y - 16, width: wide, height: 32, rx: 6, style: fill });
-      write_at(cell, center, gate ? y - 2 : y + 4, wide < 8 * expert.length ? LETTERS[i] : expert);
-      if (gate) write_at(cell, center, y + 12, gate.toFixed(2));
+      const short = wide < 8 * Math.min(6, expert.length) ? LETTERS[i] : expert.slice(0, wide / 7);
+      write_at(cell, center, gate && wide > 26 ? y - 2 : y + 4, short);
+      if (gate && wide > 26) write_at(cell, center, y + 12, gate.toFixed(2));
       rows[i].setAttribute("aria-checked", !is_off);
     });
     put(lines, "circle", { cx: start, cy: middle, r: 6, fill: "currentColor" });
@@ -283,8 +283,8 @@ function draw_branch() {
   $("charts").replaceChildren();
   for (const name of branches) {
     const losses = [before, ...model_of(name).log.map(([, loss]) => loss)];
-    const ratios = some => losses.map(loss => (mean(loss, some) / mean(before, some)).toFixed(2));
-    const lines = [[name, ratios([name])], ["the rest", ratios(single_domains.filter(domain => domain !== name))]];
+    const times = some => losses.map(loss => (mean(loss, some) / mean(before, some)).toFixed(2));
+    const lines = [[name, times([name])], ["the rest", times(domains.filter(one => ![name, "switch"].includes(one)))]];
     draw_lines($("charts"), `${name} branch`, steps, S.step, [1, .5, 2, 4, 8], n => 120 - 34 * Math.log2(n), lines);
   }
   all("#branch_boxes > *").forEach((box, i) => {
@@ -312,7 +312,7 @@ async function draw_lab() {
   if (!chosen) return panel.append(box.dataset.done ? "Nothing was read, so no token was predicted." : "");
   const probs = softmax(chosen.logits), percent = p => `${(100 * p).toFixed(1)}\u00a0%`;
   const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
-  const list = put(put(panel, "div", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. The likeliest:`), "ol");
+  const list = put(put(panel, "div", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. Likeliest:`), "ol");
   for (const token of likeliest) add_bar(list, quoted({ token }), percent(probs[token]), probs[token]);
   const gates = put(panel, "div", {}, chosen.routing.length ? "The largest gates:" : "A dense model has no gates.");
   chosen.routing.forEach(({ experts: asked, gates: [largest], probs }, layer) => {
