@@ -108,9 +108,9 @@ async function ask(box, question) {
   box.dataset.done = "yes";
   box.style.minHeight = "";
   if (!box.closest("section").contains(document.activeElement)) return;
-  const gates = mean_gates(written(box.tokens).flatMap(({ routing }) => routing)), { who, verdict } = box;
+  const gates = mean_gates(written(box.tokens).flatMap(({ routing }) => routing));
   const shares = gates.map((gate, i) => `${experts[i]} ${Math.round(100 * gate)} %`);
-  $("said").textContent = [who.textContent, written_text(box.tokens), ...shares, verdict.textContent].join(". ");
+  $("said").textContent = [...[box.who, box.answer, box.verdict].map(part => part.textContent), ...shares].join(". ");
 }
 
 function write(text, token, is_astray) {  // in the color and with the letter of the largest gate
@@ -254,7 +254,7 @@ function add_results() {  // one chart for texts of one domain, one for texts th
   const x = tflop => 36 + 20 * tflop, y = percent => 372 - 3.5 * percent;
   const rows = JSON.parse($("results").textContent);
   ["texts of one domain", "texts that change their domain"].forEach((label, panel) => {
-    const figure = put($("results_plots"), "figure", {}, `Solved ${label}, in %`);
+    const figure = put($("results_plots"), "figure", {}, `Solved tasks in %, ${label}`);
     const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100], y, 360, 280);
     write_at(svg, 356, 252, "TFLOP in sequence", "end");
     for (const [name, tflop, weights, ...panels] of rows) {
@@ -270,8 +270,8 @@ function add_results() {  // one chart for texts of one domain, one for texts th
 // ---- the sections
 async function draw_hero() {
   const { domain, prompt, answer } = data.tasks.find(({ prompt }) => prompt === S.hero) ?? first_task;
-  const off = offs("hero_off"), without = off.map(name => `, without ${name} ${count_right(domain, moe.name, [name])}`);
-  $("hero_count").textContent = `Solved of ${n_tasks(domain)} such tasks: ${count_right(domain)}${without.join("")}.`;
+  const off = offs("hero_off"), without = off.map(name => `, ${count_right(domain, moe.name, [name])} without ${name}`);
+  $("hero_count").textContent = `It solves ${count_right(domain)} of ${n_tasks(domain)} such tasks${without.join("")}.`;
   await ask($("hero_box"), { name: moe.name, prompt, answer, off });
   draw_picture($("hero_box"));
 }
@@ -298,7 +298,7 @@ function draw_finetune() {
   const lines = domains.map(domain => [domain, mixtures.map(({ name }) => count_right(domain, name))]);
   $("tune_now").textContent = all_steps[S.tune];
   $("tune_curve").replaceChildren();
-  draw_lines($("tune_curve"), "Solved of 40", all_steps, S.tune, [0, 10, 20, 30, 40], n => 178 - 4.2 * n, lines);
+  draw_lines($("tune_curve"), "Solved of 40 tasks", all_steps, S.tune, [0, 10, 20, 30, 40], n => 178 - 4.2 * n, lines);
   ask_dealt($("tuned_box"), S.tuned, mixtures[S.tune].name);
 }
 
