@@ -22,7 +22,7 @@ const tasks_of = some => data.tasks.filter(({ domain }) => some.includes(domain)
 const offs = name => S[name].split(",").filter(expert => experts.includes(expert));
 const title = domain => domain === "switch" ? "two domains" : domain;
 const visible = token => tokenizer.piece(token).replaceAll("\n", "⏎").replaceAll(END, "[end]");
-const quoted = ({ token }) => `“${visible(token).replaceAll(" ", "␣")}”`;
+const quoted = ({ token } = { token: tokenizer.eot }) => `“${visible(token).replaceAll(" ", "␣")}”`;
 const mean_gates = routings => routings.length ? expert_load(routings) : [];  // over tokens and layers
 const write_at = (svg, x, y, text, anchor = "middle") => put(svg, "text", { x, y, "text-anchor": anchor }, text);
 const names = [...new Set([...experts, ...domains])];  // of colors
@@ -135,7 +135,7 @@ function ask_dealt(box, number, name) {  // a task of the branches' domains
 function add_picture(box) {
   const off = `${box.dataset.name}_off`;
   box.picture = put(box, "svg", { class: "picture", role: "group", "aria-label": "Experts" });
-  box.lines = put(box.picture, "g", {});
+  box.lines = put(box.picture, "g");
   box.rows = experts.map(name => {
     const row = put(box.picture, "g", { role: "switch", tabindex: 0, "aria-label": name });
     row.onclick = () => draw({ [off]: experts.filter(one => offs(off).includes(one) !== (one === name)).join() });
@@ -183,7 +183,7 @@ function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } })
     put(lines, "circle", { cx: start, cy: middle, r: 6, fill: "currentColor" });
   }
   put(lines, "path", { d: `M12 ${middle}V${bottom}M${width - 12} ${middle}V${bottom}l-4 -7m4 7l4 -7` });
-  if (number > 0) write_at(lines, 2, bottom + 16, `reads ${quoted(tokens[number - 1])}`, "start");
+  if (chosen) write_at(lines, 2, bottom + 16, `reads ${quoted(tokens[number - 1])}`, "start");
   if (chosen) write_at(lines, width - 2, bottom + 16, `${chosen.written ? "writes" : "next"} ${quoted(chosen)}`, "end");
   return chosen;
 }
