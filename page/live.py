@@ -4,6 +4,7 @@
 """
 import base64
 import json
+import math
 import re
 import zlib
 from pathlib import Path
@@ -14,13 +15,13 @@ import torch
 
 from data.loader import load_domains
 from data.task import DOMAINS
-from data.tokenizer import END
+from data.tokenizer import END, encode_prompt, load_tokenizer
 from mix import mix
-from model import GPTConfig
-from support.checkpoint import load_checkpoint
+from model import GPTConfig, route_topk
+from support.checkpoint import build_model, load_checkpoint
 
 MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
-N_TASKS = 40  # of each domain
+N_TASKS = 40  # of each domain, spread over all of its tasks
 
 
 def pack(states):
@@ -63,13 +64,59 @@ def collect(models, tasks):
                                "tensors": tensors, "log": log})
     for i in range(N_TASKS):  # one of each domain, then the next of each
         for domain, some in tasks.items():
-            for task in some[i:i + 1]:
+            at = i * max(1, len(some) // N_TASKS)
+            for task in some[at:at + 1]:
                 end = END if task.kind == "code" else ""  # code must also end there
                 data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
     data["weights"] = pack(states)
     if len(data["weights"]) > MAX_BYTES:
         raise BadInput(f"{name} and its experts are larger than a page of 5 MB")
     return data
+
+
+def models_of_page(models, data):
+    """What the page of models computes with, in PyTorch: {name: GPT}, from weights in float16; "average" comes last."""
+    states, experts = {}, data["models"][-1]["experts"]
+    for entry in data["models"]:  # dense models come first
+        state = {part: models[entry["name"]]["state"][part].half().float() for part, _ in entry["tensors"]}
+        if entry["experts"]:
+            state = mix([states[expert] for expert in experts], GPTConfig(**entry["config"]), torch.Generator()) | state
+        states[entry["name"]] = state
+    configs = {name: models[name]["config"] for name in states} | {"average": models[experts[0]]["config"]}
+    dense = [states[expert] for expert in experts]
+    states["average"] = mix(dense, GPTConfig(**configs["average"]), torch.Generator(), "averaged")
+    return {name: build_model({"config": configs[name], "state": states[name]}) for name in states}
+
+
+def switch_off(model, off, top_k):
+    """Let an MoE choose top_k experts as if those in off, a list of numbers, had logits of minus infinity."""
+    def route(logits, noise):
+        return route_topk(logits.index_fill(1, torch.tensor(off, dtype=torch.int64), -math.inf), top_k)
+    for block in model.blocks:
+        block.ff.route = route
+
+
+@torch.inference_mode()
+def count(models, data):
+    """Which of the page's tasks its models solve: a list of {name, off: experts switched off, solved: "0110..."}.
+
+    A task is solved if each token of the answer is the likeliest at its place. models: from `models_of_page`.
+    """
+    tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
+    first, *_, last = [entry["name"] for entry in data["models"] if entry["experts"]]
+    counts = [{"name": name, "off": []} for name in models]
+    counts += [{"name": first, "off": [other for other in experts if other != expert]} for expert in experts]
+    counts += [{"name": last, "off": [expert]} for expert in experts]
+    for entry in counts:
+        model, entry["solved"] = models[entry["name"]], ""
+        if model.config.n_expert:
+            switch_off(model, [experts.index(expert) for expert in entry["off"]], model.config.top_k)
+        for task in data["tasks"]:
+            prompt, (_, *answer) = (encode_prompt(tokenizer, task[part]) for part in ("prompt", "answer"))
+            logits, _, _ = model(torch.tensor([prompt + answer[:-1]]))
+            likeliest = logits[0, -len(answer):].argmax(-1)
+            entry["solved"] += "1" if likeliest.tolist() == answer else "0"
+    return counts
 
 
 def fill(path, data, is_article=False):
@@ -113,7 +160,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     models = {Path(path).stem: load_checkpoint(path) for path in args.models}
     tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
-    fill(args.out, collect(models, tasks), is_article=True)
+    data = collect(models, tasks)
+    data["counts"] = count(models_of_page(models, data), data)
+    fill(args.out, data, is_article=True)
     print(f"wrote {args.out}")
 
 

@@ -1,21 +1,20 @@
 "use strict";
-// The page is drawn from S, what the reader chose. A control changes the value in S that has its name, and draw() shows
-// all that was seen. Text is set as text, so none becomes markup.
+// The page is drawn from S, what the reader chose. A control changes the value of its name. Text never becomes markup.
 const $ = id => document.getElementById(id);
 const all = selector => [...document.querySelectorAll(selector)];
 const data = JSON.parse($("data").textContent);
 const tokenizer = load_tokenizer(data.definition);
 const moe = data.models.at(-1), { experts } = moe, branches = experts.slice(1);
 const domains = [...new Set(data.tasks.map(({ domain }) => domain))];
-const single_domains = domains.filter(domain => domain !== "switch");
 const COLORS = ["#b4b4b4", "#56b4e9", "#ee8a3c", "#f0e442", "#cc79a7", "#00b38a", "#a9a1ff", "#ff9da7"];  // tell apart
-const begin_alike = name => experts.filter(other => other[0] === name[0]).length > 1;
-const LETTERS = experts.map((name, i) => begin_alike(name) ? String(i + 1) : name[0].toUpperCase());
+const LETTERS = experts.map((name, i) => experts.some((other, j) => j !== i && other[0] === name[0])
+  ? String(i + 1) : name[0].toUpperCase());
 let models = [];  // with their weights, once they are unpacked
 
-const DEFAULTS = { hero_off: "", step: "0", tune: "0", count: "",
-                   hero: "0", seed: "0", branch: "0", mixed: "0", tuned: "0", two: "0",  // numbers of tasks
-                   model: moe.name, k: String(moe.config.top_k), off: "", text: data.tasks[0]?.prompt ?? "", at: "" };
+const first_task = data.tasks.find(({ domain }) => domain === branches[0]) ?? data.tasks[0];
+const DEFAULTS = { hero: first_task?.prompt ?? "", hero_off: "", hero_at: "",
+                   text: data.tasks[0]?.prompt ?? "", text_off: "", text_at: "",
+                   model: moe.name, k: String(moe.config.top_k), step: "0", branch: "0", tune: "0", tuned: "0" };
 const S = { ...DEFAULTS };
 
 const model_of = name => models.find(model => model.name === name);
@@ -23,13 +22,19 @@ const tasks_of = some => data.tasks.filter(({ domain }) => some.includes(domain)
 const offs = name => S[name].split(",").filter(expert => experts.includes(expert));
 const title = domain => domain === "switch" ? "two domains" : domain;
 const visible = token => tokenizer.piece(token).replaceAll("\n", "⏎").replaceAll(END, "[end]");
-const color_of = i => COLORS[i % COLORS.length];
-const tint = (i, share) => `color-mix(in srgb, ${color_of(i)} ${25 + 75 * share}%, white)`;
-const written_text = tokens => tokenizer.decode(tokens.filter(({ written }) => written).map(({ token }) => token));
-const mixtures = () => models.filter(model => model.experts.length);
+const quoted = ({ token } = { token: tokenizer.eot }) => `“${visible(token).replaceAll(" ", "␣")}”`;
+const mean_gates = routings => routings.length ? expert_load(routings) : [];  // over tokens and layers
+const write_at = (svg, x, y, text, anchor = "middle") => put(svg, "text", { x, y, "text-anchor": anchor }, text);
+const names = [...new Set([...experts, ...domains])];  // of colors
+const color_of = name => COLORS[names.indexOf(name) % COLORS.length] ?? "currentColor";
+const tint = (name, share) => `color-mix(in srgb, ${color_of(name)} ${25 + 75 * share}%, white)`;
+const ink = name => `light-dark(color-mix(in srgb, ${color_of(name)} 65%, black), ${color_of(name)})`;
+const written = tokens => tokens.filter(token => token.written);
+const written_text = tokens => tokenizer.decode(written(tokens).map(({ token }) => token));
 
-function element(tag, text, parent, properties = {}) {
-  const made = Object.assign(document.createElement(tag), properties);
+function put(parent, tag, attributes = {}, text = "") {  // a child; inside an SVG it is one of SVG
+  const made = document.createElementNS(tag === "svg" ? "http://www.w3.org/2000/svg" : parent.namespaceURI, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(text);
   parent.append(made);
   return made;
@@ -56,8 +61,8 @@ async function* read({ name, prompt, off = [], k = moe.config.top_k, length = 60
 }
 
 function describe({ name, off = [], k = moe.config.top_k }) {  // who answers
-  const model = model_of(name), without = off.length ? `, ${off.join(" and ")} switched off` : "";
-  return model.experts.length ? `${model.label}, k = ${k}${without}` : model.label;
+  const { label, experts } = model_of(name), without = off.length ? `, ${off.join(" and ")} switched off` : "";
+  return experts.length ? `${label}, k = ${k}${without}` : label;
 }
 
 function why_not({ name, prompt, off = [] }) {  // why it is not read
@@ -69,202 +74,273 @@ function why_not({ name, prompt, off = [] }) {  // why it is not read
 }
 
 // ---- a box: who answers, the text as it is written, and whether it is right
-async function ask(box, question) {
-  const asked = JSON.stringify(question), { prompt, answer, is_whole } = question;
-  if (box.dataset.asked === asked) return;
-  Object.assign(box.dataset, { asked, done: "" });
-  box.tokens = [];
-  box.replaceChildren();
-  element("p", describe(question), box, { className: "who" });
-  const text = element("div", is_whole ? "" : prompt.replaceAll(END, "[end]") + "\n", box, { className: "text" });
-  const verdict = element("p", why_not(question), box);
-  if (!verdict.textContent) {
-    for await (const token of read(question)) {
-      if (box.dataset.asked !== asked) return;
-      if (is_whole || token.written) box.tokens.push({ ...token, span: write(text, token) });
-    }
-    const is_right = written_text(box.tokens).startsWith(answer);
-    verdict.className = answer === undefined ? "" : is_right ? "right" : "wrong";
-    if (answer === undefined) verdict.append("Not a test task: the page does not know the right answer.");
-    else verdict.append(is_right ? "✓ right" : `✗ wrong. Right:${answer.replace(END, "").trimEnd()}`);
-  }
-  box.dataset.done = "yes";
-  if (box.closest("section").contains(document.activeElement)) $("said").textContent = verdict.textContent;
+function make_box(box) {
+  const part = (tag, name) => put(box, tag, { class: name }), has_picture = box.dataset.name;
+  Object.assign(box, { tokens: [], who: part("p", "who"), prompt: part("div", "text") });
+  if (has_picture) add_picture(box);
+  Object.assign(box, { answer: has_picture ? part("div", "text") : box.prompt, verdict: part("p", "") });
 }
 
-function write(text, { token, written, routing }) {  // in the color and with the letter of the largest gate
-  const piece = visible(token), span = element("span", piece, text, { className: written ? "token written" : "token" });
-  if (routing.length) {
-    const gates = expert_load(routing), top = gates.indexOf(largest(gates));
-    span.style.background = tint(top, gates[top]);
+async function ask(box, question) {
+  const asked = JSON.stringify(question), { prompt, answer } = question, { pace, text } = box.dataset;
+  if (box.dataset.asked === asked) return;
+  box.style.minHeight = `${box.offsetHeight}px`;  // what is below stays where it is until the answer is whole
+  Object.assign(box.dataset, { asked, text: prompt, done: "" });
+  box.tokens = [];
+  box.prompt.textContent = box.answer.textContent = box.verdict.className = "";
+  box.who.textContent = describe(question);
+  box.verdict.textContent = why_not(question);
+  if (!box.verdict.textContent) {
+    const right = encode_prompt(tokenizer, answer ?? "").slice(1), is_slow = pace && text !== prompt;
+    for await (const token of is_slow ? await Array.fromAsync(read(question)) : read(question)) {
+      if (is_slow && token.written) await new Promise(resolve => setTimeout(resolve, pace));
+      if (box.dataset.asked !== asked) return;
+      const expected = token.written ? right[written(box.tokens).length] : undefined;
+      const is_astray = expected !== undefined && expected !== token.token;
+      box.tokens.push({ ...token, is_astray, span: write(token.written ? box.answer : box.prompt, token, is_astray) });
+      if (is_slow && token.written) draw_picture(box);
+    }
+    const is_right = written_text(box.tokens).startsWith(answer);
+    const verdict = is_right ? "✓ right" : `✗ wrong. Right:${answer?.replace(END, "").trimEnd()}`;
+    box.verdict.className = answer === undefined ? "" : is_right ? "right" : "wrong";
+    box.verdict.append(box.verdict.className ? verdict : "Not a test task: the page does not know the right answer.");
+  }
+  box.dataset.done = "yes";
+  box.style.minHeight = "";
+  if (!box.closest("section").contains(document.activeElement)) return;
+  const gates = mean_gates(written(box.tokens).flatMap(({ routing }) => routing));
+  const shares = gates.map((gate, i) => `${experts[i]} ${Math.round(100 * gate)} %`);
+  $("said").textContent = [...[box.who, box.answer, box.verdict].map(part => part.textContent), ...shares].join(". ");
+}
+
+function write(text, token, is_astray) {  // in the color and with the letter of the largest gate
+  const piece = visible(token.token), gates = mean_gates(token.routing), top = gates.indexOf(Math.max(...gates));
+  const kind = `token ${token.written ? "written" : ""} ${is_astray ? "astray" : ""}`;
+  const span = put(text, "span", { class: kind }, piece);
+  if (gates.length) {
+    span.style.background = tint(experts[top], gates[top]);
     span.dataset.letter = LETTERS[top];
-    span.title = `${experts[top]} ${Math.round(100 * gates[top])} %`;
-    span.setAttribute("aria-description", span.title);
+    span.title = span.ariaDescription = `${experts[top]} ${Math.round(100 * gates[top])} %`;
   }
   if (piece.endsWith("⏎")) text.append("\n");
   return span;
 }
 
-function ask_dealt(id, some, who, box = $(`${id}_box`)) {  // task number S[id] of some domains
-  const tasks = tasks_of(some), { prompt, answer } = tasks[S[id] % tasks.length] ?? tasks[0];
-  return ask(box, { name: moe.name, prompt, answer, ...who });
+function ask_dealt(box, number, name) {  // a task of the branches' domains
+  const tasks = tasks_of(branches), { prompt, answer } = tasks[number % tasks.length] ?? tasks[0];
+  return ask(box, { name, prompt, answer });
 }
 
-// ---- right answers to the tasks of a domain, counted one after the other while S.count is a button's value
-const COLUMNS = {  // value of the button: who answers the tasks of a domain, [column's title, question]
-  mix: domain => [["its branch", { name: domain }],
-                  ["its expert alone", { name: "steps0", off: experts.filter(name => name !== domain) }],
-                  ["random routers", { name: "steps0" }], ["everything averaged", { name: "average" }]],
-  tune: () => mixtures().map(({ name, steps }) => [`${steps} steps`, { name }]),
-  break: () => [["all experts", {}], ...experts.map(name => [`without ${name}`, { off: [name] }])],
-};
-let counted = "";
-async function draw_count() {
-  if (counted === S.count) return;
-  const mine = counted = S.count, button = all("[name=count]").find(({ value }) => value === mine);
-  if (!button) return;  // it was stopped
-  const parent = button.closest("section").querySelector(".scroll"), table = element("table", "", parent);
-  const head = element("tr", "", table), rows = mine === "mix" ? branches : domains;
-  Object.assign(parent, { tabIndex: 0, role: "region", ariaLabel: button.textContent }).replaceChildren(table);
-  for (const [name] of [["test tasks"], ...COLUMNS[mine]()]) element("th", name, head);
-  for (const domain of rows) {
-    const row = element("tr", "", table);
-    element("th", title(domain), row);
-    for (const [, who] of COLUMNS[mine](domain)) {
-      const cell = element("td", "", row), tasks = tasks_of([domain]);
-      let right = 0;
-      for (const [i, task] of tasks.entries()) {
-        right += await is_solved(task, who);
-        if (counted !== mine) return;
-        cell.textContent = `${right}/${i + 1}`;
-        cell.style.background = `color-mix(in srgb, var(--good) ${100 * right / (i + 1)}%, Canvas)`;
-      }
+// ---- the picture: the layers at the token that the reader points at. A row is an expert, and a switch
+function add_picture(box) {
+  const off = `${box.dataset.name}_off`;
+  box.picture = put(box, "svg", { class: "picture", role: "group", "aria-label": "Experts" });
+  box.lines = put(box.picture, "g");
+  box.rows = experts.map(name => {
+    const row = put(box.picture, "g", { role: "switch", tabindex: 0, "aria-label": name });
+    row.onclick = () => draw({ [off]: experts.filter(one => offs(off).includes(one) !== (one === name)).join() });
+    row.onkeydown = event => {
+      if (![" ", "Enter"].includes(event.key)) return;
+      event.preventDefault();  // the page would scroll
+      row.onclick();
+    };
+    return row;
+  });
+}
+
+function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } }) {  // returns the token
+  const at = `${name}_at`, away = offs(`${name}_off`), layers = moe.config.n_layer;
+  const standing = tokens.find(({ is_astray }) => is_astray) ?? written(tokens)[0] ?? tokens[0];
+  const chosen = tokens[S[at]] ?? (done ? standing : tokens.at(-1)), number = tokens.indexOf(chosen);
+  tokens.forEach(({ span }, i) => {
+    span.classList.toggle("chosen", i === number);
+    Object.assign(span, { role: "button", tabIndex: i === number ? 0 : -1 });
+    span.onclick = span.onfocus = span.onmouseenter = () => S[at] === String(i) || draw({ [at]: String(i) });
+    span.onkeydown = ({ key }) => tokens[i + { ArrowRight: 1, ArrowLeft: -1 }[key]]?.span.focus();
+  });
+  const width = picture.getBoundingClientRect().width || 300;  // 0: it is hidden
+  const column = (width - 24) / layers, wide = Math.min(110, .62 * column), bend = (column - wide) / 4;
+  const middle = 18 + 20 * rows.length, bottom = 2 * middle - 4;
+  picture.style.height = `${bottom + 20}px`;
+  for (const group of [lines, ...rows]) group.replaceChildren();
+  for (let layer = 0; layer < layers; layer++) {
+    const start = 12 + layer * column, center = start + column / 2, left = center - wide / 2;
+    const gates = chosen?.routing[layer] ? dense_gates(chosen.routing[layer]) : [];
+    write_at(lines, center, 10, column > 90 ? `layer ${layer + 1}` : layer + 1);
+    experts.forEach((expert, i) => {
+      const y = 38 + 40 * i, up = y - middle, gate = gates[i] ?? 0, is_off = away.includes(expert);
+      const curve = height => `c${bend} 0 ${bend} ${height} ${2 * bend} ${height}`;
+      const d = `M${start} ${middle}${curve(up)}h${wide}${curve(-up)}`, style = `--layer: ${layer}; --gate: ${gate}`;
+      if (!is_off) put(lines, "path", { d, class: gate ? "line" : "thin", style: `${style}; stroke: ${ink(expert)}` });
+      if (gate) put(lines, "path", { d, class: "dot", style, pathLength: 1 });
+      const cell = put(rows[i], "g", { class: gate ? "key" : "" }), fill = gate ? `fill: ${tint(expert, gate)}` : "";
+      put(cell, "rect", { x: left, y: y - 16, width: wide, height: 32, rx: 6, style: fill });
+      const short = wide < 8 * Math.min(6, expert.length) ? LETTERS[i] : expert.slice(0, wide / 7);
+      write_at(cell, center, gate && wide > 26 ? y - 2 : y + 4, short);
+      if (gate && wide > 26) write_at(cell, center, y + 12, gate.toFixed(2));
+      rows[i].setAttribute("aria-checked", !is_off);
+    });
+    put(lines, "circle", { cx: start, cy: middle, r: 6, fill: "currentColor" });
+  }
+  put(lines, "path", { d: `M12 ${middle}V${bottom}M${width - 12} ${middle}V${bottom}l-4 -7m4 7l4 -7` });
+  if (chosen) write_at(lines, 2, bottom + 16, `reads ${quoted(tokens[number - 1])}`, "start");
+  if (chosen) write_at(lines, width - 2, bottom + 16, `${chosen.written ? "writes" : "next"} ${quoted(chosen)}`, "end");
+  return chosen;
+}
+
+// ---- how many tasks are solved: as PyTorch counted, and again here
+const n_tasks = domain => tasks_of([domain]).length;
+function count_right(domain, name = moe.name, off = []) {
+  const { solved } = data.counts.find(count => count.name === name && String(count.off) === String(off));
+  return data.tasks.filter((task, i) => task.domain === domain && solved[i] === "1").length;
+}
+
+function add_bars(id, some, rows) {  // rows: of a domain, [label, name of a model, experts switched off]
+  for (const domain of some) {
+    const list = put(put($(id), "div", {}, title(domain)), "ol");
+    for (const [label, ...who] of rows(domain)) {
+      const n = count_right(domain, ...who);
+      add_bar(list, label, n, n / n_tasks(domain));
     }
   }
-  draw({ count: "" });
 }
 
-async function is_solved({ prompt, answer }, who) {
-  const tokens = [], length = encode_prompt(tokenizer, answer).length;
-  for await (const token of read({ name: moe.name, prompt, length, is_count: true, ...who })) tokens.push(token);
-  return written_text(tokens).startsWith(answer);
+function add_bar(list, label, value, share) {
+  const bar = put(list, "li", { class: "bar", style: `--share: ${100 * share}%` });
+  for (const text of [label, value]) put(bar, "span", {}, text);
+}
+
+async function count_here(button) {
+  const total = data.counts.length * data.tasks.length, now = $("count_now");
+  let n = 0, same = 0;
+  button.disabled = true;
+  for (const { name, off, solved } of data.counts) {
+    for (const [i, { prompt, answer }] of data.tasks.entries()) {
+      const question = { name, prompt, off, length: encode_prompt(tokenizer, answer).length, is_count: true };
+      const is_solved = written_text(await Array.fromAsync(read(question))).startsWith(answer);
+      same += is_solved === (solved[i] === "1");
+      now.textContent = `${n += 1} of ${total} answers counted, ${same} as in PyTorch`;
+    }
+  }
+  $("said").textContent = now.textContent;
+}
+
+// ---- charts
+function add_axes(parent, label, x_ticks, y_ticks, y, width, height) {  // x_ticks: [place, text]
+  const svg = put(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  put(svg, "path", { d: `M30 8V${height - 22}H${width - 4}` });
+  for (const [x, text] of x_ticks) write_at(svg, x, height - 8, text);
+  for (const n of y_ticks) write_at(svg, 26, y(n) + 4, n, "end");
+  return svg;
+}
+
+function draw_lines(parent, label, steps, now, ticks, y, lines) {  // lines: [name, value at each step]
+  const x = t => 36 + 200 * t / (steps.length - 1), last = ([, values]) => y(values.at(-1));
+  const shown = [...steps.entries()].filter(([t]) => t % Math.ceil(steps.length / 6) === 0);
+  const values_now = lines.map(([name, values]) => `${title(name)} ${values[now]}`).join(", ");
+  const figure = put(parent, "figure", {}, `${label}: ${values_now}`);
+  const svg = add_axes(figure, label, shown.map(([t, step]) => [x(t), step]), ticks, y, 320, 200);
+  put(svg, "path", { class: "thin", d: `M${x(now)} 8V178M30 ${y(ticks[0])}H240` });
+  let free = 0;  // from here on no name stands at the end of a line
+  for (const line of lines.sort((a, b) => last(a) - last(b))) {
+    const [name, values] = line, points = values.map((value, t) => `${x(t)},${y(value)}`).join(" ");
+    put(svg, "polyline", { points, style: `stroke: ${ink(name)}; stroke-width: 3` });
+    free = Math.max(free + 12, last(line) + 4);
+    write_at(svg, 242, free, title(name), "start");
+  }
+}
+
+function add_results() {  // one chart for texts of one domain, one for texts that change it
+  const x = tflop => 36 + 20 * tflop, y = percent => 372 - 3.5 * percent;
+  const rows = JSON.parse($("results").textContent);
+  ["texts of one domain", "texts that change their domain"].forEach((label, panel) => {
+    const figure = put($("results_plots"), "figure", {}, `Solved tasks in %, ${label}`);
+    const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100], y, 360, 280);
+    write_at(svg, 356, 252, "TFLOP in sequence", "end");
+    for (const [name, tflop, weights, ...panels] of rows) {
+      const [percent, spread, dx, dy, anchor] = panels[panel], [, , , ...seed] = rows[0];
+      put(svg, "path", { class: "from-seed", d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
+      put(svg, "path", { d: `M${x(tflop)} ${y(percent - spread)}V${y(percent + spread)}` });
+      put(svg, "circle", { cx: x(tflop), cy: y(percent), r: 8 * Math.sqrt(weights), class: "point" });
+      write_at(svg, x(tflop) + dx, y(percent) + dy, name, anchor);
+    }
+  });
 }
 
 // ---- the sections
-function draw_branch() {
-  const now = Number(S.step), [, before] = model_of("seed").log.at(-1);
-  const logs = branches.map(name => [[0, before], ...model_of(name).log]);  // at step 0 a branch is the seed
-  $("step_now").textContent = logs[0][now][0];
-  $("charts").replaceChildren(...logs.map((log, i) => draw_chart(log, now, i + 1)));
-  $("between").hidden = now === 0 || now === logs[0].length - 1;
-  $("branch_boxes").hidden = !$("between").hidden;
-  all("#branch_boxes > *").forEach((box, i) => ask_dealt("branch", branches, { name: now ? experts[i] : "seed" }, box));
+async function draw_hero() {
+  const { domain, prompt, answer } = data.tasks.find(({ prompt }) => prompt === S.hero) ?? first_task;
+  const off = offs("hero_off"), without = off.map(name => `, ${count_right(domain, moe.name, [name])} without ${name}`);
+  $("hero_count").textContent = `It solves ${count_right(domain)} of ${n_tasks(domain)} such tasks${without.join("")}.`;
+  await ask($("hero_box"), { name: moe.name, prompt, answer, off });
+  draw_picture($("hero_box"));
 }
 
-function draw_chart(log, now, i) {  // of the branch that became expert i
-  const name = experts[i], rest = single_domains.filter(domain => domain !== name);
-  const chart = document.querySelector("template").content.firstElementChild.cloneNode(true);
-  const [key, numbers] = chart.querySelectorAll("span"), lines = chart.querySelectorAll("polyline");
-  const x = t => 30 + 19 * t, y = loss => 128 - 21 * loss;
-  [[name], rest].forEach((some, line) => {
-    const losses = log.map(([, loss]) => some.reduce((sum, domain) => sum + loss[domain], 0) / some.length);
-    lines[line].setAttribute("points", losses.map((loss, t) => `${x(t)},${y(loss)}`).join(" "));
-    numbers.append(`${["", ", rest "][line]}${losses[now].toFixed(2)}`);
+function draw_branch() {
+  const [, before] = model_of("seed").log.at(-1), steps = [0, ...model_of(branches[0]).log.map(([step]) => step)];
+  const mean = (loss, some) => some.reduce((sum, domain) => sum + loss[domain], 0) / some.length;
+  $("step_now").textContent = steps[S.step];
+  $("charts").replaceChildren();
+  for (const name of branches) {
+    const losses = [before, ...model_of(name).log.map(([, loss]) => loss)];
+    const times = some => losses.map(loss => (mean(loss, some) / mean(before, some)).toFixed(2));
+    const lines = [[name, times([name])], ["the rest", times(domains.filter(one => ![name, "switch"].includes(one)))]];
+    draw_lines($("charts"), `${name} branch`, steps, S.step, [1, .5, 2, 4, 8], n => 120 - 34 * Math.log2(n), lines);
+  }
+  all("#branch_boxes > *").forEach((box, i) => {
+    box.hidden = S.step === "0" && i > 0;  // at step 0 all are the seed
+    ask_dealt(box, S.branch, S.step === "0" ? "seed" : experts[i]);
   });
-  Object.assign(key, { textContent: `${name} branch`, style: `background: ${color_of(i)}` });
-  lines[0].style.stroke = `light-dark(color-mix(in srgb, ${color_of(i)} 65%, black), ${color_of(i)})`;
-  chart.querySelector(".thin").setAttribute("d", `M${x(now)} 18V128`);
-  chart.querySelector("title").append(`Loss of the ${name} branch by training step`);
-  chart.querySelector("text:last-child").append(log.at(-1)[0]);
-  return chart;
 }
 
 function draw_finetune() {
-  const { name, steps } = mixtures()[S.tune];
-  $("tune_now").textContent = steps;
-  ask_dealt("tuned", branches, { name, is_whole: true });
+  const mixtures = models.filter(model => model.experts.length), all_steps = mixtures.map(({ steps }) => steps);
+  const lines = domains.map(domain => [domain, mixtures.map(({ name }) => count_right(domain, name))]);
+  $("tune_now").textContent = all_steps[S.tune];
+  $("tune_curve").replaceChildren();
+  draw_lines($("tune_curve"), "Solved of 40 tasks", all_steps, S.tune, [0, 10, 20, 30, 40], n => 178 - 4.2 * n, lines);
+  ask_dealt($("tuned_box"), S.tuned, mixtures[S.tune].name);
 }
 
 async function draw_lab() {
-  const answer = data.tasks.find(({ prompt }) => prompt === S.text)?.answer;
-  for (const control of all(".moe")) control.hidden = !model_of(S.model).experts.length;
-  const who = { name: S.model, off: offs("off"), k: Number(S.k) };
-  const answered = ask($("lab_box"), { prompt: S.text, answer, is_whole: true, ...who });
-  explain();
-  await answered;
-  explain();
-}
-
-function explain() {  // how token S.at in the lab, or the first written one, was predicted
-  const { tokens, dataset } = $("lab_box"), panel = $("inside");
-  const chosen = tokens[S.at] ?? tokens.find(({ written }) => written) ?? tokens[0];
+  const answer = data.tasks.find(({ prompt }) => prompt === S.text)?.answer, box = $("lab_box");
+  const is_moe = model_of(S.model).experts.length > 0;
+  for (const control of [...all(".moe"), box.picture]) control.toggleAttribute("hidden", !is_moe);
+  await ask(box, { name: S.model, prompt: S.text, answer, off: offs("text_off"), k: Number(S.k) });
+  const chosen = draw_picture(box), panel = $("inside");
   panel.replaceChildren();
-  if (!chosen) return panel.append(dataset.done ? "Nothing was read, so no token was predicted." : "");
-  tokens.forEach(({ span }, i) => {
-    span.classList.toggle("chosen", span === chosen.span);
-    Object.assign(span, { role: "button", tabIndex: span === chosen.span ? 0 : -1 });
-    span.onclick = span.onfocus = () => draw({ at: String(i) });
-    span.onkeydown = ({ key }) => tokens[i + { ArrowRight: 1, ArrowLeft: -1 }[key]]?.span.focus();
-  });
-  const probs = softmax(chosen.logits), percent = token => `${(100 * probs[token]).toFixed(1)}\u00a0%`;
-  const name = token => visible(token).replaceAll(" ", "␣");
+  if (!chosen) return panel.append(box.dataset.done ? "Nothing was read, so no token was predicted." : "");
+  const probs = softmax(chosen.logits), percent = p => `${(100 * p).toFixed(1)}\u00a0%`;
   const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
-  const left = element("div", "", panel), right = element("div", "", panel), list = document.createElement("ol");
-  left.append(`“${name(chosen.token)}” had ${percent(chosen.token)}. The five likeliest:`, list);
-  for (const token of likeliest) {
-    const row = element("li", "", list, { className: "bar", style: `--share: ${100 * probs[token]}%` });
-    for (const text of [name(token), percent(token)]) element("span", text, row);
-  }
-  right.append(chosen.routing.length ? "The gates of the experts:" : "A dense model has no experts and no gates.");
-  const scroll = element("div", "", right, { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Gates" });
-  const table = element("table", "", scroll);
-  chosen.routing.forEach(({ experts: asked, gates, probs }, layer) => {
-    const row = element("tr", "", table), shares = asked.map(i => (100 * probs[i]).toFixed(1));
-    element("th", `layer\u00a0${layer + 1}`, row);
-    asked.forEach((i, choice) => {
-      const style = `background: ${tint(i, gates[choice])}; color: #111`;
-      element("td", `${gates[choice].toFixed(2)} ${experts[i]}`, row, { style });
-    });
-    element("td", `${gates[0].toFixed(2)} = ${shares[0]} / (${shares.join(" + ")})`, row);
+  const list = put(put(panel, "div", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. Likeliest:`), "ol");
+  for (const token of likeliest) add_bar(list, quoted({ token }), percent(probs[token]), probs[token]);
+  const gates = put(panel, "div", {}, chosen.routing.length ? "The largest gates:" : "A dense model has no gates.");
+  chosen.routing.forEach(({ experts: asked, gates: [largest], probs }, layer) => {
+    const shares = asked.map(i => (100 * probs[i]).toFixed(1)), gate = largest.toFixed(2);
+    put(gates, "p", {}, `layer ${layer + 1}, ${experts[asked[0]]}: ${gate} = ${shares[0]} / (${shares.join(" + ")})`);
   });
 }
-
-const SECTIONS = {
-  hero: () => ask_dealt("hero", ["math"], { off: offs("hero_off") }),
-  seed: () => ask_dealt("seed", single_domains, { name: "seed" }),
-  branch: draw_branch,
-  mix: () => ask_dealt("mixed", branches, { name: "steps0" }),
-  finetune: draw_finetune,
-  break: () => ask_dealt("two", ["switch"], { is_whole: true }),
-  lab: draw_lab,
-};
 
 // ---- S and the controls
-const seen = new Set();  // sections
 let later;
 function draw(changes) {
+  for (const name of ["hero", "text"]) if (name in changes) S[`${name}_at`] = "";  // of another text
   Object.assign(S, changes);
-  sync();
+  for (const control of all("input[name], select[name], textarea[name]")) {
+    control.value = S[control.name];
+    if (control.selectedIndex === -1) control.value = DEFAULTS[control.name];  // the address named no model of the page
+    S[control.name] = control.value;
+  }
   clearTimeout(later);  // browsers refuse to change the address too often
   later = setTimeout(() => {
     const changed = Object.entries(S).filter(([name, value]) => value !== DEFAULTS[name]);
     history.replaceState(null, "", "#" + new URLSearchParams(changed));
   }, 300);
-  for (const id of seen) SECTIONS[id]();
-  draw_count();
-}
-
-function sync() {  // controls and S agree: a value that a control does not have is its default
-  for (const control of all("input[name], select[name], textarea[name]")) {
-    const { name, type, value } = control;
-    if (type === "checkbox") control.checked = !offs(name).includes(value);
-    else {
-      control.value = S[name];
-      if (control.selectedIndex === -1) control.value = DEFAULTS[name];  // the address named a model that is not here
-      S[name] = control.value;
-    }
-  }
-  for (const button of all("button[value]")) button.ariaPressed = String(S[button.name] === button.value);
+  draw_lab();  // what is on top asks last, so its question goes first
+  if (!$("hero")) return;
+  draw_finetune();
+  draw_branch();
+  draw_hero();
 }
 
 function read_address() {
@@ -272,47 +348,40 @@ function read_address() {
   draw($(words) ? {} : { ...DEFAULTS, ...Object.fromEntries(chosen) });  // {}: it is a link to a section
 }
 
-function add_controls() {
-  for (const fieldset of all("fieldset[name]")) {
-    experts.forEach((value, i) => {
-      const label = element("label", "", fieldset, { className: "switch" });
-      element("input", "", label, { type: "checkbox", name: fieldset.name, value });
-      element("span", `${LETTERS[i]} ${value}`, label, { className: "key", style: `background: ${tint(i, 1)}` });
-    });
-  }
-  experts.forEach((_, i) => element("option", i + 1, $("k")));
-  for (const { name, label } of models) element("option", label, $("model"), { value: name });
-  for (const button of all("button[name]")) {  // with a value it can be pressed again; without, it is for the next task
-    button.onclick = () => {
-      const { name, value } = button, now = S[name];
-      draw({ [name]: value ? (now === value ? "" : value) : String(Number(now) + 1) });
-    };
-  }
-  for (const domain of domains) {
-    element("button", title(domain), $("deal")).onclick = () => {
-      const prompts = tasks_of([domain]).map(({ prompt }) => prompt);
-      draw({ text: prompts[(prompts.indexOf(S.text) + 1) % prompts.length] });
-    };
-  }
-  document.addEventListener("input", ({ target: { name, type, value } }) => {
-    const off = all(`input[name=${name}]:not(:checked)`).map(box => box.value);
-    draw({ [name]: type === "checkbox" ? off.join() : value });
-  });
+function add_article() {  // what does not change
+  const n = Object.values(model_of(moe.name).state).reduce((sum, w) => sum + w.length, 0);
+  $("size").prepend(`The model has ${(n / 1e6).toFixed(2)} million weights. `);
+  add_bars("mix_bars", branches, domain => [["the seed", "seed"], ["its branch", domain],
+    ["its expert alone", "steps0", experts.filter(name => name !== domain)], ["the new mixture", "steps0"],
+    ["everything averaged", "average"]]);
+  const without = experts.map(name => [`without ${name}`, moe.name, [name]]);
+  add_bars("break_bars", domains, () => [["all experts"], ...without]);
+  add_results();
+  $("count").onclick = () => count_here($("count"));
 }
 
 async function start() {
   unpack(data.models, await inflate(data.weights));
   models = list_models(data.models);
-  add_controls();
-  read_address();
-  addEventListener("hashchange", read_address);
-  const observer = new IntersectionObserver(entries => {
-    for (const { target } of entries.filter(entry => entry.isIntersecting).reverse()) {
-      seen.add(target.id);
-      SECTIONS[target.id]();  // of several sections the topmost asks last, so its question goes first
+  for (const _ of $("hero") ? experts : []) put($("branch_boxes"), "div", { class: "box" });
+  all(".box").forEach(make_box);
+  experts.forEach((_, i) => put($("k"), "option", {}, i + 1));
+  for (const { name, label } of models) put($("model"), "option", { value: name }, label);
+  for (const group of all("[data-deal]")) {
+    for (const domain of domains) {
+      const { deal } = group.dataset;
+      const prompts = tasks_of([domain]).map(({ prompt }) => prompt), button = put(group, "button", {}, title(domain));
+      button.onclick = () => draw({ [deal]: prompts[(prompts.indexOf(S[deal]) + 1) % prompts.length] });
     }
-  });
-  for (const id of Object.keys(SECTIONS)) if ($(id)) observer.observe($(id));
+  }
+  for (const button of all("button[name]")) {  // for the next task
+    button.onclick = () => draw({ [button.name]: String(Number(S[button.name]) + 1) });
+  }
+  document.addEventListener("input", ({ target: { name, value } }) => draw({ [name]: value }));
+  if ($("hero")) add_article();
+  read_address();
+  addEventListener("resize", () => draw({}));
+  addEventListener("hashchange", read_address);
   $("loading").remove();
 }
 start().catch(error => { $("loading").textContent = `This browser cannot run the page: ${error}`; });

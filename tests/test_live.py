@@ -1,7 +1,6 @@
 """live.html computes what PyTorch does: node runs the page's own JavaScript on texts of the data."""
 import copy
 import json
-import math
 import random
 import re
 import shutil
@@ -18,9 +17,9 @@ from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from evaluate import EvalSet
-from model import GPTConfig, route_topk
+from experiments import paper
 from page import live
-from support.checkpoint import build_model, load_checkpoint
+from support.checkpoint import load_checkpoint
 from support.generation import stream
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed: it runs the page")
@@ -77,17 +76,7 @@ def texts(tiny):
 
 @pytest.fixture(scope="module")
 def models(checkpoints):
-    """In PyTorch what the page offers, {name: GPT}, from weights rounded to float16 as those on the page."""
-    states = {}
-    for name, checkpoint in checkpoints.items():
-        states[name] = {part: w.half().float() for part, w in checkpoint["state"].items()}
-    configs = {name: checkpoint["config"] for name, checkpoint in checkpoints.items()}
-    configs["average"] = configs["seed"]
-    dense = [states[name] for name in EXPERTS]
-    routers = {part: w for part, w in states["btx_mixed"].items() if part.endswith("router")}
-    states["btx_mixed"] = mix.mix(dense, GPTConfig(**configs["btx_mixed"]), torch.Generator()) | routers
-    states["average"] = mix.mix(dense, GPTConfig(**configs["seed"]), torch.Generator(), "averaged")
-    return {name: build_model({"config": configs[name], "state": states[name]}) for name in states}
+    return live.models_of_page(checkpoints, live.collect(checkpoints, {}))
 
 
 @torch.inference_mode()
@@ -109,16 +98,15 @@ def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
 @pytest.mark.parametrize("top_k, off", [(2, []), (1, []), (4, []), (2, [1]), (2, [0, 1, 3])])
 @torch.inference_mode()
 def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, texts, top_k, off):
-    """In PyTorch an expert is switched off by a logit of minus infinity. One left over is forced: its gate is 1."""
+    """An expert left over is forced: its gate is 1."""
     found = node(page, """
         const { top_k, off, eot, prompts } = input, model = (await list()).find(m => m.name === "btx");
         const write = ids => [...read_and_write(model, ids, eot, 12, { top_k, off })].filter(read => read.written);
         const asked = read => Math.max(...read.routing.map(layer => layer.experts.length));
         return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing), asked(read)]));""",
                  prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
-    model, is_off = copy.deepcopy(models["btx"]), torch.tensor(off, dtype=torch.int64)
-    for block in model.blocks:
-        block.ff.route = lambda logits, noise: route_topk(logits.index_fill(1, is_off, -math.inf), top_k)
+    model = copy.deepcopy(models["btx"])
+    live.switch_off(model, off, top_k)
     for ids, written in zip(texts, found, strict=True):
         answer = stream(model, torch.tensor([ids[:-4]]), len(written))
         for (token, load, n_asked), (new, routing) in zip(written, answer, strict=True):
@@ -168,3 +156,14 @@ def test_the_article_is_what_the_code_writes(tmp_path):
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
     live.fill(tmp_path / "page.html", data, is_article=True)
     assert page == (tmp_path / "page.html").read_text() and len(page.encode()) < 5e6
+
+
+def test_the_picture_of_the_results_has_the_committed_numbers():
+    """Those of `paper.choice_rows`, without Dense at half the rate: accuracies, TFLOP in sequence, weights."""
+    block = re.search(r'(?s)id="results">(.*?)</script>', Path("results/index.html").read_text())[1]
+    drawn = [[f"{a[0]} ± {a[1]}", f"{b[0]} ± {b[1]}", f"{chain:.1f}", f"{weights:.2f}"]
+             for _, chain, weights, a, b in json.loads(block)]
+    runs = [paper.read_run(path) for path in Path("results").glob("*/seed*.json")]
+    rows = [[one, two, chain, weights] for name, one, two, _, chain, weights in paper.choice_rows(runs)
+            if "half" not in name]
+    assert drawn == rows and len(rows) == 9
