@@ -7,11 +7,10 @@ Prints a table and writes report.md, results.json, figures/*.png and, for an MoE
 import json
 import math
 import os
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
-
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 
 import torch
 import torch.nn.functional as F

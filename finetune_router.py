@@ -7,7 +7,6 @@ A run saves its progress in NAME.progress every --save_every steps. If it was in
 import math
 import os
 import time
-
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch

@@ -9,10 +9,9 @@ differ. Before anything is saved, our model and the one that transformers loads 
 """
 import json
 import re
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
 
 import torch
 

@@ -4,7 +4,6 @@
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8
 """
 import sys
-
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch

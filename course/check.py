@@ -12,10 +12,9 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from cli import BadInput, make_parser, run
 from contextlib import suppress
 from pathlib import Path
-
-from cli import BadInput, make_parser, run
 
 import torch
 

@@ -13,11 +13,10 @@ import os
 import re
 import secrets
 import zipfile
+from cli import BadInput, digest, make_parser, replacing, run
 from collections import Counter
 from functools import partial
 from pathlib import Path
-
-from cli import BadInput, digest, make_parser, replacing, run
 
 from course import check, handout
 from support.report import markdown

@@ -8,9 +8,8 @@ import json
 import re
 import shutil
 import zipfile
-from pathlib import Path
-
 from cli import digest
+from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file

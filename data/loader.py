@@ -2,10 +2,9 @@
 import json
 import zlib
 from argparse import ArgumentTypeError
+from cli import BadInput, digest
 from pathlib import Path
 from typing import NamedTuple
-
-from cli import BadInput, digest
 
 import numpy as np
 import torch

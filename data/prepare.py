@@ -7,12 +7,11 @@
 """
 import json
 import random
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
 from pathlib import Path
-
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 
 import numpy as np
 from tqdm import tqdm

@@ -1,10 +1,9 @@
 """Read own text, from files, folders and patterns of files, plain or .jsonl; and own tasks."""
 import json
 import os
+from cli import BadInput
 from glob import glob
 from pathlib import Path
-
-from cli import BadInput
 
 from data.task import Task
 

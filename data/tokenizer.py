@@ -7,13 +7,12 @@ The seed and all experts share one tokenizer, because their embeddings are avera
 import base64
 import json
 import random
+from cli import digest
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
-
-from cli import digest
 
 import regex  # installed with tiktoken
 import tiktoken

@@ -4,9 +4,8 @@ Models take steps in turn, so that a disturbance meets all of them. A ratio abov
 """
 import tempfile
 import time
-from statistics import mean, median
-
 from cli import make_parser, run
+from statistics import mean, median
 
 import torch
 import torch.distributed as dist

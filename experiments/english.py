@@ -13,9 +13,8 @@ import random
 import re
 import sys
 import sysconfig
-from pathlib import Path
-
 from cli import make_parser, replacing, run
+from pathlib import Path
 
 RELATIONS = {"capital": "The government of {} sits in the city of", "demonym": "The nationality of someone from {} is"}
 N_EXAMPLES = 3  # the first countries of the file

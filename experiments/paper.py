@@ -6,10 +6,9 @@
 The first gathers what evaluate.py measured of one run. The second writes tables.md and figures/ from such files.
 """
 import json
+from cli import BadInput, make_parser, replacing, run
 from pathlib import Path
 from statistics import mean
-
-from cli import BadInput, make_parser, replacing, run
 
 from data.task import DOMAINS
 from experiments import paper_figures

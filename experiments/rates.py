@@ -4,10 +4,9 @@
 
 Lowest is best: the mean over the domains that the runs were trained on, in nats per token.
 """
+from cli import make_parser, run
 from pathlib import Path
 from statistics import mean
-
-from cli import make_parser, run
 
 from support.checkpoint import load_checkpoint
 from support.report import markdown

@@ -7,9 +7,8 @@ import json
 import math
 import re
 import zlib
-from pathlib import Path
-
 from cli import BadInput, make_parser, replacing, run
+from pathlib import Path
 
 import torch
 

@@ -15,7 +15,6 @@ tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the tex
 The top_k largest weights are kept and divided by their sum.
 """
 import math
-
 from cli import BadInput
 
 import torch

@@ -14,9 +14,8 @@ the run is done.
 import os
 import shutil
 import zipfile
-from pathlib import Path
-
 from cli import BadInput, check_output, replacing
+from pathlib import Path
 
 import torch
 

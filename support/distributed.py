@@ -4,7 +4,6 @@
     torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has a part of the weights, too
 """
 import os
-
 from cli import BadInput
 
 import torch

@@ -3,7 +3,6 @@
 The progress of such a run is the folder NAME.shards. It goes on from there with any number of ranks, even unsharded.
 """
 import pickle
-
 from cli import BadInput
 
 import torch.distributed as dist

@@ -1,6 +1,5 @@
 """Helpers of both training loops: the rate, the optimizer, batches, validation, and the settings of a run."""
 import math
-
 from cli import BadInput
 
 import numpy as np

@@ -3,11 +3,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from cli import BadInput, replacing, run
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
-
-from cli import BadInput, replacing, run
 
 import pytest
 import torch

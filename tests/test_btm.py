@@ -1,6 +1,5 @@
 """Branch-Train-Merge against its formulas, written down a second time prefix by prefix."""
 import math
-
 from cli import BadInput
 
 import pytest

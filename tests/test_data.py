@@ -4,10 +4,9 @@ import importlib
 import os
 import random
 import re
+from cli import BadInput, digest
 from itertools import islice
 from unittest.mock import DEFAULT, patch
-
-from cli import BadInput, digest
 
 import numpy as np
 import pytest

@@ -1,10 +1,9 @@
 """Own text and own tasks: what is read, and how text is cut into training and validation text."""
 import errno
 import json
+from cli import BadInput
 from pathlib import Path
 from unittest.mock import patch
-
-from cli import BadInput
 
 import pytest
 import torch

@@ -4,12 +4,11 @@ import pickle
 import shutil
 import subprocess
 import sys
+from cli import BadInput, digest
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock, patch
-
-from cli import BadInput, digest
 
 import pytest
 import torch
