@@ -259,7 +259,7 @@ function add_results() {  // one chart for texts of one domain, one for texts th
     write_at(svg, 356, 252, "TFLOP in sequence", "end");
     for (const [name, tflop, weights, ...panels] of rows) {
       const [percent, spread, dx, dy, anchor] = panels[panel], [, , , ...seed] = rows[0];
-      put(svg, "path", { class: "from-seed", d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
+      put(svg, "path", { opacity: .3, d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
       put(svg, "path", { d: `M${x(tflop)} ${y(percent - spread)}V${y(percent + spread)}` });
       put(svg, "circle", { cx: x(tflop), cy: y(percent), r: 8 * Math.sqrt(weights), class: "point" });
       write_at(svg, x(tflop) + dx, y(percent) + dy, name, anchor);
