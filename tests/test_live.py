@@ -166,4 +166,4 @@ def test_the_picture_of_the_results_has_the_committed_numbers():
     runs = [paper.read_run(path) for path in Path("results").glob("*/seed*.json")]
     rows = [[one, two, chain, weights] for name, one, two, _, chain, weights in paper.choice_rows(runs)
             if "half" not in name]
-    assert drawn == rows and len(rows) == 9
+    assert drawn == rows and len(rows) == 10
