@@ -44,7 +44,7 @@ PARTS = {r"^embed": "model.embed_tokens", r"^norm": "model.norm", r"^head": "lm_
          r"ff.w_(.+)": r"mlp.\1_proj.weight", r"ff.router": "block_sparse_moe.gate.weight"}
 # a matrix of a dense feed-forward in a folder -> the same matrix of a Mixtral's expert
 EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_proj.weight": "w2.weight"}
-# how Llama 3.1 and 3.2 stretch RoPE, but for the factor; model.py computes this and no other
+# how Llama 3.1 and 3.2 stretch RoPE, but for theta and the factor; model.py has no other way
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
 # files beside tokenizer.json that an export gives back
@@ -111,11 +111,10 @@ def read_config(folder):
     if hasattr(fields, "rope_theta") and rope != read_by_4:
         raise BadInput(f"{folder}: transformers 5 wrote it, and version {transformers.__version__} does not read its "
                        "RoPE; install transformers 5")
-    kind = rope.get("rope_type", "default")
-    is_llama3 = rope == LLAMA3 | {"rope_theta": rope["rope_theta"], "factor": rope.get("factor")}
+    is_known = rope.get("rope_type", "default") == "default" or LLAMA3.items() <= rope.items()
     head_dim = getattr(fields, "head_dim", None) or fields.hidden_size // fields.num_attention_heads
     for what, found in (("a sliding window", getattr(fields, "sliding_window", None)),
-                        (f"a RoPE of kind {kind} or other numbers", kind != "default" and not is_llama3),
+                        ("a RoPE that is stretched, but not as in Llama 3.1", not is_known),
                         ("heads of another width", head_dim * fields.num_attention_heads != fields.hidden_size)):
         if found:
             raise BadInput(f"{folder}: it has {what}, which model.py has not; take another model")

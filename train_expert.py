@@ -93,8 +93,6 @@ def main(argv=None):
     device, rank, n_ranks = join_ranks(args.device)
     master = rank == 0
     training.check_batch_size(args, n_ranks)
-    if args.compile and args.shard:
-        raise BadInput("--compile does not go with --shard; leave one of them out")
 
     # the model: a branch of a seed, or a new one; spec: its tokenizer; ledger: how it was made, and at what cost
     domains = load_domains(args.data_dir)

@@ -8,8 +8,8 @@
     log        one line for each validation of the last training, if there was one
 
 `model = build_model(load_checkpoint("out/seed0/btx.pt"))` is a model again. An interrupted run leaves its progress:
-NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
-the run is done.
+NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run; with --shard the
+folder NAME.shards. It is deleted when the run is done.
 """
 import os
 import shutil
