@@ -23,14 +23,16 @@ class Output(io.FileIO):
             return len(content)
 
 
+def open_again(stream):
+    """The same stream as an Output. Lines are seen at once in a file, too, and a terminal may know ASCII alone."""
+    output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True)
+
+
 def run(main):
     """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):  # unless a test captures it
-            # lines are seen at once in a file, too; a terminal may know ASCII alone
-            output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
-            setattr(sys, name, io.TextIOWrapper(output, stream.encoding, "replace", line_buffering=True))
+    if sys.stdout is sys.__stdout__:  # no test captures what is printed
+        sys.stdout, sys.stderr = open_again(sys.stdout), open_again(sys.stderr)
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of the ranks that torchrun started on this machine the first speaks
         sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
