@@ -55,11 +55,10 @@ $(OUT)/dense_half_53.pt: $(OUT)/seed.pt $(OUT)/dense_chain_53.pt; $(PY) mix.py $
 $(OUT)/su_flops_%.pt: $(OUT)/su_mixed.pt $(OUT)/btx_%.pt
 	$(LONGER) --lr $(LR_SU_LONG) --steps $(call MATCH,btx_$*,btx_$*,flops)
 
-# The choice of rates, by the mean of the last validation losses of english, math, code and wiki
+# The choice of rates: each run prints its validation losses; the mean of english, math, code and wiki decides.
 RATE_RUNS = $(foreach rate,1e-4 2e-4 4e-4,btx_rate_$(rate) ridge_rate_$(rate)) \
             $(foreach rate,2e-4 4e-4 8e-4,dense_rate_$(rate) su_rate_$(rate))
 rates: $(RATE_RUNS:%=$(OUT)/rates/%.pt)  ## PRESET=pretrained SEED=0: the runs that its learning rates are chosen by
-	$(PY) -m experiments.rates $^
 $(OUT)/rates/btx_rate_%.pt:   $(OUT)/btx_mixed.pt;   $(LONGER) --steps 53 --lr $*
 $(OUT)/rates/ridge_rate_%.pt: $(OUT)/ridge_mixed.pt; $(LONGER) --steps 53 --lr $*
 $(OUT)/rates/dense_rate_%.pt: $(OUT)/seed.pt $(OUT)/rates/btx_rate_1e-4.pt
