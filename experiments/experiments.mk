@@ -57,7 +57,7 @@ $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
 # Dense in one phase, on the mixture of finetuning from the start, with more of the seed's text than all of BTX read:
-# with as many tokens as BTX, or for the FLOPs of its longest chain of stages, for which three machines wait
+# with as many tokens as BTX, or with as many FLOPs in sequence, which are those of BTX's longest chain of stages
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
 CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
 $(OUT)/dense_data.pt: $(OUT)/seed.pt
