@@ -183,7 +183,7 @@ def make_page(runs, timed):
         ("## Table 6: which expert wrote which token",
          "`sample.py MODEL --experts` shows this for any text. So does [the page in the browser](index.html)."),
         ("## Differences",
-         "All registered differences, with their verdicts, stand in [a record of their own](records/verdicts.md).",
+         "All registered differences, with their verdicts, are in [a record of their own](records/verdicts.md).",
          difference_table(runs, MODELS, DIFFERENCES)),
         ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
         ("## Beyond the paper: what keeps trivia", score_table(runs, KEEPING)),
