@@ -1,5 +1,7 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and the texts, tasks and tables of its run."""
 import json
+import re
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from test_hf import make_folder
 from experiments import english, paired, pretrained
 
 ROOT = Path(__file__).parent.parent
+NUMBER = r"\d+\.\d+ ± \d+\.\d+"
 
 
 @pytest.mark.long
@@ -47,7 +50,15 @@ def test_a_fact_is_asked_after_three_examples():
         assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
 
 
-def test_the_page_has_the_table_of_its_runs():
+def test_the_page_has_the_table_of_its_runs_and_their_differences():
     page = (ROOT / "results/pretrained/README.md").read_text()
     runs = [json.loads(path.read_text()) for path in sorted((ROOT / "results/pretrained").glob("seed*.json"))]
-    assert len(runs) == 3 and pretrained.score_table(runs) in page
+    table = pretrained.score_table(runs)
+    assert len(runs) == 3 and table in page
+    known = {*re.findall(NUMBER, table)}
+    for a, b in permutations(pretrained.present(runs), 2):
+        for column in ("home", "switch", "capital", "facts", "english"):
+            known |= {*re.findall(NUMBER, paired.points([pretrained.measure(run, a, column)
+                                                         - pretrained.measure(run, b, column) for run in runs]))}
+    said = {*re.findall(NUMBER, page)}
+    assert len(said) > 30 and said <= known
