@@ -5,6 +5,7 @@ The progress of such a run is the folder NAME.shards. It goes on from there with
 import pickle
 from cli import BadInput
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import state_dict
@@ -24,6 +25,8 @@ def cut_weights(model, device):
     """Leave each rank its part of all weights; in a pass it gathers those of one block at a time. Raises BadInput."""
     if not dist.is_initialized():
         raise BadInput("--shard cuts the weights over several GPUs; start the script with torchrun, or leave it out")
+    if torch.__version__ < (2, 10):  # in 2.7, gradients on CPUs are sums over ranks, not averages
+        raise BadInput(f"--shard needs torch 2.10, this is {torch.__version__}; leave it out")
     n_ranks, config = dist.get_world_size(), model.config
     if config.n_expert and (config.d_ff % n_ranks or config.n_embd % n_ranks):
         raise BadInput(f"--shard: d_ff {config.d_ff} and n_embd {config.n_embd} must be multiples of {n_ranks} GPUs")
