@@ -67,13 +67,3 @@ def read_tasks(path):
     if not tasks:
         raise BadInput(f"--own_tasks: {path} is empty; write a task on each line")
     return tasks
-
-
-def read_beginning(files, field, n):
-    """The first n characters of some files."""
-    beginning = ""
-    for text in read_documents(files, field):
-        beginning += text
-        if len(beginning) >= n:
-            break
-    return beginning[:n]

@@ -6,6 +6,7 @@ import zipfile
 from cli import replacing, run
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -99,18 +100,13 @@ def test_a_wrong_command_is_refused(line, more, folder, monkeypatch, capsys):
     assert REFUSED[line][more] in refusal(f"{line} {more}", capsys)
 
 
-class Code:
-    """Unpickled without care, it creates a file."""
-    def __reduce__(self):
-        return open, ("created.txt", "w")
-
-
 @pytest.mark.parametrize("line", READERS)
 def test_a_foreign_file_is_refused_and_nothing_executed(line, folder, monkeypatch, capsys):
     """As a checkpoint, and as the progress of a run that was interrupted. A compressed file is not unpacked."""
     monkeypatch.chdir(folder)
     name = "unfinished.progress" if "unfinished" in line else "bad.pt"
-    for value in ({"state": {}}, Code()):
+    planted = Mock(__reduce__=lambda self: (open, ("created.txt", "w")))  # unpickled without care, it creates a file
+    for value in ({"state": {}}, planted):
         torch.save(value, name)
         assert name in refusal(line, capsys)
     Path(name).write_bytes(Path("seed.pt").read_bytes()[:-100])
