@@ -67,8 +67,7 @@ def load_inputs(args):
     order = [*DOMAINS, "switch", *domains]
     for path, checkpoint in zip(args.models, checkpoints.values(), strict=True):
         check_tokenizer(domains, checkpoint["spec"], path)
-    first = next(iter(checkpoints.values()))
-    tokenizer = load_tokenizer(first["spec"])  # all have the same
+    tokenizer = load_tokenizer(checkpoint["spec"])  # all have the same
     return checkpoints, tokenizer, {name: domains[name] for name in sorted(domains, key=order.index)}
 
 
