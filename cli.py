@@ -98,14 +98,11 @@ def check_output(path):
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        tempfile.TemporaryFile(dir=path.parent).close()
         with suppress(FileNotFoundError):
-            path.stat()  # fails if the name is too long
+            path.open("r+").close()  # fails for a folder, and if the name is too long
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another name") from None
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder; choose another name")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Prints a table and writes report.md, results.json, figures/*.png and, for an MoE, live.html.
+Prints a table and writes report.md, results.json and, for MoEs, figures/routing.png and live.html.
 """
 import json
 import math
@@ -24,10 +24,11 @@ from page import live
 from support import btm
 from support.checkpoint import build_model, load_checkpoint
 from support.distributed import autocast, pick_device, pick_dtype
+from support.figures import draw_routing
 from support.generation import generate
 from support.grading import is_correct
 from support.ledger import chain_flops, elapsed, join_ledgers, moe_share, totals
-from support.report import draw_figures, machine, make_report, table
+from support.report import machine, make_report, table
 
 BINS = 20  # of the histograms of router probabilities
 
@@ -45,7 +46,7 @@ def parse(argv):
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", metavar="METHOD:K,...",
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: bayes:1)")
-    parser.add_argument("--no_figures", action="store_true", help="draw no figures and write no page")
+    parser.add_argument("--no_figures", action="store_true", help="draw no figure and write no page")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
     parser.add_argument("--windows", type=positive_int, default=100, help="texts per domain (default: %(default)s)")
@@ -66,8 +67,7 @@ def load_inputs(args):
     order = [*DOMAINS, "switch", *domains]
     for path, checkpoint in zip(args.models, checkpoints.values(), strict=True):
         check_tokenizer(domains, checkpoint["spec"], path)
-    first = next(iter(checkpoints.values()))
-    tokenizer = load_tokenizer(first["spec"])  # all have the same
+    tokenizer = load_tokenizer(checkpoint["spec"])  # all have the same
     return checkpoints, tokenizer, {name: domains[name] for name in sorted(domains, key=order.index)}
 
 
@@ -300,15 +300,15 @@ def main(argv=None):
 
     write_results(args.out / "results.json", results, routing, args, domains, device)
     (args.out / "live.html").unlink(missing_ok=True)  # an old page would be of other models
-    lines = []  # of the report
-    if not args.no_figures:
-        lines = draw_figures(results, routing, checkpoints, args.out)
-        if moes:
-            lines.insert(0, live.write_page(args.out / "live.html", checkpoints, tests))
+    pictures = []  # lines of the report that show them
+    if moes and not args.no_figures:
+        draw_routing(routing, args.out / "figures/routing.png")
+        pictures.append(live.write_page(args.out / "live.html", checkpoints, tests))
+        pictures.append("![load of each expert](figures/routing.png)")
     with replacing(args.out / "report.md") as part:
-        part.write_text(make_report(results, lines))
+        part.write_text(make_report(results, pictures))
     print(table(results))
-    print(f"\nThe report with all figures: {args.out}/report.md   the numbers: {args.out}/results.json")
+    print(f"\nThe report: {args.out}/report.md   the numbers: {args.out}/results.json")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import random
 from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -52,17 +52,16 @@ def parse(argv):
     group.add_argument("--field", default="text", help="where a line of .jsonl has its text (default: text)")
     group.add_argument("--own_tasks", nargs="+", action="extend", default=[], metavar="NAME=FILE",
                        help='test tasks of a NAME, with or without --text: {"prompt": ..., "answer": ...} a line')
-    group.add_argument("--tokenizer", type=positive_int, metavar="N",
-                       help="train one of up to N tokens on the beginning of each --text (default: the shipped one)")
-    group.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, as of an imported one")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--tokenizer", type=positive_int, metavar="N",
+                        help="train one of up to N tokens on the beginning of each --text (default: the shipped one)")
+    either.add_argument("--init", metavar="CHECKPOINT", help="use a checkpoint's tokenizer, as an imported one's")
     args = parser.parse_args(argv)
 
     domains = [name for name in args.domains.split(",") if name]
     for name in domains:
         if name not in NAMES:
             raise BadInput(f"--domains: {name!r} is not one of {', '.join(NAMES)}")
-    if args.init and args.tokenizer:
-        raise BadInput("--tokenizer: with --init the tokenizer is that checkpoint's; leave one of the two out")
     paths = read_pairs("--text", args.text, text.find_files)
     files = {name: sorted(set(paths[name])) for name in paths}
     for first, second in combinations(files, 2):
@@ -89,7 +88,10 @@ def choose_tokenizer(args, files):
     if args.init is not None:
         spec = load_checkpoint(args.init)["spec"]
     elif args.tokenizer:
-        samples = [text.read_beginning(paths, args.field, SAMPLE) for paths in files.values()]
+        samples = []
+        for paths in files.values():
+            characters = chain.from_iterable(text.read_documents(paths, args.field))
+            samples.append("".join(islice(characters, SAMPLE)))
         ranks = train_bpe(samples, args.tokenizer - 1)
         spec = new_bpe(ranks, f"own{len(ranks) + 1}")
     return load_tokenizer(spec)
@@ -109,9 +111,10 @@ def write_domain(folder, train_ids, val_ids, tasks, meta):
 
 
 def encode(documents, tokenizer):
-    """Yield the ids of documents, and the end-of-text id after each."""
+    """Yield the ids of documents, encoded in parts of AT_ONCE characters, and the end-of-text id after each."""
     for document in documents:
-        yield from tokenizer.encode(document)
+        for start in range(0, len(document), AT_ONCE):
+            yield from tokenizer.encode(document[start:start + AT_ONCE])
         yield tokenizer.eot
 
 
@@ -133,25 +136,17 @@ def prepare_synthetic(name, args, domains, tokenizer):
     return np.fromiter(train, dtype), np.fromiter(val, dtype), tasks
 
 
-def encode_document(document, tokenizer):
-    """The ids of a text, encoded in parts of AT_ONCE characters, and the end-of-text id: (n,)."""
-    dtype = id_type(tokenizer.vocab_size)
-    ids = []
-    for start in range(0, len(document), AT_ONCE):
-        ids.append(np.array(tokenizer.encode(document[start:start + AT_ONCE]), dtype))
-    return np.concatenate([*ids, np.array([tokenizer.eot], dtype)])
-
-
 def prepare_own(files, field, tokenizer):
     """Training ids and validation ids of own text, and how many documents are held out. Without text all is empty.
 
     Every tenth document is for validation. Text of fewer than FEWEST documents is first cut into pieces of PIECE ids,
     or into ten if it is short; these are its documents then.
     """
+    dtype = id_type(tokenizer.vocab_size)
     documents = []  # of (n,) ids
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
-        documents.append(encode_document(document, tokenizer))
-    nothing = np.empty(0, id_type(tokenizer.vocab_size))
+        documents.append(np.fromiter(encode([document], tokenizer), dtype))
+    nothing = np.empty(0, dtype)
     if files and sum(map(len, documents)) == len(documents):  # each has its end-of-text token alone
         raise BadInput(f"--text: there is no text in {', '.join(map(str, files))[:200]}; name other files")
     if len(documents) < FEWEST:

@@ -21,7 +21,7 @@ def find_files(path):
 
 
 def read_rows(option, path, *fields):
-    """Yield (number of the line, *texts under these fields) for each line of a .jsonl file that is not blank.
+    """Yield the texts under these fields, a list, for each line of a .jsonl file that is not blank.
 
     option: where the user finds these fields explained. Raises BadInput.
     """
@@ -37,14 +37,14 @@ def read_rows(option, path, *fields):
             except (KeyError, TypeError, ValueError, RecursionError):
                 raise BadInput(f"{path}, line {n} begins with {line[:50]!r}; it should be JSON in UTF-8, with text "
                                f"under {' and '.join(map(repr, fields))} (see {option})") from None
-            yield n, *texts
+            yield texts
 
 
 def read_documents(files, field):
     """Yield the documents of files as texts. A file is one document, or each line of .jsonl. Raises BadInput."""
     for path in files:
         if path.suffix.lower() == ".jsonl":
-            for _, text in read_rows("--field", path, field):
+            for [text] in read_rows("--field", path, field):
                 yield text
             continue
         try:
@@ -59,21 +59,8 @@ def read_tasks(path):
 
     Raises BadInput.
     """
-    tasks = []
-    for n, prompt, answer in read_rows("--own_tasks", Path(path).expanduser(), "prompt", "answer"):
-        if not answer:
-            raise BadInput(f"--own_tasks: {path}, line {n} has an empty answer")
-        tasks.append(Task(prompt, answer))
-    if not tasks:
-        raise BadInput(f"--own_tasks: {path} is empty; write a task on each line")
+    rows = read_rows("--own_tasks", Path(path).expanduser(), "prompt", "answer")
+    tasks = [Task(prompt, answer) for prompt, answer in rows]
+    if not tasks or not all(task.answer for task in tasks):
+        raise BadInput(f"--own_tasks: {path} has no tasks, or an empty answer; write a task on each line")
     return tasks
-
-
-def read_beginning(files, field, n):
-    """The first n characters of some files."""
-    beginning = ""
-    for text in read_documents(files, field):
-        beginning += text
-        if len(beginning) >= n:
-            break
-    return beginning[:n]

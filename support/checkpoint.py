@@ -201,6 +201,5 @@ def load_progress(out, model, optimizer, settings):
     else:
         model.load_state_dict(progress["state"])
         optimizer.load_state_dict(progress["optimizer"])
-    if is_first_rank():
-        print(f"{out}: goes on from step {progress['step']}")
+    print(f"{out}: goes on from step {progress['step']}")
     return progress["step"], progress["seconds"], progress["log"]

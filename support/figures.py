@@ -1,13 +1,9 @@
-"""The pictures of the reports. Each function draws one and writes it to `path`.
-
-`results` and `routing` are "models" and "routing" of results.json.
-"""
+"""The picture of the report, and what all pictures share. `routing` is that of results.json."""
 from cli import replacing
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from support.colors import COLORS
 
@@ -32,18 +28,6 @@ def save(figure, rows, ylabels, path):
         figure.savefig(part, format="png")
 
 
-def accuracy(results, path):
-    """A panel for each domain with the accuracy of each model."""
-    domains = next(iter(results.values()))["accuracy"]
-    figure, [panels] = make_panels(1, len(domains), 2.5, 3.6)
-    for panel, domain in zip(panels, domains, strict=True):
-        bars = panel.bar(list(results), [100 * result["accuracy"][domain] for result in results.values()], color=COLORS)
-        panel.bar_label(bars, fmt="%.0f", fontsize=7)
-        panel.set(title=domain, ylim=(0, 105))
-        panel.tick_params(axis="x", rotation=90)
-    save(figure, [panels], ["accuracy, %"], path)
-
-
 def draw_routing(routing, path):
     """Each expert's load by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6)."""
     figure, rows = make_panels(len(routing), len(next(iter(routing.values()))["share"]), 2.1, 2.5)
@@ -55,25 +39,3 @@ def draw_routing(routing, path):
             panel.set(title=f"{domain} text", xlabel="layer")
             panel.locator_params(axis="x", integer=True)
     save(figure, rows, [f"{model}\nload, %" for model in routing], path)
-
-
-def curves(checkpoints, order, domains, path):
-    """Validation loss by domain against the training tokens of a model and its parents.
-
-    checkpoints: by name. order: all models of the report, so that each has the colour that it has among the bars.
-    """
-    figure, [panels] = make_panels(1, len(domains), 2.8, 2.6)
-    for panel, domain in zip(panels, domains, strict=True):
-        for name, checkpoint in checkpoints.items():
-            before = sum(entry["tokens"] for entry in checkpoint["ledger"][:-1])
-            lines = [line for line in checkpoint["log"] if domain in line["val_loss"]]
-            if not lines:
-                continue  # such as an average: it was not trained
-            millions = [(before + line["tokens"]) / 1e6 for line in lines]
-            losses = [line["val_loss"][domain] for line in lines]
-            panel.plot(millions, losses, marker=".", color=f"C{order.index(name)}", label=name)
-        panel.set(title=domain, xlabel="training tokens, millions", yscale="log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.minorticks_off()
-    save(figure, [panels], ["validation loss, nats per token"], path)

@@ -8,6 +8,7 @@ steps, or makes too large a number or list, is wrong, too.
 import ast
 import operator
 import warnings
+from types import SimpleNamespace
 
 MAX_STEPS, MAX_LENGTH, MAX_NUMBER = 50_000, 1_000, 10**40
 OPERATORS = {
@@ -17,29 +18,12 @@ OPERATORS = {
 FUNCTIONS = {"sorted": sorted, "sum": sum, "len": len, "max": max, "min": min}
 
 
-class Wrong(Exception):
-    """The answer is not of the kind that is graded here, or too large."""
-
-
-class Steps:
-    """How many steps a computation may still take."""
-
-    def __init__(self, left):
-        self.left = left
-
-    def spend(self, n):
-        """Raises Wrong if there are not so many left."""
-        self.left -= n
-        if self.left < 0:
-            raise Wrong
-
-
 def is_correct(prompt, answer, cases):
     """Whether `answer` completes the function that `prompt` opens, so that every case, [[xs], value], comes out."""
     try:
         expression = parse_answer(prompt, answer)
-        values = [compute(expression, {"xs": xs}, Steps(MAX_STEPS)) for (xs,), _ in cases]
-    except (Wrong, SyntaxError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError, MemoryError):
+        values = [compute(expression, {"xs": xs}, SimpleNamespace(left=MAX_STEPS)) for (xs,), _ in cases]
+    except (SyntaxError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError, MemoryError):
         return False
     return repr(values) == repr([expected for _, expected in cases])  # unlike ==, repr tells True from 1
 
@@ -52,13 +36,13 @@ def parse_answer(prompt, answer):
     match tree.body:
         case [ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), ast.Return(ast.expr() as expression)])]:
             return expression
-    raise Wrong
+    raise ValueError("not one return of one expression")
 
 
 def compute(node, names, steps):
-    """The value of an expression, as in Python; names: {variable: value}; steps: counted down.
+    """The value of an expression, as in Python; names: {variable: value}; steps.left: how many it may still take.
 
-    Raises Wrong, or the error that Python would raise.
+    Raises ValueError if the expression is not graded here, or takes too much, or the error that Python would raise.
     """
     def value_of(part, names=names):
         return compute(part, names, steps)
@@ -75,7 +59,7 @@ def compute(node, names, steps):
             if isinstance(op, ast.Mult) and isinstance(b, list):
                 a, b = b, a
             if isinstance(op, ast.Mult) and isinstance(a, list) and len(a) * b > MAX_LENGTH:
-                raise Wrong  # before such a list fills the memory
+                raise ValueError("too long")  # before such a list fills the memory
             value = OPERATORS[type(op)](a, b)
         case ast.Subscript(value=part, slice=ast.Slice(lower=lower, upper=upper, step=step)):
             bounds = [None if bound is None else value_of(bound) for bound in (lower, upper, step)]
@@ -89,9 +73,9 @@ def compute(node, names, steps):
             inner = [names | {name: x} for x in value_of(part)]
             value = [value_of(element, row) for row in inner if all(value_of(test, row) for test in tests)]
         case _:
-            raise Wrong
+            raise ValueError("an unknown kind of expression")
     numbers = value if isinstance(value, list) else [value]
-    steps.spend(1 + len(numbers))
-    if len(numbers) > MAX_LENGTH or any(abs(number) > MAX_NUMBER for number in numbers):
-        raise Wrong  # in a list of lists, abs raises TypeError
+    steps.left -= 1 + len(numbers)
+    if steps.left < 0 or len(numbers) > MAX_LENGTH or any(abs(number) > MAX_NUMBER for number in numbers):
+        raise ValueError("too large")  # in a list of lists, abs raises TypeError
     return value

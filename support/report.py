@@ -1,4 +1,4 @@
-"""The table and the report of evaluate.py. `results` and `routing` are "models" and "routing" of its results.json."""
+"""The table and the report of evaluate.py. `results` are "models" of its results.json."""
 import math
 import os
 import platform
@@ -9,7 +9,6 @@ from statistics import mean, stdev
 import torch
 
 from data.task import over_domains
-from support import figures
 
 
 def machine():
@@ -71,21 +70,6 @@ def table_by_domain(results, key):
         return "(no domain has tasks)"
     rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]
     return markdown(["model", *domains], rows)
-
-
-def draw_figures(results, routing, checkpoints, out):
-    """Draw figures/*.png into the folder `out`. Returns the lines of the report that show them."""
-    first = next(iter(results.values()))
-    shown = []
-    if first["accuracy"]:
-        figures.accuracy(results, out / "figures/accuracy.png")
-        shown.append("![accuracy by domain](figures/accuracy.png)")
-    if routing:
-        figures.draw_routing(routing, out / "figures/routing.png")
-        shown.append("![load of each expert](figures/routing.png)")
-    figures.curves(checkpoints, list(results), list(first["loss"]), out / "figures/curves.png")
-    shown.append("![validation loss](figures/curves.png)")
-    return [*shown, "A mixed model has the tokens of all its branches behind it, so its curve begins further right."]
 
 
 def make_report(results, pictures):

@@ -6,6 +6,7 @@ import zipfile
 from cli import replacing, run
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -27,9 +28,8 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--data math=x": "--data", "--data math=9,code": "--data",
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
-          "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "no such file", "--data math=": "--data",
-          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff", f"--seed {10**22}": "--seed",
-          f"--out {'a' * 300}.pt": "aaa.pt"},
+          "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "no such file", f"--out {'a' * 300}.pt": "aaa.pt",
+          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff", f"--seed {10**22}": "--seed"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "different tokenizers",
@@ -52,8 +52,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --out a.txt": "cannot",
               "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
-              "--text own=empty.txt": "empty.txt", "--own_tasks own=empty.txt": "empty.txt",
-              "--init a.txt": "a.txt", "": "nothing to prepare"}}
+              "--text own=empty.txt": "empty.txt", "--own_tasks own=empty.txt": "empty.txt", "": "nothing to prepare"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 
@@ -99,18 +98,13 @@ def test_a_wrong_command_is_refused(line, more, folder, monkeypatch, capsys):
     assert REFUSED[line][more] in refusal(f"{line} {more}", capsys)
 
 
-class Code:
-    """Unpickled without care, it creates a file."""
-    def __reduce__(self):
-        return open, ("created.txt", "w")
-
-
 @pytest.mark.parametrize("line", READERS)
 def test_a_foreign_file_is_refused_and_nothing_executed(line, folder, monkeypatch, capsys):
     """As a checkpoint, and as the progress of a run that was interrupted. A compressed file is not unpacked."""
     monkeypatch.chdir(folder)
     name = "unfinished.progress" if "unfinished" in line else "bad.pt"
-    for value in ({"state": {}}, Code()):
+    planted = Mock(__reduce__=lambda self: (open, ("created.txt", "w")))  # unpickled without care, it creates a file
+    for value in ({"state": {}}, planted):
         torch.save(value, name)
         assert name in refusal(line, capsys)
     Path(name).write_bytes(Path("seed.pt").read_bytes()[:-100])
@@ -150,7 +144,7 @@ def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returne
 
 
 @pytest.mark.parametrize("fail, said", [
-    (lambda: open("/dev/full", "w").close() or Path("/dev/full").write_text("x"), "No space left"),
+    (lambda: Path("/dev/full").write_text("x"), "No space left"),
     (lambda: torch.empty(2**60), "memory is full"), (lambda: bytearray(2**60), "memory is full"),
     (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
 def test_the_last_net(fail, said, capfd):
