@@ -4,6 +4,7 @@ A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docst
 lines that describe arguments.
 """
 import ast
+import difflib
 import json
 import re
 import shutil
@@ -47,15 +48,21 @@ def split_file(name, content):
     return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line], bodies
 
 
-def find_marks(bodies, reference):
-    """What an instructor should look at in {function: its body}, as lines. reference: {function: its digest}."""
-    equal = [name for name, body in bodies.items() if digest(body.encode()) == reference[name]]
-    marks = [f"equal to the reference: {', '.join(equal)}"] if equal else []
-    for name, body in bodies.items():
-        words = sorted({*re.findall(r"\w+", body)}.intersection(ASSIGNMENT["suspect"]))
-        if words:
-            marks.append(f"{name} uses {', '.join(words)}")
-    return marks
+def compare(given, files):
+    """Two lists of lines: the diff of what is outside of the bodies, and marks, what an instructor should look at."""
+    reference, diff, marks = json.loads(given["course/digests.json"]), [], []
+    for name in WRITTEN:
+        before, _ = split_file(name, given[name])
+        after, bodies = split_file(name, files[name])
+        diff += difflib.unified_diff(before, after, f"given {name}", f"submitted {name}", n=0, lineterm="")
+        equal = [piece for piece, body in bodies.items() if digest(body.encode()) == reference[piece]]
+        if equal:
+            marks.append(f"equal to the reference: {', '.join(equal)}")
+        for piece, body in bodies.items():
+            words = sorted({*re.findall(r"\w+", body)}.intersection(ASSIGNMENT["suspect"]))
+            if words:
+                marks.append(f"{piece} uses {', '.join(words)}")
+    return diff, marks
 
 
 def blank_functions(text, stages):

@@ -286,10 +286,8 @@ def stage5_noise():
     finetune_router.temperature = lambda share: share
     texts = torch.zeros(4, 16, dtype=torch.int64)
     given = [noise for _, noise, _ in finetune("sample", 2, 1.0, texts, texts)[2]]
-    expected = []
-    for step in range(4):  # of 2 parts, of 2 texts of 16 tokens each
-        seed = training.step_generator("cpu", 0, 0, step, 0).initial_seed()
-        expected += 2 * [(32, step / 4, seed)]
+    seeds = [training.step_generator("cpu", 0, 0, step, 0).initial_seed() for step in range(4)]
+    expected = [(32, step / 4, seeds[step]) for step in range(4) for part in range(2)]  # 2 texts of 16 tokens in a part
     assert given == expected, (
         "noise for 2 parts of 4 steps, each drawn with (tokens, step / steps, seed of the generator): "
         f"expected {expected}, forward was given {given}")

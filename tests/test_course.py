@@ -113,34 +113,32 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     hanging = MODEL.replace("return N * (u", "open(__file__)\n    return max(iter(int, 1)) * (u")
     hanging_and_broken = hanging.replace("noise.G)", "noise.H)")
     large = MODEL + "#" * 10**6 + "\n1 / 0\n"  # its end is not read
-    everything, nothing = "30 20 10 10 20 10", "0 0 0 0 0 0"
-    odd = {  # {folder: (files, points of the stages, lines that changed outside of the bodies, a note)}
-        "deep/a/b": (submission(model=other), everything, 2, ""),
-        "whole/handout": (handout.files() | submission(), everything, 0, ""),
+    everything = "30 20 10 10 20 10"
+    odd = {  # {folder: (files, points of the stages, lines that changed outside of the bodies, notes)}
+        "deep/a/b": (submission(model=other), everything, 2),
+        "whole/handout": (handout.files() | submission(), everything, 0),
         "part": (submission(model=hanging_and_broken, mix=None), "30 0 10 0 14 0", 0, "no mix.py"),
         "utf-16": (submission() | {"model.py": MODEL.encode("utf-16")}, "0 20 6 0 6 10", 0, "model.py cannot be"),
         "exits": (submission(mix="1 / 0\n", finetune_router="exit()\n"), "30 0 4 10 14 0", 0, "ZeroDivisionError"),
-        "long" * 63: ({"notes.txt": b""}, nothing, 0, "File name too long")}
+        "long" * 63: ({"a.rar": b"Rar!", "b.zip": b"PK"}, "0 0 0 0 0 0", 0, "a .rar: unpack it first",
+                      "this zip is damaged", "no model.py", "File name too long")}
     folder = tmp_path / "in"
     for name, (files, *_) in odd.items():
         handout.write(folder / name, files)
     (folder / "part" / "mix.py").symlink_to(ROOT / "mix.py")
     shutil.make_archive(folder / "archive", "zip", folder / "deep")
-    damaged = (folder / "archive.zip").read_bytes()[:-30]
-    canvas = {f"doe_12345_10{number}_{name.replace('l.py', 'l-1.py')}": text
-              for number, (name, text) in enumerate(submission(model=large).items())}
-    handout.write(folder, canvas | {"damaged.zip": damaged, "a.rar": b"Rar!"})
-    odd |= {"archive.zip": odd["deep/a/b"], "damaged.zip": ({}, nothing, 0, "this zip is damaged"),
-            "a.rar": ({}, nothing, 0, "a .rar: unpack it first"),
-            "doe_12345": ({}, everything, 0, "model.py is doe_12345/model-1.py")}
+    canvas = {f"doe_12345_101_{name.replace('l.py', 'l-1.py')}": text for name, text in submission(model=large).items()}
+    handout.write(folder, canvas)
+    odd |= {"archive.zip": odd["deep/a/b"], "doe_12345": (canvas, everything, 0, "model.py is doe_12345/model-1.py")}
     command = [sys.executable, "-m", "course.grade", f"--out={tmp_path}", *sorted(folder.iterdir())]
     subprocess.run(command, cwd=autograder, check=True)
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.*")}
     rows = {name: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
     assert len(rows) == len(odd) + 1
-    for name, (_, points, changed, note) in odd.items():
+    for name, (_, points, changed, *notes) in odd.items():
         row = rows[name.split("/")[0]]  # points of six stages, their sum, changed, seed, look, notes
-        assert row[:6] == points.split() and row[7] == str(changed) and note in row[10], row
+        assert row[:6] == points.split() and row[7] == str(changed), row
+        assert all(note in row[10] for note in notes), row
     equal = "equal to the reference: route_topk, route_switch, ff_moe, MoE.forward, expert_load"
     assert rows["part"][9].startswith(f"{equal}; load_balancing_loss uses open")
     assert "took more than 20 s" in texts["part"] and "no attribute 'H'\\n  in model.py, route_sample" in texts["part"]
