@@ -72,7 +72,7 @@ def write_sheet(out, graded):
                 failed[test["name"], " ".join(message.split())] += 1
         more = result["extra_data"]
         rows.append(row | {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"],
-                           "look": "; ".join(more["look"]), "notes": result["output"]})
+                           "look": "; ".join(more.get("look", [])), "notes": result["output"]})
     with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
