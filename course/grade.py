@@ -21,7 +21,6 @@ from course import check, handout
 from support.report import markdown
 
 CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student with number, number of the file, name
-FOREIGN = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 
 def find_files(paths):
@@ -44,7 +43,7 @@ def find_files(paths):
         suffix = Path(place).suffix.lower()
         if suffix == ".zip":
             notes.append(f"{place}: this zip is damaged, or inside another one: unpack it first")
-        if suffix in FOREIGN:
+        if suffix in (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
             notes.append(f"{place}: a {suffix}: unpack it first")
     for name in handout.WRITTEN:
         similar = [place for place in found if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
