@@ -3,9 +3,7 @@
 Your three files are put into a fresh handout and checked there (stages.py), as the grader does. Each check runs in a
 process of its own, with limits on time, memory and the size of files (sandbox.sh).
 """
-import difflib
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from cli import BadInput, make_parser, run
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -22,7 +20,6 @@ from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
 IMPORT_SECONDS, SECONDS = 45, 20  # five imports at most, and 15 checks: below the ten minutes of Gradescope
-MESSAGE_LENGTH = 3000  # characters
 
 
 # ---- inside of the sandbox: checks
@@ -59,57 +56,51 @@ def leave_message(name, function, equation=""):
             message += f"\n  in {Path(frame.filename).name}, {frame.name}: {frame.line}"
         if str(error).startswith("stage "):
             message = f"not written yet ({error})"
-    Path(f"{name}.message").write_text(message[:MESSAGE_LENGTH])
+    Path(f"{name}.message").write_text(message)
 
 
 # ---- outside: a submission
 def run_checks(files, checks, seed, isolated):
     """Write {name: bytes} into a folder and run checks there. Returns {check: message}, with one more for "import"."""
-    messages = dict.fromkeys(["import", *checks], f"it ended its process, or took more than {SECONDS} seconds")
-    with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
-        places = {name: Path(folder, f"{name}.message") for name in messages}
-        handout.write(folder, files | {path.name: b"" for path in places.values()})
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True))
+        paths = {name: Path(folder, f"{name}.message") for name in ["import", *checks]}
+        handout.write(folder, files | {path.name: b"" for path in paths.values()})
+        # opened before a submission can leave a link or a pipe there
+        opened = {name: stack.enter_context(path.open(errors="replace")) for name, path in paths.items()}
         serving = f"from course.check import serve; serve({[*checks]}, {seed}, {isolated})"
         command = ["bash", handout.ROOT / "course" / "sandbox.sh", "bwrap" if isolated else "", folder, sys.prefix,
                    sys.base_prefix, sys.executable, "-c", serving]
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(command, timeout=IMPORT_SECONDS + SECONDS * len(checks))
-        for name, path in places.items():
-            if path.is_file() and not path.is_symlink():  # a submission may leave a link or a pipe there
-                with path.open(errors="replace") as file:
-                    messages[name] = file.read(MESSAGE_LENGTH) or messages[name]
-    return messages
+        ended = f"it ended its process, or took more than {SECONDS} seconds"
+        return {name: file.read(3000) or ended for name, file in opened.items()}
 
 
 def check_files(submission, checks, seed, isolated=False):
-    """Check a student's files, {name: bytes}. Returns {check: (points, message)}, and three lists of lines.
+    """Check a student's files, {name: bytes}. Returns the content of NAME.json, in Gradescope's format.
 
-    These are notes, the diff of given code, and marks (see handout.find_marks). The handout's file stands in for one
-    that cannot be imported.
+    The handout's file stands in for one that cannot be imported.
     """
-    given, diff, marks = handout.files(), [], []
+    given = handout.files()
     files = given | submission
     notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
-    if not submission:
-        return {}, notes, [], []
     messages = run_checks(files, checks, seed, isolated)
     if messages["import"] != "right":  # which file is it?
         files = dict(given)
-        for name in [name for name in handout.WRITTEN if name in submission]:
-            message = run_checks(files | {name: submission[name]}, [], seed, isolated)["import"]
+        for name, content in submission.items():
+            message = run_checks(files | {name: content}, [], seed, isolated)["import"]
             if message == "right":
-                files[name] = submission[name]
+                files[name] = content
             else:
                 notes.append(f"{name} cannot be imported, the handout's stands in for it: {message}")
         messages = run_checks(files, checks, seed, isolated)
-    reference = json.loads(given[handout.DIGESTS])
-    for name in handout.WRITTEN:
-        before, _ = handout.split_file(name, given[name])
-        after, bodies = handout.split_file(name, files[name])
-        marks += handout.find_marks(bodies, reference)
-        diff += difflib.unified_diff(before, after, f"given {name}", f"submitted {name}", n=0, lineterm="")
-    points = {name: POINTS[name] if messages[name] == "right" else 0 for name in checks}
-    return {name: (points[name], messages[name]) for name in checks}, notes, diff, marks
+    diff, marks = handout.compare(given, files)
+    tests = [{"name": name, "score": POINTS[name] if messages[name] == "right" else 0, "max_score": POINTS[name],
+              "output": messages[name]} for name in checks]
+    changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])
+    return {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes),
+            "extra_data": {"seed": seed, "changed": changed, "look": marks, "diff": diff[:1000]}}
 
 
 def main(argv=None):
@@ -120,11 +111,11 @@ def main(argv=None):
     if not checks:
         raise BadInput(f"--only {only}: choose a stage from 1 to 6, or one of {', '.join(POINTS)}")
     submission = {name: Path(name).read_bytes() for name in handout.WRITTEN if Path(name).is_file()}
-    results, notes, diff, _ = check_files(submission, checks, seed=0)
-    for name, (points, message) in results.items():
-        print(f"{name:<20} {points:>2} of {POINTS[name]:>2}  {message}")
-    print(f"{sum(points for points, _ in results.values())} of {sum(POINTS[name] for name in checks)} points")
-    print(*notes, *diff[:40], sep="\n")
+    result = check_files(submission, checks, seed=0)
+    for test in result["tests"]:
+        print(f"{test['name']:<20} {test['score']:>2} of {test['max_score']:>2}  {test['output']}")
+    print(f"{result['score']} of {sum(POINTS[name] for name in checks)} points")
+    print(result["output"], *result["extra_data"]["diff"][:40], sep="\n")
 
 
 if __name__ == "__main__":

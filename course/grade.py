@@ -9,11 +9,10 @@ class.md, what the class can do and which mistakes it made.
 """
 import csv
 import json
-import os
 import re
 import secrets
 import zipfile
-from cli import BadInput, digest, make_parser, replacing, run
+from cli import BadInput, make_parser, replacing, run
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from course import check, handout
 from support.report import markdown
 
 CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student with number, number of the file, name
-FOREIGN = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 
 def find_files(paths):
@@ -30,52 +28,33 @@ def find_files(paths):
 
     Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
     """
-    found = []  # (path, number of bytes, how to read them)
+    found, notes, written = {}, [], {}  # found: {path: how to open it}
     for top in paths:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            place = CANVAS.sub(r"\1/\2", path.relative_to(top.parent).as_posix())
             if path.is_symlink() or not path.is_file():
                 continue
-            place = CANVAS.sub(r"\1/\2", path.relative_to(top.parent).as_posix())
             if zipfile.is_zipfile(path):
                 archive = zipfile.ZipFile(path)
-                for entry in archive.infolist():
-                    found.append((f"{place}/{entry.filename}", entry.file_size, partial(archive.read, entry)))
+                found |= {f"{place}/{name}": partial(archive.open, name) for name in archive.namelist()}
             else:
-                found.append((place, path.stat().st_size, path.read_bytes))
-    places, notes = {}, []
-    for place, size, read_bytes in found:
-        if place.lower().endswith(".zip"):
+                found[place] = partial(path.open, "rb")
+    for place in found:
+        suffix = Path(place).suffix.lower()
+        if suffix == ".zip":
             notes.append(f"{place}: this zip is damaged, or inside another one: unpack it first")
-        elif place.lower().endswith(FOREIGN):
-            notes.append(f"{place}: a {Path(place).suffix}: unpack it first")
-        elif size > 10**6 and place.endswith(".py"):  # perhaps a bomb
-            notes.append(f"{place} has {size:,} bytes, too many to be read")
-        else:
-            places[place] = read_bytes
-    written = {}
+        if suffix in (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
+            notes.append(f"{place}: a {suffix}: unpack it first")
     for name in handout.WRITTEN:
-        exact = [place for place in places if place.split("/")[-1] == name]
-        similar = [place for place in places if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
-        candidates = sorted(exact or similar, key=lambda place: (place.count("/"), place))
-        if candidates:
-            written[name] = places[candidates[0]]()
-        if candidates[1:] or (similar and not exact):
-            notes.append(f"{name} is {candidates[0]}, one of {len(candidates)}")
+        similar = [place for place in found if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
+        if not similar:
+            continue
+        place = min(similar, key=lambda place: (Path(place).name != name, place.count("/"), place))
+        with found[place]() as file:
+            written[name] = file.read(10**6)  # not more: a zip may hold a bomb
+        if len(similar) > 1 or Path(place).name != name:
+            notes.append(f"{name} is {place}, one of {len(similar)}")
     return written, notes
-
-
-def grade(paths, seed, isolated):
-    """The content of a submission's NAME.json. paths: its folder, or its files."""
-    try:
-        written, notes = find_files(paths)
-        results, more, diff, marks = check.check_files(written, check.POINTS, seed, isolated)
-    except Exception as error:  # whatever is odd about a submission, the others are graded
-        results, notes, more, diff, marks = {}, [f"it could not be graded: {error!r}"], [], [], []
-    tests = [{"name": name, "score": points, "max_score": check.POINTS[name], "output": message}
-             for name, (points, message) in results.items()]
-    changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])
-    return {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes + more),
-            "extra_data": {"seed": seed, "changed": changed, "look": marks, "diff": diff[:1000]}}
 
 
 def write_sheet(out, graded):
@@ -91,8 +70,8 @@ def write_sheet(out, graded):
                 message = test["output"].split("\n  in ")[0]  # without the student's line
                 failed[test["name"], " ".join(message.split())] += 1
         more = result["extra_data"]
-        row |= {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"]}
-        rows.append(row | {"look": "; ".join(more.get("look", [])), "notes": result["output"]})
+        rows.append(row | {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"],
+                           "look": "; ".join(more.get("look", [])), "notes": result["output"]})
     with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -111,25 +90,28 @@ def main(argv=None):
     args = parser.parse_args(argv)
     submissions = {}  # {name: paths}
     for path in args.submissions:
-        if not os.path.lexists(path):
+        if not (path.exists() or path.is_symlink()):
             raise BadInput(f"there is no {path}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
-        name = path.absolute().name
-        if path.is_file():
-            name = CANVAS.sub(r"\1", name)  # a student's files have one row
-        if len(os.fsencode(name)) > 200:  # no room for .json
-            name = f"{name[:40]}-{digest(os.fsencode(name))}"
+        name = CANVAS.sub(r"\1", path.absolute().name)  # a student's files have one row
         submissions.setdefault(name, []).append(path.absolute())
     isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
     print("isolated by bwrap" if isolated else "not isolated, bwrap does not work here: submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for name, paths in submissions.items():
-        graded[name] = grade(paths, args.seed, isolated)
+        try:
+            written, notes = find_files(paths)
+            result = check.check_files(written, check.POINTS, args.seed, isolated)
+        except Exception as error:  # whatever is odd about a submission, the others are graded
+            notes = [f"it could not be graded: {error!r}"]
+            result = check.check_files({}, check.POINTS, args.seed, isolated)
+        result["output"] = "\n".join([*notes, result["output"]])
+        graded[name] = result
         try:
             with replacing(args.out / f"{name}.json") as part:
-                part.write_text(json.dumps(graded[name], indent=1))
-        except BadInput as error:  # the disk is full; the row in grades.csv says so
-            graded[name]["output"] += f"\n{error}"
-        print(f"{name}: {graded[name]['score']} points", flush=True)
+                part.write_text(json.dumps(result, indent=1))
+        except BadInput as error:  # the disk is full, or the name too long; the row in grades.csv says so
+            result["output"] += f"\n{error}"
+        print(f"{name}: {result['score']} points", flush=True)
     write_sheet(args.out, graded)
     print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {args.seed}")
 

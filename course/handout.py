@@ -4,6 +4,7 @@ A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docst
 lines that describe arguments.
 """
 import ast
+import difflib
 import json
 import re
 import shutil
@@ -15,13 +16,6 @@ ROOT = Path(__file__).parent.parent
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file
 ASSIGNMENT = json.loads((ROOT / "course" / "assignment.json").read_text())
 WRITTEN = ASSIGNMENT["written"]  # what students write, and in which stage: {file: {function: stage}}
-DIGESTS = "course/digests.json"  # in a handout: {function: the digest of the reference's body}
-
-
-def read(patterns):
-    """The files of this repository that match a pattern: {name: bytes}."""
-    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
 def write(folder, files):
@@ -33,17 +27,13 @@ def write(folder, files):
 
 
 # ---- what students write
-def find_functions(tree):
-    """{name: its statement} of a module's functions, of methods as Class.name, and of the loop in `main`."""
+def find_functions(tree, prefix=""):
+    """{name: its statement} of functions, of classes and their methods (MoE.forward), and of loops (main.loop)."""
     found = {}
     for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{f.name}": f for f in node.body if isinstance(f, ast.FunctionDef)}
-        if isinstance(node, ast.FunctionDef):
-            found[node.name] = node
-            for part in node.body:
-                if node.name == "main" and isinstance(part, ast.For):
-                    found["the loop"] = part
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.For)):
+            name = prefix + getattr(node, "name", "loop")
+            found |= {name: node} | find_functions(node, f"{name}.")
     return found
 
 
@@ -58,30 +48,35 @@ def split_file(name, content):
     return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line], bodies
 
 
-def find_marks(bodies, reference):
-    """What an instructor should look at in {function: its body}, as lines. reference: see DIGESTS."""
-    equal = [name for name, body in bodies.items() if digest(body.encode()) == reference[name]]
-    marks = [f"equal to the reference: {', '.join(equal)}"] if equal else []
-    for name, body in bodies.items():
-        words = sorted({*re.findall(r"\w+", body)}.intersection(ASSIGNMENT["suspect"]))
-        if words:
-            marks.append(f"{name} uses {', '.join(words)}")
-    return marks
+def compare(given, files):
+    """Two lists of lines: the diff of what is outside of the bodies, and marks, what an instructor should look at."""
+    reference, diff, marks = json.loads(given["course/digests.json"]), [], []
+    for name in WRITTEN:
+        before, _ = split_file(name, given[name])
+        after, bodies = split_file(name, files[name])
+        diff += difflib.unified_diff(before, after, f"given {name}", f"submitted {name}", n=0, lineterm="")
+        equal = [piece for piece, body in bodies.items() if digest(body.encode()) == reference[piece]]
+        if equal:
+            marks.append(f"equal to the reference: {', '.join(equal)}")
+        for piece, body in bodies.items():
+            words = sorted({*re.findall(r"\w+", body)}.intersection(ASSIGNMENT["suspect"]))
+            if words:
+                marks.append(f"{piece} uses {', '.join(words)}")
+    return diff, marks
 
 
 def blank_functions(text, stages):
     """A source text without the bodies of the functions in `stages`, {name: stage}, and with shorter docstrings."""
-    blanked = text
-    for name, function in find_functions(ast.parse(text)).items():
-        if name in stages and name != "the loop":
-            source = "\n".join(text.splitlines()[function.lineno - 1:function.end_lineno])
-            head = re.match(r'(?s).*?""".*?"""', source)[0]
-            head = re.sub(r'(?s)\n\n(?! *\w+(, \w+)*: ).*?(?=\n\n|\n *"""|""")', "", head)
+    lines = text.splitlines()
+    for name, function in reversed(find_functions(ast.parse(text)).items()):  # so that line numbers stay right
+        if name in stages and name != "main.loop":
+            summary, *others = ast.get_docstring(function, clean=False).split("\n\n")
+            kept = [summary] + [part for part in others if re.match(r" *\w+(, \w+)*: ", part)]
             body = f'raise NotImplementedError("stage {stages[name]}: {name}")'
-            if name == "load_balancing_loss":  # stage 3 shows what happens without it
-                body = f"return 0 * routing[0].probs.sum()  # stage 4: {name}"
-            blanked = blanked.replace(source, f"{head}\n{' ' * (function.col_offset + 4)}{body}")
-    return blanked
+            indent = " " * (function.col_offset + 4)
+            docstring = '"""' + "\n\n".join(kept) + '"""'
+            lines[function.body[0].lineno - 1:function.end_lineno] = [indent + docstring, indent + body]
+    return "\n".join(lines) + "\n"
 
 
 # ---- the handout
@@ -90,21 +85,17 @@ def files():
     if GIVEN.exists():
         with zipfile.ZipFile(GIVEN) as archive:
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-    found = {name: content.decode() for name, content in read(ASSIGNMENT["handout"]).items()}
+    found = {}
+    for pattern in ASSIGNMENT["handout"]:
+        found |= {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.glob(pattern)}
     found |= {name: (ROOT / path).read_text() for name, path in ASSIGNMENT["pages"].items()}
     digests = {}
     for name, stages in WRITTEN.items():
         digests |= {piece: digest(body.encode()) for piece, body in split_file(name, found[name])[1].items()}
         found[name] = blank_functions(found[name], stages)
-    step, blank = r"(?s)for xs, ys in zip\(.*?optimizer.zero_grad\(\)", 'raise NotImplementedError("stage 3: the loop")'
-    found["finetune_router.py"] = re.sub(step, blank, found["finetune_router.py"])
-    article = r"(?s)# ---- the article results.*?(?=# ---- everything else)"  # it shows the page
-    found["Makefile"] = re.sub(article, "", found["Makefile"])
-    fast = blank_functions(found["support/fast.py"], {"ff_moe": 1})
-    found["support/fast.py"] = fast.replace("stage 1: ff_moe", "--fast is not part of the assignment")
-    # live.html holds the solution, in JavaScript
-    found["page/live.py"] = 'def write_page(*args):\n    return "No live.html: it is not part of a handout."\n'
-    found[DIGESTS] = json.dumps(digests, indent=1)
+    for name, pattern, text in ASSIGNMENT["replaced"]:  # the step, and what shows the solution elsewhere
+        found[name] = re.sub(pattern, text, found[name], flags=re.DOTALL)
+    found["course/digests.json"] = json.dumps(digests, indent=1)
     return {name: text.encode() for name, text in found.items()}
 
 
@@ -112,4 +103,4 @@ def write_handout(out):
     """Write the handout to a folder, with course/given.zip, which keeps it as it was given, and with checkpoints."""
     write(out, files())
     shutil.move(shutil.make_archive(f"{out}_given", "zip", out), Path(out, "course", "given.zip"))
-    write(out, read(["data/start/*.pt"]))
+    shutil.copytree(ROOT / "data" / "start", Path(out, "data", "start"))

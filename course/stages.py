@@ -4,8 +4,8 @@ A check begins with fixed numbers that fit on paper; random ones follow. It repl
 stand-ins, so that a mistake costs points once. check.py runs each in a process of its own, and shows its docstring.
 """
 from functools import partial
-from itertools import zip_longest
 from math import ceil, inf
+from unittest.mock import Mock
 
 import torch
 from torch.autograd import gradcheck
@@ -17,26 +17,23 @@ import model
 from model import GPT, GPTConfig, Noise, Routing, new_router
 from support import training
 
+tensor = partial(torch.tensor, dtype=torch.float64)
 draw = partial(torch.randn, dtype=torch.float64)  # random numbers; check.py sets the seed
 torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports 800 modules, for a second: here, not in each check
 
 
-class Wrong(Exception):
-    """What differs in code that is not right."""
-
-
 def same(case, got, want):
-    """Raise Wrong with the first row that differs, unless the tensor `got` is `want`, a tensor or nested lists."""
+    """Assert that the tensor `got` is `want`, a tensor or nested lists. The first row that differs is shown."""
     want = torch.as_tensor(want, dtype=torch.float64)
-    if not isinstance(got, torch.Tensor) or got.shape != want.shape:
-        raise Wrong(f"{case}: expected a tensor of shape {tuple(want.shape)}, got {getattr(got, 'shape', type(got))}")
-    if got.is_meta or got.dtype == torch.bfloat16:
-        raise Wrong(f"{case}: expected float32 on the device of the inputs, got {got.dtype} on {got.device}")
+    assert isinstance(got, torch.Tensor) and got.shape == want.shape, (
+        f"{case}: expected a tensor of shape {tuple(want.shape)}, got {getattr(got, 'shape', type(got))}")
+    assert not got.is_meta and got.dtype != torch.bfloat16, (
+        f"{case}: expected float32 on the device of the inputs, got {got.dtype} on {got.device}")
     got = got.detach().double()
     for i, (expected, found) in enumerate(zip(torch.atleast_1d(want), torch.atleast_1d(got), strict=True)):
-        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-6):
-            texts = [", ".join(f"{value:.4g}" for value in row.flatten()[:8].tolist()) for row in (expected, found)]
-            raise Wrong(f"{case}, [{i}]: expected {texts[0]}, got {texts[1]}")
+        texts = [", ".join(f"{value:.4g}" for value in row.flatten()[:8].tolist()) for row in (expected, found)]
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6), (
+            f"{case}, [{i}]: expected {texts[0]}, got {texts[1]}")
 
 
 def call(function, *arguments):
@@ -44,8 +41,7 @@ def call(function, *arguments):
     before = repr(arguments)  # shows all numbers, as inputs are small
     with torch.device("meta"):
         result = function(*arguments)
-    if repr(arguments) != before:
-        raise Wrong("a function must not change what it is given: one of the inputs has other values now")
+    assert repr(arguments) == before, "a function must not change what it is given: one of the inputs has other values"
     return result
 
 
@@ -54,8 +50,8 @@ def verify(case, function, want, *inputs):
     same(case, call(function, *inputs), want)
     xs = [x.clone().requires_grad_() for x in inputs]
     tolerance = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2, "fast_mode": True}  # students may compute in float32
-    if not gradcheck(lambda *xs: function(*xs).double(), xs, **tolerance, raise_exception=False):
-        raise Wrong(f"{case}: the values are right, but not the gradients; is something detached?")
+    assert gradcheck(lambda *xs: function(*xs).double(), xs, **tolerance, raise_exception=False), (
+        f"{case}: the values are right, but not the gradients; is something detached?")
 
 
 def verify_router(case, route, logits, gates):
@@ -64,20 +60,9 @@ def verify_router(case, route, logits, gates):
     verify(f"{case}, gates of all experts", lambda z: route(z).dense_gates(), gates, logits)
 
 
-def rows(*numbers):
-    """Numbers that fit on paper."""
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
 def random_routing(M=7):
     """Three of five experts for each of M tokens, with gates that sum to 1/2, as Switch's need not sum to 1."""
     return Routing(draw(M, 3).softmax(-1) / 2, draw(M, 5).argsort(1)[:, :3], draw(M, 5).softmax(-1))
-
-
-def moe(x, routing, w):
-    """FF_MoE(x), where every expert computes every token."""
-    experts = [model.swiglu(x, w[0][i], w[1][i], w[2][i]) for i in range(len(w[0]))]
-    return (routing.dense_gates()[..., None] * torch.stack(experts, 1)).sum(1)
 
 
 def largest_only(table):
@@ -85,56 +70,56 @@ def largest_only(table):
     return [[value * (value == max(row)) for value in row] for row in table.tolist()]
 
 
-SMALL = Routing(rows([0.75, 0.25], [0.9, 0.1], [0.6, 0.2]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
-                rows([0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]))
+SMALL = Routing(tensor([[0.75, 0.25], [0.9, 0.1], [0.6, 0.2]]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
+                tensor([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]]))
 SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .2]] of experts [[0, 1], [1, 2], [2, 0]]"
 
 
 # ---- stage 1: the MoE layer and its router (3.2)
 def stage1_gates():
     """g(W x) = SoftMax(TopK(W x)), and probs = SoftMax(W x) over all N experts"""
-    small = rows([2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0])
+    small = tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0]])
     for name, logits, k in ((small.tolist(), small, 2), ("random", draw(7, 5), 3)):
-        kept = rows(*[[z if z in sorted(row)[-k:] else -inf for z in row] for row in logits.tolist()])
+        kept = tensor([[z if z in sorted(row)[-k:] else -inf for z in row] for row in logits.tolist()])
         verify_router(f"W x = {name}, k = {k}", lambda z, k=k: model.route_topk(z, k), logits, kept.softmax(-1))
 
 
 def stage1_sum():
     """FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x, and what a token's experts give is added up;
     under autocast FF_i(x) is bfloat16 and x float32, so what you add is converted by .to(y.dtype)"""
-    ones, small = rows([[1.0]], [[1.0]], [[1.0]]), f"x = [[1], [2], [3]], FF_i(x) = (i + 1) silu(x) x, {SMALL_TEXT}"
+    ones, small = tensor([[[1.0]], [[1.0]], [[1.0]]]), f"x = [[1], [2], [3]], FF_i(x) = (i + 1) silu(x) x, {SMALL_TEXT}"
     for case, x, routing, w in (
-            (small, rows([1.0], [2.0], [3.0]), SMALL, (ones, ones, rows([[1.0]], [[2.0]], [[3.0]]))),
+            (small, tensor([[1.0], [2.0], [3.0]]), SMALL, (ones, ones, tensor([[[1.0]], [[2.0]], [[3.0]]]))),
             ("random", draw(7, 4), random_routing(), (draw(5, 6, 4), draw(5, 6, 4), draw(5, 4, 6)))):
-        verify(case, lambda x, gates, *w, r=routing: model.ff_moe(x, r._replace(gates=gates), *w), moe(x, routing, w),
+        experts = [model.swiglu(x, *matrices) for matrices in zip(*w, strict=True)]  # each computes every token
+        want = (routing.dense_gates()[..., None] * torch.stack(experts, 1)).sum(1)
+        verify(case, lambda x, gates, *w, r=routing: model.ff_moe(x, r._replace(gates=gates), *w), want,
                x, routing.gates, *w)
     with torch.autocast("cpu", torch.bfloat16):  # as on a GPU: FF_i(x) is bfloat16, x and the gates are float32
         y = model.ff_moe(x.float(), routing._replace(gates=routing.gates.float()), *(matrix.float() for matrix in w))
-    if y.dtype != torch.float32:
-        raise Wrong(f"under autocast x is float32, so the result is, too, but it is {y.dtype}")
+    assert y.dtype == torch.float32, f"under autocast x is float32, so the result is, too, but it is {y.dtype}"
 
 
 def stage1_work():
     """an expert computes the tokens that chose it, and no others, all at once: loop over experts, not over tokens"""
     x, routing, w = draw(28, 32), random_routing(28), (draw(5, 64, 32), draw(5, 64, 32), draw(5, 32, 64))
-    calls, swiglu = [], model.swiglu
-    model.swiglu = lambda *args, **named: calls.append(1) or swiglu(*args, **named)
+    model.swiglu = Mock(wraps=model.swiglu)
     with FlopCounterMode(display=False) as flops:
         model.ff_moe(x, routing, *w)
     want, got = 28 * 3 * 3 * 2 * 32 * 64, flops.get_total_flops()  # 3 experts of 3 matrices, 2 FLOPs for each weight
-    if got != want or len(calls) > 15:  # an expert may compute first, second and third choices apart
-        raise Wrong(f"28 tokens with 3 of 5 experts each: expected {want:,} FLOPs in 5 to 15 calls of swiglu, "
-                    f"got {got:,} in {len(calls)}")
+    calls = model.swiglu.call_count  # an expert may compute first, second and third choices apart
+    assert got == want and calls <= 15, ("28 tokens with 3 of 5 experts each: expected "
+                                         f"{want:,} FLOPs in 5 to 15 calls of swiglu, got {got:,} in {calls}")
 
 
 def stage1_layer():
     """a layer gives W x of all B T tokens at once and the noise to self.route, then tokens, Routing, w_gate, w_up and
     w_down to self.ff_moe; it returns the result in the shape of x, and the Routing"""
-    small, noise = rows([[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]), rows([0.5, 0.0, 0.0])
+    small, noise = tensor([[[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]]), tensor([[0.5, 0.0, 0.0]])
     layer = model.MoE(GPTConfig(n_embd=2, d_ff=2, n_expert=3), layer=0).double()
     for number, p in enumerate((layer.w_gate, layer.w_up, layer.w_down), 1):
         p.data.fill_(number)
-    layer.router.data = rows([1.0, 0.0], [0.5, 0.5], [2.0, -1.0])
+    layer.router.data = tensor([[1.0, 0.0], [0.5, 0.5], [2.0, -1.0]])
     layer.route = lambda logits, noise=0: Routing(logits - logits.mean(0) + noise, logits.argsort(1), logits)
     layer.ff_moe = lambda x, routing, w_gate, w_up, w_down: (
         x * routing.gates[:, :2] + 10 * w_gate.max() - w_up.max() / w_down.max())
@@ -150,7 +135,7 @@ def stage1_layer():
 # ---- stage 2: mix (3.2)
 def stage2_average():
     """the average of N tensors: their sum, taken in float32, divided by N; it is float32, too"""
-    small, fine = torch.tensor([[[1.0, 2.0]], [[2.0, 2.0]], [[6.0, 5.0]]]), rows([1.0], [1.0078125]).bfloat16()
+    small, fine = torch.tensor([[[1.0, 2.0]], [[2.0, 2.0]], [[6.0, 5.0]]]), tensor([[1.0], [1.0078125]]).bfloat16()
     noise = draw(4, 2).float()
     for case, tensors, want in (("[[1, 2]], [[2, 2]], [[6, 5]]", small, [[3, 3]]),
                                 ("[1] and [1 + 2^-7] in bfloat16", fine, [1.00390625]),
@@ -160,11 +145,7 @@ def stage2_average():
 
 def mix_numbers(values, feed_forwards, **changes):
     """Mix models; all weights of one are the same number. Returns the mixed model, and a right one's config."""
-    def average(tensors):
-        tensors = [*tensors]  # they may be a generator
-        return torch.full(tensors[0].shape, sum(t.max().item() for t in tensors) / len(tensors))
-
-    mix.average = average
+    mix.average = lambda tensors: torch.stack([*tensors]).float().mean(0)  # they may be a generator
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     tensors = GPT(GPTConfig(**shape)).state_dict()
     states = [{name: torch.full(t.shape, value).bfloat16() for name, t in tensors.items()} for value in values]
@@ -178,12 +159,12 @@ def stage2_mix():
                                   ("stacked", (8 * draw(3)).round().tolist())):
         mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
-        for name, tensor in right.items():
-            want = torch.full(tensor.shape, sum(values) / 3)
+        for name, t in right.items():
+            want = torch.full(t.shape, sum(values) / 3)
             if name.endswith("router"):
                 want = new_router(3, 6, rng)
             elif ".ff.w_" in name and feed_forwards == "stacked":
-                want = torch.tensor(values).view(3, 1, 1).expand(tensor.shape)
+                want = torch.tensor(values).view(3, 1, 1).expand(t.shape)
             same(f"models whose weights all are {values}, {feed_forwards}: {name}", mixed[name], want)
 
 
@@ -233,9 +214,9 @@ def stage3_step():
     fixed, random = torch.arange(128).view(2, 4, 16), (40 + 10 * draw(2, 4, 16)).abs().long()
     for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 4, 1e6), (random, 2, 0.5)):
         found, log, seen = finetune("topk", parts, clip, x, y)
-        if seen != [(True, None, True)] * 4 * parts:
-            raise Wrong("each part goes through forward once a step, within autocast, with noise=None for top-k and "
-                        f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
+        assert seen == [(True, None, True)] * 4 * parts, (
+            "each part goes through forward once a step, within autocast, with noise=None for top-k and "
+            f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
         w, losses = torch.ones(8), []
         for step in range(4):
             losses.append(features(x[-(4 // parts):], y[-(4 // parts):]) @ w)
@@ -257,9 +238,8 @@ def stage4_balance():
             raise NotImplementedError("stage 4: load_balancing_loss")
         want = 0
         for layer in (one, two):  # another way to the same number: a mean over all pairs of tokens
-            gates, probs = layer.dense_gates().tolist(), layer.probs.tolist()
-            products = [g_i * p_i for g in gates for p in probs for g_i, p_i in zip(g, p, strict=True)]
-            want += len(probs[0]) * sum(products) / len(probs) ** 2
+            products = [g @ p for g in layer.dense_gates() for p in layer.probs]
+            want += layer.probs.shape[1] * sum(products) / len(products)
         verify(case, lambda gates, probs, one=one, two=two: model.load_balancing_loss(
             [one._replace(gates=gates, probs=probs), two]), want, one.gates, one.probs)
 
@@ -268,8 +248,8 @@ def stage4_balance():
 def stage5_switch():
     """Switch: the gate of the likeliest expert is its probability among all N; in training an expert keeps
     ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
-    queue = torch.cat([rows([1.0], [3.0], [2.0], [5.0], [4.0], [1.5]), torch.zeros(6, 4)], 1)
-    few = torch.cat([rows(*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]), torch.zeros(7, 3)], 1)
+    queue = torch.cat([tensor([[1.0], [3.0], [2.0], [5.0], [4.0], [1.5]]), torch.zeros(6, 4)], 1)
+    few = torch.cat([tensor([*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]]), torch.zeros(7, 3)], 1)
     for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
         gates = largest_only(logits.softmax(-1))
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
@@ -281,7 +261,7 @@ def stage5_switch():
 
 def stage5_sample():
     """g = SoftMax((W x + G) / tau) with all but its largest value zeroed; in evaluation that value is 1"""
-    small, noise = rows([2.0, 1.0, 0.0], [0.0, 0.5, 3.0]), rows([0.0, 2.0, -1.0], [1.0, 0.0, 0.5])
+    small, noise = tensor([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0]]), tensor([[0.0, 2.0, -1.0], [1.0, 0.0, 0.5]])
     for name, logits, G, tau in ((f"W x = {small.tolist()}, G = {noise.tolist()}, tau = 0.5", small, noise, 0.5),
                                  ("random", draw(7, 5), 2 * draw(7, 5), 0.7)):
         given = Noise(G, tau)
@@ -289,12 +269,12 @@ def stage5_sample():
         verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates)
         for n, chosen in ((given, gates), (None, largest_only(logits.softmax(-1)))):
             got = call(model.route_sample, logits, False, n).dense_gates()
-            same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, rows(*chosen) > 0)
+            same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, tensor(chosen) > 0)
 
 
 def stage5_temperature():
     """tau = max(0.5, exp(-4 share))"""
-    shares = rows(0.0, 0.05, 0.1, 0.5, 1.0, draw(1).sigmoid() / 8)
+    shares = tensor([0.0, 0.05, 0.1, 0.5, 1.0, draw(1).sigmoid() / 8])
     got = torch.tensor([float(finetune_router.temperature(share)) for share in shares.tolist()])
     same(f"shares {shares.tolist()} of the steps", got, (-4 * shares).exp().clamp(min=0.5))
 
@@ -302,31 +282,24 @@ def stage5_temperature():
 def stage5_noise():
     """Sample Top-1's step draws noise for the tokens of each part, with tau of step / steps, from the step's generator,
     and gives it to forward"""
-    drawn, expected = [], []
-
-    def gumbel(config, n_tokens, tau, generator):
-        drawn.append((n_tokens, tau, generator.initial_seed()))
-        return drawn[-1]
-
-    finetune_router.gumbel, finetune_router.temperature = gumbel, lambda share: share
+    finetune_router.gumbel = lambda config, n_tokens, tau, generator: (n_tokens, tau, generator.initial_seed())
+    finetune_router.temperature = lambda share: share
     texts = torch.zeros(4, 16, dtype=torch.int64)
     given = [noise for _, noise, _ in finetune("sample", 2, 1.0, texts, texts)[2]]
-    for step in range(4):  # of 2 parts, of 2 texts of 16 tokens each
-        seed = training.step_generator("cpu", 0, 0, step, 0).initial_seed()
-        expected += 2 * [(32, step / 4, seed)]
-    for i, (want, drew, gave) in enumerate(zip_longest(expected, drawn, given)):
-        if not want == drew == gave:
-            raise Wrong(f"step {i // 2} of 4, (tokens, step / steps, seed of the generator): expected {want}, "
-                        f"drew {drew}, gave {gave} to forward")
+    seeds = [training.step_generator("cpu", 0, 0, step, 0).initial_seed() for step in range(4)]
+    expected = [(32, step / 4, seeds[step]) for step in range(4) for part in range(2)]  # 2 texts of 16 tokens in a part
+    assert given == expected, (
+        "noise for 2 parts of 4 steps, each drawn with (tokens, step / steps, seed of the generator): "
+        f"expected {expected}, forward was given {given}")
 
 
 # ---- stage 6: splitting and blending (3.3)
 def check_cut(function, parts, scale=1):
     """Cut matrices of two models, whose hidden units are 10 to 13 and 20 to 23, plus a number for each input."""
-    fixed, random = rows(0.0, 0.25), (4 * draw(2)).round() / 4
+    fixed, random = tensor([0.0, 0.25]), (4 * draw(2)).round() / 4
     for name, more in [(name, more) for more in (fixed, random) for name in ("w_up", "w_gate", "w_down")]:
-        tensors = rows(range(10, 14), range(20, 24))[..., None] + more
-        want = rows(*parts)[..., None] + more
+        tensors = tensor([range(10, 14), range(20, 24)])[..., None] + more
+        want = tensor(parts)[..., None] + more
         if name == "w_down":  # its hidden units are columns
             tensors, want = tensors.mT, scale * want.mT
         case = f"{name}, hidden units 10 to 13 and 20 to 23, plus {more.tolist()} for the two inputs"

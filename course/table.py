@@ -14,6 +14,8 @@ from support.checkpoint import load_checkpoint
 from support.ledger import join_ledgers, totals
 from support.report import markdown, spread
 
+DIGITS = {"loss": 3, "answers": 3}  # after the point; 1 in other columns
+
 
 def measure(model, routing, given):
     """A model's row: accuracies, `own` and `largest` in %, losses in nats, and the GFLOP beyond those `given`."""
@@ -35,12 +37,8 @@ def main(path):
         runs.setdefault(name.rsplit("_s", 1)[0], []).append(row)
     rows = []
     for variant, measured in runs.items():
-        cells = [variant]
-        for column in measured[0]:
-            values = [run[column] for run in measured]
-            digits = 3 if column in ("loss", "answers") else 1
-            cells.append(spread(values, digits=digits))
-        rows.append(cells)
+        cells = [spread([row[name] for row in measured], digits=DIGITS.get(name, 1)) for name in measured[0]]
+        rows.append([variant, *cells])
     print(markdown(["variant", *measured[0]], rows))
 
 
