@@ -35,22 +35,14 @@ def over_domains(values):
     return mean([value for domain, value in values.items() if domain != "switch"] or values.values())
 
 
-def held_out(key):
-    """Whether tasks with this key are for testing only, as one in ten is. A checksum, so that all machines agree.
-
-    >>> [held_out(a) for a in range(5, 8)]
-    [False, True, False]
-    """
-    return zlib.crc32(repr(key).encode()) % 10 == 0
-
-
 def draw(rng, make, test):
-    """Call make(rng) -> (key, value) until the key is for testing, or for training, as asked. Returns the value.
+    """Call make(rng) -> (key, value) until the key is for testing, as one in ten is, or for training. Returns the value.
 
     This keeps every test task of general, math and code out of the training text. wiki and trivia do not use it: their
     facts are to be known by heart.
     """
     while True:
         key, value = make(rng)
-        if held_out(key) == test:
+        is_test = zlib.crc32(repr(key).encode()) % 10 == 0  # a checksum, so that all machines agree
+        if is_test == test:
             return value
