@@ -1,5 +1,4 @@
 """live.html computes what PyTorch does: node runs the page's own JavaScript on texts of the data."""
-import copy
 import json
 import random
 import re
@@ -17,10 +16,8 @@ from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from evaluate import EvalSet
-from experiments import paper
 from page import live
 from support.checkpoint import load_checkpoint
-from support.generation import stream
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed: it runs the page")
 TOKENIZER = load_tokenizer()
@@ -68,52 +65,48 @@ def page(checkpoints, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def texts(tiny):
-    """Ten texts, as ids: two tasks of each domain with their answers; `switch` has two domains in one text."""
-    tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
-    return [encode_prompt(TOKENIZER, task.prompt + task.answer) for task in tasks][-10:]
-
-
-@pytest.fixture(scope="module")
 def models(checkpoints):
     return live.models_of_page(checkpoints, live.collect(checkpoints, {}))
 
 
+@pytest.mark.parametrize("names, top_k, off", [
+    ([*EXPERTS, "btx_mixed", "btx", "average"], 2, []), (["btx"], 1, []), (["btx"], 4, []), (["btx"], 2, [1]),
+    (["btx"], 2, [0, 1, 3])])
 @torch.inference_mode()
-def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
-    """The experts of each token, and the last logits, which depend on all tokens. The page stacks and averages."""
-    reports = node(page, """
-        const read = (model, ids) => [...read_and_write(model, ids, 1023, 0)];
-        const report = reads => [[...reads.at(-1).logits], reads.map(r => r.routing.map(layer => layer.experts))];
-        return (await list()).map(m => [m.name, input.texts.map(ids => report(read(m, ids)))]);""", texts=texts)
-    assert len(texts) == 10 and [name for name, _ in reports] == [*EXPERTS, "btx_mixed", "btx", "average"]
-    for name, report in reports:
-        for ids, (found, experts) in zip(texts, report, strict=True):
-            logits, _, routing = models[name](torch.tensor([ids[:-1]]))
-            assert (torch.tensor(found) - logits[0, -1]).abs().max() < 1e-4
-            for i, layer in enumerate(routing):
-                assert [chosen[i] for chosen in experts] == layer.experts.tolist()
+def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, models, page, tiny):
+    """The page stacks and averages by itself. With experts switched off and other k, one that is left over is forced.
 
-
-@pytest.mark.parametrize("top_k, off", [(2, []), (1, []), (4, []), (2, [1]), (2, [0, 1, 3])])
-@torch.inference_mode()
-def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, texts, top_k, off):
-    """An expert left over is forced: its gate is 1."""
+    The last logits depend on all tokens.
+    """
+    tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
+    prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
     found = node(page, """
-        const { top_k, off, eot, prompts } = input, model = (await list()).find(m => m.name === "btx");
-        const write = ids => [...read_and_write(model, ids, eot, 12, { top_k, off })].filter(read => read.written);
-        const asked = read => Math.max(...read.routing.map(layer => layer.experts.length));
-        return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing), asked(read)]));""",
-                 prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
-    model = copy.deepcopy(models["btx"])
-    live.switch_off(model, off, top_k)
-    for ids, written in zip(texts, found, strict=True):
-        answer = stream(model, torch.tensor([ids[:-4]]), len(written))
-        for (token, load, n_asked), (new, routing) in zip(written, answer, strict=True):
-            mean = sum(layer.dense_gates()[-1] for layer in routing) / len(routing)
-            assert token == new and load == pytest.approx(mean.tolist(), abs=1e-4)
-            assert n_asked == min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
-        assert len(written) == 12 or token == TOKENIZER.eot
+        const { names, prompts, eot, top_k, off } = input;
+        const report = reads => ({
+          tokens: reads.map(read => read.token),
+          experts: reads.map(read => read.routing.map(layer => layer.experts)),
+          load: reads.map(read => read.routing.length ? expert_load(read.routing) : []),
+          logits: [...reads.at(-1).logits],
+        });
+        const answer = (model, ids) => report([...read_and_write(model, ids, eot, 12, { top_k, off })]);
+        const models = (await list()).filter(model => names.includes(model.name));
+        return models.map(model => [model.name, prompts.map(ids => answer(model, ids))]);""",
+                 names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
+    assert [name for name, _ in found] == names
+    for name, answers in found:
+        live.switch_off(models[name], off, top_k)
+        for ids, answer in zip(prompts, answers, strict=True):
+            tokens, n_read = answer["tokens"], len(ids) - 1
+            logits, _, routing = models[name](torch.tensor([[ids[0], *tokens[:-1]]]))
+            assert tokens == [*ids[1:], *logits[0, n_read:].argmax(-1).tolist()]
+            assert len(tokens) == n_read + 12 or tokens[-1] == TOKENIZER.eot
+            assert (torch.tensor(answer["logits"]) - logits[0, -1]).abs().max() < 1e-4
+            for i, layer in enumerate(routing):
+                n_asked = min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
+                assert [experts[i] for experts in answer["experts"]] == layer.experts[:, :n_asked].tolist()
+            if routing:
+                mean = sum(layer.dense_gates() for layer in routing) / len(routing)  # (T, N)
+                assert (torch.tensor(answer["load"]) - mean).abs().max() < 1e-4
 
 
 def test_the_tokenizer_is_tiktoken(page):
@@ -156,14 +149,3 @@ def test_the_article_is_what_the_code_writes(tmp_path):
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
     live.fill(tmp_path / "page.html", data, is_article=True)
     assert page == (tmp_path / "page.html").read_text() and len(page.encode()) < 5e6
-
-
-def test_the_picture_of_the_results_has_the_committed_numbers():
-    """Those of `paper.choice_rows`, without Dense at half the rate: accuracies, TFLOP in sequence, weights."""
-    block = re.search(r'(?s)id="results">(.*?)</script>', Path("results/index.html").read_text())[1]
-    drawn = [[f"{a[0]} ± {a[1]}", f"{b[0]} ± {b[1]}", f"{chain:.1f}", f"{weights:.2f}"]
-             for _, chain, weights, a, b in json.loads(block)]
-    runs = [paper.read_run(path) for path in Path("results").glob("*/seed*.json")]
-    rows = [[one, two, chain, weights] for name, one, two, _, chain, weights in paper.choice_rows(runs)
-            if "half" not in name]
-    assert drawn == rows and len(rows) == 10

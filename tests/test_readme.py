@@ -73,15 +73,3 @@ def test_the_method_is_quoted_as_it_stands():
     for line in [line.strip() for line in quoted if not line.startswith("#")]:
         assert line in code, line
         code = code.split(line, 1)[1]
-
-
-def read_rows(lines):
-    """The cells of the rows of tables, a tuple each."""
-    return [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines if line.startswith("|")]
-
-
-def test_tables_by_hand_are_of_the_committed_results():
-    """Those of results/README.md have the rows of tables.md, which `make paper` writes."""
-    page, tables = ((ROOT / "results" / name).read_text() for name in ("README.md", "tables.md"))
-    table = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", page, re.S)[1].splitlines()
-    assert len(table) == 13 and {*read_rows(table)} <= {*read_rows(tables.splitlines())}
