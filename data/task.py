@@ -36,13 +36,13 @@ def over_domains(values):
 
 
 def draw(rng, make, test):
-    """Call make(rng) -> (key, value) until the key is for testing, as one in ten is, or for training. Returns the value.
+    """Call make(rng) -> (key, value) until the key is for testing, or for training, as asked. Returns the value.
 
     This keeps every test task of general, math and code out of the training text. wiki and trivia do not use it: their
     facts are to be known by heart.
     """
     while True:
         key, value = make(rng)
-        is_test = zlib.crc32(repr(key).encode()) % 10 == 0  # a checksum, so that all machines agree
+        is_test = zlib.crc32(repr(key).encode()) % 10 == 0  # one in ten; all machines agree on a checksum
         if is_test == test:
             return value

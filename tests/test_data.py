@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import code, loader, prepare, synthetic, tokenizer, trivia, wiki
-from support.grading import is_correct
+from data import loader, prepare, synthetic, tokenizer, trivia, wiki
 
 BTX = tokenizer.load_tokenizer()
 END = tokenizer.END
@@ -89,13 +88,6 @@ def test_no_test_task_is_in_training_text(level):
         questions = re.findall(r"[A-Z][^.?]+\?", " ".join(documents(name, level, 10_000)))
         asked = set(re.findall(r"\w+", " ".join(questions)))
         assert asked.isdisjoint(subject.name for subject in subjects[1::2])  # told in prose alone
-
-
-def test_code_tasks_are_not_solved_without_work():
-    lazy = {"xs", *(step.format("xs") for step in code.LAST_STEPS.values())}
-    for task in tasks("code", 1, 50) + tasks("code", 2, 50):
-        for answer in lazy | {repr(expected) for _, expected in task.cases}:
-            assert not is_correct(task.prompt, f"\n    return {answer}\n", task.cases)
 
 
 def test_solved_examples_stand_before_a_task():

@@ -23,23 +23,12 @@ pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is not in
 TOKENIZER = load_tokenizer()
 EXPERTS = ["seed", "math", "code", "wiki"]
 TASK = Task("</script><script>1 + 1?", " 2.")
-MAIN = """
-const page = require("fs").readFileSync(process.argv[2], "utf8"), input = JSON.parse(require("fs").readFileSync(0));
-const data = JSON.parse(page.match(/<script type="application.json" id="data">(.*)<.script>/)[1]);
-async function list() {
-  unpack(data.models, await inflate(data.weights));
-  return list_models(data.models);
-}
-(async () => console.log(JSON.stringify(await main())))();
-"""
 
 
-def node(page, main, **values):
-    """What the JavaScript function body `main` returns after the page's own scripts; it reads `data` and `input`."""
-    scripts = re.search(r"<script>\n(.*?)</script>", page.read_text(), re.S)[1]  # those that need no browser
-    file = page.with_suffix(".js")
-    file.write_text(f"{scripts}{MAIN}async function main() {{ {main} }}")
-    done = subprocess.run(["node", file, page], input=json.dumps(values), capture_output=True, text=True)
+def node(page, function, **values):
+    """What a function of tests/live.js returns, which calls the page's own."""
+    command = ["node", "tests/live.js", page, function]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -80,18 +69,7 @@ def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, models, page
     """
     tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
     prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
-    found = node(page, """
-        const { names, prompts, eot, top_k, off } = input;
-        const report = reads => ({
-          tokens: reads.map(read => read.token),
-          experts: reads.map(read => read.routing.map(layer => layer.experts)),
-          load: reads.map(read => read.routing.length ? expert_load(read.routing) : []),
-          logits: [...reads.at(-1).logits],
-        });
-        const answer = (model, ids) => report([...read_and_write(model, ids, eot, 12, { top_k, off })]);
-        const models = (await list()).filter(model => names.includes(model.name));
-        return models.map(model => [model.name, prompts.map(ids => answer(model, ids))]);""",
-                 names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
+    found = node(page, "answers", names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
     assert [name for name, _ in found] == names
     for name, answers in found:
         live.switch_off(models[name], off, top_k)
@@ -115,17 +93,14 @@ def test_the_tokenizer_is_tiktoken(page):
                "\u00a0\u2003\u0085\ufeff\x1c", f"one{END}two", END, f"{END}{END} "]
     for alphabet in (string.printable, "".join(map(chr, range(0x250))), "aé€😀 \n1½,\u2028\u00a0ßЖ中"):
         strange += ["".join(rng.choices(alphabet, k=rng.randint(1, 40))) for _ in range(100)]
-    ids, decoded = node(page, """
-        const tokenizer = load_tokenizer(data.definition);
-        const ids = input.texts.map(text => encode_prompt(tokenizer, text));
-        return [ids, ids.map(tokenizer.decode)];""", texts=strange)
+    ids, decoded = node(page, "tokens", texts=strange)
     assert ids == [encode_prompt(TOKENIZER, text) for text in strange]
     assert decoded == [TOKENIZER.decode(text) for text in ids]
 
 
 def test_text_never_becomes_markup_and_nothing_is_fetched(page):
     """A task that is markup comes back as it was; the page's code sets text only, and names no other file."""
-    tasks = node(page, "return data.tasks;")
+    tasks = node(page, "tasks")
     assert [task["domain"] for task in tasks] == ["general", "math", "general", "general"]
     assert tasks[0] == {"domain": "general", "prompt": TASK.prompt, "answer": TASK.answer}
     code = re.sub(r'id="data">.*', "", page.read_text())
@@ -139,7 +114,7 @@ def test_other_routers_have_no_page_and_that_of_an_moe_alone_is_smaller(tiny, ch
     assert "top-k routing" in said and not path.exists()
     live.write_page(path, {"btx": checkpoints["btx"]}, {})
     assert path.read_text().count("<h1>") == 1
-    assert node(path, "return (await list()).map(model => model.name);") == ["btx"]
+    assert node(path, "model_names") == ["btx"]
     assert path.stat().st_size < page.stat().st_size < 5e6
 
 

@@ -105,10 +105,8 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
     rng = torch.Generator().manual_seed(0)
     inputs = [torch.randn(n, 8, generator=rng) + shift for n, shift in ((20, 0), (31, 1), (5, 2))]
     X = torch.cat([*inputs, 2 * torch.eye(8)])
-    targets = torch.zeros(20 + 31 + 5 + 8, 3)
-    targets[:20, 0] = 1
-    targets[20:51, 1] = 1
-    targets[51:56, 2] = 1
+    one_hot = torch.eye(3).repeat_interleave(torch.tensor([20, 31, 5]), dim=0)
+    targets = torch.cat([one_hot, torch.zeros(8, 3)])
     assert_close(ridge_router(inputs, penalty=4.0), torch.linalg.lstsq(X, targets).solution.T)
     options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data"]
     hidden = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)["state"]
