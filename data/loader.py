@@ -27,14 +27,9 @@ class Domain(NamedTuple):
         return self.name not in (*DOMAINS, "switch")
 
 
-def domain_names(folder):
-    """The prepared domains in a folder, sorted. Each has a meta.json, which is written last."""
-    return sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))
-
-
 def load_domains(folder, names=None):
     """{name: Domain} for the named domains in a folder, or for all. Raises BadInput if one or all are missing."""
-    prepared = domain_names(folder)
+    prepared = sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))  # this file is written last
     if not prepared:
         raise BadInput(f"{folder}: no prepared domains here; run make data, or name another folder")
     domains = {}
@@ -72,7 +67,7 @@ def id_type(vocab_size):
 
 def read_tokens(path, vocab_size):
     """The ids in a .bin file, (n,); they stay on the disk until they are used."""
-    if Path(path).stat().st_size == 0:  # as of `switch`; an empty file cannot be mapped
+    if path.stat().st_size == 0:  # as of `switch`; an empty file cannot be mapped
         return np.empty(0, id_type(vocab_size))
     return np.memmap(path, id_type(vocab_size), "r")
 

@@ -8,8 +8,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed: it shows the page")
 EXPERTS = ["seed", "math", "code", "wiki"]
-ARTICLE = Path("results/index.html")
-ANSWERED = "models.length && all('.box').every(box => box.dataset.done)"
 
 
 @pytest.fixture
@@ -23,8 +21,8 @@ def open_page():
             page.set_default_timeout(120_000)
             for event in ("request", "console", "pageerror"):
                 page.on(event, lambda happened: events.append(happened))
-            page.goto(ARTICLE.resolve().as_uri() + address)
-            page.wait_for_function(ANSWERED)
+            page.goto(Path("results/index.html").resolve().as_uri() + address)
+            page.wait_for_function("models.length && all('.box').every(box => box.dataset.done)")
             return page
         yield opened
         assert len(events) == len(browser.contexts)

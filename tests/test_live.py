@@ -53,16 +53,11 @@ def page(checkpoints, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def models(checkpoints):
-    return live.models_of_page(checkpoints, live.collect(checkpoints, {}))
-
-
 @pytest.mark.parametrize("names, top_k, off", [
     ([*EXPERTS, "btx_mixed", "btx", "average"], 2, []), (["btx"], 1, []), (["btx"], 4, []), (["btx"], 2, [1]),
     (["btx"], 2, [0, 1, 3])])
 @torch.inference_mode()
-def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, models, page, tiny):
+def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints, page, tiny):
     """The page stacks and averages by itself. With experts switched off and other k, one that is left over is forced.
 
     The last logits depend on all tokens.
@@ -70,6 +65,8 @@ def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, models, page
     tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
     prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
     found = node(page, "answers", names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
+    data = json.loads(re.search(r'id="data">(.*)</script>', page.read_text())[1])
+    models = live.models_of_page(checkpoints, data)
     assert [name for name, _ in found] == names
     for name, answers in found:
         live.switch_off(models[name], off, top_k)

@@ -49,17 +49,14 @@ def test_steps_of_equal_cost():
     assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
 
 
-def find_numbers(name):
-    """All means with their spread in a file."""
-    return {*re.findall(r"\d+\.\d+ ± \d+\.\d+", (ROOT / name).read_text())}
-
-
 def test_numbers_of_the_written_pages_stand_in_the_tables():
     """And the rows of the tables in results/README.md, and those that the page's picture draws."""
-    measured = find_numbers("results/tables.md") | find_numbers("results/pretrained/README.md")
-    for name in ("README.md", "results/README.md"):
-        assert find_numbers(name) and find_numbers(name) <= measured
-    page, readme, tables = ((ROOT / "results" / name).read_text() for name in ("index.html", "README.md", "tables.md"))
+    page, readme, tables, pretrained = ((ROOT / "results" / name).read_text() for name in (
+        "index.html", "README.md", "tables.md", "pretrained/README.md"))
+    number = r"\d+\.\d+ ± \d+\.\d+"
+    for text in (readme, (ROOT / "README.md").read_text()):
+        said = {*re.findall(number, text)}
+        assert said and said <= {*re.findall(number, tables + pretrained)}
     known = read_rows(tables)
     rows = [row for row in read_rows(readme) if row[0] == "model" or "±" in row[1]]
     assert len(rows) == 22 and all(any(other[:len(row)] == row for other in known) for row in rows)
