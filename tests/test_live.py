@@ -71,10 +71,10 @@ def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints,
     for name, answers in found:
         live.switch_off(models[name], off, top_k)
         for ids, answer in zip(prompts, answers, strict=True):
-            tokens, n_read = answer["tokens"], len(ids) - 1
-            logits, _, routing = models[name](torch.tensor([[ids[0], *tokens[:-1]]]))
-            assert tokens == [*ids[1:], *logits[0, n_read:].argmax(-1).tolist()]
-            assert len(tokens) == n_read + 12 or tokens[-1] == TOKENIZER.eot
+            read, written = answer["tokens"][:len(ids) - 1], answer["tokens"][len(ids) - 1:]
+            logits, _, routing = models[name](torch.tensor([ids + written[:-1]]))
+            assert read == ids[1:] and written == logits[0, len(read):].argmax(-1).tolist()
+            assert TOKENIZER.eot not in written[:-1] and (len(written) == 12 or written[-1] == TOKENIZER.eot)
             assert (torch.tensor(answer["logits"]) - logits[0, -1]).abs().max() < 1e-4
             for i, layer in enumerate(routing):
                 n_asked = min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
