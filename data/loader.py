@@ -1,5 +1,6 @@
 """Load prepared domains, and draw batches that are a function of the step, so that a resumed run sees the same data."""
 import json
+import math
 import zlib
 from argparse import ArgumentTypeError
 from cli import BadInput, digest
@@ -26,14 +27,9 @@ class Domain(NamedTuple):
         return self.name not in (*DOMAINS, "switch")
 
 
-def domain_names(folder):
-    """The prepared domains in a folder, sorted. Each has a meta.json, which is written last."""
-    return sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))
-
-
 def load_domains(folder, names=None):
     """{name: Domain} for the named domains in a folder, or for all. Raises BadInput if one or all are missing."""
-    prepared = domain_names(folder)
+    prepared = sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))  # this file is written last
     if not prepared:
         raise BadInput(f"{folder}: no prepared domains here; run make data, or name another folder")
     domains = {}
@@ -71,7 +67,7 @@ def id_type(vocab_size):
 
 def read_tokens(path, vocab_size):
     """The ids in a .bin file, (n,); they stay on the disk until they are used."""
-    if Path(path).stat().st_size == 0:  # as of `switch`; an empty file cannot be mapped
+    if path.stat().st_size == 0:  # as of `switch`; an empty file cannot be mapped
         return np.empty(0, id_type(vocab_size))
     return np.memmap(path, id_type(vocab_size), "r")
 
@@ -90,20 +86,15 @@ def mixture(text):
     >>> mixture("math=3,code=1")
     {'math': 0.75, 'code': 0.25}
     """
-    weights = {}
-    if 0 < text.count("=") <= text.count(","):
-        raise ArgumentTypeError(f"{text!r} should have a number for each domain or for none, as in math=95,general=5")
-    for part in text.split(","):
-        name, equals, weight = part.strip().partition("=")
-        if name in weights:
-            raise ArgumentTypeError(f"{name} is named twice")
-        try:
-            weights[name] = float(weight) if equals else 1.0
-        except ValueError:
-            raise ArgumentTypeError(f"{part!r} should read DOMAIN=WEIGHT, as in math=95,general=5") from None
-        if not 0 < weights[name] < 1e300:  # so that their sum is finite, too
-            raise ArgumentTypeError(f"{part!r} should have a weight above zero, and no more than 1e300")
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    try:
+        weights = {name: float(weight) if "=" in text else 1.0 for name, _, weight in parts}
+    except ValueError:  # a weight is no number, or a domain has none
+        weights = {}
     total = sum(weights.values())
+    if len(weights) < len(parts) or min(weights.values()) <= 0 or not total < math.inf:
+        raise ArgumentTypeError(f"{text!r} should name each domain once, each with a weight above zero or all without, "
+                                "as in math=95,general=5")
     return {name: weight / total for name, weight in weights.items()}
 
 
@@ -143,8 +134,6 @@ def first_windows(text, block_size, n, spread=False):
     if n < 1:
         name = getattr(text, "filename", "a text")
         raise BadInput(f"{name} has {len(text)} tokens, too few for a block size of {block_size}")
-    rows = []
-    for i in range(n):
-        start = block_size * (i * n_all // n if spread else i)
-        rows.append(text[start:start + block_size + 1])
-    return torch.from_numpy(np.stack(rows).astype(np.int64))  # (n, T + 1)
+    numbers = np.arange(n) * n_all // n if spread else np.arange(n)
+    places = block_size * numbers[:, None] + np.arange(block_size + 1)  # (n, T + 1)
+    return torch.from_numpy(text[places].astype(np.int64))

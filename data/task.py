@@ -35,15 +35,6 @@ def over_domains(values):
     return mean([value for domain, value in values.items() if domain != "switch"] or values.values())
 
 
-def held_out(key):
-    """Whether tasks with this key are for testing only, as one in ten is. A checksum, so that all machines agree.
-
-    >>> [held_out(a) for a in range(5, 8)]
-    [False, True, False]
-    """
-    return zlib.crc32(repr(key).encode()) % 10 == 0
-
-
 def draw(rng, make, test):
     """Call make(rng) -> (key, value) until the key is for testing, or for training, as asked. Returns the value.
 
@@ -52,5 +43,6 @@ def draw(rng, make, test):
     """
     while True:
         key, value = make(rng)
-        if held_out(key) == test:
+        is_test = zlib.crc32(repr(key).encode()) % 10 == 0  # one in ten; all machines agree on a checksum
+        if is_test == test:
             return value

@@ -144,51 +144,21 @@ def difference_table(runs, names, wanted):
 
 
 def make_page(runs, timed):
-    """The text of tables.md: titles, fixed lines and tables."""
-    sections = [
-        ("# Tables of the paper, from our runs",
-         "Accuracy is in %, and the loss is in nats per token. Both are given as mean ± standard deviation over "
-         "training seeds. All rows of a table have the same seeds. The column *changing* has the tasks that follow a "
-         "text of another domain (the domain `switch`). The mean leaves it out. A difference between two accuracies is "
-         "in points, ± half the width of its 95 % confidence interval. `make paper` writes this page."),
-        ("## Table 1: experts of one domain",
-         score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU")),
-        ("## The main models, over all seeds", score_table(runs, MAIN)),
-        ("## Is it worth it?",
-         "These models have five training seeds. The comparison was not registered before the runs: it is exploratory.",
-         "![solved tasks against FLOPs in sequence](figures/worth_it.png)", markdown(CHOICE_HEAD, choice_rows(timed)),
-         "A row marked *equal* spends as much of that quantity as BTX does. FLOPs in sequence are those of the longest "
-         "chain of stages. No FLOPs include the training of the seed. Dense with equal tokens reads them in one phase, "
-         "on the finetuning mixture. Upcycling with equal data reads the data in two phases, as in Table 2 below.",
-         difference_table(timed, CHOICE, CHOICE_DIFFERENCES)),
-        ("## Table 2: Branch-Train-MiX against the rest",
-         "DM stands for data-matched, CM for compute-matched. The larger dense model is trained from scratch; the "
-         "paper's is Llama-2 13B.",
-         score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average")),
-        ("## Figure 2: accuracy against compute",
-         "The area of a circle shows the number of active parameters, and its line shows the range over seeds. The "
-         "right half of the paper's figure shows the numbers of its Table 2.",
-         "![mean accuracy against training compute](figures/figure2.png)"),
-        ("## Table 3: what it costs", "Costs do not include the training of the seed.", cost_table(runs)),
-        ("## Table 4: routing methods, without load balancing",
-         "*Short* is a quarter of the finetuning, *medium* is half of it, and the last two rows have all of it. BTX "
-         "Sample Top-1 has load balancing and twice the tokens.", score_table(runs, TABLE_4, "paper: average")),
-        ("## Table 5: load balancing, frozen experts, blending, splitting",
-         score_table(runs, TABLE_5, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average")),
-        ("## Figures 3 and 4: which experts the routers choose, with and without load balancing",
-         "![load of each expert by layer and domain](figures/figure3_4.png)"),
-        ("## Figure 5: how sure the routers are", "![distributions of router probabilities](figures/figure5.png)"),
-        ("## Figure 6: which experts the routers choose, by routing method",
-         "![load of each expert by layer and domain](figures/figure6.png)"),
-        ("## Table 6: which expert wrote which token",
-         "`sample.py MODEL --experts` shows this for any text. So does [the page in the browser](index.html)."),
-        ("## Differences",
-         "All registered differences, with their verdicts, are in [a record of their own](records/verdicts.md).",
-         difference_table(runs, MODELS, DIFFERENCES)),
-        ("## Beyond the paper: stage by stage", score_table(runs, STAGES)),
-        ("## Beyond the paper: what keeps trivia", score_table(runs, KEEPING)),
-        ("## Beyond the paper: where the routers' rows start", score_table(runs, STARTS))]
-    return "\n\n".join("\n\n".join(section) for section in sections) + "\n"
+    """The text of tables.md: paper.template with its tables."""
+    template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
+    return template.format(
+        table_1=score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"),
+        main=score_table(runs, MAIN),
+        choice=markdown(CHOICE_HEAD, choice_rows(timed)),
+        choice_differences=difference_table(timed, CHOICE, CHOICE_DIFFERENCES),
+        table_2=score_table(runs, TABLE_2, "paper: math", "code", "knowledge", "reasoning", "MMLU", "average"),
+        table_3=cost_table(runs),
+        table_4=score_table(runs, TABLE_4, "paper: average"),
+        table_5=score_table(runs, TABLE_5, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"),
+        differences=difference_table(runs, MODELS, DIFFERENCES),
+        stages=score_table(runs, STAGES),
+        keeping=score_table(runs, KEEPING),
+        starts=score_table(runs, STARTS))
 
 
 def draw(runs, timed, out):

@@ -12,7 +12,7 @@ LABELS = {  # in the order of the colours
     "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
     "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
     "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "average": "average of all weights",
-    "btx_mixed": "mixed, not finetuned", "math": "math expert", "code": "code expert", "wiki": "wiki expert"}
+    "btx_mixed": "mixed, not finetuned"}
 COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
 # The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. Table 1 has those of
 # the expert at home, Table 2 the others.

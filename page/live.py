@@ -4,7 +4,6 @@
 """
 import base64
 import json
-import math
 import re
 import zlib
 from cli import BadInput, make_parser, replacing, run
@@ -75,24 +74,26 @@ def collect(models, tasks):
 
 def models_of_page(models, data):
     """What the page of models computes with, in PyTorch: {name: GPT}, from weights in float16; "average" comes last."""
-    states, experts = {}, data["models"][-1]["experts"]
-    for entry in data["models"]:  # dense models come first
+    dense, built = [], {}
+    for entry in data["models"]:  # the experts in order, then mixtures of them
         state = {part: models[entry["name"]]["state"][part].half().float() for part, _ in entry["tensors"]}
         if entry["experts"]:
-            state = mix([states[expert] for expert in experts], GPTConfig(**entry["config"]), torch.Generator()) | state
-        states[entry["name"]] = state
-    configs = {name: models[name]["config"] for name in states} | {"average": models[experts[0]]["config"]}
-    dense = [states[expert] for expert in experts]
-    states["average"] = mix(dense, GPTConfig(**configs["average"]), torch.Generator(), "averaged")
-    return {name: build_model({"config": configs[name], "state": states[name]}) for name in states}
+            state = mix(dense, GPTConfig(**entry["config"]), torch.Generator()) | state
+        else:
+            dense.append(state)
+        built[entry["name"]] = build_model({"config": entry["config"], "state": state})
+    config = data["models"][0]["config"]
+    averaged = mix(dense, GPTConfig(**config), torch.Generator(), "averaged")
+    return built | {"average": build_model({"config": config, "state": averaged})}
 
 
 def switch_off(model, off, top_k):
     """Let an MoE choose top_k experts as if those in off, a list of numbers, had logits of minus infinity."""
     def route(logits, noise):
-        return route_topk(logits.index_fill(1, torch.tensor(off, dtype=torch.int64), -math.inf), top_k)
+        logits[:, off] = -torch.inf  # (M, N)
+        return route_topk(logits, top_k)
     for block in model.blocks:
-        block.ff.route = route
+        block.ff.route = route  # a dense model never calls it
 
 
 @torch.inference_mode()
@@ -101,20 +102,19 @@ def count(models, data):
 
     A task is solved if each token of the answer is the likeliest at its place. models: from `models_of_page`.
     """
+    from evaluate import score_answers  # evaluate.py imports this file
     tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
+    prompts = [encode_prompt(tokenizer, task["prompt"]) for task in data["tasks"]]
+    answers = [encode_prompt(tokenizer, task["answer"])[1:] for task in data["tasks"]]
     first, *_, last = [entry["name"] for entry in data["models"] if entry["experts"]]
     counts = [{"name": name, "off": []} for name in models]
     counts += [{"name": first, "off": [other for other in experts if other != expert]} for expert in experts]
     counts += [{"name": last, "off": [expert]} for expert in experts]
     for entry in counts:
-        model, entry["solved"] = models[entry["name"]], ""
-        if model.config.n_expert:
-            switch_off(model, [experts.index(expert) for expert in entry["off"]], model.config.top_k)
-        for task in data["tasks"]:
-            prompt, (_, *answer) = (encode_prompt(tokenizer, task[part]) for part in ("prompt", "answer"))
-            logits, _, _ = model(torch.tensor([prompt + answer[:-1]]))
-            likeliest = logits[0, -len(answer):].argmax(-1)
-            entry["solved"] += "1" if likeliest.tolist() == answer else "0"
+        model = models[entry["name"]]
+        switch_off(model, [experts.index(expert) for expert in entry["off"]], model.config.top_k)
+        solved, _ = score_answers(model, prompts, answers, 40, "cpu")
+        entry["solved"] = "".join(str(int(is_solved)) for is_solved in solved)
     return counts
 
 

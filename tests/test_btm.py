@@ -4,6 +4,7 @@ from cli import BadInput
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from data.loader import load_domains
 from model import GPT, GPTConfig
@@ -32,32 +33,26 @@ def mix_by_hand(score, k):
     return mixed
 
 
-def posterior(prefix, i):
+def posterior(prefix, i, start=1):
     logs = EXPERTS[i](prefix[None])[0][0].log_softmax(-1)
-    return sum(logs[s - 1, prefix[s]].item() for s in range(1, len(prefix)))
+    return sum(logs[s - 1, prefix[s]].item() for s in range(start, len(prefix)))
 
 
 def posterior_of_the_document(prefix, i):
     """That of the text after the latest end, given all before it."""
-    logs = EXPERTS[i](prefix[None])[0][0].log_softmax(-1)
     ends = [s for s, token in enumerate(prefix.tolist()) if token == EOT]
-    start = ends[-1] + 1 if ends else 1
-    return sum(logs[s - 1, prefix[s]].item() for s in range(start, len(prefix)))
+    return posterior(prefix, i, start=ends[-1] + 1 if ends else 1)
 
 
 def distance(prefix, i):
     """-|v - v_i|^2 / T for tf-idf vectors of length 1, with T = 0.1."""
-    documents = [window.tolist() for windows in WINDOWS for window in windows]
-
-    def normalize(x):
-        return [value / math.sqrt(sum(y * y for y in x)) for value in x]
+    documents = torch.cat(WINDOWS)
+    idf = [math.log((1 + len(documents)) / (1 + sum(v in d for d in documents))) + 1 for v in range(V)]
 
     def vector(tokens):
-        idf = [math.log((1 + len(documents)) / (1 + sum(v in d for d in documents))) + 1 for v in range(V)]
-        return normalize([tokens.count(v) * idf[v] for v in range(V)])
-    vectors = [vector(window.tolist()) for window in WINDOWS[i]]
-    center = normalize([sum(column) for column in zip(*vectors, strict=True)])
-    return -sum((a - b) ** 2 for a, b in zip(vector(prefix.tolist()), center, strict=True)) / 0.1
+        return normalize(tokens.bincount(minlength=V) * torch.tensor(idf), dim=0)
+    center = normalize(sum(vector(window) for window in WINDOWS[i]), dim=0)
+    return -(vector(prefix) - center).square().sum().item() / 0.1
 
 
 @torch.no_grad()

@@ -1,5 +1,4 @@
 """live.html computes what PyTorch does: node runs the page's own JavaScript on texts of the data."""
-import copy
 import json
 import random
 import re
@@ -17,32 +16,19 @@ from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from evaluate import EvalSet
-from experiments import paper
 from page import live
 from support.checkpoint import load_checkpoint
-from support.generation import stream
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed: it runs the page")
 TOKENIZER = load_tokenizer()
 EXPERTS = ["seed", "math", "code", "wiki"]
 TASK = Task("</script><script>1 + 1?", " 2.")
-MAIN = """
-const page = require("fs").readFileSync(process.argv[2], "utf8"), input = JSON.parse(require("fs").readFileSync(0));
-const data = JSON.parse(page.match(/<script type="application.json" id="data">(.*)<.script>/)[1]);
-async function list() {
-  unpack(data.models, await inflate(data.weights));
-  return list_models(data.models);
-}
-(async () => console.log(JSON.stringify(await main())))();
-"""
 
 
-def node(page, main, **values):
-    """What the JavaScript function body `main` returns after the page's own scripts; it reads `data` and `input`."""
-    scripts = re.search(r"<script>\n(.*?)</script>", page.read_text(), re.S)[1]  # those that need no browser
-    file = page.with_suffix(".js")
-    file.write_text(f"{scripts}{MAIN}async function main() {{ {main} }}")
-    done = subprocess.run(["node", file, page], input=json.dumps(values), capture_output=True, text=True)
+def node(page, function, **values):
+    """What a function of tests/live.js returns, which calls the page's own."""
+    command = ["node", "tests/live.js", page, function]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -67,53 +53,35 @@ def page(checkpoints, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def texts(tiny):
-    """Ten texts, as ids: two tasks of each domain with their answers; `switch` has two domains in one text."""
+@pytest.mark.parametrize("names, top_k, off", [
+    ([*EXPERTS, "btx_mixed", "btx", "average"], 2, []), (["btx"], 1, []), (["btx"], 4, []), (["btx"], 2, [1]),
+    (["btx"], 2, [0, 1, 3])])
+@torch.inference_mode()
+def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints, page, tiny):
+    """The page stacks and averages by itself. With experts switched off and other k, one that is left over is forced.
+
+    The last logits depend on all tokens.
+    """
     tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
-    return [encode_prompt(TOKENIZER, task.prompt + task.answer) for task in tasks][-10:]
-
-
-@pytest.fixture(scope="module")
-def models(checkpoints):
-    return live.models_of_page(checkpoints, live.collect(checkpoints, {}))
-
-
-@torch.inference_mode()
-def test_every_model_on_the_page_computes_as_in_pytorch(models, page, texts):
-    """The experts of each token, and the last logits, which depend on all tokens. The page stacks and averages."""
-    reports = node(page, """
-        const read = (model, ids) => [...read_and_write(model, ids, 1023, 0)];
-        const report = reads => [[...reads.at(-1).logits], reads.map(r => r.routing.map(layer => layer.experts))];
-        return (await list()).map(m => [m.name, input.texts.map(ids => report(read(m, ids)))]);""", texts=texts)
-    assert len(texts) == 10 and [name for name, _ in reports] == [*EXPERTS, "btx_mixed", "btx", "average"]
-    for name, report in reports:
-        for ids, (found, experts) in zip(texts, report, strict=True):
-            logits, _, routing = models[name](torch.tensor([ids[:-1]]))
-            assert (torch.tensor(found) - logits[0, -1]).abs().max() < 1e-4
+    prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
+    found = node(page, "answers", names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
+    data = json.loads(re.search(r'id="data">(.*)</script>', page.read_text())[1])
+    models = live.models_of_page(checkpoints, data)
+    assert [name for name, _ in found] == names
+    for name, answers in found:
+        live.switch_off(models[name], off, top_k)
+        for ids, answer in zip(prompts, answers, strict=True):
+            read, written = answer["tokens"][:len(ids) - 1], answer["tokens"][len(ids) - 1:]
+            logits, _, routing = models[name](torch.tensor([ids + written[:-1]]))
+            assert read == ids[1:] and written == logits[0, len(read):].argmax(-1).tolist()
+            assert TOKENIZER.eot not in written[:-1] and (len(written) == 12 or written[-1] == TOKENIZER.eot)
+            assert (torch.tensor(answer["logits"]) - logits[0, -1]).abs().max() < 1e-4
             for i, layer in enumerate(routing):
-                assert [chosen[i] for chosen in experts] == layer.experts.tolist()
-
-
-@pytest.mark.parametrize("top_k, off", [(2, []), (1, []), (4, []), (2, [1]), (2, [0, 1, 3])])
-@torch.inference_mode()
-def test_greedy_answers_with_experts_switched_off_and_other_k(models, page, texts, top_k, off):
-    """An expert left over is forced: its gate is 1."""
-    found = node(page, """
-        const { top_k, off, eot, prompts } = input, model = (await list()).find(m => m.name === "btx");
-        const write = ids => [...read_and_write(model, ids, eot, 12, { top_k, off })].filter(read => read.written);
-        const asked = read => Math.max(...read.routing.map(layer => layer.experts.length));
-        return prompts.map(ids => write(ids).map(read => [read.token, expert_load(read.routing), asked(read)]));""",
-                 prompts=[ids[:-4] for ids in texts], eot=TOKENIZER.eot, top_k=top_k, off=off)
-    model = copy.deepcopy(models["btx"])
-    live.switch_off(model, off, top_k)
-    for ids, written in zip(texts, found, strict=True):
-        answer = stream(model, torch.tensor([ids[:-4]]), len(written))
-        for (token, load, n_asked), (new, routing) in zip(written, answer, strict=True):
-            mean = sum(layer.dense_gates()[-1] for layer in routing) / len(routing)
-            assert token == new and load == pytest.approx(mean.tolist(), abs=1e-4)
-            assert n_asked == min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
-        assert len(written) == 12 or token == TOKENIZER.eot
+                n_asked = min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
+                assert [experts[i] for experts in answer["experts"]] == layer.experts[:, :n_asked].tolist()
+            if routing:
+                mean = sum(layer.dense_gates() for layer in routing) / len(routing)  # (T, N)
+                assert (torch.tensor(answer["load"]) - mean).abs().max() < 1e-4
 
 
 def test_the_tokenizer_is_tiktoken(page):
@@ -122,17 +90,14 @@ def test_the_tokenizer_is_tiktoken(page):
                "\u00a0\u2003\u0085\ufeff\x1c", f"one{END}two", END, f"{END}{END} "]
     for alphabet in (string.printable, "".join(map(chr, range(0x250))), "aé€😀 \n1½,\u2028\u00a0ßЖ中"):
         strange += ["".join(rng.choices(alphabet, k=rng.randint(1, 40))) for _ in range(100)]
-    ids, decoded = node(page, """
-        const tokenizer = load_tokenizer(data.definition);
-        const ids = input.texts.map(text => encode_prompt(tokenizer, text));
-        return [ids, ids.map(tokenizer.decode)];""", texts=strange)
+    ids, decoded = node(page, "tokens", texts=strange)
     assert ids == [encode_prompt(TOKENIZER, text) for text in strange]
     assert decoded == [TOKENIZER.decode(text) for text in ids]
 
 
 def test_text_never_becomes_markup_and_nothing_is_fetched(page):
     """A task that is markup comes back as it was; the page's code sets text only, and names no other file."""
-    tasks = node(page, "return data.tasks;")
+    tasks = node(page, "tasks")
     assert [task["domain"] for task in tasks] == ["general", "math", "general", "general"]
     assert tasks[0] == {"domain": "general", "prompt": TASK.prompt, "answer": TASK.answer}
     code = re.sub(r'id="data">.*', "", page.read_text())
@@ -146,7 +111,7 @@ def test_other_routers_have_no_page_and_that_of_an_moe_alone_is_smaller(tiny, ch
     assert "top-k routing" in said and not path.exists()
     live.write_page(path, {"btx": checkpoints["btx"]}, {})
     assert path.read_text().count("<h1>") == 1
-    assert node(path, "return (await list()).map(model => model.name);") == ["btx"]
+    assert node(path, "model_names") == ["btx"]
     assert path.stat().st_size < page.stat().st_size < 5e6
 
 
@@ -156,14 +121,3 @@ def test_the_article_is_what_the_code_writes(tmp_path):
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
     live.fill(tmp_path / "page.html", data, is_article=True)
     assert page == (tmp_path / "page.html").read_text() and len(page.encode()) < 5e6
-
-
-def test_the_picture_of_the_results_has_the_committed_numbers():
-    """Those of `paper.choice_rows`, without Dense at half the rate: accuracies, TFLOP in sequence, weights."""
-    block = re.search(r'(?s)id="results">(.*?)</script>', Path("results/index.html").read_text())[1]
-    drawn = [[f"{a[0]} ± {a[1]}", f"{b[0]} ± {b[1]}", f"{chain:.1f}", f"{weights:.2f}"]
-             for _, chain, weights, a, b in json.loads(block)]
-    runs = [paper.read_run(path) for path in Path("results").glob("*/seed*.json")]
-    rows = [[one, two, chain, weights] for name, one, two, _, chain, weights in paper.choice_rows(runs)
-            if "half" not in name]
-    assert drawn == rows and len(rows) == 10

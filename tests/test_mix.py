@@ -11,8 +11,6 @@ from support.ledger import elapsed, join_ledgers, new_entry, totals
 from support.router_start import ridge_router
 from tests.test_model import SMALL, new_model, random_tokens
 
-MATRICES = ("w_gate", "w_up", "w_down")
-
 
 def mix_three(feed_forwards, **changes):
     """Mix three different dense models: their state dicts, and the config and the state dict of the mixed model."""
@@ -57,13 +55,14 @@ def test_new_routers_come_from_the_seed(tiny, tmp_path):
 
 def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output():
     """Here a feed-forward of width 24 is cut into 3."""
+    matrices = [f"blocks.1.ff.{name}" for name in ("w_gate", "w_up", "w_down")]
     states, _, mixed = mix_three("split", n_expert=9, d_ff=8)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
     for i, state in enumerate(states):
         chunks = torch.arange(3 * i, 3 * i + 3).expand(5, -1)  # (5, 3), the experts made of model i
         routing = Routing(torch.full((5, 3), 1 / 3), chunks, None)
-        got = ff_moe(x, routing, *(mixed[f"blocks.1.ff.{matrix}"] for matrix in MATRICES))
-        assert_close(got, swiglu(x, *(state[f"blocks.1.ff.{matrix}"] for matrix in MATRICES)))
+        got = ff_moe(x, routing, *(mixed[name] for name in matrices))
+        assert_close(got, swiglu(x, *(state[name] for name in matrices)))
 
 
 def test_blending_changes_nothing_at_equal_gates():
@@ -105,10 +104,8 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
     rng = torch.Generator().manual_seed(0)
     inputs = [torch.randn(n, 8, generator=rng) + shift for n, shift in ((20, 0), (31, 1), (5, 2))]
     X = torch.cat([*inputs, 2 * torch.eye(8)])
-    targets = torch.zeros(20 + 31 + 5 + 8, 3)
-    targets[:20, 0] = 1
-    targets[20:51, 1] = 1
-    targets[51:56, 2] = 1
+    one_hot = torch.eye(3).repeat_interleave(torch.tensor([20, 31, 5]), dim=0)
+    targets = torch.cat([one_hot, torch.zeros(8, 3)])
     assert_close(ridge_router(inputs, penalty=4.0), torch.linalg.lstsq(X, targets).solution.T)
     options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data"]
     hidden = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)["state"]

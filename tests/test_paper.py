@@ -1,10 +1,10 @@
 """What the baselines match, in a tiny `make paper`; the arithmetic of its tables, by hand; and the written pages."""
+import json
 import re
 from pathlib import Path
 
 import pytest
 from conftest import make
-from test_readme import read_rows
 
 from experiments import paper
 from experiments.budget import match_steps
@@ -14,10 +14,16 @@ from support.report import spread
 ROOT = Path(__file__).parent.parent
 
 
+def read_rows(text):
+    """The cells of the rows of tables, a tuple each."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [tuple(cell.strip() for cell in row.strip("| ").split("|")) for row in rows]
+
+
 @pytest.mark.long
 def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
     make("paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}")
-    names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text().splitlines())]
+    names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text())]
     assert names.count("BTX Top-2") == 6
     models = paper.read_run(tmp_path / "seed10.json")["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
@@ -44,10 +50,17 @@ def test_steps_of_equal_cost():
 
 
 def test_numbers_of_the_written_pages_stand_in_the_tables():
-    tables, pretrained = ((ROOT / "results" / name).read_text() for name in ("tables.md", "pretrained/README.md"))
+    """And the rows of the tables in results/README.md, and those that the page's picture draws."""
+    page, readme, tables, pretrained = ((ROOT / "results" / name).read_text() for name in (
+        "index.html", "README.md", "tables.md", "pretrained/README.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"
-    for page, source in (("README.md", tables + pretrained), ("results/README.md", tables)):
-        said = {*re.findall(number, (ROOT / page).read_text())}
-        assert said and said <= {*re.findall(number, source)}
-    rows = [line for line in (ROOT / "results/README.md").read_text().splitlines() if line.count("±") == 7]
-    assert len(rows) == 9 and {*read_rows(rows)} <= {row[:8] for row in read_rows(tables.splitlines())}
+    for text in (readme, (ROOT / "README.md").read_text()):
+        said = {*re.findall(number, text)}
+        assert said and said <= {*re.findall(number, tables + pretrained)}
+    known = read_rows(tables)
+    rows = [row for row in read_rows(readme) if row[0] == "model" or "±" in row[1]]
+    assert len(rows) == 22 and all(any(other[:len(row)] == row for other in known) for row in rows)
+    drawn = json.loads(re.search(r'(?s)id="results">(.*?)</script>', page)[1])
+    for _, chain, weights, one, changing in drawn:
+        row = (f"{one[0]} ± {one[1]}", f"{changing[0]} ± {changing[1]}", f"{chain:.1f}", f"{weights:.2f}")
+        assert row in [(*other[1:3], *other[4:]) for other in known]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *ROOT.glob("[!.o]*/**/*.md")]
 
 
 def test_every_command_runs(tmp_path, monkeypatch):
@@ -56,7 +55,7 @@ def places(name, target):
 
 
 def test_links_lead_somewhere():
-    for page in PAGES:
+    for page in [ROOT / "README.md", *ROOT.glob("[!.o]*/**/*.md")]:
         for name, link, place in re.findall(r"\[([^\]]*)\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
             target = (page.parent / link).resolve() if link else page
             assert target.exists(), (page.name, link)
@@ -73,15 +72,3 @@ def test_the_method_is_quoted_as_it_stands():
     for line in [line.strip() for line in quoted if not line.startswith("#")]:
         assert line in code, line
         code = code.split(line, 1)[1]
-
-
-def read_rows(lines):
-    """The cells of the rows of tables, a tuple each."""
-    return [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines if line.startswith("|")]
-
-
-def test_tables_by_hand_are_of_the_committed_results():
-    """Those of results/README.md have the rows of tables.md, which `make paper` writes."""
-    page, tables = ((ROOT / "results" / name).read_text() for name in ("README.md", "tables.md"))
-    table = re.search(r"<!-- results:.*?-->\n(.*?)\n\n", page, re.S)[1].splitlines()
-    assert len(table) == 13 and {*read_rows(table)} <= {*read_rows(tables.splitlines())}

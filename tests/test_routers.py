@@ -56,9 +56,6 @@ def gradients(y, inputs):
     return grad((y * y).sum(), inputs, retain_graph=True, materialize_grads=True)
 
 
-# ---- the layer ----
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("method", ROUTERS)
 def test_layer_equals_every_expert_with_gates_by_hand(method, training):
@@ -101,16 +98,10 @@ def test_sum_equals_every_expert_for_odd_sizes(N, M, k, sum_experts):
     assert_close(gradients(got, inputs), gradients(want, inputs), rtol=1e-4, atol=1e-2)
 
 
-# ---- Switch ----
-
-
 def test_a_token_takes_a_place_in_the_queue_of_its_own_expert_alone():
     """Expert 0 serves its 4 tokens, though 6 others like it better. Of those 6 expert 1 serves 1.5 M / N = 5."""
     logits = torch.tensor([[0.1, 0, 0]] * 4 + [[2, 2.1, 0]] * 6)
     assert (model.route_switch(logits, training=True).gates > 0).sum() == 4 + 5
-
-
-# ---- Sample Top-1 ----
 
 
 def test_experts_are_drawn_as_often_as_the_softmax_says():
@@ -135,9 +126,6 @@ def test_each_layer_has_noise_of_its_own_and_the_first_is_soft():
 
 def test_temperature_falls_from_1_to_a_half():
     assert [temperature(0.0), temperature(0.1), temperature(1.0)] == pytest.approx([1.0, math.exp(-0.4), 0.5])
-
-
-# ---- load balancing ----
 
 
 def test_balancing_loss_equals_a_loop_over_experts():
