@@ -60,9 +60,10 @@ FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 
-# One thread for each program: weights do not depend on the number of cores, and branches train beside each other. With
-# two free cores a second thread takes a tenth of the time off finetuning. Where another program has one of the cores,
-# it makes training 1.8 times slower. (Both were measured once, with AVX-512.)
+# One thread for each program: weights do not depend on the number of cores, and branches train beside each other. On two
+# free cores a second thread would make finetuning 1.1 times and evaluation 1.5 times as fast. But if other programs use
+# the cores, two threads wait for each other: training then took 1.8 times as long, and evaluation had not measured the
+# first of eight models after five minutes, where one thread took 8 seconds for each.
 export OMP_NUM_THREADS ?= 1
 # The C library keeps the memory that tensors free. Asking the system for it again costs 5 to 15 % of a training step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
@@ -99,10 +100,9 @@ $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS) --lr $(LR_BTX) --alpha $(ALPHA)
 
-# Nothing else runs by now, so evaluation has two threads. It takes two thirds of the time, and no number changes.
 SCORED ?= $(PIPELINE)
 $(OUT)/report.md: $(SCORED) evaluate.py
-	OMP_NUM_THREADS=2 $(PY) evaluate.py $(SCORED) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
+	$(PY) evaluate.py $(SCORED) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
 
 # ---- a first result in two minutes: mix, finetune and compare four trained checkpoints -----------------------------
 RECORDED = data/start/seed.pt $(NAMES:%=data/start/%.pt)
