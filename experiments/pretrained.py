@@ -9,7 +9,7 @@ from statistics import mean
 
 from experiments.english import RELATIONS, ask_facts, read_countries
 from experiments.paired import EXPERTS, costs, having, points
-from experiments.paper import read_run
+from experiments.paper import LABELS, read_run
 from support.figures import make_panels, save
 from support.report import markdown, spread
 
@@ -34,12 +34,12 @@ MODELS = {  # the names of make and their names in the tables
     "su_flops_120": "upcycling, as many FLOPs in all as BTX of 120 steps",
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes that begins anew",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
-LINES = {  # of the picture: a method, and its models from short to long
-    "BTX, random routers (the paper's)": ("btx_mixed", "btx", "btx_53", "btx_120"),
-    "BTX, routers from text": ("ridge_mixed", "btx_ridge", "btx_ridge_53", "btx_ridge_120"),
-    "Dense": ("seed", "dense_chain", "dense_chain_53", "dense_chain_120", "dense_data"),
-    "upcycling": ("seed", "su_own_flops", "su_flops_53", "su_flops_120"),
-    "BTM that begins anew": ("btm_document_top1",)}
+LINES = {  # of the picture: a method, the look of its line, and its models from short to long
+    "BTX, random routers (the paper's)": ("C1o-", ("btx_mixed", "btx", "btx_53", "btx_120")),
+    "BTX, routers from text (ours)": ("C1o:", ("ridge_mixed", "btx_ridge", "btx_ridge_53", "btx_ridge_120")),
+    "Dense": ("C2o-", ("seed", "dense_chain", "dense_chain_53", "dense_chain_120", "dense_data")),
+    "upcycling": ("C3o-", ("seed", "su_own_flops", "su_flops_53", "su_flops_120")),
+    "BTM that begins anew": ("C4o-", ("btm_document_top1",))}
 PANELS = {"home": "math, code and wiki", "switch": "where the text changes", "capital": "capitals"}
 
 
@@ -70,7 +70,8 @@ def score_table(runs):
         row.append(spread([measure(run, name, "demonym") for run in runs], 100, 0))
         row += [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
         rows.append(row)
-    head = ["model", *columns, "loss of facts", "English", "demonym", "PFLOP in all", "PFLOP in sequence"]
+    names = [LABELS.get(column, column) for column in columns]
+    head = ["model", *names, "loss of facts", "English", "demonym", "PFLOP in all", "PFLOP in sequence"]
     frequent = {field: most_frequent_answer(field, runs[0]["data"]["tasks"]) for field in RELATIONS}  # in %
     rows.append(["the most frequent answer", *(frequent.get(column, "") for column in head[1:-2])])
     return markdown(head, rows)
@@ -108,13 +109,13 @@ def draw(runs, path):
     models = present(runs)
     figure, [axes] = make_panels(1, len(PANELS), 3.4, 3.6)
     for axis, (column, title) in zip(axes, PANELS.items(), strict=True):
-        for i, (label, names) in enumerate(LINES.items()):
+        for label, (look, names) in LINES.items():
             names = [name for name in names if name in models]
             x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
             percent = [[100 * measure(run, name, column) for run in runs] for name in names]  # (points, seeds)
             for place, of_seeds in zip(x, percent, strict=True):
-                axis.plot([place] * len(of_seeds), of_seeds, ".", color=f"C{i}", ms=3)
-            axis.plot(x, [mean(of_seeds) for of_seeds in percent], "o-", color=f"C{i}", ms=5, label=label)
+                axis.plot([place] * len(of_seeds), of_seeds, ".", color=look[:2], ms=3)
+            axis.plot(x, [mean(of_seeds) for of_seeds in percent], look, ms=5, label=label)
         axis.set(title=title, xlabel="PFLOP in sequence since the seed", ylim=(-3, 103))
         axis.grid(lw=0.3)
     save(figure, [axes], ["solved, %"], path)

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 from conftest import make
 from test_hf import make_folder
 
-from experiments import english, paired, pretrained
+from experiments import english, paired, paper, pretrained
 
 ROOT = Path(__file__).parent.parent
 NUMBER = r"\d+\.\d+ ± \d+\.\d+"
@@ -52,9 +52,11 @@ def test_a_fact_is_asked_after_three_examples():
 
 def test_the_page_has_the_table_of_its_runs_and_their_differences():
     page = (ROOT / "results/pretrained/README.md").read_text()
-    runs = [json.loads(path.read_text()) for path in sorted((ROOT / "results/pretrained").glob("seed*.json"))]
+    runs = [paper.read_run(path) for path in sorted((ROOT / "results/pretrained").glob("seed*.json"))]
     table = pretrained.score_table(runs)
     assert len(runs) == 3 and table in page
+    predicted = pretrained.prediction_table(runs, (ROOT / "experiments/predictions.md").read_text())
+    assert predicted in page
     known = {*re.findall(NUMBER, table)}
     for a, b in permutations(pretrained.present(runs), 2):
         for column in ("home", "switch", "capital", "facts", "english"):
