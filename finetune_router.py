@@ -29,7 +29,7 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", required=True, help="checkpoint that mix.py wrote")
-    group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains with weights (default: paper's)")
+    group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains and weights (default: the paper's)")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe (that of the paper's section 4.1, scaled down)")
@@ -57,7 +57,7 @@ def parse(argv):
     group.add_argument("--grad_accum", type=positive_int, default=1,
                        help="micro-batches in a step; the load is balanced within each (default: 1)")
     group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
-    group.add_argument("--fast", action="store_true", help="compute all experts in one call (support/fast.py)")
+    group.add_argument("--fast", action="store_true", help="one call per matrix for all experts (support/fast.py)")
     group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 

@@ -30,7 +30,7 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", help="checkpoint to start from, such as the seed of a branch")
-    group.add_argument("--data", type=mixture, required=True, help="domains with weights, as in general=70,math=30")
+    group.add_argument("--data", type=mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe (that of the paper's section 4.1, scaled down)")
