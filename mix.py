@@ -19,9 +19,9 @@ from support.router_start import start_from_text
 def parse(argv):
     """Read the options of this stage. Raises BadInput for options that do not go together."""
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", help="branches of one seed, and the seed as generalist")
+    parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as a generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
-    parser.add_argument("--routing", choices=ROUTERS, default="topk", help="type of router (section 3.3; default: topk)")
+    parser.add_argument("--routing", choices=ROUTERS, default="topk", help="router (section 3.3; default: topk)")
     parser.add_argument("--top_k", type=positive_int, help="experts that topk computes for each token (default: 2)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut a feed-forward into C experts")

@@ -40,8 +40,8 @@ def parse(argv):
     group.add_argument("--domains", default=",".join(NAMES), help='their names, or "" for none (default: %(default)s)')
     group.add_argument("--level", type=int, default=1, choices=(0, 1, 2),
                        help="2 is harder, for models of 25M to 100M weights; 0 has a quarter of 1's facts (default: 1)")
-    group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="of each domain (default: 2000000)")
-    group.add_argument("--val_tokens", type=positive_int, default=50_000, help="of each domain (default: %(default)s)")
+    group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="per domain (default: %(default)s)")
+    group.add_argument("--val_tokens", type=positive_int, default=50_000, help="per domain (default: %(default)s)")
     group.add_argument("--examples", type=non_negative_int, default=0, metavar="N",
                        help="solved examples in a prompt, except in switch; code then must match exactly (default: 0)")
     group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
