@@ -87,7 +87,7 @@ def choose_tests(args, checkpoints, tokenizer, domains):
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
         lengths = [len(encode_prompt(tokenizer, task.prompt + task.answer)) for task in tests[name].tasks]
         if lengths and max(lengths) > limit:
-            raise BadInput(f"{name}: with its answer a task has {max(lengths)} tokens, but a model reads {limit}; "
+            raise BadInput(f"{name}: a task and its answer have {max(lengths)} tokens, but a model reads {limit}; "
                            "prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
     if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare a domain with text")

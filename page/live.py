@@ -68,7 +68,7 @@ def collect(models, tasks):
                 data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
     data["weights"] = pack(states)
     if len(data["weights"]) > MAX_BYTES:
-        raise BadInput(f"{name} and its experts are larger than a page of 5 MB")
+        raise BadInput(f"{name} and its experts are too large for a page of 5 MB")
     return data
 
 
