@@ -21,7 +21,7 @@ def parse(argv):
     parser.add_argument("model", help="a checkpoint, dense or an MoE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     parser.add_argument("--prompt", default="", help="text to continue (default: begin a new text)")
-    parser.add_argument("--tokens", type=positive_int, default=100, help="write at most so many (default: %(default)s)")
+    parser.add_argument("--tokens", type=positive_int, default=100, help="tokens to write, at most (default: 100)")
     parser.add_argument("--temperature", type=non_negative, default=0, help="0 takes the likeliest token (default: 0)")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--experts", action="store_true",

@@ -34,7 +34,7 @@ def parse(argv):
     """The options, the list of domains, {NAME: files} of --text, and {NAME: tasks} of --own_tasks. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("--out", default="data/bin", help="folder to write to (default: %(default)s)")
-    parser.add_argument("--tasks", type=positive_int, default=400, help="tasks of a domain, at most (default: 400)")
+    parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain, at most (default: 400)")
 
     group = parser.add_argument_group("synthetic domains")
     group.add_argument("--domains", default=",".join(NAMES), help='their names, or "" for none (default: %(default)s)')
@@ -54,7 +54,7 @@ def parse(argv):
                        help='test tasks of a domain, with or without --text; a line is {"prompt": ..., "answer": ...}')
     either = group.add_mutually_exclusive_group()
     either.add_argument("--tokenizer", type=positive_int, metavar="N",
-                        help="train one of at most N tokens on the beginning of each --text (default: the shipped one)")
+                        help="train one of up to N tokens on the start of each --text (default: the shipped one)")
     either.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, such as an import")
     args = parser.parse_args(argv)
 
