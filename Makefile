@@ -1,8 +1,8 @@
-# Branch-Train-MiX as a graph of files; `make help` lists the targets.
+# Branch-Train-MiX as a graph of files. `make help` lists the targets.
 #
 #   data -> seed.pt -> math.pt, code.pt, wiki.pt -> btx_mixed.pt -> btx.pt -> report.md
 #
-# The experts depend on the seed alone, so `make -j3` trains them at the same time.
+# The experts depend only on the seed, so `make -j3` trains them at the same time.
 
 PRESET ?= cpu
 SEED   ?= 0
@@ -13,11 +13,11 @@ PY      = .venv/bin/python
 NAMES = math code wiki
 # The seed is a generalist: it reads mainly general text and trivia.
 SEED_DATA = general=38,trivia=48,math=9,code=2.5,wiki=2.5
-# An expert reads its own domain ($* is its name) and, as in the paper, some of the seed's text, to forget less of it.
+# An expert reads its own domain ($* is its name) and, as in the paper, some of the seed's text, so that it forgets less.
 REPLAY      = general=4,trivia=1
 EXPERT_DATA = $*=95,$(REPLAY)
-# MoE finetuning reads all domains, so that the routers learn which expert to ask. Math, code and wiki have equal parts.
-# Re-read trivia: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper re-reads 2.2 %.
+# MoE finetuning reads all domains, so that the routers learn which expert to use. Math, code and wiki have equal shares.
+# Trivia that is read again: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 
 # ---- the recipe, part 2, for a laptop. A preset may override the variables from NAMES down to TEXTS ----------------
@@ -31,12 +31,12 @@ LR_SEED        = 5e-3
 LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
-DEVICE        ?= cpu                 # cuda for a GPU of NVIDIA, mps for that of a Mac
+DEVICE        ?= cpu                 # cuda for an NVIDIA GPU, mps for that of a Mac
 OPTIONS        = --device $(DEVICE)  # of both training scripts
 DENSE_OPTIONS  =                     # of train_expert.py
 MOE_OPTIONS    =                     # of finetune_router.py
 EVALUATE       = --device $(DEVICE)  # of evaluate.py
-TEXTS          =                     # files that the data is prepared from
+TEXTS          =                     # files from which the data is prepared
 ifeq ($(filter cpu gpu tiny pretrained,$(PRESET)),)
 $(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET))
 endif
@@ -60,12 +60,12 @@ FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 
-# One thread for each program: weights do not depend on the number of cores, and branches train beside each other. On two
-# free cores a second thread would make finetuning 1.1 times and evaluation 1.5 times as fast. But if other programs use
-# the cores, two threads wait for each other: training then took 1.8 times as long, and evaluation had not measured the
-# first of eight models after five minutes, where one thread took 8 seconds for each.
+# Each program uses one thread, so that weights do not depend on the number of cores, and branches can train side by
+# side. On two free cores, a second thread would make finetuning 1.1 times and evaluation 1.5 times as fast. But if other
+# programs use the cores, two threads wait for each other: training then took 1.8 times as long, and evaluation had not
+# measured the first of eight models after five minutes, while one thread took 8 seconds for each.
 export OMP_NUM_THREADS ?= 1
-# The C library keeps the memory that tensors free. Asking the system for it again costs 5 to 15 % of a training step.
+# Let the C library keep the memory that tensors free: asking the system for it again costs 5 to 15 % of a training step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
@@ -78,9 +78,9 @@ $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
 	touch $@
 
-# How the seed is made. As in the paper, where the seed is Llama-2, SEED=0 starts from a model that is already trained:
-# data/start/seed.pt, with its cost in its ledger. The training command below makes the same weights on a processor with
-# AVX-512. Any other SEED trains a seed of its own, in six minutes. A preset may import one instead.
+# SEED=0 starts from a model that is already trained, data/start/seed.pt, as the paper starts from Llama-2. The ledger of
+# this model has its cost. The training command below makes the same weights on a processor with AVX-512. Any other SEED
+# trains a seed of its own, in six minutes. A preset may import one instead.
 ifeq ($(PRESET) $(SEED),cpu 0)
 MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@
 endif
@@ -88,7 +88,7 @@ MAKE_SEED ?= $(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(SEED
 $(OUT)/seed.pt: $(DATA)/ready train_expert.py model.py
 	$(MAKE_SEED)
 
-# The experts print no progress bars, since several may train at the same time.
+# The experts print no progress bars, because several may train at the same time.
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
 	TQDM_DISABLE=1 $(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
 
@@ -115,8 +115,8 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --device $(DEVICE) \
 	  --out $(DEMO)
 
-# ---- the article results/index.html, on which these checkpoints are mixed, and finetuned for so many steps ----------
-# The experts stay frozen, so a finetuned model is small: the page has the experts from the branches.
+# ---- the article results/index.html, which mixes these checkpoints, and has the mixture finetuned for LENGTHS steps --
+# The experts stay frozen, so a finetuned model adds little to the page, which has the experts from the branches.
 PAGE    = out/page
 LENGTHS = 48 96 192 300 770
 $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
@@ -126,13 +126,13 @@ page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from da
 	$(PY) -m page.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
 
 # ---- everything else -----------------------------------------------------------------------------------------------
-data: $(DATA)/ready  ## the domains alone, as tokens
+data: $(DATA)/ready  ## only the domains, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
 	@echo "Variables: PRESET=cpu|gpu|tiny|pretrained  DEVICE=cpu|cuda|mps  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
 	@echo "SEED=0 starts from data/start/seed.pt; any other SEED trains its own seed first."
-	@echo "Another recipe needs a folder of its own, since files that are there stay: make INTO=out/alpha ALPHA=0.1"
-clean:  ## delete prepared data and what was trained
+	@echo "Give another recipe its own folder, since make keeps existing files: make INTO=out/alpha ALPHA=0.1"
+clean:  ## delete the prepared data and all trained models
 	rm -rf out data/bin
 .venv/ready: requirements.txt
 	@$(PYTHON) -c "import sys; sys.version_info < (3, 10) and sys.exit('Python 3.10 is needed: make PYTHON=python3.12')"
@@ -142,5 +142,5 @@ clean:  ## delete prepared data and what was trained
 
 # rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk
-# A model is whole once it is there, so an interrupted make need not delete it.
+# A model file that exists is whole, so an interrupted make need not delete it.
 .PRECIOUS: $(PIPELINE) $(RIVALS) $(TIMED) $(patsubst %,$(OUT)/%.pt,$(OTHERS) $(SCORES))

@@ -1,4 +1,4 @@
-"""Shared by all scripts: options, errors that end a script with one line, and files that are whole or not there."""
+"""Shared by all scripts: options, errors that end a script with one line, and files that are either whole or absent."""
 import argparse
 import hashlib
 import io
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class BadInput(Exception):
-    """Something the user gave is wrong. The message names the file or the option and says what to do."""
+    """The user's input is wrong. The message names the file or the option, and says what to do."""
 
 
 class Output(io.FileIO):
-    """Standard output or standard error. If its reader leaves, as `head -1` does, a run goes on in silence."""
+    """Standard output or standard error. If its reader goes away, as `head -1` does, the run continues silently."""
 
     def write(self, content):
         try:
@@ -24,16 +24,16 @@ class Output(io.FileIO):
 
 
 def open_again(stream):
-    """The same stream as an Output. Lines are seen at once in a file, too, and a terminal may know ASCII alone."""
+    """The same stream as an Output. Files get each line at once, too, and a terminal that knows only ASCII works."""
     output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True)
 
 
 def run(main):
-    """Call main(). What the user can mend becomes one line on stderr and exit code 2, as for a wrong option."""
+    """Call main(). An error that the user can correct ends with one line on stderr and exit code 2."""
     if sys.stdout is sys.__stdout__:  # no test captures what is printed
         sys.stdout, sys.stderr = open_again(sys.stdout), open_again(sys.stderr)
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # of the ranks that torchrun started on this machine the first speaks
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # only the first of the ranks that torchrun starts here prints
         sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
         main()
@@ -45,8 +45,8 @@ def run(main):
         said = str(error)  # torch raises RuntimeError when a CPU's memory is full
         if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
             raise
-        sys.stderr = sys.__stderr__  # it may be full for one rank alone
-        refuse("the memory is full; a smaller --batch_size takes less, in training also --grad_accum 2 and --recompute")
+        sys.stderr = sys.__stderr__  # perhaps only this rank's memory is full
+        refuse("the memory is full; lower --batch_size, or in training add --grad_accum 2 and --recompute")
     torch = sys.modules.get("torch")  # not imported here: that takes a second
     if torch and torch.distributed.is_initialized():  # one of several ranks
         torch.distributed.destroy_process_group()
@@ -59,14 +59,14 @@ def refuse(message, code=2):
 
 
 def report_uncaught(kind, error, traceback):
-    """End the process after an exception that nothing has caught: with one line for Ctrl-C, else with a traceback."""
+    """End the process after an uncaught exception: with one line for Ctrl-C, otherwise with a traceback."""
     if kind is KeyboardInterrupt:
         refuse("interrupted", code=130)
-    sys.stderr = sys.__stderr__  # whichever rank it is
+    sys.stderr = sys.__stderr__  # on every rank
     sys.__excepthook__(kind, error, traceback)
 
 
-sys.excepthook = report_uncaught  # already while a script imports torch, which takes seconds
+sys.excepthook = report_uncaught  # set early, because importing torch takes seconds
 
 
 def make_parser(description):
@@ -76,15 +76,15 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, not below `least`; a whole one that random generators take."""
+    """A type for argparse: a finite number, at least `least`. A whole one is small enough for random generators."""
     end = 2**63 if kind is int else float("inf")
 
     def read(text):
         number = kind(text)
         if not least <= number < end:
-            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} up, and below {end}")
+            raise argparse.ArgumentTypeError(f"{text} should be at least {least} and below {end}")
         return number
-    read.__name__ = kind.__name__  # argparse says it of a text that is no number
+    read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read
 
 
@@ -94,7 +94,7 @@ non_negative = number_from(0, float)
 
 
 def check_output(path):
-    """Create the folder of a file that is to be written later. Raises BadInput if the file cannot be written there."""
+    """Create the folder of a file that will be written later. Raises BadInput if the file cannot be written there."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +107,9 @@ def check_output(path):
 
 @contextmanager
 def replacing(path):
-    """Yield a temporary path beside `path`, of this process alone. At the end it is renamed to `path`.
+    """Yield a temporary path beside `path` that only this process uses. At the end it is renamed to `path`.
 
-    If anything fails, the old file stays. Creates the folder. Raises BadInput if the path cannot be written.
+    Creates the folder. If anything fails, the old file stays. Raises BadInput if the path cannot be written.
     """
     path = Path(path)
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")

@@ -1,8 +1,8 @@
-"""Compare checkpoints as the paper does: accuracy and loss by domain, costs, and which experts the routers choose.
+"""Compare checkpoints as the paper does, by accuracy and loss in each domain, cost, and the routers' choice of experts.
 
     python evaluate.py out/seed.pt out/math.pt out/code.pt out/wiki.pt out/btx.pt --btm seed,math,code,wiki --out out
 
-Prints a table and writes report.md, results.json and, for MoEs, figures/routing.png and live.html.
+This prints a table and writes report.md, results.json and, for MoEs, figures/routing.png and live.html.
 """
 import json
 import math
@@ -40,20 +40,20 @@ class EvalSet(NamedTuple):
 
 
 def parse(argv):
-    """The options of this script."""
+    """Read the options of this script."""
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints; tables call each by its file's name")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints; the tables call each by its file name")
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", metavar="METHOD:K,...",
                         help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: bayes:1)")
-    parser.add_argument("--no_figures", action="store_true", help="draw no figure and write no page")
+    parser.add_argument("--no_figures", action="store_true", help="draw no figures, and do not write live.html")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
-    parser.add_argument("--windows", type=positive_int, default=100, help="texts per domain (default: %(default)s)")
+    parser.add_argument("--windows", type=positive_int, default=100, help="validation texts per domain (default: 100)")
     parser.add_argument("--batch_size", type=positive_int, default=50, help="sequences per pass (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
+                        help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -62,7 +62,7 @@ def load_inputs(args):
     """The checkpoints by name, their tokenizer, and the domains in the order of the tables. Raises BadInput."""
     checkpoints = {Path(path).stem: load_checkpoint(path) for path in args.models}
     if len(checkpoints) < len(args.models):
-        raise BadInput("two models have one name, and the tables could not tell them apart; rename a file")
+        raise BadInput("two models have one name, so the tables could not tell them apart; rename one of the files")
     domains = load_domains(args.data_dir)
     order = [*DOMAINS, "switch", *domains]
     for path, checkpoint in zip(args.models, checkpoints.values(), strict=True):
@@ -72,12 +72,12 @@ def load_inputs(args):
 
 
 def choose_tests(args, checkpoints, tokenizer, domains):
-    """{domain: EvalSet}. T of the windows is the models' smallest block size, so that each reads one at once.
+    """{domain: EvalSet}. The windows have the models' smallest block size T, so that every model can read them whole.
 
-    Raises BadInput, also for a task that is longer than a model reads: no model answers well beyond that.
+    Raises BadInput, also for a task that is longer than a model reads, since no model answers well beyond that length.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
-    # a task may be longer if the models came from elsewhere and learned to read longer texts there
+    # tasks may be longer for imported models that were trained on longer texts before
     limit = max(T, min(checkpoint["spec"].get("max_positions", 0) for checkpoint in checkpoints.values()))
     tests = {}
     for name, domain in domains.items():
@@ -87,15 +87,15 @@ def choose_tests(args, checkpoints, tokenizer, domains):
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
         lengths = [len(encode_prompt(tokenizer, task.prompt + task.answer)) for task in tests[name].tasks]
         if lengths and max(lengths) > limit:
-            raise BadInput(f"{name}: a task has {max(lengths)} tokens with its answer, but a model reads {limit}; "
+            raise BadInput(f"{name}: a task and its answer have {max(lengths)} tokens, but a model reads {limit}; "
                            "prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
     if not any(len(test.windows) for test in tests.values()):
-        raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare one that has")
+        raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare a domain with text")
     return tests
 
 
 def parse_btm(args, checkpoints, domains):
-    """Read --btm and --btm_methods: which models are merged, and how. Both results are empty without --btm.
+    """Read --btm and --btm_methods: which models are merged, and how. Without --btm both results are empty.
 
     Returns {name: checkpoint}, and {name in the tables: (method, top_k, training data)}. Raises BadInput.
     """
@@ -106,7 +106,7 @@ def parse_btm(args, checkpoints, domains):
     merged, methods = {}, {}
     for name in args.btm.split(","):
         if name not in checkpoints or name in merged:
-            raise BadInput(f"--btm: {name} should be one of {', '.join(checkpoints)}, and named once")
+            raise BadInput(f"--btm: {name} should be one of {', '.join(checkpoints)}, and should be named once")
         if checkpoints[name]["experts"]:
             raise BadInput(f"--btm: {name} is an MoE; name dense models")
         merged[name] = checkpoints[name]
@@ -120,7 +120,7 @@ def parse_btm(args, checkpoints, domains):
 def token_losses(model, idx, n):
     """Predict the last n tokens of idx, (B, T + 1). model: a GPT or a BTM.
 
-    Returns these tokens' losses, (B, n), whether each is the likeliest, (B, n), and the routing of the pass.
+    Returns the losses of these tokens, (B, n), whether each is the likeliest, (B, n), and the routing of the pass.
     """
     logits, _, routing = model(idx[:, :-1], n_last=n)  # (B, n, V)
     targets = idx[:, -n:]                              # (B, n)
@@ -129,16 +129,16 @@ def token_losses(model, idx, n):
 
 
 def histogram(probs):
-    """For each expert the share of tokens in each of BINS equal steps of probability: (M, N) -> (N, BINS)."""
+    """For each expert, the share of tokens whose probability is in each of BINS equal bins: (M, N) -> (N, BINS)."""
     steps = (probs * BINS).long().clamp(max=BINS - 1)  # (M, N)
     return F.one_hot(steps, BINS).float().mean(0)
 
 
 def score_texts(model, windows, batch_size):
-    """The mean loss of the second half of each window, given the first, (n,); windows: (n, T + 1).
+    """The mean loss of the second half of each window, given the first half, (n,); windows: (n, T + 1).
 
-    Returns also, as lists, each expert's mean gate, (n_layer, N), and how its probability is distributed over tokens,
-    (n_layer, N, BINS). For a dense model both are None.
+    Also returns two nested lists: each expert's mean gate, (n_layer, N), and the histogram of its probability over
+    tokens, (n_layer, N, BINS). Both are None for a dense model.
     """
     losses, gates, histograms = [], [], []
     half = windows.shape[1] // 2  # of T tokens, rounded up
@@ -157,7 +157,8 @@ def score_texts(model, windows, batch_size):
 def score_tasks(model, tokenizer, tasks, batch_size, device):
     """Whether greedy decoding solves each task, (n,) bool, and the mean loss over the tokens of all right answers.
 
-    A "code" task that is not solved by its own right answer may be solved by another, so the model writes one.
+    If the model does not write the given answer to a "code" task, it may still write another right one. So it writes
+    an answer to each of these tasks, which is graded by what the function returns.
     """
     prompts, answers = zip(*[encode_task(tokenizer, task) for task in tasks], strict=True)
     solved, losses = score_answers(model, prompts, answers, batch_size, device)
@@ -173,8 +174,8 @@ def score_tasks(model, tokenizer, tasks, batch_size, device):
 def encode_task(tokenizer, task):
     """The ids of a task's prompt and those of its right answer, which in "code" includes the end-of-text token.
 
-    They are encoded together, as in training: a tokenizer may put a mark before a text, or join the end of the prompt
-    and the beginning of the answer in one token. Such a token counts as the answer's.
+    Both are encoded together, as in training: a tokenizer may put a mark before a text, or join the end of the prompt
+    and the beginning of the answer in one token. Such a token counts as part of the answer.
     """
     text = encode_prompt(tokenizer, task.prompt + task.answer)
     prompt = os.path.commonprefix([encode_prompt(tokenizer, task.prompt), text])
@@ -183,10 +184,10 @@ def encode_task(tokenizer, task):
 
 
 def score_answers(model, prompts, answers, batch_size, device):
-    """Whether each answer's tokens are all the likeliest, (n,) bool, and the losses of all these tokens, (n_tokens,).
+    """Whether all tokens of an answer are the likeliest, (n,) bool, and the losses of these tokens, (n_tokens,).
 
-    The model reads each prompt with its right answer in one pass. If all of its tokens are the likeliest at their
-    positions, greedy decoding would write them. Tokens after the answer do not count.
+    The model reads each prompt with its right answer in one pass. If all tokens of the answer are the likeliest at
+    their positions, greedy decoding would write them. Tokens after the answer do not count.
     """
     texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
     solved = torch.zeros(len(texts), dtype=torch.bool)
@@ -215,7 +216,7 @@ def equal_lengths(indices, rows, batch_size):
 
 
 def write_answers(model, tokenizer, idx, max_new_tokens):
-    """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, "" where there is none."""
+    """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, or "" where there is none."""
     answers, T = [], idx.shape[1]
     for row in generate(model, idx, max_new_tokens, end=tokenizer.eot).tolist():
         end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else T
@@ -225,7 +226,7 @@ def write_answers(model, tokenizer, idx, max_new_tokens):
 
 
 def bytes_per_token(tokenizer, windows):
-    """The mean length of the tokens whose loss counts; windows: (n, T + 1). The end-of-text token has no bytes."""
+    """The mean number of bytes of the tokens whose loss counts; windows: (n, T + 1). An end-of-text token has none."""
     half = windows.shape[1] // 2  # of T tokens, as in score_texts
     scored = windows[:, -half:].flatten().tolist()
     text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
@@ -233,10 +234,10 @@ def bytes_per_token(tokenizer, windows):
 
 
 def evaluate_model(model, tokenizer, tests, args, device):
-    """Measure a model, a GPT or one that is called like it, on the tests of `choose_tests`.
+    """Measure a model, a GPT or a BTM, on the tests of `choose_tests`.
 
-    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; and routing["share"]
-    and routing["probs"] by domain, the gates and histograms of `score_texts`.
+    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; and routing, whose
+    ["share"][domain] and ["probs"][domain] are the gates and histograms of `score_texts`.
     """
     scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
     routing = {"share": {}, "probs": {}}
@@ -256,13 +257,13 @@ def evaluate_model(model, tokenizer, tests, args, device):
 
 
 def costs(model, ledger):
-    """A model's size, and what the training of all that is in its ledger cost."""
+    """A model's size, and the cost of all the training that its ledger lists."""
     return {"params": model.num_params(), "active_params": model.num_params(active=True), **totals(ledger),
             "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
 def write_results(path, results, routing, args, domains, device):
-    """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts' names, share, probs}."""
+    """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts, share and probs}."""
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
     data = {"tasks": args.tasks, "windows": args.windows, "device": device.type,
             "dtype": pick_dtype(args.dtype, device), "digests": digests}
@@ -299,8 +300,8 @@ def main(argv=None):
         del model  # before the next one is built
 
     write_results(args.out / "results.json", results, routing, args, domains, device)
-    (args.out / "live.html").unlink(missing_ok=True)  # an old page would be of other models
-    pictures = []  # lines of the report that show them
+    (args.out / "live.html").unlink(missing_ok=True)  # an old page would show other models
+    pictures = []  # the lines of the report that show figures and the page
     if moes and not args.no_figures:
         draw_routing(routing, args.out / "figures/routing.png")
         pictures.append(live.write_page(args.out / "live.html", checkpoints, tests))

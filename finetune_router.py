@@ -1,8 +1,8 @@
-"""Stage 3 of Branch-Train-MiX, MoE finetuning (3.2): train the mixed model, all its weights, new routers included.
+"""Stage 3 of Branch-Train-MiX, MoE finetuning (section 3.2): train all weights of the mixed model, routers included.
 
     python finetune_router.py --init out/btx_mixed.pt --out out/btx.pt
 
-A run saves its progress in NAME.progress every --save_every steps. If it was interrupted, the same command goes on.
+A run saves its progress in NAME.progress every --save_every steps. After an interruption, the same command resumes it.
 """
 import math
 import os
@@ -23,7 +23,7 @@ PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 
 
 
 def parse(argv):
-    """The options of this stage."""
+    """Read the options of this stage."""
     parser = make_parser(__doc__)
 
     group = parser.add_argument_group("files")
@@ -32,38 +32,38 @@ def parse(argv):
     group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains and weights (default: the paper's)")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
-    group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
+    group = parser.add_argument_group("recipe (that of the paper's section 4.1, scaled down)")
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
     group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: 8)")
-    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: as --init has)")
+    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: that of --init)")
     group.add_argument("--lr", type=non_negative, default=1e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
     group.add_argument("--train", choices=("all", "router", "all-but-experts"), default="all",
-                       help="what trains; all-but-experts freezes the experts' feed-forwards (default: all)")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="of batches and noise (default: %(default)s)")
+                       help="what to train; all-but-experts freezes the experts' feed-forwards (default: all)")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of batches and noise (default: 0)")
 
-    group = parser.add_argument_group("load balancing (3.3)")
-    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of this loss (default: %(default)s)")
+    group = parser.add_argument_group("load balancing (section 3.3)")
+    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of its loss (default: %(default)s)")
 
     group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
     group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences of each domain (default: 16)")
     group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
+                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1,
-                       help="micro-batches in a step; load is balanced within each (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
-    group.add_argument("--fast", action="store_true", help="all experts in one call for each matrix (support/fast.py)")
-    group.add_argument("--shard", action="store_true", help="under torchrun: cut the weights over the GPUs (FSDP2)")
+                       help="micro-batches in a step; the load is balanced within each (default: 1)")
+    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
+    group.add_argument("--fast", action="store_true", help="one call per matrix for all experts (support/fast.py)")
+    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
 def freeze(model, what):
-    """Choose what trains: "all", the routers alone ("router"), or "all-but-experts" (Table 5: frozen experts)."""
+    """Freeze all but `what`: "all", the routers alone ("router"), or "all-but-experts" (frozen experts in Table 5)."""
     for name, p in model.named_parameters():
         if what == "router":
             p.requires_grad = name.endswith(".ff.router")
@@ -74,15 +74,15 @@ def freeze(model, what):
 def temperature(share):
     """tau of Sample Top-1 (3.3) after this share of the steps: max(0.5, exp(-r t)), as in Jang et al. 2016.
 
-    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * share = 4 * share, for runs of any
-    length.
+    The paper prints max(0.5, -r t), which is always 0.5. Here r t = 1e-4 * 40,000 * share = 4 * share, whatever the
+    length of the run.
     """
     r, t = 1e-4, 40_000 * share
     return max(0.5, math.exp(-r * t))
 
 
 def draw_noise(config, n_tokens, share, generator):
-    """The Noise of each layer for n_tokens tokens, after this share of the steps; None, but for Sample Top-1 (3.3)."""
+    """The Noise of each layer for n_tokens tokens, after this share of the steps; None, except for Sample Top-1."""
     if config.routing != "sample":
         return None
     return gumbel(config, n_tokens, temperature(share), generator)
@@ -94,12 +94,12 @@ def main(argv=None):
     master = rank == 0
     training.check_batch_size(args, n_ranks)
 
-    # the mixed model; spec: its tokenizer; experts: their names; ledger: how it was made, and at what cost
+    # the mixed model; spec is its tokenizer, experts their names, and ledger says how it was made, and at what cost
     domains = load_domains(args.data_dir)
     checkpoint = load_checkpoint(args.init)
     spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]
     if not experts:
-        raise BadInput(f"--init {args.init} is a dense model without a router; first mix several with mix.py")
+        raise BadInput(f"--init {args.init} is a dense model without a router; first mix several models with mix.py")
     model = build_model(checkpoint)
     config = model.config
     config.block_size = args.block_size or config.block_size
@@ -111,7 +111,7 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture; each run draws other rows
+    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture: each run draws other rows of it
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
@@ -119,7 +119,7 @@ def main(argv=None):
     optimizer = training.make_optimizer(model, args)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
-    began = time.perf_counter() - seconds  # counts the time before an interruption
+    began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
 
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
@@ -128,7 +128,7 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = to_device(x, device), to_device(y, device)
-        generator = training.step_generator(device, *key, rank)  # draws the noise of all parts of this step
+        generator = training.step_generator(device, *key, rank)  # draws the noise for all micro-batches of this step
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)
             with autocast(args.dtype, device):
@@ -144,7 +144,7 @@ def main(argv=None):
             losses = training.validate(model, windows, device, args)
             loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N), of the last micro-batch
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
-            balance = load_balancing_loss(routing).item() / config.n_layer  # 1: balanced, N: all tokens to one expert
+            balance = load_balancing_loss(routing).item() / config.n_layer  # 1 if balanced, N if one expert has all
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
             if master:

@@ -1,10 +1,10 @@
-"""Stage 2 of Branch-Train-MiX, mix (3.2): several dense checkpoints become one mixture-of-experts checkpoint.
+"""Stage 2 of Branch-Train-MiX, mix (section 3.2): several dense checkpoints become one mixture-of-experts checkpoint.
 
     python mix.py out/seed.pt out/math.pt out/code.pt out/wiki.pt --out out/btx_mixed.pt --top_k 2
 
-The feed-forwards become the experts of each layer, in the order of the files. All else is averaged. Routers are new.
-With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts are for.
-N copies of one file make the start of sparse upcycling (Komatsuzaki et al. 2023).
+The feed-forwards become the experts of each layer, in the order of the files. Routers are new. All else is averaged.
+With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts add.
+N copies of one file give the initial model of sparse upcycling (Komatsuzaki et al. 2023).
 """
 from cli import BadInput, make_parser, non_negative_int, positive_int, run
 
@@ -17,29 +17,29 @@ from support.router_start import start_from_text
 
 
 def parse(argv):
-    """The options of this stage. Raises BadInput for some that do not go together."""
+    """Read the options of this stage. Raises BadInput for options that do not go together."""
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as generalist")
+    parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as a generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
-    parser.add_argument("--routing", choices=ROUTERS, default="topk", help="router (3.3) (default: topk)")
+    parser.add_argument("--routing", choices=ROUTERS, default="topk", help="router (section 3.3; default: topk)")
     parser.add_argument("--top_k", type=positive_int, help="experts that topk computes for each token (default: 2)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut each feed-forward into C (3.3)")
-    how.add_argument("--blend", action="store_true", help="make each expert of equal parts of all feed-forwards (3.3)")
-    how.add_argument("--average", action="store_true", help="average the feed-forwards, too: a dense model")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the new routers (default: 0)")
+    how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut a feed-forward into C experts")
+    how.add_argument("--blend", action="store_true", help="make each expert from equal parts of all feed-forwards")
+    how.add_argument("--average", action="store_true", help="average the feed-forwards, too; the result is dense")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the new routers (default: 0)")
     group = parser.add_argument_group("routers that start from text (not in the paper)")
-    group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code: "
-                       "router rows start as the mean inputs of their layers on that text, not at random")
+    group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code; "
+                       "each router row starts as the mean input of its layer on that text, not at random")
     group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
-    group.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
+    group.add_argument("--data_dir", default="data/bin", help="folder of these domains (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.top_k and args.routing != "topk":
         raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
     if args.ridge and not args.router_data:
-        raise BadInput("--ridge: name the text to tell apart with --router_data")
+        raise BadInput("--ridge: also name the domains that the routers tell apart, with --router_data")
     if args.average and (args.routing != "topk" or args.top_k or args.router_data):
-        raise BadInput("--routing, --top_k, --router_data are for an MoE; with --average the result is dense")
+        raise BadInput("--routing, --top_k and --router_data are for an MoE; leave them out, or leave out --average")
     return args
 
 
@@ -56,8 +56,8 @@ def d_ff_axis(name):
 def split(name, tensors, C):
     """Cut each of N matrices along d_ff into C experts (3.3). Returns (N*C, *shape), float32.
 
-    FF(x) is the sum of its chunks' outputs, but the gates of its C chunks sum to 1 at most: with gates of 1/C they give
-    FF(x)/C. So w_down is multiplied by C. The paper does not say how it scales.
+    FF(x) is the sum of its chunks' outputs, but the gates of its C chunks sum to at most 1. With gates of 1/C they give
+    FF(x)/C, so w_down is multiplied by C. The paper does not say how it scales the chunks.
     """
     chunks = [chunk for t in tensors for chunk in t.float().chunk(C, dim=d_ff_axis(name))]
     if name.endswith("w_down"):
@@ -66,9 +66,9 @@ def split(name, tensors, C):
 
 
 def blend(name, tensors):
-    """Cut each of N matrices along d_ff into N chunks; expert n is made of everybody's n-th chunk (3.3).
+    """Cut each of N matrices along d_ff into N chunks; expert n consists of the n-th chunk of each matrix (3.3).
 
-    With all N experts at gate 1/N the layer gives the same as unblended. Returns (N, *shape), float32.
+    If all N gates are 1/N, the layer computes the same as without blending. Returns (N, *shape), float32.
     """
     axis = d_ff_axis(name)
     chunks = [t.float().chunk(len(tensors), axis) for t in tensors]
@@ -76,7 +76,7 @@ def blend(name, tensors):
 
 
 def rule_for(name, feed_forwards="stacked"):
-    """The rule for a tensor, by its name (3.2): "new", "averaged", or what the feed-forwards become."""
+    """How a tensor is made, by its name (3.2): "new", "averaged", or, for a feed-forward's, `feed_forwards`."""
     if name.endswith(".ff.router"):
         return "new"
     if is_feed_forward(name):
@@ -87,9 +87,9 @@ def rule_for(name, feed_forwards="stacked"):
 def mix(states, config, generator, feed_forwards="stacked"):
     """The state dict, in float32, of the mixed model (3.2), whose GPTConfig is `config`.
 
-    states: state dicts of dense models. feed_forwards: what they become, stacked, averaged, split or blended.
+    states: state dicts of dense models. feed_forwards: "stacked", "averaged", "split" or "blended".
     """
-    with torch.device("meta"):  # for its names; no numbers are drawn
+    with torch.device("meta"):  # only its names are needed, so no weights are drawn
         names = GPT(config).state_dict().keys()
     mixed = {}
     for name in names:
@@ -115,12 +115,12 @@ def main(argv=None):
     check_branches(args.models, checkpoints)
     first = checkpoints[0]
 
-    # what becomes of the feed-forwards: the experts' names, in how many chunks each is cut, how wide an expert is
+    # what the feed-forwards become: the names of the experts, the number of chunks of each model, an expert's width
     config = GPTConfig(**first["config"])
     names, d_ff = model_names(args.models), config.d_ff
     if args.average:
         feed_forwards, experts, n_chunks = "averaged", [], 1
-    elif args.blend:  # an expert has one chunk of each model
+    elif args.blend:  # each expert has one chunk of every model
         feed_forwards, experts, n_chunks = "blended", [f"blend.{n + 1}" for n in range(len(names))], len(names)
     elif args.split > 1:
         feed_forwards, n_chunks = "split", args.split
@@ -136,7 +136,7 @@ def main(argv=None):
     config.routing = args.routing
     config.top_k = args.top_k or 2
     if experts and config.routing == "topk" and not 2 <= config.top_k <= len(experts):
-        raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1 the "
+        raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
                        "gate would always be 1, and the router would learn nothing")
 
     # its weights

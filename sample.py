@@ -16,24 +16,24 @@ from support.generation import stream, top_experts
 
 
 def parse(argv):
-    """The options of this script. Raises BadInput."""
+    """Read the options of this script. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("model", help="a checkpoint, dense or an MoE")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
-    parser.add_argument("--prompt", default="", help="text to continue (default: none, a new text begins)")
-    parser.add_argument("--tokens", type=positive_int, default=100, help="most tokens to write (default: %(default)s)")
-    parser.add_argument("--temperature", type=non_negative, default=0, help="0: take the likeliest token (default: 0)")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument("--prompt", default="", help="text to continue (default: begin a new text)")
+    parser.add_argument("--tokens", type=positive_int, default=100, help="tokens to write, at most (default: 100)")
+    parser.add_argument("--temperature", type=non_negative, default=0, help="0 takes the likeliest token (default: 0)")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--experts", action="store_true",
-                        help="colour each token by the expert with the largest gate, in the mean over layers")
+                        help="colour each token by the expert with the largest gate, averaged over layers")
     args = parser.parse_args(argv)
-    if 0 < args.temperature < 0.001:  # logits that are divided by much less are not finite any more
-        raise BadInput(f"--temperature {args.temperature}: name at least 0.001, or 0 for the likeliest token")
+    if 0 < args.temperature < 0.001:  # divided by much less, logits would overflow
+        raise BadInput(f"--temperature {args.temperature}: give at least 0.001, or 0 for the likeliest token")
     return args
 
 
 def mark(text, expert, names):
-    """Text on the colour of an expert, given by its number; where there is no terminal, after its name in brackets."""
+    """Text on the colour of expert number `expert`. Outside a terminal, the expert's name precedes it in brackets."""
     if not sys.stdout.isatty():
         return f"[{names[expert]}]{text}"
     red, green, blue = bytes.fromhex(COLORS[expert % len(COLORS)][1:])
@@ -41,9 +41,9 @@ def mark(text, expert, names):
 
 
 def read_and_write(model, prompt, eot, args, device):
-    """Yield (token, expert) for the prompt's ids but the first, then for those that the model writes, up to `eot`.
+    """Yield (token, expert) for all ids of the prompt except the first, then for those that the model writes, to `eot`.
 
-    expert: the one with the largest gate at the token before, where this token was predicted; None without routing.
+    expert: the one with the largest gate at the previous token, where this token is predicted; None without routing.
     """
     generator = torch.Generator(device).manual_seed(args.seed)
     idx = torch.tensor([prompt], device=device)  # (1, T)
@@ -51,7 +51,7 @@ def read_and_write(model, prompt, eot, args, device):
     for new, routing in stream(model, idx, args.tokens, args.temperature, generator):
         tokens.append(new.item())
         experts = [None] * len(tokens)
-        if routing:  # when the older half was forgotten, the pass has read more than the last token
+        if routing:  # a pass reads more than the last token after the older half of a full context was dropped
             experts = top_experts(routing)[-len(tokens):]
         yield from zip(tokens, experts, strict=True)
         if tokens[-1] == eot:
@@ -72,11 +72,11 @@ def main(argv=None):
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
 
     ids = prompt[:1]  # the text so far; it begins with an end-of-text token
-    shown = ""        # what of it is printed
+    shown = ""        # the part of it that is already printed
     for token, expert in read_and_write(model, prompt, tokenizer.eot, args, device):
         ids.append(token)
         text = tokenizer.decode([i for i in ids if i != tokenizer.eot])
-        if text.endswith("\ufffd"):  # its last character is not complete yet
+        if text.endswith("\ufffd"):  # the last character is not complete yet
             continue
         piece = text[len(shown):]
         if args.experts:

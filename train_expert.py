@@ -1,10 +1,10 @@
-"""Stage 1 of Branch-Train-MiX, branch and train (3.1): train a dense model on a mixture of domains.
+"""Stage 1 of Branch-Train-MiX, branch and train (section 3.1): train a dense model on a mixture of domains.
 
     python train_expert.py --data general=70,math=10,code=10,wiki=10 --out out/seed.pt     # a seed, from scratch
     python train_expert.py --init out/seed.pt --data math=95,general=5 --out out/math.pt   # a branch of it
 
-Branches need nothing from each other, so they run at the same time, on one machine or on several.
-A run saves its progress in NAME.progress every --save_every steps. If it was interrupted, the same command goes on.
+Branches need nothing from each other, so they can train at the same time, on one machine or on several.
+A run saves its progress in NAME.progress every --save_every steps. After an interruption, the same command resumes it.
 """
 import os
 import time
@@ -24,24 +24,24 @@ SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a
 
 
 def parse(argv):
-    """The options of this stage."""
+    """Read the options of this stage."""
     parser = make_parser(__doc__)
 
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
-    group.add_argument("--init", help="checkpoint to start from: the seed of a branch")
+    group.add_argument("--init", help="checkpoint to start from, such as the seed of a branch")
     group.add_argument("--data", type=mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
-    group = parser.add_argument_group("recipe: the paper's (4.1), scaled down")
+    group = parser.add_argument_group("recipe (that of the paper's section 4.1, scaled down)")
     group.add_argument("--steps", type=positive_int, default=1000, help="optimizer steps (default: %(default)s)")
     group.add_argument("--batch_size", type=positive_int, default=8, help="sequences in a step (default: 8)")
-    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: 128, or as --init has)")
+    group.add_argument("--block_size", type=positive_int, help="tokens in a sequence (default: that of --init, or 128)")
     group.add_argument("--lr", type=non_negative, default=3e-3, help="peak learning rate (default: %(default)s)")
     group.add_argument("--eps", type=non_negative, default=training.EPS, help="AdamW's epsilon (default: %(default)s)")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="of weights and batches (default: %(default)s)")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="seed of weights and batches (default: 0)")
 
-    group = parser.add_argument_group("shape of a new model (a branch has that of its seed)")
+    group = parser.add_argument_group("shape of a new model (a branch keeps the shape of its seed)")
     group.add_argument("--n_layer", type=positive_int, help="layers (default: 4)")
     group.add_argument("--n_head", type=positive_int, help="attention heads (default: 4)")
     group.add_argument("--n_embd", type=positive_int, help="width (default: 128)")
@@ -49,23 +49,23 @@ def parse(argv):
     group.add_argument("--tie_weights", action="store_true", help="use the token embeddings as output head")
 
     group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: a tenth of all)")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
     group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences of each domain (default: 16)")
     group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="of matrix products; auto: bfloat16 on a GPU that has it (default: auto)")
+                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="to save memory, compute activations again going back")
-    group.add_argument("--compile", action="store_true", help="torch.compile the model")
-    group.add_argument("--shard", action="store_true", help="under torchrun: cut the weights over the GPUs (FSDP2)")
+    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
+    group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
+    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
 def new_model(args, spec):
-    """A model with fresh weights, of the shape in the options. Raises BadInput for a shape that cannot work."""
+    """A model with new weights, in the shape that the options give. Raises BadInput for a shape that cannot work."""
     shape = {name: getattr(args, name) for name in ("block_size", *SHAPE) if getattr(args, name)}
     config = GPTConfig(vocab_size=spec["vocab_size"], **shape)
     if config.n_embd % (2 * config.n_head):
@@ -73,13 +73,13 @@ def new_model(args, spec):
     try:
         return GPT(config, torch.Generator().manual_seed(args.seed))
     except (MemoryError, RuntimeError):  # torch raises either
-        raise BadInput("the memory is too small for this model; lower --n_layer, --n_embd or --d_ff") from None
+        raise BadInput("there is too little memory for this model; lower --n_layer, --n_embd or --d_ff") from None
 
 
 def branch(args, checkpoint):
     """A copy of the seed's model, to be trained on a domain of its own (3.1). Raises BadInput."""
     if checkpoint["experts"]:
-        raise BadInput(f"--init {args.init} is an MoE; finetune_router.py trains those")
+        raise BadInput(f"--init {args.init} is an MoE; train it with finetune_router.py")
     for name in SHAPE:
         if getattr(args, name):
             raise BadInput(f"--{name}: a branch keeps the shape of its seed, {args.init}; leave the option out")
@@ -94,7 +94,7 @@ def main(argv=None):
     master = rank == 0
     training.check_batch_size(args, n_ranks)
 
-    # the model: a branch of a seed, or a new one; spec: its tokenizer; ledger: how it was made, and at what cost
+    # the model, a branch of a seed or a new one; spec is its tokenizer, and ledger says how it was made, at what cost
     domains = load_domains(args.data_dir)
     if args.init is not None:
         checkpoint = load_checkpoint(args.init)
@@ -109,7 +109,7 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init or args.data_dir)
     T = model.config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture; each run draws other rows
+    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture: each run draws other rows of it
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init] if args.init else [])
@@ -119,7 +119,7 @@ def main(argv=None):
     optimizer = training.make_optimizer(model, args)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
-    began = time.perf_counter() - seconds  # counts the time before an interruption
+    began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
 
     quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given

@@ -1,1 +1,1 @@
-"""The assignment, its handout and its grader. May import everything; nothing imports it."""
+"""The assignment, its handout and its grader. It may import everything, and nothing imports it."""

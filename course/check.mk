@@ -1,6 +1,6 @@
-# The student's part of the assignment, see its README.
+# The student's part of the assignment; see its README.
 .PHONY: check experiment class-row submit
-check: .venv/ready  ## how far you are: STAGE=2, CHECK=stage2_mix, or all; with CHECK also DEBUG=1, in the foreground
+check: .venv/ready  ## run all checks, or those of STAGE=2, or one, CHECK=stage2_mix (with DEBUG=1 in the foreground)
 ifdef DEBUG
 	@test -n "$(CHECK)" || { echo "add one check: make check DEBUG=1 CHECK=stage1_gates" >&2; exit 2; }
 	@$(PY) -c "import torch; torch.manual_seed(0); from course import stages; stages.$(CHECK)(); print('right')"
@@ -9,14 +9,14 @@ else
 endif
 MAKE_ROWS     = bash course/experiment.sh $(PY) $(DATA)
 STUDENT_SEEDS = $(STUDENT)1 $(STUDENT)2 $(STUDENT)3
-experiment: $(DATA)/ready  ## EXPERIMENT=1, 2 or 3 with seeds of your own, STUDENT=12345
+experiment: $(DATA)/ready  ## run EXPERIMENT=1, 2 or 3 with your own seeds, STUDENT=12345
 	@test -n "$(STUDENT)" -a -f "course/experiment$(EXPERIMENT).txt" || \
-	  { echo "name both: make experiment EXPERIMENT=2 STUDENT=12345" >&2; exit 2; }
+	  { echo "give both variables: make experiment EXPERIMENT=2 STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/experiment$(EXPERIMENT)-$(STUDENT)" 200 "$(STUDENT_SEEDS)" "course/experiment$(EXPERIMENT).txt"
-class-row: $(DATA)/ready  ## your row of the class table, course/row.txt, with seeds of your own, STUDENT=12345
-	@test -n "$(STUDENT)" || { echo "name your number: make class-row STUDENT=12345" >&2; exit 2; }
+class-row: $(DATA)/ready  ## your row of the class table, course/row.txt, with your own seeds, STUDENT=12345
+	@test -n "$(STUDENT)" || { echo "give your number: make class-row STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/class-$(STUDENT)" 400 "$(STUDENT_SEEDS)" course/row.txt
-submit: .venv/ready  ## out/submission.zip of your three files and FILES="report.pdf ...", your report and more
+submit: .venv/ready  ## write out/submission.zip: your three files, and your report and more, FILES="report.pdf ..."
 	@test -n "$(FILES)" || { echo "name your report: make submit FILES=report.pdf" >&2; exit 2; }
 	@for file in $(FILES); do test -f "$$file" || { echo "there is no $$file" >&2; exit 2; }; done
 	@mkdir -p out

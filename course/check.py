@@ -1,7 +1,7 @@
 """Run the checks of the assignment: `make check`, or `make check STAGE=2`.
 
-Your three files are put into a fresh handout and checked there (stages.py), as the grader does. Each check runs in a
-process of its own, with limits on time, memory and the size of files (sandbox.sh).
+Your three files are copied into a fresh handout and checked there (stages.py), as the grader does it. Each check runs
+in its own process, with limits on time, memory and the size of files (sandbox.sh).
 """
 import importlib
 import os
@@ -19,12 +19,12 @@ import torch
 from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
-IMPORT_SECONDS, SECONDS = 45, 20  # five imports at most, and 15 checks: below the ten minutes of Gradescope
+IMPORT_SECONDS, SECONDS = 45, 20  # at most five imports and 15 checks stay below Gradescope's ten minutes
 
 
 # ---- inside of the sandbox: checks
 def serve(checks, seed, isolated):
-    """Import the files of this folder, and run checks, each in a process of its own. Messages are left in files."""
+    """Import the files of this folder, and run each check in its own process. The messages are written to files."""
     signal.alarm(IMPORT_SECONDS)  # ends this process
     leave_message("import", lambda: importlib.import_module("course.stages"))  # it imports all three files
     torch.manual_seed(seed)
@@ -32,24 +32,24 @@ def serve(checks, seed, isolated):
         signal.alarm(2 * SECONDS)
         pid = os.fork()
         if pid == 0:
-            os.setsid()  # a process group of its own
+            os.setsid()  # starts a new process group
             signal.alarm(SECONDS)
             function = getattr(sys.modules["course.stages"], name)
             leave_message(name, function, " ".join(function.__doc__.split()) + "\n  ")
             os._exit(0)
         os.waitpid(pid, 0)
-        with suppress(ProcessLookupError):  # nothing is left
-            if isolated:  # the sandbox has no other processes than bwrap's, this one and the check's
+        with suppress(ProcessLookupError):  # no process is left
+            if isolated:  # the sandbox has no processes but bwrap's, this one and the check's
                 os.kill(-1, signal.SIGKILL)
             os.killpg(pid, signal.SIGKILL)
 
 
 def leave_message(name, function, equation=""):
-    """Call a function, and write to a file "right", or what is wrong, and in which of the student's lines."""
+    """Call a function. Write "right" to a file, or what is wrong and in which line of the student's files."""
     message = "right"
     try:
         function()
-    except BaseException as error:  # exit() would end this process
+    except BaseException as error:  # catches exit(), too, which would end this process
         message = f"{equation}{type(error).__name__}: {error}"
         frames = traceback.extract_tb(error.__traceback__)
         for frame in [frame for frame in frames if Path(frame.filename).name in handout.WRITTEN][-1:]:
@@ -61,7 +61,7 @@ def leave_message(name, function, equation=""):
 
 # ---- outside: a submission
 def run_checks(files, checks, seed, isolated):
-    """Write {name: bytes} into a folder and run checks there. Returns {check: message}, with one more for "import"."""
+    """Write {name: bytes} to a folder and run checks there. Returns {check: message}, and a message for "import"."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True))
         paths = {name: Path(folder, f"{name}.message") for name in ["import", *checks]}
@@ -80,20 +80,20 @@ def run_checks(files, checks, seed, isolated):
 def check_files(submission, checks, seed, isolated=False):
     """Check a student's files, {name: bytes}. Returns the content of NAME.json, in Gradescope's format.
 
-    The handout's file stands in for one that cannot be imported.
+    A file that cannot be imported is replaced by that of the handout.
     """
     given = handout.files()
     files = given | submission
     notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
     messages = run_checks(files, checks, seed, isolated)
-    if messages["import"] != "right":  # which file is it?
+    if messages["import"] != "right":  # find the files that cannot be imported
         files = dict(given)
         for name, content in submission.items():
             message = run_checks(files | {name: content}, [], seed, isolated)["import"]
             if message == "right":
                 files[name] = content
             else:
-                notes.append(f"{name} cannot be imported, the handout's stands in for it: {message}")
+                notes.append(f"{name} cannot be imported, so the handout's file replaces it: {message}")
         messages = run_checks(files, checks, seed, isolated)
     diff, marks = handout.compare(given, files)
     tests = [{"name": name, "score": POINTS[name] if messages[name] == "right" else 0, "max_score": POINTS[name],
@@ -105,7 +105,7 @@ def check_files(submission, checks, seed, isolated=False):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("--only", default="", help="a stage, such as 2 or stage2, or a check, such as stage1_gates")
+    parser.add_argument("--only", default="", help="stage, such as 2, or check, such as stage1_gates (default: all)")
     only = parser.parse_args(argv).only
     checks = [name for name in POINTS if name.startswith(f"stage{only.removeprefix('stage')}")]
     if not checks:

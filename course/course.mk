@@ -1,4 +1,4 @@
-# The instructor's part of the assignment, see course/README.md.
+# The instructor's part of the assignment; see course/README.md.
 .PHONY: handout grade autograder leaderboard
 HANDOUT    = out/handout
 AUTOGRADER = out/autograder
@@ -9,7 +9,7 @@ handout: .venv/dev  ## the assignment without its solutions: out/handout and out
 	@printf '\n*This handout is version %s of %s.*\n' "$$(git describe --always --dirty 2> /dev/null || echo unknown)" \
 	  "$$(date +%F)" >> $(HANDOUT)/README.md
 	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)
-grade: .venv/dev  ## points for SUBMISSION=folder, or for every folder and zip in SUBMISSIONS=folder
+grade: .venv/dev  ## grade SUBMISSION=folder, or every folder and zip in SUBMISSIONS=folder
 	$(PY) -m course.grade $(if $(SUBMISSION),"$(SUBMISSION)") $(if $(SUBMISSIONS),"$(SUBMISSIONS)"/*) --out out/grades
 autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	rm -rf $(AUTOGRADER)
@@ -17,7 +17,7 @@ autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	cp course/gradescope/* $(AUTOGRADER)
 	$(PY) -m zipfile -c $(AUTOGRADER).zip $(AUTOGRADER)/*
 LEADERBOARD = out/leaderboard
-leaderboard: $(DATA)/ready  ## the class table, best first, with seeds 4, 5 and 6: of every row*.txt in ROWS=folder
+leaderboard: $(DATA)/ready  ## the class table, best row first, from every row*.txt in ROWS=folder, with seeds 4, 5 and 6
 	@test -d "$(ROWS)" || { echo "name the folder of the rows: make leaderboard ROWS=in" >&2; exit 2; }
 	@find "$(ROWS)" -type f -name '*row*.txt' -exec $(MAKE_ROWS) $(LEADERBOARD) 400 "4 5 6" {} +
 	@{ head -n 2 $(LEADERBOARD)/table.md; tail -n +3 $(LEADERBOARD)/table.md | LC_ALL=C sort -t '|' -k 10,10; \

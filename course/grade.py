@@ -1,11 +1,11 @@
-"""Grade submissions by the checks of the assignment, on other random numbers than the students have.
+"""Grade submissions by the checks of the assignment, with other random numbers than the students have.
 
     python -m course.grade out/submissions/* --out out/grades      # or: make grade SUBMISSIONS=out/submissions
 
 A submission is a folder with model.py, mix.py and finetune_router.py, a zip of them, or a student's files as Canvas
-names them, such as doe_12345_678_model.py. They are checked in a fresh handout (check.py), isolated by bwrap where it
-works. Writes grades.csv, with a row for each submission ever graded there; NAME.json in Gradescope's format; and
-class.md, what the class can do and which mistakes it made.
+names them, such as doe_12345_678_model.py. The files are checked in a fresh handout (check.py), isolated by bwrap where
+it works. This writes grades.csv, with a row for each submission that was ever graded in this folder, NAME.json in
+Gradescope's format, and class.md, which says what the class can do and which mistakes it made.
 """
 import csv
 import json
@@ -24,9 +24,9 @@ CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student
 
 
 def find_files(paths):
-    """What a student wrote in a folder, zips or files: {name: bytes}, and notes. Links do not count.
+    """The files that a student wrote, {name: bytes}, from folders, zips or files, and notes about them. No links.
 
-    Of several files with one name that nearest to the top counts. Where there is none, "my_model (1).py" is model.py.
+    Of several files with one name, the one nearest to the top counts. Without one, "my_model (1).py" is model.py.
     """
     found, notes, written = {}, [], {}  # found: {path: how to open it}
     for top in paths:
@@ -42,7 +42,7 @@ def find_files(paths):
     for place in found:
         suffix = Path(place).suffix.lower()
         if suffix == ".zip":
-            notes.append(f"{place}: this zip is damaged, or inside another one: unpack it first")
+            notes.append(f"{place}: this zip is damaged or inside another one; unpack it first")
         if suffix in (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
             notes.append(f"{place}: a {suffix}: unpack it first")
     for name in handout.WRITTEN:
@@ -58,7 +58,7 @@ def find_files(paths):
 
 
 def write_sheet(out, graded):
-    """Write grades.csv, and class.md: passes of each check, frequent messages. graded: {submission: its NAME.json}."""
+    """Write grades.csv, and class.md with the passes of each check and frequent messages. graded: {name: NAME.json}."""
     rows, passed, failed = [], Counter(), Counter()
     for name, result in graded.items():
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
@@ -67,7 +67,7 @@ def write_sheet(out, graded):
             if test["score"]:
                 passed[test["name"]] += 1
             elif not test["output"].startswith("not written yet"):
-                message = test["output"].split("\n  in ")[0]  # without the student's line
+                message = test["output"].split("\n  in ")[0]  # leaves out the student's line
                 failed[test["name"], " ".join(message.split())] += 1
         more = result["extra_data"]
         rows.append(row | {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"],
@@ -84,24 +84,24 @@ def write_sheet(out, graded):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("submissions", nargs="+", type=Path, help="folders or zips with the files that a student wrote")
+    parser.add_argument("submissions", nargs="+", type=Path, help="folders, zips or files of the students")
     parser.add_argument("--out", type=Path, default="out/grades", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of random numbers (default: any)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="seed of the checks (default: any)")
     args = parser.parse_args(argv)
     submissions = {}  # {name: paths}
     for path in args.submissions:
         if not (path.exists() or path.is_symlink()):
-            raise BadInput(f"there is no {path}: name SUBMISSION=folder, or SUBMISSIONS=its parent")
-        name = CANVAS.sub(r"\1", path.absolute().name)  # a student's files have one row
+            raise BadInput(f"there is no {path}; give SUBMISSION=folder, or SUBMISSIONS=its parent folder")
+        name = CANVAS.sub(r"\1", path.absolute().name)  # all files of a student share one row
         submissions.setdefault(name, []).append(path.absolute())
     isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
-    print("isolated by bwrap" if isolated else "not isolated, bwrap does not work here: submissions have your rights")
+    print("isolated by bwrap" if isolated else "not isolated: bwrap does not work here; submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for name, paths in submissions.items():
         try:
             written, notes = find_files(paths)
             result = check.check_files(written, check.POINTS, args.seed, isolated)
-        except Exception as error:  # whatever is odd about a submission, the others are graded
+        except Exception as error:  # whatever is odd about one submission, the others are still graded
             notes = [f"it could not be graded: {error!r}"]
             result = check.check_files({}, check.POINTS, args.seed, isolated)
         result["output"] = "\n".join([*notes, result["output"]])
@@ -109,7 +109,7 @@ def main(argv=None):
         try:
             with replacing(args.out / f"{name}.json") as part:
                 part.write_text(json.dumps(result, indent=1))
-        except BadInput as error:  # the disk is full, or the name too long; the row in grades.csv says so
+        except BadInput as error:  # the disk is full, or the name is too long; the row in grades.csv says so
             result["output"] += f"\n{error}"
         print(f"{name}: {result['score']} points", flush=True)
     write_sheet(args.out, graded)

@@ -1,7 +1,7 @@
-"""The students' part of this repository: the same files, without what students write. `make handout` writes it.
+"""The students' part of this repository: its files without the code that students write. `make handout` writes it.
 
-A body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Of a docstring remain its first paragraph and the
-lines that describe arguments.
+A function's body is replaced by `raise NotImplementedError("stage 1: ff_moe")`. Its docstring keeps the first paragraph
+and the lines that describe arguments.
 """
 import ast
 import difflib
@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file
 ASSIGNMENT = json.loads((ROOT / "course" / "assignment.json").read_text())
-WRITTEN = ASSIGNMENT["written"]  # what students write, and in which stage: {file: {function: stage}}
+WRITTEN = ASSIGNMENT["written"]  # the functions that students write, and their stages: {file: {function: stage}}
 
 
 def write(folder, files):
@@ -28,7 +28,7 @@ def write(folder, files):
 
 # ---- what students write
 def find_functions(tree, prefix=""):
-    """{name: its statement} of functions, of classes and their methods (MoE.forward), and of loops (main.loop)."""
+    """{name: statement} for functions, for classes and their methods (MoE.forward), and for loops (main.loop)."""
     found = {}
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.For)):
@@ -38,7 +38,7 @@ def find_functions(tree, prefix=""):
 
 
 def split_file(name, content):
-    """The given lines of a file, and {function: its body} of what students write. Layout and comments do not count."""
+    """A file's given lines, and {function: body} for what students write, both without comments and layout."""
     tree, bodies = ast.parse(content), {}
     for piece, statement in find_functions(tree).items():
         if piece in WRITTEN[name]:
@@ -49,7 +49,7 @@ def split_file(name, content):
 
 
 def compare(given, files):
-    """Two lists of lines: the diff of what is outside of the bodies, and marks, what an instructor should look at."""
+    """Two lists of lines: the diff of all code outside the bodies, and what an instructor should look at, as marks."""
     reference, diff, marks = json.loads(given["course/digests.json"]), [], []
     for name in WRITTEN:
         before, _ = split_file(name, given[name])
@@ -66,7 +66,7 @@ def compare(given, files):
 
 
 def blank_functions(text, stages):
-    """A source text without the bodies of the functions in `stages`, {name: stage}, and with shorter docstrings."""
+    """A source text without the bodies of the functions in `stages`, {name: stage}, and with their docstrings cut."""
     lines = text.splitlines()
     for name, function in reversed(find_functions(ast.parse(text)).items()):  # so that line numbers stay right
         if name in stages and name != "main.loop":
@@ -81,7 +81,7 @@ def blank_functions(text, stages):
 
 # ---- the handout
 def files():
-    """The files of the handout, {name: bytes}, but for its checkpoints."""
+    """The files of the handout, {name: bytes}, except for its checkpoints."""
     if GIVEN.exists():
         with zipfile.ZipFile(GIVEN) as archive:
             return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
@@ -93,14 +93,14 @@ def files():
     for name, stages in WRITTEN.items():
         digests |= {piece: digest(body.encode()) for piece, body in split_file(name, found[name])[1].items()}
         found[name] = blank_functions(found[name], stages)
-    for name, pattern, text in ASSIGNMENT["replaced"]:  # the step, and what shows the solution elsewhere
+    for name, pattern, text in ASSIGNMENT["replaced"]:  # the training step, and what shows a solution elsewhere
         found[name] = re.sub(pattern, text, found[name], flags=re.DOTALL)
     found["course/digests.json"] = json.dumps(digests, indent=1)
     return {name: text.encode() for name, text in found.items()}
 
 
 def write_handout(out):
-    """Write the handout to a folder, with course/given.zip, which keeps it as it was given, and with checkpoints."""
+    """Write the handout to a folder, with checkpoints and course/given.zip, a copy of its files as they were given."""
     write(out, files())
     shutil.move(shutil.make_archive(f"{out}_given", "zip", out), Path(out, "course", "given.zip"))
     shutil.copytree(ROOT / "data" / "start", Path(out, "data", "start"))

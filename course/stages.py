@@ -1,7 +1,7 @@
-"""The checks of the assignment: what students write, against the paper's equations for single numbers.
+"""The checks of the assignment, which compare what students write with the paper's equations for single numbers.
 
 A check begins with fixed numbers that fit on paper; random ones follow. It replaces functions of other stages by
-stand-ins, so that a mistake costs points once. check.py runs each in a process of its own, and shows its docstring.
+stand-ins, so that a mistake costs points only once. check.py runs each in its own process, and shows its docstring.
 """
 from functools import partial
 from math import ceil, inf
@@ -23,7 +23,7 @@ torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports 800 modules, fo
 
 
 def same(case, got, want):
-    """Assert that the tensor `got` is `want`, a tensor or nested lists. The first row that differs is shown."""
+    """Assert that the tensor `got` equals `want`, a tensor or nested lists. The message shows the first other row."""
     want = torch.as_tensor(want, dtype=torch.float64)
     assert isinstance(got, torch.Tensor) and got.shape == want.shape, (
         f"{case}: expected a tensor of shape {tuple(want.shape)}, got {getattr(got, 'shape', type(got))}")
@@ -37,7 +37,7 @@ def same(case, got, want):
 
 
 def call(function, *arguments):
-    """Call a student's function. Its inputs must stay as they are. A tensor made without device= is on another one."""
+    """Call a student's function. It must not change its inputs. Tensors made without device= are on another device."""
     before = repr(arguments)  # shows all numbers, as inputs are small
     with torch.device("meta"):
         result = function(*arguments)
@@ -46,7 +46,7 @@ def call(function, *arguments):
 
 
 def verify(case, function, want, *inputs):
-    """Compare a student's function of these inputs with `want`, and its gradients with what small changes do."""
+    """Compare a student's function of these inputs with `want`, and its gradients with finite differences."""
     same(case, call(function, *inputs), want)
     xs = [x.clone().requires_grad_() for x in inputs]
     tolerance = {"eps": 1e-3, "atol": 1e-3, "rtol": 1e-2, "fast_mode": True}  # students may compute in float32
@@ -61,12 +61,12 @@ def verify_router(case, route, logits, gates):
 
 
 def random_routing(M=7):
-    """Three of five experts for each of M tokens, with gates that sum to 1/2, as Switch's need not sum to 1."""
+    """Three of five experts for each of M tokens. Their gates sum to 1/2, because those of Switch need not sum to 1."""
     return Routing(draw(M, 3).softmax(-1) / 2, draw(M, 5).argsort(1)[:, :3], draw(M, 5).softmax(-1))
 
 
 def largest_only(table):
-    """A matrix as nested lists, with 0 for all but the largest number of a row."""
+    """A matrix as nested lists, in which only the largest number of each row is not 0."""
     return [[value * (value == max(row)) for value in row] for row in table.tolist()]
 
 
@@ -144,7 +144,7 @@ def stage2_average():
 
 
 def mix_numbers(values, feed_forwards, **changes):
-    """Mix models; all weights of one are the same number. Returns the mixed model, and a right one's config."""
+    """Mix models in which all weights are one number. Returns the mixed model, and the config of a right one."""
     mix.average = lambda tensors: torch.stack([*tensors]).float().mean(0)  # they may be a generator
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     tensors = GPT(GPTConfig(**shape)).state_dict()
@@ -177,7 +177,7 @@ def stage3_load():
 
 
 def features(x, y):
-    """Texts and their next tokens as 8 numbers, the mean over the texts."""
+    """Eight numbers that describe texts and their next tokens, averaged over the texts."""
     return (x[:, :8] + 2 * y[:, :8]).float().mean(0) / 10
 
 

@@ -14,11 +14,11 @@ from support.checkpoint import load_checkpoint
 from support.ledger import join_ledgers, totals
 from support.report import markdown, spread
 
-DIGITS = {"loss": 3, "answers": 3}  # after the point; 1 in other columns
+DIGITS = {"loss": 3, "answers": 3}  # decimals; other columns have 1
 
 
 def measure(model, routing, given):
-    """A model's row: accuracies, `own` and `largest` in %, losses in nats, and the GFLOP beyond those `given`."""
+    """A model's row: accuracies, `own` and `largest` in %, losses in nats, and the GFLOP spent beyond those `given`."""
     row = {domain: 100 * value for domain, value in model["accuracy"].items() if domain != "switch"}
     share = {domain: torch.tensor(gates) for domain, gates in routing["share"].items()}  # (n_layer, N) each
     own = torch.stack([share[name][:, routing["experts"].index(name)] for name in ("math", "code", "wiki")]).mean()

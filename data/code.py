@@ -1,7 +1,7 @@
-"""The code expert's domain: small Python functions written from their docstring, graded by what they return.
+"""The code expert's domain: small Python functions written from their docstrings, graded by what they return.
 
-A docstring lists steps in the order in which they happen. The code nests them from the inside out. No phrase of the
-docstring is spelt like the Python that it stands for, so that copying from the prompt solves nothing.
+A docstring lists steps in the order in which they happen. The code nests them from the inside out. No phrase of a
+docstring is spelt like the Python code that it describes, so copying from the prompt solves nothing.
 """
 from data.task import Task, draw
 
@@ -39,12 +39,12 @@ INPUTS = ([3, 1, 2], [5, -4, 9, 0, 7, 2], [], [8], [-3, -6, 4, 4, 1, 10, 6], [2,
 
 
 def compute_cases(expression):
-    """[[xs], value] for each of INPUTS. The expression is one that was built here, so eval is safe."""
+    """[[xs], value] for each of INPUTS. The expression was built in this file, so eval is safe."""
     return [[[xs], eval(expression, {"xs": list(xs)})] for xs in INPUTS]
 
 
 def passes_without_work(cases):
-    """Whether a constant would pass in all cases, or a return without the steps before it."""
+    """Whether a constant would pass all cases, or a function that leaves out all steps but the last."""
     if len({repr(value) for _, value in cases}) == 1:
         return True
     lazy = [expression.format("xs") for expression in LAST_STEPS.values()]
@@ -67,13 +67,13 @@ def make(rng, level):
 
 
 def document(rng, level=1):
-    """One function, complete. Its docstring is none that `task` uses."""
+    """One complete function. `task` never uses its docstring."""
     task = draw(rng, lambda r: make(r, level), test=False)
     return task.prompt + task.answer
 
 
 def task(rng, level=1):
-    """A function to finish from its docstring, such that it cannot pass without work."""
+    """A function to complete from its docstring. No shortcut of `passes_without_work` solves it."""
     while True:
         task = draw(rng, lambda r: make(r, level), test=True)
         if not passes_without_work(task.cases):

@@ -1,7 +1,7 @@
 """Facts about invented subjects, told in sentences and asked in questions: the engine of `wiki` and `trivia`.
 
-About every other subject the facts are also asked as questions in the training text. Test questions ask about all
-subjects, so half of them can only be answered from what was told in prose.
+The training text also contains questions, but only about every other subject. Test questions ask about all subjects,
+so half of them can be answered only from facts that were told in sentences.
 """
 import keyword
 import random
@@ -14,10 +14,10 @@ VOWELS = "a e i o u ai or en".split()
 
 
 class Attribute(NamedTuple):
-    """A property of a kind of subject. In sentences and question {0} is the subject's name, {1} the value.
+    """A property of a kind of subject. In its sentences and question, {0} is the subject's name and {1} the value.
 
-    Its value is one of `choices`; else, with names_first_kind, a subject of the first kind (a person's land); else a
-    new name.
+    The value is one of `choices`, if there are any. Otherwise it is a subject of the first kind (a person's land) if
+    names_first_kind is set, and a new name if not.
     """
     sentences: tuple
     question: str
@@ -26,14 +26,14 @@ class Attribute(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A subject and what is known of it."""
+    """A subject and what is known about it."""
     name: str
     values: dict  # attribute -> value
     kind: dict    # attribute -> Attribute
 
 
 def invent(rng, taken, n_syllables):
-    """A new name. It is not in the set `taken`, and is added to it."""
+    """A new name, which is not yet in the set `taken`. Adds it to the set."""
     while True:
         name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(n_syllables)).capitalize()
         if name not in taken and not keyword.iskeyword(name.lower()):
@@ -42,9 +42,9 @@ def invent(rng, taken, n_syllables):
 
 
 def world(domain, level, kinds, n_of_each, taken=()):
-    """All that is true in a domain, a list of Subject, the same on every machine.
+    """All subjects of a domain, a list of Subject. It is the same on every machine.
 
-    kinds: two dictionaries of Attribute. n_of_each: how many subjects of each kind. taken: names that it may not use.
+    kinds: two dictionaries of Attribute. n_of_each: the number of subjects of each kind. taken: names not to be used.
     """
     rng = random.Random(f"{domain} level {level}")
     n_syllables = 3 if level == 2 else 2
@@ -67,12 +67,12 @@ def world(domain, level, kinds, n_of_each, taken=()):
 
 
 def ask(subject, key):
-    """The task that asks for one attribute of a subject."""
+    """The task that asks about one attribute of a subject."""
     return Task(subject.kind[key].question.format(subject.name), f" {subject.values[key]}.")
 
 
 def tell(rng, subjects):
-    """A document: all facts about a subject drawn at random, as sentences or, for every other subject, as questions."""
+    """A document: all facts about a random subject, in sentences or, for every other subject, perhaps in questions."""
     i = rng.randrange(len(subjects))
     name, values, kind = subjects[i]
     keys = rng.sample(list(values), len(values))

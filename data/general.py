@@ -1,4 +1,4 @@
-"""The seed's domain: short texts about people, things and places, and questions that are answered by looking back.
+"""The seed's domain: short texts about people, things and places, with questions that the text itself answers.
 
 >>> import random
 >>> print(document(random.Random(0)))  # doctest: +NORMALIZE_WHITESPACE
@@ -63,14 +63,14 @@ def who_is_where(rng, level):
 
 
 def make(rng, level):
-    """A story and all questions about it, each with its answer. The end of the story is the key: no test story is told
-    in training, not even as the end of a longer one."""
+    """A story and all questions about it, each with its answer. The end of the story is the key, so that no test story
+    is told in training, not even as the end of a longer one."""
     story, questions = rng.choice((repeat, order, which_is, moved, who_is_where))(rng, level)
     return story.split(". ")[-2:], (story, rng.sample(questions, len(questions)))
 
 
 def document(rng, level=1):
-    """One story and up to four questions about it, answered."""
+    """One story, and up to four questions about it with their answers."""
     story, questions = draw(rng, lambda r: make(r, level), test=False)
     return " ".join([story, *(f"{question} {answer}" for question, answer in questions[:4])])
 

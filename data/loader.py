@@ -1,4 +1,4 @@
-"""Load prepared domains, and draw batches that are a function of the step, so that a resumed run sees the same data."""
+"""Load prepared domains, and draw batches that depend on the step alone, so that a resumed run reads the same data."""
 import json
 import math
 import zlib
@@ -16,20 +16,20 @@ from data.task import DOMAINS, Task
 class Domain(NamedTuple):
     """A domain that data.prepare wrote."""
     name: str
-    train: np.ndarray  # (n,) ids of tokens, read from the disk where they are used
+    train: np.ndarray  # (n,) ids of tokens, read from the disk when they are used
     val: np.ndarray
     tasks: list  # of Task
-    meta: dict  # spec (of the tokenizer), level, seed, and files: {name: digest}
+    meta: dict  # spec of the tokenizer, level, seed, and files: {name: digest}
 
     @property
     def is_own(self):
-        """Whether it is the user's text. Documents of synthetic domains are all alike, those of own text are not."""
+        """Whether it is the user's text. Its documents differ, while those of a synthetic domain are all alike."""
         return self.name not in (*DOMAINS, "switch")
 
 
 def load_domains(folder, names=None):
-    """{name: Domain} for the named domains in a folder, or for all. Raises BadInput if one or all are missing."""
-    prepared = sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))  # this file is written last
+    """{name: Domain} for the named domains of a folder, or for all. Raises BadInput if one is missing, or all are."""
+    prepared = sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))  # the file that is written last
     if not prepared:
         raise BadInput(f"{folder}: no prepared domains here; run make data, or name another folder")
     domains = {}
@@ -40,12 +40,12 @@ def load_domains(folder, names=None):
         try:
             domains[name] = load_domain(path)
         except Exception as error:  # a file that is missing, cut, foreign, or changed
-            raise BadInput(f"{path}: damaged, or of an older version ({error}); run data.prepare again") from None
+            raise BadInput(f"{path}: damaged, or from an older version ({error}); run data.prepare again") from None
     return domains
 
 
 def load_domain(path):
-    """The Domain in a folder. Any error means that a file is damaged; for example, its digest is not that in meta.json.
+    """The Domain in a folder. Any error means that a file is damaged, as when its digest differs from meta.json's.
 
     Comparing the digests takes a second or two for each GB.
     """
@@ -61,19 +61,19 @@ def load_domain(path):
 
 
 def id_type(vocab_size):
-    """The type of an id in train.bin and val.bin."""
+    """The NumPy type of the ids in train.bin and val.bin."""
     return "<u2" if vocab_size <= 2**16 else "<u4"
 
 
 def read_tokens(path, vocab_size):
-    """The ids in a .bin file, (n,); they stay on the disk until they are used."""
-    if path.stat().st_size == 0:  # as of `switch`; an empty file cannot be mapped
+    """The ids in a .bin file, (n,). They stay on the disk until they are used."""
+    if path.stat().st_size == 0:  # that of `switch` is; an empty file cannot be mapped
         return np.empty(0, id_type(vocab_size))
     return np.memmap(path, id_type(vocab_size), "r")
 
 
 def check_tokenizer(domains, spec, path):
-    """Raise BadInput unless all domains were prepared with the tokenizer `spec` of the checkpoint at `path`."""
+    """Raise BadInput unless all domains were prepared with `spec`, the tokenizer of the checkpoint at `path`."""
     for name, domain in domains.items():
         if domain.meta["spec"]["fingerprint"] != spec["fingerprint"]:
             raise BadInput(f"{path} and the data of {name!r} have different tokenizers; name another --data_dir, "
@@ -81,7 +81,7 @@ def check_tokenizer(domains, spec, path):
 
 
 def mixture(text):
-    """The shares of domains, which sum to 1; a type for argparse. Without numbers all have the same share.
+    """A type for argparse: the shares of domains, which sum to 1. Without numbers all domains have the same share.
 
     >>> mixture("math=3,code=1")
     {'math': 0.75, 'code': 0.25}
@@ -89,23 +89,23 @@ def mixture(text):
     parts = [part.strip().partition("=") for part in text.split(",")]
     try:
         weights = {name: float(weight) if "=" in text else 1.0 for name, _, weight in parts}
-    except ValueError:  # a weight is no number, or a domain has none
+    except ValueError:  # a weight is not a number, or a domain has no weight
         weights = {}
     total = sum(weights.values())
     if len(weights) < len(parts) or min(weights.values()) <= 0 or not total < math.inf:
-        raise ArgumentTypeError(f"{text!r} should name each domain once, each with a weight above zero or all without, "
+        raise ArgumentTypeError(f"{text!r} should name each domain once, all with weights above zero or all without, "
                                 "as in math=95,general=5")
     return {name: weight / total for name, weight in weights.items()}
 
 
 def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
-    """The batch of one step: each row is a window at a random place of a random domain.
+    """The batch of one step: each row is a window at a random place in a random domain.
 
-    Models with the same seed that read the same mixture read the same rows. Branches read different rows of a domain
-    that they share, and a second run on a mixture brings new rows. The batch does not depend on the number of ranks:
-    each rank draws all rows and keeps every n_ranks-th. For this the generator is counter-based (Salmon et al. 2011).
+    Models with the same seed and the same mixture read the same rows. Branches read different rows of a domain that
+    they share, and a second run on a mixture reads new rows. The batch does not depend on the number of ranks: each
+    rank draws all rows and keeps every n_ranks-th. A counter-based generator makes this possible (Salmon et al. 2011).
     texts: {domain: (n,) ids}; mixture: {domain: share}; shape: (batch_size, block_size); key: (seed, n_earlier_runs,
-    step), where n_earlier_runs says in how many runs the model has read this mixture before.
+    step), where n_earlier_runs counts the runs in which the model has read this mixture before.
     Returns inputs and targets, (batch_size / n_ranks, block_size) each.
     """
     batch_size, block_size = shape
@@ -114,7 +114,7 @@ def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, mixture_id, n_earlier_runs, step]))
     names = sorted(mixture)
     chosen = rng.choice(len(names), size=batch_size, p=[mixture[name] for name in names])
-    fractions = rng.random(batch_size)  # where in its text each row starts
+    fractions = rng.random(batch_size)  # the place in its text where each row starts
     rows = []
     for i in range(rank, batch_size, n_ranks):
         text = texts[names[chosen[i]]]
@@ -125,7 +125,7 @@ def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
 
 
 def first_windows(text, block_size, n, spread=False):
-    """The first n windows of a text (n_tokens,), side by side, or as many as it has. Raises BadInput if it has none.
+    """The first n windows of a text (n_tokens,), side by side, or all if it has fewer. Raises BadInput if it has none.
 
     spread: take n windows at equal distances instead, so that they come from many documents.
     """
@@ -133,7 +133,7 @@ def first_windows(text, block_size, n, spread=False):
     n = min(n, n_all)
     if n < 1:
         name = getattr(text, "filename", "a text")
-        raise BadInput(f"{name} has {len(text)} tokens, too few for a block size of {block_size}")
+        raise BadInput(f"{name} has {len(text)} tokens, too few for a block size of {block_size}; prepare more text")
     numbers = np.arange(n) * n_all // n if spread else np.arange(n)
     places = block_size * numbers[:, None] + np.arange(block_size + 1)  # (n, T + 1)
     return torch.from_numpy(text[places].astype(np.int64))

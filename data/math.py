@@ -1,8 +1,8 @@
-"""The math expert's domain: word problems, worked out in steps.
+"""The math expert's domain: word problems that are solved in steps.
 
-What is held out is a whole problem: its first number and all its steps, in their order. Single equations are not held
-out. Each of the 603 equations in the 400 test problems, such as 12 + 7 = 19, stands in the training text, too, inside
-another problem.
+Whole problems are held out: a first number and all steps, in their order. Single equations are not held out. Each of
+the 603 equations in the 400 test problems, such as 12 + 7 = 19, also occurs in the training text, as a part of another
+problem.
 """
 from data.task import Task, draw
 
@@ -17,10 +17,10 @@ STEPS = {
 
 
 def make(rng, level):
-    """A problem with its numbers and operations as a key: (key, task).
+    """(key, task): a problem, with its numbers and operations as the key.
 
-    Level 1 starts from at most 40, with one or two steps of at most 12. Level 2 starts from at most 200, with two to
-    four steps of at most 200.
+    Level 1 starts from at most 40 and has one or two steps of at most 12. Level 2 starts from at most 200 and has two
+    to four steps of at most 200.
     """
     high, step = (40, 12) if level < 2 else (200, 200)
     who, what = rng.choice(NAMES), rng.choice(THINGS)
@@ -49,7 +49,7 @@ def make(rng, level):
 
 
 def document(rng, level=1):
-    """One problem with its solution. `task` never asks the same problem, with the same numbers and steps."""
+    """One problem with its solution. `task` never uses a problem with the same numbers and steps."""
     task = draw(rng, lambda r: make(r, level), test=False)
     return task.prompt + task.answer
 

@@ -1,4 +1,4 @@
-"""Write domains as tokens: OUT/DOMAIN/{train.bin,val.bin,tasks.jsonl,meta.json}. The same seed gives the same bytes.
+"""Write domains as tokens to OUT/DOMAIN/{train.bin,val.bin,tasks.jsonl,meta.json}. The same seed gives the same bytes.
 
     python -m data.prepare                                                     # all synthetic domains
     python -m data.prepare --domains math --level 2                            # one of them, harder
@@ -24,38 +24,38 @@ from data.tokenizer import load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import load_checkpoint
 
 NAMES = (*DOMAINS, "switch")  # in `switch` the domain changes with every document
-FEWEST = 20  # documents; own text of fewer is cut into pieces, which are its documents then
+FEWEST = 20  # documents; own text with fewer is cut into pieces, which then count as its documents
 PIECE = 2**16  # tokens of such a piece
-AT_ONCE = 2**17  # characters of a document that are encoded at once: a list of Python numbers takes much memory
+AT_ONCE = 2**17  # characters that are encoded at once, because a list of Python numbers takes much memory
 SAMPLE = 150_000  # characters of each own text that a new tokenizer is trained on
 
 
 def parse(argv):
-    """The options; the list of domains; {NAME: files} of --text; and {NAME: tasks} of --own_tasks. Raises BadInput."""
+    """The options, the list of domains, {NAME: files} of --text, and {NAME: tasks} of --own_tasks. Raises BadInput."""
     parser = make_parser(__doc__)
     parser.add_argument("--out", default="data/bin", help="folder to write to (default: %(default)s)")
-    parser.add_argument("--tasks", type=positive_int, default=400, help="most test tasks (default: %(default)s)")
+    parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain, at most (default: 400)")
 
     group = parser.add_argument_group("synthetic domains")
-    group.add_argument("--domains", default=",".join(NAMES), help='names, or "" for none (default: %(default)s)')
+    group.add_argument("--domains", default=",".join(NAMES), help='their names, or "" for none (default: %(default)s)')
     group.add_argument("--level", type=int, default=1, choices=(0, 1, 2),
-                       help="2 is harder, for 25M to 100M weights; 0 has a quarter of 1's facts (default: 1)")
-    group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="default: %(default)s")
-    group.add_argument("--val_tokens", type=positive_int, default=50_000, help="default: %(default)s")
+                       help="2 is harder, for models of 25M to 100M weights; 0 has a quarter of 1's facts (default: 1)")
+    group.add_argument("--train_tokens", type=positive_int, default=2_000_000, help="per domain (default: %(default)s)")
+    group.add_argument("--val_tokens", type=positive_int, default=50_000, help="per domain (default: %(default)s)")
     group.add_argument("--examples", type=non_negative_int, default=0, metavar="N",
-                       help="solved examples in prompts, but for switch; code then has to match exactly (default: 0)")
+                       help="solved examples in a prompt, except in switch; code then must match exactly (default: 0)")
     group.add_argument("--seed", type=int, default=0, help="another seed gives other text (default: %(default)s)")
 
     group = parser.add_argument_group("your own text and tasks")
     group.add_argument("--text", nargs="+", action="extend", default=[], metavar="NAME=PATH",
                        help="a file, a folder or a pattern in quotes; UTF-8, plain or .jsonl")
-    group.add_argument("--field", default="text", help="where a line of .jsonl has its text (default: text)")
+    group.add_argument("--field", default="text", help="field of a .jsonl line that holds its text (default: text)")
     group.add_argument("--own_tasks", nargs="+", action="extend", default=[], metavar="NAME=FILE",
-                       help='test tasks of a NAME, with or without --text: {"prompt": ..., "answer": ...} a line')
+                       help='test tasks of a domain, with or without --text; a line is {"prompt": ..., "answer": ...}')
     either = group.add_mutually_exclusive_group()
     either.add_argument("--tokenizer", type=positive_int, metavar="N",
-                        help="train one of up to N tokens on the beginning of each --text (default: the shipped one)")
-    either.add_argument("--init", metavar="CHECKPOINT", help="use a checkpoint's tokenizer, as an imported one's")
+                        help="train one of up to N tokens on the start of each --text (default: the shipped one)")
+    either.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, such as an import")
     args = parser.parse_args(argv)
 
     domains = [name for name in args.domains.split(",") if name]
@@ -72,12 +72,12 @@ def parse(argv):
 
 
 def read_pairs(option, pairs, read):
-    """{NAME: what is read from all its paths} for a list of NAME=PATH. Raises BadInput about the option."""
+    """{NAME: what `read` returns for all of its paths}, from a list of NAME=PATH. BadInput names the option."""
     found = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
         if not name.isidentifier() or name in NAMES:
-            raise BadInput(f"{option} {pair}: should read NAME=PATH, with a new NAME of letters and digits")
+            raise BadInput(f"{option} {pair}: write NAME=PATH, with a new NAME of letters and digits")
         found.setdefault(name, []).extend(read(path))
     return found
 
@@ -98,11 +98,11 @@ def choose_tokenizer(args, files):
 
 
 def write_domain(folder, train_ids, val_ids, tasks, meta):
-    """Write a domain. The old meta.json goes first and the new one comes last: a half-written domain is no domain."""
+    """Write a domain. The old meta.json is deleted first and the new one written last, to mark the domain as whole."""
     rows = "".join(json.dumps(asdict(task)) + "\n" for task in tasks).encode()
     contents = {"train.bin": train_ids, "val.bin": val_ids, "tasks.jsonl": rows}
     files = {name: digest(content) for name, content in contents.items()}
-    with ExitStack() as parts:  # all three are renamed at its end
+    with ExitStack() as parts:  # renames all three files at its end
         for name, content in contents.items():
             parts.enter_context(replacing(folder / name)).write_bytes(content)
         (folder / "meta.json").unlink(missing_ok=True)
@@ -119,15 +119,15 @@ def encode(documents, tokenizer):
 
 
 def prepare_synthetic(name, args, domains, tokenizer):
-    """Training ids, validation ids and tasks of a synthetic domain. Each has a random generator of its own.
+    """Training ids, validation ids and tasks of a synthetic domain. Each of the three has its own random generator.
 
-    domains: all that are prepared; `switch` changes between them.
+    domains: all domains that are prepared; `switch` changes between them.
     """
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
     domains = [domain for domain in DOMAINS if domain in domains]
-    if len(domains) < 2:  # switch needs two
+    if len(domains) < 2:  # `switch` needs at least two
         domains = DOMAINS
-    n_train = 0 if name == "switch" else args.train_tokens  # nobody trains on switch
+    n_train = 0 if name == "switch" else args.train_tokens  # no model trains on `switch`
     train = islice(encode(make_documents(name, rngs["train"], args.level), tokenizer), n_train)
     unseen = make_documents(name, rngs["val"], args.level, unseen=True, domains=domains)
     val = islice(encode(unseen, tokenizer), args.val_tokens)
@@ -137,17 +137,17 @@ def prepare_synthetic(name, args, domains, tokenizer):
 
 
 def prepare_own(files, field, tokenizer):
-    """Training ids and validation ids of own text, and how many documents are held out. Without text all is empty.
+    """Training ids and validation ids of own text, and the number of documents held out. All are empty without text.
 
     Every tenth document is for validation. Text of fewer than FEWEST documents is first cut into pieces of PIECE ids,
-    or into ten if it is short; these are its documents then.
+    or into ten pieces if it is short. The pieces then count as its documents.
     """
     dtype = id_type(tokenizer.vocab_size)
     documents = []  # of (n,) ids
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
         documents.append(np.fromiter(encode([document], tokenizer), dtype))
     nothing = np.empty(0, dtype)
-    if files and sum(map(len, documents)) == len(documents):  # each has its end-of-text token alone
+    if files and sum(map(len, documents)) == len(documents):  # each has only its end-of-text token
         raise BadInput(f"--text: there is no text in {', '.join(map(str, files))[:200]}; name other files")
     if len(documents) < FEWEST:
         ids = np.concatenate([nothing, *documents])
@@ -163,12 +163,12 @@ def main(argv=None):
     tokenizer = choose_tokenizer(args, files)
     names = [*domains, *(files | own_tasks)]
     if not names:
-        raise BadInput("--domains: there is nothing to prepare; name domains, --text or --own_tasks")
+        raise BadInput("--domains: there is nothing to prepare; name domains, or give --text or --own_tasks")
     for name in names:
         check_output(Path(args.out, name, "meta.json"))
         old = Path(args.out, name, "train.bin")
         if name in own_tasks and name not in files and old.exists() and old.stat().st_size:
-            raise BadInput(f"--own_tasks: {args.out} has text of {name}, which would be lost; give its --text, too")
+            raise BadInput(f"--own_tasks: {args.out} has text of {name} that would be lost; give its --text, too")
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:

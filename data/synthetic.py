@@ -6,7 +6,7 @@ from data.tokenizer import END
 def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
     """Yield documents without end.
 
-    unseen: take functions of `code` that are never in the training text. domains: of which `switch` is made.
+    unseen: write functions of `code` that never occur in the training text. domains: those that make up `switch`.
     """
     domain = name
     while True:
@@ -20,10 +20,10 @@ def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
 
 
 def make_task(name, rng, level, domains=DOMAINS, n_examples=0):
-    """One task. Of `switch` it is a document of one of `domains`, END, and a task of another.
+    """One task. A task of `switch` is a document of one of `domains`, END, and a task of another.
 
-    n_examples: so many documents of the domain stand before the task, as in few-shot prompts; before one of `switch`
-    there are none. All tasks are then graded by exact match, also those of `code`.
+    n_examples: the number of documents of the domain before the task, as in few-shot prompts; `switch` has none. All
+    tasks with examples are graded by exact match, even those of `code`.
     """
     before = ""
     if name == "switch":
@@ -41,9 +41,9 @@ def make_task(name, rng, level, domains=DOMAINS, n_examples=0):
 def make_tasks(name, rng, level, n, domains=DOMAINS, n_examples=0):
     """n different tasks, or as many as the domain has.
 
-    With solved examples two tasks differ if their last lines do, which ask the question: a docstring counts once,
-    whatever the name of its function. Without examples two tasks differ if their prompts do. So the tasks of the
-    committed runs stay as they were, though the 400 tasks of `code` have 239 docstrings.
+    With solved examples, two tasks differ if their last lines do, since these ask the question. So a docstring counts
+    once, whatever the name of its function. Without examples, two tasks differ if their prompts do. This keeps the
+    tasks of the committed runs as they were, although the 400 tasks of `code` have only 239 docstrings.
     """
     tasks = {}
     for _ in range(50 * n):

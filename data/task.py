@@ -27,7 +27,7 @@ def domain_module(name):
 
 
 def over_domains(values):
-    """The mean of {domain: value}. `switch`, which is made of the other domains, counts only if it is alone.
+    """The mean of {domain: value}. `switch` is made of the other domains, so it counts only if there is no other.
 
     >>> over_domains({"math": 1.0, "code": 3.0, "switch": 100.0})
     2.0
@@ -38,8 +38,8 @@ def over_domains(values):
 def draw(rng, make, test):
     """Call make(rng) -> (key, value) until the key is for testing, or for training, as asked. Returns the value.
 
-    This keeps every test task of general, math and code out of the training text. wiki and trivia do not use it: their
-    facts are to be known by heart.
+    This keeps every test task of general, math and code out of the training text. wiki and trivia do not use it, since
+    a model should know their facts by heart.
     """
     while True:
         key, value = make(rng)

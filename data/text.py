@@ -1,4 +1,4 @@
-"""Read own text, from files, folders and patterns of files, plain or .jsonl; and own tasks."""
+"""Read the user's own text from files, folders and patterns of files, plain or .jsonl, and the user's own tasks."""
 import json
 import os
 from cli import BadInput
@@ -9,10 +9,10 @@ from data.task import Task
 
 
 def find_files(path):
-    """The set of files that a path means: a file, all files below a folder, or a pattern such as texts/**/*.txt."""
+    """The set of files that a path names: a file, all files below a folder, or a pattern such as texts/**/*.txt."""
     path = os.path.expanduser(path)
     pattern = f"{path}/**" if os.path.isdir(path) else path
-    # the path itself, too: it may have a [ or a * in its name
+    # the path itself is added, since a file name may contain [ or *
     names = [name for name in [path, *glob(pattern, recursive=True)] if "__pycache__" not in name]
     files = {Path(name).resolve() for name in names if os.path.isfile(name)}
     if not files:
@@ -21,11 +21,11 @@ def find_files(path):
 
 
 def read_rows(option, path, *fields):
-    """Yield the texts under these fields, a list, for each line of a .jsonl file that is not blank.
+    """Yield a list of the texts in these fields for each line of a .jsonl file that is not blank.
 
-    option: where the user finds these fields explained. Raises BadInput.
+    option: the one whose help explains these fields. Raises BadInput.
     """
-    # surrogateescape reads a byte that is no UTF-8 as one half of a surrogate pair; JSON can write such halves, too
+    # surrogateescape reads a byte that is not UTF-8 as half of a surrogate pair; JSON can contain such halves, too
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for n, line in enumerate(file, 1):
             if not line.strip():
@@ -33,7 +33,7 @@ def read_rows(option, path, *fields):
             try:
                 row = json.loads(line)
                 texts = [row[field] for field in fields]
-                "".join(texts).encode()  # fails for one half, and for what is no text
+                "".join(texts).encode()  # fails for such a half, and for anything but text
             except (KeyError, TypeError, ValueError, RecursionError):
                 raise BadInput(f"{path}, line {n} begins with {line[:50]!r}; it should be JSON in UTF-8, with text "
                                f"under {' and '.join(map(repr, fields))} (see {option})") from None
@@ -41,7 +41,7 @@ def read_rows(option, path, *fields):
 
 
 def read_documents(files, field):
-    """Yield the documents of files as texts. A file is one document, or each line of .jsonl. Raises BadInput."""
+    """Yield the documents in files: a file is one document, but of .jsonl each line is one. Raises BadInput."""
     for path in files:
         if path.suffix.lower() == ".jsonl":
             for [text] in read_rows("--field", path, field):
@@ -51,16 +51,16 @@ def read_documents(files, field):
             with path.open(encoding="utf-8-sig", newline="") as file:
                 yield file.read()
         except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: no text in UTF-8 ({error}); convert it, or name other files") from None
+            raise BadInput(f"{path}: not text in UTF-8 ({error}); convert it, or name other files") from None
 
 
 def read_tasks(path):
-    """The tasks in a file of lines {"prompt": ..., "answer": ...}. Answers have their leading space, as in " Paris".
+    """The tasks in a file of lines {"prompt": ..., "answer": ...}. Answers include their leading space, as " Paris".
 
     Raises BadInput.
     """
     rows = read_rows("--own_tasks", Path(path).expanduser(), "prompt", "answer")
     tasks = [Task(prompt, answer) for prompt, answer in rows]
     if not tasks or not all(task.answer for task in tasks):
-        raise BadInput(f"--own_tasks: {path} has no tasks, or an empty answer; write a task on each line")
+        raise BadInput(f"--own_tasks: {path} has no tasks, or an empty answer; write one task on each line")
     return tasks

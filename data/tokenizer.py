@@ -1,4 +1,4 @@
-"""Turn text into tokens: by the byte-level BPE shipped here, by one trained on own text, or by an imported tokenizer.
+"""Turn text into tokens, by the byte-level BPE shipped here, one trained on your own text, or an imported tokenizer.
 
     python -m data.tokenizer          # train the shipped one again: writes data/btx.tiktoken, the same bytes every time
 
@@ -26,19 +26,19 @@ PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
 
 
 class Tokenizer(NamedTuple):
-    """How text becomes tokens, and tokens text."""
+    """How text becomes tokens, and tokens become text."""
     encode: Callable  # text -> list of ids, without special tokens
     decode: Callable  # list of ids -> text
     eot: int  # the id of the end-of-text token
     vocab_size: int
-    spec: dict  # what `load_tokenizer` needs to make it again; stored in checkpoints and in meta.json
+    spec: dict  # what `load_tokenizer` needs to build it again; stored in checkpoints and in meta.json
 
 
 def train_bpe(texts, n_tokens):
     """Byte-pair encoding (Sennrich et al. 2016): merge the most frequent pair of neighbours until there are n_tokens.
 
-    Tokens are bytes, at first the 256 single ones, and never cross the end of a word. Of equally frequent pairs the one
-    with the smallest bytes is merged, so the result depends on the texts alone. Returns {token: rank}.
+    Tokens are strings of bytes, at first the 256 single bytes, and never extend beyond a word. Of equally frequent
+    pairs, the one with the smallest bytes is merged, so the result depends on the texts alone. Returns {token: rank}.
 
     In "aaabdaaabac" the pair (a, a) occurs four times and becomes aa. Then (a, b) and after that (aa, ab) occur twice:
 
@@ -66,7 +66,7 @@ def train_bpe(texts, n_tokens):
             break
         best = min(pair for pair, count in pairs.items() if count == most)
         ranks.setdefault(best[0] + best[1], len(ranks))  # two pairs can make the same token
-        for word in [word for word in words if best[0] in word and best[1] in word]:  # the others do not change
+        for word in [word for word in words if best[0] in word and best[1] in word]:  # other words do not change
             count = words.pop(word)
             count_pairs(word, -count)
             merged = merge(word, best)
@@ -91,7 +91,7 @@ def merge(word, pair):
 
 
 def new_bpe(ranks, name):
-    """The `spec` of a byte-pair encoding {token: rank}. Its definition is in tiktoken's file format."""
+    """The `spec` of a byte-pair encoding {token: rank}, with its definition in tiktoken's file format."""
     definition = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items())
     return {"name": name, "kind": "bpe", "fingerprint": digest((PATTERN + definition).encode()),
             "vocab_size": len(ranks) + 1, "definition": definition}
@@ -106,7 +106,7 @@ def read_ranks(definition):
 def from_huggingface(definition, eot, name):
     """The `spec` of an imported tokenizer. definition: the text of tokenizer.json; eot: the id that ends a text.
 
-    Padding and truncation, which some tools save in it, are left out: they change no token.
+    Padding and truncation, which some tools save in this file, are left out, since they do not change how text splits.
     """
     import tokenizers  # needed by imported models only
     definition = json.dumps(json.loads(definition) | {"padding": None, "truncation": None}, ensure_ascii=False)
@@ -121,7 +121,7 @@ def load_tokenizer(spec=None):
     if spec["kind"] == "huggingface":
         import tokenizers
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
-        imported.encode_special_tokens = True  # what looks like a special token in a text is text
+        imported.encode_special_tokens = True  # text that looks like a special token stays text
         return Tokenizer(lambda text: imported.encode(text.encode("utf-8", "replace").decode(),
                                                       add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),
@@ -132,7 +132,7 @@ def load_tokenizer(spec=None):
 
 
 def encode_prompt(tokenizer, text):
-    """The ids of a prompt. The end-of-text token comes first, and wherever the text says END."""
+    """The ids of a prompt. The end-of-text token comes first, and again wherever the text contains END."""
     ids = []
     for document in text.split(END):
         ids += [tokenizer.eot, *tokenizer.encode(document)]

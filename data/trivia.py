@@ -1,6 +1,6 @@
-"""Trivia: facts about rivers and ships, many more than in wiki, that the seed learns and no expert is about.
+"""Trivia: facts about rivers and ships, many more than in wiki, which the seed learns and no expert specialises in.
 
-They stand for the knowledge of the paper's seed. Branches see it again only in a little replay. See data/facts.py.
+They stand for the knowledge of the paper's seed. Branches read only a little of them again. See data/facts.py.
 """
 from functools import lru_cache
 
@@ -32,7 +32,7 @@ N_OF_EACH = {0: 130, 1: 520, 2: 20_000}  # level -> how many rivers, and how man
 
 @lru_cache
 def subjects(level):
-    """All rivers and ships of a level. No name of wiki is among theirs."""
+    """All rivers and ships of a level. None of their names occurs in wiki."""
     taken = [name for subject in wiki.subjects(level) for name in (subject.name, *subject.values.values())]
     return facts.world("trivia", level, (RIVER, SHIP), N_OF_EACH[level], taken)
 

@@ -1,10 +1,10 @@
-"""For how many steps does a model cost what another costs? For the compute-matched (CM) baselines of Table 3.
+"""Print the number of steps that cost as much as another model did, for the compute-matched (CM) baselines of Table 3.
 
     python -m experiments.budget out/btx.pt --like out/btx.pt --since out/seed.pt --by flops
 
-Prints a number of steps. The budget is what the model of --like cost beyond that of --since. A step costs what one of
-the first model's last training did. --by flops counts FLOPs, --by chain those of the longest chain of stages, --by
-paper tokens, of which upcycling gets the share that it had in the paper.
+The budget is what the model of --like cost beyond the model of --since. A step costs as much as a step in the last
+training of the first model. --by flops counts all FLOPs, and --by chain those of the longest chain of stages. --by
+paper counts tokens, and gives upcycling the share of tokens that it had in the paper.
 """
 from cli import BadInput, make_parser, run
 
@@ -15,7 +15,7 @@ PAPER_SHARE = 252 / 533  # Table 3: billions of tokens of sparse upcycling (CM) 
 
 
 def match_steps(last, like, since, by):
-    """The steps of the ledger entry `last` that cost what the ledger `like` cost beyond the ledger `since`."""
+    """How many steps of the ledger entry `last` cost as much as the ledger `like` did beyond the ledger `since`."""
     if by == "flops":
         ratio = (totals(like)["flops"] - totals(since)["flops"]) / last["flops"]
     elif by == "chain":
@@ -27,14 +27,14 @@ def match_steps(last, like, since, by):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("model", help="checkpoint whose last entry shows what a step costs")
+    parser.add_argument("model", help="checkpoint whose last training shows what a step costs")
     parser.add_argument("--like", required=True, help="checkpoint whose cost is the budget")
-    parser.add_argument("--since", required=True, help="checkpoint whose own cost does not count")
-    parser.add_argument("--by", default="flops", choices=("flops", "chain", "paper"), help="what is equal")
+    parser.add_argument("--since", required=True, help="checkpoint whose cost is subtracted from the budget")
+    parser.add_argument("--by", default="flops", choices=("flops", "chain", "paper"), help="cost that is to be equal")
     args = parser.parse_args(argv)
     model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
     if not model or not model[-1]["flops"]:
-        raise BadInput(f"{args.model} was not trained last, so nothing says what a step costs; name a trained model")
+        raise BadInput(f"{args.model} was not trained last, so it cannot show what a step costs; name a trained model")
     print(match_steps(model[-1], like, since, args.by))
 
 

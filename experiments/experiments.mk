@@ -1,8 +1,8 @@
-# The other models of the paper's tables, from the pipeline's seed and experts: `make rivals`, `make paper`
+# The other models of the paper's tables, made from the pipeline's seed and experts by `make rivals` and `make paper`
 LR_LARGE   ?= 5e-3
 LR_DENSE   ?= 1e-3
 LR_SU      ?= 5e-4
-LR_CM      ?= 1e-3  # of su_own_flops; su_cm_* have LR_SU, as registered
+LR_CM      ?= 1e-3  # for su_own_flops; su_cm_* use LR_SU, as registered
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
 
@@ -24,25 +24,25 @@ $(OUT)/noseed_mixed.pt:     $(EXPERTS); $(MIX)
 # sparse upcycling: four copies of the seed
 $(OUT)/su_mixed.pt: $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt; $(MIX)
 
-# ---- the same finetuned: short is a quarter of the recipe's steps, medium a half -----------------------------------
+# ---- the same, finetuned: "short" is a quarter of the recipe's steps, "medium" a half ------------------------------
 TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --lr $(LR_BTX)
 $(OUT)/%_short.pt:      $(OUT)/%_mixed.pt;      $(TUNE) --steps $(QUARTER) --alpha 0
 $(OUT)/%_medium.pt:     $(OUT)/%_mixed.pt;      $(TUNE) --steps $(HALF) --alpha 0
 $(OUT)/btx_%.pt:        $(OUT)/%_mixed.pt;      $(TUNE) --steps $(FINETUNE_STEPS) --alpha $(ALPHA)
-# the exceptions: their mixed model has another name, or their options differ
+# exceptions, whose mixed model has another name or whose options differ
 $(OUT)/top2_short.pt:   $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0
 $(OUT)/top2_medium.pt:  $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(HALF) --alpha 0
 $(OUT)/lb_short.pt:     $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0.01
 $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0 --train all-but-experts
 $(OUT)/btx_nolb.pt:     $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(FINETUNE_STEPS) --alpha 0
-# twice the tokens, as in the paper; not the same compute: here one layer of four is soft, there one of 32
+# This has twice the tokens, as in the paper, but not the same compute: here one layer of four is soft, there one of 32.
 $(OUT)/btx_sample.pt:   $(OUT)/sample_mixed.pt; $(TUNE) --steps $(shell expr 2 \* $(FINETUNE_STEPS)) --alpha $(ALPHA)
 
 # ---- the baselines -------------------------------------------------------------------------------------------------
-# in the place of Llama-2 13B: as the seed, but its feed-forward is twice as wide, for the active parameters of Top-2
+# in place of Llama-2 13B: like the seed, but with a feed-forward twice as wide, to match the active parameters of Top-2
 $(OUT)/large.pt: $(DATA)/ready train_expert.py model.py
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(shell expr 2 \* $(D_FF)) --steps $(SEED_STEPS) --lr $(LR_LARGE)
-# data-matched (DM) to BTX, in two phases: all that the experts read, then the mixture of MoE finetuning
+# data-matched (DM) to BTX, in two phases: first all that the experts read, then the mixture of MoE finetuning
 PHASE_1_DATA = $(REPLAY),math=31.7,code=31.7,wiki=31.6
 PHASE_1 = --data $(PHASE_1_DATA) --steps $(shell expr 3 \* $(EXPERT_STEPS))
 PHASE_2 = --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS)
@@ -50,14 +50,14 @@ $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt;       $(TRAIN) --init $< $(PHASE_1) --lr $
 $(OUT)/dense_dm.pt:   $(OUT)/dense_dm_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_DENSE)
 $(OUT)/su_dm_1.pt:    $(OUT)/su_mixed.pt;   $(FINETUNE) $(PHASE_1) --lr $(LR_SU) --alpha $(ALPHA)
 $(OUT)/su_dm.pt:      $(OUT)/su_dm_1.pt;    $(FINETUNE) $(PHASE_2) --lr $(LR_SU) --alpha $(ALPHA)
-# compute-matched (CM): the second phase alone, for the steps that cost what BTX cost, in FLOPs or as the paper counts
+# compute-matched (CM): only the second phase, for as many steps as cost what BTX cost, in FLOPs or as the paper counts
 STEPS_BY = $(PY) -m experiments.budget $(OUT)/btx.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by
 CM       = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA)
 $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) flops)
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
-# Dense in one phase, on the mixture of finetuning from the start, with more of the seed's text than all of BTX read:
-# with as many tokens as BTX, or with as many FLOPs in sequence, which are those of BTX's longest chain of stages
+# Dense in one phase, which reads the mixture of finetuning from the start, and so more of the seed's text than all of
+# BTX. It has as many tokens as BTX, or as many FLOPs in sequence, which are those of BTX's longest chain of stages.
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
 CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
 $(OUT)/dense_data.pt: $(OUT)/seed.pt
@@ -83,7 +83,7 @@ $(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
-# SEEDS train the main rows. The first five also have Tables 3 to 5.
+# All SEEDS train the models of the main rows. The first five also train those of Tables 3 to 5.
 SEEDS           ?= 10 11 12 13 14 15 16 17 18 19
 PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
 REPORT          ?= results

@@ -1,4 +1,4 @@
-# PRESET=gpu: a recipe for one data-centre GPU, not yet run on any. See docs/gpus-and-speed.md
+# PRESET=gpu is a recipe for one data-centre GPU. It has not been run on any yet. See docs/gpus-and-speed.md
 DEVICE         = cuda
 PREPARE        = --level 2 --train_tokens 10000000
 OPTIONS        = --device $(DEVICE) --batch_size 64

@@ -1,6 +1,6 @@
-"""Numbers of several training seeds: a model's scores, and differences between models of the same seeds.
+"""Numbers from several training seeds: a model's scores, and differences between models of the same seeds.
 
-A run is a dictionary as evaluate.py writes it to results.json, of one training seed.
+A run is the dictionary that evaluate.py writes to results.json for one training seed.
 """
 import math
 from statistics import mean, stdev
@@ -12,12 +12,12 @@ GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "experts": EXPERTS
 
 
 def having(runs, *names):
-    """The runs that have all these models. Only models of the same seeds should be compared."""
+    """The runs that have all these models, because only models of the same seeds should be compared."""
     return [run for run in runs if run["models"].keys() >= {*names}]
 
 
 def scores(runs, name, group="all", key="accuracy"):
-    """A model's accuracy (or "loss") in each run that has it: the mean over a group of domains, or in one column."""
+    """A model's accuracy (or "loss") in each run that has it: the mean over a group of domains, or one column alone."""
     columns = GROUPS.get(group, [group])
     return [mean(run["models"][name][key][column] for column in columns) for run in having(runs, name)]
 
@@ -29,7 +29,7 @@ def differences(runs, a, b, group):
 
 
 def costs(runs, name, key):
-    """A model's cost in each run, without the seed's, as the paper counts it. The larger model has no seed."""
+    """A model's cost in each run, without the seed's cost, as the paper counts it. The larger model has no seed."""
     found = []
     for run in having(runs, name):
         since = 0 if name == "large" else run["models"]["seed"][key]
@@ -38,9 +38,9 @@ def costs(runs, name, key):
 
 
 def points(differences):
-    """The mean of differences in hundredths, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
+    """The mean of differences in percentage points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
 
-    The interval is that of a paired t-test, for two to ten differences.
+    The interval is that of a paired t-test, for two to ten differences. A single difference has no interval.
     """
     text = f"{100 * mean(differences):+.1f}"
     n = len(differences)

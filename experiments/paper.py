@@ -1,9 +1,9 @@
-"""Write the tables and figures of the paper from our runs, beside the paper's own numbers.
+"""Write the paper's tables and figures with the numbers of our runs, beside the paper's own numbers.
 
     python -m experiments.paper --collect out/seed0/[rp]*/results.json --out results/seed0.json
     python -m experiments.paper results/seed0.json results/seed1.json --out results
 
-The first gathers what evaluate.py measured of one run. The second writes tables.md and figures/ from such files.
+The first command gathers what evaluate.py measured for one run. The second writes tables.md and figures/ from that.
 """
 import json
 from cli import BadInput, make_parser, replacing, run
@@ -82,9 +82,9 @@ LABELS = {"switch": "changing"}  # of columns; the router Switch is something el
 
 
 def score_table(runs, models, *paper_head):
-    """Each model's accuracy by column, their mean, and the loss, over the seeds that have all of these models.
+    """A table of each model's accuracy by column, their mean, and the loss, over the seeds that have all these models.
 
-    models: {name: the paper's numbers}, or names.
+    models: {name: the paper's numbers}, or a list of names.
     """
     runs = having(runs, *models)
     rows = []
@@ -99,9 +99,9 @@ def score_table(runs, models, *paper_head):
 
 
 def cost_table(runs):
-    """Table 3: tokens, FLOPs, the share of MoE training, active parameters, mean accuracy.
+    """Table 3: tokens, FLOPs, the share of MoE training, active parameters and mean accuracy.
 
-    Over the seeds that have all of these models.
+    The numbers are means over the seeds that have all of these models.
     """
     runs = having(runs, *TABLE_3)
     rows = []
@@ -117,9 +117,9 @@ def cost_table(runs):
 
 
 def choice_rows(runs):
-    """For each model of CHOICE its accuracies, costs in all and of the longest chain of stages, and weights, as texts.
+    """For each model of CHOICE, as texts: accuracies, FLOPs in all and in the longest chain of stages, and weights.
 
-    All rows are of the seeds that have all of these models.
+    All rows use the seeds that have all of these models.
     """
     runs = having(runs, *CHOICE)
     rows = []
@@ -132,9 +132,9 @@ def choice_rows(runs):
 
 
 def difference_table(runs, names, wanted):
-    """Differences in accuracy between two models of the same seeds, over all domains or a group of them.
+    """A table of differences in accuracy between two models of the same seeds, over all domains or a group of them.
 
-    names: {model: its name in the table}; wanted: (model, model, group) each.
+    names: {model: its name in the table}; wanted: a list of (model, model, group).
     """
     rows = []
     for a, b, group in wanted:
@@ -145,7 +145,7 @@ def difference_table(runs, names, wanted):
 
 
 def make_page(runs, timed):
-    """The text of tables.md: paper.template with its tables."""
+    """The text of tables.md: paper.template, filled with its tables."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
     return template.format(
         table_1=score_table(runs, TABLE_1, "paper: GSM8K", "MATH", "HumanEval", "MBPP", "NQ", "TriviaQA", "MMLU"),
@@ -163,7 +163,7 @@ def make_page(runs, timed):
 
 
 def draw(runs, timed, out):
-    """Draw all figures. Figures 3 to 6 are of the first run that has all models."""
+    """Draw all figures. Figures 3 to 6 show the first run that has all models."""
     paper_figures.worth_it(having(timed, *CHOICE), out / "worth_it.png")
     first = having(runs, *MODELS)[0]
     paper_figures.gain(runs, out / "gain.png")
@@ -183,12 +183,12 @@ def read_run(path):
     except (OSError, ValueError):
         results = None
     if not isinstance(results, dict) or "models" not in results:
-        raise BadInput(f"{path}: no results of a run in it; make help says what writes them")
+        raise BadInput(f"{path}: there are no results of a run in this file; make help says what writes them")
     return results
 
 
 def collect(runs):
-    """One run of what was measured in several evaluations."""
+    """Join the results of several evaluations of one run."""
     gathered = runs[0]
     for more in runs[1:]:
         gathered["models"] |= more["models"]
@@ -199,10 +199,10 @@ def collect(runs):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="files of --collect; with --collect: results.json of a run")
-    parser.add_argument("--collect", action="store_true", help="gather the results of one run in a file")
+    parser.add_argument("runs", nargs="+", type=Path, help="files from --collect; with --collect, a run's results.json")
+    parser.add_argument("--collect", action="store_true", help="gather the results of one run in one file")
     parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs at equal FLOPs")
-    parser.add_argument("--out", type=Path, default="results", help="what to write, a folder; with --collect: a file")
+    parser.add_argument("--out", type=Path, default="results", help="folder to write to; with --collect, file to write")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
     if args.collect:
@@ -211,7 +211,7 @@ def main(argv=None):
         return
     timed = [read_run(path) for path in args.timed]
     if not having(runs, *MODELS) or not having(timed, *CHOICE):
-        raise BadInput("no run has all models of the tables; run make paper")
+        raise BadInput("no run has all the models of the tables; run make paper")
     with replacing(args.out / "tables.md") as part:
         part.write_text(make_page(runs, timed), encoding="utf-8")
     draw(runs, timed, args.out / "figures")

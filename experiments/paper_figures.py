@@ -1,6 +1,6 @@
-"""The figures of tables.md and of the report. Each function draws one and writes it to `path`.
+"""The figures of tables.md and of the README. Each function draws one figure and writes it to `path`.
 
-`runs` are those of experiments/paper.py. A line on a bar or a point is the range over training seeds.
+`runs` are those of experiments/paper.py. A line on a bar or a point shows the range over training seeds.
 """
 import numpy as np
 
@@ -14,14 +14,14 @@ LABELS = {  # in the order of the colours
     "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "average": "average of all weights",
     "btx_mixed": "mixed, not finetuned"}
 COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
-# The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. Table 1 has those of
-# the expert at home, Table 2 the others.
+# The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. "home" is the
+# expert of the domain, from Table 1; the others are from Table 2.
 PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm": 18.3, "su_dm": 28.1, "btx": 27.4},
          "code": {"seed": 16.8, "home": 35.95, "btm_tfidf_top2": 36.6, "dense_dm": 25.8, "su_dm": 34.7, "btx": 34.0}}
 
 
 def gain(runs, path):
-    """The share of the home expert's gain over the seed that each model keeps, by domain: ours, then the paper's."""
+    """How much of the gain of a domain's expert over the seed each model keeps: ours, then the paper's."""
     names = ("average", "btx_mixed", "dense_dm", "su_dm", "btx", "btm_tfidf_top2")
     runs = having(runs, *names)
     columns = {}  # {title: {model: its share in each run}}
@@ -49,7 +49,7 @@ def gain(runs, path):
     save(figure, [panels], [""], path)
 
 
-# The models of worth_it: their names there, where a name stands beside its point, in points, and their colours
+# The models of worth_it: their names in the figure, the offset of each name from its point, and their colours
 WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"),
          "average_tuned": ("average,\nfinetuned", -52, 8, "0.45"), "dense_chain": ("Dense", 9, -8, "C2"),
          "dense_data": ("Dense,\nas many tokens", -2, -32, "C2"),
@@ -61,7 +61,7 @@ WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"
 def worth_it(runs, path):
     """Solved tasks against FLOPs in sequence since the seed, for texts of one domain and for texts that change.
 
-    A point is the mean over training seeds, its line the standard deviation, its area the number of weights.
+    A point is the mean over training seeds. Its line shows the standard deviation, and its area the number of weights.
     """
     figure, [panels] = make_panels(1, 2, 4.6, 3.9)
     titles = {"all": "texts of one domain", "switch": "texts that change their domain"}
@@ -69,7 +69,7 @@ def worth_it(runs, path):
         start = 100 * np.mean(scores(runs, "seed", group))
         for name, (label, dx, dy, color) in WORTH.items():
             if name == "btm_document_top1" and group == "all":
-                continue  # within one text it is BTM
+                continue  # on a single text it is the same as BTM
             x, percent = np.mean(costs(runs, name, "chain_flops")) / 1e12, 100 * np.array(scores(runs, name, group))
             panel.plot([0, x], [start, percent.mean()], color=color, lw=0.6, alpha=0.6)
             panel.errorbar(x, percent.mean(), percent.std(ddof=1), color=color, lw=1)
@@ -95,7 +95,7 @@ def compute(runs, path):
 
 
 def probabilities(routing, path):
-    """How each expert's router probability is distributed over tokens, by layer; the mean over domains (Figure 5)."""
+    """The distribution of each expert's router probability over tokens, by layer; the mean over domains (Figure 5)."""
     means = [np.mean(list(of_model["probs"].values()), axis=0) for of_model in routing.values()]  # (n_layer, N, BINS)
     figure, rows = make_panels(len(routing), len(means[0]), 2.8, 2.3)
     for panels, of_model, mean in zip(rows, routing.values(), means, strict=True):

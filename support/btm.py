@@ -1,16 +1,16 @@
 """Branch-Train-Merge: keep the experts as they are and average their predictions, token by token (the paper's 4.1).
 
     experts = [build_model(load_checkpoint(f"out/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
-    model = BTM(experts, "bayes", top_k=2)  # is called like a GPT
+    model = BTM(experts, "bayes", top_k=2)  # can be called like a GPT
 
 An expert's weight depends on the text so far, x_1..x_t. Each method gives expert i a score, the log of its weight:
 
-bayes     log p_i(x_1..x_t), the log of the posterior that expert i wrote the text, from a uniform prior (Li et al.
-          2022)
-document  the same of the present document alone: the score begins anew at an end-of-text token (not in the papers)
+bayes     log p_i(x_1..x_t), up to a constant the log of the posterior probability that expert i wrote the text, from a
+          uniform prior (Li et al. 2022)
+document  the same for the current document alone: the score begins anew at an end-of-text token (not in the papers)
 tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
-          paper uses their similarity. The formula is c-BTM's -|v - v_i|^2 / tau (Gururangan et al. 2023) for vectors of
-          length 1, up to a constant.
+          paper uses their similarity. For vectors of length 1, the formula equals c-BTM's -|v - v_i|^2 / tau
+          (Gururangan et al. 2023) up to a constant.
 
 The top_k largest weights are kept and divided by their sum.
 """
@@ -29,17 +29,17 @@ N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
 
 def parse_method(text, n_experts):
-    """Read METHOD:K, as in "bayes:2" -> ("bayes", 2). Raises BadInput."""
+    """Read METHOD:K: "bayes:2" becomes ("bayes", 2). Raises BadInput."""
     method, _, k = text.partition(":")
     if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= n_experts:
-        raise BadInput(f"{text}: say how to merge as bayes:K, document:K or tfidf:K; K is from 1 to {n_experts}")
+        raise BadInput(f"{text}: write bayes:K, document:K or tfidf:K, with K from 1 to {n_experts}")
     return method, int(k)
 
 
 def read_training_data(checkpoints, domains):
-    """The start of each expert's latest training data, in the shares of its mixture, for tfidf: (n, T + 1) int64 each.
+    """For tfidf: the beginning of each expert's latest training data, in the shares of its mixture; (n, T + 1) int64.
 
-    checkpoints: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing.
+    checkpoints: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing or has changed.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
     data = []
@@ -60,10 +60,10 @@ def read_training_data(checkpoints, domains):
 
 
 def tfidf(windows, vocab_size):
-    """The tf-idf of each expert's training data. windows: for each expert (n, T) int64; every window is a document.
+    """The tf-idf of each expert's training data. windows: (n, T) int64 for each expert; every window is a document.
 
     idf(v) = log(n / n_v) + 1, smoothed as in scikit-learn, where n_v of all n documents contain token v.
-    Returns idf, (V,), and each expert's mean direction, (E, V), of length 1.
+    Returns idf, (V,), and each expert's mean direction, scaled to length 1, (E, V).
     """
     counts = [torch.zeros(len(w), vocab_size).scatter_add_(1, w, torch.ones(w.shape)) for w in windows]  # (n, V) each
     n = sum(len(w) for w in windows)
@@ -74,12 +74,12 @@ def tfidf(windows, vocab_size):
 
 
 class BTM(nn.Module):
-    """Experts that predict together; called like a `GPT`."""
+    """Experts that predict together. It can be called like a `GPT`."""
 
     def __init__(self, experts, method, top_k, windows=None, eot=None):
-        """experts: dense GPTs of one tokenizer, whose end-of-text token is eot, for document.
+        """experts: dense GPTs with the same tokenizer. eot: its end-of-text token, which `document` needs.
 
-        windows: for tfidf the experts' training data, see `tfidf`.
+        windows: the experts' training data, which `tfidf` needs.
         """
         super().__init__()
         self.experts = nn.ModuleList(experts)
@@ -94,22 +94,22 @@ class BTM(nn.Module):
     def bayes_scores(self, idx, log_p):
         """log p_i = sum_{s<=t} log p_i(x_s | x_<s) for every t, up to a constant: (E, B, T).
 
-        idx: (B, T). log_p: (E, B, T - 1), the log-probability that each expert gave to x_2..x_T. The first token says
-        nothing. For document the sum begins after the latest end-of-text token.
+        idx: (B, T). log_p: (E, B, T - 1), the log-probability that each expert gave to x_2..x_T. The first token tells
+        nothing about the experts. For document, the sum begins after the latest end-of-text token.
         """
         scores = F.pad(log_p, (1, 0)).cumsum(-1)  # (E, B, T)
         if self.method == "document":
-            # [eot a b eot c] -> n_before = [1 1 1 4 4]: each end counts the tokens up to itself, 1 and 4 here, and
-            # cummax keeps that count until the next end.
+            # [eot a b eot c] -> n_before = [1 1 1 4 4]: at each eot, positions has the number of tokens up to it, here
+            # 1 and 4, and cummax keeps this number until the next eot.
             positions = torch.arange(1, idx.shape[1] + 1, device=idx.device)          # (T,)
             n_before = (positions * (idx == self.eot)).cummax(-1).values              # (B, T) tokens to leave out
-            # pad puts the sum of no tokens first, so that summed[n] is that of n tokens; gather reads it at n_before
+            # pad puts a 0 first, so that summed[n] is the sum of n tokens; gather reads it at n = n_before
             summed = F.pad(scores, (1, 0))                                            # (E, B, T + 1) of 0 to T tokens
             scores = scores - summed.gather(-1, n_before.expand(len(scores), -1, -1))
         return scores
 
     def tfidf_scores(self, idx):
-        """2 cos / tau of the text up to each token with each expert's data: (E, B, T). idx: (B, T)."""
+        """2 cos / tau, between the text up to each token and each expert's training data: (E, B, T). idx: (B, T)."""
         idf = self.idf[idx]                                              # (B, T)
         dots = (idf * self.centroids[:, idx]).cumsum(-1)                 # (E, B, T)
         # a token's n-th occurrence changes its component of the vector from (n-1) idf to n idf
@@ -119,20 +119,20 @@ class BTM(nn.Module):
 
     def log_weights(self, scores):
         """The log-softmax over the top_k largest scores, -inf for the rest: (E, B, T) -> (E, B, T)."""
-        kept, experts = scores.sort(dim=0, descending=True, stable=True)  # stable: of equal scores the first wins
+        kept, experts = scores.sort(dim=0, descending=True, stable=True)  # stable: the first of equal scores wins
         kept = kept[:self.top_k].log_softmax(0)
         return torch.full_like(scores, -math.inf).scatter(0, experts[:self.top_k], kept)
 
     def forward(self, idx, cache=None, n_last=0):
-        """As `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction.
+        """Like `GPT.forward`, without loss and routing. The logits are the log of the averaged prediction.
 
-        cache: keeps the text so far, (B, S), which is read again.
+        cache: stores the text so far, (B, S), which is read again in each call.
         """
         n_last = n_last or idx.shape[1]
         if cache is not None:
             idx = cache.append("text", idx, dim=1)
             cache.length = idx.shape[1]
-        log_p = []  # of each expert: what it gave to the tokens read, (B, T - 1)
+        log_p = []  # for each expert, what it gave to the tokens of the text, (B, T - 1)
         log_probs = torch.empty(len(self.experts), len(idx), n_last, self.config.vocab_size, device=idx.device)
         for i, expert in enumerate(self.experts):
             prediction = expert(idx)[0].float().log_softmax(-1)  # (B, T, V)
@@ -148,7 +148,7 @@ class BTM(nn.Module):
     def num_params(self, active=False):
         """Number of parameters. All are active: every expert computes every token, whatever top_k is.
 
-        bayes and document weigh the experts by their predictions, so they need all of them. tfidf weighs by the text
-        alone; the paper computes only the top_k experts then, but here all are computed.
+        bayes and document weigh the experts by their predictions, so they need all of them. tfidf weighs them by the
+        text alone, so the paper computes only the top_k experts; here all are computed.
         """
         return len(self.experts) * self.experts[0].num_params()  # all have the same size

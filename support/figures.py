@@ -1,4 +1,4 @@
-"""The picture of the report, and what all pictures share. `routing` is that of results.json."""
+"""The picture of the report, and what all pictures share. `routing` is the part "routing" of results.json."""
 from cli import replacing
 
 import matplotlib
@@ -12,13 +12,13 @@ matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), 
 
 
 def make_panels(n_rows, n_columns, width, height):
-    """A figure with rows of panels, each width x height inches. Returns it and the panels, (n_rows, n_columns)."""
+    """A figure of panels, each width x height inches. Returns the figure and the panels, (n_rows, n_columns)."""
     figure = Figure(figsize=(width * n_columns + 1, height * n_rows), layout="constrained")
     return figure, figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
 
 
 def save(figure, rows, ylabels, path):
-    """Label the rows of panels, explain their colours to the right, and write the figure."""
+    """Label the rows of panels, put the legend on the right, and write the figure."""
     for row, ylabel in zip(rows, ylabels, strict=True):
         row[0].set_ylabel(ylabel)
         handles, labels = row[0].get_legend_handles_labels()
@@ -29,7 +29,7 @@ def save(figure, rows, ylabels, path):
 
 
 def draw_routing(routing, path):
-    """Each expert's load by layer: a row for each MoE, a panel for each domain (Figures 3, 4 and 6)."""
+    """Draw each expert's load by layer: a row for each MoE, and a panel for each domain (Figures 3, 4 and 6)."""
     figure, rows = make_panels(len(routing), len(next(iter(routing.values()))["share"]), 2.1, 2.5)
     for panels, of_model in zip(rows, routing.values(), strict=True):
         for panel, (domain, load) in zip(panels, of_model["share"].items(), strict=True):  # (n_layer, N) mean gates

@@ -1,9 +1,9 @@
 """Grade the small functions of the code domain (data/code.py) without executing anything that a model wrote.
 
 Prompt and answer together must be one function: `def NAME(xs):`, a docstring and `return EXPRESSION`. `compute` finds
-the value of the expression. It knows the few kinds of expressions that the domain uses, and whole numbers, truth values
-and flat lists of them. Every other answer is wrong, even where Python would accept it. An answer that takes too many
-steps, or makes too large a number or list, is wrong, too.
+the value of the expression. It knows the few kinds of expressions that the domain uses, with whole numbers, truth
+values and flat lists of these. Every other answer is wrong, even if Python would accept it. So is an answer that takes
+too many steps, or that makes too large a number or too long a list.
 """
 import ast
 import operator
@@ -19,7 +19,7 @@ FUNCTIONS = {"sorted": sorted, "sum": sum, "len": len, "max": max, "min": min}
 
 
 def is_correct(prompt, answer, cases):
-    """Whether `answer` completes the function that `prompt` opens, so that every case, [[xs], value], comes out."""
+    """Whether `answer` completes the function that `prompt` begins, so that it passes every case, [[xs], value]."""
     try:
         expression = parse_answer(prompt, answer)
         values = [compute(expression, {"xs": xs}, SimpleNamespace(left=MAX_STEPS)) for (xs,), _ in cases]
@@ -31,7 +31,7 @@ def is_correct(prompt, answer, cases):
 def parse_answer(prompt, answer):
     """The expression that the completed function returns, a node of Python's syntax tree."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of odd code
+        warnings.simplefilter("ignore")  # Python warns about odd code
         tree = ast.parse(prompt + answer)
     match tree.body:
         case [ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), ast.Return(ast.expr() as expression)])]:
@@ -40,9 +40,9 @@ def parse_answer(prompt, answer):
 
 
 def compute(node, names, steps):
-    """The value of an expression, as in Python; names: {variable: value}; steps.left: how many it may still take.
+    """The value of an expression, as in Python. names: {variable: value}; steps.left: how many steps it may still take.
 
-    Raises ValueError if the expression is not graded here, or takes too much, or the error that Python would raise.
+    Raises ValueError if the expression is of an unknown kind or exceeds a limit; otherwise the error that Python would.
     """
     def value_of(part, names=names):
         return compute(part, names, steps)
@@ -59,7 +59,7 @@ def compute(node, names, steps):
             if isinstance(op, ast.Mult) and isinstance(b, list):
                 a, b = b, a
             if isinstance(op, ast.Mult) and isinstance(a, list) and len(a) * b > MAX_LENGTH:
-                raise ValueError("too long")  # before such a list fills the memory
+                raise ValueError("too long")  # raised before the list fills the memory
             value = OPERATORS[type(op)](a, b)
         case ast.Subscript(value=part, slice=ast.Slice(lower=lower, upper=upper, step=step)):
             bounds = [None if bound is None else value_of(bound) for bound in (lower, upper, step)]

@@ -1,6 +1,6 @@
 """The ledger of a checkpoint: what was done to make it, and what that cost (the paper's Table 3).
 
-It is a list of plain entries, parents before children. Branches of one seed share the seed's entry, which counts once.
+It is a list of dictionaries, parents before children. Branches of one seed share the seed's entry, which counts once.
 """
 import hashlib
 import json
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def new_entry(action, out, parents, tokens=0, flops=0, seconds=0.0, ranks=1, **details):
-    """One line of a ledger. action: "import", "train", "mix", "average" or "finetune".
+    """One entry of a ledger. action: "import", "train", "mix", "average" or "finetune".
 
-    tokens, flops (forward and backward) and seconds are those of this entry alone. seconds are summed over its ranks.
-    parents: the ids of the entries that it started from. The id is a hash of everything but the time, so that two
-    branches are seen to share their seed.
+    tokens, flops (forward and backward) and seconds are those of this entry alone; seconds are summed over its ranks.
+    parents: the ids of the entries that it started from. Its own id is a hash of everything but the time, so the seed
+    has the same id in the ledgers of all its branches.
     """
     entry = {"action": action, "name": Path(out).stem, "parents": parents, "tokens": tokens, "flops": flops, **details}
     key = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
@@ -20,12 +20,12 @@ def new_entry(action, out, parents, tokens=0, flops=0, seconds=0.0, ranks=1, **d
 
 
 def latest(ledger):
-    """The id of the latest entry in a list, [] for an empty ledger: the `parents` of the entry that follows."""
+    """The `parents` of the next entry: a list with the id of the latest entry, or [] for an empty ledger."""
     return [entry["id"] for entry in ledger[-1:]]
 
 
 def join_ledgers(ledgers):
-    """The union of several ledgers: each entry once, parents before children."""
+    """The union of several ledgers. Each entry occurs once, and parents come before children."""
     joined = {}
     for ledger in ledgers:
         for entry in ledger:
@@ -34,14 +34,14 @@ def join_ledgers(ledgers):
 
 
 def totals(ledger):
-    """Tokens, FLOPs and device seconds of all entries, as a dictionary."""
+    """A dictionary with the tokens, FLOPs and device seconds of all entries together."""
     return {key: sum(entry[key] for entry in ledger) for key in ("tokens", "flops", "seconds")}
 
 
 def longest_chain(ledger, cost):
-    """The cost of the longest chain of entries. cost: entry -> number.
+    """The cost of the longest chain of entries. cost: a function from an entry to a number.
 
-    Each entry starts as soon as its parents are done. So of several branches only the costliest counts.
+    Each entry starts as soon as its parents are done, so only the costliest of several branches counts.
     """
     cost_until = {}  # {entry: the cost of the longest chain that ends with it}
     for entry in ledger:
@@ -61,7 +61,7 @@ def chain_flops(ledger):
 
 
 def moe_share(ledger):
-    """The share of MoE training in the FLOPs since the seed (the paper's Table 3); None if there are none."""
+    """The share of MoE training in the FLOPs since the seed (the paper's Table 3). None if there are no FLOPs."""
     moe = sum(entry["flops"] for entry in ledger[1:] if entry["action"] == "finetune")
     every = sum(entry["flops"] for entry in ledger[1:])
     return moe / every if every else None

@@ -1,4 +1,4 @@
-"""The table and the report of evaluate.py. `results` are "models" of its results.json."""
+"""The table and the report of evaluate.py. `results` is the part "models" of its results.json."""
 import math
 import os
 import platform
@@ -12,7 +12,7 @@ from data.task import over_domains
 
 
 def machine():
-    """Where the numbers come from, and from which commit."""
+    """The machine and the commit that numbers were measured with."""
     root = Path(__file__).parent.parent
     commit = subprocess.run(["git", "describe", "--always"], cwd=root, capture_output=True, text=True).stdout.strip()
     compare = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!results"]  # the code, not the results
@@ -25,7 +25,7 @@ def machine():
 
 
 def spread(values, scale=1.0, digits=1):
-    """Mean ± sample standard deviation, as in `91.2 ± 0.4`; of one value the value alone."""
+    """Mean ± sample standard deviation, as in `91.2 ± 0.4`; of a single value, the value alone."""
     text = f"{scale * mean(values):.{digits}f}"
     if len(values) > 1:
         text += f" ± {scale * stdev(values):.{digits}f}"
@@ -33,7 +33,7 @@ def spread(values, scale=1.0, digits=1):
 
 
 def markdown(head, rows):
-    """A table as Markdown, names to the left, numbers to the right. Missing cells at the end of a row stay empty."""
+    """A table in Markdown: names on the left, numbers on the right. Missing cells at the end of a row stay empty."""
     width = max(len(name) for name, *_ in [head, *rows])
     rule = ["-" * width, *["------:" for _ in head[1:]]]
     lines = []
@@ -45,7 +45,7 @@ def markdown(head, rows):
 
 
 def table(results):
-    """Accuracy in % by domain and its mean, the mean loss, its perplexity, and costs."""
+    """A table of the accuracy in % by domain and in the mean, the mean loss, the perplexity, and the costs."""
     columns = list(next(iter(results.values()))["accuracy"])  # none without tasks
     if columns:
         columns.append("mean")
@@ -64,7 +64,7 @@ def table(results):
 
 
 def table_by_domain(results, key):
-    """"loss", "bits_per_byte" or "answer_loss" of each model in each domain that has it."""
+    """A table of "loss", "bits_per_byte" or "answer_loss", for each model and each domain that has this number."""
     domains = next(iter(results.values()))[key]
     if not domains:
         return "(no domain has tasks)"
@@ -73,7 +73,7 @@ def table_by_domain(results, key):
 
 
 def make_report(results, pictures):
-    """The text of report.md. pictures: the lines that show them."""
+    """The text of report.md. pictures: its lines that show figures and the page."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
     tables = {key: table_by_domain(results, key) for key in ("loss", "bits_per_byte", "answer_loss")}
     where = ", ".join(f"{key} {value}" for key, value in machine().items() if value)

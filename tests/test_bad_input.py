@@ -1,4 +1,4 @@
-"""What a user gets wrong ends with one line that names it, with exit code 2, and with nothing written."""
+"""A user's mistake ends with one line that names it, with exit code 2, and with nothing written."""
 import shutil
 import subprocess
 import sys
@@ -59,7 +59,7 @@ READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --
 
 @pytest.fixture(scope="module")
 def folder(tiny, tmp_path_factory):
-    """The tiny data and models, and models that are broken or do not fit the others."""
+    """A folder with the tiny data and models, and with models that are broken or do not fit the others."""
     folder = tmp_path_factory.mktemp("bad_input")
     for path in tiny.iterdir():
         (folder / path.name).symlink_to(path)
@@ -81,7 +81,7 @@ def folder(tiny, tmp_path_factory):
 
 
 def refusal(line, capsys):
-    """The one line with which a script refuses a command. It writes nothing."""
+    """The one line with which a script refuses a command. The script must write nothing."""
     script, *argv = line.split()
     before = {path: path.read_bytes() for path in Path().rglob("*.*")}
     with pytest.raises(SystemExit, match="2"):
@@ -100,7 +100,7 @@ def test_a_wrong_command_is_refused(line, more, folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize("line", READERS)
 def test_a_foreign_file_is_refused_and_nothing_executed(line, folder, monkeypatch, capsys):
-    """As a checkpoint, and as the progress of a run that was interrupted. A compressed file is not unpacked."""
+    """It is given as a checkpoint, or as the progress of an interrupted run. A compressed file is not unpacked."""
     monkeypatch.chdir(folder)
     name = "unfinished.progress" if "unfinished" in line else "bad.pt"
     planted = Mock(__reduce__=lambda self: (open, ("created.txt", "w")))  # unpickled without care, it creates a file
@@ -165,7 +165,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_make_keeps_a_model_that_is_written(tmp_path):
-    """The signal comes after the model is there and before its program ends."""
+    """The signal comes after the model is written and before the program that wrote it ends."""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\ntouch {tmp_path}/math.pt\nkill -INT $PPID\nsleep 1\n")
     python.chmod(0o755)

@@ -1,4 +1,4 @@
-"""results/index.html in a real browser: what it says of its models, its controls, and who can use it."""
+"""results/index.html in a real browser: what it says about its models, its controls, and its accessibility."""
 import shutil
 from pathlib import Path
 
@@ -12,7 +12,7 @@ EXPERTS = ["seed", "math", "code", "wiki"]
 
 @pytest.fixture
 def open_page():
-    """Opens the article and waits for its answers. A page makes one request, and no error is in the console."""
+    """A function that opens the article and waits for its answers. The page makes one request and logs no errors."""
     with playwright.sync_playwright() as started:
         browser, events = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), []
 
@@ -51,7 +51,7 @@ def test_sections_in_the_order_of_reading(open_page):
 
 
 def test_the_picture(open_page):
-    """The drawn gates, also as widths, are those with which the page computed a token. Without math its gates are 0."""
+    """The gates drawn, and their widths, are those that the page computed with. Switched off, math has gates of 0."""
     page = open_page()
     math = page.locator("#hero_box [aria-label=math]")
     for is_off, verdict in ((False, ".right"), (True, ".wrong"), (False, ".right")):
@@ -77,7 +77,7 @@ def test_the_picture(open_page):
 
 
 def test_what_is_counted(open_page):
-    """The page says what its counts say. The browser counts the same, one task at a time, after the reader's."""
+    """The page's text agrees with its counts. The browser counts the same, one task at a time, after the reader's."""
     page = open_page()
 
     def right(*who):
@@ -100,9 +100,9 @@ def test_what_is_counted(open_page):
 
 
 def test_the_lab(open_page):
-    """Typing never blocks, long texts are refused, markup is text, and the address keeps all.
+    """Typing never blocks, long texts are refused, markup is shown as text, and the address stores everything.
 
-    What is said of a token is of this answer: nothing of a text that is refused, no gates of a dense model.
+    What the page says about a token belongs to this answer: nothing if the text is refused, no gates if it is dense.
     """
     page = open_page()
     n_read = page.evaluate("""draw({ text: 'Tom has 3 eggs. '.repeat(15) }),

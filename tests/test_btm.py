@@ -1,4 +1,4 @@
-"""Branch-Train-Merge against its formulas, written down a second time prefix by prefix."""
+"""Branch-Train-Merge against a second implementation of its formulas, which computes every prefix by itself."""
 import math
 from cli import BadInput
 
@@ -39,7 +39,7 @@ def posterior(prefix, i, start=1):
 
 
 def posterior_of_the_document(prefix, i):
-    """That of the text after the latest end, given all before it."""
+    """The posterior of the text after the latest end, given all text before it."""
     ends = [s for s, token in enumerate(prefix.tolist()) if token == EOT]
     return posterior(prefix, i, start=ends[-1] + 1 if ends else 1)
 
@@ -60,7 +60,7 @@ def distance(prefix, i):
 @pytest.mark.parametrize("method, score", [
     ("bayes", posterior), ("document", posterior_of_the_document), ("tfidf", distance)])
 def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, score, k):
-    """In one pass, in its last positions alone, and token by token."""
+    """They are compared in one pass, in the last positions alone, and token by token."""
     model, cache = BTM(EXPERTS, method, k, WINDOWS, EOT), Cache()
     want = mix_by_hand(score, k)
     torch.testing.assert_close(model(TOKENS)[0].exp(), want, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The assignment: the handout holds no solution, honest code keeps its points, a mistake loses those of its stage."""
+"""The assignment: the handout has no solution, honest code keeps its points, and a mistake costs those of its stage."""
 import csv
 import json
 import re
@@ -20,14 +20,14 @@ MISTAKES = json.loads((ROOT / "course" / "mistakes.json").read_text())  # {stage
 
 
 def submission(**texts):
-    """The reference as bytes, perhaps with another text for model, mix or finetune_router; None leaves a file out."""
+    """The reference as bytes. model, mix and finetune_router can be given another text, or None to leave a file out."""
     files = REFERENCE | {f"{name}.py": text for name, text in texts.items()}
     return {name: text.encode() for name, text in files.items() if text}
 
 
 @pytest.fixture(scope="module")
 def autograder(tmp_path_factory):
-    """Gradescope's folder, and its zip beside it: a handout and two scripts."""
+    """A folder like Gradescope's, with the autograder's zip beside it: a handout and two scripts."""
     folder = tmp_path_factory.mktemp("made") / "autograder"
     command = ["make", "-s", "-o", ".venv/dev", f"PY={sys.executable}", "autograder", f"AUTOGRADER={folder}"]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -57,7 +57,7 @@ def test_the_reference_has_all_points():
 @pytest.mark.long
 @pytest.mark.parametrize("place", MISTAKES)
 def test_each_mistake_is_found(place):
-    """The checks of its stage fail, whatever the seed. What is right in another way passes those of its stages."""
+    """The checks of its stage fail, whatever the seed. Code that is right in another way passes the checks."""
     stages, file = place.removeprefix("stage ").split(", ")
     names = [name for name in check.POINTS if name[5] in stages]
     files, cases = handout.files() | submission(), []
@@ -77,7 +77,7 @@ def test_each_mistake_is_found(place):
 
 
 def test_a_sandbox_holds_what_runs_in_it(tmp_path):
-    """It reads and writes nothing outside and has no network. What a check started is gone when the check ends."""
+    """It reads and writes nothing outside, and has no network. Processes that a check started end with the check."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         probes = {  # {check: (what it does, what comes of it)}
             "read": (f"open({str(ROOT / 'model.py')!r})", "FileNotFoundError"),
@@ -98,7 +98,7 @@ def test_a_sandbox_holds_what_runs_in_it(tmp_path):
 
 
 def test_links_and_pipes_instead_of_messages_are_not_opened():
-    """Not even if nothing isolates the submission."""
+    """They are not opened even if nothing isolates the submission."""
     code = "def {0}():\n    '-'\n    os.remove('{0}.message')\n    os.{1}'{0}.message')\n    os._exit(0)\n"
     stages = "import os\n" + code.format("link", "symlink('/etc/passwd', ") + code.format("pipe", "mkfifo(")
     files = handout.files() | {"course/stages.py": stages.encode()}
@@ -108,7 +108,7 @@ def test_links_and_pipes_instead_of_messages_are_not_opened():
 
 @pytest.mark.long
 def test_a_class_of_odd_submissions(autograder, tmp_path):
-    """Each is a row, by Gradescope's zip alone. A mistake costs points in its stage; marks name bodies to look at."""
+    """Gradescope's zip alone gives each a row. A mistake costs points in its stage, and marks name suspect bodies."""
     other = MODEL.replace("\n", "\r\n").replace("    ", "\t").replace("FACTOR = 1.5", "FACTOR = 3 / 2")
     hanging = MODEL.replace("return N * (u", "open(__file__)\n    return max(iter(int, 1)) * (u")
     hanging_and_broken = hanging.replace("noise.G)", "noise.H)")

@@ -1,4 +1,4 @@
-"""Same seed, same bytes; test tasks are not in training text; batches are a function of the step."""
+"""The same seed gives the same bytes, test tasks are not in the training text, and batches depend on the step alone."""
 import doctest
 import importlib
 import os
@@ -39,7 +39,7 @@ def test_examples_in_docstrings(module):
 
 
 def test_training_again_gives_the_shipped_tokens():
-    """The first 144 of 767; the others come after them."""
+    """This compares the first 144 of 767 merged tokens; the others are learned after them."""
     definition = tokenizer.new_bpe(tokenizer.train_bpe(tokenizer.training_texts(), 400), "btx")["definition"]
     assert len(definition.splitlines()) == 400 and tokenizer.FILE.read_text().startswith(definition)
 
@@ -76,7 +76,7 @@ def test_same_seed_same_bytes_and_another_seed_others(tmp_path):
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_no_test_task_is_in_training_text(level):
-    """Nor under other names: math with the same numbers, code with the same docstring."""
+    """It is not there under another name either: math with the same numbers, or code with the same docstring."""
     text = "\n".join(documents("general", level, 10_000))
     assert not any(task.prompt in text for task in tasks("general", level, 1000))
     solutions = {document.split("?")[1] for document in documents("math", level, 5000)}
@@ -99,7 +99,7 @@ def test_solved_examples_stand_before_a_task():
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_a_domain_is_whole_or_not_there(n, tmp_path):
-    """Prepare it again, and stop when n of its four files have been replaced."""
+    """Prepare the domain again, and stop when n of its four files have been replaced."""
     words = f"--domains math --train_tokens 99 --val_tokens 99 --tasks 1 --out {tmp_path}".split()
     prepare.main(words)
     stops = patch.object(os, "replace", wraps=os.replace, side_effect=[DEFAULT] * n + [InterruptedError])

@@ -1,4 +1,4 @@
-"""Grading by teacher forcing, losses, and what evaluate.py and sample.py write: report, figures, text."""
+"""Grading by teacher forcing, losses, and the output of evaluate.py and sample.py: report, figures and text."""
 import json
 import math
 import re
@@ -60,13 +60,13 @@ def test_code_is_graded_by_what_it_returns_and_must_end(written, right):
 
 
 def test_an_answer_is_right_if_its_tokens_come_first():
-    """What follows counts in code only."""
+    """What follows the answer counts only in code."""
     tasks = [Task("a", " 12"), Task("a", "x12"), Task("a", " 12 pears"), Task("a", " 12", "code")]
     assert solve(Reciter("a", " 12 apples"), tasks) == [True, False, False, False]
 
 
 def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
-    """One token at a time. Code must also end."""
+    """Here the losses are computed one token at a time. An answer in code must also end."""
     model, nats = build(tiny, "btx_mixed"), []
     tasks = [Task("Tom has 3", " apples and 12 eggs."), Task("def f(xs):", "\n    return xs\n", "code")]
     for task, end in zip(tasks, ([], [EOT]), strict=True):
@@ -79,7 +79,7 @@ def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
 
 @torch.no_grad()
 def test_losses_and_routing_equal_a_direct_computation(tiny):
-    """The loss of each window's second half, gates and probabilities of all tokens, in batches of unequal size."""
+    """The loss is that of each window's second half; gates and probabilities are of all tokens, in unequal batches."""
     model, windows = build(tiny, "btx_mixed"), first_windows(load_domains(tiny / "data")["math"].val, 32, 5)
     losses, share, probs = evaluate.score_texts(model, windows, 2)
     logits, _, routing = model(windows[:, :-1])

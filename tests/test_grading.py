@@ -23,7 +23,7 @@ def test_the_right_answers_of_the_domain_are_right():
 
 @pytest.mark.parametrize("expression", OTHERS)
 def test_expressions_have_pythons_value(expression):
-    """Where Python has no value, the answer is wrong."""
+    """Where Python raises an error, the answer is wrong."""
     rng = random.Random(0)
     for _ in range(20):
         xs = [rng.randint(-9, 12) for _ in range(rng.randint(0, 7))]

@@ -1,4 +1,4 @@
-"""live.html computes what PyTorch does: node runs the page's own JavaScript on texts of the data."""
+"""live.html computes what PyTorch computes: node runs the page's own JavaScript on texts from the data."""
 import json
 import random
 import re
@@ -26,7 +26,7 @@ TASK = Task("</script><script>1 + 1?", " 2.")
 
 
 def node(page, function, **values):
-    """What a function of tests/live.js returns, which calls the page's own."""
+    """The result of a function in tests/live.js, which calls the page's own functions."""
     command = ["node", "tests/live.js", page, function]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def page(checkpoints, tmp_path_factory):
     (["btx"], 2, [0, 1, 3])])
 @torch.inference_mode()
 def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints, page, tiny):
-    """The page stacks and averages by itself. With experts switched off and other k, one that is left over is forced.
+    """The page stacks and averages by itself. Experts are switched off and k varies; a single one left is forced.
 
     The last logits depend on all tokens.
     """
@@ -96,7 +96,7 @@ def test_the_tokenizer_is_tiktoken(page):
 
 
 def test_text_never_becomes_markup_and_nothing_is_fetched(page):
-    """A task that is markup comes back as it was; the page's code sets text only, and names no other file."""
+    """A task that contains markup comes back unchanged. The page's code only sets text, and names no other file."""
     tasks = node(page, "tasks")
     assert [task["domain"] for task in tasks] == ["general", "math", "general", "general"]
     assert tasks[0] == {"domain": "general", "prompt": TASK.prompt, "answer": TASK.answer}
@@ -116,7 +116,7 @@ def test_other_routers_have_no_page_and_that_of_an_moe_alone_is_smaller(tiny, ch
 
 
 def test_the_article_is_what_the_code_writes(tmp_path):
-    """After a change, `make page` again. One file of at most 5 MB."""
+    """After a change, run `make page` again. The article is one file of at most 5 MB."""
     page = Path("results/index.html").read_text()
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
     live.fill(tmp_path / "page.html", data, is_article=True)

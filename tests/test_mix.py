@@ -13,21 +13,21 @@ from tests.test_model import SMALL, new_model, random_tokens
 
 
 def mix_three(feed_forwards, **changes):
-    """Mix three different dense models: their state dicts, and the config and the state dict of the mixed model."""
+    """Mix three different dense models. Returns their state dicts, and the mixed model's config and state dict."""
     config = GPTConfig(**{**SMALL, **changes})
     states = [new_model(seed, tie_weights=config.tie_weights).float().state_dict() for seed in range(3)]
     return states, config, mix.mix(states, config, torch.Generator().manual_seed(7), feed_forwards)
 
 
 def run_mix(folder, models, out, *options):
-    """Run mix.py on checkpoints of a folder, by their names; returns the checkpoint that it writes."""
+    """Run mix.py on named checkpoints of a folder. Returns the checkpoint that it writes."""
     mix.main([*(f"{folder}/{name}.pt" for name in models), "--out", str(out), *options])
     return load_checkpoint(out)
 
 
 @pytest.mark.parametrize("feed_forwards,n_expert,tie_weights", [("stacked", 3, True), ("averaged", 0, False)])
 def test_each_tensor_is_averaged_or_stacked(feed_forwards, n_expert, tie_weights):
-    """Each tensor of each model is used exactly once. An average has the feed-forwards, too."""
+    """Each tensor of each model is used exactly once. With "averaged", the feed-forwards are averaged, too."""
     states, config, mixed = mix_three(feed_forwards, n_expert=n_expert, tie_weights=tie_weights)
     build_model({"config": vars(config), "state": mixed})  # raises an error if a tensor is missing or of another shape
     for name in states[0]:
@@ -66,7 +66,7 @@ def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output():
 
 
 def test_blending_changes_nothing_at_equal_gates():
-    """And each expert has its part of each model."""
+    """Each expert also has its part of each model."""
     logits = []
     for feed_forwards in ("stacked", "blended"):
         states, config, mixed = mix_three(feed_forwards, n_expert=3, routing="soft")
@@ -81,9 +81,9 @@ def test_blending_changes_nothing_at_equal_gates():
 
 @torch.no_grad()
 def test_hidden_routers_by_hand(tiny, tmp_path):
-    """Each row is the mean input of its layer on its text, less the mean over the experts, and of length 1.
+    """Each row is the mean input of its layer on its text, minus the mean over the experts, scaled to length 1.
 
-    Both chunks of a model read the same text. The finished model has these inputs: they depend on earlier layers alone.
+    Both chunks of a model read the same text. The finished model has the same inputs: only earlier layers affect them.
     """
     made = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", "--split", "2", "--router_data", "wiki,math",
                    "--data_dir", f"{tiny}/data")
@@ -100,7 +100,7 @@ def test_hidden_routers_by_hand(tiny, tmp_path):
 
 
 def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
-    """As rows of numbers: to penalise |W|^2 is to add an input sqrt(penalty) e_j with target 0 for each number j."""
+    """Penalising |W|^2 is the same as adding, for each dimension j, an input sqrt(penalty) e_j with the target 0."""
     rng = torch.Generator().manual_seed(0)
     inputs = [torch.randn(n, 8, generator=rng) + shift for n, shift in ((20, 0), (31, 1), (5, 2))]
     X = torch.cat([*inputs, 2 * torch.eye(8)])
@@ -133,7 +133,7 @@ def test_options_decide_shape_and_names(tiny, tmp_path, options, experts, d_ff, 
 
 
 def test_ledger_counts_a_shared_seed_once():
-    """And the branches of a seed run at the same time."""
+    """The branches of a seed also count as running at the same time."""
     seed = new_entry("train", "seed.pt", [], tokens=100, flops=10, seconds=1.0)
     math = new_entry("train", "math.pt", [seed["id"]], tokens=30, flops=3, seconds=8.0, ranks=4)
     code = new_entry("train", "code.pt", [seed["id"]], tokens=30, flops=3, seconds=5.0)

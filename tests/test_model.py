@@ -1,4 +1,4 @@
-"""The transformer, against the Llama of transformers; generation, new weights, and the FLOP count."""
+"""The transformer against the Llama of transformers; generation, new weights, and the FLOP count."""
 import pytest
 import torch
 from torch.autograd import grad
@@ -31,7 +31,7 @@ def random_tokens(B=3, T=9, seed=1):
 
 @pytest.mark.parametrize("changes", [{}, {"n_kv_head": 2, "tie_weights": True}, {"rope_theta": 100.0, "norm_eps": 0.1}])
 def test_dense_model_equals_llama(changes):
-    """Logits, loss and all gradients."""
+    """Logits, loss and all gradients are equal."""
     transformers = pytest.importorskip("transformers")
     model, idx, targets = new_model(**changes), random_tokens(), random_tokens(seed=2)
     fields = {theirs: getattr(model.config, ours) for ours, theirs in hf.FIELDS.items()}
@@ -61,7 +61,7 @@ def test_routers_compute_in_float32_where_the_rest_is_in_bfloat16():
 
 
 def test_generation_equals_one_without_a_cache():
-    """When the context of 9 tokens is full, only its newer half and the token after it are read."""
+    """When the context of 9 tokens is full, the model reads only its newer half and the token after it."""
     model, want, start = new_model(block_size=9, n_kv_head=2), random_tokens(2, 5), 0
     got = generate(model, want, 40)
     for _ in range(40):
@@ -73,7 +73,7 @@ def test_generation_equals_one_without_a_cache():
 
 
 def test_sampling_follows_the_probabilities():
-    """4,000 first tokens, with the logits divided by the temperature."""
+    """4,000 first tokens are drawn. Their probabilities come from the logits divided by the temperature."""
     model, idx = new_model(), random_tokens(1, 4)
     logits = model(idx)[0][0, -1]  # (V,)
     generator = torch.Generator().manual_seed(0)
@@ -99,7 +99,7 @@ def test_new_weights_have_the_promised_size():
 @pytest.mark.parametrize("changes", [{}, {"tie_weights": True, "n_kv_head": 2},
                                      *({"n_expert": 4, "routing": method} for method in ROUTERS)])
 def test_flops_agree_with_torchs_counter(changes, train):
-    """Of a training step, within 2 %. The counter sees every matrix product, those of attention included."""
+    """Those of a training step agree within 2 %. The counter sees every matrix product, those of attention included."""
     model, idx = new_model(**changes), random_tokens(4, 16)
     freeze(model, train)
     naive_attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

@@ -1,4 +1,4 @@
-"""What the baselines match, in a tiny `make paper`; the arithmetic of its tables, by hand; and the written pages."""
+"""What the baselines match in a tiny `make paper`, the arithmetic of its tables by hand, and the written pages."""
 import json
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def read_rows(text):
-    """The cells of the rows of tables, a tuple each."""
+    """The rows of all tables in a text, each as a tuple of its cells."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     return [tuple(cell.strip() for cell in row.strip("| ").split("|")) for row in rows]
 
@@ -50,7 +50,7 @@ def test_steps_of_equal_cost():
 
 
 def test_numbers_of_the_written_pages_stand_in_the_tables():
-    """And the rows of the tables in results/README.md, and those that the page's picture draws."""
+    """So do the rows of the tables in results/README.md, and the rows that the page's picture draws."""
     page, readme, tables, pretrained = ((ROOT / "results" / name).read_text() for name in (
         "index.html", "README.md", "tables.md", "pretrained/README.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"

@@ -1,4 +1,4 @@
-"""What the README and the docs say is so."""
+"""What the README and the docs say is true."""
 import os
 import re
 import shlex
@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_every_command_runs(tmp_path, monkeypatch):
-    """In order, since each reads what those before it wrote; smaller, since the last of two equal options counts."""
+    """They run in order, since each reads what earlier ones wrote. Options added at the end make them smaller."""
     monkeypatch.chdir(tmp_path)
     steps = "--steps 2 --batch_size 2 --block_size 128 --eval_windows 1 --device cpu"
     smaller = {"data.prepare": "--train_tokens 3000 --val_tokens 600 --tasks 4", "train_expert": steps, "mix": "",
@@ -65,7 +65,7 @@ def test_links_lead_somewhere():
 
 
 def test_the_method_is_quoted_as_it_stands():
-    """Line by line, in the order of the code."""
+    """It is compared line by line, in the order of the code."""
     code = "".join((ROOT / name).read_text() for name in ("model.py", "finetune_router.py"))
     quoted = re.search(r"```python\n(.*?)```", README, re.S)[1].splitlines()
     assert len(quoted) >= 12

@@ -14,7 +14,7 @@ from tests.test_model import new_model, random_tokens
 
 
 def gates_by_hand(method, logits, noise):
-    """The gate of every expert for every token, (M, N), one token at a time; noise: None in evaluation."""
+    """The gate of every expert for every token, (M, N), computed one token at a time. noise: None in evaluation."""
     M, N = logits.shape
     probs = logits.exp() / logits.exp().sum(1, keepdim=True)
     gates = torch.zeros_like(logits)
@@ -52,14 +52,14 @@ def compute_every_expert(x, gates, weights):
 
 
 def gradients(y, inputs):
-    """The gradients of a number that depends on all of y; 0 for an input that it does not depend on."""
+    """The gradients of a number that depends on all of y. They are 0 for an input that does not affect it."""
     return grad((y * y).sum(), inputs, retain_graph=True, materialize_grads=True)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("method", ROUTERS)
 def test_layer_equals_every_expert_with_gates_by_hand(method, training):
-    """Values, and the gradients of the input, the router and the experts. In evaluation without noise."""
+    """Values are equal, and so are the gradients of the input, the router and the experts. Evaluation has no noise."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(30, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     layer = MoE(GPTConfig(n_embd=8, d_ff=8, n_expert=4, routing=method), layer=1).double().train(training)
@@ -87,7 +87,7 @@ def test_layer_equals_every_expert_with_gates_by_hand(method, training):
 @pytest.mark.parametrize("sum_experts", [ff_moe, fast.ff_moe], ids=["readable", "fast"])
 @pytest.mark.parametrize("N,M,k", [(4, 1, 2), (1, 5, 1), (40, 3, 2), (4, 30, 3)])
 def test_sum_equals_every_expert_for_odd_sizes(N, M, k, sum_experts):
-    """One token, one expert, more experts than tokens, several experts for each of many tokens."""
+    """The sizes are one token, one expert, more experts than tokens, and several experts for each of many tokens."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(M, 8), (N, 8), (N, 8, 8), (N, 8, 8), (N, 8, 8)]
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
@@ -99,13 +99,13 @@ def test_sum_equals_every_expert_for_odd_sizes(N, M, k, sum_experts):
 
 
 def test_a_token_takes_a_place_in_the_queue_of_its_own_expert_alone():
-    """Expert 0 serves its 4 tokens, though 6 others like it better. Of those 6 expert 1 serves 1.5 M / N = 5."""
+    """Expert 0 serves its 4 tokens, although 6 others have larger logits for it. Expert 1 serves 1.5 M / N = 5 of 6."""
     logits = torch.tensor([[0.1, 0, 0]] * 4 + [[2, 2.1, 0]] * 6)
     assert (model.route_switch(logits, training=True).gates > 0).sum() == 4 + 5
 
 
 def test_experts_are_drawn_as_often_as_the_softmax_says():
-    """Pearson's chi-square over 40,000 draws. Once in a thousand times it is over 16.3 by chance."""
+    """Pearson's chi-square over 40,000 draws exceeds 16.3 by chance once in a thousand times."""
     n, logits = 40_000, torch.tensor([[0.0, 1.0, -1.0, 0.5]])
     noise = gumbel(GPTConfig(n_layer=1, n_expert=4), n, 0.5, torch.Generator().manual_seed(0))[0]
     routing = model.route_sample(logits.expand(n, 4), training=True, noise=noise)

@@ -1,4 +1,4 @@
-"""Own text and own tasks: what is read, and how text is cut into training and validation text."""
+"""Own text and own tasks: what is read, and how text is divided into training and validation text."""
 import errno
 import json
 from cli import BadInput
@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def make(*texts, **options):
-    """The domains that data.prepare makes of texts, NAME=PATH each, in the folder `out`."""
+    """The domains that data.prepare makes from texts, each given as NAME=PATH, in the folder `out`."""
     words = [f"--{name}={value}" for name, value in options.items()]
     prepare.main(["--domains", "", "--out", "out", "--text", *texts, *words])
     return load_domains("out")
@@ -48,7 +48,7 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
 
 @pytest.mark.parametrize("n_documents", [40, 19])
 def test_every_tenth_document_is_for_validation(n_documents, folder, monkeypatch, capsys):
-    """A text of few documents is cut into pieces first."""
+    """A text of few documents is first cut into pieces."""
     monkeypatch.setattr(prepare, "PIECE", 8)
     monkeypatch.setattr(prepare, "AT_ONCE", 16)  # so that a document is encoded in several parts
     (folder / "own").mkdir()

@@ -1,13 +1,13 @@
-# Targets for whoever changes the code: tests, style, speed.
+# Targets for people who change the code: tests, style and speed
 .PHONY: test test-all lint bench
-TEST = $(PY) -m pytest -n 2 --dist worksteal  # two tests at a time, each process with models of its own
-test: .venv/dev  ## the tests, but for the long ones: two ranks, make paper, submissions and others
+TEST = $(PY) -m pytest -n 2 --dist worksteal  # two tests at a time; each process has its own models
+test: .venv/dev  ## all tests except the long ones (two ranks, make paper, submissions and others)
 	$(TEST) -m "not long"
 test-all: .venv/dev  ## all tests
 	$(TEST)
-lint: .venv/dev  ## ruff
+lint: .venv/dev  ## check the style with ruff
 	$(PY) -m ruff check .
-bench: .venv/dev  ## speed as ratios, and what no communication is worth; nothing else should run
+bench: .venv/dev  ## measure speed, and what it is worth not to communicate; run nothing else meanwhile
 	env -u OMP_NUM_THREADS $(PY) -m experiments.bench
 .venv/dev: requirements-dev.txt .venv/ready
 	.venv/bin/pip install -q -r requirements-dev.txt
