@@ -9,7 +9,6 @@ pytest.importorskip("transformers")
 from cli import BadInput
 
 import tokenizers
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -69,12 +68,11 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config
     (False, torch.float32, {"kind": MixtralConfig, "num_local_experts": 3}),
     (True, torch.bfloat16, {"kind": MistralConfig, "sliding_window": None, "eos_token_id": [399, 5]})])
 def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
-    """Its generation ends with another token, and its class of tokenizers would not split digits."""
+    """Several tokens end its texts, or one. Its class of tokenizers would not split digits."""
     more = {"rope_theta": 300.0, "max_position_embeddings": 2000, **more}
     theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, **more)
     if "num_local_experts" in more:  # with the names that they have in memory, as mergekit-moe writes them
         save_file(theirs.state_dict(), "in/model.safetensors", {"format": "pt"})
-    (here / "in/generation_config.json").write_text('{"eos_token_id": 5}')
     options = here / "in/tokenizer_config.json"
     options.write_text(options.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
     hf.main(["import", "in", "--out", "a.pt", "--block_size", "1600"])
@@ -88,8 +86,8 @@ def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
     ids = ours.encode("<|end|>")  # as text it is no special token
     assert 399 not in ids and ours.decode([*ids, 399]) == "<|end|><|end|>"
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
-    assert back.dtype == dtype and back.config.max_position_embeddings == 2000 and back.config.eos_token_id == 399
-    assert back.generation_config.eos_token_id == [5, 399]
+    assert back.dtype == dtype and back.config.max_position_embeddings == 2000
+    assert back.generation_config.eos_token_id == more.get("eos_token_id", 399)
     written = json.loads((here / "deeper/out/config.json").read_text())
     assert written["rope_theta"] == more["rope_theta"]  # here transformers 4 looks
     assert all(torch.equal(p, back.get_parameter(name)) for name, p in theirs.named_parameters())
@@ -159,14 +157,13 @@ def finetune(folder, noise):
     words.save_pretrained(folder)
 
 
-def test_a_finetune_is_mixed_with_its_base(here, capsys):
+def test_a_finetune_is_mixed_with_its_base(here):
     """The matrices of the stranger are others, but most of a model so small are norms near 1."""
     make_folder(here / "base", std=0.02)
     finetune("near", 0.002)
     finetune("stranger", 0.03)
     hf.main(["import", "base", "--out", "seed.pt"])
     hf.main(["import", "near", "--out", "near.pt", "--branch_of", "seed.pt"])
-    assert "near: its texts end with [PAD], as a branch with <|end|>" in capsys.readouterr().out
     mix.main(["seed.pt", "near.pt", "--out", "mixed.pt"])
     seed = load_checkpoint("seed.pt")
     seed["config"]["rope_factor"] = 8.0
@@ -204,8 +201,8 @@ def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])
     monkeypatch.undo()
-    with patch.object(hf, "save_torch_state_dict", side_effect=SafetensorError("No space left")):
-        with pytest.raises(BadInput, match="full/out: cannot be written .No space left"):
+    with patch.object(hf, "save_torch_state_dict", side_effect=RuntimeError("No space left")):
+        with pytest.raises(BadInput, match="full/out: the export failed .No space left"):
             hf.main(["export", f"{tiny}/seed.pt", str(here / "full/out")])
     assert [path.name for path in here.rglob("*")] == ["full"]
     with pytest.raises(BadInput, match="exists"):  # said before anything is read
