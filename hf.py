@@ -85,15 +85,13 @@ def prove(checkpoint, folder, name):
     difference = (logits - theirs(idx).logits).abs().max().item()
     if not difference <= TOLERANCE:  # so written, it also catches nan
         raise BadInput(f"{name}: in transformers {transformers.__version__} its logits differ from ours by "
-                       f"{difference:.1e}; it computes something that model.py does not, such as biases or a RoPE that "
-                       "is not Llama 3.1's, or another version of transformers wrote it")
+                       f"{difference:.1e}; it computes something that model.py does not, such as biases or another "
+                       "RoPE; if transformers 5 wrote the folder, version 4 may not read its RoPE")
     print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by {difference:.1e} at most")
 
 
 def read_config(folder):
     """The config of a folder. Raises BadInput for what cannot be imported."""
-    if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
-        raise BadInput(f"{folder}: GGUF cannot be imported; get the model as a folder with *.safetensors")
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; .venv/bin/hf download NAME --local-dir FOLDER brings a hub's model")
     if (folder / "adapter_config.json").exists():
@@ -101,9 +99,7 @@ def read_config(folder):
     for needed in ("tokenizer.json", "*.safetensors"):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy it all, or let transformers' save_pretrained make it")
-    fields = transformers.AutoConfig.from_pretrained(folder)
-    if fields.model_type not in ("llama", "mistral", "mixtral"):
-        raise BadInput(f"{folder}: a {fields.model_type}; only llama, mistral and mixtral can be imported")
+    fields = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if getattr(fields, "sliding_window", None):  # it shows in longer texts alone
         raise BadInput(f"{folder}: it has a sliding window, which model.py has not; take another model")
     return fields
@@ -154,17 +150,11 @@ def read_spec(folder, fields):
 
 def become_branch(checkpoint, seed, folder):
     """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput."""
-    state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
-    if config["vocab_size"] == n_tokens + 1:  # the finetune has one token more, as for padding
-        config["vocab_size"] = n_tokens
-        for name in {"embed.weight", "head.weight"} & state.keys():
-            state[name] = state[name][:n_tokens].clone()
-        print(f"{folder}: its last token, which the seed has not, is cut off")
+    state, config = checkpoint["state"], checkpoint["config"]
     for name in SHAPE:
         if config[name] != seed["config"][name]:
             raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {seed['config'][name]}; no branch of it")
-    theirs, ours = load_tokenizer(checkpoint["spec"]), load_tokenizer(seed["spec"])
-    if theirs.encode(TEXT) != ours.encode(TEXT):
+    if load_tokenizer(checkpoint["spec"]).encode(TEXT) != load_tokenizer(seed["spec"]).encode(TEXT):
         raise BadInput(f"{folder}: its tokenizer splits a text into other tokens than the seed's; no branch of it")
     matrices = [name for name in state if "norm" not in name]
     changed = sum((state[name].float() - seed["state"][name].float()).square().sum() for name in matrices)
@@ -181,12 +171,11 @@ def import_folder(args):
     folder = args.folder
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
     fields = read_config(folder)
-    rope = getattr(fields, "rope_parameters", None)  # what transformers 5 writes; 4 has two fields
-    if rope is None:
-        rope = {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
-    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
-                       rope_factor=rope.get("factor", 1.0))
-    config.block_size = args.block_size or fields.max_position_embeddings
+    rope = getattr(fields, "rope_parameters", None)  # of transformers 5; version 4 has two fields
+    rope = rope or {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
+    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()},
+                       block_size=args.block_size or fields.max_position_embeddings,
+                       rope_theta=rope["rope_theta"], rope_factor=rope.get("factor", 1.0))
     experts = []
     if fields.model_type == "mixtral":
         config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
@@ -212,21 +201,18 @@ def write_config(checkpoint, tokenizer, folder):
     """Write config.json."""
     config, spec = checkpoint["config"], checkpoint["spec"]
     fields = {name: config[ours] for ours, name in FIELDS.items()}
-    rope = {"rope_theta": config["rope_theta"], "rope_scaling": None}
-    if config["rope_factor"] > 1:
-        rope["rope_scaling"] = LLAMA3 | {"factor": config["rope_factor"]}
-    fields |= {**rope, "dtype": checkpoint["state"]["embed.weight"].dtype,
+    fields |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
+               "rope_theta": config["rope_theta"], "rope_scaling": None,
+               "dtype": str(checkpoint["state"]["embed.weight"].dtype).removeprefix("torch."),
                "max_position_embeddings": spec.get("max_positions", config["block_size"]),
                "bos_token_id": spec.get("bos", tokenizer.eot), "eos_token_id": spec.get("ends", tokenizer.eot)}
+    if config["rope_factor"] > 1:
+        fields["rope_scaling"] = LLAMA3 | {"factor": config["rope_factor"]}
     if checkpoint["experts"]:
-        fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"],
+        fields |= {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
+                   "num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"],
                    "expert_names": checkpoint["experts"]}
-        written = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
-    else:
-        written = transformers.LlamaConfig(**fields, architectures=["LlamaForCausalLM"])
-    written.save_pretrained(folder)
-    path = folder / "config.json"  # transformers 5 writes RoPE elsewhere, where 4 does not look
-    path.write_text(json.dumps(json.loads(path.read_text()) | rope, indent=2))
+    (folder / "config.json").write_text(json.dumps(fields, indent=2))
 
 
 def write_tokenizer(tokenizer, folder):
@@ -263,6 +249,7 @@ def export(path, folder):
         raise BadInput(f"{path}: only Top-k routing can be exported; Mixtral has no {checkpoint['config']['routing']}")
     with TemporaryDirectory(dir=folder.parent) as temporary:
         part = Path(temporary, folder.name)
+        part.mkdir()
         write_config(checkpoint, tokenizer, part)
         write_tokenizer(tokenizer, part)
         save_torch_state_dict(weights_in_folder(checkpoint), part)
@@ -297,7 +284,7 @@ def main(argv=None):
         raise
     except Exception as error:  # each library has its own errors for foreign or damaged files and for a full disk
         raise BadInput(f"{args.folder}: the {args.command} failed ({' '.join(str(error).split())}); check that the "
-                       "folder is whole and that the disk has room") from None
+                       "folder is a whole Llama, Mistral or Mixtral, and that the disk has room") from None
 
 
 if __name__ == "__main__":

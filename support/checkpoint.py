@@ -22,8 +22,7 @@ import torch
 from model import GPT, GPTConfig
 from support.distributed import is_first_rank, is_sharded
 
-SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
-         "norm_eps", "n_expert")
+SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -31,24 +30,19 @@ PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 def save_checkpoint(path, checkpoint):
     """Write a dictionary of tensors and plain values; the file is whole or the old one stays. Raises BadInput."""
     with replacing(path) as part:
-        try:
-            torch.save(checkpoint, part)
-        except RuntimeError as error:  # what torch raises on a full disk
-            raise BadInput(f"{path}: cannot be written ({error}); is the disk full?") from None
+        torch.save(checkpoint, part)
 
 
 def load_file(path, keys):
     """Read what `save_checkpoint` wrote; the tensors stay on the disk until they are used. Raises BadInput.
 
-    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB. torch compresses
-    nothing, so a compressed file is foreign; a small one could unpack to more than the memory holds.
+    A checkpoint is a zip. Its checksums are compared first, which takes about a second for each GB.
     """
     if not Path(path).is_file():
         raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
-            is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in file.infolist())
-            is_whole = is_stored and file.testzip() is None
+            is_whole = file.testzip() is None
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
     except Exception:  # torch has a different error for every kind of foreign file
         value = None
@@ -98,13 +92,11 @@ def check_branches(paths, checkpoints):
 
 def model_names(paths):
     """The models' names: as their files are called; copies of one file are seed, seed_2, seed_3."""
+    stems = [Path(path).stem for path in paths]
     names = []
-    for path in paths:
-        name, n = Path(path).stem, 1
-        while name in names:
-            n += 1
-            name = f"{Path(path).stem}_{n}"
-        names.append(name)
+    for i, stem in enumerate(stems):
+        n = 1 + stems[:i].count(stem)
+        names.append(stem if n == 1 else f"{stem}_{n}")
     return names
 
 

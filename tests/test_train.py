@@ -21,22 +21,19 @@ from support.checkpoint import build_model, load_checkpoint
 from support.training import learning_rate, step_generator
 
 
-def options(tiny, out, init="seed", flags=(), **changes):
-    """The options of a run of 6 steps."""
-    values = {"out": out, "init": tiny / f"{init}.pt", "data": "math=0.5,general=0.5", "data_dir": tiny / "data",
-              "device": "cpu", "steps": 6, "batch_size": 4, "lr": 0.01, "save_every": 2, "eval_windows": 5} | changes
-    return [*flags, *(f"--{name}={value}" for name, value in values.items())]
-
-
-def train(tiny, out, module=train_expert, init="seed", dies_at=None, **more):
+def train(tiny, out, module=train_expert, init="seed", dies_at=None, flags=(), **changes):
     """Run 6 steps of a stage. Returns the checkpoint, or None if it died in step `dies_at`, counted from 0."""
+    options = {"out": out, "init": tiny / f"{init}.pt", "data": "math=0.5,general=0.5", "data_dir": tiny / "data",
+               "device": "cpu", "steps": 6, "batch_size": 4, "lr": 0.01, "save_every": 2, "eval_windows": 5} | changes
+
     def draw(*arguments):
         _, _, step = arguments[3]
         if step == dies_at:
             raise InterruptedError
         return get_batch(*arguments)
+
     with patch.object(module, "get_batch", draw), suppress(InterruptedError):
-        module.main(options(tiny, out, init, **more))
+        module.main([*flags, *(f"--{name}={value}" for name, value in options.items())])
     return load_checkpoint(out) if Path(out).exists() else None
 
 

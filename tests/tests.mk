@@ -8,7 +8,7 @@ test-all: .venv/dev  ## all tests
 lint: .venv/dev  ## ruff
 	$(PY) -m ruff check .
 bench: .venv/dev  ## speed as ratios, and what no communication is worth; nothing else should run
-	env -u OMP_NUM_THREADS $(PY) -m experiments.bench
+	$(PY) -m torch.distributed.run --standalone --nproc_per_node=2 -m experiments.bench
 .venv/dev: requirements-dev.txt .venv/ready
 	.venv/bin/pip install -q -r requirements-dev.txt
 	touch $@
