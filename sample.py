@@ -43,8 +43,7 @@ def mark(text, expert, names):
 def read_and_write(model, prompt, eot, args, device):
     """Yield (token, expert) for the prompt's ids but the first, then for those that the model writes, up to `eot`.
 
-    expert: the one with the largest gate in the mean over layers, at the token before, where this token was predicted;
-    None without routing.
+    expert: the one with the largest gate at the token before, where this token was predicted; None without routing.
     """
     generator = torch.Generator(device).manual_seed(args.seed)
     idx = torch.tensor([prompt], device=device)  # (1, T)
@@ -53,7 +52,7 @@ def read_and_write(model, prompt, eot, args, device):
         tokens.append(new.item())
         experts = [None] * len(tokens)
         if routing:  # when the older half was forgotten, the pass has read more than the last token
-            gates = sum(layer.dense_gates() for layer in routing)  # (M, N), times the number of layers
+            gates = sum(layer.dense_gates() for layer in routing)  # (M, N), largest where the mean over layers is
             experts = gates.argmax(1).tolist()[-len(tokens):]
         yield from zip(tokens, experts, strict=True)
         if tokens[-1] == eot:
