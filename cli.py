@@ -117,8 +117,9 @@ def replacing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); choose another name") from None
+    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
+        raise BadInput(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
+                       "choose another name or disk") from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -24,7 +24,6 @@ from support.ledger import latest, new_entry
 try:
     import transformers
     from huggingface_hub import save_torch_state_dict
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from tokenizers.processors import TemplateProcessing
     from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -48,7 +47,7 @@ EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
 # files beside tokenizer.json that an export gives back
-KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def name_in_folder(name):
@@ -80,21 +79,19 @@ def weights_in_folder(checkpoint):
 def prove(checkpoint, folder, name):
     """Let our model and that of a folder read the same text. Raises BadInput about `name` unless their logits agree."""
     model = build_model(checkpoint)
-    ids = load_tokenizer(checkpoint["spec"]).encode(TEXT)
-    idx = torch.tensor([ids[:model.config.block_size]])  # (1, T)
+    idx = torch.tensor([load_tokenizer(checkpoint["spec"]).encode(TEXT)])  # (1, T)
     logits, _, _ = model(idx)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     difference = (logits - theirs(idx).logits).abs().max().item()
     if not difference <= TOLERANCE:  # so written, it also catches nan
-        raise BadInput(f"{name}: in transformers its logits differ from ours by {difference:.1e}; "
-                       "it computes something that model.py does not, such as biases")
+        raise BadInput(f"{name}: in transformers {transformers.__version__} its logits differ from ours by "
+                       f"{difference:.1e}; it computes something that model.py does not, such as biases or another "
+                       "RoPE; if transformers 5 wrote the folder, version 4 may not read its RoPE")
     print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by {difference:.1e} at most")
 
 
 def read_config(folder):
-    """The config of a folder, and that of its RoPE. Raises BadInput for what cannot be imported."""
-    if folder.suffix == ".gguf" or any(folder.glob("*.gguf")):
-        raise BadInput(f"{folder}: GGUF cannot be imported; get the model as a folder with *.safetensors")
+    """The config of a folder. Raises BadInput for what cannot be imported."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; .venv/bin/hf download NAME --local-dir FOLDER brings a hub's model")
     if (folder / "adapter_config.json").exists():
@@ -102,23 +99,10 @@ def read_config(folder):
     for needed in ("tokenizer.json", "*.safetensors"):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy it all, or let transformers' save_pretrained make it")
-    fields = transformers.AutoConfig.from_pretrained(folder)
-    if fields.model_type not in ("llama", "mistral", "mixtral"):
-        raise BadInput(f"{folder}: a {fields.model_type}; only llama, mistral and mixtral can be imported")
-    scaling = getattr(fields, "rope_scaling", None) or {}  # with rope_theta what transformers 4 reads
-    read_by_4 = {"rope_type": "default", "rope_theta": getattr(fields, "rope_theta", None)} | scaling
-    rope = getattr(fields, "rope_parameters", None) or read_by_4  # rope_parameters is what 5 writes
-    if hasattr(fields, "rope_theta") and rope != read_by_4:
-        raise BadInput(f"{folder}: transformers 5 wrote it, and version {transformers.__version__} does not read its "
-                       "RoPE; install transformers 5")
-    is_known = rope.get("rope_type", "default") == "default" or LLAMA3.items() <= rope.items()
-    head_dim = getattr(fields, "head_dim", None) or fields.hidden_size // fields.num_attention_heads
-    for what, found in (("a sliding window", getattr(fields, "sliding_window", None)),
-                        ("a RoPE that is stretched, but not as in Llama 3.1", not is_known),
-                        ("heads of another width", head_dim * fields.num_attention_heads != fields.hidden_size)):
-        if found:
-            raise BadInput(f"{folder}: it has {what}, which model.py has not; take another model")
-    return fields, rope
+    fields = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(fields, "sliding_window", None):  # it shows in longer texts alone
+        raise BadInput(f"{folder}: it has a sliding window, which model.py has not; take another model")
+    return fields
 
 
 def read_weights(folder, config):
@@ -152,17 +136,16 @@ def read_spec(folder, fields):
     definition, end = (folder / "tokenizer.json").read_text("utf-8"), fields.eos_token_id
     if isinstance(end, list):
         end = end[0]
-    if end is None:
-        raise BadInput(f"{folder}: config.json names no token that ends a text; write its id there as eos_token_id")
     spec = from_huggingface(definition, end, folder.resolve().name)
     if spec["vocab_size"] > fields.vocab_size:
         raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, the model {fields.vocab_size} "
                        "embeddings; copy the tokenizer that belongs to it")
-    if not 0 <= end < spec["vocab_size"]:
-        raise BadInput(f"{folder}: eos_token_id in config.json is {end}, but tokenizer.json has {spec['vocab_size']} "
-                       "tokens; write the id of the token that ends a text")
+    if end not in range(spec["vocab_size"]):
+        raise BadInput(f"{folder}: eos_token_id in config.json is {end}, no token of tokenizer.json; write there the "
+                       "id of the token that ends a text")
     kept = {name: (folder / name).read_text("utf-8") for name in KEPT if (folder / name).exists()}
-    return spec | {"files": kept, "bos": fields.bos_token_id, "max_positions": fields.max_position_embeddings}
+    return spec | {"files": kept, "bos": fields.bos_token_id, "ends": fields.eos_token_id,
+                   "max_positions": fields.max_position_embeddings}
 
 
 def become_branch(checkpoint, seed, folder):
@@ -176,11 +159,8 @@ def become_branch(checkpoint, seed, folder):
     for name in SHAPE:
         if config[name] != seed["config"][name]:
             raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {seed['config'][name]}; no branch of it")
-    theirs, ours = load_tokenizer(checkpoint["spec"]), load_tokenizer(seed["spec"])
-    if theirs.encode(TEXT) != ours.encode(TEXT):
+    if load_tokenizer(checkpoint["spec"]).encode(TEXT) != load_tokenizer(seed["spec"]).encode(TEXT):
         raise BadInput(f"{folder}: its tokenizer splits a text into other tokens than the seed's; no branch of it")
-    if theirs.eot != ours.eot:
-        print(f"{folder}: its texts end with {theirs.decode([theirs.eot])}, as a branch with {ours.decode([ours.eot])}")
     matrices = [name for name in state if "norm" not in name]
     changed = sum((state[name].float() - seed["state"][name].float()).square().sum() for name in matrices)
     distance = (changed / sum(seed["state"][name].float().square().sum() for name in matrices)).sqrt().item()
@@ -195,10 +175,12 @@ def import_folder(args):
     """Write the Llama, Mistral or Mixtral in args.folder to the checkpoint args.out. Raises BadInput."""
     folder = args.folder
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
-    fields, rope = read_config(folder)
-    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()}, rope_theta=rope["rope_theta"],
-                       rope_factor=rope.get("factor", 1.0))
-    config.block_size = args.block_size or fields.max_position_embeddings
+    fields = read_config(folder)
+    rope = getattr(fields, "rope_parameters", None)  # of transformers 5; version 4 has two fields
+    rope = rope or {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
+    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()},
+                       block_size=args.block_size or fields.max_position_embeddings,
+                       rope_theta=rope["rope_theta"], rope_factor=rope.get("factor", 1.0))
     experts = []
     if fields.model_type == "mixtral":
         config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
@@ -224,21 +206,18 @@ def write_config(checkpoint, tokenizer, folder):
     """Write config.json."""
     config, spec = checkpoint["config"], checkpoint["spec"]
     fields = {name: config[ours] for ours, name in FIELDS.items()}
-    rope = {"rope_theta": config["rope_theta"], "rope_scaling": None}
-    if config["rope_factor"] > 1:
-        rope["rope_scaling"] = LLAMA3 | {"factor": config["rope_factor"]}
-    fields |= {**rope, "dtype": checkpoint["state"]["embed.weight"].dtype,
+    fields |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
+               "rope_theta": config["rope_theta"], "rope_scaling": None,
+               "dtype": str(checkpoint["state"]["embed.weight"].dtype).removeprefix("torch."),
                "max_position_embeddings": spec.get("max_positions", config["block_size"]),
-               "bos_token_id": spec.get("bos", tokenizer.eot), "eos_token_id": tokenizer.eot}
+               "bos_token_id": spec.get("bos", tokenizer.eot), "eos_token_id": spec.get("ends", tokenizer.eot)}
+    if config["rope_factor"] > 1:
+        fields["rope_scaling"] = LLAMA3 | {"factor": config["rope_factor"]}
     if checkpoint["experts"]:
-        fields |= {"num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"],
+        fields |= {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
+                   "num_local_experts": config["n_expert"], "num_experts_per_tok": config["top_k"],
                    "expert_names": checkpoint["experts"]}
-        written = transformers.MixtralConfig(**fields, architectures=["MixtralForCausalLM"])
-    else:
-        written = transformers.LlamaConfig(**fields, architectures=["LlamaForCausalLM"])
-    written.save_pretrained(folder)
-    path = folder / "config.json"  # transformers 5 writes RoPE elsewhere, where 4 does not look
-    path.write_text(json.dumps(json.loads(path.read_text()) | rope, indent=2))
+    (folder / "config.json").write_text(json.dumps(fields, indent=2))
 
 
 def write_tokenizer(tokenizer, folder):
@@ -257,12 +236,6 @@ def write_tokenizer(tokenizer, folder):
         options = json.loads(files["tokenizer_config.json"])
     options.setdefault("pad_token", options.get("eos_token", end))
     options["tokenizer_class"] = "PreTrainedTokenizerFast"  # others, as GPT2Tokenizer, may lose the splitter of digits
-    if "generation_config.json" in files:  # generation has to stop where texts ended in training, too
-        generation = json.loads(files["generation_config.json"])
-        ends = generation.get("eos_token_id")
-        ends = ends if isinstance(ends, list) else [ends]
-        generation["eos_token_id"] = sorted({tokenizer.eot, *ends} - {None})
-        files["generation_config.json"] = json.dumps(generation)
     for name, text in (files | {"tokenizer_config.json": json.dumps(options)}).items():
         (folder / name).write_text(text, "utf-8")
     written = transformers.AutoTokenizer.from_pretrained(folder)
@@ -281,12 +254,10 @@ def export(path, folder):
         raise BadInput(f"{path}: only Top-k routing can be exported; Mixtral has no {checkpoint['config']['routing']}")
     with TemporaryDirectory(dir=folder.parent) as temporary:
         part = Path(temporary, folder.name)
+        part.mkdir()
         write_config(checkpoint, tokenizer, part)
         write_tokenizer(tokenizer, part)
-        try:
-            save_torch_state_dict(weights_in_folder(checkpoint), part)
-        except SafetensorError as error:  # what it raises on a full disk
-            raise BadInput(f"{folder}: cannot be written ({error}); is the disk full?") from None
+        save_torch_state_dict(weights_in_folder(checkpoint), part)
         prove(checkpoint, part, path)
         part.rename(folder)
     print(f"wrote {folder}")
@@ -309,16 +280,16 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if transformers is None:
         raise BadInput("transformers is not installed; run .venv/bin/pip install -r requirements-hf.txt")
-    if args.command == "export":
-        export(args.checkpoint, args.folder)
-        return
     try:
-        import_folder(args)
+        if args.command == "export":
+            export(args.checkpoint, args.folder)
+        else:
+            import_folder(args)
     except (BadInput, MemoryError):
         raise
-    except Exception as error:  # each library has its own errors for what is damaged or foreign
-        raise BadInput(f"{args.folder}: damaged, not whole, or no model ({' '.join(str(error).split())}); "
-                       "copy the whole folder again") from None
+    except Exception as error:  # each library has its own errors for foreign or damaged files and for a full disk
+        raise BadInput(f"{args.folder}: the {args.command} failed ({' '.join(str(error).split())}); check that the "
+                       "folder is a whole Llama, Mistral or Mixtral, and that the disk has room") from None
 
 
 if __name__ == "__main__":

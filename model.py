@@ -178,12 +178,7 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
-# The four routers: how a layer makes a Routing of its logits W_l x, (M, N), and how many experts compute each token.
-ROUTERS = {
-    "topk": (lambda layer, logits, noise: route_topk(logits, layer.top_k), lambda config: config.top_k),
-    "switch": (lambda layer, logits, noise: route_switch(logits, layer.training), lambda config: 1),
-    "soft": (lambda layer, logits, noise: route_soft(logits), lambda config: config.n_expert),
-    "sample": (lambda layer, logits, noise: route_sample(logits, layer.training, noise), lambda config: 1)}
+ROUTERS = ("topk", "switch", "soft", "sample")
 
 
 def gumbel(config, n_tokens, tau, generator):
@@ -223,13 +218,19 @@ class MoE(nn.Module):
         self.w_down = nn.Parameter(torch.empty(config.n_expert, config.n_embd, config.d_ff))
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
         is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
-        self.make_routing, n_computed = ROUTERS["soft" if is_soft else config.routing]
-        self.top_k = n_computed(config)  # experts that compute each token
+        self.routing = "soft" if is_soft else config.routing
+        self.top_k = {"topk": config.top_k, "soft": config.n_expert}.get(self.routing, 1)  # experts per token
         self.ff_moe = ff_moe  # support/fast.py replaces it by grouped products, with the same result
 
     def route(self, logits, noise=None):
         """The Routing that this layer's router makes of its logits, (M, N)."""
-        return self.make_routing(self, logits, noise)
+        if self.routing == "topk":
+            return route_topk(logits, self.top_k)
+        if self.routing == "switch":
+            return route_switch(logits, self.training)
+        if self.routing == "soft":
+            return route_soft(logits)
+        return route_sample(logits, self.training, noise)
 
     def forward(self, x, noise=None):
         """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing. noise: for Sample Top-1, see route_sample."""

@@ -12,7 +12,7 @@ from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
 from support.colors import COLORS
 from support.distributed import pick_device
-from support.generation import stream, top_experts
+from support.generation import stream
 
 
 def parse(argv):
@@ -51,8 +51,9 @@ def read_and_write(model, prompt, eot, args, device):
     for new, routing in stream(model, idx, args.tokens, args.temperature, generator):
         tokens.append(new.item())
         experts = [None] * len(tokens)
-        if routing:  # a pass reads more than the last token after the older half of a full context was dropped
-            experts = top_experts(routing)[-len(tokens):]
+        if routing:  # when the older half was forgotten, the pass has read more than the last token
+            gates = sum(layer.dense_gates() for layer in routing)  # (M, N), largest where the mean over layers is
+            experts = gates.argmax(1).tolist()[-len(tokens):]
         yield from zip(tokens, experts, strict=True)
         if tokens[-1] == eot:
             break

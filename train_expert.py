@@ -132,7 +132,7 @@ def main(argv=None):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)
             (nll / args.grad_accum).backward()
-        training.clip_gradients(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP)
         optimizer.step()
         optimizer.zero_grad()
 

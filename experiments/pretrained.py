@@ -3,11 +3,10 @@
     python -m experiments.pretrained results/pretrained/seed*.json --out results/figures/pretrained.png
 """
 from cli import make_parser, run
-from collections import Counter
 from pathlib import Path
 from statistics import mean
 
-from experiments.english import RELATIONS, ask_facts, read_countries
+from experiments.english import RELATIONS
 from experiments.paired import EXPERTS, costs, having, points
 from experiments.paper import LABELS, read_run
 from support.figures import make_panels, save
@@ -72,15 +71,7 @@ def score_table(runs):
         rows.append(row)
     names = [LABELS.get(column, column) for column in columns]
     head = ["model", *names, "loss of facts", "English", "demonym", "PFLOP in all", "PFLOP in sequence"]
-    frequent = {field: most_frequent_answer(field, runs[0]["data"]["tasks"]) for field in RELATIONS}  # in %
-    rows.append(["the most frequent answer", *(frequent.get(column, "") for column in head[1:-2])])
     return markdown(head, rows)
-
-
-def most_frequent_answer(field, n):
-    """The share of the most frequent answer to n questions about a field, in % and as a text."""
-    answers = [task["answer"] for task in ask_facts(read_countries(), field)[:n]]
-    return f"{100 * Counter(answers).most_common(1)[0][1] / len(answers):.0f}"
 
 
 def prediction_table(runs, page):

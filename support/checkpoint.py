@@ -9,7 +9,7 @@
 
 `model = build_model(load_checkpoint("out/seed0/btx.pt"))` is a model again. An interrupted run leaves its progress:
 NAME.progress beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run; with --shard the
-folder NAME.shards. It is deleted when the run is done.
+tensors are in the folder NAME.shards. Both are deleted when the run is done.
 """
 import os
 import shutil
@@ -22,8 +22,7 @@ import torch
 from model import GPT, GPTConfig
 from support.distributed import is_first_rank, is_sharded
 
-SHAPE = ("vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "tie_weights", "rope_theta", "rope_factor",
-         "norm_eps", "n_expert")
+SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -31,10 +30,7 @@ PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 def save_checkpoint(path, checkpoint):
     """Write a dictionary of tensors and plain values; the file is whole or the old one stays. Raises BadInput."""
     with replacing(path) as part:
-        try:
-            torch.save(checkpoint, part)
-        except RuntimeError as error:  # what torch raises on a full disk
-            raise BadInput(f"{path}: cannot be written ({error}); is the disk full?") from None
+        torch.save(checkpoint, part)
 
 
 def load_file(path, keys):
@@ -62,10 +58,7 @@ def load_checkpoint(path):
     checkpoint = load_file(path, KEYS)
     try:
         checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
-        with torch.device("meta"):  # names and shapes are compared; no memory is taken
-            model = GPT(GPTConfig(**checkpoint["config"]))
-        model.load_state_dict(checkpoint["state"], assign=True)
-        check_weights(model)
+        check_weights(build_model(checkpoint))
     except Exception:  # a foreign value can raise any error
         raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
     return checkpoint
@@ -101,13 +94,11 @@ def check_branches(paths, checkpoints):
 
 def model_names(paths):
     """The models' names: as their files are called; copies of one file are seed, seed_2, seed_3."""
+    stems = [Path(path).stem for path in paths]
     names = []
-    for path in paths:
-        name, n = Path(path).stem, 1
-        while name in names:
-            n += 1
-            name = f"{Path(path).stem}_{n}"
-        names.append(name)
+    for i, stem in enumerate(stems):
+        n = 1 + stems[:i].count(stem)
+        names.append(stem if n == 1 else f"{stem}_{n}")
     return names
 
 
@@ -149,27 +140,26 @@ def progress_path(out):
 
 
 def shards_path(out):
-    """Where it does so with --shard: a folder, in which each saved step has a folder."""
+    """Where it saves its tensors with --shard: a folder, in which each saved step has a folder."""
     return Path(out).with_suffix(".shards")
 
 
 def save_progress(out, model, optimizer, settings, step, seconds, log):
-    """Write NAME.progress, with --shard NAME.shards, from which the same command goes on after `step` steps."""
+    """Write NAME.progress, from which the same command goes on after `step` steps."""
     check_weights(model)
     progress = {"state": {}, "optimizer": {}, "step": step, "seconds": seconds, "log": log, "settings": settings}
+    folder = shards_path(out) / str(step)
     if is_sharded(model):
         from support import shards  # takes a second
-        folder = shards_path(out) / str(step)
         if is_first_rank():
-            save_checkpoint(folder / "progress.pt", progress)
+            shutil.rmtree(folder, ignore_errors=True)  # a run that was killed may have left a part of it
         shards.save_tensors(folder, model, optimizer)  # each rank writes its part
-        if is_first_rank():
-            for older in {*shards_path(out).iterdir()} - {folder}:
-                shutil.rmtree(older)
-    elif is_first_rank():
+    else:
         progress["state"], progress["optimizer"] = model.state_dict(), optimizer.state_dict()
+    if is_first_rank():
         save_checkpoint(progress_path(out), progress)
-        shutil.rmtree(shards_path(out), ignore_errors=True)  # there are some if --shard was given before
+        for older in {*shards_path(out).glob("*")} - {folder}:
+            shutil.rmtree(older)
 
 
 def load_progress(out, model, optimizer, settings):
@@ -178,9 +168,6 @@ def load_progress(out, model, optimizer, settings):
     Raises BadInput if that run had other settings or other data.
     """
     path = progress_path(out)
-    whole = [file.parent for file in shards_path(out).glob("*/.metadata")]  # this file is written last
-    if whole:
-        path = max(whole, key=lambda folder: int(folder.name)) / "progress.pt"
     if not path.exists():
         return 0, 0.0, []
     progress = load_file(path, PROGRESS_KEYS)
@@ -193,9 +180,9 @@ def load_progress(out, model, optimizer, settings):
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start anew")
         raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                        "use the former again, or delete the file to start anew")
-    if whole:
+    if not progress["state"]:
         from support import shards
-        shards.load_tensors(path.parent, model, optimizer)
+        shards.load_tensors(shards_path(out) / str(progress["step"]), model, optimizer)
     elif is_sharded(model):
         raise BadInput(f"{path} is of a run without --shard; leave it out again, or delete the file to start anew")
     else:

@@ -10,8 +10,6 @@ from cli import BadInput
 import torch
 import torch.nn.functional as F
 
-from model import MoE
-
 
 def install(model):
     """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if widths or torch forbid."""
@@ -19,9 +17,8 @@ def install(model):
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
     if not hasattr(F, "grouped_mm"):
         raise BadInput(f"--fast needs torch 2.10, this is {torch.__version__}; leave it out")
-    for module in model.modules():
-        if isinstance(module, MoE):
-            module.ff_moe = ff_moe
+    for block in model.blocks:
+        block.ff.ff_moe = ff_moe
 
 
 def ff_moe(x, routing, w_gate, w_up, w_down):

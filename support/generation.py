@@ -40,11 +40,6 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
         yield new, routing
 
 
-def top_experts(routing):
-    """The expert with the largest gate, in the mean over layers, for each token of a pass."""
-    return sum(layer.dense_gates() for layer in routing).argmax(1).tolist()
-
-
 def generate(model, idx, max_new_tokens, end=None, **options):
     """Continue idx (B, T) by max_new_tokens, or until every row has the token `end`, if one is given.
 

@@ -1,10 +1,10 @@
 """Models that outgrow one GPU: torch cuts their weights over the ranks (FSDP2), and each rank saves its own part.
 
-The progress of such a run is the folder NAME.shards. It goes on from there with any number of ranks, even unsharded.
+The progress of such a run goes on with any number of ranks, even unsharded.
 """
-import pickle
 from cli import BadInput
 
+import safetensors  # noqa: F401 torch saves with it, and would miss it after hours
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -13,12 +13,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard
 
 from model import is_feed_forward
-
-CHECKPOINT = "torch.distributed.checkpoint"
-RECORDS = {"Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "TensorProperties",
-           "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING"}
-KNOWN = {f"{CHECKPOINT}.metadata {name}" for name in RECORDS} | {f"{CHECKPOINT}.filesystem _StorageInfo", "torch Size",
-         "torch float32", "torch.serialization _get_layout", "pathlib PosixPath"}
 
 
 def cut_weights(model, device):
@@ -42,27 +36,19 @@ def cut_weights(model, device):
     return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)
 
 
-class Metadata(pickle.Unpickler):
-    """Refuses a .metadata that names what is not KNOWN, before torch reads it by pickle, which can execute anything."""
-
-    def find_class(self, module, name):
-        if f"{module} {name}" not in KNOWN:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)
-
-
 def save_tensors(folder, model, optimizer):
-    """Write the weights and AdamW's moments to a folder, each rank its own part. Its file .metadata comes last."""
+    """Write the weights and AdamW's moments to a folder, each rank its own part as *.safetensors."""
     state, optimizer_state = state_dict.get_state_dict(model, optimizer)
-    dcp.save({"state": state, "optimizer": optimizer_state["state"]}, checkpoint_id=folder)
+    dcp.save({"state": state, "optimizer": optimizer_state["state"]},
+             storage_writer=dcp.HuggingFaceStorageWriter(folder, save_distributed=True))
 
 
 def load_tensors(folder, model, optimizer):
     """Read what `save_tensors` wrote, each rank its own part, for any number of ranks. Raises BadInput."""
     state, optimizer_state = state_dict.get_state_dict(model, optimizer)
     try:
-        Metadata((folder / ".metadata").open("rb")).load()
-        dcp.load({"state": state, "optimizer": optimizer_state["state"]}, checkpoint_id=folder)  # into these tensors
+        dcp.load({"state": state, "optimizer": optimizer_state["state"]},  # into these tensors
+                 storage_reader=dcp.HuggingFaceStorageReader(folder))
     except Exception as error:  # a file that is missing, cut, or foreign
         raise BadInput(f"{folder}: damaged ({error}); delete it to start anew") from None
     state_dict.set_state_dict(model, optimizer, model_state_dict=state, optim_state_dict=optimizer_state)

@@ -1,6 +1,5 @@
 """hf.py against transformers: logits, text and token ids are the same, and a model of another kind is refused."""
 import json
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ pytest.importorskip("transformers")
 from cli import BadInput
 
 import tokenizers
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -25,14 +23,14 @@ from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer,
 from model import GPT, GPTConfig
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 8192}
+LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
-           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "no end": {"eos_token_id": None},
-           "a foreign end": {"eos_token_id": 10**9}}
-FILES = {"an adapter": "adapter_config.json", "GGUF": "model.gguf", "a damaged config": "config.json",  # that hold "{"
+           "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "a foreign end": {"eos_token_id": 10**9},
+           "a window": {"kind": MistralConfig, "sliding_window": 64}}
+FILES = {"an adapter": "adapter_config.json", "a damaged config": "config.json",  # that hold "{"
          "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
+GONE = {"no safetensors": "model.safetensors", "no folder": ""}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 
@@ -59,7 +57,7 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config
     bpe.enable_truncation(3)
     bpe.save(f"{folder}/tokenizer.json")
     bpe.no_truncation()
-    options = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "chat_template": "{{ messages }}"}
+    options = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|end|>", "chat_template": "{{ messages }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(options))
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), bpe
 
@@ -69,14 +67,11 @@ def make_folder(folder, dtype=torch.float32, kind=LlamaConfig, std=0.1, **config
     (False, torch.float32, {"kind": MixtralConfig, "num_local_experts": 3}),
     (True, torch.bfloat16, {"kind": MistralConfig, "sliding_window": None, "eos_token_id": [399, 5]})])
 def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
-    """Its generation ends with another token, and its class of tokenizers would not split digits."""
+    """Several tokens end its texts, or one. Its class of tokenizers would not split digits."""
     more = {"rope_theta": 300.0, "max_position_embeddings": 2000, **more}
     theirs, bpe = make_folder(here / "in", dtype, tie_word_embeddings=tied, rms_norm_eps=1e-3, **more)
     if "num_local_experts" in more:  # with the names that they have in memory, as mergekit-moe writes them
         save_file(theirs.state_dict(), "in/model.safetensors", {"format": "pt"})
-    (here / "in/generation_config.json").write_text('{"eos_token_id": 5}')
-    options = here / "in/tokenizer_config.json"
-    options.write_text(options.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
     hf.main(["import", "in", "--out", "a.pt", "--block_size", "1600"])
     hf.main(["export", "a.pt", "deeper/out"])
     checkpoint, idx = load_checkpoint("a.pt"), torch.randint(400, (1, 1600))
@@ -88,8 +83,8 @@ def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
     ids = ours.encode("<|end|>")  # as text it is no special token
     assert 399 not in ids and ours.decode([*ids, 399]) == "<|end|><|end|>"
     back = AutoModelForCausalLM.from_pretrained("deeper/out", dtype="auto")
-    assert back.dtype == dtype and back.config.max_position_embeddings == 2000 and back.config.eos_token_id == 399
-    assert back.generation_config.eos_token_id == [5, 399]
+    assert back.dtype == dtype and back.config.max_position_embeddings == 2000
+    assert back.generation_config.eos_token_id == more.get("eos_token_id", 399)
     written = json.loads((here / "deeper/out/config.json").read_text())
     assert written["rope_theta"] == more["rope_theta"]  # here transformers 4 looks
     assert all(torch.equal(p, back.get_parameter(name)) for name, p in theirs.named_parameters())
@@ -147,26 +142,24 @@ def test_a_mixture_is_a_mixtral(tiny, here):
 
 
 def finetune(folder, noise):
-    """A finetune of the folder `base` made by transformers alone. It has one more token, and another ends its texts."""
+    """A finetune of the folder `base` made by transformers alone. It has one more token, for padding."""
     model, words = AutoModelForCausalLM.from_pretrained("base"), AutoTokenizer.from_pretrained("base")
     with torch.no_grad():
         for p in model.parameters():
             p.add_(noise * torch.randn(p.shape))
     words.add_special_tokens({"pad_token": "[PAD]"})
     model.resize_token_embeddings(401)
-    model.config.eos_token_id = 400
     model.save_pretrained(folder)
     words.save_pretrained(folder)
 
 
-def test_a_finetune_is_mixed_with_its_base(here, capsys):
+def test_a_finetune_is_mixed_with_its_base(here):
     """The matrices of the stranger are others, but most of a model so small are norms near 1."""
     make_folder(here / "base", std=0.02)
     finetune("near", 0.002)
     finetune("stranger", 0.03)
     hf.main(["import", "base", "--out", "seed.pt"])
     hf.main(["import", "near", "--out", "near.pt", "--branch_of", "seed.pt"])
-    assert "near: its texts end with [PAD], as a branch with <|end|>" in capsys.readouterr().out
     mix.main(["seed.pt", "near.pt", "--out", "mixed.pt"])
     seed = load_checkpoint("seed.pt")
     seed["config"]["rope_factor"] = 8.0
@@ -180,23 +173,20 @@ def test_a_finetune_is_mixed_with_its_base(here, capsys):
             hf.main(["import", folder, "--out", out, "--branch_of", seed])
 
 
-@pytest.mark.parametrize("what", [*REFUSED, *FILES, "no safetensors", "a window", "no folder"])
+@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE])
 def test_refused_imports(what, here):
-    if what == "a window":
-        make_folder(here / "in", kind=MistralConfig, sliding_window=64)
-    elif what != "no folder":
-        make_folder(here / "in", **REFUSED.get(what, {}))
+    make_folder(here / "in", **REFUSED.get(what, {}))
     if what in FILES:
         (here / "in" / FILES[what]).write_text("{")
-    if what == "no safetensors":
-        (here / "in/model.safetensors").rename("in/pytorch_model.bin")
+    if what in GONE:
+        (here / "in" / GONE[what]).rename("gone")
     with pytest.raises(BadInput, match="^in"):
         hf.main(["import", "in", "--out", "a.pt"])
     assert not (here / "a.pt").exists()
 
 
 def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
-    """Another router, a folder that exists, other tokens (END is a special one there), other logits, a full disk."""
+    """Another router, a folder that exists, other tokens (END is a special one there), other logits."""
     for name, folder, text, tolerance in [("sample_mixed", "out", "a", 1), ("seed", here, "a", 1),
                                           ("seed", "out", END, 1), ("seed", "out", "a", -1)]:
         monkeypatch.setattr(hf, "TEXT", text)
@@ -204,9 +194,4 @@ def test_refused_exports_leave_nothing(tiny, here, monkeypatch):
         with pytest.raises(BadInput):
             hf.main(["export", f"{tiny}/{name}.pt", str(folder)])
     monkeypatch.undo()
-    with patch.object(hf, "save_torch_state_dict", side_effect=SafetensorError("No space left")):
-        with pytest.raises(BadInput, match="full/out: cannot be written .No space left"):
-            hf.main(["export", f"{tiny}/seed.pt", str(here / "full/out")])
-    assert [path.name for path in here.rglob("*")] == ["full"]
-    with pytest.raises(BadInput, match="exists"):  # said before anything is read
-        hf.main(["export", "missing.pt", __file__])
+    assert not any(here.iterdir())

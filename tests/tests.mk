@@ -8,7 +8,7 @@ test-all: .venv/dev  ## all tests
 lint: .venv/dev  ## check the style with ruff
 	$(PY) -m ruff check .
 bench: .venv/dev  ## measure speed, and what it is worth not to communicate; run nothing else meanwhile
-	env -u OMP_NUM_THREADS $(PY) -m experiments.bench
+	$(PY) -m torch.distributed.run --standalone --nproc_per_node=2 -m experiments.bench
 .venv/dev: requirements-dev.txt .venv/ready
 	.venv/bin/pip install -q -r requirements-dev.txt
 	touch $@
