@@ -29,7 +29,7 @@ def test_the_preset_goes_the_whole_way(tmp_path):
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
     assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
     assert paired.costs([run], "dense_chain", "flops")[0] == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
-    assert len(pretrained.score_table([run]).splitlines()) == len(pretrained.MODELS) + 3
+    assert len(pretrained.score_table([run]).splitlines()) == len(pretrained.MODELS) + 2
 
 
 def test_docstrings_and_the_facts_that_they_tell(tmp_path):
