@@ -135,7 +135,7 @@ def main(argv=None):
                 _, nll, routing = forward(xs, ys, noise=noise, recompute=args.recompute)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
             (loss / args.grad_accum).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP)
+        training.clip_gradients(optimizer)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -132,7 +132,7 @@ def main(argv=None):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)
             (nll / args.grad_accum).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP)
+        training.clip_gradients(optimizer)
         optimizer.step()
         optimizer.zero_grad()
 

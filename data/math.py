@@ -1,8 +1,7 @@
 """The math expert's domain: word problems that are solved in steps.
 
-Whole problems are held out: a first number and all steps, in their order. Single equations are not held out. Each of
-the 603 equations in the 400 test problems, such as 12 + 7 = 19, also occurs in the training text, as a part of another
-problem.
+What is held out is a whole problem: its first number and all its steps, in their order. The 603 equations of the 400
+test problems, such as 12 + 7 = 19, all stand in the training text, too, inside other problems.
 """
 from data.task import Task, draw
 

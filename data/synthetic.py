@@ -41,9 +41,8 @@ def make_task(name, rng, level, domains=DOMAINS, n_examples=0):
 def make_tasks(name, rng, level, n, domains=DOMAINS, n_examples=0):
     """n different tasks, or as many as the domain has.
 
-    With solved examples, two tasks differ if their last lines do, since these ask the question. So a docstring counts
-    once, whatever the name of its function. Without examples, two tasks differ if their prompts do. This keeps the
-    tasks of the committed runs as they were, although the 400 tasks of `code` have only 239 docstrings.
+    With solved examples, two tasks differ if their last lines do, which ask the question: a docstring counts once.
+    Without examples, two tasks differ if their prompts do, so the 400 tasks of `code` have only 239 docstrings.
     """
     tasks = {}
     for _ in range(50 * n):

@@ -74,8 +74,7 @@ def worth_it(runs, path):
             panel.plot([0, x], [start, percent.mean()], color=color, lw=0.6, alpha=0.6)
             panel.errorbar(x, percent.mean(), percent.std(ddof=1), color=color, lw=1)
             panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
-            weight = "bold" if name == "btx" else "normal"
-            panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color, weight=weight)
+            panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
         panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.8, 19), ylim=(30, 102))
     save(figure, [panels], ["solved, %"], path)
 

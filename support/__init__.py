@@ -1,4 +1,1 @@
-"""What the scripts share: training helpers, checkpoints, the ledger, several GPUs, the fast sum over experts,
-Branch-Train-Merge, routers that start from text, generation, grading, figures and the report. Its modules import data
-and model, but no script.
-"""
+"""What the scripts share; a docstring says what is in each module. They import data and model, but no script."""

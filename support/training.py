@@ -42,6 +42,12 @@ def make_optimizer(model, args):
     return torch.optim.AdamW(groups, lr=args.lr, betas=BETAS, eps=args.eps, fused=True)
 
 
+def clip_gradients(optimizer):
+    """Scale all gradients down so that their norm is at most CLIP."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    torch.nn.utils.clip_grad_norm_(params, CLIP)
+
+
 def count_runs(ledger, mixture):
     """In how many runs a model has read this mixture, by its ledger. get_batch draws new rows for each run."""
     return sum(entry["settings"].get("data") == mixture for entry in ledger)

@@ -53,11 +53,9 @@ def test_a_fact_is_asked_after_three_examples():
 def test_the_page_has_the_table_of_its_runs_and_their_differences():
     page = (ROOT / "results/pretrained/README.md").read_text()
     runs = [paper.read_run(path) for path in sorted((ROOT / "results/pretrained").glob("seed*.json"))]
-    table = pretrained.score_table(runs)
-    assert len(runs) == 3 and table in page
-    predicted = pretrained.prediction_table(runs, (ROOT / "experiments/predictions.md").read_text())
-    assert predicted in page
-    known = {*re.findall(NUMBER, table)}
+    assert len(runs) == 3 and pretrained.score_table(runs) in page
+    assert pretrained.prediction_table(runs, (ROOT / "experiments/predictions.md").read_text()) in page
+    known = {*re.findall(NUMBER, pretrained.score_table(runs))}
     for a, b in permutations(pretrained.present(runs), 2):
         for column in ("home", "switch", "capital", "facts", "english"):
             known |= {*re.findall(NUMBER, paired.points([pretrained.measure(run, a, column)
