@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-LOGIT_STD = 0.16  # std of a new router's logits (the paper gives none); small, so that gates start nearly equal
+LOGIT_STD = 0.16  # of a new router, for inputs of RMS 1 (the paper gives none); small, so gates start nearly equal
 CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
 
@@ -204,7 +204,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 def new_router(n_expert, n_embd, generator):
-    """A new router W_l, (N, D) (3.2: "randomly initialised"). Logits have std LOGIT_STD, as inputs are normed."""
+    """A new router W_l, (N, D) (3.2: "randomly initialised"). Its logits have std LOGIT_STD for inputs of RMS 1."""
     return torch.empty(n_expert, n_embd).normal_(0, LOGIT_STD / math.sqrt(n_embd), generator=generator)
 
 

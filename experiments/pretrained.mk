@@ -32,9 +32,9 @@ $(OUT)/english.pt: $(OUT)/seed.pt
 
 # ---- longer finetuning: 53 steps are the paper's 15 % of all tokens, 120 are twice that --------------------------------
 # Their learning rates, and those of the rivals, are chosen on training seed 0: `make PRESET=pretrained SEED=0 rates`.
-LR_RANDOM      = 1e-4
+LR_RANDOM      = 2e-4
 LR_TEXT        = 1e-4
-LR_DENSE_LONG  = 4e-4
+LR_DENSE_LONG  = 2e-4
 LR_SU_LONG     = 4e-4
 LONGER         = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA)
 $(OUT)/btx_53.pt:        $(OUT)/btx_mixed.pt;   $(LONGER) --steps 53 --lr $(LR_RANDOM)
