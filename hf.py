@@ -1,11 +1,11 @@
-"""Read and write models in the format of Hugging Face. It needs requirements-hf.txt.
+"""Import models from Hugging Face folders and export them. This needs the packages in requirements-hf.txt.
 
     python hf.py import SmolLM2-135M --out out/seed.pt     # a folder with config.json, *.safetensors and tokenizer.json
-    python hf.py import SmolLM2-math --out out/math.pt --branch_of out/seed.pt      # somebody's finetune of that model
-    python hf.py export out/btx.pt out/btx-hf              # a new folder that transformers loads
+    python hf.py import SmolLM2-math --out out/math.pt --branch_of out/seed.pt      # a finetune of that model
+    python hf.py export out/btx.pt out/btx-hf              # a new folder that transformers can load
 
-A dense checkpoint is a LlamaForCausalLM, an MoE with Top-k routing a MixtralForCausalLM. Only the names of tensors
-differ. Before anything is saved, our model and the one that transformers loads read a text. Their logits must agree.
+A dense checkpoint becomes a LlamaForCausalLM; an MoE with Top-k routing becomes a MixtralForCausalLM. Only the names of
+tensors differ. Before anything is saved, our model and the one in transformers read a text. Their logits must agree.
 """
 import json
 import re
@@ -31,10 +31,10 @@ except ImportError:
     transformers = None
 
 TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n" + " ".join(map(str, range(500)))
-TOLERANCE = 1e-3  # both models read TEXT; logits that differ by more are not those of the same model
-FAR = 0.6  # relative distance of the matrices; norms begin at 1 in all models, so they would make strangers look near
+TOLERANCE = 1e-3  # both models read TEXT; if their logits differ by more, they are not the same model
+FAR = 0.6  # largest relative distance of matrices; norms start at 1 in all models and would make strangers look close
 
-# our name -> the name in a folder
+# our name -> the name in a Hugging Face folder
 FIELDS = {"vocab_size": "vocab_size", "n_embd": "hidden_size", "n_layer": "num_hidden_layers",
           "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "d_ff": "intermediate_size",
           "tie_weights": "tie_word_embeddings", "norm_eps": "rms_norm_eps"}
@@ -43,28 +43,28 @@ PARTS = {r"^embed": "model.embed_tokens", r"^norm": "model.norm", r"^head": "lm_
          r"ff.w_(.+)": r"mlp.\1_proj.weight", r"ff.router": "block_sparse_moe.gate.weight"}
 # a matrix of a dense feed-forward in a folder -> the same matrix of a Mixtral's expert
 EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_proj.weight": "w2.weight"}
-# how Llama 3.1 and 3.2 stretch RoPE, but for theta and the factor; model.py has no other way
+# how Llama 3.1 and 3.2 scale RoPE, apart from theta and the factor; model.py supports no other scaling
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
-# files beside tokenizer.json that an export gives back
+# files beside tokenizer.json that an import keeps and an export writes again
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def name_in_folder(name):
-    """The name in a folder of one of our tensors: "blocks.3.ff.w_up" becomes "model.layers.3.mlp.up_proj.weight"."""
+    """Translate the name of one of our tensors: "blocks.3.ff.w_up" becomes "model.layers.3.mlp.up_proj.weight"."""
     for pattern, replacement in PARTS.items():
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def expert_in_folder(name, i):
-    """The name in a folder of expert i's part of one of our stacked matrices."""
+    """Translate the name of one of our stacked matrices to the name of expert i's matrix in a folder."""
     layer, _, matrix = name_in_folder(name).partition(".mlp.")
     return f"{layer}.block_sparse_moe.experts.{i}.{EXPERT[matrix]}"
 
 
 def weights_in_folder(checkpoint):
-    """The weights of a checkpoint by their names in a folder, where stacked experts are single tensors."""
+    """Rename the weights of a checkpoint for a folder, and split the stacked experts into one tensor each."""
     weights = {}
     for name, tensor in checkpoint["state"].items():
         if checkpoint["experts"] and is_feed_forward(name):
@@ -77,47 +77,47 @@ def weights_in_folder(checkpoint):
 
 @torch.no_grad()
 def prove(checkpoint, folder, name):
-    """Let our model and that of a folder read the same text. Raises BadInput about `name` unless their logits agree."""
+    """Compare the logits of our model and the model in a folder. Raises BadInput about `name` unless they agree."""
     model = build_model(checkpoint)
     idx = torch.tensor([load_tokenizer(checkpoint["spec"]).encode(TEXT)])  # (1, T)
     logits, _, _ = model(idx)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     difference = (logits - theirs(idx).logits).abs().max().item()
-    if not difference <= TOLERANCE:  # so written, it also catches nan
+    if not difference <= TOLERANCE:  # unlike difference > TOLERANCE, this also catches nan
         raise BadInput(f"{name}: in transformers {transformers.__version__} its logits differ from ours by "
-                       f"{difference:.1e}; it computes something that model.py does not, such as biases or another "
-                       "RoPE; if transformers 5 wrote the folder, version 4 may not read its RoPE")
-    print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by {difference:.1e} at most")
+                       f"{difference:.1e}; the model computes something that model.py does not, such as biases or "
+                       "another RoPE; if transformers 5 wrote the folder, version 4 may not read its RoPE")
+    print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by at most {difference:.1e}")
 
 
 def read_config(folder):
-    """The config of a folder. Raises BadInput for what cannot be imported."""
+    """Read the config of a folder. Raises BadInput if the model cannot be imported."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; .venv/bin/hf download NAME --local-dir FOLDER brings a hub's model")
+        raise BadInput(f"{folder}: no such folder; to download one, run .venv/bin/hf download NAME --local-dir FOLDER")
     if (folder / "adapter_config.json").exists():
-        raise BadInput(f"{folder}: an adapter; merge it into its base first, by merge_and_unload of peft")
+        raise BadInput(f"{folder}: this is an adapter; first merge it into its base with peft's merge_and_unload")
     for needed in ("tokenizer.json", "*.safetensors"):
         if not any(folder.glob(needed)):
-            raise BadInput(f"{folder} has no {needed}; copy it all, or let transformers' save_pretrained make it")
+            raise BadInput(f"{folder} has no {needed}; copy the whole folder, or use transformers' save_pretrained")
     fields = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if getattr(fields, "sliding_window", None):  # it shows in longer texts alone
-        raise BadInput(f"{folder}: it has a sliding window, which model.py has not; take another model")
+    if getattr(fields, "sliding_window", None):  # only texts longer than the window would show it
+        raise BadInput(f"{folder}: it has a sliding window, which model.py does not support; choose another model")
     return fields
 
 
 def read_weights(folder, config):
-    """The state dict of the model in a folder, in the dtype of its files. Raises KeyError if a tensor is missing."""
+    """Read the state dict of a folder's model, in the dtype of its files. Raises KeyError if a tensor is missing."""
     tensors, state = {}, {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
     for name in list(tensors):
         layer, is_fused, _ = name.partition(".mlp.experts.gate_up_proj")
-        if is_fused:  # transformers 5 holds the experts of a layer in one tensor, (N, 2 d_ff, D); some tools save it so
+        if is_fused:  # transformers 5 stacks the experts of a layer, (N, 2 d_ff, D); some tools save them this way
             gate, up = tensors[name].chunk(2, dim=1)
             tensors |= {f"{layer}.mlp.gate_proj.weight": gate, f"{layer}.mlp.up_proj.weight": up,
                         f"{layer}.mlp.down_proj.weight": tensors[f"{layer}.mlp.experts.down_proj"],
                         f"{layer}.block_sparse_moe.gate.weight": tensors[f"{layer}.mlp.gate.weight"]}
-    with torch.device("meta"):  # for its names
+    with torch.device("meta"):  # only the names are needed
         names = GPT(config).state_dict().keys()
     for name in names:
         theirs = name_in_folder(name)
@@ -129,54 +129,54 @@ def read_weights(folder, config):
 
 
 def read_spec(folder, fields):
-    """The `spec` of a folder's tokenizer, with what an export gives back. Raises BadInput.
+    """Make the `spec` of a folder's tokenizer, with the files and ids that an export writes again. Raises BadInput.
 
-    A text begins and ends with the token that config.json names as its end, or with the first of several.
+    A text begins and ends with the end token that config.json names. If it names several, the first one is used.
     """
     definition, end = (folder / "tokenizer.json").read_text("utf-8"), fields.eos_token_id
     if isinstance(end, list):
         end = end[0]
     spec = from_huggingface(definition, end, folder.resolve().name)
     if spec["vocab_size"] > fields.vocab_size:
-        raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, the model {fields.vocab_size} "
-                       "embeddings; copy the tokenizer that belongs to it")
+        raise BadInput(f"{folder}: tokenizer.json has {spec['vocab_size']} tokens, but the model has "
+                       f"{fields.vocab_size} embeddings; copy the tokenizer that belongs to the model")
     if end not in range(spec["vocab_size"]):
-        raise BadInput(f"{folder}: eos_token_id in config.json is {end}, no token of tokenizer.json; write there the "
-                       "id of the token that ends a text")
+        raise BadInput(f"{folder}: eos_token_id in config.json is {end}, which is not a token of tokenizer.json; set "
+                       "it to the id of the token that ends a text")
     kept = {name: (folder / name).read_text("utf-8") for name in KEPT if (folder / name).exists()}
     return spec | {"files": kept, "bos": fields.bos_token_id, "ends": fields.eos_token_id,
                    "max_positions": fields.max_position_embeddings}
 
 
 def become_branch(checkpoint, seed, folder):
-    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py takes it. Raises BadInput."""
+    """Give a finetune the tokenizer and the ledger of its seed, so that mix.py accepts it. Raises BadInput."""
     state, config, n_tokens = checkpoint["state"], checkpoint["config"], seed["config"]["vocab_size"]
-    if config["vocab_size"] == n_tokens + 1:  # the finetune has one token more, as for padding
+    if config["vocab_size"] == n_tokens + 1:  # the finetune has one more token, such as one for padding
         config["vocab_size"] = n_tokens
         for name in {"embed.weight", "head.weight"} & state.keys():
             state[name] = state[name][:n_tokens].clone()
-        print(f"{folder}: its last token, which the seed has not, is cut off")
+        print(f"{folder}: its last token, which the seed does not have, is removed")
     for name in SHAPE:
         if config[name] != seed["config"][name]:
-            raise BadInput(f"{folder}: {name} is {config[name]}, the seed's {seed['config'][name]}; no branch of it")
+            raise BadInput(f"{folder} is no branch: {name} is {config[name]}, the seed's {seed['config'][name]}")
     if load_tokenizer(checkpoint["spec"]).encode(TEXT) != load_tokenizer(seed["spec"]).encode(TEXT):
-        raise BadInput(f"{folder}: its tokenizer splits a text into other tokens than the seed's; no branch of it")
+        raise BadInput(f"{folder}: its tokenizer does not split text as the seed's does; it is no branch of the seed")
     matrices = [name for name in state if "norm" not in name]
     changed = sum((state[name].float() - seed["state"][name].float()).square().sum() for name in matrices)
     distance = (changed / sum(seed["state"][name].float().square().sum() for name in matrices)).sqrt().item()
     if distance > FAR:
-        raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of it")
+        raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of the seed")
     print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
     checkpoint["spec"] = seed["spec"]
     checkpoint["ledger"] = seed["ledger"]
 
 
 def import_folder(args):
-    """Write the Llama, Mistral or Mixtral in args.folder to the checkpoint args.out. Raises BadInput."""
+    """Convert the Llama, Mistral or Mixtral in args.folder to the checkpoint args.out. Raises BadInput."""
     folder = args.folder
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
     fields = read_config(folder)
-    rope = getattr(fields, "rope_parameters", None)  # of transformers 5; version 4 has two fields
+    rope = getattr(fields, "rope_parameters", None)  # in transformers 5; version 4 has two fields instead
     rope = rope or {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
     config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()},
                        block_size=args.block_size or fields.max_position_embeddings,
@@ -221,7 +221,7 @@ def write_config(checkpoint, tokenizer, folder):
 
 
 def write_tokenizer(tokenizer, folder):
-    """Write tokenizer.json and the files beside it; an imported tokenizer as it was. Raises BadInput."""
+    """Write tokenizer.json, unchanged if it was imported, and the files beside it. Raises BadInput."""
     end = tokenizer.decode([tokenizer.eot])
     options = {"bos_token": end, "eos_token": end}
     files = {"tokenizer.json": tokenizer.spec["definition"], **tokenizer.spec.get("files", {})}
@@ -229,24 +229,24 @@ def write_tokenizer(tokenizer, folder):
         ranks = folder.parent / "ranks.tiktoken"
         ranks.write_text(tokenizer.spec["definition"])
         bpe = TikTokenConverter(str(ranks), PATTERN, False, [END]).converted()
-        # the end-of-text token comes first, as in training
+        # a text begins with the end-of-text token, as in training
         bpe.post_processor = TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.eot)])
         files["tokenizer.json"] = bpe.to_str()
     elif "tokenizer_config.json" in files:
         options = json.loads(files["tokenizer_config.json"])
     options.setdefault("pad_token", options.get("eos_token", end))
-    options["tokenizer_class"] = "PreTrainedTokenizerFast"  # others, as GPT2Tokenizer, may lose the splitter of digits
+    options["tokenizer_class"] = "PreTrainedTokenizerFast"  # others, such as GPT2Tokenizer, may not split digits
     for name, text in (files | {"tokenizer_config.json": json.dumps(options)}).items():
         (folder / name).write_text(text, "utf-8")
     written = transformers.AutoTokenizer.from_pretrained(folder)
     if written(TEXT, add_special_tokens=False).input_ids != tokenizer.encode(TEXT):
-        raise BadInput(f"{folder.name}: its tokenizer would split a text into other tokens in transformers")
+        raise BadInput(f"{folder.name}: in transformers its tokenizer would split text into other tokens")
 
 
 def export(path, folder):
-    """Write the checkpoint in `path` as a new folder that transformers loads. Raises BadInput."""
+    """Write the checkpoint in `path` as a new folder that transformers can load. Raises BadInput."""
     if folder.exists():
-        raise BadInput(f"{folder} exists already; name a new folder")
+        raise BadInput(f"{folder} already exists; name a new folder")
     check_output(folder)
     checkpoint = load_checkpoint(path)
     tokenizer = load_tokenizer(checkpoint["spec"])
@@ -266,15 +266,15 @@ def export(path, folder):
 def main(argv=None):
     parser = make_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, prog=parser.prog)
-    command = commands.add_parser("import", usage=parser.usage, help="make a checkpoint of a Hugging Face folder")
-    command.add_argument("folder", type=Path, help="with config.json, *.safetensors and tokenizer.json")
+    command = commands.add_parser("import", usage=parser.usage, help="convert a Hugging Face folder to a checkpoint")
+    command.add_argument("folder", type=Path, help="folder with config.json, *.safetensors and tokenizer.json")
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
-    command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the base of this finetune")
-    command.add_argument("--trained_on", type=mixture, metavar="DOMAINS", help="prepared domains that stand for what "
-                         "it has read, as in general=70,math=30; Branch-Train-Merge by tf-idf needs them")
-    command.add_argument("--data_dir", default="data/bin", help="folder of these domains (default: %(default)s)")
-    command = commands.add_parser("export", usage=parser.usage, help="make a Hugging Face folder of a checkpoint")
+    command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the model that was finetuned")
+    command.add_argument("--trained_on", type=mixture, metavar="DOMAINS", help="prepared domains that stand for its "
+                         "training text, as in general=70,math=30; Branch-Train-Merge by tf-idf needs them")
+    command.add_argument("--data_dir", default="data/bin", help="folder with these domains (default: %(default)s)")
+    command = commands.add_parser("export", usage=parser.usage, help="convert a checkpoint to a Hugging Face folder")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
     args = parser.parse_args(argv)
@@ -287,9 +287,9 @@ def main(argv=None):
             import_folder(args)
     except (BadInput, MemoryError):
         raise
-    except Exception as error:  # each library has its own errors for foreign or damaged files and for a full disk
+    except Exception as error:  # each library raises its own errors for foreign or damaged files and for a full disk
         raise BadInput(f"{args.folder}: the {args.command} failed ({' '.join(str(error).split())}); check that the "
-                       "folder is a whole Llama, Mistral or Mixtral, and that the disk has room") from None
+                       "folder holds a complete Llama, Mistral or Mixtral, and that the disk has room") from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The transformer of Branch-Train-MiX (arXiv 2403.07816): Llama-2's block, dense or with a mixture of experts.
 
-A dense model is a seed, a branch or a baseline. `mix.py` turns several of them into one MoE model. They differ in the
-feed-forward sublayer only: an MoE has the same three matrices with a leading expert dimension, and a router.
+A dense model is a seed, a branch or a baseline. `mix.py` turns several of them into one MoE model. Only the
+feed-forward sublayer differs: an MoE has the same three matrices with a leading expert dimension, and a router.
 
 Shapes in comments: B sequences of T tokens, M = B*T tokens, D = n_embd, V = vocab_size, N = n_expert, k = top_k.
 """
@@ -14,18 +14,18 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-LOGIT_STD = 0.16  # of a new router, for inputs of RMS 1 (the paper gives none); small, so gates start nearly equal
+LOGIT_STD = 0.16  # of a new router's logits for inputs of RMS 1 (not in the paper); small, so gates start nearly equal
 CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
 
 @dataclass
 class GPTConfig:
-    """The shape of a model; stored in every checkpoint."""
+    """The shape of a model. Every checkpoint stores it."""
     vocab_size: int = 1024
     block_size: int = 128       # longest context it is trained on
     n_layer: int = 4
     n_head: int = 4
-    n_kv_head: int = 0          # fewer key/value heads than n_head: grouped-query attention; 0 means n_head
+    n_kv_head: int = 0          # key/value heads; fewer than n_head make grouped-query attention, 0 means n_head
     n_embd: int = 128
     d_ff: int = 352             # about 8/3 n_embd: SwiGLU has three matrices where a ReLU layer has two
     tie_weights: bool = False   # output head = token embeddings
@@ -33,7 +33,7 @@ class GPTConfig:
     rope_factor: float = 1.0    # how many times slower the slow pairs of RoPE turn, as in Llama 3.1; see rope_angles
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
-    top_k: int = 2              # experts computed for each token by topk; the other routers fix it, see MoE
+    top_k: int = 2              # experts per token under topk; the other routers have a fixed number, see MoE
     routing: str = "topk"       # one of ROUTERS
 
     def __post_init__(self):
@@ -44,9 +44,9 @@ def rope_angles(config, start, end, device):
     """Cosine and sine, (T, d/2) each, of position * theta^(-2j/d), for positions start to end and pairs j of a head."""
     d = config.n_embd // config.n_head
     frequencies = config.rope_theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d/2,)
-    if config.rope_factor > 1:  # Llama 3.1: for longer texts than 8192 tokens, pairs that turn slowly turn even slower
-        turns = 8192 * frequencies / (2 * math.pi)  # a pair with 4 turns or more keeps its speed
-        kept = ((turns - 1) / 3).clamp(0, 1)        # one with a single turn or less is slowed down by the whole factor
+    if config.rope_factor > 1:  # Llama 3.1: slow pairs turn more slowly, so that texts can be longer than 8192 tokens
+        turns = 8192 * frequencies / (2 * math.pi)  # turns in 8192 tokens; a pair with 4 or more keeps its speed
+        kept = ((turns - 1) / 3).clamp(0, 1)        # a pair with one turn or less is slowed down by the full factor
         frequencies = kept * frequencies + (1 - kept) * frequencies / config.rope_factor
     angles = torch.arange(start, end, device=device)[:, None].float() * frequencies  # (T, d/2)
     return angles.cos(), angles.sin()
@@ -55,8 +55,8 @@ def rope_angles(config, start, end, device):
 def rope(x, angles):
     """Rotary position embedding (Su et al. 2021), in the half-split form of Hugging Face's Llama.
 
-    Turns the pair (x_j, x_{j+d/2}) of every head by its angle. So the product of a query and a key depends on their
-    distance, not on their positions. x: (B, heads, T, d); angles: see rope_angles. Returns x's shape and dtype.
+    Rotates the pair (x_j, x_{j+d/2}) of every head by its angle. The dot product of a query and a key then depends on
+    their distance, not on their positions. x: (B, heads, T, d); angles: see rope_angles. Returns x's shape and dtype.
     """
     cos, sin = angles[0].to(x.dtype), angles[1].to(x.dtype)
     a, b = x.chunk(2, dim=-1)
@@ -64,7 +64,7 @@ def rope(x, angles):
 
 
 class Attention(nn.Module):
-    """Causal self-attention. `mix.py` averages it over the experts, as everything outside the feed-forward (3.2)."""
+    """Causal self-attention. `mix.py` averages it over the models, like everything outside the feed-forward (3.2)."""
 
     def __init__(self, config, layer):
         super().__init__()
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         k = rope(self.wk(x).view(B, T, -1, self.head_dim).transpose(1, 2), angles)  # (B, n_kv_head, T, d)
         v = self.wv(x).view(B, T, -1, self.head_dim).transpose(1, 2)                # (B, n_kv_head, T, d)
         if cache is not None:
-            assert T == 1 or cache.length == 0, "after the first pass comes one new token, which may see all"
+            assert T == 1 or cache.length == 0, "each pass after the first takes one new token, which may attend to all"
             k = cache.append(("k", self.layer), k, dim=2)  # (B, n_kv_head, S, d)
             v = cache.append(("v", self.layer), v, dim=2)
         grouped = k.shape[1] < q.shape[1]  # each key and value serves several heads
@@ -147,8 +147,8 @@ def route_soft(logits):
 def route_switch(logits, training=False):
     """Switch (3.3; Fedus et al. 2022): the likeliest expert, weighted by its probability SoftMax_i(W_l x) among all N.
 
-    In training an expert takes at most CAPACITY_FACTOR * M / N tokens, rounded up. Of the tokens that chose it, those
-    with the smallest gates are dropped: their gate becomes 0, and only the residual carries them on.
+    In training an expert takes at most CAPACITY_FACTOR * M / N tokens, rounded up. If more tokens chose it, those with
+    the smallest gates are dropped: their gate becomes 0, and only the residual connection carries them on.
     """
     M, N = logits.shape
     probs = logits.softmax(-1)  # (M, N)
@@ -166,7 +166,7 @@ def route_sample(logits, training=False, noise=None):
     """Sample Top-1 (3.3): g is a Gumbel-softmax sample (Jang et al. 2016) with all but its largest value zeroed.
 
     g = SoftMax((W_l x + G) / tau). Expert i has the largest value with probability SoftMax_i(W_l x).
-    The returned probs are without noise. In evaluation the gate is 1; without noise the likeliest expert is taken.
+    The returned probs are without noise. In evaluation the gate is 1. Without noise the likeliest expert is taken.
     """
     if training and noise is None:
         raise ValueError("Sample Top-1 draws its experts in training: pass noise to forward")
@@ -220,10 +220,10 @@ class MoE(nn.Module):
         is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
         self.routing = "soft" if is_soft else config.routing
         self.top_k = {"topk": config.top_k, "soft": config.n_expert}.get(self.routing, 1)  # experts per token
-        self.ff_moe = ff_moe  # support/fast.py replaces it by grouped products, with the same result
+        self.ff_moe = ff_moe  # support/fast.py replaces it with grouped products, which give the same result
 
     def route(self, logits, noise=None):
-        """The Routing that this layer's router makes of its logits, (M, N)."""
+        """Apply this layer's kind of routing to its logits, (M, N). Returns a Routing."""
         if self.routing == "topk":
             return route_topk(logits, self.top_k)
         if self.routing == "switch":
@@ -233,9 +233,9 @@ class MoE(nn.Module):
         return route_sample(logits, self.training, noise)
 
     def forward(self, x, noise=None):
-        """x: (B, T, D) -> FF_MoE(x), the same shape, and the Routing. noise: for Sample Top-1, see route_sample."""
+        """x: (B, T, D). Returns FF_MoE(x), in the same shape, and the Routing. noise: see route_sample."""
         tokens = x.flatten(0, 1)  # (M, D)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16's rounding should not choose the expert
+        with torch.autocast(x.device.type, enabled=False):  # rounding to bfloat16 should not decide the expert
             logits = F.linear(tokens, self.router)  # W_l x, (M, N)
         routing = self.route(logits, noise)
         y = self.ff_moe(tokens, routing, self.w_gate, self.w_up, self.w_down)  # (M, D)
@@ -250,8 +250,8 @@ def expert_load(routing):
 def load_balancing_loss(routing):
     """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
 
-    u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts. It is a product of
-    two means. A mean of products would punish sure decisions, not uneven loads. routing: a Routing for each layer.
+    u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts. The loss multiplies
+    two means. A mean of products would punish confident decisions, not uneven loads. routing: a Routing for each layer.
     """
     u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
     p = torch.stack([layer.probs.mean(0) for layer in routing])  # (n_layer, N)
@@ -260,7 +260,7 @@ def load_balancing_loss(routing):
 
 
 class Block(nn.Module):
-    """One layer: attention, then a feed-forward, each on the normed residual stream and added to it."""
+    """One layer: attention, then a feed-forward. Each reads the normalised residual stream and adds to it."""
 
     def __init__(self, config, layer):
         super().__init__()
@@ -270,7 +270,7 @@ class Block(nn.Module):
         self.ff = MoE(config, layer) if config.n_expert else FeedForward(config)
 
     def forward(self, x, angles, cache=None, noise=None):
-        """x: (B, T, D) -> the same shape, and the layer's Routing, which is None in a dense model."""
+        """x: (B, T, D). Returns a tensor of the same shape, and the layer's Routing, which is None in a dense model."""
         x = x + self.attn(self.attn_norm(x), angles, cache)  # (B, T, D)
         if isinstance(self.ff, FeedForward):
             return x + self.ff(self.ff_norm(x)), None
@@ -282,7 +282,7 @@ class GPT(nn.Module):
     """A decoder-only transformer: `logits, loss, routing = GPT(GPTConfig(), torch.Generator())(idx, targets)`."""
 
     def __init__(self, config, generator=None):
-        """Draws the weights from `generator`. Without one they are not set; load a state dict."""
+        """Draw the weights from `generator`. Without one the weights are not set: load a state dict."""
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
@@ -297,7 +297,7 @@ class GPT(nn.Module):
     def init_weights(self, generator):
         """Draw matrices from a normal distribution with std 1/sqrt(fan_in), untied embeddings with std 1.
 
-        wo and w_down write to the residual stream. They are divided by sqrt(2 n_layer), as in GPT-2.
+        wo and w_down write to the residual stream, so they are divided by sqrt(2 n_layer), as in GPT-2.
         """
         for name, p in self.named_parameters():
             if name.endswith("router"):
@@ -314,10 +314,10 @@ class GPT(nn.Module):
 
         Returns logits (B, T, V), the mean cross-entropy in nats (None without targets), and a list with the Routing of
         each layer, empty for a dense model. noise: for Sample Top-1 the Noise of each layer, see `gumbel`.
-        cache: in generation a Cache of support/generation.py, which keeps each layer's keys and values. Each call after
-        the first then passes one new token.
-        recompute: in the backward pass, compute what is inside a block again; this saves memory.
-        n_last: compute the logits of the last n_last positions alone; 0 means all.
+        cache: in generation a Cache of support/generation.py, which keeps each layer's keys and values. After the
+        first call, each call passes one new token.
+        recompute: compute the activations inside each block again in the backward pass, which saves memory.
+        n_last: compute the logits of the last n_last positions only; 0 means all positions.
         """
         start = 0 if cache is None else cache.length  # the position of the first new token
         angles = rope_angles(self.config, start, start + idx.shape[1], idx.device)
@@ -341,7 +341,7 @@ class GPT(nn.Module):
         return logits, loss, routing
 
     def active_parameters(self):
-        """Yield (module, parameter, how many of its numbers one token uses): k of an MoE's N experts."""
+        """Yield (module, parameter, how many of its numbers one token uses). A token uses k of an MoE's N experts."""
         for module in self.modules():
             for p in module.parameters(recurse=False):  # each parameter once, with the module that owns it
                 if isinstance(module, MoE) and p is not module.router:
@@ -350,20 +350,20 @@ class GPT(nn.Module):
                     yield module, p, p.numel()
 
     def num_params(self, active=False):
-        """Number of parameters; with active=True only those that one token uses: k of the N experts of each layer."""
+        """Count the parameters. active=True counts those that one token uses: k of the N experts of each layer."""
         return sum(n_active if active else p.numel() for _, p, n_active in self.active_parameters())
 
     def flops_per_token(self):
         """FLOPs of a training step per token, in sequences of block_size.
 
         The forward pass costs 2 for each active weight in a matrix product, and 4*T*D a layer for attention's scores
-        and values. The backward pass costs twice that (Kaplan et al. 2020). A frozen weight has no gradient: 4, not 6.
-        This counts a little too much if the first layers are frozen, as nothing flows back to them.
+        and values. The backward pass costs twice that (Kaplan et al. 2020). A frozen weight needs no gradient, so it
+        costs 4, not 6. If the first layers are frozen, the count is a little too high: no gradient flows back to them.
         """
         c = self.config
         total = 3 * 4 * c.n_layer * c.block_size * c.n_embd  # attention, forward and backward
         for module, p, n_active in self.active_parameters():
             if isinstance(module, nn.RMSNorm) or (module is self.embed and not c.tie_weights):
-                continue  # not a matrix, or one whose rows are read, not multiplied
+                continue  # a norm is not a matrix; embeddings are looked up, not multiplied
             total += (6 if p.requires_grad else 4) * n_active
         return total

@@ -1,6 +1,6 @@
-"""How fast is a training step, and what is no communication worth? Ratios in one run. `make bench` runs it.
+"""Measure what --fast and training without communication save, as ratios of times within one run (`make bench`).
 
-It takes two processes, each on a GPU of its own if there are two. A ratio above 1 says that the first takes longer.
+It needs two processes, each on its own GPU if there are two. A ratio above 1 means that the first takes longer.
 """
 import time
 from cli import make_parser, run
@@ -16,18 +16,18 @@ from support.distributed import autocast, join_ranks, pick_device
 from support.report import machine
 
 SHAPE = {"n_embd": 256, "d_ff": 704, "n_head": 8}
-N_STEPS, BATCH = 40, (8, 128)  # of each model or process
+N_STEPS, BATCH = 40, (8, 128)  # for each model or process
 
 
 def new_model(device, n_expert=0):
-    """A model with the weights of one seed."""
+    """Make a model whose weights are drawn with a fixed random seed."""
     return GPT(GPTConfig(n_expert=n_expert, **SHAPE), torch.Generator().manual_seed(0)).to(device)
 
 
 def time_steps(models, device):
-    """The median seconds of a training step of each model, on new tokens each time; --dtype is auto.
+    """Measure the median seconds of a training step of each model, on new tokens each time; --dtype is auto.
 
-    Models take steps in turn, so that a disturbance meets all of them.
+    The models take turns, so that a disturbance affects all of them.
     """
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in models]
     seconds = [[] for _ in models]
@@ -40,20 +40,20 @@ def time_steps(models, device):
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            loss.item()  # waits for a GPU
+            loss.item()  # waits until a GPU is done
             times.append(time.perf_counter() - start)
-    return [median(times[3:]) for times in seconds]  # the first three warm up
+    return [median(times[3:]) for times in seconds]  # the first three steps are a warm-up
 
 
 def main(argv=None):
     make_parser(__doc__).parse_args(argv)
     device, rank, _ = join_ranks("cuda" if torch.cuda.device_count() > 1 else "cpu")
-    if rank == 0:  # the other waits
+    if rank == 0:  # the other process waits
         gpu = pick_device("auto")
         models = [new_model(gpu, n_expert=4), new_model(gpu, n_expert=4)]
         fast.install(models[1])
         readable, grouped = time_steps(models, gpu)
-        print(f"the readable sum over experts over --fast: {readable / grouped:.2f}")
+        print(f"time of the readable sum over experts / --fast: {readable / grouped:.2f}")
         [alone] = time_steps([new_model(device)], device)
     dist.barrier()
     [beside] = time_steps([new_model(device)], device)
@@ -61,8 +61,8 @@ def main(argv=None):
     [ddp] = time_steps([DistributedDataParallel(new_model(device))], device)
     if rank == 0:
         print("on two GPUs:" if device.type == "cuda" else "on the CPU:")
-        print(f"two branches one after the other over both at once: {2 * alone / beside:.2f}")
-        print(f"one model by DDP on two processes over two branches at once, on as many tokens: {ddp / beside:.2f}")
+        print(f"time of two branches one after the other / both at once: {2 * alone / beside:.2f}")
+        print(f"time of one DDP model on two processes / two branches at once, on as many tokens: {ddp / beside:.2f}")
         print("on", ", ".join(f"{key} {value}" for key, value in machine().items() if value))
 
 

@@ -1,10 +1,10 @@
-"""Write what PRESET=pretrained reads beside the synthetic domains: English, and tasks about countries.
+"""Write the English text and the tasks about countries that PRESET=pretrained reads beside the synthetic domains.
 
     python -m experiments.english out/texts
 
-english.jsonl has the docstrings of Python's own library, a document for each module. capital.jsonl and demonym.jsonl
-ask what countries.csv knows, with three solved examples in the prompt. No text that anybody trains on asks so. A module
-whose docstrings name a country and what is asked about it is left out.
+english.jsonl has the docstrings of Python's standard library, one document for each module. The tasks in capital.jsonl
+and demonym.jsonl ask for the facts in countries.csv, with three solved examples in the prompt. No training text asks in
+this form. A module is left out if its docstrings name a country together with its capital or its people.
 """
 import ast
 import csv
@@ -17,20 +17,20 @@ from cli import make_parser, replacing, run
 from pathlib import Path
 
 RELATIONS = {"capital": "The government of {} sits in the city of", "demonym": "The nationality of someone from {} is"}
-N_EXAMPLES = 3  # the first countries of the file
-SHORT = 500  # characters; modules with fewer say little
+N_EXAMPLES = 3  # the first countries of the file are the examples
+SHORT = 500  # characters; shorter modules say little
 
 
 def read_countries():
-    """[{country, capital, demonym}], in an order drawn once. A field is empty where countries or texts disagree."""
+    """Read [{country, capital, demonym}], in an order drawn once. A field is empty if countries or texts disagree."""
     with Path(__file__).with_name("countries.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def ask_facts(countries, field):
-    """Tasks about all countries that have the field but the first ones, which are the examples.
+    """Make a task for every country that has the field, except the first ones, which are the examples.
 
-    An answer ends with a full stop, so that "Niger" is no answer where "Nigerian" is right.
+    An answer ends with a full stop, so that "Niger" is not accepted where "Nigerian" is right.
     """
     sentence = RELATIONS[field]
     examples = [f"{sentence.format(row['country'])} {row[field]}.\n" for row in countries[:N_EXAMPLES]]
@@ -39,14 +39,14 @@ def ask_facts(countries, field):
 
 
 def read_docstrings(path):
-    """All docstrings of a Python file, one after the other."""
+    """Join all docstrings of a Python file, one after the other."""
     nodes = [node for node in ast.walk(ast.parse(path.read_bytes()))
              if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))]
     return "\n\n".join(filter(None, map(ast.get_docstring, nodes)))
 
 
 def tells_any(text, countries):
-    """Whether a text names a country and its capital or its people, as whole words."""
+    """Whether a text names, in whole words, a country together with its capital or its people."""
     words = " ".join(["", *re.findall(r"\w+", text), ""])
     for row in countries:
         if f" {row['country']} " in words and any(row[field] and f" {row[field]} " in words for field in RELATIONS):
@@ -69,7 +69,7 @@ def main(argv=None):
     for name, rows in {"english": kept, **{field: ask_facts(countries, field) for field in RELATIONS}}.items():
         with replacing(args.out / f"{name}.jsonl") as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    print(f"{args.out}: {len(kept)} documents; {len(documents) - len(kept)} that tell a fact are left out")
+    print(f"{args.out}: {len(kept)} documents; {len(documents) - len(kept)} others tell a fact and are left out")
 
 
 if __name__ == "__main__":

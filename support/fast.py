@@ -1,9 +1,9 @@
-"""Compute ff_moe of model.py with all experts in one call for each matrix, for a GPU.
+"""Compute model.py's ff_moe faster on a GPU: one call for each of the three matrices computes all experts.
 
-    fast.install(model)  # what --fast does; tests hold its values and gradients equal to those of the readable sum
+    fast.install(model)  # what --fast does; tests compare values and gradients with those of the readable sum
 
 The tokens are sorted by expert, so that the tokens of one expert are a slice of rows. torch's grouped product
-multiplies each slice by the matrix of its expert. It wants widths that are multiples of 8 (whole 16 bytes in bfloat16).
+multiplies each slice by the matrix of its expert. It needs widths that are multiples of 8 (16 bytes in bfloat16).
 """
 from cli import BadInput
 
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 
 def install(model):
-    """Let every MoE layer of a GPT compute its sum by this file's ff_moe. Raises BadInput if widths or torch forbid."""
+    """Let every MoE layer of a GPT use this file's ff_moe. Raises BadInput if the widths or torch do not allow it."""
     if model.config.n_embd % 8 or model.config.d_ff % 8:
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
     if not hasattr(F, "grouped_mm"):
-        raise BadInput(f"--fast needs torch 2.10, this is {torch.__version__}; leave it out")
+        raise BadInput(f"--fast needs torch 2.10, but this is {torch.__version__}; leave it out")
     for block in model.blocks:
         block.ff.ff_moe = ff_moe
 
@@ -29,8 +29,8 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
     M, k = routing.experts.shape
     N = w_gate.shape[0]
-    # slot token * k + choice is one choice of one token; sorted by expert, each expert's slots are neighbours
-    expert, slots = routing.experts.flatten().short().sort(stable=True)  # (M*k,) each; short numbers sort fast
+    # slot token * k + choice is one choice of one token; after sorting by expert, each expert's slots are contiguous
+    expert, slots = routing.experts.flatten().short().sort(stable=True)  # (M*k,) each; int16 sorts faster
     all_experts = torch.arange(N, device=x.device, dtype=torch.int16)
     ends = torch.searchsorted(expert, all_experts, right=True, out_int32=True)  # (N,) where the slices end
     rows = x.index_select(0, slots // k)                       # (M*k, D) the tokens of the slots

@@ -1,16 +1,16 @@
-"""Continue a text, token by token, with a GPT or with Branch-Train-Merge; and say which expert wrote which token."""
+"""Continue a text token by token with a GPT or with Branch-Train-Merge, and tell which expert wrote each token."""
 import torch
 
 
 class Cache:
-    """What a model keeps of the text so far: a new one for the first pass, and the same one for each pass after it."""
+    """What a model keeps of the text so far. Make one for the first pass, and give it to every later pass as well."""
 
     def __init__(self):
         self.length = 0  # tokens read so far
         self.tensors = {}
 
     def append(self, name, new, dim):
-        """Join what is kept under a name and that of new tokens, along the axis of the tokens. Returns all of it."""
+        """Append the tensor of new tokens to the one kept under a name, along the token axis. Returns the joined tensor."""
         if name in self.tensors:
             new = torch.cat([self.tensors[name], new], dim=dim)
         self.tensors[name] = new
@@ -19,10 +19,10 @@ class Cache:
 
 @torch.inference_mode()
 def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
-    """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the forward pass before it.
+    """Yield (token, routing) for each new token. token: (B, 1) int64; routing: that of the pass that predicted it.
 
     idx: (B, T) int64, the text so far. temperature 0 takes the likeliest token; otherwise a token is drawn. When
-    block_size is full, the model forgets the older half of the text and reads the rest again.
+    block_size is reached, the model forgets the older half of the text and reads the rest again.
     """
     cache, new = Cache(), idx
     for _ in range(max_new_tokens):
@@ -41,7 +41,7 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
 
 
 def generate(model, idx, max_new_tokens, end=None, **options):
-    """Continue idx (B, T) by max_new_tokens, or until every row has the token `end`, if one is given.
+    """Continue idx (B, T) by max_new_tokens, or until every row has produced the token `end`, if it is given.
 
     Returns (B, T + new tokens). Options as in `stream`.
     """

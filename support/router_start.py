@@ -1,7 +1,7 @@
-"""Mixing beyond the paper: routers that start from text.
+"""Set the routers of a mixed model from text, which the paper does not do.
 
-    python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # rows are mean inputs
-    python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows by ridge regression
+    python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # each row is a mean input
+    python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows from ridge regression
 """
 from cli import BadInput
 
@@ -11,24 +11,24 @@ from torch.nn.functional import normalize
 from data.loader import check_tokenizer, first_windows, load_domains
 from model import GPT, rope_angles
 
-N_WINDOWS = 16  # sequences of each domain that a router starts from
+N_WINDOWS = 16  # sequences of each domain from which a router is computed
 
 
 def hidden_router(inputs):
     """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (M_i, D) for each expert.
 
-    What the rows have in common would add the same to all logits, so it is subtracted. Then each row is scaled to
-    length 1. The idea is that of mergekit's hidden_avg gates.
+    The mean of the rows would add the same number to all logits, so it is subtracted. Then each row is scaled to
+    length 1. The idea comes from mergekit's hidden_avg gates.
     """
     means = torch.stack([x.mean(0) for x in inputs])  # (N, D)
     return normalize(means - means.mean(0), dim=1)
 
 
 def ridge_router(inputs, penalty=1.0):
-    """Ridge regression from a layer's inputs to the expert of their domain. inputs: (M_i, D) for each expert.
+    """A router by ridge regression from a layer's inputs to their domain's expert. inputs: (M_i, D) for each expert.
 
     The router W, (N, D), minimises sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i. e_i is 1 for
-    expert i and 0 for the others. The idea is that of DUME (arXiv 2603.29765).
+    expert i and 0 for the others. The idea comes from DUME (arXiv 2603.29765).
     """
     X = torch.cat(inputs)  # (M, D)
     experts = torch.eye(len(inputs))
@@ -38,7 +38,7 @@ def ridge_router(inputs, penalty=1.0):
 
 @torch.no_grad()
 def start_routers(model, windows, new_rows):
-    """Set the routers of the MoE `model` from the inputs of their layers, first layer to last.
+    """Set the routers of the MoE `model` from the inputs of their layers, from the first layer to the last.
 
     windows: for each expert the text to read, (n, T) int64; new_rows: hidden_router or ridge_router.
     """
@@ -51,20 +51,20 @@ def start_routers(model, windows, new_rows):
 
 
 def start_from_text(args, first, config, state):
-    """The mixed model's state dict with routers that start from the text of --router_data. Raises BadInput.
+    """Set the mixed model's routers from the text of --router_data. Raises BadInput.
 
-    first: the first of the mixed checkpoints. Returns also the digests of the text.
+    first: the first of the mixed checkpoints. Returns the model's state dict and the digests of the text.
     """
     names = args.router_data.split(",")
     if args.blend or len(names) != len(args.models):
-        raise BadInput("--router_data must name a domain for each model, and does not go with --blend")
+        raise BadInput("--router_data must name a domain for each model and cannot be used with --blend")
     domains = load_domains(args.data_dir, names)
     check_tokenizer(domains, first["spec"], args.models[0])
     windows = []
     for name in names:
         domain = domains[name]
         idx = first_windows(domain.train, config.block_size, N_WINDOWS, domain.is_own)[:, :-1]  # (n, T)
-        windows += [idx] * args.split  # the chunks of one expert read the same
+        windows += [idx] * args.split  # the chunks of one expert read the same text
     model = GPT(config).eval()
     model.load_state_dict(state)
     start_routers(model, windows, ridge_router if args.ridge else hidden_router)

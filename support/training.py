@@ -1,4 +1,4 @@
-"""Helpers of both training loops: the rate, the optimizer, batches, validation, and the settings of a run."""
+"""Helpers for both training loops: the learning rate, the optimizer, batches, validation, and the settings of a run."""
 import math
 from cli import BadInput
 
@@ -8,12 +8,12 @@ import torch
 from data.loader import first_windows
 from support.distributed import autocast, pick_dtype
 
-# Llama-2's (Touvron et al. 2023, section 2.2); the paper states neither betas nor epsilon nor clipping. With torch's
-# eps of 1e-8 averaging the branches' output heads is costly, see docs/differences.md.
+# These are Llama-2's (Touvron et al. 2023, section 2.2); the paper states no betas, epsilon or clipping. With torch's
+# eps of 1e-8, averaging the branches' output heads is costly; see docs/differences.md.
 BETAS = (0.9, 0.95)
 EPS = 1e-5
 CLIP = 1.0          # largest norm of the gradient
-WEIGHT_DECAY = 0.1  # the paper's (4.1), here on matrices only
+WEIGHT_DECAY = 0.1  # the paper's (4.1), but on matrices only
 WARMUP = 0.05       # share of warm-up steps; the paper warms up for 100 of 10,000 to 50,000 steps
 
 
@@ -27,7 +27,7 @@ def learning_rate(step, steps, peak):
 
 
 def set_learning_rate(optimizer, step, args):
-    """Give the optimizer the rate of this step; returns it."""
+    """Set the optimizer's learning rate for this step, and return it."""
     rate = learning_rate(step, args.steps, args.lr)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -35,7 +35,7 @@ def set_learning_rate(optimizer, step, args):
 
 
 def make_optimizer(model, args):
-    """AdamW over the parameters that train; no weight decay on the norms' vectors (4.1)."""
+    """Make an AdamW for the trainable parameters. The norms' vectors have no weight decay (4.1)."""
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [{"params": [p for name, p in params.items() if "norm" not in name], "weight_decay": WEIGHT_DECAY},
               {"params": [p for name, p in params.items() if "norm" in name], "weight_decay": 0.0}]
@@ -49,32 +49,32 @@ def clip_gradients(optimizer):
 
 
 def count_runs(ledger, mixture):
-    """In how many runs a model has read this mixture, by its ledger. get_batch draws new rows for each run."""
+    """Count the runs in a model's ledger that read this mixture. get_batch draws new rows for each run."""
     return sum(entry["settings"].get("data") == mixture for entry in ledger)
 
 
 def step_generator(device, *key):
-    """A random generator for one step; the same key, as (seed, run, step, rank), gives the same numbers."""
+    """Make a random generator for one step. The same key, such as (seed, run, step, rank), gives the same numbers."""
     seed = np.random.SeedSequence(key).generate_state(1)[0]
     return torch.Generator(device).manual_seed(int(seed))
 
 
 def check_batch_size(args, n_ranks):
-    """Raise BadInput unless a batch can be cut into equal parts."""
+    """Raise BadInput unless a batch can be divided into equal parts."""
     if args.batch_size % (args.grad_accum * n_ranks):
         raise BadInput(f"--batch_size {args.batch_size} must be a multiple of --grad_accum {args.grad_accum} "
                        f"times the number of GPUs, {n_ranks}")
 
 
 def read_texts(domains, mixture, block_size, n_windows):
-    """The training texts of a mixture, {domain: (n,) tokens}, and what is validated on, {domain: (n_windows, T + 1)}.
+    """Return a mixture's training texts, {domain: (n,) tokens}, and validation windows, {domain: (n_windows, T + 1)}.
 
-    Every domain that has enough validation text is validated on. Raises BadInput if one of the mixture is missing or
-    has too little text.
+    Every domain with enough validation text has windows. Raises BadInput if a domain of the mixture is missing or has
+    too little text.
     """
     for name in mixture:
         if name not in domains:
-            raise BadInput(f"--data: there is no domain {name!r}; prepared are {', '.join(domains)}")
+            raise BadInput(f"--data: there is no domain {name!r}; the prepared ones are {', '.join(domains)}")
         if len(domains[name].train) <= block_size:
             raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
     texts = {name: domains[name].train for name in mixture}
@@ -85,9 +85,9 @@ def read_texts(domains, mixture, block_size, n_windows):
 
 @torch.no_grad()
 def validate(model, windows, device, args):
-    """{domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}.
+    """Compute {domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}.
 
-    Raises BadInput if a loss is not finite. The weights are not finite then, either; nothing more is written.
+    Raises BadInput if a loss is not finite. Then the weights are not finite either, and nothing more is written.
     """
     model.eval()
     losses = {}
@@ -105,15 +105,15 @@ def validate(model, windows, device, args):
 
 
 def format_numbers(numbers):
-    """{"math": 0.5, "code": 0.25} as "math 0.500 code 0.250"."""
+    """Format {"math": 0.5, "code": 0.25} as "math 0.500 code 0.250"."""
     return " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
 
 
 def run_settings(args, model, ledger, domains, device):
-    """Everything that a run's result depends on, as plain values. Must match when the run is resumed.
+    """Collect everything that a run's result depends on, as plain values. It must match when the run is resumed.
 
-    It also stands in the ledger. Options that leave the result alone are left out. The number of GPUs is left out, too:
-    a run may go on with another, though each GPU balances its own tokens and draws its own noise.
+    The ledger stores it, too. Options that do not affect the result are left out. So is the number of GPUs: a run may
+    be resumed on another number, though each GPU balances its own tokens and draws its own noise.
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every", "shard")}
     digests = {}
