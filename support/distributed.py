@@ -47,7 +47,7 @@ def pick_dtype(name, device):
 
 
 def autocast(dtype, device, keep_copies=False):
-    """A context for products in --dtype; weights stay in float32. keep_copies: keep converted weights for many passes."""
+    """A context for products in --dtype; weights stay float32. keep_copies: keep converted weights for many passes."""
     return torch.autocast(device.type, torch.bfloat16, pick_dtype(dtype, device) == "bfloat16", keep_copies)
 
 

@@ -10,7 +10,7 @@ class Cache:
         self.tensors = {}
 
     def append(self, name, new, dim):
-        """Append the tensor of new tokens to the one kept under a name, along the token axis. Returns the joined tensor."""
+        """Append the tensor of new tokens to the one kept under a name, along the token axis. Returns the result."""
         if name in self.tensors:
             new = torch.cat([self.tensors[name], new], dim=dim)
         self.tensors[name] = new
