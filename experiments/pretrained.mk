@@ -31,7 +31,8 @@ $(OUT)/english.pt: $(OUT)/seed.pt
 	  --steps $(shell expr \( 15 \* $(EXPERT_STEPS) + 19 \* $(FINETUNE_STEPS) + 50 \) / 100)
 
 # ---- longer finetuning: 53 steps are the paper's 15 % of all tokens, 120 are twice that --------------------------------
-# Their learning rates, and those of the rivals, are chosen on training seed 0: `make PRESET=pretrained SEED=0 rates`.
+# Their learning rates, and those of the rivals, are chosen on training seed 0 by `make PRESET=pretrained SEED=0 rates`
+# (results/records/rates.md).
 LR_RANDOM      = 2e-4
 LR_TEXT        = 1e-4
 LR_DENSE_LONG  = 2e-4
