@@ -63,9 +63,8 @@ CHOICE = {  # "Is it worth it?"
     "seed": "seed", "average": "average of all weights", "average_tuned": "average of all weights, finetuned",
     "dense_chain": "Dense, equal FLOPs in sequence",
     "dense_chain_5e-4": "Dense, equal FLOPs in sequence, half the rate", "dense_data": "Dense, equal tokens",
-    "su_dm": "upcycling, equal data",
-    "su_own_flops": "upcycling, equal FLOPs in all", "btx": "BTX", "btm_bayes_top1": "BTM",
-    "btm_document_top1": "BTM that begins anew"}
+    "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs in all", "btx": "BTX",
+    "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that begins anew"}
 CHOICE_HEAD = ("model", "texts of one domain", "texts that change", "TFLOP in all", "TFLOP in sequence", "M weights")
 MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
 STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
