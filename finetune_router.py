@@ -28,7 +28,7 @@ def parse(argv):
 
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
-    group.add_argument("--init", required=True, help="checkpoint that mix.py wrote")
+    group.add_argument("--init", required=True, help="an MoE, such as mix.py writes")
     group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains and weights (default: the paper's)")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
@@ -43,11 +43,11 @@ def parse(argv):
     group.add_argument("--seed", type=non_negative_int, default=0, help="seed of batches and noise (default: 0)")
 
     group = parser.add_argument_group("load balancing (section 3.3)")
-    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of its loss (default: %(default)s)")
+    group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of the balancing loss (default: 0.01)")
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences of each domain (default: 16)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
     group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")

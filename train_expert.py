@@ -50,7 +50,7 @@ def parse(argv):
 
     group = parser.add_argument_group("logging and saving")
     group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="sequences of each domain (default: 16)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
     group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
 
     group = parser.add_argument_group("device and memory")
