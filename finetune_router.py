@@ -5,7 +5,6 @@
 A run saves its progress in NAME.progress every --save_every steps. After an interruption, the same command resumes it.
 """
 import math
-import os
 import time
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
@@ -91,7 +90,6 @@ def draw_noise(config, n_tokens, share, generator):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    master = rank == 0
     training.check_batch_size(args, n_ranks)
 
     # the mixed model; spec is its tokenizer, experts their names, and ledger says how it was made, and at what cost
@@ -122,8 +120,7 @@ def main(argv=None):
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
 
-    quiet = not master or "TQDM_DISABLE" in os.environ  # tqdm ignores its own variable if disable is given
-    for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out, disable=quiet):
+    for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out):
         rate = training.set_learning_rate(optimizer, step, args)
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
@@ -147,9 +144,8 @@ def main(argv=None):
             balance = load_balancing_loss(routing).item() / config.n_layer  # 1 if balanced, N if one expert has all
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
-            if master:
-                tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
-                           f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
+            tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
+                       f"balance {balance:.2f}, validation loss {training.format_numbers(losses)}")
         if done % args.save_every == 0:
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
@@ -158,8 +154,7 @@ def main(argv=None):
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, fields)
-    if master:
-        print(f"wrote {args.out}")
+    print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":

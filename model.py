@@ -248,7 +248,7 @@ def expert_load(routing):
 
 
 def load_balancing_loss(routing):
-    """L_LB / alpha = N * sum_i u_i p_i of every layer, summed over layers (3.3): 1 per layer at balance, N at collapse.
+    """L_LB / alpha = N * sum_i u_i p_i, summed over layers (3.3): a Top-k layer adds 1 at balance, N at collapse.
 
     u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts. The loss multiplies
     two means. A mean of products would punish confident decisions, not uneven loads. routing: a Routing for each layer.

@@ -80,7 +80,7 @@ def main(argv=None):
         if text.endswith("\ufffd"):  # the last character is not complete yet
             continue
         piece = text[len(shown):]
-        if args.experts:
+        if args.experts and piece:  # an end of text shows nothing
             piece = mark(piece, expert, checkpoint["experts"])
         print(piece, end="", flush=True)
         shown = text

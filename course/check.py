@@ -73,8 +73,9 @@ def run_checks(files, checks, seed, isolated):
                    sys.base_prefix, sys.executable, "-c", serving]
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(command, timeout=IMPORT_SECONDS + SECONDS * len(checks))
-        ended = f"it ended its process, or took more than {SECONDS} seconds"
-        return {name: file.read(3000) or ended for name, file in opened.items()}
+        ended = "it ended its process, or took more than {} seconds"
+        return {name: file.read(3000) or ended.format(IMPORT_SECONDS if name == "import" else SECONDS)
+                for name, file in opened.items()}
 
 
 def check_files(submission, checks, seed, isolated=False):

@@ -3,12 +3,13 @@
 # experiment.sh PYTHON DATA OUT TASKS "SEEDS" FILE ...
 # A line of a file is a variant: NAME | options of mix.py | options of finetune_router.py. Without the latter the mixed
 # model is not finetuned. Options are passed on as words, and nothing else in a line is executed.
-# Models are named NAME_sSEED. What is there already is not made again, unless its line has changed.
+# Models are named NAME_sSEED. What is there already is not made again, unless its line or the code has changed.
 set -eo pipefail
 python=$1 data=$2 out=$3 tasks=$4 seeds=$5
 shift 5
 # numbers that do not depend on the machine's cores or its GPU
 export OMP_NUM_THREADS=1 TQDM_DISABLE=1
+code=$(cat model.py mix.py finetune_router.py | cksum | cut -d ' ' -f 1)
 recipe=(--data general=14,trivia=5,math=27,code=27,wiki=27 --lr 1e-3 --eval_every 50)
 mkdir -p "$out"
 
@@ -25,8 +26,8 @@ run() {
 
 make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
   local model=$out/$1_s$2.pt mixed mix finetune
-  mixed=$out/mixed-$(cksum <<< "$3" | cut -d ' ' -f 1)_s$2.pt
-  if [ -f "$model" ] && [ "$(cat "$model.row" 2> /dev/null)" = "$3|$4" ]; then
+  mixed=$out/mixed-$(cksum <<< "$3 $code" | cut -d ' ' -f 1)_s$2.pt
+  if [ -f "$model" ] && [ "$(cat "$model.row" 2> /dev/null)" = "$3|$4|$code" ]; then
     return 0
   fi
   read -ra mix <<< "$3"
@@ -42,7 +43,7 @@ make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
     run "$python" finetune_router.py "${recipe[@]}" "${finetune[@]}" --init "$mixed" --data_dir "$data" \
       --seed "$2" --device cpu --out "$model" || return 1
   fi
-  echo "$3|$4" > "$model.row"
+  echo "$3|$4|$code" > "$model.row"
 }
 
 models=()

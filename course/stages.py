@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import torch
 from torch.autograd import gradcheck
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 import finetune_router
@@ -60,6 +61,13 @@ def verify_router(case, route, logits, gates):
     verify(f"{case}, gates of all experts", lambda z: route(z).dense_gates(), gates, logits)
 
 
+def apart(M, N):
+    """Random logits, no two of which in a row are so close that the small steps of finite differences swap them."""
+    while (logits := draw(M, N)).sort(1).values.diff(dim=1).min() < 0.01:
+        pass
+    return logits
+
+
 def random_routing(M=7):
     """Three of five experts for each of M tokens. Their gates sum to 1/2, because those of Switch need not sum to 1."""
     return Routing(draw(M, 3).softmax(-1) / 2, draw(M, 5).argsort(1)[:, :3], draw(M, 5).softmax(-1))
@@ -79,9 +87,11 @@ SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .2]] of experts [[0, 1], [1, 2],
 def stage1_gates():
     """g(W x) = SoftMax(TopK(W x)), and probs = SoftMax(W x) over all N experts"""
     small = tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0]])
-    for name, logits, k in ((small.tolist(), small, 2), ("random", draw(7, 5), 3)):
+    for name, logits, k in ((small.tolist(), small, 2), ("random", apart(7, 5), 3)):
         kept = tensor([[z if z in sorted(row)[-k:] else -inf for z in row] for row in logits.tolist()])
         verify_router(f"W x = {name}, k = {k}", lambda z, k=k: model.route_topk(z, k), logits, kept.softmax(-1))
+        same(f"W x = {name}, k = {k}, experts, sorted", model.route_topk(logits, k).experts.sort()[0],
+             logits.topk(k)[1].sort()[0])
 
 
 def stage1_sum():
@@ -129,7 +139,8 @@ def stage1_layer():
         y = (x.view(4, 2) * gates[:, :2] + 10 - 2 / 3).view(2, 2, 2)
         case = f"x = {name}, W = [[1, 0], [.5, .5], [2, -1]], with stand-ins"
         verify(f"{case}, y", lambda x: layer(x, noise)[0], y, x)
-        verify(f"{case}, the Routing", lambda x: layer(x, noise)[1].gates, gates, x)
+        verify(f"{case}, the Routing", lambda x, W: functional_call(layer, {"router": W}, (x, noise))[1].gates, gates,
+               x, layer.router.data)
 
 
 # ---- stage 2: mix (3.2)
@@ -159,6 +170,9 @@ def stage2_mix():
                                   ("stacked", (8 * draw(3)).round().tolist())):
         mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
+        rules = [mix.rule_for(name, "x") for name in ("blocks.0.ff.router", "blocks.0.ff.w_up", "norm.weight")]
+        assert rules == ["new", "x", "averaged"], f"rule_for of a router, an expert's matrix and a norm: {rules}"
+        assert mixed.keys() == right.keys(), f"{feed_forwards}, missing or surplus: {mixed.keys() ^ right.keys()}"
         for name, t in right.items():
             want = torch.full(t.shape, sum(values) / 3)
             if name.endswith("router"):
@@ -250,7 +264,7 @@ def stage5_switch():
     ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
     queue = torch.cat([tensor([[1.0], [3.0], [2.0], [5.0], [4.0], [1.5]]), torch.zeros(6, 4)], 1)
     few = torch.cat([tensor([*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]]), torch.zeros(7, 3)], 1)
-    for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", draw(7, 5))):
+    for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", apart(7, 5))):
         gates = largest_only(logits.softmax(-1))
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
         C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
@@ -262,11 +276,12 @@ def stage5_switch():
 def stage5_sample():
     """g = SoftMax((W x + G) / tau) with all but its largest value zeroed; in evaluation that value is 1"""
     small, noise = tensor([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0]]), tensor([[0.0, 2.0, -1.0], [1.0, 0.0, 0.5]])
-    for name, logits, G, tau in ((f"W x = {small.tolist()}, G = {noise.tolist()}, tau = 0.5", small, noise, 0.5),
-                                 ("random", draw(7, 5), 2 * draw(7, 5), 0.7)):
-        given = Noise(G, tau)
-        gates = largest_only(((logits + G) / tau).softmax(-1))
+    for name, total, G, tau in ((f"W x = {small.tolist()}, G = {noise.tolist()}, tau = 0.5", small + noise, noise, 0.5),
+                                ("random", apart(7, 5), 2 * draw(7, 5), 0.7)):
+        logits, given = total - G, Noise(G, tau)
+        gates = largest_only((total / tau).softmax(-1))
         verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates)
+        same(f"{name}, experts", model.route_sample(logits, True, given).experts, total.argmax(1, keepdim=True))
         for n, chosen in ((given, gates), (None, largest_only(logits.softmax(-1)))):
             got = call(model.route_sample, logits, False, n).dense_gates()
             same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, tensor(chosen) > 0)

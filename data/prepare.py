@@ -83,11 +83,13 @@ def read_pairs(option, pairs, read):
 
 
 def choose_tokenizer(args, files):
-    """The Tokenizer that the options ask for. files: {NAME: files} of own text."""
+    """The Tokenizer that the options ask for. files: {NAME: files} of own text. Raises BadInput."""
     spec = None
     if args.init is not None:
         spec = load_checkpoint(args.init)["spec"]
     elif args.tokenizer:
+        if not files:
+            raise BadInput("--tokenizer: name the texts on which it is trained, with --text")
         samples = []
         for paths in files.values():
             characters = chain.from_iterable(text.read_documents(paths, args.field))

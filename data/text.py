@@ -2,7 +2,7 @@
 import json
 import os
 from cli import BadInput
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from data.task import Task
@@ -11,7 +11,7 @@ from data.task import Task
 def find_files(path):
     """The set of files that a path names: a file, all files below a folder, or a pattern such as texts/**/*.txt."""
     path = os.path.expanduser(path)
-    pattern = f"{path}/**" if os.path.isdir(path) else path
+    pattern = f"{escape(path)}/**" if os.path.isdir(path) else path
     # the path itself is added, since a file name may contain [ or *
     names = [name for name in [path, *glob(pattern, recursive=True)] if "__pycache__" not in name]
     files = {Path(name).resolve() for name in names if os.path.isfile(name)}

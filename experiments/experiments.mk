@@ -96,7 +96,8 @@ $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
 	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --out $@
-$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready
+# These runs use files that the others make, so they come after them.
+$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/seed%.json
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json
 	mkdir -p $(@D) && cp $(INTO)/seed$*/equal_flops/results.json $@
 .PHONY: rivals tables paper

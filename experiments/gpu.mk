@@ -13,3 +13,7 @@ FINETUNE_STEPS = 1540
 LR_SEED        = 1e-3
 LR_EXPERT      = 5e-4
 LR_BTX         = 5e-4
+LR_LARGE       = 1e-3
+LR_DENSE       = 5e-4
+LR_SU          = 2.5e-4
+LR_CM          = 5e-4

@@ -40,11 +40,11 @@ def costs(runs, name, key):
 def points(differences):
     """The mean of differences in percentage points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
 
-    The interval is that of a paired t-test, for two to ten differences. A single difference has no interval.
+    The interval is that of a paired t-test; of more than ten, it is a little too wide. A single one has no interval.
     """
     text = f"{100 * mean(differences):+.1f}"
     n = len(differences)
     if n > 1:
-        t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[n - 2]  # Student's t, n - 1 degrees
+        t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[min(n, 10) - 2]  # Student's t
         text += f" ± {100 * t * stdev(differences) / math.sqrt(n):.1f}"
     return text

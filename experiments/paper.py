@@ -1,7 +1,7 @@
 """Write the paper's tables and figures with the numbers of our runs, beside the paper's own numbers.
 
     python -m experiments.paper --collect out/seed0/[rp]*/results.json --out results/seed0.json
-    python -m experiments.paper results/seed0.json results/seed1.json --out results
+    python -m experiments.paper results/seed*.json --timed results/equal_flops/seed*.json --out results
 
 The first command gathers what evaluate.py measured for one run. The second writes tables.md and figures/ from that.
 """

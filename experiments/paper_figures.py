@@ -1,6 +1,6 @@
 """The figures of tables.md and of the README. Each function draws one figure and writes it to `path`.
 
-`runs` are those of experiments/paper.py. A line on a bar or a point shows the range over training seeds.
+`runs` are those of experiments/paper.py. Lines show the range over training seeds, in worth_it the standard deviation.
 """
 import numpy as np
 

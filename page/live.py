@@ -106,10 +106,10 @@ def count(models, data):
     tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
     prompts = [encode_prompt(tokenizer, task["prompt"]) for task in data["tasks"]]
     answers = [encode_prompt(tokenizer, task["answer"])[1:] for task in data["tasks"]]
-    first, *_, last = [entry["name"] for entry in data["models"] if entry["experts"]]
+    mixtures = [entry["name"] for entry in data["models"] if entry["experts"]]
     counts = [{"name": name, "off": []} for name in models]
-    counts += [{"name": first, "off": [other for other in experts if other != expert]} for expert in experts]
-    counts += [{"name": last, "off": [expert]} for expert in experts]
+    counts += [{"name": mixtures[0], "off": [other for other in experts if other != expert]} for expert in experts]
+    counts += [{"name": mixtures[-1], "off": [expert]} for expert in experts]
     for entry in counts:
         model = models[entry["name"]]
         switch_off(model, [experts.index(expert) for expert in entry["off"]], model.config.top_k)

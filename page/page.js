@@ -279,7 +279,7 @@ async function draw_hero() {
 function draw_branch() {
   const [, before] = model_of("seed").log.at(-1), steps = [0, ...model_of(branches[0]).log.map(([step]) => step)];
   const mean = (loss, some) => some.reduce((sum, domain) => sum + loss[domain], 0) / some.length;
-  $("step_now").textContent = steps[S.step];
+  $("step_now").textContent = $("step").ariaValueText = steps[S.step];
   $("charts").replaceChildren();
   for (const name of branches) {
     const losses = [before, ...model_of(name).log.map(([, loss]) => loss)];
@@ -296,7 +296,7 @@ function draw_branch() {
 function draw_finetune() {
   const mixtures = models.filter(model => model.experts.length), all_steps = mixtures.map(({ steps }) => steps);
   const lines = domains.map(domain => [domain, mixtures.map(({ name }) => count_right(domain, name))]);
-  $("tune_now").textContent = all_steps[S.tune];
+  $("tune_now").textContent = $("tune").ariaValueText = all_steps[S.tune];
   $("tune_curve").replaceChildren();
   draw_lines($("tune_curve"), "Solved of 40 tasks", all_steps, S.tune, [0, 10, 20, 30, 40], n => 178 - 4.2 * n, lines);
   ask_dealt($("tuned_box"), S.tuned, mixtures[S.tune].name);

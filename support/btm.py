@@ -151,4 +151,4 @@ class BTM(nn.Module):
         bayes and document weigh the experts by their predictions, so they need all of them. tfidf weighs them by the
         text alone, so the paper computes only the top_k experts; here all are computed.
         """
-        return len(self.experts) * self.experts[0].num_params()  # all have the same size
+        return sum(expert.num_params() for expert in self.experts)

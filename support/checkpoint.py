@@ -94,11 +94,10 @@ def check_branches(paths, checkpoints):
 
 def model_names(paths):
     """Name the models after their files. Files with the same name become seed, seed_2, seed_3."""
-    stems = [Path(path).stem for path in paths]
     names = []
-    for i, stem in enumerate(stems):
-        n = 1 + stems[:i].count(stem)
-        names.append(stem if n == 1 else f"{stem}_{n}")
+    for stem in [Path(path).stem for path in paths]:
+        possible = [stem, *(f"{stem}_{n}" for n in range(2, len(paths) + 1))]
+        names.append(next(name for name in possible if name not in names))
     return names
 
 

@@ -13,13 +13,13 @@ from data.task import over_domains
 
 def machine():
     """The machine and the commit that numbers were measured with."""
-    root = Path(__file__).parent.parent
-    commit = subprocess.run(["git", "describe", "--always"], cwd=root, capture_output=True, text=True).stdout.strip()
-    compare = ["git", "diff", "--quiet", "HEAD", "--", ".", ":!results"]  # the code, not the results
-    if subprocess.run(compare, cwd=root, capture_output=True).returncode == 1:  # outside of git it is 129
+    top = Path(__file__).parent.parent
+    commit = subprocess.run("git describe --always", shell=True, cwd=top, capture_output=True, text=True).stdout.strip()
+    compare = "git diff --quiet HEAD -- . ':!results'"  # the code, not the results
+    if subprocess.run(compare, shell=True, cwd=top, capture_output=True).returncode == 1:  # 127 or 129 without git
         commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
     return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,
             "python": platform.python_version()}
 

@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import normalize
 
 from data.loader import check_tokenizer, first_windows, load_domains
-from model import GPT, rope_angles
+from model import rope_angles
+from support.checkpoint import build_model
 
 N_WINDOWS = 16  # sequences of each domain from which a router is computed
 
@@ -65,7 +66,6 @@ def start_from_text(args, first, config, state):
         domain = domains[name]
         idx = first_windows(domain.train, config.block_size, N_WINDOWS, domain.is_own)[:, :-1]  # (n, T)
         windows += [idx] * args.split  # the chunks of one expert read the same text
-    model = GPT(config).eval()
-    model.load_state_dict(state)
+    model = build_model({"config": vars(config), "state": state})
     start_routers(model, windows, ridge_router if args.ridge else hidden_router)
     return model.state_dict(), {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}

@@ -93,7 +93,7 @@ def validate(model, windows, device, args):
     losses = {}
     for name, rows in windows.items():
         total = 0.0
-        for chunk in rows.to(device).split(args.batch_size):
+        for chunk in rows.to(device).split(args.batch_size // args.grad_accum):
             with autocast(args.dtype, device):
                 _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
             total += loss.item() * len(chunk)

@@ -11,14 +11,23 @@
     const color = getComputedStyle(node).backgroundColor;
     return color === "rgba(0, 0, 0, 0)" ? paper(node.parentElement) : color;
   };
+  // The shape of a drawing that lies under a text of the same group.
+  const under = node => {
+    const shapes = [...node.parentElement.children].filter(one => node instanceof SVGElement && one.matches("rect, path"));
+    const shape = shapes.findLast(one => one.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING);
+    const fill = shape && getComputedStyle(shape).fill;
+    return fill === "none" ? undefined : fill;
+  };
   for (const node of document.querySelectorAll("main *")) {
     const has_text = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.data.trim());
-    if (!has_text || !node.offsetWidth) continue;
-    const ratio = light(getComputedStyle(node).color) / light(paper(node));
+    const drawn = node instanceof SVGElement;
+    if (!has_text || !node.getBoundingClientRect().width) continue;
+    const ink = getComputedStyle(node)[drawn ? "fill" : "color"];
+    const ratio = light(ink) / light(under(node) ?? paper(node));
     if (Math.max(ratio, 1 / ratio) < 4.5) found.push(`${node.textContent}: contrast ${ratio}`);
   }
   const names = new Set();
-  for (const node of document.querySelectorAll("button, input, select, textarea")) {
+  for (const node of document.querySelectorAll("button, input, select, textarea, [role=switch]")) {
     const { height } = node.getBoundingClientRect();
     if (height && height < 24) found.push(`${node.outerHTML}: ${height} px`);
     const name = (node.labels?.[0] ?? node).textContent.trim();

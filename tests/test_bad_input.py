@@ -1,4 +1,5 @@
 """A user's mistake ends with one line that names it, with exit code 2, and with nothing written."""
+import errno
 import shutil
 import subprocess
 import sys
@@ -33,12 +34,13 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "different tokenizers",
-               "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum"},
+               "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum",
+               "--out btx_mixed.pt": "would be lost"},
     MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
-          "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE",
+          "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "--ridge": "--router_data",
           f"{ROOT}/data/start/math.pt": "n_layer", "shape.pt": "of its config", "part.pt": "of its config",
           "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
-          "--ridge": "--router_data", "--router_data math": "--router_data", "--router_data math,meth": "meth",
+          "--out seed.pt": "would be lost", "--router_data math": "--router_data", "--router_data math,meth": "meth",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "seed.pt short.pt": "a model reads 32",
@@ -144,7 +146,7 @@ def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returne
 
 
 @pytest.mark.parametrize("fail, said", [
-    (lambda: Path("/dev/full").write_text("x"), "No space left"),
+    (Mock(side_effect=OSError(errno.ENOSPC, "No space left")), "No space left"),
     (lambda: torch.empty(2**60), "memory is full"), (lambda: bytearray(2**60), "memory is full"),
     (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
 def test_the_last_net(fail, said, capfd):

@@ -1,8 +1,11 @@
-"""results/index.html in a real browser: what it says about its models, its controls, and its accessibility."""
+"""results/index.html and live.html in a real browser: what they say about models, controls, and accessibility."""
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+
+from page import live
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: it drives the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -16,12 +19,12 @@ def open_page():
     with playwright.sync_playwright() as started:
         browser, events = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), []
 
-        def opened(address="", viewport=None, **options):
+        def opened(address="", viewport=None, path="results/index.html", **options):
             page = browser.new_page(viewport=viewport, **options)
             page.set_default_timeout(120_000)
             for event in ("request", "console", "pageerror"):
                 page.on(event, lambda happened: events.append(happened))
-            page.goto(Path("results/index.html").resolve().as_uri() + address)
+            page.goto(Path(path).resolve().as_uri() + address)
             page.wait_for_function("models.length && all('.box').every(box => box.dataset.done)")
             return page
         yield opened
@@ -99,12 +102,15 @@ def test_what_is_counted(open_page):
     page.wait_for_selector("#count_now:has-text('228 of 228 answers counted, 227 as in PyTorch')")
 
 
-def test_the_lab(open_page):
+@pytest.mark.parametrize("is_article", [True, False])  # live.html has no other section
+def test_the_lab(open_page, is_article, tmp_path):
     """Typing never blocks, long texts are refused, markup is shown as text, and the address stores everything.
 
     What the page says about a token belongs to this answer: nothing if the text is refused, no gates if it is dense.
     """
-    page = open_page()
+    path = tmp_path / "page.html"
+    live.fill(path, json.loads(open_page().locator("#data").text_content()), is_article)
+    page = open_page(path=path)
     n_read = page.evaluate("""draw({ text: 'Tom has 3 eggs. '.repeat(15) }),
         new Promise(resolve => setTimeout(() => resolve($('lab_box').tokens.length)))""")
     assert n_read < 60  # a key would be answered here
@@ -124,7 +130,7 @@ def test_the_lab(open_page):
     page.wait_for_selector("#inside:has-text('no gates')")
     assert not page.is_visible("#k") and not page.is_visible("#lab_box svg")
     page.wait_for_function("location.hash.includes('average')")
-    assert open_page(page.evaluate("location.hash")).inner_text("#lab_box") == page.inner_text("#lab_box")
+    assert open_page(page.evaluate("location.hash"), path=path).inner_text("#lab_box") == page.inner_text("#lab_box")
 
 
 @pytest.mark.parametrize("width, height, scheme", [(320, 844, "dark"), (390, 844, "light"), (1280, 720, "dark")])
