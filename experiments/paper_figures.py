@@ -75,7 +75,8 @@ def worth_it(runs, path):
             panel.errorbar(x, percent.mean(), percent.std(ddof=1), color=color, lw=1)
             panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
             panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
-        panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.8, 19), ylim=(30, 102))
+        far = panel.dataLim.xmax  # names stand to the right of points
+        panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.05 * far, 1.28 * far), ymargin=0.15)
     save(figure, [panels], ["solved, %"], path)
 
 
