@@ -80,10 +80,11 @@ $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 
 # SEED=0 starts from a model that is already trained, data/start/seed.pt, as the paper starts from Llama-2. The ledger of
 # this model has its cost. The training command below makes the same weights on a processor with AVX-512. Any other SEED
-# trains a seed of its own, in six minutes, and so does SEED=0 if its recipe is changed on the command line. A preset may
+# trains a seed of its own, in six minutes, and so does SEED=0 if the seed's recipe is changed on the command line. A preset
+# may
 # import one instead.
-OF_SEED = $(foreach name,PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED,$(filter command environment,$(origin $(name))))
-ifeq ($(PRESET) $(SEED) $(strip $(OF_SEED)),cpu 0 )
+OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
+ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
 MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@
 endif
 MAKE_SEED ?= $(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(SEED_STEPS) --lr $(LR_SEED)

@@ -85,11 +85,12 @@ def choose_tests(args, checkpoints, tokenizer, domains):
         if len(domain.val):
             windows = first_windows(domain.val, T, args.windows, domain.is_own)
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
-        lengths = [len(encode_prompt(tokenizer, task.prompt + task.answer)) for task in tests[name].tasks]
-        most = T if any(task.kind == "code" for task in tests[name].tasks) else limit  # writing forgets beyond T
-        if lengths and max(lengths) > most:
-            raise BadInput(f"{name}: a task and its answer have {max(lengths)} tokens, but a model reads {most}; "
-                           "prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
+        for task in tests[name].tasks:
+            n = len(encode_prompt(tokenizer, task.prompt + task.answer))
+            longest = T if task.kind == "code" else limit  # models also write code, and then forget what is beyond T
+            if n > longest:
+                raise BadInput(f"{name}: a task and its answer have {n} tokens, but a model reads {longest}; prepare "
+                               "shorter tasks, with fewer --examples, or train with a larger --block_size")
     if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare a domain with text")
     return tests
@@ -169,7 +170,8 @@ def score_tasks(model, tokenizer, tasks, batch_size, device):
         idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
         for i, answer in zip(batch, write_answers(model, tokenizer, idx, n_tokens), strict=True):
             prompt = tasks[i].prompt.split(END)[-1]
-            shared = tokenizer.decode(encode_prompt(tokenizer, tasks[i].prompt)[len(prompts[i]):])  # see encode_task
+            whole = tokenizer.decode(encode_prompt(tokenizer, tasks[i].prompt))
+            shared = whole[len(tokenizer.decode(prompts[i])):]  # what encode_task left to the answer
             solved[i] = answer.startswith(shared) and is_correct(prompt, answer[len(shared):], tasks[i].cases)
     return solved, losses.mean().item()
 

@@ -27,7 +27,7 @@ def parse(argv):
 
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
-    group.add_argument("--init", required=True, help="an MoE, such as mix.py writes")
+    group.add_argument("--init", required=True, help="an MoE, such as one that mix.py wrote")
     group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains and weights (default: the paper's)")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
@@ -138,7 +138,7 @@ def main(argv=None):
 
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
-            losses = training.validate(model, windows, device, args)
+            losses = training.validate(model, windows, device, args, n_ranks)
             loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N), of the last micro-batch
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
             balance = load_balancing_loss(routing).item() / config.n_layer  # 1 if balanced, N if one expert has all

@@ -135,7 +135,7 @@ def main(argv=None):
 
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
-            losses = training.validate(model, windows, device, args)
+            losses = training.validate(model, windows, device, args, n_ranks)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, "

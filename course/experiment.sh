@@ -30,6 +30,10 @@ make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
   if [ -f "$model" ] && [ "$(cat "$model.row" 2> /dev/null)" = "$3|$4|$code" ]; then
     return 0
   fi
+  if [[ " $3" = *" --a"* ]]; then
+    echo "--average makes a dense model; the table is about mixtures of experts" >&2
+    return 1
+  fi
   read -ra mix <<< "$3"
   read -ra finetune <<< "$4"
   if [ ! -f "$mixed" ]; then
@@ -66,7 +70,7 @@ for file in "$@"; do
     made=()
     for seed in $seeds; do
       if ! make_model "$name" "$seed" "$mix" "$finetune"; then
-        echo "left out: $file, $name, as the command above fails" >&2
+        echo "left out: $file, $name, see above" >&2
         made=()
         break
       fi

@@ -171,7 +171,7 @@ def stage2_mix():
         mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
         rules = [mix.rule_for(name, "x") for name in ("blocks.0.ff.router", "blocks.0.ff.w_up", "norm.weight")]
-        assert rules == ["new", "x", "averaged"], f"rule_for of a router, an expert's matrix and a norm: {rules}"
+        assert rules == ["new", "x", "averaged"], f"rule_for: expected new, x, averaged, got {rules}"
         assert mixed.keys() == right.keys(), f"{feed_forwards}, missing or surplus: {mixed.keys() ^ right.keys()}"
         for name, t in right.items():
             want = torch.full(t.shape, sum(values) / 3)
@@ -270,7 +270,7 @@ def stage5_switch():
         C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
         kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
         verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
-        same(f"{name}, experts in training", model.route_switch(logits, True).experts[:, 0], logits.argmax(1))
+        same(f"{name}, experts in training", model.route_switch(logits, True).experts, logits.argmax(1, keepdim=True))
 
 
 def stage5_sample():

@@ -36,9 +36,6 @@ def main(path):
     start = join_ledgers(load_checkpoint(checkpoint)["ledger"] for checkpoint in Path("data/start").glob("*.pt"))
     runs = {}  # {variant: its rows, one for each seed}
     for name, model in results["models"].items():
-        if name not in results["routing"]:
-            print(f"left out: {name} is dense", file=sys.stderr)
-            continue
         row = measure(model, results["routing"][name], totals(start)["flops"])
         runs.setdefault(name.rsplit("_s", 1)[0], []).append(row)
     rows = []

@@ -6,7 +6,7 @@ from data.tokenizer import END
 def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
     """Yield documents without end.
 
-    unseen: for `code` alone, write functions that no training text contains. domains: those that make up `switch`.
+    unseen: write functions of `code` that no training text contains; not within `switch`. domains: those of `switch`.
     """
     domain = name
     while True:
@@ -22,8 +22,8 @@ def make_documents(name, rng, level, unseen=False, domains=DOMAINS):
 def make_task(name, rng, level, domains=DOMAINS, n_examples=0):
     """One task. A task of `switch` is a document of one of `domains`, END, and a task of another.
 
-    n_examples: the number of documents of the domain before the task, as in few-shot prompts; `switch` has none. With
-    n_examples, all tasks are graded by exact match, even those of `code`, and those in `switch`.
+    n_examples: the number of documents of the domain before the task, as in few-shot prompts; `switch` has none. If
+    there are any, all tasks are graded by exact match, also the code of `code` and of `switch`.
     """
     before = ""
     if name == "switch":

@@ -1,6 +1,7 @@
 # The other models of the paper's tables, made from the pipeline's seed and experts by `make rivals` and `make paper`
 LR_LARGE   ?= 5e-3
 LR_DENSE   ?= 1e-3
+LR_HALF    ?= 5e-4  # half of it
 LR_SU      ?= 5e-4
 LR_CM      ?= 1e-3  # for su_own_flops; su_cm_* use LR_SU, as registered
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
@@ -63,7 +64,7 @@ CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt
 $(OUT)/dense_data.pt: $(OUT)/seed.pt
 	$(ONE_PHASE) --lr $(LR_DENSE) --steps $(shell expr 3 \* $(EXPERT_STEPS) + $(FINETUNE_STEPS))
 $(OUT)/dense_chain.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
-$(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr 5e-4 --steps $(CHAIN_STEPS)
+$(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_HALF) --steps $(CHAIN_STEPS)
 $(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 
 # ---- scores --------------------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ $(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
 	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --out $@
-# These runs use files that the others make, so they come after them.
+# These runs reuse models of `rivals` and `tables`. If they went side by side, two makes would train the same models.
 $(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/seed%.json
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json
 	mkdir -p $(@D) && cp $(INTO)/seed$*/equal_flops/results.json $@

@@ -15,5 +15,6 @@ LR_EXPERT      = 5e-4
 LR_BTX         = 5e-4
 LR_LARGE       = 1e-3
 LR_DENSE       = 5e-4
+LR_HALF        = 2.5e-4
 LR_SU          = 2.5e-4
 LR_CM          = 5e-4

@@ -40,7 +40,7 @@ def costs(runs, name, key):
 def points(differences):
     """The mean of differences in percentage points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
 
-    The interval is that of a paired t-test; of more than ten, it is a little too wide. A single one has no interval.
+    The interval is that of a paired t-test, for more than ten a little too wide. A single difference has none.
     """
     text = f"{100 * mean(differences):+.1f}"
     n = len(differences)

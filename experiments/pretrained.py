@@ -37,10 +37,11 @@ MODELS = {  # the names of make and their names in the tables
     "btm_bayes_top1": "BTM Top-1, Bayes", "btm_document_top1": "BTM Top-1, Bayes that begins anew",
     "btm_tfidf_top2": "BTM Top-2, tf-idf", "english": "seed, trained on English alone"}
 LINES = {  # of the picture: a method with one learning rate, the look of its line, and its models from short to long
-    "BTX as in the paper, rate 2e-4": ("C1o-", ("btx_mixed", "btx_53", "btx_120")),
-    "BTX as in the paper, rate 1e-4": ("C1x", ("btx",)),
+    "BTX as in the paper, rate 1e-4": ("C1o-", ("btx_mixed", "btx")),
+    "BTX as in the paper, rate 2e-4": ("C1s-", ("btx_53", "btx_120")),
     "BTX, routers from text (ours), rate 1e-4": ("C1o:", ("ridge_mixed", "btx_ridge", "btx_ridge_53", "btx_ridge_120")),
-    "average of all weights, finetuned": ("C0o-", ("average", "average_53", "average_120")),
+    "average of all weights, rate 1e-4": ("C0o-", ("average", "average_tuned")),
+    "average of all weights, rate 2e-4": ("C0s-", ("average_53", "average_120")),
     "Dense, rate 4e-4": ("C2o-", ("seed", "dense_chain", "dense_4e4_53", "dense_4e4_120", "dense_data")),
     "Dense, rate 2e-4": ("C2s:", ("dense_chain_53", "dense_clock_53", "dense_chain_120", "dense_clock_120")),
     "upcycling, rate 4e-4": ("C3o-", ("seed", "su_own_flops", "su_flops_53", "su_flops_120")),

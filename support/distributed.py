@@ -63,7 +63,7 @@ def join_ranks(name):
 
 
 def is_first_rank():
-    """Whether this process is the one that prints and writes."""
+    """Whether this process is the one that writes the files."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 

@@ -84,7 +84,7 @@ def read_texts(domains, mixture, block_size, n_windows):
 
 
 @torch.no_grad()
-def validate(model, windows, device, args):
+def validate(model, windows, device, args, n_ranks):
     """Compute {domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}.
 
     Raises BadInput if a loss is not finite. Then the weights are not finite either, and nothing more is written.
@@ -93,7 +93,7 @@ def validate(model, windows, device, args):
     losses = {}
     for name, rows in windows.items():
         total = 0.0
-        for chunk in rows.to(device).split(args.batch_size // args.grad_accum):
+        for chunk in rows.to(device).split(args.batch_size // (args.grad_accum * n_ranks)):
             with autocast(args.dtype, device):
                 _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
             total += loss.item() * len(chunk)

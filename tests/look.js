@@ -11,12 +11,11 @@
     const color = getComputedStyle(node).backgroundColor;
     return color === "rgba(0, 0, 0, 0)" ? paper(node.parentElement) : color;
   };
-  // The shape of a drawing that lies under a text of the same group.
+  // The color of the last filled shape that is drawn before a text in the same group.
   const under = node => {
     const shapes = [...node.parentElement.children].filter(one => node instanceof SVGElement && one.matches("rect, path"));
-    const shape = shapes.findLast(one => one.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING);
-    const fill = shape && getComputedStyle(shape).fill;
-    return fill === "none" ? undefined : fill;
+    const before = shapes.filter(one => one.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_FOLLOWING);
+    return before.map(one => getComputedStyle(one).fill).findLast(fill => fill !== "none");
   };
   for (const node of document.querySelectorAll("main *")) {
     const has_text = [...node.childNodes].some(child => child.nodeType === Node.TEXT_NODE && child.data.trim());

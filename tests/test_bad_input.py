@@ -51,9 +51,9 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
     "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained"},
     "experiments.paper": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
-              "--text own=a.txt b=a.*": "share a file", "--text own=a.txt --out a.txt": "cannot",
-              "--own_tasks own=nowhere": "nowhere", "--own_tasks own=a.txt": "a.txt, line 1",
-              "--text own=empty.txt": "empty.txt", "--own_tasks own=empty.txt": "empty.txt", "": "nothing to prepare"}}
+              "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
+              "--text own=a.txt --out a.txt": "cannot", "--own_tasks own=empty.txt": "empty",
+              "--domains math --tokenizer 9": "--text", "--own_tasks own=nowhere": "nowhere", "": "nothing to prepare"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 

@@ -15,7 +15,7 @@ EXPERTS = ["seed", "math", "code", "wiki"]
 
 @pytest.fixture
 def open_page():
-    """A function that opens the article and waits for its answers. The page makes one request and logs no errors."""
+    """A function that opens a page and waits for its answers. The page makes one request and logs no errors."""
     with playwright.sync_playwright() as started:
         browser, events = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), []
 
