@@ -21,8 +21,7 @@ COLUMNS = (*DOMAINS, "switch")
 MODELS = {  # the names of make and their names in the tables
     "seed": "seed", "math": "math expert", "code": "code expert", "wiki": "wiki expert",
     "average": "average of all weights", "average_tuned": "average of all weights, finetuned",
-    "large": "larger dense model",
-    "dense_dm": "Dense (DM)", "dense_dm_1": "Dense (DM), first phase",
+    "large": "larger dense model", "dense_dm": "Dense (DM)", "dense_dm_1": "Dense (DM), first phase",
     "su_dm": "sparse upcycling (DM)", "su_dm_1": "sparse upcycling (DM), first phase",
     "su_cm_flops": "sparse upcycling (CM), equal FLOPs",
     "su_cm_paper": "sparse upcycling (CM), the paper's share of tokens",
