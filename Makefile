@@ -80,9 +80,8 @@ $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 
 # SEED=0 starts from a model that is already trained, data/start/seed.pt, as the paper starts from Llama-2. The ledger of
 # this model has its cost. The training command below makes the same weights on a processor with AVX-512. Any other SEED
-# trains a seed of its own, in six minutes, and so does SEED=0 if the seed's recipe is changed on the command line. A preset
-# may
-# import one instead.
+# trains a seed of its own, in six minutes, and so does SEED=0 if the seed's recipe is changed on the command line. A
+# preset may import one instead.
 OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
 ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
 MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@

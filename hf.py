@@ -184,8 +184,7 @@ def import_folder(args):
     experts = []
     if fields.model_type == "mixtral":
         config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
-        names = getattr(fields, "expert_names", [])  # other tools may have added experts
-        experts = names if len(names) == config.n_expert else [f"expert{i + 1}" for i in range(config.n_expert)]
+        experts = getattr(fields, "expert_names", [f"expert{i + 1}" for i in range(config.n_expert)])
     checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": experts,
                   "spec": read_spec(folder, fields), "ledger": [], "log": []}
     prove(checkpoint, folder, folder)

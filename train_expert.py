@@ -138,8 +138,7 @@ def main(argv=None):
             losses = training.validate(model, windows, device, args, n_ranks)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
-            tqdm.write(f"{args.out}: step {done} of {args.steps}, "
-                       f"validation loss {training.format_numbers(losses)}")
+            tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {training.format_numbers(losses)}")
         if done % args.save_every == 0:
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 

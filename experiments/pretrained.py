@@ -84,11 +84,11 @@ def score_table(runs):
 def prediction_table(runs, page):
     """A table of registered predictions whose models are in all runs. page: a text with a table of predictions."""
     lines = page.split("<!-- predictions -->")[1].splitlines()
-    rows = []
+    models, rows = {*present(runs)}, []
     for line in [line for line in lines if "−" in line and line.startswith("|")]:
         comparison, column, predicted, bounds, _ = (cell.strip() for cell in line.strip("| ").split("|"))
         a, b = comparison.split(" − ")
-        if {a, b} <= {*present(runs)}:
+        if {a, b} <= models:
             found = [measure(run, a, column) - measure(run, b, column) for run in runs]
             low, high = map(float, bounds.split(" to "))
             holds = "yes" if low <= 100 * mean(found) <= high else "**no**"
@@ -98,14 +98,15 @@ def prediction_table(runs, page):
 
 
 def draw(runs, path):
-    """Draw solved tasks against FLOPs in sequence: a panel for each of PANELS, with a line for each method.
+    """Draw solved tasks against FLOPs in sequence: a panel for each of PANELS, with a line for each of LINES.
 
     A small mark is one training seed, and a large mark is their mean.
     """
+    models = present(runs)
     figure, [axes] = make_panels(1, len(PANELS), 3.4, 3.6)
     for axis, (column, title) in zip(axes, PANELS.items(), strict=True):
         for label, (look, names) in LINES.items():
-            names = [name for name in names if name in present(runs)]
+            names = [name for name in names if name in models]
             x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
             percent = [[100 * measure(run, name, column) for run in runs] for name in names]  # (points, seeds)
             for place, of_seeds in zip(x, percent, strict=True):

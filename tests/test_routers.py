@@ -1,4 +1,4 @@
-"""The MoE layer and its four routers (3.2, 3.3), each against a second implementation."""
+"""The MoE layer, its four routers and the load-balancing loss (3.2, 3.3), each against a second implementation."""
 import math
 
 import pytest
@@ -7,7 +7,7 @@ from torch.autograd import grad
 from torch.testing import assert_close
 
 import model
-from model import ROUTERS, GPTConfig, MoE, Noise, ff_moe, gumbel
+from model import ROUTERS, GPTConfig, MoE, Noise, ff_moe, gumbel, load_balancing_loss
 from support import fast
 from tests.test_model import new_model, random_tokens
 
@@ -76,9 +76,13 @@ def test_layer_equals_every_expert_with_gates_by_hand(method, training):
 
     assert_close(y.view(30, 8), want)
     assert_close(routing.dense_gates(), gates)
-    assert_close(routing.probs, logits.exp() / logits.exp().sum(1, keepdim=True))
+    probs = logits.exp() / logits.exp().sum(1, keepdim=True)
+    assert_close(routing.probs, probs)
     inputs = [x, *layer.parameters()]
     assert_close(gradients(y, inputs), gradients(want, inputs))
+    loss, want_loss = load_balancing_loss([routing, routing]), 2 * 4 * (gates.mean(0) * probs.mean(0)).sum()
+    assert_close(loss, want_loss)
+    assert_close(gradients(loss, inputs), gradients(want_loss, inputs))
     if method == "switch":
         assert (gates.sum(1) == 0).any() == training
 
