@@ -44,7 +44,7 @@ $(OUT)/btx_ridge_53.pt:  $(OUT)/ridge_mixed.pt; $(LONGER) --steps 53 --lr $(LR_T
 $(OUT)/btx_ridge_120.pt: $(OUT)/ridge_mixed.pt; $(LONGER) --steps 120 --lr $(LR_TEXT)
 # Dense for as many FLOPs in sequence as btx_53 and btx_120
 DENSE_LONGER   = $(TRAIN) --init $< --data $(FINETUNE_DATA) --lr $(LR_DENSE_LONG)
-MATCH          = $$($(PY) -m experiments.budget $(OUT)/$(1).pt --like $(OUT)/$(2).pt --since $(OUT)/seed.pt --by $(3))
+MATCH          = $$($(PY) -m experiments.budget $(OUT)/$(1).pt --like $(OUT)/$(2).pt --since $(OUT)/$(or $(4),seed).pt --by $(3))
 $(OUT)/dense_chain_%.pt: $(OUT)/seed.pt $(OUT)/btx_%.pt; $(DENSE_LONGER) --steps $(call MATCH,math,btx_$*,chain)
 # Dense for as many seconds by the clock. A step of the MoE takes 1.96 times as long as a dense step (medians, measured
 # with nothing else on the machine of these runs), though only 1.57 times the FLOPs. So these are 100 + 1.96 x 53 and
@@ -64,6 +64,10 @@ $(OUT)/dense_4e4_%.pt: $(OUT)/seed.pt $(OUT)/btx_%.pt
 	$(TRAIN) --init $< --data $(FINETUNE_DATA) --lr 4e-4 --steps $(call MATCH,math,btx_$*,chain)
 $(OUT)/average_53.pt:  $(OUT)/average.pt; $(TRAIN) --init $< --data $(FINETUNE_DATA) --steps 53 --lr $(LR_RANDOM)
 $(OUT)/average_120.pt: $(OUT)/average.pt; $(TRAIN) --init $< --data $(FINETUNE_DATA) --steps 120 --lr $(LR_RANDOM)
+# The average is a dense model, so it trains for more steps than BTX in as many FLOPs in sequence. These two were added
+# when two of three training seeds had been scored.
+$(OUT)/average_chain_%.pt: $(OUT)/average.pt $(OUT)/btx_%.pt
+	$(TRAIN) --init $< --data $(FINETUNE_DATA) --lr $(LR_RANDOM) --steps $(call MATCH,math,btx_$*,chain,average)
 
 # The choice of learning rates: each run prints its validation losses, and the lowest mean of english, math, code and
 # wiki decides.
@@ -80,7 +84,7 @@ $(OUT)/rates/su_rate_%.pt: $(OUT)/su_mixed.pt $(OUT)/rates/btx_rate_1e-4.pt
 
 # ---- scores: each model is scored by itself, so that a run that was stopped continues with the next model ---------------
 LONG   = $(foreach n,53 120,btx_$(n) btx_ridge_$(n) dense_chain_$(n) dense_clock_$(n) su_flops_$(n) dense_4e4_$(n) \
-           average_$(n)) dense_half_53
+           average_$(n) average_chain_$(n)) dense_half_53
 SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_chain su_own_flops english btm $(LONG)
 $(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<
 $(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt)
