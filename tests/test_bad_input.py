@@ -1,4 +1,5 @@
 """A user's mistake ends with one line that names it, with exit code 2, and with nothing written."""
+import errno
 import shutil
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returne
 
 
 @pytest.mark.parametrize("fail, said", [
-    (Mock(side_effect=OSError(28, "No space left")), "No space left"),
+    (Mock(side_effect=OSError(errno.ENOSPC, "No space left")), "No space left"),
     (lambda: torch.empty(2**60), "memory is full"), (lambda: bytearray(2**60), "memory is full"),
     (lambda: Path("nosuch/a").read_text(), "nosuch/a")])
 def test_the_last_net(fail, said, capfd):

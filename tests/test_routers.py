@@ -80,7 +80,8 @@ def test_layer_equals_every_expert_with_gates_by_hand(method, training):
     assert_close(routing.probs, probs)
     inputs = [x, *layer.parameters()]
     assert_close(gradients(y, inputs), gradients(want, inputs))
-    loss, want_loss = load_balancing_loss([routing, routing]), 2 * 4 * (gates.mean(0) * probs.mean(0)).sum()
+    loss = load_balancing_loss([routing, routing])
+    want_loss = 2 * 4 * (gates.mean(0) * probs.mean(0)).sum()
     assert_close(loss, want_loss)
     assert_close(gradients(loss, inputs), gradients(want_loss, inputs))
     if method == "switch":
