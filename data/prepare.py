@@ -168,9 +168,10 @@ def main(argv=None):
         raise BadInput("--domains: there is nothing to prepare; name domains, or give --text or --own_tasks")
     for name in names:
         check_output(Path(args.out, name, "meta.json"))
-        old = Path(args.out, name, "train.bin")
-        if name in own_tasks and name not in files and old.exists() and old.stat().st_size:
-            raise BadInput(f"--own_tasks: {args.out} has text of {name} that would be lost; give its --text, too")
+        for option, given, part in (("--text", files, "train.bin"), ("--own_tasks", own_tasks, "tasks.jsonl")):
+            old = Path(args.out, name, part)
+            if name not in {*NAMES, *given} and old.exists() and old.stat().st_size:
+                raise BadInput(f"{old} would be lost; give {option} of {name}, too, or delete the folder first")
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:

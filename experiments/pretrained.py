@@ -101,17 +101,14 @@ def draw(runs, path):
 
     A small mark is one training seed, and a large mark is their mean.
     """
-    models = present(runs)
     figure, [axes] = make_panels(1, len(PANELS), 3.4, 3.6)
     for axis, (column, title) in zip(axes, PANELS.items(), strict=True):
         for label, (look, names) in LINES.items():
-            names = [name for name in names if name in models]
             x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
             percent = [[100 * measure(run, name, column) for run in runs] for name in names]  # (points, seeds)
             for place, of_seeds in zip(x, percent, strict=True):
                 axis.plot([place] * len(of_seeds), of_seeds, ".", color=look[:2], ms=3)
-            if names:
-                axis.plot(x, [mean(of_seeds) for of_seeds in percent], look, ms=5, label=label)
+            axis.plot(x, [mean(of_seeds) for of_seeds in percent], look, ms=5, label=label)
         axis.set(title=title, xlabel="PFLOP in sequence since the seed", ylim=(-3, 103))
         axis.grid(lw=0.3)
     save(figure, [axes], ["solved, %"], path)
@@ -121,13 +118,14 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper --collect`, one for each seed")
     parser.add_argument("--predictions", type=Path, help="file with a table of predictions to compare with")
-    parser.add_argument("--out", type=Path, required=True, help="picture to write")
+    parser.add_argument("--out", type=Path, help="picture to write (needs all models of MODELS)")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
     print(score_table(runs))
     if args.predictions:
         print(f"\n{prediction_table(runs, args.predictions.read_text(encoding='utf-8'))}")
-    draw(runs, args.out)
+    if args.out:
+        draw(runs, args.out)
 
 
 if __name__ == "__main__":

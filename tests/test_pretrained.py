@@ -50,11 +50,13 @@ def test_a_fact_is_asked_after_three_examples():
         assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
 
 
-def test_the_page_has_the_table_of_its_runs_and_their_differences():
-    page = (ROOT / "results/pretrained/README.md").read_text()
-    runs = [paper.read_run(path) for path in sorted((ROOT / "results/pretrained").glob("seed*.json"))]
+@pytest.mark.parametrize("folder, predictions", [("pretrained", "predictions_longer"),
+                                                 ("pretrained/first", "predictions")])
+def test_the_pages_have_the_tables_of_their_runs_and_their_differences(folder, predictions):
+    page = (ROOT / "results" / folder / "README.md").read_text()
+    runs = [paper.read_run(path) for path in sorted((ROOT / "results" / folder).glob("seed*.json"))]
     assert len(runs) == 3 and pretrained.score_table(runs) in page
-    assert pretrained.prediction_table(runs, (ROOT / "experiments/predictions.md").read_text()) in page
+    assert pretrained.prediction_table(runs, (ROOT / f"experiments/{predictions}.md").read_text()) in page
     known = {*re.findall(NUMBER, pretrained.score_table(runs))}
     for a, b in permutations(pretrained.present(runs), 2):
         for column in ("home", "switch", "capital", "facts", "english"):

@@ -102,15 +102,15 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(tiny, folder, monkeypatch):
 
 def test_own_tasks_alone_and_with_own_text(folder):
     tasks = [Task(f"Which hill is number {n}?", f" Höhe {n}.") for n in range(3)]
-    lines = [json.dumps({"prompt": task.prompt, "answer": task.answer}) for task in tasks]
-    (folder / "tasks.jsonl").write_text("\n".join(lines))
+    (folder / "tasks.jsonl").write_text("\n".join(json.dumps(vars(task)) for task in tasks))
     (folder / "own.txt").write_text("good " * 9)
     alone = make("own=own.txt", own_tasks="facts=tasks.jsonl")["facts"]
     assert alone.tasks == tasks and len(alone.train) == len(alone.val) == 0
     both = make("own=own.txt", own_tasks="own=tasks.jsonl", tasks=2)["own"]
     assert both.tasks == tasks[:2] and len(both.train) > 0
-    with pytest.raises(BadInput, match="would be lost"):
-        prepare.main("--domains= --out out --own_tasks own=tasks.jsonl".split())
+    for given, lost in ("--own_tasks own=tasks.jsonl", "train.bin"), ("--text own=own.txt", "tasks.jsonl"):
+        with pytest.raises(BadInput, match=f"{lost} would be lost"):
+            prepare.main(f"--domains= --out out {given}".split())
 
 
 @pytest.mark.parametrize("name, content", [
