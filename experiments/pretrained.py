@@ -106,8 +106,7 @@ def draw(runs, path):
         for label, (look, names) in LINES.items():
             x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
             percent = [[100 * measure(run, name, column) for run in runs] for name in names]  # (points, seeds)
-            for place, of_seeds in zip(x, percent, strict=True):
-                axis.plot([place] * len(of_seeds), of_seeds, ".", color=look[:2], ms=3)
+            axis.plot(x, percent, ".", color=look[:2], ms=3)
             axis.plot(x, [mean(of_seeds) for of_seeds in percent], look, ms=5, label=label)
         axis.set(title=title, xlabel="PFLOP in sequence since the seed", ylim=(-3, 103))
         axis.grid(lw=0.3)
