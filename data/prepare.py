@@ -171,7 +171,7 @@ def main(argv=None):
         for option, given, part in (("--text", files, "train.bin"), ("--own_tasks", own_tasks, "tasks.jsonl")):
             old = Path(args.out, name, part)
             if name not in {*NAMES, *given} and old.exists() and old.stat().st_size:
-                raise BadInput(f"{old} would be lost; give {option} of {name}, too, or delete the folder first")
+                raise BadInput(f"{old} would be lost; give {option} of {name}, too, or delete {old.parent} first")
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:

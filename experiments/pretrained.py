@@ -2,7 +2,7 @@
 
     python -m experiments.pretrained results/pretrained/seed*.json --out results/figures/pretrained.png
 """
-from cli import make_parser, run
+from cli import BadInput, make_parser, run
 from pathlib import Path
 from statistics import mean
 
@@ -27,6 +27,8 @@ MODELS = {  # the names of make and their names in the tables
     "dense_chain_120": "Dense, as many FLOPs in sequence as BTX of 120 steps",
     "dense_4e4_53": "Dense, FLOPs in sequence of 53 steps, rate 4e-4",
     "dense_4e4_120": "Dense, FLOPs in sequence of 120 steps, rate 4e-4",
+    "dense_8e4_53": "Dense, FLOPs in sequence of 53 steps, rate 8e-4",
+    "dense_8e4_120": "Dense, FLOPs in sequence of 120 steps, rate 8e-4",
     "dense_clock_53": "Dense, 204 steps, about as many seconds as BTX of 53 steps",
     "dense_clock_120": "Dense, 335 steps, about as many seconds as BTX of 120 steps",
     "dense_data": "Dense, as many tokens as BTX of 30 steps",
@@ -43,6 +45,7 @@ LINES = {  # of the picture: a method with one learning rate, the look of its li
     "average, rate 1e-4": ("C0o-", ("average", "average_tuned")),
     "average, rate 2e-4": ("C0s-", ("average_53", "average_chain_53", "average_120", "average_chain_120")),
     "Dense, rate 4e-4": ("C2o-", ("seed", "dense_chain", "dense_4e4_53", "dense_4e4_120", "dense_data")),
+    "Dense, rate 8e-4": ("C2^--", ("dense_8e4_53", "dense_8e4_120")),
     "Dense, rate 2e-4": ("C2s:", ("dense_chain_53", "dense_clock_53", "dense_chain_120", "dense_clock_120")),
     "upcycling, rate 4e-4": ("C3o-", ("seed", "su_own_flops", "su_flops_53", "su_flops_120")),
     "BTM that begins anew": ("C4o", ("btm_document_top1",))}
@@ -56,6 +59,8 @@ def present(runs):
 
 def measure(run, name, column):
     """A number of a model: accuracy, also of `home` and `facts`; `facts loss` in nats; `english` in bits per byte."""
+    if name not in run["models"]:
+        raise BadInput(f"a run has no model {name}, which these predictions or the picture need; name other runs")
     model = run["models"][name]
     if column == "english":
         return model["bits_per_byte"]["english"]
@@ -97,15 +102,12 @@ def prediction_table(runs, page):
 
 
 def draw(runs, path):
-    """Draw solved tasks against FLOPs in sequence: a panel for each of PANELS, with a line for each of LINES.
-
-    A small mark is one training seed, and a large mark is their mean.
-    """
+    """Draw solved tasks against FLOPs in sequence: a panel for each of PANELS, with a line for each of LINES."""
     figure, [axes] = make_panels(1, len(PANELS), 3.4, 3.6)
     for axis, (column, title) in zip(axes, PANELS.items(), strict=True):
         for label, (look, names) in LINES.items():
-            x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
             percent = [[100 * measure(run, name, column) for run in runs] for name in names]  # (points, seeds)
+            x = [mean(costs(runs, name, "chain_flops")) / 1e15 for name in names]
             axis.plot(x, percent, ".", color=look[:2], ms=3)
             axis.plot(x, [mean(of_seeds) for of_seeds in percent], look, ms=5, label=label)
         axis.set(title=title, xlabel="PFLOP in sequence since the seed", ylim=(-3, 103))
@@ -117,7 +119,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper --collect`, one for each seed")
     parser.add_argument("--predictions", type=Path, help="file with a table of predictions to compare with")
-    parser.add_argument("--out", type=Path, help="picture to write (needs all models of MODELS)")
+    parser.add_argument("--out", type=Path, help="picture to write (of runs that have all models)")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
     print(score_table(runs))

@@ -23,8 +23,7 @@ def test_the_preset_goes_the_whole_way(tmp_path):
          "EXPERT_STEPS=20", "FINETUNE_STEPS=6", "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1",
          "EVALUATE=--windows 2 --tasks 3")
     run = json.loads((tmp_path / "seed0/results.json").read_text())
-    assert {*pretrained.MODELS} <= {*run["models"]} and set(run["models"]["btx"]["answer_loss"]) == {
-        "math", "code", "wiki", "switch", "capital", "demonym"}
+    assert {*pretrained.MODELS} <= {*run["models"]}
     work, longest = (paired.costs([run], "btx", key)[0] for key in ("flops", "chain_flops"))
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
     assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
@@ -43,9 +42,8 @@ def test_docstrings_and_the_facts_that_they_tell(tmp_path):
 
 
 def test_a_fact_is_asked_after_three_examples():
-    countries = english.read_countries()
     for field in english.RELATIONS:
-        tasks = english.ask_facts(countries, field)
+        tasks = english.ask_facts(english.read_countries(), field)
         assert len({task["prompt"] for task in tasks}) == len({task["answer"] for task in tasks}) == len(tasks) >= 100
         assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
 
