@@ -23,7 +23,8 @@ def test_the_preset_goes_the_whole_way(tmp_path):
          "EXPERT_STEPS=20", "FINETUNE_STEPS=6", "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1",
          "EVALUATE=--windows 2 --tasks 3")
     run = json.loads((tmp_path / "seed0/results.json").read_text())
-    assert {*pretrained.MODELS} <= {*run["models"]}
+    assert {*pretrained.MODELS} <= {*run["models"]} and set(run["models"]["btx"]["answer_loss"]) == {
+        "math", "code", "wiki", "switch", "capital", "demonym"}
     work, longest = (paired.costs([run], "btx", key)[0] for key in ("flops", "chain_flops"))
     assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
     assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
@@ -41,20 +42,19 @@ def test_docstrings_and_the_facts_that_they_tell(tmp_path):
     assert not english.tells_any("Nigeria and Niamey, and Peru", asked)
 
 
-def test_a_fact_is_asked_after_three_examples():
-    for field in english.RELATIONS:
-        tasks = english.ask_facts(english.read_countries(), field)
-        assert len({task["prompt"] for task in tasks}) == len({task["answer"] for task in tasks}) == len(tasks) >= 100
-        assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
+@pytest.mark.parametrize("field", english.RELATIONS)
+def test_a_fact_is_asked_after_three_examples(field):
+    tasks = english.ask_facts(english.read_countries(), field)
+    assert len({task["prompt"] for task in tasks}) == len({task["answer"] for task in tasks}) == len(tasks) >= 100
+    assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
 
 
-@pytest.mark.parametrize("folder, predictions", [("pretrained", "predictions_longer"),
-                                                 ("pretrained/first", "predictions")])
-def test_the_pages_have_the_tables_of_their_runs_and_their_differences(folder, predictions):
+@pytest.mark.parametrize("folder, file", [("pretrained", "predictions_longer"), ("pretrained/first", "predictions")])
+def test_the_pages_have_the_tables_of_their_runs_and_their_differences(folder, file):
     page = (ROOT / "results" / folder / "README.md").read_text()
     runs = [paper.read_run(path) for path in sorted((ROOT / "results" / folder).glob("seed*.json"))]
     assert len(runs) == 3 and pretrained.score_table(runs) in page
-    assert pretrained.prediction_table(runs, (ROOT / f"experiments/{predictions}.md").read_text()) in page
+    assert pretrained.prediction_table(runs, (ROOT / f"experiments/{file}.md").read_text()) in page
     known = {*re.findall(NUMBER, pretrained.score_table(runs))}
     for a, b in permutations(pretrained.present(runs), 2):
         for column in ("home", "switch", "capital", "facts", "english"):
