@@ -241,10 +241,11 @@ def bytes_per_token(tokenizer, windows):
 def evaluate_model(model, tokenizer, tests, args, device):
     """Measure a model, a GPT or a BTM, on the tests of `choose_tests`.
 
-    Returns scores[measure][domain], where measure is accuracy, answer_loss, loss or bits_per_byte; and routing, whose
-    ["share"][domain] and ["probs"][domain] are the gates and histograms of `score_texts`.
+    Returns scores[measure][domain], where measure is accuracy, outcomes (of each task, as in "0110"), answer_loss, loss
+    or bits_per_byte; and routing, whose ["share"][domain] and ["probs"][domain] are the gates and histograms of
+    `score_texts`.
     """
-    scores = {"accuracy": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
+    scores = {"accuracy": {}, "outcomes": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
     routing = {"share": {}, "probs": {}}
     with autocast(args.dtype, device, keep_copies=True):
         for domain, test in tests.items():
@@ -257,6 +258,7 @@ def evaluate_model(model, tokenizer, tests, args, device):
             if test.tasks:
                 solved, answer_loss = score_tasks(model, tokenizer, test.tasks, args.batch_size, device)
                 scores["accuracy"][domain] = solved.double().mean().item()
+                scores["outcomes"][domain] = "".join(str(int(right)) for right in solved)
                 scores["answer_loss"][domain] = answer_loss
     return scores, routing
 

@@ -135,6 +135,8 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     assert mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
     assert merged["active_params"] == merged["params"]
     assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
+    for domain, outcomes in mixed["outcomes"].items():
+        assert outcomes.count("1") / len(outcomes) == mixed["accuracy"][domain]
     assert list(mixed["loss"]) == ["general", "code", "switch"]
     windows = first_windows(load_domains(tiny / "data")["switch"].val, 128, 2)
     bits = mixed["loss"]["switch"] / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)

@@ -1,0 +1,50 @@
+# When do experts beat averaging? One seed, branches of three lengths, and from each finetuning of four lengths.
+#   make -j2 -f experiments/when/recipe.mk SEED=10                      everything of one training seed
+#   make -j2 -f experiments/when/recipe.mk SEED=13 PRESET=pretrained    the same from the pretrained seed
+#   make -j2 -f experiments/when/recipe.mk SEED=0 rates                 the runs that choose the learning rates
+PRESET   ?= cpu
+SEED     ?= 0
+BRANCHES ?= 1100
+OUT      := out/when/$(PRESET)/seed$(SEED)/$(BRANCHES)
+ifeq ($(PRESET),cpu)  # the seed is the one that `make SEED=...` trains
+MAKE_SEED = $(MAKE) SEED=$(SEED) out/seed$(SEED)/seed.pt && mkdir -p $(@D) && cp out/seed$(SEED)/seed.pt $@
+endif
+include Makefile
+.DEFAULT_GOAL = grid
+EXPERT_STEPS  = $(BRANCHES)
+ROWS    = $(if $(filter cpu,$(PRESET)),275 1100 2200,100 400)    # steps of a branch
+LENGTHS = $(if $(filter cpu,$(PRESET)),48 192 770 1540,53 212)  # steps of finetuning
+# ---- learning rates by length (those of PRESET=cpu are chosen on training seed 0, see rates.md) ----------------------
+RANDOM  = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
+TEXT    = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:1e-4 212:1e-4
+AVERAGE = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
+ROUTERS_RANDOM = 1e-3
+ROUTERS_TEXT   = 1e-3
+LR      = --lr $(or $(RATE),$(patsubst $*:%,%,$(filter $*:%,$(1))))
+# ---- BTX from random routers and from text, and the average, finetuned for as many FLOPs in sequence -----------------
+MATCHING = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/$(TRY)random_$*.pt --since $< --by chain)
+TUNE_MOE = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA) $(WINDOWS)
+$(OUT)/$(TRY)random_%.pt:  $(OUT)/btx_mixed.pt;   $(TUNE_MOE) --steps $* $(call LR,$(RANDOM))
+$(OUT)/$(TRY)text_%.pt:    $(OUT)/ridge_mixed.pt; $(TUNE_MOE) --steps $* $(call LR,$(TEXT))
+$(OUT)/$(TRY)average_%.pt: $(OUT)/average.pt $(OUT)/$(TRY)random_%.pt
+	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(MATCHING) $(call LR,$(AVERAGE)) $(WINDOWS)
+# the routers alone
+TUNE_ROUTERS = $(TUNE_MOE) --steps 770 --train router --lr
+$(OUT)/$(TRY)routers_random.pt: $(OUT)/btx_mixed.pt;   $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_RANDOM))
+$(OUT)/$(TRY)routers_text.pt:   $(OUT)/ridge_mixed.pt; $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_TEXT))
+# ---- scores ----------------------------------------------------------------------------------------------------------
+CELLS  = $(foreach n,$(LENGTHS),random_$(n) text_$(n) average_$(n))
+ALONE  = $(if $(filter cpu1100,$(PRESET)$(BRANCHES)),routers_random routers_text)
+MODELS = average btx_mixed ridge_mixed $(CELLS) $(ALONE)
+$(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
+$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
+row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
+	$(PY) -m experiments.paper --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
+ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
+grid: ;  +for n in $(ROWS); do $(ROW) BRANCHES=$$n row || exit; done
+# every model of branches of 1,100 steps once more at each rate of RATES, with 64 validation texts for each domain
+RATES  = 5e-4 1e-3 2e-3
+rates: ; +for r in $(RATES); do $(ROW) RATE=$$r TRY=rates/$$r/ WINDOWS="--eval_windows 64" tried || exit; done
+tried: $(patsubst %,$(OUT)/$(TRY)%.pt,$(CELLS) $(ALONE))
+.PRECIOUS: $(patsubst %,$(OUT)/$(TRY)%.pt,$(MODELS))
+.PHONY: row grid rates tried
