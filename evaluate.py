@@ -294,11 +294,11 @@ def main(argv=None):
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
             method, top_k, training_data = methods[name]
-            model = btm.BTM([build_model(checkpoint, device) for checkpoint in merged.values()], method, top_k,
-                            training_data, tokenizer.eot)
+            model = btm.BTM([build_model(checkpoint, device, share=True) for checkpoint in merged.values()],
+                            method, top_k, training_data, tokenizer.eot)
             ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
         else:
-            model = build_model(checkpoints[name], device)
+            model = build_model(checkpoints[name], device, share=True)
             ledger = checkpoints[name]["ledger"]
         scores, routing_of_model = evaluate_model(model, tokenizer, tests, args, device)
         results[name] = {**scores, **costs(model, ledger)}
@@ -316,6 +316,8 @@ def main(argv=None):
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, pictures))
     print(table(results))
+    if pictures and not (args.out / "live.html").exists():
+        print(pictures[0])  # why there is no page
     print(f"\nThe report: {args.out}/report.md   the numbers: {args.out}/results.json")
 
 

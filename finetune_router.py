@@ -98,7 +98,7 @@ def main(argv=None):
     spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]
     if not experts:
         raise BadInput(f"--init {args.init} is a dense model without a router; first mix several models with mix.py")
-    model = build_model(checkpoint)
+    model = build_model(checkpoint, share=True)  # ranks on one machine share the file, mapped into memory
     config = model.config
     config.block_size = args.block_size or config.block_size
     freeze(model, args.train)

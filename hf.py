@@ -78,7 +78,7 @@ def weights_in_folder(checkpoint):
 @torch.no_grad()
 def prove(checkpoint, folder, name):
     """Compare the logits of our model and the model in a folder. Raises BadInput about `name` unless they agree."""
-    model = build_model(checkpoint)
+    model = build_model(checkpoint, share=True)
     idx = torch.tensor([load_tokenizer(checkpoint["spec"]).encode(TEXT)])  # (1, T)
     logits, _, _ = model(idx)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)

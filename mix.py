@@ -10,7 +10,7 @@ from cli import BadInput, make_parser, non_negative_int, positive_int, run
 
 import torch
 
-from model import GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
+from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry
 from support.router_start import start_from_text
@@ -22,7 +22,7 @@ def parse(argv):
     parser.add_argument("models", nargs="+", help="branches of one seed, and the seed itself as a generalist")
     parser.add_argument("--out", required=True, help="checkpoint to write")
     parser.add_argument("--routing", choices=ROUTERS, default="topk", help="router (section 3.3; default: topk)")
-    parser.add_argument("--top_k", type=positive_int, help="experts that topk computes for each token (default: 2)")
+    parser.add_argument("--top_k", type=positive_int, help="experts that compute each token (default: 2)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--split", type=positive_int, default=1, metavar="C", help="cut a feed-forward into C experts")
     how.add_argument("--blend", action="store_true", help="make each expert from equal parts of all feed-forwards")
@@ -34,7 +34,7 @@ def parse(argv):
     group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
     group.add_argument("--data_dir", default="data/bin", help="folder of these domains (default: %(default)s)")
     args = parser.parse_args(argv)
-    if args.top_k and args.routing != "topk":
+    if args.top_k and args.routing in FIXED:
         raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
     if args.ridge and not args.router_data:
         raise BadInput("--ridge: also name the domains that the routers tell apart, with --router_data")
@@ -135,9 +135,10 @@ def main(argv=None):
     config.n_expert = len(experts)
     config.routing = args.routing
     config.top_k = args.top_k or 2
-    if experts and config.routing == "topk" and not 2 <= config.top_k <= len(experts):
+    if experts and config.routing not in FIXED and not 2 <= config.top_k <= len(experts):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
-                       "gate would always be 1, and the router would learn nothing")
+                       "gate would always be 1, and the router would learn nothing; for one expert per token, use "
+                       "--routing switch or sample")
 
     # its weights
     check_save_path(args.out, args.models)

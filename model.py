@@ -33,7 +33,7 @@ class GPTConfig:
     rope_factor: float = 1.0    # how many times slower the slow pairs of RoPE turn, as in Llama 3.1; see rope_angles
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
-    top_k: int = 2              # experts per token under topk; the other routers have a fixed number, see MoE
+    top_k: int = 2              # experts per token, unless the router is one of FIXED
     routing: str = "topk"       # one of ROUTERS
 
     def __post_init__(self):
@@ -178,7 +178,10 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
+# A router of your own: write route_NAME beside these four, put NAME into ROUTERS, call the function in MoE.route, and
+# tell tests/test_routers.py its gates, in gates_by_hand. It has --top_k experts per token, unless it is one of FIXED.
 ROUTERS = ("topk", "switch", "soft", "sample")
+FIXED = ("switch", "soft", "sample")  # routers that choose one expert, or all of them, whatever top_k says
 
 
 def gumbel(config, n_tokens, tau, generator):
@@ -213,13 +216,17 @@ class MoE(nn.Module):
 
     def __init__(self, config, layer):
         super().__init__()
+        if config.routing not in ROUTERS:
+            raise ValueError(f"{config.routing!r} is not one of the routers {', '.join(ROUTERS)}")
         self.w_gate = nn.Parameter(torch.empty(config.n_expert, config.d_ff, config.n_embd))
         self.w_up = nn.Parameter(torch.empty(config.n_expert, config.d_ff, config.n_embd))
         self.w_down = nn.Parameter(torch.empty(config.n_expert, config.n_embd, config.d_ff))
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
         is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
         self.routing = "soft" if is_soft else config.routing
-        self.top_k = {"topk": config.top_k, "soft": config.n_expert}.get(self.routing, 1)  # experts per token
+        self.top_k = config.top_k  # experts per token
+        if self.routing in FIXED:
+            self.top_k = config.n_expert if self.routing == "soft" else 1
         self.ff_moe = ff_moe  # support/fast.py replaces it with grouped products, which give the same result
 
     def route(self, logits, noise=None):
@@ -230,7 +237,9 @@ class MoE(nn.Module):
             return route_switch(logits, self.training)
         if self.routing == "soft":
             return route_soft(logits)
-        return route_sample(logits, self.training, noise)
+        if self.routing == "sample":
+            return route_sample(logits, self.training, noise)
+        raise ValueError(f"MoE.route does not know the router {self.routing!r}")
 
     def forward(self, x, noise=None):
         """x: (B, T, D). Returns FF_MoE(x), in the same shape, and the Routing. noise: see route_sample."""

@@ -66,7 +66,7 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.model)
     if args.experts and not checkpoint["experts"]:
         raise BadInput(f"--experts: {args.model} is dense; name an MoE")
-    model = build_model(checkpoint, device)
+    model = build_model(checkpoint, device, share=True)
     tokenizer = load_tokenizer(checkpoint["spec"])
     prompt = encode_prompt(tokenizer, args.prompt)
     if len(prompt) > model.config.block_size:

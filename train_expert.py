@@ -82,7 +82,7 @@ def branch(args, checkpoint):
     for name in SHAPE:
         if getattr(args, name):
             raise BadInput(f"--{name}: a branch keeps the shape of its seed, {args.init}; leave the option out")
-    model = build_model(checkpoint)
+    model = build_model(checkpoint, share=True)  # ranks on one machine share the file, mapped into memory
     model.config.block_size = args.block_size or model.config.block_size
     return model
 

@@ -210,7 +210,7 @@ def finetune(routing, parts, clip, x, y):
     training.make_optimizer = lambda *args: torch.optim.SGD(network.parameters())  # AdamW hides a gradient's size
     finetune_router.load_domains = lambda folder: {}
     finetune_router.load_checkpoint = lambda path: {"spec": {}, "experts": ["a", "b", "c"], "ledger": []}
-    finetune_router.build_model = lambda checkpoint: network
+    finetune_router.build_model = lambda checkpoint, share: network
     finetune_router.wrap = lambda *args: forward
     finetune_router.get_batch = lambda *args: (x, y)
     finetune_router.load_balancing_loss = lambda routing: (routing * routing).sum() / 2  # routing is w

@@ -76,8 +76,10 @@ def read_pairs(option, pairs, read):
     found = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
-        if not name.isidentifier() or name in NAMES:
-            raise BadInput(f"{option} {pair}: write NAME=PATH, with a new NAME of letters and digits")
+        if name in NAMES:
+            raise BadInput(f"{option} {pair}: {name} is a synthetic domain; choose another name, such as {name}_text")
+        if not name.isidentifier():
+            raise BadInput(f"{option} {pair}: write NAME=PATH, with a NAME of letters and digits")
         found.setdefault(name, []).extend(read(path))
     return found
 

@@ -18,7 +18,7 @@ from mix import mix
 from model import GPTConfig, route_topk
 from support.checkpoint import build_model, load_checkpoint
 
-MAX_BYTES = 4_800_000  # of packed weights; with the rest a page has 5 MB at most
+MAX_BYTES = 4_800_000  # of packed weights in the article, which is committed; with the rest it has 5 MB at most
 N_TASKS = 40  # of each domain, spread over all of its tasks
 
 
@@ -67,8 +67,6 @@ def collect(models, tasks):
                 end = END if task.kind == "code" else ""  # code must also end there
                 data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
     data["weights"] = pack(states)
-    if len(data["weights"]) > MAX_BYTES:
-        raise BadInput(f"{name} and its experts are too large for a page of 5 MB")
     return data
 
 
@@ -160,6 +158,8 @@ def main(argv=None):
     models = {Path(path).stem: load_checkpoint(path) for path in args.models}
     tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
     data = collect(models, tasks)
+    if len(data["weights"]) > MAX_BYTES:
+        raise BadInput(f"{args.models[-1]} and its experts are too large for an article of 5 MB; name smaller models")
     data["counts"] = count(models_of_page(models, data), data)
     fill(args.out, data, is_article=True)
     print(f"wrote {args.out}")

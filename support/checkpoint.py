@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from model import GPT, GPTConfig
+from model import GPT, ROUTERS, GPTConfig
 from support.distributed import is_first_rank, is_sharded
 
 SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
@@ -58,17 +58,29 @@ def load_checkpoint(path):
     checkpoint = load_file(path, KEYS)
     try:
         checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
-        check_weights(build_model(checkpoint))
+        has_router = checkpoint["config"]["routing"] in ROUTERS
+        if has_router:
+            check_weights(build_model(checkpoint, share=True))
     except Exception:  # a foreign value can raise any error
         raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
+    if not has_router:
+        raise BadInput(f"{path}: there is no router {checkpoint['config']['routing']!r} here; "
+                       f"model.py has {', '.join(ROUTERS)}")
     return checkpoint
 
 
-def build_model(checkpoint, device="cpu"):
-    """Build the model of a checkpoint, in float32 and evaluation mode. On the CPU it holds the checkpoint's tensors."""
+def build_model(checkpoint, device="cpu", share=False):
+    """Build the model of a checkpoint, in float32 and evaluation mode.
+
+    With share, the model holds the checkpoint's own tensors where it can. This saves the memory of a copy, but whoever
+    changes the model then changes the checkpoint, too, and every other model that shares it.
+    """
     with torch.device("meta"):  # takes no memory for weights that are replaced
         model = GPT(GPTConfig(**checkpoint["config"]))
-    model.load_state_dict(checkpoint["state"], assign=True)  # ranks share a file that is mapped into memory
+    state = checkpoint["state"]
+    if not share:
+        state = {name: tensor.clone() for name, tensor in state.items()}
+    model.load_state_dict(state, assign=True)
     return model.float().to(device).eval()
 
 

@@ -66,6 +66,6 @@ def start_from_text(args, first, config, state):
         domain = domains[name]
         idx = first_windows(domain.train, config.block_size, N_WINDOWS, domain.is_own)[:, :-1]  # (n, T)
         windows += [idx] * args.split  # the chunks of one expert read the same text
-    model = build_model({"config": vars(config), "state": state})
+    model = build_model({"config": vars(config), "state": state}, share=True)
     start_routers(model, windows, ridge_router if args.ridge else hidden_router)
     return model.state_dict(), {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}

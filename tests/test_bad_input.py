@@ -35,7 +35,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "tokenizers", "--out btx_mixed.pt": "be lost",
                "--init narrow.pt --fast": "multiples of 8", "--batch_size 6 --grad_accum 4": "--grad_accum"},
-    MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--top_k 1", "--routing switch --top_k 2": "--top_k",
+    MIX: {"--top_k 3": "--top_k 3", "--top_k 1": "--routing switch", "--routing switch --top_k 2": "--top_k",
           "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "--ridge": "--router_data",
           f"{ROOT}/data/start/math.pt": "n_layer", "shape.pt": "of its config", "part.pt": "of its config",
           "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
@@ -47,10 +47,12 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "seed.pt --btm_methods bayes:1": "--btm", "seed.pt --btm seed --btm_methods vote:1": "vote:1",
                "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
     SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens",
-             "seed.pt --temperature 1e-40": "--temperature", "nan.pt": "nan.pt", "field.pt": "field.pt"},
+             "seed.pt --temperature 1e-40": "--temperature", "nan.pt": "nan.pt", "field.pt": "field.pt",
+             "later.pt": "no router 'later'"},
     "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained"},
     "experiments.paper": {"list.json": "list.json"},
-    PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
+    PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",
+              "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
               "--text own=a.txt --out a.txt": "cannot", "--own_tasks own=empty.txt": "empty",
               "--domains math --tokenizer 9": "--text", "--own_tasks own=nowhere": "nowhere", "": "nothing to prepare"}}
@@ -72,7 +74,8 @@ def folder(tiny, tmp_path_factory):
     part = {name: tensor for name, tensor in good["state"].items() if name != "norm.weight"}
     changes = {"orphan": {"ledger": []}, "stranger": {"spec": other}, "nan": {"state": nan}, "part": {"state": part},
                "stranger_mixed": {"spec": other, "experts": ["a", "b"]}}
-    for name, field in (("short", {"block_size": 32}), ("shape", {"d_ff": 32}), ("field", {"nosuch": 1})):
+    for name, field in (("short", {"block_size": 32}), ("shape", {"d_ff": 32}), ("field", {"nosuch": 1}),
+                        ("later", {"routing": "later"})):
         changes[name] = {"config": good["config"] | field}
     for name, change in changes.items():
         torch.save(good | change, folder / f"{name}.pt")

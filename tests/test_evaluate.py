@@ -127,6 +127,8 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     assert table in text
     assert table in capsys.readouterr().out
     assert "](figures/routing.png)" in text
+    evaluate.main([f"{tiny}/sample_mixed.pt", *words[1:], "--out", f"{tmp_path}/c"])
+    assert "No live.html: a page needs top-k routing" in capsys.readouterr().out
 
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
     assert list(numbers["routing"]) == ["btx_mixed"]
@@ -167,6 +169,7 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
         sample.main([*words, "--temperature", "2", "--seed", str(seed)])
     first, second, third = capsys.readouterr().out.replace(prompt, "|").split("|")[1:]
     assert first == second != third
-    monkeypatch.setattr(sample, "build_model", lambda *args: Reciter("Tom", " has 12"))  # a model that ends its text
+    # a model that ends its text
+    monkeypatch.setattr(sample, "build_model", lambda *args, share: Reciter("Tom", " has 12"))
     sample.main([*words, "--prompt", "Tom"])
     assert capsys.readouterr().out == "Tom has 12\n"

@@ -135,3 +135,12 @@ def test_ledger_counts_a_shared_seed_once():
     assert joined == [seed, math, code]
     assert totals(joined) == {"tokens": 160, "flops": 16, "seconds": 14.0}
     assert elapsed(joined) == 1.0 + 5.0
+
+
+def test_models_that_are_built_from_one_checkpoint_share_no_weights(tiny):
+    checkpoint = load_checkpoint(tiny / "seed.pt")
+    first, second = build_model(checkpoint), build_model(checkpoint)
+    with torch.no_grad():
+        first.embed.weight.zero_()
+    assert second.embed.weight.any() and checkpoint["state"]["embed.weight"].any()
+    assert build_model(checkpoint, share=True).embed.weight.data_ptr() == checkpoint["state"]["embed.weight"].data_ptr()

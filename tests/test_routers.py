@@ -26,12 +26,14 @@ def gates_by_hand(method, logits, noise):
         elif method == "switch":
             i = probs[m].argmax()
             gates[m, i] = probs[m, i]
-        elif noise is None:
+        elif method == "sample" and noise is None:
             gates[m, probs[m].argmax()] = 1.0
-        else:
+        elif method == "sample":
             scores = ((logits[m] + noise.G[m]) / noise.tau).exp()
             i = scores.argmax()
             gates[m, i] = scores[i] / scores.sum()
+        else:
+            raise ValueError(f"gates_by_hand does not know the router {method!r}")
     if method == "switch" and noise is not None:
         capacity = math.ceil(1.5 * M / N)
         for i in range(N):
@@ -120,3 +122,13 @@ def test_each_layer_has_noise_of_its_own_and_the_first_is_soft():
     for i in (1, 2):
         assert torch.equal(routing[i].experts[:, 0], (routing[i].probs.log() + noise[i].G).argmax(-1))
     assert not torch.equal(noise[1].G, noise[2].G)
+
+
+def test_a_router_that_nobody_wrote_is_refused(monkeypatch):
+    config = GPTConfig(n_embd=8, d_ff=8, n_expert=4, routing="mine", top_k=3)
+    with pytest.raises(ValueError, match="'mine' is not one of the routers topk"):
+        MoE(config, layer=1)
+    monkeypatch.setattr(model, "ROUTERS", (*ROUTERS, "mine"))
+    assert MoE(config, layer=1).top_k == 3
+    with pytest.raises(ValueError, match="does not know the router 'mine'"):
+        MoE(config, layer=1).route(torch.zeros(2, 4))
