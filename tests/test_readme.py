@@ -2,10 +2,13 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from importlib import import_module
 from pathlib import Path
+
+import mix
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -14,10 +17,12 @@ README = (ROOT / "README.md").read_text()
 def test_every_command_runs(tmp_path, monkeypatch):
     """They run in order, since each reads what earlier ones wrote. Options added at the end make them smaller."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "data/start", "out/seed0")  # what `make` begins and ends with, as far as it is needed
+    mix.main([f"out/seed0/{name}.pt" for name in ("seed", "math", "code", "wiki")] + ["--out=out/seed0/btx_mixed.pt"])
     steps = "--steps 2 --batch_size 2 --block_size 128 --eval_windows 1 --device cpu"
     smaller = {"data.prepare": "--train_tokens 3000 --val_tokens 600 --tasks 4", "train_expert": steps, "mix": "",
                "finetune_router": steps, "evaluate": "--tasks 2 --windows 2 --no_figures", "sample": "--tokens 4"}
-    blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.S)).replace("\\\n", "")
     for line in re.findall(r"^(?:make|\.venv/bin/python) .*", blocks, re.M):
         script, *argv = shlex.split(line.removeprefix(".venv/bin/python ").removeprefix("-m "), comments=True)
         if script == "make":  # is only asked whether it would know what to do
