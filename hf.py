@@ -84,8 +84,8 @@ def prove(checkpoint, folder, name):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     difference = (logits - theirs(idx).logits).abs().max().item()
     if not difference <= TOLERANCE:  # unlike difference > TOLERANCE, this also catches nan
-        raise BadInput(f"{name}: in transformers {transformers.__version__} its logits differ from ours by "
-                       f"{difference:.1e}; the model computes something that model.py does not, such as biases or "
+        raise BadInput(f"{name} is a {theirs.config.model_type}: in transformers {transformers.__version__} its logits "
+                       f"differ from ours by {difference:.1e}; model.py lacks something that it has, such as biases or "
                        "another RoPE; if transformers 5 wrote the folder, version 4 may not read its RoPE")
     print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by at most {difference:.1e}")
 
@@ -101,7 +101,11 @@ def read_config(folder):
             raise BadInput(f"{folder} has no {needed}; copy the whole folder, or use transformers' save_pretrained")
     fields = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if getattr(fields, "sliding_window", None):  # only texts longer than the window would show it
-        raise BadInput(f"{folder}: it has a sliding window, which model.py does not support; choose another model")
+        raise BadInput(f"{folder} is a {fields.model_type} with a sliding window; choose a model without one")
+    head_dim = getattr(fields, "head_dim", None)
+    if head_dim and head_dim * fields.num_attention_heads != fields.hidden_size:
+        raise BadInput(f"{folder} is a {fields.model_type}: its {fields.num_attention_heads} heads of {head_dim} "
+                       f"numbers do not add up to its width of {fields.hidden_size}; model.py cannot compute that")
     return fields
 
 
@@ -167,6 +171,8 @@ def become_branch(checkpoint, seed, folder):
     if distance > FAR:
         raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of the seed")
     print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
+    if "chat_template" in str(checkpoint["spec"]["files"]):  # it is the name of a file or of a field
+        print(f"{folder}: its chat template is not kept; an export will have the seed's, if the seed has one")
     checkpoint["spec"] = seed["spec"]
     checkpoint["ledger"] = seed["ledger"]
 
@@ -176,17 +182,21 @@ def import_folder(args):
     folder = args.folder
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
     fields = read_config(folder)
-    rope = getattr(fields, "rope_parameters", None)  # in transformers 5; version 4 has two fields instead
-    rope = rope or {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
-    config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()},
-                       block_size=args.block_size or fields.max_position_embeddings,
-                       rope_theta=rope["rope_theta"], rope_factor=rope.get("factor", 1.0))
-    experts = []
-    if fields.model_type == "mixtral":
-        config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
-        experts = getattr(fields, "expert_names", [f"expert{i + 1}" for i in range(config.n_expert)])
-    checkpoint = {"state": read_weights(folder, config), "config": vars(config), "experts": experts,
-                  "spec": read_spec(folder, fields), "ledger": [], "log": []}
+    try:
+        rope = getattr(fields, "rope_parameters", None)  # in transformers 5; version 4 has two fields instead
+        rope = rope or {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
+        config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()},
+                           block_size=args.block_size or fields.max_position_embeddings,
+                           rope_theta=rope["rope_theta"], rope_factor=rope.get("factor", 1.0))
+        experts = []
+        if fields.model_type == "mixtral":
+            config.n_expert, config.top_k = fields.num_local_experts, fields.num_experts_per_tok
+            experts = getattr(fields, "expert_names", [f"expert{i + 1}" for i in range(config.n_expert)])
+        state = read_weights(folder, config)
+    except (AttributeError, KeyError) as error:
+        raise BadInput(f"{folder} is a {fields.model_type}; name a whole Llama, Mistral or Mixtral ({error})") from None
+    checkpoint = {"state": state, "config": vars(config), "experts": experts, "spec": read_spec(folder, fields),
+                  "ledger": [], "log": []}
     prove(checkpoint, folder, folder)
     if args.branch_of is not None:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)

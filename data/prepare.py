@@ -140,7 +140,7 @@ def prepare_synthetic(name, args, domains, tokenizer):
     return np.fromiter(train, dtype), np.fromiter(val, dtype), tasks
 
 
-def prepare_own(files, field, tokenizer):
+def prepare_own(name, files, field, tokenizer):
     """Training ids and validation ids of own text, and the number of documents held out. All are empty without text.
 
     Every tenth document is for validation. Text of fewer than FEWEST documents is first cut into pieces of PIECE ids,
@@ -148,8 +148,12 @@ def prepare_own(files, field, tokenizer):
     """
     dtype = id_type(tokenizer.vocab_size)
     documents = []  # of (n,) ids
+    special = set()  # the names of special tokens in the text
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
         documents.append(np.fromiter(encode([document], tokenizer), dtype))
+        special.update(token for token in tokenizer.special if token in document)
+    if special:
+        print(f"{name}: {', '.join(sorted(special))[:200]} in its text is read as letters, not as a special token")
     nothing = np.empty(0, dtype)
     if files and sum(map(len, documents)) == len(documents):  # each has only its end-of-text token
         raise BadInput(f"--text: there is no text in {', '.join(map(str, files))[:200]}; name other files")
@@ -180,7 +184,7 @@ def main(argv=None):
             train, val, tasks = prepare_synthetic(name, args, domains, tokenizer)
             origin = "new documents"
         else:
-            train, val, n_held_out = prepare_own(files.get(name, []), args.field, tokenizer)
+            train, val, n_held_out = prepare_own(name, files.get(name, []), args.field, tokenizer)
             tasks = own_tasks.get(name, [])[:args.tasks]
             origin = f"{n_held_out} documents held out"
         write_domain(Path(args.out, name), train, val, tasks, meta)

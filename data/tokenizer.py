@@ -31,6 +31,7 @@ class Tokenizer(NamedTuple):
     decode: Callable  # list of ids -> text
     eot: int  # the id of the end-of-text token
     vocab_size: int
+    special: list  # the names of its special tokens, such as "<|endoftext|>"; `encode` reads them as plain text
     spec: dict  # what `load_tokenizer` needs to build it again; stored in checkpoints and in meta.json
 
 
@@ -122,13 +123,14 @@ def load_tokenizer(spec=None):
         import tokenizers
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # text that looks like a special token stays text
+        special = [token.content for token in imported.get_added_tokens_decoder().values() if token.special]
         return Tokenizer(lambda text: imported.encode(text.encode("utf-8", "replace").decode(),
                                                       add_special_tokens=False).ids,
                          lambda ids: imported.decode(ids, skip_special_tokens=False),
-                         spec["eot"], spec["vocab_size"], spec)
+                         spec["eot"], spec["vocab_size"], special, spec)
     ranks = read_ranks(spec["definition"])
     bpe = tiktoken.Encoding(spec["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
-    return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, spec)
+    return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, [END], spec)
 
 
 def encode_prompt(tokenizer, text):

@@ -58,7 +58,7 @@ def join_ranks(name):
     if torch.cuda.is_available() and name in ("auto", "cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # "cuda" means this GPU from here on
     device = pick_device(name)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(dist.get_default_backend_for_device(device))
     return device, dist.get_rank(), dist.get_world_size()
 
 

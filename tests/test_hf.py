@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, MixtralConfig, OlmoConfig
 
 import evaluate
 import hf
@@ -27,12 +27,13 @@ LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "a foreign end": {"eos_token_id": 10**9},
-           "a window": {"kind": MistralConfig, "sliding_window": 64}}
+           "a window": {"kind": MistralConfig, "sliding_window": 64}, "another norm": {"kind": OlmoConfig}}
 FILES = {"an adapter": "adapter_config.json", "a damaged config": "config.json",  # that hold "{"
          "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
 GONE = {"no safetensors": "model.safetensors", "no folder": ""}
 SAID = {"few embeddings": "400 tokens", "a foreign end": "eos_token_id", "a window": "sliding", "an adapter": "adapter",
-        "no safetensors": "safetensors; copy", "no folder": "no such folder"}  # where no later check would find it
+        "no safetensors": "safetensors; copy", "no folder": "no such folder",  # where no later check would find it
+        "biases": "is a llama: .* biases", "wide heads": "is a llama: its 6 heads", "another norm": "is a olmo"}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 
@@ -80,7 +81,7 @@ def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
     torch.testing.assert_close(build_model(checkpoint)(idx)[0], theirs(idx).logits, atol=1e-3, rtol=1e-4)
     assert checkpoint["experts"] == [f"expert{i + 1}" for i in range(more.get("num_local_experts", 0))]
     ours = load_tokenizer(checkpoint["spec"])
-    assert ours.eot == 399 and ours.vocab_size == 400
+    assert ours.eot == 399 and ours.vocab_size == 400 and ours.special == ["<|end|>"]
     assert [ours.encode(text) + [399] for text in TEXTS] == [bpe.encode(text).ids for text in TEXTS]
     ids = ours.encode("<|end|>")  # as text it is no special token
     assert 399 not in ids and ours.decode([*ids, 399]) == "<|end|><|end|>"
@@ -151,18 +152,20 @@ def finetune(folder, noise):
         for p in model.parameters():
             p.add_(noise * torch.randn(p.shape))
     words.add_special_tokens({"pad_token": "[PAD]"})
+    words.chat_template = "{{ messages }}"
     model.resize_token_embeddings(401)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
 
 
-def test_a_finetune_is_mixed_with_its_base(here):
+def test_a_finetune_is_mixed_with_its_base(here, capsys):
     """The matrices of the stranger are others, but most of a model so small are norms near 1."""
     make_folder(here / "base", std=0.02)
     finetune("near", 0.002)
     finetune("stranger", 0.03)
     hf.main(["import", "base", "--out", "seed.pt"])
     hf.main(["import", "near", "--out", "near.pt", "--branch_of", "seed.pt"])
+    assert "near: its chat template is not kept" in capsys.readouterr().out
     mix.main(["seed.pt", "near.pt", "--out", "mixed.pt"])
     seed = load_checkpoint("seed.pt")
     seed["config"]["rope_factor"] = 8.0

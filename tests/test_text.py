@@ -29,7 +29,7 @@ def make(*texts, **options):
 
 
 @pytest.mark.parametrize("paths", [["own=a", "own=a/*.txt"], ["own=a/*.*", "own=a/deep/c.md"]])
-def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
+def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole, so that none is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
@@ -44,6 +44,7 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch):
         expected += [*BTX.encode(document), BTX.eot]
     own = make(*paths, field="body")["own"]
     assert own.train.tolist() == expected
+    assert f"own: {tokenizer.END} in its text is read as letters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("n_documents", [40, 19])
