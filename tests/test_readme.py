@@ -1,4 +1,5 @@
 """What the README and the docs say is true."""
+import json
 import os
 import re
 import shlex
@@ -8,7 +9,12 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+from conftest import make
+
 import mix
+import sample
+from data.task import over_domains
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,6 +53,34 @@ def test_make_redoes_only_what_is_older_than_its_inputs(tmp_path):
     assert planned() == []
     (tmp_path / "o" / "code.pt").unlink()
     assert sorted(planned()) == ["average.pt", "btx.pt", "btx_mixed.pt", "code.pt", "o"]
+
+
+@pytest.mark.long
+def test_the_outputs_that_pages_show_are_those_of_the_code(tmp_path, capsys):
+    """The scores and answers of `make` in README.md, and the score of `make demo` in the assignment.
+
+    The branches are those of data/start, which `make` trains again to the bit on the processor that made them.
+    """
+    out, data = tmp_path / "seed0", f"DATA={tmp_path}/data"
+    make("data", data)
+    out.mkdir()
+    for name in ("seed", "math", "code", "wiki"):
+        shutil.copyfile(ROOT / f"data/start/{name}.pt", out / f"{name}.pt")
+    make(data, f"OUT={out}")
+    make("demo", data, f"DEMO={tmp_path}/demo")
+    full, demo = [json.loads((tmp_path / name / "results.json").read_text())["models"] for name in ("seed0", "demo")]
+    said = re.search(r"`btx` should solve about (\d+) % of the tasks, and the seed (\d+) %", README)
+    for name, percent in zip(("btx", "seed"), said.groups(), strict=True):
+        assert 100 * over_domains(full[name]["accuracy"]) == pytest.approx(int(percent), abs=2)
+    assignment = (ROOT / "course/ASSIGNMENT.md").read_text()
+    percent, loss = re.search(r"Our run has (.*) % and (.*)\. Five", assignment).groups()
+    assert 100 * over_domains(demo["btx"]["accuracy"]) == pytest.approx(float(percent), abs=3)
+    assert over_domains(demo["btx"]["loss"]) == pytest.approx(float(loss), abs=0.01)
+    answers = re.findall(r'sample.py out/seed0/(\w+).pt \\\n +--prompt "(.*)"\n(.*)\n', README)
+    assert len(answers) == 2
+    for name, prompt, answer in answers:
+        sample.main([f"{out}/{name}.pt", "--device", "cpu", "--prompt", prompt])
+        assert capsys.readouterr().out.strip() == answer
 
 
 def places(name, target):
