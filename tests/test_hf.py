@@ -143,6 +143,21 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     torch.testing.assert_close(build_model(back)(idx)[0], 1.1 * ours(idx)[0])
 
 
+def test_an_export_writes_nothing_elsewhere(tiny, here):
+    """A foreign branch names files outside of the new folder. Its mixture does not keep them."""
+    (here / "mine").write_text("mine")
+    branch = torch.load(tiny / "math.pt", weights_only=True)
+    branch["spec"]["files"] = dict.fromkeys((f"{here}/new", "../../up", f"{here}/mine", "chat_template.jinja"), "owned")
+    save_checkpoint("math.pt", branch)
+    mix.main(["math.pt", f"{tiny}/seed.pt", "--out", "mixed.pt"])
+    assert torch.load("mixed.pt", weights_only=True)["spec"]["files"] == {"chat_template.jinja": "owned"}
+    for name in ("math", "mixed"):
+        hf.main(["export", f"{name}.pt", f"out/{name}"])
+    assert {path.name for path in (*here.iterdir(), *here.glob("out/*"))} == {"math.pt", "mixed.pt", "mine", "out",
+                                                                             "math", "mixed"}
+    assert (here / "mine").read_text() == "mine" and (here / "out/math/chat_template.jinja").read_text() == "owned"
+
+
 def finetune(folder, noise):
     """A finetune of the folder `base` made by transformers alone. It has one more token, for padding."""
     model = AutoModelForCausalLM.from_pretrained("base")
