@@ -41,9 +41,8 @@ def load_file(path, keys):
     A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB. torch compresses
     nothing, so compressed files are refused: a small one could unpack to more than the memory holds.
     """
-    if not Path(path).is_file():
-        reason = "this is a folder; name a file" if os.path.isdir(path) else "no such file"
-        raise BadInput(f"{path or 'an empty name'}: {reason}")
+    if not Path(path).is_file() and not os.path.isdir(path):
+        raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
             is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in file.infolist())
