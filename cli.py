@@ -14,23 +14,26 @@ class BadInput(Exception):
 
 
 class Output(io.FileIO):
-    """Standard output or standard error. If its reader goes away, as `head -1` does, the run continues silently."""
+    """Standard output or standard error. A run goes on if its reader leaves, as `head -1` does, or the disk is full."""
 
     def write(self, content):
         try:
             return super().write(content)
-        except BrokenPipeError:
+        except OSError:
             return len(content)
 
 
 def open_again(stream):
     """The same stream as an Output. Files get each line at once, too, and a terminal that knows only ASCII works."""
+    if stream is None:  # it is closed, as after `>&-`
+        return open(os.devnull, "w")
     output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True)
 
 
 def run(main):
     """Call main(). An error that the user can correct ends with one line on stderr and exit code 2."""
+    sys.excepthook = report_uncaught
     if sys.stdout is sys.__stdout__:  # no test captures what is printed
         sys.stdout, sys.stderr = open_again(sys.stdout), open_again(sys.stderr)
     if os.environ.get("LOCAL_RANK", "0") != "0":  # only the first of the ranks that torchrun starts here prints
@@ -66,7 +69,9 @@ def report_uncaught(kind, error, traceback):
     sys.__excepthook__(kind, error, traceback)
 
 
-sys.excepthook = report_uncaught  # set early, because importing torch takes seconds
+script = Path(getattr(sys.modules["__main__"], "__file__", os.devnull)).resolve()
+if Path(__file__).resolve().parent in (script.parent, script.parent.parent):  # not if another program imports this
+    sys.excepthook = report_uncaught  # set early, because importing torch takes seconds
 
 
 def make_parser(description):
@@ -118,8 +123,8 @@ def replacing(path):
         yield part
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-        raise BadInput(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
-                       "choose another name or disk") from None
+        reason = f"perhaps the disk is full: {error}" if isinstance(error, RuntimeError) else error.strerror or error
+        raise BadInput(f"{path}: cannot be written ({reason}); choose another name or disk") from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -82,8 +82,10 @@ def choose_tests(args, checkpoints, tokenizer, domains):
     tests = {}
     for name, domain in domains.items():
         windows = torch.empty(0, T + 1)
-        if len(domain.val):
+        if len(domain.val) > T:
             windows = first_windows(domain.val, T, args.windows, domain.is_own)
+        elif len(domain.val):
+            print(f"{name}: no validation loss; its {len(domain.val)} tokens are too few for a block of {T}")
         tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
         for task in tests[name].tasks:
             n = len(encode_prompt(tokenizer, task.prompt + task.answer))
@@ -101,18 +103,18 @@ def parse_btm(args, checkpoints, domains):
 
     Returns {name: checkpoint}, and {name in the tables: (method, top_k, training data)}. Raises BadInput.
     """
-    if not args.btm:
-        if args.btm_methods:
+    if args.btm is None:
+        if args.btm_methods is not None:
             raise BadInput("--btm_methods: name the models to merge with --btm")
         return {}, {}
     merged, methods = {}, {}
     for name in args.btm.split(","):
         if name not in checkpoints or name in merged:
-            raise BadInput(f"--btm: {name} should be one of {', '.join(checkpoints)}, and should be named once")
+            raise BadInput(f"--btm: {name!r} should be one of {', '.join(checkpoints)}, and should be named once")
         if checkpoints[name]["experts"]:
             raise BadInput(f"--btm: {name} is an MoE; name dense models")
         merged[name] = checkpoints[name]
-    for word in (args.btm_methods or "bayes:1").split(","):
+    for word in ("bayes:1" if args.btm_methods is None else args.btm_methods).split(","):
         method, top_k = btm.parse_method(word, len(merged))
         training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
         methods[f"btm_{method}_top{top_k}"] = method, top_k, training_data
@@ -269,11 +271,12 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
-def write_results(path, results, routing, args, domains, device):
+def write_results(path, results, routing, args, domains, tests, device):
     """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts, share and probs}."""
     digests = {name: domain.meta["files"] for name, domain in domains.items()}
-    data = {"tasks": args.tasks, "windows": args.windows, "device": device.type,
-            "dtype": pick_dtype(args.dtype, device), "digests": digests}
+    data = {"tasks": {name: len(test.tasks) for name, test in tests.items()},
+            "windows": {name: len(test.windows) for name, test in tests.items()},
+            "device": device.type, "dtype": pick_dtype(args.dtype, device), "digests": digests}
     numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
     with replacing(path) as part:
         part.write_text(json.dumps(numbers, indent=1))
@@ -306,7 +309,7 @@ def main(argv=None):
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    write_results(args.out / "results.json", results, routing, args, domains, device)
+    write_results(args.out / "results.json", results, routing, args, domains, tests, device)
     (args.out / "live.html").unlink(missing_ok=True)  # an old page would show other models
     pictures = []  # the lines of the report that show figures and the page
     if moes and not args.no_figures:

@@ -18,7 +18,7 @@ import torch
 from data.loader import check_tokenizer, load_domains, mixture
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
+from support.checkpoint import KEPT, SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -46,8 +46,6 @@ EXPERT = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_
 # how Llama 3.1 and 3.2 scale RoPE, apart from theta and the factor; model.py supports no other scaling
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
-# files beside tokenizer.json that an import keeps and an export writes again
-KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def name_in_folder(name):
@@ -234,7 +232,8 @@ def write_tokenizer(tokenizer, folder):
     """Write tokenizer.json, unchanged if it was imported, and the files beside it. Raises BadInput."""
     end = tokenizer.decode([tokenizer.eot])
     options = {"bos_token": end, "eos_token": end}
-    files = {"tokenizer.json": tokenizer.spec["definition"], **tokenizer.spec.get("files", {})}
+    kept = tokenizer.spec.get("files", {})
+    files = {"tokenizer.json": tokenizer.spec["definition"], **{name: kept[name] for name in KEPT if name in kept}}
     if tokenizer.spec["kind"] == "bpe":
         ranks = folder.parent / "ranks.tiktoken"
         ranks.write_text(tokenizer.spec["definition"])

@@ -36,9 +36,9 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.top_k and args.routing in FIXED:
         raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
-    if args.ridge and not args.router_data:
+    if args.ridge and args.router_data is None:
         raise BadInput("--ridge: also name the domains that the routers tell apart, with --router_data")
-    if args.average and (args.routing != "topk" or args.top_k or args.router_data):
+    if args.average and (args.routing != "topk" or args.top_k or args.router_data is not None):
         raise BadInput("--routing, --top_k and --router_data are for an MoE; leave them out, or leave out --average")
     return args
 
@@ -145,7 +145,7 @@ def main(argv=None):
     states = [checkpoint["state"] for checkpoint in checkpoints]
     mixed = mix(states, config, torch.Generator().manual_seed(args.seed), feed_forwards)
     settings = vars(args)
-    if args.router_data:
+    if args.router_data is not None:
         mixed, settings["digests"] = start_from_text(args, first, config, mixed)
     for name, tensor in mixed.items():
         if name.startswith("blocks.0.") or "blocks." not in name:  # all layers have the same tensors

@@ -2,19 +2,21 @@
 .PHONY: check experiment class-row submit
 check: .venv/ready  ## run all checks, or those of STAGE=2, or one, CHECK=stage2_mix (with DEBUG=1 in the foreground)
 ifdef DEBUG
-	@test -n "$(CHECK)" || { echo "add one check: make check DEBUG=1 CHECK=stage1_gates" >&2; exit 2; }
+	@grep -o '"stage[^"]*"' course/assignment.json | grep -qxF '"$(CHECK)"' || \
+	  { echo "CHECK=$(CHECK): name one check that make check lists, such as CHECK=stage1_gates" >&2; exit 2; }
 	@$(PY) -c "import torch; torch.manual_seed(0); from course import stages; stages.$(CHECK)(); print('right')"
 else
 	@$(PY) -m course.check --only "$(or $(CHECK),$(STAGE))"
 endif
 MAKE_ROWS     = bash course/experiment.sh $(PY) $(DATA)
 STUDENT_SEEDS = $(STUDENT)1 $(STUDENT)2 $(STUDENT)3
+IS_NUMBER     = echo "$(STUDENT)" | grep -qxE '[0-9]{1,17}'
 experiment: $(DATA)/ready  ## run EXPERIMENT=1, 2 or 3 with your own seeds, STUDENT=12345
-	@test -n "$(STUDENT)" -a -f "course/experiment$(EXPERIMENT).txt" || \
-	  { echo "give both variables: make experiment EXPERIMENT=2 STUDENT=12345" >&2; exit 2; }
+	@$(IS_NUMBER) && test -f "course/experiment$(EXPERIMENT).txt" || \
+	  { echo "give both variables, STUDENT in digits: make experiment EXPERIMENT=2 STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/experiment$(EXPERIMENT)-$(STUDENT)" 200 "$(STUDENT_SEEDS)" "course/experiment$(EXPERIMENT).txt"
 class-row: $(DATA)/ready  ## your row of the class table, course/row.txt, with your own seeds, STUDENT=12345
-	@test -n "$(STUDENT)" || { echo "give your number: make class-row STUDENT=12345" >&2; exit 2; }
+	@$(IS_NUMBER) || { echo "give your number, in digits: make class-row STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/class-$(STUDENT)" 400 "$(STUDENT_SEEDS)" course/row.txt
 submit: .venv/ready  ## write out/submission.zip: your three files, and your report and more, FILES="report.pdf ..."
 	@test -n "$(FILES)" || { echo "name your report: make submit FILES=report.pdf" >&2; exit 2; }

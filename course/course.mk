@@ -18,7 +18,8 @@ autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	$(PY) -m zipfile -c $(AUTOGRADER).zip $(AUTOGRADER)/*
 LEADERBOARD = out/leaderboard
 leaderboard: $(DATA)/ready  ## the class table, best row first, from all *row*.txt below ROWS=folder; seeds 4, 5 and 6
-	@test -d "$(ROWS)" || { echo "name the folder of the rows: make leaderboard ROWS=in" >&2; exit 2; }
+	@find "$(ROWS)" -type f -name '*row*.txt' 2> /dev/null | grep -q . || \
+	  { echo "ROWS=$(ROWS): there is no *row*.txt; name the folder of the rows: make leaderboard ROWS=in" >&2; exit 2; }
 	@find "$(ROWS)" -type f -name '*row*.txt' -exec $(MAKE_ROWS) $(LEADERBOARD) 400 "4 5 6" {} +
 	@{ head -n 2 $(LEADERBOARD)/table.md; tail -n +3 $(LEADERBOARD)/table.md | LC_ALL=C sort -t '|' -k 10,10; \
 	  echo; echo "Seeds 4, 5 and 6, version $$(git describe --always --dirty 2> /dev/null || echo unknown)"; } \

@@ -26,7 +26,7 @@ run() {
 
 make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
   local model=$out/$1_s$2.pt mixed mix finetune
-  mixed=$out/mixed-$(cksum <<< "$3 $code" | cut -d ' ' -f 1)_s$2.pt
+  mixed=$out/mixed/$(cksum <<< "$3 $code" | cut -d ' ' -f 1)_s$2.pt
   if [ -f "$model" ] && [ "$(cat "$model.row" 2> /dev/null)" = "$3|$4|$code" ]; then
     return 0
   fi

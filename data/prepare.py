@@ -7,7 +7,7 @@
 """
 import json
 import random
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, positive_int, replacing, run
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import chain, combinations, islice
@@ -53,7 +53,7 @@ def parse(argv):
     group.add_argument("--own_tasks", nargs="+", action="extend", default=[], metavar="NAME=FILE",
                        help='test tasks of a domain, with or without --text; a line is {"prompt": ..., "answer": ...}')
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--tokenizer", type=positive_int, metavar="N",
+    either.add_argument("--tokenizer", type=number_from(257), metavar="N",
                         help="train one of up to N tokens on the start of each --text (default: the shipped one)")
     either.add_argument("--init", metavar="CHECKPOINT", help="use the tokenizer of a checkpoint, such as an import")
     args = parser.parse_args(argv)

@@ -22,6 +22,8 @@ def match_steps(last, like, since, by):
         ratio = (chain_flops(like) - chain_flops(since)) / last["flops"]
     else:
         ratio = PAPER_SHARE * (totals(like)["tokens"] - totals(since)["tokens"]) / last["tokens"]
+    if ratio <= 0:
+        raise BadInput("--like cost no more than --since, so no steps are left; perhaps the two are exchanged")
     return max(1, round(ratio * last["settings"]["steps"]))
 
 

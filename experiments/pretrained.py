@@ -67,6 +67,8 @@ def measure(run, name, column):
     if column == "facts loss":
         return mean(model["answer_loss"][field] for field in RELATIONS)
     columns = {"home": EXPERTS, "facts": RELATIONS}.get(column, [column])
+    if not model["accuracy"].keys() >= {*columns}:
+        raise BadInput(f"a run has no tasks of {column}; name runs of PRESET=pretrained")
     return mean(model["accuracy"][one] for one in columns)
 
 

@@ -72,14 +72,14 @@ def collect(models, tasks):
 
 def models_of_page(models, data):
     """{name: GPT}: in PyTorch, the models that the page computes with, from float16 weights; "average" comes last."""
-    dense, built = [], {}
-    for entry in data["models"]:  # the experts in order, then mixtures of them
-        state = {part: models[entry["name"]]["state"][part].half().float() for part, _ in entry["tensors"]}
+    states, built = {}, {}
+    for entry in sorted(data["models"], key=lambda entry: len(entry["experts"])):  # the experts come before mixtures
+        name = entry["name"]
+        states[name] = {part: models[name]["state"][part].half().float() for part, _ in entry["tensors"]}
         if entry["experts"]:
-            state = mix(dense, GPTConfig(**entry["config"]), torch.Generator()) | state
-        else:
-            dense.append(state)
-        built[entry["name"]] = build_model({"config": entry["config"], "state": state})
+            dense = [states[expert] for expert in entry["experts"]]
+            states[name] = mix(dense, GPTConfig(**entry["config"]), torch.Generator()) | states[name]
+        built[name] = build_model({"config": entry["config"], "state": states[name]})
     config = data["models"][0]["config"]
     averaged = mix(dense, GPTConfig(**config), torch.Generator(), "averaged")
     return built | {"average": build_model({"config": config, "state": averaged})}
@@ -151,11 +151,15 @@ def write_page(path, checkpoints, tests):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="the experts in order, then mixtures of them")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="the experts, then mixtures of them")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/index.html"), help="page to write")
     args = parser.parse_args(argv)
     models = {Path(path).stem: load_checkpoint(path) for path in args.models}
+    for name, checkpoint in models.items():
+        missing = sorted(set(checkpoint["experts"]) - models.keys())
+        if missing:
+            raise BadInput(f"{name}: the page also needs its experts {', '.join(missing)}; name their checkpoints, too")
     tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
     data = collect(models, tasks)
     if len(data["weights"]) > MAX_BYTES:

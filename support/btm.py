@@ -32,7 +32,7 @@ def parse_method(text, n_experts):
     """Read METHOD:K: "bayes:2" becomes ("bayes", 2). Raises BadInput."""
     method, _, k = text.partition(":")
     if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= n_experts:
-        raise BadInput(f"{text}: write bayes:K, document:K or tfidf:K, with K from 1 to {n_experts}")
+        raise BadInput(f"--btm_methods {text!r}: write bayes:K, document:K or tfidf:K, with K from 1 to {n_experts}")
     return method, int(k)
 
 

@@ -25,6 +25,8 @@ from support.distributed import is_first_rank, is_sharded
 SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
+# the files of `spec`: hf.py keeps them of a folder, beside tokenizer.json, and writes them again
+KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def save_checkpoint(path, checkpoint):
@@ -39,7 +41,7 @@ def load_file(path, keys):
     A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB. torch compresses
     nothing, so compressed files are refused: a small one could unpack to more than the memory holds.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_file() and not os.path.isdir(path):
         raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
@@ -49,7 +51,8 @@ def load_file(path, keys):
     except Exception:  # torch raises a different error for every kind of foreign file
         value = None
     if not isinstance(value, dict) or value.keys() != keys:
-        raise BadInput(f"{path}: damaged, or not a file of this project; name one that this version's scripts wrote")
+        advice = "delete it to start over" if keys is PROGRESS_KEYS else "name one that this version's scripts wrote"
+        raise BadInput(f"{path}: damaged, or not a file of this project; {advice}")
     return value
 
 
@@ -61,6 +64,9 @@ def load_checkpoint(path):
         has_router = checkpoint["config"]["routing"] in ROUTERS
         if has_router:
             check_weights(build_model(checkpoint, share=True))
+        files = checkpoint["spec"].get("files", {})
+        for name in files.keys() - KEPT:  # a foreign file can name any path, and an export would write there
+            del files[name]
     except Exception:  # a foreign value can raise any error
         raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
     if not has_router:

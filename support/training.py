@@ -69,8 +69,8 @@ def check_batch_size(args, n_ranks):
 def read_texts(domains, mixture, block_size, n_windows):
     """Return a mixture's training texts, {domain: (n,) tokens}, and validation windows, {domain: (n_windows, T + 1)}.
 
-    Every domain with enough validation text has windows. Raises BadInput if a domain of the mixture is missing or has
-    too little text.
+    A domain with too little validation text has no windows. One line on the screen says so. Raises BadInput if a domain
+    of the mixture is missing or has too little text to train on.
     """
     for name in mixture:
         if name not in domains:
@@ -80,6 +80,9 @@ def read_texts(domains, mixture, block_size, n_windows):
     texts = {name: domains[name].train for name in mixture}
     windows = {name: first_windows(domain.val, block_size, n_windows, domain.is_own)
                for name, domain in domains.items() if len(domain.val) > block_size}
+    for name, domain in domains.items():
+        if 0 < len(domain.val) <= block_size:
+            print(f"{name}: no validation loss; its {len(domain.val)} tokens are too few for a block of {block_size}")
     return texts, windows
 
 

@@ -39,23 +39,24 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--split 3": "--split", "code.pt --blend": "--blend", "btx_mixed.pt": "is an MoE", "--ridge": "--router_data",
           f"{ROOT}/data/start/math.pt": "n_layer", "shape.pt": "of its config", "part.pt": "of its config",
           "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
-          "--out seed.pt": "would be lost", "--router_data math": "--router_data", "--router_data math,meth": "meth",
+          "--out seed.pt": "would be lost", "--router_data=": "--router_data", "--router_data math,meth": "meth",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "seed.pt short.pt": "a model reads 32",
-               "seed.pt --btm code": "code", "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed,seed": "once",
-               "seed.pt --btm_methods bayes:1": "--btm", "seed.pt --btm seed --btm_methods vote:1": "vote:1",
+               "seed.pt --btm=": "''", "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed,seed": "once",
+               "seed.pt --btm_methods bayes:1": "--btm", "seed.pt --btm seed --btm_methods=": "''",
                "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
     SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens",
              "seed.pt --temperature 1e-40": "--temperature", "nan.pt": "nan.pt", "field.pt": "field.pt",
              "later.pt": "no router 'later'"},
-    "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained"},
+    "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained", "seed.pt": "no steps"},
+    "page.live --out new/a.html --data_dir data": {"btx_mixed.pt seed.pt": "code, math"},
     "experiments.paper": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",
               "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
               "--text own=a.txt --out a.txt": "cannot", "--own_tasks own=empty.txt": "empty",
-              "--domains math --tokenizer 9": "--text", "--own_tasks own=nowhere": "nowhere", "": "nothing to prepare"}}
+              "--tokenizer 300": "--text", "--own_tasks own=nowhere": "nowhere", "": "nothing to prepare"}}
 READERS = (f"{BRANCH} --init bad.pt", f"{FINETUNE} --init bad.pt", f"{BRANCH} --out unfinished.pt",
            "mix --out new/a.pt seed.pt bad.pt", f"{EVALUATE} bad.pt", f"{SAMPLE} bad.pt", f"{PREPARE} --init bad.pt")
 
@@ -138,8 +139,10 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize("code, rank, returned, said", [
     ("cli.run(lambda: [print('a' * 99, flush=True) for _ in range(9)])", 0, 0, ""),  # nobody reads them
-    ("raise KeyboardInterrupt", 0, 130, "-c: interrupted"), ("cli.run(lambda: cli.refuse('no'))", 0, 2, "-c: no"),
-    ("cli.run(lambda: cli.refuse('no'))", 1, 2, "")])
+    ("import sys; sys.stdout = sys.__stdout__ = None; cli.run(lambda: print(file=sys.stdout))", 0, 0, ""),  # `>&-`
+    ("import os; os.dup2(os.open('cli.py', 0), 1); cli.run(lambda: print('a'))", 0, 0, ""),  # it takes no text
+    ("import signal; cli.run(lambda: signal.raise_signal(2))", 0, 130, "-c: interrupted"),
+    ("cli.run(lambda: cli.refuse('no'))", 0, 2, "-c: no"), ("cli.run(lambda: cli.refuse('no'))", 1, 2, "")])
 def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returned, said):
     process = subprocess.Popen([sys.executable, "-c", f"import cli; {code}"], cwd=ROOT, text=True,
                                env={"LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -144,6 +144,19 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     torch.testing.assert_close(build_model(back)(idx)[0], 1.1 * ours(idx)[0])
 
 
+def test_an_export_writes_nothing_elsewhere(tiny, here):
+    """A foreign branch names a new file, one outside, and one that exists. Its mixture does not keep these names."""
+    branch = load_checkpoint(tiny / "math.pt")
+    branch["spec"]["files"] = dict.fromkeys((f"{here}/new", "../../up", f"{here}/math.pt", hf.KEPT[2]), "owned")
+    save_checkpoint("math.pt", branch)
+    mix.main(["math.pt", f"{tiny}/seed.pt", "--out", "mixed.pt"])
+    assert [*torch.load("mixed.pt", weights_only=True)["spec"]["files"]] == [hf.KEPT[2]]
+    for name in ("math", "mixed"):
+        hf.main(["export", f"{name}.pt", f"out/{name}"])
+    owned = [path.name for path in here.rglob("*") if path.is_file() and path.read_bytes() == b"owned"]
+    assert owned == [hf.KEPT[2], hf.KEPT[2]]
+
+
 def finetune(folder, noise):
     """A finetune of the folder `base` made by transformers alone. It has one more token, for padding."""
     model = AutoModelForCausalLM.from_pretrained("base")
