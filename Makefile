@@ -47,7 +47,7 @@ else  # gpu, tiny or pretrained: a file that changes this recipe
 INTO   ?= out/$(PRESET)
 DATA   ?= data/bin/$(PRESET)
 REPORT ?= $(INTO)/results
-include experiments/$(PRESET).mk
+include $(if $(filter pretrained,$(PRESET)),experiments/pretrained/recipe.mk,experiments/$(PRESET).mk)
 endif
 OUT  ?= $(INTO)/seed$(SEED)
 # refuse a name with a space
@@ -117,14 +117,14 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --device $(DEVICE) \
 	  --out $(DEMO)
 
-# ---- the article results/index.html, which mixes these checkpoints, and has the mixture finetuned for LENGTHS steps --
+# ---- the article page/index.html, which mixes these checkpoints, and has the mixture finetuned for LENGTHS steps --
 # The experts stay frozen, so a finetuned model adds little to the page, which has the experts from the branches.
 PAGE    = out/page
 LENGTHS = 48 96 192 300 770
 $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
 $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/ready
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
-page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from data/start; two minutes
+page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article page/index.html, from data/start; two minutes
 	$(PY) -m page.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
 
 # ---- everything else -----------------------------------------------------------------------------------------------
@@ -143,6 +143,6 @@ clean:  ## delete the prepared data and all trained models
 	touch $@
 
 # rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
--include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk
+-include experiments/paper/recipe.mk tests/tests.mk course/course.mk course/check.mk
 # A model file that exists is whole, so an interrupted make need not delete it.
 .PRECIOUS: $(PIPELINE) $(RIVALS) $(TIMED) $(patsubst %,$(OUT)/%.pt,$(OTHERS) $(SCORES))

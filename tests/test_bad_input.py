@@ -49,7 +49,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
     SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens",
              "seed.pt --temperature 1e-40": "--temperature", "nan.pt": "nan.pt", "field.pt": "field.pt"},
     "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained"},
-    "experiments.paper": {"list.json": "list.json"},
+    "experiments.paper.tables --out out": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "NAME", "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
               "--text own=a.txt --out a.txt": "cannot", "--own_tasks own=empty.txt": "empty",

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import make
 
-from experiments import paper
 from experiments.budget import match_steps
 from experiments.paired import points
+from experiments.paper import tables as paper
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
     make("paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}")
     names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text())]
     assert names.count("BTX Top-2") == 6
-    models = paper.read_run(tmp_path / "seed10.json")["models"]
+    models = paper.read_run(tmp_path / "runs/seed10.json")["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
     assert models["su_cm_flops"]["flops"] == pytest.approx(models["btx"]["flops"], rel=0.1)  # of whole steps
     paid, btx_paid = (models[name]["tokens"] - models["seed"]["tokens"] for name in ("su_cm_paper", "btx"))
@@ -50,9 +50,10 @@ def test_steps_of_equal_cost():
 
 
 def test_numbers_of_the_written_pages_stand_in_the_tables():
-    """So do the rows of the tables in results/README.md, and the rows that the page's picture draws."""
-    page, readme, tables, pretrained = ((ROOT / "results" / name).read_text() for name in (
-        "index.html", "README.md", "tables.md", "pretrained/README.md"))
+    """So do the rows of the tables in experiments/paper/README.md, and the rows that the page's picture draws."""
+    page = (ROOT / "page" / "index.html").read_text()
+    readme, tables, pretrained = ((ROOT / "experiments" / name).read_text() for name in (
+        "paper/README.md", "paper/tables.md", "pretrained/README.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"
     for text in (readme, (ROOT / "README.md").read_text(), page):
         for kind in (number, "[+-]" + number):  # with a sign, it is a difference

@@ -10,7 +10,10 @@ pytest.importorskip("transformers")
 from conftest import make
 from test_hf import make_folder
 
-from experiments import english, paired, paper, pretrained
+from experiments import paired
+from experiments.paper import tables as paper
+from experiments.pretrained import english
+from experiments.pretrained import tables as pretrained
 
 ROOT = Path(__file__).parent.parent
 NUMBER = r"\d+\.\d+ ± \d+\.\d+"
@@ -49,12 +52,12 @@ def test_a_fact_is_asked_after_three_examples(field):
     assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
 
 
-@pytest.mark.parametrize("folder, file", [("pretrained", "predictions_longer"), ("pretrained/first", "predictions")])
-def test_the_pages_have_the_tables_of_their_runs_and_their_differences(folder, file):
-    page = (ROOT / "results" / folder / "README.md").read_text()
-    runs = [paper.read_run(path) for path in sorted((ROOT / "results" / folder).glob("seed*.json"))]
+@pytest.mark.parametrize("folder, runs", [("pretrained", "runs"), ("records/pretrained_first", "")])
+def test_the_pages_have_the_tables_of_their_runs_and_their_differences(folder, runs):
+    page = (ROOT / "experiments" / folder / "README.md").read_text()
+    runs = [paper.read_run(path) for path in sorted((ROOT / "experiments" / folder / runs).glob("seed*.json"))]
     assert len(runs) == 3 and pretrained.score_table(runs) in page
-    assert pretrained.prediction_table(runs, (ROOT / f"experiments/{file}.md").read_text()) in page
+    assert pretrained.prediction_table(runs, (ROOT / "experiments" / folder / "predictions.md").read_text()) in page
     known = {*re.findall(NUMBER, pretrained.score_table(runs))}
     for a, b in permutations(pretrained.present(runs), 2):
         for column in ("home", "switch", "capital", "facts", "english"):

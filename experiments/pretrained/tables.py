@@ -1,14 +1,14 @@
-"""Print the tables of results/pretrained, and draw its picture, from its runs.
+"""Print the tables of experiments/pretrained, and draw its picture, from its runs.
 
-    python -m experiments.pretrained results/pretrained/seed*.json --out results/figures/pretrained.png
+    python -m experiments.pretrained.tables experiments/pretrained/runs/seed*.json --out pretrained.png
 """
 from cli import BadInput, make_parser, run
 from pathlib import Path
 from statistics import mean
 
-from experiments.english import RELATIONS
 from experiments.paired import EXPERTS, costs, points
-from experiments.paper import LABELS, read_run
+from experiments.paper.tables import LABELS, read_run
+from experiments.pretrained.english import RELATIONS
 from support.figures import make_panels, save
 from support.report import markdown, spread
 
@@ -117,7 +117,7 @@ def draw(runs, path):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper --collect`, one for each seed")
+    parser.add_argument("runs", nargs="+", type=Path, help="files of `experiments.paper.tables --collect`")
     parser.add_argument("--predictions", type=Path, help="file with a table of predictions to compare with")
     parser.add_argument("--out", type=Path, help="picture to write (of runs that have all models)")
     args = parser.parse_args(argv)

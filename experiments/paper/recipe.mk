@@ -87,18 +87,18 @@ $(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 # All SEEDS train the models of the main rows. The first five also train those of Tables 3 to 5.
 SEEDS           ?= 10 11 12 13 14 15 16 17 18 19
 PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
-REPORT          ?= results
+REPORT          ?= experiments/paper
 AGAIN = TQDM_DISABLE=1 $(MAKE)
-RUNS  = $(SEEDS:%=$(REPORT)/seed%.json)
+RUNS  = $(SEEDS:%=$(REPORT)/runs/seed%.json)
 TIMES = $(patsubst %,$(REPORT)/equal_flops/seed%.json,$(PAPER_SEEDS))
-paper: $(RUNS) $(TIMES)  ## the paper's tables, from results/; REPORT=FOLDER repeats all its runs, too
-	$(PY) -m experiments.paper $(RUNS) --timed $(TIMES) --out $(REPORT)
-$(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
-$(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
+paper: $(RUNS) $(TIMES)  ## the paper's tables, from experiments/paper; REPORT=FOLDER repeats all its runs, too
+	$(PY) -m experiments.paper.tables $(RUNS) --timed $(TIMES) --out $(REPORT)
+$(PAPER_SEEDS:%=$(REPORT)/runs/seed%.json):     ALSO += tables
+$(RUNS): $(REPORT)/runs/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
-	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --out $@
+	$(PY) -m experiments.paper.tables --collect $(INTO)/seed$*/[rp]*/results.json --out $@
 # These runs reuse models of `rivals` and `tables`. If they went side by side, two makes would train the same models.
-$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/seed%.json
+$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/runs/seed%.json
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json
 	mkdir -p $(@D) && cp $(INTO)/seed$*/equal_flops/results.json $@
 .PHONY: rivals tables paper

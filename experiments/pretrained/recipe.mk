@@ -32,7 +32,7 @@ $(OUT)/english.pt: $(OUT)/seed.pt
 
 # ---- longer finetuning: 53 steps are the paper's 15 % of all tokens, 120 are twice that ------------------------------
 # Their learning rates, and those of the rivals, are chosen on training seed 0 by `make PRESET=pretrained SEED=0 rates`
-# (results/records/rates.md).
+# (experiments/records/rates.md).
 LR_RANDOM      = 2e-4
 LR_TEXT        = 1e-4
 LR_DENSE_LONG  = 2e-4
@@ -95,9 +95,9 @@ SCORES = average average_tuned btx_mixed ridge_mixed btx btx_ridge dense_data de
 $(OUT)/scores/%/results.json: $(OUT)/%.pt evaluate.py; $(SCORE) $<
 $(OUT)/scores/btm/results.json: $(OUT)/seed.pt $(NAMES:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1,tfidf:2
-$(RESULT): $(SCORES:%=$(OUT)/scores/%/results.json); $(PY) -m experiments.paper --collect $^ --out $@
-$(INTO)/texts/english.jsonl: experiments/english.py; $(PY) -m experiments.english $(@D)
-$(FROM_PIP): | .venv/pretrained; $(PY) -m experiments.pretrained_seed $@
+$(RESULT): $(SCORES:%=$(OUT)/scores/%/results.json); $(PY) -m experiments.paper.tables --collect $^ --out $@
+$(INTO)/texts/english.jsonl: experiments/pretrained/english.py; $(PY) -m experiments.pretrained.english $(@D)
+$(FROM_PIP): | .venv/pretrained; $(PY) -m experiments.pretrained.seed $@
 $(IMPORTED): | $(SEED_FOLDER) .venv/pretrained; $(PY) hf.py import $(SEED_FOLDER) --out $@ --block_size 128
 .venv/pretrained: requirements-hf.txt | .venv/ready
 	.venv/bin/pip install -q -r requirements-hf.txt gguf accelerate

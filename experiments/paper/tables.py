@@ -1,9 +1,9 @@
 """Write the paper's tables and figures with the numbers of our runs, beside the paper's own numbers.
 
-    python -m experiments.paper --collect out/seed0/[rp]*/results.json --out results/seed0.json
-    python -m experiments.paper results/seed*.json --timed results/equal_flops/seed*.json --out results
+    python -m experiments.paper.tables --collect out/seed0/[rp]*/results.json --out runs/seed0.json
+    python -m experiments.paper.tables runs/seed*.json --timed equal_flops/seed*.json --out experiments/paper
 
-The first command gathers what evaluate.py measured for one run. The second writes tables.md and figures/ from that.
+The first command gathers what evaluate.py measured for one run. The second writes tables.md and the figures from that.
 """
 import json
 from cli import BadInput, make_parser, replacing, run
@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import mean
 
 from data.task import DOMAINS
-from experiments import paper_figures
 from experiments.paired import GROUPS, costs, differences, having, points, scores
-from support import figures
+from experiments.paper import figures
+from support.figures import draw_routing
 from support.report import markdown, spread
 
 COLUMNS = (*DOMAINS, "switch")
@@ -162,15 +162,15 @@ def make_page(runs, timed):
 
 def draw(runs, timed, out):
     """Draw all figures. Figures 3 to 6 show the first run that has all models."""
-    paper_figures.worth_it(having(timed, *CHOICE), out / "worth_it.png")
+    figures.worth_it(having(timed, *CHOICE), out / "worth_it.png")
     first = having(runs, *MODELS)[0]
-    paper_figures.gain(runs, out / "gain.png")
-    paper_figures.compute(runs, out / "figure2.png")
+    figures.gain(runs, out / "gain.png")
+    figures.compute(runs, out / "figure2.png")
     balance = {MODELS[name]: first["routing"][name] for name in ("btx", "btx_nolb")}
-    figures.draw_routing(balance, out / "figure3_4.png")
-    paper_figures.probabilities(balance, out / "figure5.png")
+    draw_routing(balance, out / "figure3_4.png")
+    figures.probabilities(balance, out / "figure5.png")
     routers = ("switch_short", "sample_short", "top2_short", "soft_short")
-    figures.draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
+    draw_routing({MODELS[name]: first["routing"][name] for name in routers}, out / "figure6.png")
 
 
 def read_run(path):
@@ -203,7 +203,7 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", type=Path, help="files from --collect; with --collect, a run's results.json")
     parser.add_argument("--collect", action="store_true", help="gather the results of one run in one file")
     parser.add_argument("--timed", nargs="+", type=Path, default=[], help="results.json of the runs at equal FLOPs")
-    parser.add_argument("--out", type=Path, default="results", help="folder to write to; with --collect, file to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to; with --collect, file to write")
     args = parser.parse_args(argv)
     runs = [read_run(path) for path in args.runs]
     if args.collect:
@@ -215,8 +215,8 @@ def main(argv=None):
         raise BadInput("no run has all the models of the tables; run make paper")
     with replacing(args.out / "tables.md") as part:
         part.write_text(make_page(runs, timed), encoding="utf-8")
-    draw(runs, timed, args.out / "figures")
-    print(f"tables: {args.out}/tables.md   figures: {args.out}/figures/*.png")
+    draw(runs, timed, args.out)
+    print(f"tables: {args.out}/tables.md   figures: {args.out}/*.png")
 
 
 if __name__ == "__main__":
