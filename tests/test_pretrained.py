@@ -1,5 +1,4 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and the texts, tasks and tables of its run."""
-import json
 import re
 from itertools import permutations
 from pathlib import Path
@@ -22,17 +21,19 @@ NUMBER = r"\d+\.\d+ ± \d+\.\d+"
 @pytest.mark.long
 def test_the_preset_goes_the_whole_way(tmp_path):
     make_folder(tmp_path / "llama", max_position_embeddings=2048)
-    make("PRESET=pretrained", f"INTO={tmp_path}", f"DATA={tmp_path}/data", f"SEED_FOLDER={tmp_path}/llama",
-         "EXPERT_STEPS=20", "FINETUNE_STEPS=6", "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1",
-         "EVALUATE=--windows 2 --tasks 3")
-    run = json.loads((tmp_path / "seed0/results.json").read_text())
-    assert {*pretrained.MODELS} <= {*run["models"]} and set(run["models"]["btx"]["answer_loss"]) == {
-        "math", "code", "wiki", "switch", "capital", "demonym"}
-    work, longest = (paired.costs([run], "btx", key)[0] for key in ("flops", "chain_flops"))
-    assert run["models"]["dense_data"]["tokens"] == run["models"]["btx"]["tokens"]
-    assert paired.costs([run], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
-    assert paired.costs([run], "dense_chain", "flops")[0] == pytest.approx(longest, rel=0.03) and longest < 0.5 * work
-    assert len(pretrained.score_table([run]).splitlines()) == len(pretrained.MODELS) + 2
+    make("PRESET=pretrained", "all", "rivals", f"INTO={tmp_path}", f"DATA={tmp_path}/data",
+         f"SEED_FOLDER={tmp_path}/llama", "EXPERT_STEPS=20", "FINETUNE_STEPS=6",
+         "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1", "EVALUATE=--windows 2 --tasks 3")
+    run, rivals = (paper.read_run(tmp_path / f"seed0/{name}results.json") for name in ("", "rivals/"))
+    short = ["seed", "math", "code", "wiki", "average", "btm_document_top1", "btx"]
+    assert [*run["models"]] == short and {*rivals["models"]} == {
+        *short, "dense_chain", "average_chain", "su_own_flops", "btx_ridge"}
+    assert set(run["models"]["btx"]["answer_loss"]) == {"math", "code", "wiki", "switch", "capital", "demonym"}
+    work, longest = (paired.costs([rivals], "btx", key)[0] for key in ("flops", "chain_flops"))
+    assert paired.costs([rivals], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
+    for name in ("dense_chain", "average_chain"):
+        assert paired.costs([rivals], name, "chain_flops")[0] == pytest.approx(longest, rel=0.03)
+    assert longest < 0.5 * work
 
 
 def test_docstrings_and_the_facts_that_they_tell(tmp_path):

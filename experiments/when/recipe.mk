@@ -33,6 +33,7 @@ TUNE_ROUTERS = $(TUNE_MOE) --steps 770 --train router --lr
 $(OUT)/$(TRY)routers_random.pt: $(OUT)/btx_mixed.pt;   $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_RANDOM))
 $(OUT)/$(TRY)routers_text.pt:   $(OUT)/ridge_mixed.pt; $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_TEXT))
 # ---- scores ----------------------------------------------------------------------------------------------------------
+EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
 CELLS  = $(foreach n,$(LENGTHS),random_$(n) text_$(n) average_$(n))
 ALONE  = $(if $(filter cpu1100,$(PRESET)$(BRANCHES)),routers_random routers_text)
 MODELS = average btx_mixed ridge_mixed $(CELLS) $(ALONE)
