@@ -7,7 +7,7 @@ import pytest
 from conftest import make
 
 from experiments.budget import match_steps
-from experiments.paired import points
+from experiments.paired import points, pooled_interval
 from experiments.paper import tables as paper
 from support.report import spread
 
@@ -37,6 +37,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
 def test_means_with_their_spread_and_differences_with_their_interval():
     assert spread([0.5, 0.61, 0.7], 100) == "60.3 ± 10.0" and points([0.5]) == "+50.0"
     assert points([0.01, 0.02, 0.03]) == f"+2.0 ± {4.3027 / 3**0.5:.1f}"
+    assert pooled_interval([[0, 2] * 20, [5] * 40]) == pytest.approx(2.0227 / 39**0.5, rel=2e-3)  # as paired
     assert points([0.0, 0.02] * 5) == f"+1.0 ± {2.2622 * (10 / 9) ** 0.5 / 10**0.5:.1f}"
 
 
