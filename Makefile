@@ -40,19 +40,18 @@ TEXTS          =                     # files from which the data is prepared
 ifeq ($(filter cpu gpu tiny pretrained,$(PRESET)),)
 $(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET))
 endif
-ifeq ($(PRESET),cpu)
-INTO   ?= out
-DATA   ?= data/bin
-else  # gpu, tiny or pretrained: a file that changes this recipe
+OUT    ?= $(INTO)/seed$(SEED)
+ifneq ($(PRESET),cpu)  # gpu, tiny or pretrained: a file that changes this recipe
 INTO   ?= out/$(PRESET)
 DATA   ?= data/bin/$(PRESET)
 REPORT ?= $(INTO)/results
-include experiments/$(PRESET).mk
+include $(if $(filter pretrained,$(PRESET)),experiments/pretrained/recipe.mk,experiments/$(PRESET).mk)
 endif
-OUT  ?= $(INTO)/seed$(SEED)
+INTO   ?= out
+DATA   ?= data/bin
 # refuse a name with a space
 $(foreach name,PRESET SEED INTO DATA OUT,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
-BTM   = seed,math,code,wiki
+BTM    ?= seed,math,code,wiki
 
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
 TRAIN    = $(PY) train_expert.py $(DENSE_OPTIONS) $(RUN)
@@ -60,10 +59,8 @@ FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
 
-# Each program uses one thread, so that weights do not depend on the number of cores, and branches can train side by
-# side. On two free cores, a second thread would make finetuning 1.1 times and evaluation 1.5 times as fast. But if
-# other programs use the cores, two threads wait for each other: training then took 1.8 times as long, and evaluation
-# had not measured the first of eight models after five minutes, while one thread took 8 seconds for each.
+# One thread for each program: the weights do not depend on the number of cores, branches train side by side, and on
+# busy cores two threads are 1.8 times slower.
 export OMP_NUM_THREADS ?= 1
 # Let the C library keep the memory that tensors free: asking the system for it again takes 5 to 15 % of a step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
@@ -72,16 +69,15 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
 .PHONY: all demo page data help clean
-all: $(or $(RESULT),$(OUT)/report.md)  ## (default) the whole pipeline: data, experts, mix, finetune, evaluate
+all: $(OUT)/report.md  ## (default) the whole pipeline: data, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
 	touch $@
 
-# SEED=0 starts from a model that is already trained, data/start/seed.pt, as the paper starts from Llama-2. The ledger
-# of this model has its cost. The training command below makes the same weights on a processor with AVX-512. Any other
-# SEED trains a seed of its own, in six minutes, and so does SEED=0 if the seed's recipe is changed on the command line.
-# A preset may import one instead.
+# SEED=0 starts from data/start/seed.pt, as the paper starts from Llama-2. The command below makes the same weights on a
+# processor with AVX-512. Any other SEED trains its own seed, in six minutes, and so does SEED=0 if the seed's recipe is
+# changed on the command line. A preset may import one instead.
 OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
 ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
 MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@
@@ -117,14 +113,14 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --device $(DEVICE) \
 	  --out $(DEMO)
 
-# ---- the article results/index.html, which mixes these checkpoints, and has the mixture finetuned for LENGTHS steps --
+# ---- the article page/index.html, which mixes these checkpoints, and has the mixture finetuned for LENGTHS steps --
 # The experts stay frozen, so a finetuned model adds little to the page, which has the experts from the branches.
 PAGE    = out/page
 LENGTHS = 48 96 192 300 770
 $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
 $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/ready
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
-page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article results/index.html, from data/start; two minutes
+page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article page/index.html, from data/start; two minutes
 	$(PY) -m page.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
 
 # ---- everything else -----------------------------------------------------------------------------------------------
@@ -143,6 +139,6 @@ clean:  ## delete the prepared data and all trained models
 	touch $@
 
 # rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
--include experiments/experiments.mk tests/tests.mk course/course.mk course/check.mk
+-include experiments/paper/recipe.mk tests/tests.mk course/course.mk course/check.mk
 # A model file that exists is whole, so an interrupted make need not delete it.
-.PRECIOUS: $(PIPELINE) $(RIVALS) $(TIMED) $(patsubst %,$(OUT)/%.pt,$(OTHERS) $(SCORES))
+.PRECIOUS: $(PIPELINE) $(RIVALS) $(TIMED) $(OTHERS:%=$(OUT)/%.pt)

@@ -48,3 +48,18 @@ def points(differences):
         t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[min(n, 10) - 2]  # Student's t
         text += f" ± {100 * t * stdev(differences) / math.sqrt(n):.1f}"
     return text
+
+
+def pooled_interval(rows):
+    """Half the 95 % interval of a difference between any two models, from the spread of all of them.
+
+    rows: the numbers of each model in the same training seeds. It is assumed that a number is the sum of the model's
+    mean, of a shift of the seed that all models share, and of a rest that spreads alike in all of them.
+    """
+    n = len(rows[0])
+    means = [mean(row) for row in rows]
+    shifts = [mean(column) - mean(means) for column in zip(*rows, strict=True)]
+    rests = [x - m - shift for row, m in zip(rows, means, strict=True) for x, shift in zip(row, shifts, strict=True)]
+    degrees = (len(rows) - 1) * (n - 1)
+    t = 1.96 + 2.37 / degrees  # Student's t, to 0.01 for 20 degrees of freedom or more
+    return t * math.sqrt(sum(rest * rest for rest in rests) / degrees * 2 / n)

@@ -1,6 +1,6 @@
-"""Write a page that runs models in the reader's browser: live.html for evaluate.py, or the article results/index.html.
+"""Write a page that runs models in the reader's browser: live.html for evaluate.py, or the article page/index.html.
 
-    python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt     # writes results/index.html
+    python -m page.live data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt     # writes page/index.html
 """
 import base64
 import json
@@ -119,7 +119,7 @@ def count(models, data):
 def fill(path, data, is_article=False):
     """Write page.html, filled with data and with the files that lines such as `/* include model.js */` name.
 
-    With is_article the page is results/index.html. Otherwise it is live.html, which has less text.
+    With is_article the page is page/index.html. Otherwise it is live.html, which has less text.
     """
     folder = Path(__file__).parent
     page = (folder / "page.html").read_text(encoding="utf-8")
@@ -153,7 +153,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="the experts, then mixtures of them")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/index.html"), help="page to write")
+    parser.add_argument("--out", type=Path, default=Path("page/index.html"), help="page to write")
     args = parser.parse_args(argv)
     models = {Path(path).stem: load_checkpoint(path) for path in args.models}
     for name, checkpoint in models.items():

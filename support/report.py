@@ -15,7 +15,8 @@ def machine():
     """The machine and the commit that numbers were measured with."""
     top = Path(__file__).parent.parent
     commit = subprocess.run("git describe --always", shell=True, cwd=top, capture_output=True, text=True).stdout.strip()
-    compare = "git diff --quiet HEAD -- . ':!results'"  # the code, not the results
+    results = "':!experiments/*.json' ':!experiments/*.md' ':!experiments/*.png' ':!page/index.html'"
+    compare = f"git diff --quiet HEAD -- . {results}"  # the code, not the results
     if subprocess.run(compare, shell=True, cwd=top, capture_output=True).returncode == 1:  # 127 or 129 without git
         commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"

@@ -1,4 +1,4 @@
-"""results/index.html and live.html in a real browser: what they say about models, controls, and accessibility."""
+"""page/index.html and live.html in a real browser: what they say about models, controls, and accessibility."""
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ def open_page():
     with playwright.sync_playwright() as started:
         browser, events = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), []
 
-        def opened(address="", viewport=None, path="results/index.html", **options):
+        def opened(address="", viewport=None, path="page/index.html", **options):
             page = browser.new_page(viewport=viewport, **options)
             page.set_default_timeout(120_000)
             for event in ("request", "console", "pageerror"):

@@ -55,7 +55,7 @@ def test_every_text_comes_back_and_end_of_text_is_a_token_in_prompts_alone():
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tmp_path):
-    """The numbers in results/ were measured on this text. To change a domain on purpose, change its digest here."""
+    """The numbers in experiments/ were measured on this text. To change a domain on purpose, change its digest here."""
     sizes = ["--train_tokens", "20000", "--val_tokens", "2000", "--tasks", "50"]
     all_files = {name: [] for name in DIGESTS}
     for level in (1, 2):

@@ -117,7 +117,7 @@ def test_other_routers_have_no_page_and_that_of_an_moe_alone_is_smaller(tiny, ch
 
 def test_the_article_is_what_the_code_writes(tmp_path):
     """After a change, run `make page` again. The article is one file of at most 5 MB."""
-    page = Path("results/index.html").read_text()
+    page = Path("page/index.html").read_text()
     data = json.loads(re.search(r'id="data">(.*)</script>', page)[1])
     live.fill(tmp_path / "page.html", data, is_article=True)
     assert page == (tmp_path / "page.html").read_text() and len(page.encode()) < 5e6

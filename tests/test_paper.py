@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import make
 
-from experiments import paper
 from experiments.budget import match_steps
-from experiments.paired import points
+from experiments.paired import points, pooled_interval
+from experiments.paper import tables as paper
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
     make("paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}")
     names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text())]
     assert names.count("BTX Top-2") == 6
-    models = paper.read_run(tmp_path / "seed10.json")["models"]
+    models = paper.read_run(tmp_path / "runs/seed10.json")["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
     assert models["su_cm_flops"]["flops"] == pytest.approx(models["btx"]["flops"], rel=0.1)  # of whole steps
     paid, btx_paid = (models[name]["tokens"] - models["seed"]["tokens"] for name in ("su_cm_paper", "btx"))
@@ -37,6 +37,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
 def test_means_with_their_spread_and_differences_with_their_interval():
     assert spread([0.5, 0.61, 0.7], 100) == "60.3 ± 10.0" and points([0.5]) == "+50.0"
     assert points([0.01, 0.02, 0.03]) == f"+2.0 ± {4.3027 / 3**0.5:.1f}"
+    assert pooled_interval([[0, 2] * 20, [5] * 40]) == pytest.approx(2.0227 / 39**0.5, rel=2e-3)  # as paired
     assert points([0.0, 0.02] * 5) == f"+1.0 ± {2.2622 * (10 / 9) ** 0.5 / 10**0.5:.1f}"
 
 
@@ -50,9 +51,10 @@ def test_steps_of_equal_cost():
 
 
 def test_numbers_of_the_written_pages_stand_in_the_tables():
-    """So do the rows of the tables in results/README.md, and the rows that the page's picture draws."""
-    page, readme, tables, pretrained = ((ROOT / "results" / name).read_text() for name in (
-        "index.html", "README.md", "tables.md", "pretrained/README.md"))
+    """So do the rows of the tables in experiments/paper/README.md, and the rows that the page's picture draws."""
+    page = (ROOT / "page" / "index.html").read_text()
+    readme, tables, pretrained = ((ROOT / "experiments" / name).read_text() for name in (
+        "paper/README.md", "paper/tables.md", "pretrained/tables.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"
     for text in (readme, (ROOT / "README.md").read_text(), page):
         for kind in (number, "[+-]" + number):  # with a sign, it is a difference

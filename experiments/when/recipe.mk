@@ -33,13 +33,14 @@ TUNE_ROUTERS = $(TUNE_MOE) --steps 770 --train router --lr
 $(OUT)/$(TRY)routers_random.pt: $(OUT)/btx_mixed.pt;   $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_RANDOM))
 $(OUT)/$(TRY)routers_text.pt:   $(OUT)/ridge_mixed.pt; $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_TEXT))
 # ---- scores ----------------------------------------------------------------------------------------------------------
+EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
 CELLS  = $(foreach n,$(LENGTHS),random_$(n) text_$(n) average_$(n))
 ALONE  = $(if $(filter cpu1100,$(PRESET)$(BRANCHES)),routers_random routers_text)
 MODELS = average btx_mixed ridge_mixed $(CELLS) $(ALONE)
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
 $(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
-	$(PY) -m experiments.paper --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
+	$(PY) -m experiments.paper.tables --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
 grid: ;  +for n in $(ROWS); do $(ROW) BRANCHES=$$n row || exit; done
 # every model of branches of 1,100 steps once more at each rate of RATES, with 64 validation texts for each domain

