@@ -47,7 +47,7 @@ TABLE_2 = {
     "dense_dm": "18.3 25.8 39.6 63.3 49.8 44.5", "su_dm": "28.1 34.7 34.0 62.3 51.1 46.3",
     "btm_tfidf_top1": "21.3 36.4 26.5 61.0 44.3 43.1", "btm_tfidf_top2": "21.5 36.6 26.9 61.2 44.3 43.4",
     "btm_bayes_top1": "", "btm_bayes_top2": "", "average": "", "btx_sample": "26.4 31.5 40.1 63.7 53.2 47.3",
-    "btx": "27.4 34.0 41.0 63.5 52.5 47.9", "btx_nolb": ""}
+    "btx": "27.4 34.0 41.0 63.5 52.5 47.9", "btx_nolb": "", "btx_noseed": "", "average_tuned": ""}
 TABLE_3 = {
     "btx": ["533B", "926.1", "23 %", "47.9"], "su_cm_flops": [], "su_cm_paper": ["252B", "1007.1", "100 %", "47.3"],
     "su_dm": [], "dense_dm": [], "btx_sample": [], "large": []}
@@ -62,17 +62,17 @@ CHOICE = {  # "Is it worth it?"
     "seed": "seed", "average": "average of all weights", "average_tuned": "average of all weights, finetuned",
     "dense_chain": "Dense, equal FLOPs in sequence",
     "dense_chain_5e-4": "Dense, equal FLOPs in sequence, half the rate", "dense_data": "Dense, equal tokens",
-    "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs in all", "btx": "BTX",
-    "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that begins anew"}
-CHOICE_HEAD = ("model", "texts of one domain", "texts that change", "TFLOP in all", "TFLOP in sequence", "M weights")
-MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm", "su_dm", "btx")
-STAGES = ("seed", "dense_dm_1", "su_dm_1", "btx_mixed", "dense_dm", "su_dm", "btx")
-KEEPING = ("average", "average_tuned", "btx_noseed", "btx", "dense_dm")
+    "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs in total", "btx": "BTX",
+    "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that restarts at each end of text"}
+CHOICE_HEAD = ("model", "texts of one domain", "texts that change", "TFLOP in total", "TFLOP in sequence", "M weights")
+MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm_1", "dense_dm", "su_dm_1", "su_dm",
+        "btx_mixed", "btx")
 STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_ridge")
 
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
                ("btx", "dense_dm", "experts"), ("btx", "su_dm", "all"), ("btx", "su_dm", "experts"),
-               ("btx", "btm_bayes_top1", "switch")]
+               ("btx", "btm_bayes_top1", "switch"), ("btx", "math", "math"), ("btx", "code", "code"),
+               ("btx", "wiki", "wiki")]
 CHOICE_DIFFERENCES = [("btx", "dense_chain", "all"), ("btx", "dense_data", "all"), ("btx", "su_own_flops", "all"),
                       ("btx", "su_own_flops", "knowledge"), ("btx", "average_tuned", "all"),
                       ("btx", "btm_document_top1", "switch")]
@@ -115,7 +115,7 @@ def cost_table(runs):
 
 
 def choice_rows(runs):
-    """For each model of CHOICE, as texts: accuracies, FLOPs in all and in the longest chain of stages, and weights.
+    """For each model of CHOICE, as texts: accuracies, FLOPs in total and in the longest chain of stages, and weights.
 
     All rows use the seeds that have all of these models.
     """
@@ -155,8 +155,6 @@ def make_page(runs, timed):
         table_4=score_table(runs, TABLE_4, "paper: average"),
         table_5=score_table(runs, TABLE_5, "paper: GSM8K", "HumanEval", "NQ", "ARC-c", "MMLU", "average"),
         differences=difference_table(runs, MODELS, DIFFERENCES),
-        stages=score_table(runs, STAGES),
-        keeping=score_table(runs, KEEPING),
         starts=score_table(runs, STARTS))
 
 
