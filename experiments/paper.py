@@ -65,8 +65,8 @@ CHOICE = {  # "Is it worth it?"
     "su_dm": "upcycling, equal data", "su_own_flops": "upcycling, equal FLOPs in total", "btx": "BTX",
     "btm_bayes_top1": "BTM", "btm_document_top1": "BTM that restarts at each end of text"}
 CHOICE_HEAD = ("model", "texts of one domain", "texts that change", "TFLOP in total", "TFLOP in sequence", "M weights")
-MAIN = ("seed", "math", "code", "wiki", "average", "btm_bayes_top1", "dense_dm_1", "dense_dm", "su_dm_1", "su_dm",
-        "btx_mixed", "btx")
+MAIN = ("seed", "average", "btm_bayes_top1",
+        "dense_dm_1", "dense_dm", "su_dm_1", "su_dm", "btx_mixed", "btx")  # after each of their phases
 STARTS = ("btx_mixed", "hidden_mixed", "ridge_mixed", "btx", "btx_hidden", "btx_ridge")
 
 DIFFERENCES = [("btx", "btm_tfidf_top2", "all"), ("btx", "dense_dm", "all"), ("btx", "dense_dm", "knowledge"),
@@ -88,12 +88,12 @@ def score_table(runs, models, *paper_head):
     rows = []
     for name in models:
         row = [MODELS[name], *(spread(scores(runs, name, column), 100) for column in (*COLUMNS, "all"))]
-        row += [spread(scores(runs, name, "all", "loss"), digits=3), str(len(runs))]
+        row.append(spread(scores(runs, name, "all", "loss"), digits=3))
         if paper_head:
             row += models[name].split()
         rows.append(row)
     columns = [LABELS.get(column, column) for column in COLUMNS]
-    return markdown(["model", *columns, "mean", "loss", "seeds", *paper_head], rows)
+    return markdown([f"model ({len(runs)} training seeds)", *columns, "mean", "loss", *paper_head], rows)
 
 
 def cost_table(runs):
@@ -136,8 +136,10 @@ def difference_table(runs, names, wanted):
     """
     rows = []
     for a, b, group in wanted:
-        found, domains = differences(runs, a, b, group), GROUPS.get(group, [group])
-        domains = ", ".join(LABELS.get(domain, domain) for domain in domains)
+        found = differences(runs, a, b, group)
+        domains = ", ".join(LABELS.get(domain, domain) for domain in GROUPS.get(group, [group]))
+        if group == "all":
+            domains = "all five"
         rows.append([f"{names[a]} − {names[b]}", domains, points(found), str(len(found))])
     return markdown(["difference", "domains", "points", "seeds"], rows)
 
