@@ -111,3 +111,17 @@ def test_the_method_is_quoted_as_it_stands():
     for line in [line.strip() for line in quoted if not line.startswith("#")]:
         assert line in code, line
         code = code.split(line, 1)[1]
+
+
+def count_prose(text):
+    """Words outside tables, code and comments."""
+    text = re.sub(r"(?s)```.*?```|<!--.*?-->", "", text)
+    return len(re.findall(r"\S*\w\S*", "\n".join(line for line in text.splitlines() if not line.startswith("|"))))
+
+
+def test_pages_of_results_stay_short():
+    """Their numbers belong in generated tables. The README's limit counts all words."""
+    pages = [*ROOT.glob("experiments/**/README.md"), *ROOT.glob("experiments/records/*.md")]
+    words = {page.relative_to(ROOT): count_prose(page.read_text()) for page in pages}
+    assert len(words) >= 8 and max(words.values()) <= 600, words
+    assert len(README.split()) <= 2300
