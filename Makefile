@@ -68,7 +68,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
-.PHONY: all demo page data help clean
+.PHONY: all demo page picture data help clean
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, experts, mix, finetune, evaluate
 
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
@@ -122,6 +122,10 @@ $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/rea
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
 page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article page/index.html, from data/start; two minutes
 	$(PY) -m page.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
+picture:  ## page/mixture.png, the README's picture of the article, drawn by Chromium
+	cat page/index.html page/frames.html > $(PAGE)/frames.html
+	chromium --headless --no-sandbox --force-prefers-reduced-motion --virtual-time-budget=20000 --hide-scrollbars \
+	  --force-device-scale-factor=2 --window-size=800,744 --screenshot=page/mixture.png $(PAGE)/frames.html
 
 # ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## only the domains, as tokens

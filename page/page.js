@@ -91,11 +91,12 @@ async function ask(box, question) {
   box.who.textContent = describe(question);
   box.verdict.textContent = why_not(question);
   if (!box.verdict.textContent) {
-    const right = encode_prompt(tokenizer, answer ?? "").slice(1), is_slow = pace && text !== prompt;
+    const right = encode_prompt(tokenizer, answer ?? "").slice(1), pause = Math.min(pace, 2500 / right.length);
+    const is_slow = pace && text !== prompt && !matchMedia("(prefers-reduced-motion)").matches;
     for await (const token of is_slow ? await Array.fromAsync(read(question)) : read(question)) {
-      if (is_slow && token.written) await new Promise(resolve => setTimeout(resolve, pace));
+      const expected = token.written ? right[written(box.tokens).length] : undefined;  // also after the answer
+      if (is_slow && expected !== undefined) await new Promise(resolve => setTimeout(resolve, pause));
       if (box.dataset.asked !== asked) return;
-      const expected = token.written ? right[written(box.tokens).length] : undefined;
       const is_astray = expected !== undefined && expected !== token.token;
       box.tokens.push({ ...token, is_astray, span: write(token.written ? box.answer : box.prompt, token, is_astray) });
       if (is_slow && token.written) draw_picture(box);
@@ -107,10 +108,12 @@ async function ask(box, question) {
   }
   box.dataset.done = "yes";
   box.style.minHeight = "";
-  if (!box.closest("section").contains(document.activeElement)) return;
   const gates = mean_gates(written(box.tokens).flatMap(({ routing }) => routing));
   const shares = gates.map((gate, i) => `${experts[i]} ${Math.round(100 * gate)} %`);
-  $("said").textContent = [...[box.who, box.answer, box.verdict].map(part => part.textContent), ...shares].join(". ");
+  box.said = [...[box.who, box.answer, box.verdict].map(part => part.textContent), ...shares].join(". ");
+  const section = box.closest("section"), boxes = [...section.querySelectorAll(".box:not([hidden])")];
+  const is_ready = boxes.every(({ dataset }) => dataset.done) && section.contains(document.activeElement);
+  if (is_ready) $("said").textContent = boxes.map(({ said }) => said).join(" ");
 }
 
 function write(text, token, is_astray) {  // in the color and with the letter of the largest gate
@@ -134,7 +137,7 @@ function ask_dealt(box, number, name) {  // a task of the branches' domains
 // ---- the picture: the layers at the token that the reader points at. A row is an expert, and a switch
 function add_picture(box) {
   const off = `${box.dataset.name}_off`;
-  box.picture = put(box, "svg", { class: "picture", role: "group", "aria-label": "Experts" });
+  box.picture = put(put(box, "div", { class: "scroll" }), "svg", { role: "group", "aria-label": "Experts" });
   box.lines = put(box.picture, "g");
   box.rows = experts.map(name => {
     const row = put(box.picture, "g", { role: "switch", tabindex: 0, "aria-label": name });
@@ -154,14 +157,18 @@ function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } })
   const chosen = tokens[S[at]] ?? (done ? standing : tokens.at(-1)), number = tokens.indexOf(chosen);
   tokens.forEach(({ span }, i) => {
     span.classList.toggle("chosen", i === number);
-    Object.assign(span, { role: "button", tabIndex: i === number ? 0 : -1 });
+    Object.assign(span, { role: "button", tabIndex: i === number ? 0 : -1, ariaLabel: quoted(tokens[i]) });
     span.onclick = span.onfocus = span.onmouseenter = () => S[at] === String(i) || draw({ [at]: String(i) });
-    span.onkeydown = ({ key }) => tokens[i + { ArrowRight: 1, ArrowLeft: -1 }[key]]?.span.focus();
+    span.onkeydown = event => {
+      const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tokens.length - 1 }[event.key];
+      if (to !== undefined) event.preventDefault();  // the page would scroll
+      tokens[to]?.span.focus();
+    };
   });
-  const width = picture.getBoundingClientRect().width || 300;  // 0: it is hidden
+  const width = Math.max(picture.parentNode.clientWidth || 300, 24 + 44 * layers);  // 0: it is hidden
   const column = (width - 24) / layers, wide = Math.min(110, .62 * column), bend = (column - wide) / 4;
   const middle = 18 + 20 * rows.length, bottom = 2 * middle - 4;
-  picture.style.height = `${bottom + 20}px`;
+  Object.assign(picture.style, { width: `${width}px`, height: `${bottom + 20}px` });
   for (const group of [lines, ...rows]) group.replaceChildren();
   for (let layer = 0; layer < layers; layer++) {
     const start = 12 + layer * column, center = start + column / 2, left = center - wide / 2;
@@ -190,24 +197,31 @@ function draw_picture({ tokens, picture, lines, rows, dataset: { name, done } })
 
 // ---- how many tasks are solved: as PyTorch counted, and again here
 const n_tasks = domain => tasks_of([domain]).length;
-function count_right(domain, name = moe.name, off = []) {
-  const { solved } = data.counts.find(count => count.name === name && String(count.off) === String(off));
-  return data.tasks.filter((task, i) => task.domain === domain && solved[i] === "1").length;
-}
+const solves = (task, name = moe.name, off = []) => data.counts.find(count =>
+  count.name === name && String(count.off) === String(off)).solved[data.tasks.indexOf(task)] === "1";
+const count_right = (domain, ...who) => tasks_of([domain]).filter(task => solves(task, ...who)).length;
 
 function add_bars(id, some, rows) {  // rows: of a domain, [label, name of a model, experts switched off]
   for (const domain of some) {
-    const list = put(put($(id), "div", {}, title(domain)), "ol");
-    for (const [label, ...who] of rows(domain)) {
-      const n = count_right(domain, ...who);
-      add_bar(list, label, n, n / n_tasks(domain));
+    const list = put(put($(id), "div", {}, title(domain)), "ol", { "aria-label": title(domain) });
+    for (const [label, name = moe.name, off = []] of rows(domain)) {
+      const n = count_right(domain, name, off), bar = add_bar(put(list, "li"), label, n, n / n_tasks(domain), "button");
+      bar.onclick = () => show_task(domain, name, off.join());
     }
   }
 }
 
-function add_bar(list, label, value, share) {
-  const bar = put(list, "li", { class: "bar", style: `--share: ${100 * share}%` });
+function show_task(domain, model, text_off) {  // in the lab: the same for another model, and then the next
+  const prompts = tasks_of([domain]).map(({ prompt }) => prompt), at = prompts.indexOf(S.text), { k } = DEFAULTS;
+  const is_seen = S.model === model && S.text_off === text_off && S.k === k;
+  draw({ text: prompts[at < 0 || is_seen ? (at + 1) % prompts.length : at], model, text_off, k });
+  location.hash = "lab";
+}
+
+function add_bar(list, label, value, share, tag = "li") {
+  const bar = put(list, tag, { class: "bar", style: `--share: ${100 * share}%` });
   for (const text of [label, value]) put(bar, "span", {}, text);
+  return bar;
 }
 
 async function count_here(button) {
@@ -226,8 +240,8 @@ async function count_here(button) {
 }
 
 // ---- charts
-function add_axes(parent, label, x_ticks, y_ticks, y, width, height) {  // x_ticks: [place, text]
-  const svg = put(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+function add_axes(parent, label, x_ticks, y_ticks, y, width, height, role = "img") {  // x_ticks: [place, text]
+  const svg = put(parent, "svg", { viewBox: `0 0 ${width} ${height}`, role, "aria-label": label });
   put(svg, "path", { d: `M30 8V${height - 22}H${width - 4}` });
   for (const [x, text] of x_ticks) write_at(svg, x, height - 8, text);
   for (const n of y_ticks) write_at(svg, 26, y(n) + 4, n, "end");
@@ -255,22 +269,29 @@ function add_results() {  // one chart for texts of one domain, one for texts th
   const rows = JSON.parse($("results").textContent);
   ["texts of one domain", "texts that change their domain"].forEach((label, panel) => {
     const figure = put($("results_plots"), "figure", {}, `Solved tasks in %, ${label}`);
-    const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100], y, 360, 280);
+    const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100], y, 360, 280, "group");
     write_at(svg, 356, 252, "TFLOP in sequence", "end");
     for (const [name, tflop, weights, ...panels] of rows) {
       const [percent, spread, dx, dy, anchor] = panels[panel], [, , , ...seed] = rows[0];
       put(svg, "path", { opacity: .3, d: `M${x(0)} ${y(seed[panel][0])}L${x(tflop)} ${y(percent)}` });
       put(svg, "path", { d: `M${x(tflop)} ${y(percent - spread)}V${y(percent + spread)}` });
-      put(svg, "circle", { cx: x(tflop), cy: y(percent), r: 8 * Math.sqrt(weights), class: "point" });
-      write_at(svg, x(tflop) + dx, y(percent) + dy, name, anchor);
+      const numbers = `${name}: ${percent} ± ${spread} %, ${tflop} TFLOP in sequence, ${weights} million weights.`;
+      const mark = put(svg, "g", { role: "button", tabindex: 0, "aria-label": numbers });
+      mark.onclick = mark.onfocus = mark.onmouseenter = () => { $("numbers").textContent = numbers; };
+      put(mark, "circle", { cx: x(tflop), cy: y(percent), r: 8 * Math.sqrt(weights), class: "point" });
+      write_at(mark, x(tflop) + dx, y(percent) + dy, name, anchor);
     }
   });
 }
 
 // ---- the sections
 async function draw_hero() {
-  const { domain, prompt, answer } = data.tasks.find(({ prompt }) => prompt === S.hero) ?? first_task;
+  const task = data.tasks.find(({ prompt }) => prompt === S.hero) ?? first_task, { domain, prompt, answer } = task;
   const off = offs("hero_off"), without = off.map(name => `, ${count_right(domain, moe.name, [name])} without ${name}`);
+  const needed = experts.filter(name => !solves(task, moe.name, [name])).join(" or ");
+  const heading = needed ? `Click ${needed}, and the ${domain === "math" ? "sum" : "answer"} goes wrong`
+    : "A task that needs no single expert";
+  $("hero_title").textContent = solves(task) ? heading : "A task that the mixture does not solve";
   $("hero_count").textContent = `It solves ${count_right(domain)} of ${n_tasks(domain)} such tasks${without.join("")}.`;
   await ask($("hero_box"), { name: moe.name, prompt, answer, off });
   draw_picture($("hero_box"));
@@ -350,7 +371,7 @@ function read_address() {
 
 function add_article() {  // what does not change
   const n = Object.values(model_of(moe.name).state).reduce((sum, w) => sum + w.length, 0);
-  $("size").prepend(`The model has ${(n / 1e6).toFixed(2)} million weights. `);
+  $("size").textContent = (n / 1e6).toFixed(2);
   add_bars("mix_bars", branches, domain => [["the seed", "seed"], ["its branch", domain],
     ["its expert alone", "steps0", experts.filter(name => name !== domain)], ["the new mixture", "steps0"],
     ["everything averaged", "average"]]);
@@ -374,9 +395,8 @@ async function start() {
       button.onclick = () => draw({ [deal]: prompts[(prompts.indexOf(S[deal]) + 1) % prompts.length] });
     }
   }
-  for (const button of all("button[name]")) {  // for the next task
-    button.onclick = () => draw({ [button.name]: String(Number(S[button.name]) + 1) });
-  }
+  const next_task = ({ currentTarget: { name } }) => draw({ [name]: String(Number(S[name]) + 1) });
+  for (const button of all("button[name]")) button.onclick = next_task;
   document.addEventListener("input", ({ target: { name, value } }) => draw({ [name]: value }));
   if ($("hero")) add_article();
   read_address();

@@ -20,9 +20,7 @@ function load_tokenizer(definition) {  // definition: lines of a token in base64
   };
 }
 
-function to_bytes(text) {
-  return Array.from(new TextEncoder().encode(text), byte => String.fromCharCode(byte)).join("");
-}
+const to_bytes = text => Array.from(new TextEncoder().encode(text), byte => String.fromCharCode(byte)).join("");
 
 function encode_word(word, ranks) {  // again and again merges the two neighbours that make the token of the lowest rank
   const parts = [...word];
@@ -35,6 +33,5 @@ function encode_word(word, ranks) {  // again and again merges the two neighbour
   return [ranks.get(word)];
 }
 
-function encode_prompt(tokenizer, text) {  // the end-of-text token comes first, and wherever the text says END
-  return text.split(END).flatMap(document => [tokenizer.eot, ...tokenizer.encode(document)]);
-}
+// The end-of-text token comes first, and wherever the text says END.
+const encode_prompt = (tokenizer, text) => text.split(END).flatMap(part => [tokenizer.eot, ...tokenizer.encode(part)]);

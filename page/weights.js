@@ -30,10 +30,7 @@ function unpack(models, bytes) {
   }
 }
 
-function average(tensors) {
-  return tensors[0].map((_, i) => tensors.reduce((sum, tensor) => sum + tensor[i], 0) / tensors.length);
-}
-
+const average = tensors => tensors[0].map((_, i) => tensors.reduce((sum, w) => sum + w[i], 0) / tensors.length);
 function stack(tensors) {
   const stacked = new Float32Array(tensors.length * tensors[0].length);
   tensors.forEach((tensor, i) => stacked.set(tensor, i * tensor.length));

@@ -1,5 +1,6 @@
 """page/index.html and live.html in a real browser: what they say about models, controls, and accessibility."""
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -36,10 +37,14 @@ def test_sections_in_the_order_of_reading(open_page):
     page.click("[data-deal=hero] button:has-text('code')")
     page.wait_for_selector("#hero_box:has-text('xs') .right")
     before = page.inner_text("#charts")
+    page.evaluate("""window.heard = [];
+        new MutationObserver(() => heard.push($("said").textContent)).observe($("said"), { childList: true })""")
     for step, title, n_boxes in (("0", "0", 1), ("1", "110", 4), ("10", "1100", 4)):
         page.fill("#step", step)
         assert page.inner_text("#step_now") == title and page.locator("#branch_boxes > :visible").count() == n_boxes
         assert (page.inner_text("#charts") == before) == (step == "0")
+    page.wait_for_function("heard.length")
+    assert [text.count(" alone.") for text in page.evaluate("heard")] == [4]  # all answers, said at once
     page.click("[name=branch]")
     page.wait_for_selector("#branch_boxes .box:nth-child(3) .right")  # code
     page.wait_for_selector("#tuned_box:has-text('before finetuning') .wrong")
@@ -48,9 +53,36 @@ def test_sections_in_the_order_of_reading(open_page):
     before = page.inner_text("#inside")
     page.press("#lab_box .chosen", "ArrowRight")
     assert page.inner_text("#inside") != before
+    for key, name in (("End", "[end]"), ("Home", "In")):
+        page.press("#lab_box .chosen", key)
+        assert page.evaluate("document.activeElement.ariaLabel") == f"“{name}”"
     for link in ("seed", "branch", "mix", "finetune"):  # of the drawing
         page.locator(f"figure a[href='#{link}'] text").first.click()
         assert page.evaluate("location.hash") == f"#{link}" and page.input_value("#tune") == "5"
+
+
+def test_nobody_waits_and_the_heading_is_true(open_page):
+    """On the first screen the pauses of an answer last 2.5 s at most; with reduced motion there are none."""
+    for motion, limit in (("no-preference", 2500), ("reduce", 0)):
+        page = open_page(reduced_motion=motion)
+        page.evaluate("""window.pauses = [];
+            const wait = setTimeout;
+            window.setTimeout = (call, ms = 0) => wait(call, 0, pauses.push(ms))""")
+        for button in page.locator("[data-deal=hero] button").all():
+            page.evaluate("pauses.length = 0")
+            button.click()
+            page.wait_for_selector("#hero_box[data-done=yes]")
+            pauses = [ms for ms in page.evaluate("pauses") if ms not in (0, 300)]  # 300: the address
+            answer = page.evaluate("encode_prompt(tokenizer, data.tasks.find(task => task.prompt === S.hero).answer)")
+            assert sum(pauses) <= limit + 1 and len(pauses) < len(answer)  # none after the answer
+            assert bool(pauses) == bool(limit)
+            heading = page.inner_text("#hero_title")
+            if needed := re.match(r"Click (\w+)", heading):
+                for verdict in (".wrong", ".right"):
+                    page.locator(f"#hero_box [aria-label={needed[1]}] text").last.click()
+                    page.wait_for_selector(f"#hero_box {verdict}")
+            else:
+                assert ("does not solve" in heading) == page.is_visible("#hero_box .wrong")
 
 
 def test_the_picture(open_page):
@@ -89,6 +121,14 @@ def test_what_is_counted(open_page):
         rest = [other for other in EXPERTS if other != name]
         assert right(name, name) > 35 and 20 > right(name, "steps0", rest) > right(name, "steps0")
         assert right(name, "steps770", [name]) < 5 < 30 < min(right(name, "steps770", [other]) for other in rest)
+    assert all(right(domain, "steps770", ["seed"]) >= right(domain) - 2 for domain in page.evaluate("domains"))
+    page.click("[aria-label=code] >> text=without code")
+    page.wait_for_selector("#lab_box:has-text('code switched off') .wrong")
+    page.wait_for_function("location.hash.includes('text_off=code')")
+    page.go_back()
+    page.wait_for_function("!S.text_off")
+    page.locator("#results_plots [role=button]").nth(7).focus()
+    assert page.inner_text("#numbers").startswith("BTX: ")
     assert right("trivia") < right("trivia", "steps0") - 5 and right("switch") > right("switch", "steps0") + 5
     page.evaluate("""data.tasks = data.tasks.slice(0, 12);
         data.counts[3].solved = data.counts[3].solved.replace(/^./, bit => 1 - bit)""")  # a mistake
@@ -140,5 +180,7 @@ def test_everybody_can_read_and_reach_it(open_page, width, height, scheme):
     page = open_page(viewport={"width": width, "height": 20_000}, color_scheme=scheme)
     picture = page.locator("svg").first.bounding_box()
     assert picture["y"] + picture["height"] < height and picture["width"] > 250
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("$('said').textContent = 'x'.repeat(999), moe.config.n_layer = 12, draw({})")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # twelve layers scroll inside the picture
+    assert page.evaluate("$('hero_box').picture.parentNode.scrollWidth") > 500
     assert page.evaluate(Path("tests/look.js").read_text()) == []
