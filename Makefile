@@ -121,7 +121,7 @@ $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
 $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/ready
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
 page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article page/index.html, from data/start; two minutes
-	$(PY) -m page.live $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
+	$(PY) -m page.article $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
 picture:  ## page/mixture.png, the README's picture of the article, drawn by Chromium
 	cat page/index.html page/frames.html > $(PAGE)/frames.html
 	chromium --headless --no-sandbox --force-prefers-reduced-motion --virtual-time-budget=20000 --hide-scrollbars \

@@ -16,7 +16,7 @@ from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
 from evaluate import EvalSet
-from page import live
+from page import article, live
 from support.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed: it runs the page")
@@ -66,10 +66,10 @@ def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints,
     prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
     found = node(page, "answers", names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
     data = json.loads(re.search(r'id="data">(.*)</script>', page.read_text())[1])
-    models = live.models_of_page(checkpoints, data)
+    models = article.models_of_page(checkpoints, data)
     assert {name for name, _ in found} == {*names}
     for name, answers in found:
-        live.switch_off(models[name], off, top_k)
+        article.switch_off(models[name], off, top_k)
         for ids, answer in zip(prompts, answers, strict=True):
             read, written = answer["tokens"][:len(ids) - 1], answer["tokens"][len(ids) - 1:]
             logits, _, routing = models[name](torch.tensor([ids + written[:-1]]))
