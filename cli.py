@@ -33,11 +33,18 @@ def open_again(stream):
 
 def run(main):
     """Call main(). An error that the user can correct ends with one line on stderr and exit code 2."""
+    # Ctrl-C
     sys.excepthook = report_uncaught
+
+    # a pipe that is closed, or a full disk
     if sys.stdout is sys.__stdout__:  # no test captures what is printed
         sys.stdout, sys.stderr = open_again(sys.stdout), open_again(sys.stderr)
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # only the first of the ranks that torchrun starts here prints
+
+    # torchrun: only the first of the ranks on this machine prints
+    if os.environ.get("LOCAL_RANK", "0") != "0":
         sys.stdout = sys.stderr = open(os.devnull, "w")
+
+    # the user's mistakes, files that fail, and memory that is full
     try:
         main()
     except BadInput as error:
@@ -50,8 +57,10 @@ def run(main):
             raise
         sys.stderr = sys.__stderr__  # perhaps only this rank's memory is full
         refuse("the memory is full; lower --batch_size, or in training add --grad_accum 2 and --recompute")
+
+    # torchrun: leave the other ranks
     torch = sys.modules.get("torch")  # not imported here: that takes a second
-    if torch and torch.distributed.is_initialized():  # one of several ranks
+    if torch and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data.loader import check_tokenizer, first_windows, load_domains
 from data.task import DOMAINS
-from data.tokenizer import END, encode_prompt, load_tokenizer
+from data.tokenizer import encode_prompt, load_tokenizer
 from model import expert_load
 from page import live
 from support import btm
@@ -74,7 +74,7 @@ def load_inputs(args):
 def choose_tests(args, checkpoints, tokenizer, domains):
     """{domain: EvalSet}. The windows have the models' smallest block size T, so that every model can read them whole.
 
-    Raises BadInput, also for a task that is longer than a model reads, since no model answers well beyond that length.
+    Raises BadInput if a task is longer than a model's context.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
     # tasks may be longer for imported models that were trained on longer texts before
@@ -170,11 +170,8 @@ def score_tasks(model, tokenizer, tasks, batch_size, device):
     n_tokens = max(len(answer) for answer in answers) + 10
     for batch in equal_lengths(todo, prompts, batch_size):
         idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
-        for i, answer in zip(batch, write_answers(model, tokenizer, idx, n_tokens), strict=True):
-            prompt = tasks[i].prompt.split(END)[-1]
-            whole = tokenizer.decode(encode_prompt(tokenizer, tasks[i].prompt))
-            shared = whole[len(tokenizer.decode(prompts[i])):]  # what encode_task left to the answer
-            solved[i] = answer.startswith(shared) and is_correct(prompt, answer[len(shared):], tasks[i].cases)
+        for i, function in zip(batch, write_documents(model, tokenizer, idx, n_tokens), strict=True):
+            solved[i] = is_correct(function, tasks[i].cases)
     return solved, losses.mean().item()
 
 
@@ -222,14 +219,14 @@ def equal_lengths(indices, rows, batch_size):
     return batches
 
 
-def write_answers(model, tokenizer, idx, max_new_tokens):
-    """Continue prompts, (B, T), greedily. Returns the texts up to the end-of-text token, or "" where there is none."""
-    answers, T = [], idx.shape[1]
+def write_documents(model, tokenizer, idx, max_new_tokens):
+    """Continue prompts, (B, T), greedily. Returns each last document with its prompt, or "" where it does not end."""
+    documents, T = [], idx.shape[1]
     for row in generate(model, idx, max_new_tokens, end=tokenizer.eot).tolist():
-        end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else T
-        text = tokenizer.decode(row[:end])  # the first token may lose its space if it is decoded without the prompt
-        answers.append(text[len(tokenizer.decode(row[:T])):])
-    return answers
+        start = T - row[T - 1::-1].index(tokenizer.eot)  # after the last end-of-text token of the prompt
+        end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else start
+        documents.append(tokenizer.decode(row[start:end]))
+    return documents
 
 
 def bytes_per_token(tokenizer, windows):

@@ -11,7 +11,7 @@ from cli import BadInput, make_parser, non_negative, non_negative_int, positive_
 import torch
 from tqdm import tqdm, trange
 
-from data.loader import check_tokenizer, get_batch, load_domains, mixture
+from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
@@ -28,7 +28,8 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", required=True, help="an MoE, such as one that mix.py wrote")
-    group.add_argument("--data", type=mixture, default=PAPER_MIXTURE, help="domains and weights (default: the paper's)")
+    group.add_argument("--data", type=read_mixture, default=PAPER_MIXTURE,
+                       help="domains and weights (default: the paper's)")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe (that of the paper's section 4.1, scaled down)")
@@ -63,10 +64,12 @@ def parse(argv):
 
 def freeze(model, what):
     """Freeze all but `what`: "all", the routers alone ("router"), or "all-but-experts" (frozen experts in Table 5)."""
+    if what == "all":
+        return
     for name, p in model.named_parameters():
         if what == "router":
             p.requires_grad = name.endswith(".ff.router")
-        if what == "all-but-experts":
+        else:
             p.requires_grad = not is_feed_forward(name)
 
 
@@ -109,7 +112,7 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init)
     T = config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture: each run draws other rows of it
+    n_earlier_runs = training.count_runs(ledger, args.data)  # so that a second run on the same mixture reads new text
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
@@ -137,9 +140,9 @@ def main(argv=None):
         optimizer.zero_grad()
 
         done = step + 1
-        if done % eval_every == 0 or done == args.steps:
+        if done % eval_every == 0 or done == args.steps:  # routing and nll are those of the last micro-batch
             losses = training.validate(model, windows, device, args, n_ranks)
-            loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N), of the last micro-batch
+            loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N)
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
             balance = load_balancing_loss(routing).item() / config.n_layer  # 1 if balanced, N if one expert has all
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),

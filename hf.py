@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from data.loader import check_tokenizer, load_domains, mixture
+from data.loader import check_tokenizer, load_domains, read_mixture
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import KEPT, SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
@@ -211,7 +211,7 @@ def import_folder(args):
 
 
 def write_config(checkpoint, tokenizer, folder):
-    """Write config.json."""
+    """Write config.json, from which transformers learns the model's shape and its special tokens."""
     config, spec = checkpoint["config"], checkpoint["spec"]
     fields = {name: config[ours] for ours, name in FIELDS.items()}
     fields |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
@@ -280,8 +280,8 @@ def main(argv=None):
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
     command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the model that was finetuned")
-    command.add_argument("--trained_on", type=mixture, metavar="DOMAINS", help="prepared domains that stand for its "
-                         "training text, as in general=70,math=30; Branch-Train-Merge by tf-idf needs them")
+    command.add_argument("--trained_on", type=read_mixture, metavar="DOMAINS", help="prepared domains that stand for "
+                         "its training text, as in general=70,math=30; Branch-Train-Merge by tf-idf needs them")
     command.add_argument("--data_dir", default="data/bin", help="folder with these domains (default: %(default)s)")
     command = commands.add_parser("export", usage=parser.usage, help="convert a checkpoint to a Hugging Face folder")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")

@@ -117,7 +117,7 @@ def main(argv=None):
 
     # what the feed-forwards become: the names of the experts, the number of chunks of each model, an expert's width
     config = GPTConfig(**first["config"])
-    names, d_ff = model_names(args.models), config.d_ff
+    names = model_names(args.models)
     if args.average:
         feed_forwards, experts, n_chunks = "averaged", [], 1
     elif args.blend:  # each expert has one chunk of every model
@@ -125,11 +125,11 @@ def main(argv=None):
     elif args.split > 1:
         feed_forwards, n_chunks = "split", args.split
         experts = [f"{name}.{c + 1}" for name in names for c in range(args.split)]
-        config.d_ff = d_ff // args.split
     else:
         feed_forwards, experts, n_chunks = "stacked", names, 1
-    if d_ff % n_chunks:
-        raise BadInput(f"--split, --blend: d_ff {d_ff} cannot be cut into {n_chunks} equal parts")
+    if config.d_ff % n_chunks:
+        raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
+    config.d_ff //= args.split  # 1 without --split
 
     # the mixed model's shape
     config.n_expert = len(experts)

@@ -30,7 +30,7 @@ class GPTConfig:
     d_ff: int = 352             # about 8/3 n_embd: SwiGLU has three matrices where a ReLU layer has two
     tie_weights: bool = False   # output head = token embeddings
     rope_theta: float = 10000.0
-    rope_factor: float = 1.0    # how many times slower the slow pairs of RoPE turn, as in Llama 3.1; see rope_angles
+    rope_factor: float = 1.0    # how many times slower the slow pairs of RoPE turn, as in Llama 3.1; see stretch
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
     top_k: int = 2              # experts per token, unless the router is one of FIXED
@@ -44,12 +44,16 @@ def rope_angles(config, start, end, device):
     """Cosine and sine, (T, d/2) each, of position * theta^(-2j/d), for positions start to end and pairs j of a head."""
     d = config.n_embd // config.n_head
     frequencies = config.rope_theta ** (-torch.arange(0, d, 2, device=device, dtype=torch.float32) / d)  # (d/2,)
-    if config.rope_factor > 1:  # Llama 3.1: slow pairs turn more slowly, so that texts can be longer than 8192 tokens
-        turns = 8192 * frequencies / (2 * math.pi)  # turns in 8192 tokens; a pair with 4 or more keeps its speed
-        kept = ((turns - 1) / 3).clamp(0, 1)        # a pair with one turn or less is slowed down by the full factor
-        frequencies = kept * frequencies + (1 - kept) * frequencies / config.rope_factor
+    frequencies = stretch(frequencies, config.rope_factor)
     angles = torch.arange(start, end, device=device)[:, None].float() * frequencies  # (T, d/2)
     return angles.cos(), angles.sin()
+
+
+def stretch(frequencies, factor):
+    """Llama 3.1's RoPE for texts beyond 8192 tokens: slow pairs turn slower, by at most `factor`. (d/2,) -> (d/2,)."""
+    turns = 8192 * frequencies / (2 * math.pi)  # of each pair in 8192 tokens
+    kept = ((turns - 1) / 3).clamp(0, 1)        # 1 for a pair with 4 turns or more, 0 for one with 1 turn or less
+    return torch.lerp(frequencies / factor, frequencies, kept)
 
 
 def rope(x, angles):
@@ -178,8 +182,7 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
-# A router of your own: write route_NAME beside these four, put NAME into ROUTERS, call the function in MoE.route, and
-# tell tests/test_routers.py its gates, in gates_by_hand. It has --top_k experts per token, unless it is one of FIXED.
+# For a router of your own, write route_NAME, put NAME into ROUTERS, and extend MoE.route and tests/test_routers.py.
 ROUTERS = ("topk", "switch", "soft", "sample")
 FIXED = ("switch", "soft", "sample")  # routers that choose one expert, or all of them, whatever top_k says
 
@@ -223,23 +226,23 @@ class MoE(nn.Module):
         self.w_down = nn.Parameter(torch.empty(config.n_expert, config.n_embd, config.d_ff))
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
         is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
-        self.routing = "soft" if is_soft else config.routing
+        self.router_kind = "soft" if is_soft else config.routing
         self.top_k = config.top_k  # experts per token
-        if self.routing in FIXED:
-            self.top_k = config.n_expert if self.routing == "soft" else 1
+        if self.router_kind in FIXED:
+            self.top_k = config.n_expert if self.router_kind == "soft" else 1
         self.ff_moe = ff_moe  # support/fast.py replaces it with grouped products, which give the same result
 
     def route(self, logits, noise=None):
         """Apply this layer's kind of routing to its logits, (M, N). Returns a Routing."""
-        if self.routing == "topk":
+        if self.router_kind == "topk":
             return route_topk(logits, self.top_k)
-        if self.routing == "switch":
+        if self.router_kind == "switch":
             return route_switch(logits, self.training)
-        if self.routing == "soft":
+        if self.router_kind == "soft":
             return route_soft(logits)
-        if self.routing == "sample":
+        if self.router_kind == "sample":
             return route_sample(logits, self.training, noise)
-        raise ValueError(f"MoE.route does not know the router {self.routing!r}")
+        raise ValueError(f"MoE.route does not know the router {self.router_kind!r}")
 
     def forward(self, x, noise=None):
         """x: (B, T, D). Returns FF_MoE(x), in the same shape, and the Routing. noise: see route_sample."""
@@ -323,8 +326,7 @@ class GPT(nn.Module):
 
         Returns logits (B, T, V), the mean cross-entropy in nats (None without targets), and a list with the Routing of
         each layer, empty for a dense model. noise: for Sample Top-1 the Noise of each layer, see `gumbel`.
-        cache: in generation a Cache of support/generation.py, which keeps each layer's keys and values. After the
-        first call, each call passes one new token.
+        cache: in generation, a Cache of support/generation.py; after the first call, each call passes one new token.
         recompute: compute the activations inside each block again in the backward pass, which saves memory.
         n_last: compute the logits of the last n_last positions only; 0 means all positions.
         """

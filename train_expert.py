@@ -12,7 +12,7 @@ from cli import BadInput, make_parser, non_negative, non_negative_int, positive_
 import torch
 from tqdm import tqdm, trange
 
-from data.loader import check_tokenizer, get_batch, load_domains, mixture
+from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import GPT, GPTConfig
 from support import training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
@@ -29,7 +29,7 @@ def parse(argv):
     group = parser.add_argument_group("files")
     group.add_argument("--out", required=True, help="checkpoint to write")
     group.add_argument("--init", help="checkpoint to start from, such as the seed of a branch")
-    group.add_argument("--data", type=mixture, required=True, help="domains and weights, as in general=70,math=30")
+    group.add_argument("--data", type=read_mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
 
     group = parser.add_argument_group("recipe (that of the paper's section 4.1, scaled down)")
@@ -107,7 +107,7 @@ def main(argv=None):
     check_tokenizer(domains, spec, args.init or args.data_dir)
     T = model.config.block_size
     texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
-    n_earlier_runs = training.count_runs(ledger, args.data)  # on this mixture: each run draws other rows of it
+    n_earlier_runs = training.count_runs(ledger, args.data)  # so that a second run on the same mixture reads new text
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init] if args.init else [])

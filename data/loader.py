@@ -45,16 +45,13 @@ def load_domains(folder, names=None):
 
 
 def load_domain(path):
-    """The Domain in a folder. Any error means that a file is damaged, as when its digest differs from meta.json's.
-
-    Comparing the digests takes a second or two for each GB.
-    """
+    """The Domain in a folder. Any error means that a file is damaged, as when its digest differs from meta.json's."""
     meta = json.loads((path / "meta.json").read_text())
     vocab_size = meta["spec"]["vocab_size"]
     train, val = (read_tokens(path / f"{part}.bin", vocab_size) for part in ("train", "val"))
     lines = (path / "tasks.jsonl").read_bytes()
     for file, content in (("train.bin", train), ("val.bin", val), ("tasks.jsonl", lines)):
-        if digest(content) != meta["files"][file]:
+        if digest(content) != meta["files"][file]:  # takes a second or two for each GB
             raise ValueError(f"{file} has changed")
     tasks = [Task(**json.loads(line)) for line in lines.splitlines()]
     return Domain(path.name, train, val, tasks, meta)
@@ -80,10 +77,10 @@ def check_tokenizer(domains, spec, path):
                            "or prepare the data with --init")
 
 
-def mixture(text):
+def read_mixture(text):
     """A type for argparse: the shares of domains, which sum to 1. Without numbers all domains have the same share.
 
-    >>> mixture("math=3,code=1")
+    >>> read_mixture("math=3,code=1")
     {'math': 0.75, 'code': 0.25}
     """
     parts = [part.strip().partition("=") for part in text.split(",")]

@@ -10,7 +10,7 @@ import random
 from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import chain, combinations, islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,12 @@ def choose_tokenizer(args, files):
             raise BadInput("--tokenizer: name the texts on which it is trained, with --text")
         samples = []
         for paths in files.values():
-            characters = chain.from_iterable(text.read_documents(paths, args.field))
-            samples.append("".join(islice(characters, SAMPLE)))
+            sample = ""
+            for document in text.read_documents(paths, args.field):
+                sample += document[:SAMPLE - len(sample)]
+                if len(sample) == SAMPLE:
+                    break
+            samples.append(sample)
         ranks = train_bpe(samples, args.tokenizer - 1)
         spec = new_bpe(ranks, f"own{len(ranks) + 1}")
     return load_tokenizer(spec)
@@ -123,19 +127,16 @@ def encode(documents, tokenizer):
 
 
 def prepare_synthetic(name, args, domains, tokenizer):
-    """Training ids, validation ids and tasks of a synthetic domain. Each of the three has its own random generator.
-
-    domains: all domains that are prepared; `switch` changes between them.
-    """
+    """Training ids, validation ids and tasks of a synthetic domain. domains: those that are prepared, for `switch`."""
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
-    domains = [domain for domain in DOMAINS if domain in domains]
-    if len(domains) < 2:  # `switch` needs at least two
-        domains = DOMAINS
+    changing = [domain for domain in DOMAINS if domain in domains]  # what `switch` is made of
+    if len(changing) < 2:
+        changing = DOMAINS
     n_train = 0 if name == "switch" else args.train_tokens  # no model trains on `switch`
     train = islice(encode(make_documents(name, rngs["train"], args.level), tokenizer), n_train)
-    unseen = make_documents(name, rngs["val"], args.level, unseen=True, domains=domains)
+    unseen = make_documents(name, rngs["val"], args.level, unseen=True, domains=changing)
     val = islice(encode(unseen, tokenizer), args.val_tokens)
-    tasks = make_tasks(name, rngs["tasks"], args.level, args.tasks, domains, args.examples)
+    tasks = make_tasks(name, rngs["tasks"], args.level, args.tasks, changing, args.examples)
     dtype = id_type(tokenizer.vocab_size)
     return np.fromiter(train, dtype), np.fromiter(val, dtype), tasks
 

@@ -21,10 +21,7 @@ def find_files(path):
 
 
 def read_rows(option, path, *fields):
-    """Yield a list of the texts in these fields for each line of a .jsonl file that is not blank.
-
-    option: the one whose help explains these fields. Raises BadInput.
-    """
+    """Yield the texts in these fields for each line of a .jsonl file. Raises a BadInput that names `option`."""
     # surrogateescape reads a byte that is not UTF-8 as half of a surrogate pair; JSON can contain such halves, too
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for n, line in enumerate(file, 1):
@@ -55,10 +52,7 @@ def read_documents(files, field):
 
 
 def read_tasks(path):
-    """The tasks in a file of lines {"prompt": ..., "answer": ...}. Answers include their leading space, as " Paris".
-
-    Raises BadInput.
-    """
+    """Read the tasks of a file. Each line is like {"prompt": "Paris is in", "answer": " France"}. Raises BadInput."""
     rows = read_rows("--own_tasks", Path(path).expanduser(), "prompt", "answer")
     tasks = [Task(prompt, answer) for prompt, answer in rows]
     if not tasks or not all(task.answer for task in tasks):

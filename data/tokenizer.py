@@ -21,7 +21,7 @@ from data.task import DOMAINS, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"
 END = "<|endoftext|>"
-# words and other signs, each with a leading space; single digits, as in Llama-2, so that numbers add up; white space
+# words and punctuation, each with its leading space; single digits, as in Llama-2, so that numbers add up; white space
 PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
 
 
@@ -124,10 +124,15 @@ def load_tokenizer(spec=None):
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # text that looks like a special token stays text
         special = [token.content for token in imported.get_added_tokens_decoder().values() if token.special]
-        return Tokenizer(lambda text: imported.encode(text.encode("utf-8", "replace").decode(),
-                                                      add_special_tokens=False).ids,
-                         lambda ids: imported.decode(ids, skip_special_tokens=False),
-                         spec["eot"], spec["vocab_size"], special, spec)
+
+        def encode(text):
+            text = text.encode("utf-8", "replace").decode()  # the library refuses half of a surrogate pair
+            return imported.encode(text, add_special_tokens=False).ids
+
+        def decode(ids):
+            return imported.decode(ids, skip_special_tokens=False)
+
+        return Tokenizer(encode, decode, spec["eot"], spec["vocab_size"], special, spec)
     ranks = read_ranks(spec["definition"])
     bpe = tiktoken.Encoding(spec["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
     return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, [END], spec)

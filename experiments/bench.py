@@ -25,10 +25,7 @@ def new_model(device, n_expert=0):
 
 
 def time_steps(models, device):
-    """Measure the median seconds of a training step of each model, on new tokens each time; --dtype is auto.
-
-    The models take turns, so that a disturbance affects all of them.
-    """
+    """Measure the median seconds of a training step of each model. They take turns, so a disturbance affects all."""
     optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) for model in models]
     seconds = [[] for _ in models]
     for _ in range(N_STEPS):

@@ -16,8 +16,6 @@ from model import GPTConfig, route_topk
 from page.live import collect, fill
 from support.checkpoint import build_model, load_checkpoint
 
-MAX_BYTES = 4_800_000  # of packed weights in the article, which is committed; with the rest it has 5 MB at most
-
 
 def models_of_page(models, data):
     """{name: GPT}: in PyTorch, the models that the page computes with, from float16 weights; "average" comes last."""
@@ -77,8 +75,6 @@ def main(argv=None):
             raise BadInput(f"{name}: the page also needs its experts {', '.join(missing)}; name their checkpoints, too")
     tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
     data = collect(models, tasks)
-    if len(data["weights"]) > MAX_BYTES:
-        raise BadInput(f"{args.models[-1]} and its experts are too large for an article of 5 MB; name smaller models")
     data["counts"] = count(models_of_page(models, data), data)
     fill(args.out, data, is_article=True)
     print(f"wrote {args.out}")

@@ -80,15 +80,12 @@ def fill(path, data, is_article=False):
 
 
 def write_page(path, checkpoints, tests):
-    """Write live.html with the last MoE and its ancestors. Returns a sentence for the report: where it is, or why not.
-
-    tests: {domain: its EvalSet}
-    """
+    """Write live.html with the last MoE and its ancestors. Returns a line for the report: where it is, or why not."""
     moe = [checkpoint for checkpoint in checkpoints.values() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in moe["ledger"]}
     models = [(name, c) for name, c in checkpoints.items() if c["ledger"][-1]["id"] in ancestors]
     models.sort(key=lambda item: len(item[1]["experts"]))  # dense models come first
-    tasks = {domain: test.tasks for domain, test in tests.items()}
+    tasks = {domain: test.tasks for domain, test in tests.items()}  # of EvalSets
     try:
         fill(path, collect(dict(models), tasks))
     except BadInput as why:

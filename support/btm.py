@@ -77,10 +77,7 @@ class BTM(nn.Module):
     """Experts that predict together. It can be called like a `GPT`."""
 
     def __init__(self, experts, method, top_k, windows=None, eot=None):
-        """experts: dense GPTs with the same tokenizer. eot: its end-of-text token, which `document` needs.
-
-        windows: the experts' training data, which `tfidf` needs.
-        """
+        """experts: dense GPTs of one tokenizer; windows: their training data (tfidf); eot: for document."""
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.method = method

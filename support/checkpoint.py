@@ -60,7 +60,7 @@ def load_checkpoint(path):
     """Read a checkpoint. Raises BadInput, also if its weights do not fit its config or are not finite."""
     checkpoint = load_file(path, KEYS)
     try:
-        checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # older files lack the newest fields
+        checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # the files of data/start lack rope_factor
         has_router = checkpoint["config"]["routing"] in ROUTERS
         if has_router:
             check_weights(build_model(checkpoint, share=True))
@@ -175,15 +175,13 @@ def save_progress(out, model, optimizer, settings, step, seconds, log):
         progress["state"], progress["optimizer"] = model.state_dict(), optimizer.state_dict()
     if is_first_rank():
         save_checkpoint(progress_path(out), progress)
-        for older in {*shards_path(out).glob("*")} - {folder}:
-            shutil.rmtree(older)
+        for older in shards_path(out).glob("*"):
+            if older != folder:
+                shutil.rmtree(older)
 
 
 def load_progress(out, model, optimizer, settings):
-    """Load an interrupted run's progress into model and optimizer. Returns (step, seconds, log), or zeros without it.
-
-    Raises BadInput if that run had other settings or other data.
-    """
+    """Resume a run. Returns (step, seconds, log), or zeros without one. Raises BadInput if settings differ."""
     path = progress_path(out)
     if not path.exists():
         return 0, 0.0, []

@@ -41,10 +41,7 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
 
 
 def generate(model, idx, max_new_tokens, end=None, **options):
-    """Continue idx (B, T) by max_new_tokens, or until every row has produced the token `end`, if it is given.
-
-    Returns (B, T + new tokens). Options as in `stream`.
-    """
+    """Continue idx, (B, T), by max_new_tokens, or until every row has written `end`. Options as in `stream`."""
     tokens = []
     has_ended = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
     for token, _ in stream(model, idx, max_new_tokens, **options):
@@ -53,4 +50,4 @@ def generate(model, idx, max_new_tokens, end=None, **options):
             has_ended |= token == end
             if has_ended.all():
                 break
-    return torch.cat([idx, *tokens], dim=1)
+    return torch.cat([idx, *tokens], dim=1)  # (B, T + new tokens)

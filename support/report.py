@@ -39,8 +39,8 @@ def markdown(head, rows):
     rule = ["-" * width, *["------:" for _ in head[1:]]]
     lines = []
     for row in [head, rule, *rows]:
-        name, *cells = [*row, *[""] * (len(head) - len(row))]
-        padded = [f"{name:<{width}}", *(f"{cell:>7}" for cell in cells)]
+        row = [*row] + [""] * (len(head) - len(row))
+        padded = [f"{row[0]:<{width}}", *(f"{cell:>7}" for cell in row[1:])]
         lines.append(f"| {' | '.join(padded)} |")
     return "\n".join(lines)
 

@@ -88,10 +88,7 @@ def read_texts(domains, mixture, block_size, n_windows):
 
 @torch.no_grad()
 def validate(model, windows, device, args, n_ranks):
-    """Compute {domain: mean loss in nats per token} on fixed windows, {domain: (n, T + 1)}.
-
-    Raises BadInput if a loss is not finite. Then the weights are not finite either, and nothing more is written.
-    """
+    """Compute {domain: mean loss in nats} on windows, {domain: (n, T + 1)}. Raises BadInput if a loss is not finite."""
     model.eval()
     losses = {}
     for name, rows in windows.items():

@@ -18,7 +18,7 @@ def test_the_right_answers_of_the_domain_are_right():
     rng = random.Random(0)
     for i in range(1000):
         _, task = code.make(rng, level=1 + i % 2)
-        assert is_correct(task.prompt, task.answer, task.cases), task
+        assert is_correct(task.prompt + task.answer, task.cases), task
 
 
 @pytest.mark.parametrize("expression", OTHERS)
@@ -31,17 +31,17 @@ def test_expressions_have_pythons_value(expression):
             expected = eval(expression, {"xs": xs})
         except (LookupError, NameError, TypeError, ValueError):
             expected = None
-        is_right = is_correct(PROMPT, f"\n    return {expression}", [[[xs], expected]])
+        is_right = is_correct(f"{PROMPT}\n    return {expression}", [[[xs], expected]])
         assert is_right == (expected is not None), xs
 
 
 def test_right_is_the_same_value_and_type_in_every_case():
     cases = [[[[3, 1]], [1, 3]], [[[]], []], [[[2, 2]], [2, 2]]]
-    assert is_correct(PROMPT, "\n    return [x for x in xs[::-1]]", cases)
+    assert is_correct(f"{PROMPT}\n    return [x for x in xs[::-1]]", cases)
     for wrong in ("xs", "sorted(xs)[:1]", "sorted"):
-        assert not is_correct(PROMPT, f"\n    return {wrong}\n", cases), wrong
+        assert not is_correct(f"{PROMPT}\n    return {wrong}\n", cases), wrong
     for answer, expected in (("len(xs) > 0", 1), ("len(xs) - 1", True), ("[x > 1 for x in xs]", [1, 1])):
-        assert not is_correct(PROMPT, f"\n    return {answer}", [[[[2, 2]], expected]]), answer
+        assert not is_correct(f"{PROMPT}\n    return {answer}", [[[[2, 2]], expected]]), answer
 
 
 @pytest.mark.parametrize("answer", [
@@ -50,7 +50,7 @@ def test_right_is_the_same_value_and_type_in_every_case():
     "\n    return __import__('os').listdir()", "\n    return xs.copy()", "\n    return sorted(xs, key=len)",
     "\n    return xs if '\\d' is 1 else xs"])
 def test_what_is_not_one_return_of_a_known_expression_is_wrong(answer, capsys, recwarn):
-    assert not is_correct(PROMPT, answer, [[[[1, 2]], [1, 2]]])
+    assert not is_correct(PROMPT + answer, [[[[1, 2]], [1, 2]]])
     assert capsys.readouterr().out == "" and not recwarn.list  # nothing was executed, and Python warned of nothing
 
 
@@ -60,5 +60,5 @@ def test_what_is_not_one_return_of_a_known_expression_is_wrong(answer, capsys, r
     "[sum([sum([z for z in xs * 300]) for y in xs * 300]) for x in xs * 300]"])
 def test_an_answer_that_would_take_for_ever_ends_soon_as_wrong(bomb):
     start = time.process_time()
-    assert not is_correct(PROMPT, f"\n    return {bomb}", [[[[1, 2, 3]], [1, 2, 3]]])
+    assert not is_correct(f"{PROMPT}\n    return {bomb}", [[[[1, 2, 3]], [1, 2, 3]]])
     assert time.process_time() - start < 1

@@ -58,10 +58,7 @@ def page(checkpoints, tmp_path_factory):
     (["btx"], 2, [0, 1, 3])])
 @torch.inference_mode()
 def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints, page, tiny):
-    """The page stacks and averages by itself. Experts are switched off and k varies; a single one left is forced.
-
-    The last logits depend on all tokens.
-    """
+    """The page stacks and averages by itself. Experts are switched off and k varies; a single one left is forced."""
     tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
     prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
     found = node(page, "answers", names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
@@ -75,7 +72,7 @@ def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints,
             logits, _, routing = models[name](torch.tensor([ids + written[:-1]]))
             assert read == ids[1:] and written == logits[0, len(read):].argmax(-1).tolist()
             assert TOKENIZER.eot not in written[:-1] and (len(written) == 12 or written[-1] == TOKENIZER.eot)
-            assert (torch.tensor(answer["logits"]) - logits[0, -1]).abs().max() < 1e-4
+            assert (torch.tensor(answer["logits"]) - logits[0, -1]).abs().max() < 1e-4  # they depend on all tokens
             for i, layer in enumerate(routing):
                 n_asked = min(top_k, len(EXPERTS) - len(off))  # none that is off, with a gate of 0
                 assert [experts[i] for experts in answer["experts"]] == layer.experts[:, :n_asked].tolist()

@@ -15,7 +15,7 @@ import torch
 import finetune_router
 import model
 import train_expert
-from data.loader import first_windows, get_batch, load_domains, mixture
+from data.loader import first_windows, get_batch, load_domains, read_mixture
 from support import fast, training
 from support.checkpoint import build_model, load_checkpoint
 from support.training import learning_rate, step_generator
@@ -66,7 +66,7 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, data, n_e
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=0.01)
     for step in range(6):
         generator = step_generator("cpu", 3, n_earlier_runs, step, 0)
-        x, y = get_batch(texts, mixture(data), (4, 16), (3, n_earlier_runs, step))
+        x, y = get_batch(texts, read_mixture(data), (4, 16), (3, n_earlier_runs, step))
         for half in (slice(0, 2), slice(2, 4)):
             noise = model.gumbel(gpt.config, 2 * 16, finetune_router.temperature(step / 6), generator)
             _, loss, routing = gpt(x[half], y[half], noise=noise)
@@ -178,11 +178,8 @@ def train_on_two_ranks(tiny, out, module, **more):
     (train_expert, "seed", {"grad_accum": 2}), (finetune_router, "btx_mixed", {"alpha": 0, "flags": ["--recompute"]}),
     (finetune_router, "btx_mixed", {"alpha": 0, "train": "router"})])
 def test_two_ranks_train_as_one_does(tiny, tmp_path, module, init, more):
-    """By DDP they go on from the progress of one; a sharded run goes on on two ranks, or on one.
-
-    A large epsilon keeps AdamW from making much of rounding.
-    """
-    more = {"init": init, "eps": 0.01, "lr": 0.03, **more}
+    """By DDP they go on from the progress of one; a sharded run goes on on two ranks, or on one."""
+    more = {"init": init, "eps": 0.01, "lr": 0.03, **more}  # with a small epsilon, AdamW would make much of rounding
     one = train(tiny, tmp_path / "one.pt", module, **more)
     train(tiny, tmp_path / "ddp.pt", module, dies_at=3, **more)
     runs = [train_on_two_ranks(tiny, tmp_path / "ddp.pt", module, **more)]

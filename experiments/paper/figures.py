@@ -59,10 +59,7 @@ WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"
 
 
 def worth_it(runs, path):
-    """Solved tasks against FLOPs in sequence since the seed, for texts of one domain and for texts that change.
-
-    A point is the mean over training seeds. Its line shows the standard deviation, and its area the number of weights.
-    """
+    """Solved tasks against FLOPs in sequence since the seed. The area of a point shows the number of weights."""
     figure, [panels] = make_panels(1, 2, 4.6, 3.9)
     titles = {"all": "texts of one domain", "switch": "texts that change their domain"}
     for panel, (group, title) in zip(panels, titles.items(), strict=True):

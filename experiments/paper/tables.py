@@ -87,8 +87,7 @@ def draw(runs, timed, out):
 def read_run(path):
     """Read the results of a run, as evaluate.py or --collect wrote them. Raises BadInput."""
     try:
-        text = path.read_text().replace('"soup', '"average')  # the average's name in older files
-        results = json.loads(text)
+        results = json.loads(path.read_text())
     except (OSError, ValueError):
         results = None
     if not isinstance(results, dict) or "models" not in results:

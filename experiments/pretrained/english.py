@@ -28,12 +28,10 @@ def read_countries():
 
 
 def ask_facts(countries, field):
-    """Make a task for every country that has the field, except the first ones, which are the examples.
-
-    An answer ends with a full stop, so that "Niger" is not accepted where "Nigerian" is right.
-    """
+    """Make a task for every country that has the field, except the first ones, which are the examples."""
     sentence = RELATIONS[field]
     examples = [f"{sentence.format(row['country'])} {row[field]}.\n" for row in countries[:N_EXAMPLES]]
+    # the full stop tells "Niger" from "Nigerian"
     return [{"prompt": "".join(examples) + sentence.format(row["country"]), "answer": f" {row[field]}."}
             for row in countries[N_EXAMPLES:] if row[field]]
 
