@@ -45,7 +45,8 @@ def parse(argv):
     parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints; the tables call each by its file name")
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", metavar="METHOD:K,...",
-                        help="how to merge, as in bayes:1,tfidf:2 (see support/btm.py; default: bayes:1)")
+                        help="any of bayes:K, tfidf:K and document:K, which is bayes that restarts at each end of text "
+                             "(see support/btm.py; default: bayes:1)")
     parser.add_argument("--no_figures", action="store_true", help="draw no figures, and do not write live.html")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")

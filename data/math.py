@@ -1,7 +1,7 @@
 """The math expert's domain: word problems that are solved in steps.
 
 What is held out is a whole problem: its first number and all its steps, in their order. The 603 equations of the 400
-test problems, such as 12 + 7 = 19, all stand in the training text, too, inside other problems.
+test problems, such as 12 + 7 = 19, all occur in the training text, too, inside other problems.
 """
 from data.task import Task, draw
 

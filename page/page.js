@@ -20,7 +20,7 @@ const S = { ...DEFAULTS };
 const model_of = name => models.find(model => model.name === name);
 const tasks_of = some => data.tasks.filter(({ domain }) => some.includes(domain));
 const offs = name => S[name].split(",").filter(expert => experts.includes(expert));
-const title = domain => domain === "switch" ? "two domains" : domain;
+const title = domain => domain === "switch" ? "changing" : domain;
 const visible = token => tokenizer.piece(token).replaceAll("\n", "⏎").replaceAll(END, "[end]");
 const quoted = ({ token } = { token: tokenizer.eot }) => `“${visible(token).replaceAll(" ", "␣")}”`;
 const mean_gates = routings => routings.length ? expert_load(routings) : [];  // over tokens and layers
@@ -255,7 +255,7 @@ function draw_lines(parent, label, steps, now, ticks, y, lines) {  // lines: [na
   const figure = put(parent, "figure", {}, `${label}: ${values_now}`);
   const svg = add_axes(figure, label, shown.map(([t, step]) => [x(t), step]), ticks, y, 320, 200);
   put(svg, "path", { class: "thin", d: `M${x(now)} 8V178M30 ${y(ticks[0])}H240` });
-  let free = 0;  // from here on no name stands at the end of a line
+  let free = 0;  // from here on no name is at the end of a line
   for (const line of lines.sort((a, b) => last(a) - last(b))) {
     const [name, values] = line, points = values.map((value, t) => `${x(t)},${y(value)}`).join(" ");
     put(svg, "polyline", { points, style: `stroke: ${ink(name)}; stroke-width: 3` });
@@ -264,10 +264,10 @@ function draw_lines(parent, label, steps, now, ticks, y, lines) {  // lines: [na
   }
 }
 
-function add_results() {  // one chart for texts of one domain, one for texts that change it
+function add_results() {  // one chart for texts of one domain, one for changing texts
   const x = tflop => 36 + 20 * tflop, y = percent => 372 - 3.5 * percent;
   const rows = JSON.parse($("results").textContent);
-  ["texts of one domain", "texts that change their domain"].forEach((label, panel) => {
+  ["texts of one domain", "changing texts"].forEach((label, panel) => {
     const figure = put($("results_plots"), "figure", {}, `Solved tasks in %, ${label}`);
     const svg = add_axes(figure, label, [0, 5, 10, 15].map(n => [x(n), n]), [40, 60, 80, 100], y, 360, 280, "group");
     write_at(svg, 356, 252, "TFLOP in sequence", "end");

@@ -7,7 +7,7 @@ An expert's weight depends on the text so far, x_1..x_t. Each method gives exper
 
 bayes     log p_i(x_1..x_t), up to a constant the log of the posterior probability that expert i wrote the text, from a
           uniform prior (Li et al. 2022)
-document  the same for the current document alone: the score begins anew at an end-of-text token (not in the papers)
+document  the same for the current document alone: the score restarts at each end of text (not in the papers)
 tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
           paper uses their similarity. For vectors of length 1, the formula equals c-BTM's -|v - v_i|^2 / tau
           (Gururangan et al. 2023) up to a constant.

@@ -10,7 +10,7 @@ import mix
 import train_expert
 from data import prepare
 
-torch.set_num_threads(1)  # for so small models more threads only wait for each other
+torch.set_num_threads(1)  # for such small models, more threads just wait on each other
 
 
 @pytest.fixture(scope="session")

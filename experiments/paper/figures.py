@@ -61,7 +61,7 @@ WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"
 def worth_it(runs, path):
     """Solved tasks against FLOPs in sequence since the seed. The area of a point shows the number of weights."""
     figure, [panels] = make_panels(1, 2, 4.6, 3.9)
-    titles = {"all": "texts of one domain", "switch": "texts that change their domain"}
+    titles = {"all": "texts of one domain", "switch": "changing texts"}
     for panel, (group, title) in zip(panels, titles.items(), strict=True):
         start = 100 * np.mean(scores(runs, "seed", group))
         for name, (label, dx, dy, color) in WORTH.items():
@@ -72,7 +72,7 @@ def worth_it(runs, path):
             panel.errorbar(x, percent.mean(), percent.std(ddof=1), color=color, lw=1)
             panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
             panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
-        far = panel.dataLim.xmax  # names stand to the right of points
+        far = panel.dataLim.xmax  # names are to the right of points
         panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.05 * far, 1.28 * far), ymargin=0.15)
     save(figure, [panels], ["solved, %"], path)
 

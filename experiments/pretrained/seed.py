@@ -27,11 +27,11 @@ def main(argv=None):
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
     model.hf_quantizer = None  # the weights are plain float32 now
     vars(model.config).pop("quantization_config", None)
-    words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model.config.eos_token_id = words.convert_tokens_to_ids("<|endoftext|>")  # ends texts; <|im_end|> ends chat turns
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model.config.eos_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # <|im_end|> ends only chat turns
 
     # SmolLM2's own tokenizer splits numbers into single digits. Transformers does not read this from the GGUF file.
-    backend = words.backend_tokenizer
+    backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
     with TemporaryDirectory(dir=args.folder.parent) as temporary:  # the folder is either complete or absent
         part = Path(temporary, args.folder.name)

@@ -18,7 +18,7 @@ COMPARED = ("home", "switch", "capital", "english")  # columns of the tables of 
 # BTM that restarts on a single text; and a run of Dense that spreads seven times as much as the others.
 NOT_POOLED = {"seed", "math", "code", "wiki", "english", "btm_bayes_top1", "dense_8e4_120"}
 PICTURE = {  # its rows: a method, and its models, with what is written at their marks
-    "the seed": {"": "seed"}, "BTM that restarts": {"": "btm_document_top1"},
+    "the seed": {"": "seed"}, "BTM that restarts\nat each end of text": {"": "btm_document_top1"},
     "upcycling (more FLOPs)": {"53": "su_flops_53", "120": "su_flops_120"},
     "BTX, routers from text (ours)": {"53": "btx_ridge_53", "120": "btx_ridge_120"},
     "BTX as in the paper": {"53": "btx_53", "120": "btx_120"},
