@@ -125,3 +125,5 @@ def test_pages_of_results_stay_short():
     words = {page.relative_to(ROOT): count_prose(page.read_text()) for page in pages}
     assert len(words) >= 8 and max(words.values()) <= 600, words
     assert len(README.split()) <= 2300
+    blocks = re.findall(r"(?s)```.*?```", README)
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= 90  # a rendered page cuts off the rest

@@ -1,10 +1,10 @@
 """The figures of tables.md and of the README. Each function draws one figure and writes it to `path`.
 
-`runs` are those of tables.py. Lines show the range over training seeds; those of worth_it, the deviation.
+`runs` are those of tables.py. Lines show the range over training seeds; those of worth_it, the 95 % interval.
 """
 import numpy as np
 
-from experiments.paired import EXPERTS, costs, having, scores
+from experiments.paired import EXPERTS, costs, half_interval, having, scores
 from support.figures import make_panels, save
 
 LABELS = {  # in the order of the colours
@@ -63,13 +63,11 @@ def worth_it(runs, path):
     figure, [panels] = make_panels(1, 2, 4.6, 3.9)
     titles = {"all": "texts of one domain", "switch": "changing texts"}
     for panel, (group, title) in zip(panels, titles.items(), strict=True):
-        start = 100 * np.mean(scores(runs, "seed", group))
         for name, (label, dx, dy, color) in WORTH.items():
             if name == "btm_document_top1" and group == "all":
                 continue  # on a single text it is the same as BTM
             x, percent = np.mean(costs(runs, name, "chain_flops")) / 1e12, 100 * np.array(scores(runs, name, group))
-            panel.plot([0, x], [start, percent.mean()], color=color, lw=0.6, alpha=0.6)
-            panel.errorbar(x, percent.mean(), percent.std(ddof=1), color=color, lw=1)
+            panel.errorbar(x, percent.mean(), half_interval(percent), color=color, lw=1)
             panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
             panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
         far = panel.dataLim.xmax  # names are to the right of points
