@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from data.loader import check_tokenizer, load_domains, read_mixture
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import KEPT, SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
@@ -199,11 +198,6 @@ def import_folder(args):
     if args.branch_of is not None:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
     settings = {"digests": {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}}
-    if args.trained_on is not None:
-        domains = load_domains(args.data_dir, args.trained_on)
-        check_tokenizer(domains, checkpoint["spec"], folder)
-        settings["data"] = args.trained_on
-        settings["digests"] |= {f"{name}/train.bin": domains[name].meta["files"]["train.bin"] for name in domains}
     entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings=settings)
     checkpoint["ledger"] = [*checkpoint["ledger"], entry]
     save_checkpoint(args.out, checkpoint)
@@ -280,9 +274,6 @@ def main(argv=None):
     command.add_argument("--out", required=True, help="checkpoint to write")
     command.add_argument("--block_size", type=positive_int, help="longest text in training (default: the model's)")
     command.add_argument("--branch_of", metavar="SEED", help="checkpoint of the model that was finetuned")
-    command.add_argument("--trained_on", type=read_mixture, metavar="DOMAINS", help="prepared domains that stand for "
-                         "its training text, as in general=70,math=30; Branch-Train-Merge by tf-idf needs them")
-    command.add_argument("--data_dir", default="data/bin", help="folder with these domains (default: %(default)s)")
     command = commands.add_parser("export", usage=parser.usage, help="convert a checkpoint to a Hugging Face folder")
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
