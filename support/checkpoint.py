@@ -38,15 +38,13 @@ def save_checkpoint(path, checkpoint):
 def load_file(path, keys):
     """Read what `save_checkpoint` wrote. The tensors stay on the disk until they are used. Raises BadInput.
 
-    A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB. torch compresses
-    nothing, so compressed files are refused: a small one could unpack to more than the memory holds.
+    A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB.
     """
     if not Path(path).is_file() and not os.path.isdir(path):
         raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
-            is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in file.infolist())
-            is_whole = is_stored and file.testzip() is None
+            is_whole = file.testzip() is None
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
     except Exception:  # torch raises a different error for every kind of foreign file
         value = None
