@@ -42,9 +42,9 @@ def compare(runs, comparison, column):
 
 
 def score_cells(runs, name):
-    """What a model solves and what it costs, as cells of a table: mean ± deviation over the seeds."""
-    columns = (*EXPERTS, "home", "switch", "capital")
-    cells = [spread([measure(run, name, column) for run in runs], 100, 0) for column in columns]
+    """What a model solves and what it costs, as cells of a table: means, some with their deviation over the seeds."""
+    cells = [f"{100 * mean(measure(run, name, column) for run in runs):.0f}" for column in EXPERTS]
+    cells += [spread([measure(run, name, column) for run in runs], 100, 0) for column in ("home", "switch", "capital")]
     cells += [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
     return " | ".join(cells)
 
