@@ -19,7 +19,6 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # MoE finetuning reads all domains, so that routers learn which expert to use. Math, code and wiki have equal shares.
 # Trivia that is read again: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
-
 # ---- the recipe, part 2, for a laptop. A preset may override the variables from NAMES down to TEXTS ----------------
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
@@ -32,52 +31,38 @@ LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
 DEVICE        ?= cpu                 # cuda for an NVIDIA GPU, mps for that of a Mac
-OPTIONS        = --device $(DEVICE)  # of both training scripts
-DENSE_OPTIONS  =                     # of train_expert.py
-MOE_OPTIONS    =                     # of finetune_router.py
+OPTIONS        = --device $(DEVICE)  # of both training scripts; DENSE_OPTIONS and MOE_OPTIONS are those of one each
 EVALUATE       = --device $(DEVICE)  # of evaluate.py
 TEXTS          =                     # files from which the data is prepared
-ifeq ($(filter cpu gpu tiny pretrained,$(PRESET)),)
-$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET))
-endif
+$(if $(filter cpu gpu tiny pretrained,$(PRESET)),,$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET)))
+SUBFOLDER := $(patsubst %,/%,$(filter-out cpu,$(PRESET)))
+INTO   ?= out$(SUBFOLDER)
+DATA   ?= data/bin$(SUBFOLDER)
 OUT    ?= $(INTO)/seed$(SEED)
-ifneq ($(PRESET),cpu)  # gpu, tiny or pretrained: a file that changes this recipe
-INTO   ?= out/$(PRESET)
-DATA   ?= data/bin/$(PRESET)
-REPORT ?= $(INTO)/results
-include $(if $(filter pretrained,$(PRESET)),experiments/pretrained/recipe.mk,experiments/$(PRESET).mk)
-endif
-INTO   ?= out
-DATA   ?= data/bin
-# refuse a name with a space
+REPORT ?= $(if $(SUBFOLDER),$(INTO)/results,experiments/paper)
+include $(patsubst %,experiments%.mk,$(SUBFOLDER:/pretrained=/pretrained/recipe))  # which changes this recipe
 $(foreach name,PRESET SEED INTO DATA OUT,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
 BTM    ?= seed,math,code,wiki
-
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
 TRAIN    = $(PY) train_expert.py $(DENSE_OPTIONS) $(RUN)
 FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
-
-# One thread for each program: the weights do not depend on the number of cores, branches train side by side, and on
-# busy cores two threads are 1.8 times slower.
+# One thread each: the weights do not depend on the number of cores, and on busy cores two threads are 1.8 times slower.
 export OMP_NUM_THREADS ?= 1
 # Let the C library keep the memory that tensors free: asking the system for it again takes 5 to 15 % of a step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
-
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
 .PHONY: all demo page picture data help clean
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, experts, mix, finetune, evaluate
-
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
 	touch $@
 
-# SEED=0 starts from data/start/seed.pt, as the paper starts from Llama-2. The command below makes the same weights on a
-# processor with AVX-512. Any other SEED trains its own seed, in six minutes, and so does SEED=0 if the seed's recipe is
-# changed on the command line. A preset may import one instead.
+# SEED=0 starts from data/start/seed.pt, unless the seed's recipe is changed on the command line. Any other SEED trains
+# its own, in six minutes. With SEED=0, this training gives the same weights on a processor with AVX-512.
 OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
 ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
 MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@
@@ -89,19 +74,15 @@ $(OUT)/seed.pt: $(DATA)/ready train_expert.py model.py
 # The experts print no progress bars, because several may train at the same time.
 $(EXPERTS): $(OUT)/%.pt: $(OUT)/seed.pt
 	TQDM_DISABLE=1 $(TRAIN) --init $< --data $(EXPERT_DATA) --steps $(EXPERT_STEPS) --lr $(LR_EXPERT)
-
 $(OUT)/average.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --average --out $@
 $(OUT)/btx_mixed.pt: $(OUT)/seed.pt $(EXPERTS) mix.py
 	$(PY) mix.py $(OUT)/seed.pt $(EXPERTS) --top_k 2 --seed $(SEED) --out $@
-
 $(OUT)/btx.pt: $(OUT)/btx_mixed.pt finetune_router.py
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS) --lr $(LR_BTX) --alpha $(ALPHA)
-
 SCORED ?= $(PIPELINE)
 $(OUT)/report.md: $(SCORED) evaluate.py
 	$(PY) evaluate.py $(SCORED) --btm $(BTM) $(EVALUATE) --data_dir $(DATA) --out $(OUT)
-
 # ---- a first result in two minutes: mix, finetune and compare four trained checkpoints -----------------------------
 RECORDED = data/start/seed.pt $(NAMES:%=data/start/%.pt)
 DEMO     = out/demo
@@ -112,9 +93,7 @@ demo: $(DATA)/ready  ## mix the checkpoints of data/start, finetune for a minute
 	  --lr $(LR_BTX) --alpha $(ALPHA) --device $(DEVICE) --out $(DEMO)/btx.pt
 	$(PY) evaluate.py $(RECORDED) $(DEMO)/btx_mixed.pt $(DEMO)/btx.pt --data_dir $(DATA) --tasks 100 --device $(DEVICE) \
 	  --out $(DEMO)
-
 # ---- the article page/index.html, which mixes these checkpoints, and has the mixture finetuned for LENGTHS steps --
-# The experts stay frozen, so a finetuned model adds little to the page, which has the experts from the branches.
 PAGE    = out/page
 LENGTHS = 48 96 192 300 770
 $(PAGE)/steps0.pt: | $(DATA)/ready; $(PY) mix.py $(RECORDED) --out $@
@@ -126,7 +105,6 @@ picture:  ## page/mixture.png, the README's picture of the article, drawn by Chr
 	cat page/index.html page/frames.html > $(PAGE)/frames.html
 	chromium --headless --no-sandbox --force-prefers-reduced-motion --virtual-time-budget=20000 --hide-scrollbars \
 	  --force-device-scale-factor=2 --window-size=800,744 --screenshot=page/mixture.png $(PAGE)/frames.html
-
 # ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## only the domains, as tokens
 help:  ## this list
@@ -141,7 +119,6 @@ clean:  ## delete the prepared data and all trained models
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
-
 # rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/paper/recipe.mk tests/tests.mk course/course.mk course/check.mk
 # A model file that exists is whole, so an interrupted make need not delete it.

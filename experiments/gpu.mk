@@ -3,8 +3,6 @@ DEVICE         = cuda
 PREPARE        = --level 2 --train_tokens 10000000
 OPTIONS        = --device $(DEVICE) --batch_size 64
 DENSE_OPTIONS  = --compile  # DENSE_OPTIONS= turns it off
-MOE_OPTIONS    =            # on an H100 or H200: make -j3 PRESET=gpu MOE_OPTIONS=--fast
-EVALUATE       = --device $(DEVICE)
 SHAPE          = --n_layer 8 --n_head 8 --n_embd 512 --block_size 256
 D_FF           = 2048
 SEED_STEPS     = 14000

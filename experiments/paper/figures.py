@@ -67,7 +67,8 @@ def worth_it(runs, path):
             if name == "btm_document_top1" and group == "all":
                 continue  # on a single text it is the same as BTM
             x, percent = np.mean(costs(runs, name, "chain_flops")) / 1e12, 100 * np.array(scores(runs, name, group))
-            panel.errorbar(x, percent.mean(), half_interval(percent), color=color, lw=1)
+            if len(percent) > 1:
+                panel.errorbar(x, percent.mean(), half_interval(percent), color=color, lw=1)
             panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
             panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
         far = panel.dataLim.xmax  # names are to the right of points

@@ -6,7 +6,6 @@ LR_SU      ?= 5e-4
 LR_CM      ?= 1e-3  # for su_own_flops; su_cm_* use LR_SU, as registered
 QUARTER := $(shell expr $(FINETUNE_STEPS) / 4)
 HALF    := $(shell expr $(FINETUNE_STEPS) / 2)
-
 # ---- mixed models --------------------------------------------------------------------------------------------------
 MIX          = $(PY) mix.py $+ --seed $(SEED) --out $@
 ALL          = $(OUT)/seed.pt $(EXPERTS)
@@ -18,32 +17,26 @@ $(OUT)/split2of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 2
 $(OUT)/split4of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 4
 $(OUT)/hidden_mixed.pt:     $(ALL);     $(MIX) $(ROUTER_TEXT)
 $(OUT)/ridge_mixed.pt:      $(ALL);     $(MIX) $(ROUTER_TEXT) --ridge
-# a control: the three experts without the seed
 $(OUT)/noseed_mixed.pt:     $(EXPERTS); $(MIX)
-# sparse upcycling: four copies of the seed
 $(OUT)/su_mixed.pt: $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt; $(MIX)
-
 # ---- the same, finetuned: "short" is a quarter of the recipe's steps, "medium" a half ------------------------------
 TUNE = $(FINETUNE) --data $(FINETUNE_DATA) --lr $(LR_BTX)
 $(OUT)/%_short.pt:      $(OUT)/%_mixed.pt;      $(TUNE) --steps $(QUARTER) --alpha 0
 $(OUT)/%_medium.pt:     $(OUT)/%_mixed.pt;      $(TUNE) --steps $(HALF) --alpha 0
 $(OUT)/btx_%.pt:        $(OUT)/%_mixed.pt;      $(TUNE) --steps $(FINETUNE_STEPS) --alpha $(ALPHA)
-# exceptions, whose mixed model has another name or whose options differ
 $(OUT)/top2_short.pt:   $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0
 $(OUT)/top2_medium.pt:  $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(HALF) --alpha 0
 $(OUT)/lb_short.pt:     $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0.01
 $(OUT)/frozen_short.pt: $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(QUARTER) --alpha 0 --train all-but-experts
 $(OUT)/btx_nolb.pt:     $(OUT)/btx_mixed.pt;    $(TUNE) --steps $(FINETUNE_STEPS) --alpha 0
-# This has twice the tokens, as in the paper, but not the same compute: here one layer of four is soft, there one of 32.
+# twice the tokens, as in the paper
 $(OUT)/btx_sample.pt:   $(OUT)/sample_mixed.pt; $(TUNE) --steps $(shell expr 2 \* $(FINETUNE_STEPS)) --alpha $(ALPHA)
-
 # ---- the baselines -------------------------------------------------------------------------------------------------
 # in place of Llama-2 13B: like the seed, but with a feed-forward twice as wide, to match the active parameters of Top-2
 $(OUT)/large.pt: $(DATA)/ready train_expert.py model.py
 	$(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(shell expr 2 \* $(D_FF)) --steps $(SEED_STEPS) --lr $(LR_LARGE)
 # data-matched (DM) to BTX, in two phases: first all that the experts read, then the mixture of MoE finetuning
-PHASE_1_DATA = $(REPLAY),math=31.7,code=31.7,wiki=31.6
-PHASE_1 = --data $(PHASE_1_DATA) --steps $(shell expr 3 \* $(EXPERT_STEPS))
+PHASE_1 = --data $(REPLAY),math=31.7,code=31.7,wiki=31.6 --steps $(shell expr 3 \* $(EXPERT_STEPS))
 PHASE_2 = --data $(FINETUNE_DATA) --steps $(FINETUNE_STEPS)
 $(OUT)/dense_dm_1.pt: $(OUT)/seed.pt;       $(TRAIN) --init $< $(PHASE_1) --lr $(LR_DENSE)
 $(OUT)/dense_dm.pt:   $(OUT)/dense_dm_1.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_DENSE)
@@ -55,8 +48,7 @@ CM       = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA)
 $(OUT)/su_cm_flops.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) flops)
 $(OUT)/su_cm_paper.pt:  $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_SU) --steps $$($(STEPS_BY) paper)
 $(OUT)/su_own_flops.pt: $(OUT)/su_mixed.pt $(OUT)/btx.pt; $(CM) --lr $(LR_CM) --steps $$($(STEPS_BY) flops)
-# Dense in one phase, which reads the mixture of finetuning from the start, and so more of the seed's text than all of
-# BTX. It has as many tokens as BTX, or as many FLOPs in sequence, which are those of BTX's longest chain of stages.
+# Dense in one phase, on the mixture of finetuning, for as many tokens as BTX or as many FLOPs in sequence
 ONE_PHASE   = $(TRAIN) --init $< --data $(FINETUNE_DATA)
 CHAIN_STEPS = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/btx.pt --since $< --by chain)
 $(OUT)/dense_data.pt: $(OUT)/seed.pt
@@ -65,7 +57,6 @@ $(OUT)/dense_chain.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR
 $(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_HALF) --steps $(CHAIN_STEPS)
 $(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 $(OUT)/average_chain.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $(CHAIN_STEPS)
-
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS ?= $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_short soft_short blend_short \
@@ -77,16 +68,13 @@ $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
 tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
-# the README's picture
 TIMED = $(patsubst %,$(OUT)/%.pt,average average_tuned btx dense_data dense_chain dense_chain_5e-4 su_dm su_own_flops)
 $(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
-
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
 # All SEEDS train the models of the main rows. The first five also train those of Tables 3 to 5.
 SEEDS           ?= 10 11 12 13 14 15 16 17 18 19
 PAPER_SEEDS     ?= $(wordlist 1,5,$(SEEDS))
-REPORT          ?= experiments/paper
 AGAIN = TQDM_DISABLE=1 $(MAKE)
 RUNS  = $(SEEDS:%=$(REPORT)/runs/seed%.json)
 TIMES = $(patsubst %,$(REPORT)/equal_flops/seed%.json,$(PAPER_SEEDS))

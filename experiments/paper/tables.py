@@ -50,8 +50,8 @@ def difference_cells(runs, comparison):
     return [points(found), str(len(found))]
 
 
-CELLS = {"scores": score_cells, "cost": cost_cells, "worth": worth_cells, "difference": difference_cells,
-         "worth_difference": difference_cells}
+CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
+         "worth": worth_cells, "difference": difference_cells, "worth_difference": difference_cells}
 
 
 def fill(table, runs):

