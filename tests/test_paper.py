@@ -25,7 +25,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
     make("paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}")
     names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text())]
     assert names.count("BTX Top-2") == 4
-    models = paper.read_run(tmp_path / "seed10.json")["models"]
+    models = paper.read_run(tmp_path / "runs/seed10.json")["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
     assert models["su_cm_flops"]["flops"] == pytest.approx(models["btx"]["flops"], rel=0.1)  # of whole steps
     paid, btx_paid = (models[name]["tokens"] - models["seed"]["tokens"] for name in ("su_cm_paper", "btx"))

@@ -7,6 +7,7 @@ from cli import BadInput, make_parser, replacing, run
 from pathlib import Path
 from statistics import mean
 
+from data.task import DOMAINS
 from experiments.paired import EXPERTS, costs, points, pooled_interval
 from experiments.paper.tables import read_run
 from experiments.pretrained.english import RELATIONS
@@ -27,11 +28,15 @@ PICTURE = {  # its rows: a method, and its models, with what is written at their
 
 
 def measure(run, name, column):
-    """A number of a model: its accuracy, also of `home` and `facts`, or, for `english`, its bits per byte."""
+    """A number of a model: its accuracy, also of `all`, `home` or `facts`, or one of the losses named here."""
     model = run["models"][name]
-    if column == "english":
+    if column == "english":  # in bits per byte
         return model["bits_per_byte"]["english"]
-    columns = {"home": EXPERTS, "facts": RELATIONS}.get(column, [column])
+    if column == "loss":
+        return mean(model["loss"][domain] for domain in DOMAINS)
+    if column == "home loss":  # of the right answers
+        return mean(model["answer_loss"][domain] for domain in EXPERTS)
+    columns = {"all": DOMAINS, "home": EXPERTS, "facts": RELATIONS}.get(column, [column])
     return mean(model["accuracy"][one] for one in columns)
 
 
