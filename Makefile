@@ -17,7 +17,7 @@ SEED_DATA = general=38,trivia=48,math=9,code=2.5,wiki=2.5
 REPLAY      = general=4,trivia=1
 EXPERT_DATA = $*=95,$(REPLAY)
 # MoE finetuning reads all domains, so that routers learn which expert to use. Math, code and wiki have equal shares.
-# Trivia that is read again: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
+# Trivia that is re-read: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
 # ---- the recipe, part 2, for a laptop. A preset may override the variables from NAMES down to TEXTS ----------------
 PREPARE        = --level 1
@@ -31,7 +31,7 @@ LR_EXPERT      = 1.5e-3
 LR_BTX         = 1e-3
 ALPHA          = 0.01
 DEVICE        ?= cpu                 # cuda for an NVIDIA GPU, mps for that of a Mac
-OPTIONS        = --device $(DEVICE)  # of both training scripts; DENSE_OPTIONS and MOE_OPTIONS are those of one each
+OPTIONS        = --device $(DEVICE)  # of both scripts; DENSE_OPTIONS are the first's alone, MOE_OPTIONS the second's
 EVALUATE       = --device $(DEVICE)  # of evaluate.py
 TEXTS          =                     # files from which the data is prepared
 $(if $(filter cpu gpu tiny pretrained,$(PRESET)),,$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET)))
@@ -40,7 +40,7 @@ INTO   ?= out$(SUBFOLDER)
 DATA   ?= data/bin$(SUBFOLDER)
 OUT    ?= $(INTO)/seed$(SEED)
 REPORT ?= $(if $(SUBFOLDER),$(INTO)/results,experiments/paper)
-include $(patsubst %,experiments%.mk,$(SUBFOLDER:/pretrained=/pretrained/recipe))  # which changes this recipe
+include $(patsubst %,experiments%.mk,$(SUBFOLDER:/pretrained=/pretrained/recipe))  # overrides this recipe
 $(foreach name,PRESET SEED INTO DATA OUT,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
 BTM    ?= seed,math,code,wiki
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
@@ -48,7 +48,7 @@ TRAIN    = $(PY) train_expert.py $(DENSE_OPTIONS) $(RUN)
 FINETUNE = $(PY) finetune_router.py $(MOE_OPTIONS) $(RUN) --init $<
 EXPERTS  = $(NAMES:%=$(OUT)/%.pt)
 PIPELINE = $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/btx_mixed.pt $(OUT)/btx.pt
-# One thread each: the weights do not depend on the number of cores, and on busy cores two threads are 1.8 times slower.
+# One thread each, so that weights do not depend on the number of cores. Two threads on busy cores are 1.8 times slower.
 export OMP_NUM_THREADS ?= 1
 # Let the C library keep the memory that tensors free: asking the system for it again takes 5 to 15 % of a step.
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647

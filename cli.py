@@ -14,7 +14,7 @@ class BadInput(Exception):
 
 
 class Output(io.FileIO):
-    """Standard output or standard error. A run goes on if its reader leaves, as `head -1` does, or the disk is full."""
+    """Standard output or standard error. A run goes on if the pipe is closed, as by `head -1`, or the disk is full."""
 
     def write(self, content):
         try:
@@ -44,7 +44,7 @@ def run(main):
     if os.environ.get("LOCAL_RANK", "0") != "0":
         sys.stdout = sys.stderr = open(os.devnull, "w")
 
-    # the user's mistakes, files that fail, and memory that is full
+    # the user's mistakes, file errors, and full memory
     try:
         main()
     except BadInput as error:

@@ -168,7 +168,7 @@ def become_branch(checkpoint, seed, folder):
     if distance > FAR:
         raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of the seed")
     print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
-    if "chat_template" in str(checkpoint["spec"]["files"]):  # it is the name of a file or of a field
+    if "chat_template" in str(checkpoint["spec"]["files"]):  # as the name of a file or of a field
         print(f"{folder}: its chat template is not kept; an export will have the seed's, if the seed has one")
     checkpoint["spec"] = seed["spec"]
     checkpoint["ledger"] = seed["ledger"]

@@ -211,7 +211,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
 
 
 def new_router(n_expert, n_embd, generator):
-    """A new router W_l, (N, D) (3.2: "randomly initialised"). Its logits have std LOGIT_STD for inputs of RMS 1."""
+    """A new router W_l, (N, D) (3.2: "randomly initialized"). Its logits have std LOGIT_STD for inputs of RMS 1."""
     return torch.empty(n_expert, n_embd).normal_(0, LOGIT_STD / math.sqrt(n_embd), generator=generator)
 
 
@@ -273,7 +273,7 @@ def load_balancing_loss(routing):
 
 
 class Block(nn.Module):
-    """One layer: attention, then a feed-forward. Each reads the normalised residual stream and adds to it."""
+    """One layer: attention, then a feed-forward. Each reads the normalized residual stream and adds to it."""
 
     def __init__(self, config, layer):
         super().__init__()

@@ -127,7 +127,7 @@ def encode(documents, tokenizer):
 
 
 def prepare_synthetic(name, args, domains, tokenizer):
-    """Training ids, validation ids and tasks of a synthetic domain. domains: those that are prepared, for `switch`."""
+    """Training ids, validation ids and tasks of a synthetic domain. domains: all that are prepared, for `switch`."""
     rngs = {part: random.Random(f"{args.seed}/{name}/{part}") for part in ("train", "val", "tasks")}
     changing = [domain for domain in DOMAINS if domain in domains]  # what `switch` is made of
     if len(changing) < 2:

@@ -38,7 +38,7 @@ def costs(runs, name, key):
 
 
 def half_interval(numbers):
-    """Half the 95 % confidence interval of the mean of 2 to 10 numbers; of more, a little too much."""
+    """Half the 95 % confidence interval of the mean of 2 to 10 numbers; for more numbers, slightly too wide."""
     n = len(numbers)
     t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[min(n, 10) - 2]  # Student's t
     return t * stdev(numbers) / math.sqrt(n)

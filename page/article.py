@@ -18,7 +18,7 @@ from support.checkpoint import build_model, load_checkpoint
 
 
 def models_of_page(models, data):
-    """{name: GPT}: in PyTorch, the models that the page computes with, from float16 weights; "average" comes last."""
+    """The page's models in PyTorch, with its float16 weights, as {name: GPT}; "average" comes last."""
     states, built = {}, {}
     for entry in sorted(data["models"], key=lambda entry: len(entry["experts"])):  # the experts come before mixtures
         name = entry["name"]
@@ -33,7 +33,7 @@ def models_of_page(models, data):
 
 
 def switch_off(model, off, top_k):
-    """Let an MoE choose top_k experts as if the experts in off, a list of numbers, had logits of minus infinity."""
+    """Let an MoE choose top_k experts, none of those in off, a list of numbers: their logits become minus infinity."""
     def route(logits, noise):
         logits[:, off] = -torch.inf  # (M, N)
         return route_topk(logits, top_k)

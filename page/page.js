@@ -6,7 +6,7 @@ const data = JSON.parse($("data").textContent);
 const tokenizer = load_tokenizer(data.definition);
 const moe = data.models.at(-1), { experts } = moe, branches = experts.slice(1);
 const domains = [...new Set(data.tasks.map(({ domain }) => domain))];
-const COLORS = ["#b4b4b4", "#56b4e9", "#ee8a3c", "#f0e442", "#cc79a7", "#00b38a", "#a9a1ff", "#ff9da7"];  // tell apart
+const COLORS = ["#b4b4b4", "#56b4e9", "#ee8a3c", "#f0e442", "#cc79a7", "#00b38a", "#a9a1ff", "#ff9da7"];  // distinct
 const LETTERS = experts.map((name, i) => experts.some((other, j) => j !== i && other[0] === name[0])
   ? String(i + 1) : name[0].toUpperCase());
 let models = [];  // with their weights, once they are unpacked
@@ -32,7 +32,7 @@ const ink = name => `light-dark(color-mix(in srgb, ${color_of(name)} 65%, black)
 const written = tokens => tokens.filter(token => token.written);
 const written_text = tokens => tokenizer.decode(written(tokens).map(({ token }) => token));
 
-function put(parent, tag, attributes = {}, text = "") {  // a child; inside an SVG it is one of SVG
+function put(parent, tag, attributes = {}, text = "") {  // adds a child; inside an SVG it is an SVG element
   const made = document.createElementNS(tag === "svg" ? "http://www.w3.org/2000/svg" : parent.namespaceURI, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(text);
@@ -41,7 +41,7 @@ function put(parent, tag, attributes = {}, text = "") {  // a child; inside an S
 }
 
 // ---- a question: { name: of a model, prompt, answer: how a right one begins, off: experts switched off, k }
-let unanswered = [], rested = 0;  // the reader's newest question goes first, and counting when there is none
+let unanswered = [], rested = 0;  // the reader's newest question goes first; counting waits for all
 async function* read({ name, prompt, off = [], k = moe.config.top_k, length = 60, is_count }) {  // and writes an answer
   const switches = { top_k: k, off: off.map(expert => experts.indexOf(expert)) };
   const ids = encode_prompt(tokenizer, prompt), me = {};
@@ -67,9 +67,9 @@ function describe({ name, off = [], k = moe.config.top_k }) {  // who answers
 
 function why_not({ name, prompt, off = [] }) {  // why it is not read
   const model = model_of(name);
-  if (prompt.length > 1000) return `This text has ${prompt.length} characters. The page takes 1000.`;
+  if (prompt.length > 1000) return `This text has ${prompt.length} characters. The page takes 1000 at most.`;
   const n = encode_prompt(tokenizer, prompt).length - 1, most = model.config.block_size - 10;
-  if (n > most) return `This text has ${n} tokens. The page takes ${most}, so that 10 are left for the answer.`;
+  if (n > most) return `This text has ${n} tokens. The page takes ${most} at most, so that 10 are left for the answer.`;
   return model.experts.length && off.length === experts.length ? "The router needs an expert: switch one on." : "";
 }
 
@@ -211,7 +211,7 @@ function add_bars(id, some, rows) {  // rows: of a domain, [label, name of a mod
   }
 }
 
-function show_task(domain, model, text_off) {  // in the lab: the same for another model, and then the next
+function show_task(domain, model, text_off) {  // in the lab: the same task for another model, else the next
   const prompts = tasks_of([domain]).map(({ prompt }) => prompt), at = prompts.indexOf(S.text), { k } = DEFAULTS;
   const is_seen = S.model === model && S.text_off === text_off && S.k === k;
   draw({ text: prompts[at < 0 || is_seen ? (at + 1) % prompts.length : at], model, text_off, k });
@@ -319,7 +319,8 @@ function draw_finetune() {
   const lines = domains.map(domain => [domain, mixtures.map(({ name }) => count_right(domain, name))]);
   $("tune_now").textContent = $("tune").ariaValueText = all_steps[S.tune];
   $("tune_curve").replaceChildren();
-  draw_lines($("tune_curve"), "Solved of 40 tasks", all_steps, S.tune, [0, 10, 20, 30, 40], n => 178 - 4.2 * n, lines);
+  const ticks = [0, 10, 20, 30, 40];
+  draw_lines($("tune_curve"), "Tasks solved out of 40", all_steps, S.tune, ticks, n => 178 - 4.2 * n, lines);
   ask_dealt($("tuned_box"), S.tuned, mixtures[S.tune].name);
 }
 
@@ -333,7 +334,8 @@ async function draw_lab() {
   if (!chosen) return panel.append(box.dataset.done ? "Nothing was read, so no token was predicted." : "");
   const probs = softmax(chosen.logits), percent = p => `${(100 * p).toFixed(1)}\u00a0%`;
   const likeliest = [...probs.keys()].sort((a, b) => probs[b] - probs[a]).slice(0, 5);
-  const list = put(put(panel, "div", {}, `${quoted(chosen)} had ${percent(probs[chosen.token])}. Likeliest:`), "ol");
+  const sure = `${quoted(chosen)} had a probability of ${percent(probs[chosen.token])}. Likeliest:`;
+  const list = put(put(panel, "div", {}, sure), "ol");
   for (const token of likeliest) add_bar(list, quoted({ token }), percent(probs[token]), probs[token]);
   const gates = put(panel, "div", {}, chosen.routing.length ? "The largest gates:" : "A dense model has no gates.");
   chosen.routing.forEach(({ experts: asked, gates: [largest], probs }, layer) => {
@@ -345,7 +347,7 @@ async function draw_lab() {
 // ---- S and the controls
 let later;
 function draw(changes) {
-  for (const name of ["hero", "text"]) if (name in changes) S[`${name}_at`] = "";  // of another text
+  for (const name of ["hero", "text"]) if (name in changes) S[`${name}_at`] = "";  // it has other tokens now
   Object.assign(S, changes);
   for (const control of all("input[name], select[name], textarea[name]")) {
     control.value = S[control.name];

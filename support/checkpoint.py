@@ -25,7 +25,7 @@ from support.distributed import is_first_rank, is_sharded
 SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
-# the files of `spec`: hf.py keeps them of a folder, beside tokenizer.json, and writes them again
+# files of a Hugging Face folder that `spec` keeps beside tokenizer.json, so that an export can write them again
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -63,7 +63,7 @@ def load_checkpoint(path):
         if has_router:
             check_weights(build_model(checkpoint, share=True))
         files = checkpoint["spec"].get("files", {})
-        for name in files.keys() - KEPT:  # a foreign file can name any path, and an export would write there
+        for name in files.keys() - KEPT:  # a file from elsewhere can name any path, and an export would write there
             del files[name]
     except Exception:  # a foreign value can raise any error
         raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None

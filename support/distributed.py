@@ -26,7 +26,7 @@ def pick_device(name):
     except (RuntimeError, AssertionError) as error:  # torch raises either, depending on the device
         reason = str(error).splitlines()[0][:80]
         raise BadInput(f"--device {name}: torch cannot use it here ({reason}); try auto or cpu") from None
-    if device.type == "cuda":  # cuDNN plans its attention again for each length of text; planning takes the longest
+    if device.type == "cuda":  # cuDNN plans attention again for each length of text, and that takes longest
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 

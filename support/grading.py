@@ -18,7 +18,7 @@ FUNCTIONS = {"sorted": sorted, "sum": sum, "len": len, "max": max, "min": min}
 
 
 def is_correct(function, cases):
-    """Whether the text of a function is right: it returns the value of each case, a pair ([xs], value)."""
+    """Whether the text of a function is right: for each case, a pair ([xs], value), it returns the value."""
     try:
         expression = parse_function(function)
         values = [compute(expression, *arguments) for arguments, _ in cases]

@@ -16,7 +16,7 @@ def machine():
     top = Path(__file__).parent.parent
     commit = subprocess.run("git describe --always", shell=True, cwd=top, capture_output=True, text=True).stdout.strip()
     results = "':!experiments/*.json' ':!experiments/*.md' ':!experiments/*.png' ':!page/index.html'"
-    compare = f"git diff --quiet HEAD -- . {results}"  # the code, not the results
+    compare = f"git diff --quiet HEAD -- . {results}"  # compares the code, not the results
     if subprocess.run(compare, shell=True, cwd=top, capture_output=True).returncode == 1:  # 127 or 129 without git
         commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"

@@ -28,7 +28,7 @@ def hidden_router(inputs):
 def ridge_router(inputs, penalty=1.0):
     """A router by ridge regression from a layer's inputs to their domain's expert. inputs: (M_i, D) for each expert.
 
-    The router W, (N, D), minimises sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i. e_i is 1 for
+    The router W, (N, D), minimizes sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i. e_i is 1 for
     expert i and 0 for the others. The idea comes from DUME (arXiv 2603.29765).
     """
     X = torch.cat(inputs)  # (M, D)

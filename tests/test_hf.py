@@ -145,7 +145,7 @@ def test_a_mixture_is_a_mixtral(tiny, here):
 
 
 def test_an_export_writes_nothing_elsewhere(tiny, here):
-    """A foreign branch names a new file, one outside, and one that exists. Its mixture does not keep these names."""
+    """A branch from elsewhere names a new file, one outside, and one that exists. Its mixture drops these names."""
     branch = load_checkpoint(tiny / "math.pt")
     branch["spec"]["files"] = dict.fromkeys((f"{here}/new", "../../up", f"{here}/math.pt", hf.KEPT[2]), "owned")
     save_checkpoint("math.pt", branch)

@@ -67,7 +67,7 @@ def test_the_page_has_the_numbers_of_its_tables_and_these_are_what_the_code_make
     number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
     known = {*re.findall(number, "".join(re.findall(r"(?m)^\|.*", tables)))}
     said = {*re.findall(number, re.sub(r"\]\(.*?\)|`.*?`|(?m:^\d\.)", "", page))}
-    said -= {"95", "100", "0.001"}  # the level of an interval, the steps of a branch, and a difference in rates.md
+    said -= {"95", "100", "0.001"}  # an interval's level, a branch's steps, and a difference in rates.md
     assert len(said) >= 30 and said <= known
     for column in ("home", "capital"):  # of BTX after 30, 53 and 120 steps
         found = [[pretrained.measure(run, name, column) for run in runs] for name in ("btx", "btx_53", "btx_120")]

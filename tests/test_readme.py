@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 def test_every_command_runs(tmp_path, monkeypatch):
     """They run in order, since each reads what earlier ones wrote. Options added at the end make them smaller."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "data/start", "out/seed0")  # what `make` begins and ends with, as far as it is needed
+    shutil.copytree(ROOT / "data/start", "out/seed0")  # the part of the results of `make` that the commands need
     mix.main([f"out/seed0/{name}.pt" for name in ("seed", "math", "code", "wiki")] + ["--out=out/seed0/btx_mixed.pt"])
     steps = "--steps 2 --batch_size 2 --block_size 128 --eval_windows 1 --device cpu"
     smaller = {"data.prepare": "--train_tokens 3000 --val_tokens 600 --tasks 4", "train_expert": steps, "mix": "",

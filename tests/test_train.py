@@ -179,7 +179,7 @@ def train_on_two_ranks(tiny, out, module, **more):
     (finetune_router, "btx_mixed", {"alpha": 0, "train": "router"})])
 def test_two_ranks_train_as_one_does(tiny, tmp_path, module, init, more):
     """By DDP they go on from the progress of one; a sharded run goes on on two ranks, or on one."""
-    more = {"init": init, "eps": 0.01, "lr": 0.03, **more}  # with a small epsilon, AdamW would make much of rounding
+    more = {"init": init, "eps": 0.01, "lr": 0.03, **more}  # with a small epsilon, AdamW would amplify rounding
     one = train(tiny, tmp_path / "one.pt", module, **more)
     train(tiny, tmp_path / "ddp.pt", module, dies_at=3, **more)
     runs = [train_on_two_ranks(tiny, tmp_path / "ddp.pt", module, **more)]

@@ -7,7 +7,7 @@ import numpy as np
 from experiments.paired import EXPERTS, costs, half_interval, having, scores
 from support.figures import make_panels, save
 
-LABELS = {  # in the order of the colours
+LABELS = {  # in the order of the colors
     "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
     "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
     "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
@@ -49,7 +49,7 @@ def gain(runs, path):
     save(figure, [panels], [""], path)
 
 
-# The models of worth_it: their names in the figure, the offset of each name from its point, and their colours
+# The models of worth_it: their names in the figure, the offset of each name from its point, and their colors
 WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"),
          "average_tuned": ("average,\nfinetuned", -52, 8, "0.45"), "dense_chain": ("Dense", 9, -8, "C2"),
          "dense_data": ("Dense,\nas many tokens", -2, -32, "C2"), "btx": ("BTX", -38, 4, "C1"),
@@ -71,7 +71,7 @@ def worth_it(runs, path):
                 panel.errorbar(x, percent.mean(), half_interval(percent), color=color, lw=1)
             panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
             panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
-        far = panel.dataLim.xmax  # names are to the right of points
+        far = panel.dataLim.xmax  # leaves room for the names to the right of points
         panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.05 * far, 1.28 * far), ymargin=0.15)
     save(figure, [panels], ["solved, %"], path)
 

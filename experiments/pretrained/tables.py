@@ -18,7 +18,7 @@ COMPARED = ("home", "switch", "capital", "english")  # columns of the tables of 
 # Models that the pooled interval leaves out: the seed, which has no spread; runs on one domain; BTM by Bayes, which is
 # BTM that restarts on a single text; and a run of Dense that spreads seven times as much as the others.
 NOT_POOLED = {"seed", "math", "code", "wiki", "english", "btm_bayes_top1", "dense_8e4_120"}
-PICTURE = {  # its rows: a method, and its models, with what is written at their marks
+PICTURE = {  # its rows: {method: {text beside the mark: model}}
     "the seed": {"": "seed"}, "BTM that restarts\nat each end of text": {"": "btm_document_top1"},
     "upcycling (more FLOPs)": {"53": "su_flops_53", "120": "su_flops_120"},
     "BTX, routers from text (ours)": {"53": "btx_ridge_53", "120": "btx_ridge_120"},
@@ -28,7 +28,7 @@ PICTURE = {  # its rows: a method, and its models, with what is written at their
 
 
 def measure(run, name, column):
-    """A number of a model: its accuracy, also of `all`, `home` or `facts`, or one of the losses named here."""
+    """A number of a model: its accuracy in a domain, in `all`, `home` or `facts`, or one of the losses named here."""
     model = run["models"][name]
     if column == "english":  # in bits per byte
         return model["bits_per_byte"]["english"]

@@ -1,4 +1,4 @@
-# When do experts beat averaging? One seed, branches of three lengths, and from each finetuning of four lengths.
+# When do experts beat averaging? One seed, branches of three lengths, and four lengths of finetuning for each.
 #   make -j2 -f experiments/when/recipe.mk SEED=10                      everything of one training seed
 #   make -j2 -f experiments/when/recipe.mk SEED=13 PRESET=pretrained    the same from the pretrained seed
 #   make -j2 -f experiments/when/recipe.mk SEED=0 rates                 the runs that choose the learning rates
@@ -43,7 +43,7 @@ row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
 	$(PY) -m experiments.paper.tables --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
 grid: ;  +for n in $(ROWS); do $(ROW) BRANCHES=$$n row || exit; done
-# every model of branches of 1,100 steps once more at each rate of RATES, with 64 validation texts for each domain
+# trains every model with branches of 1,100 steps again at each rate of RATES, with 64 validation texts per domain
 RATES  = 5e-4 1e-3 2e-3
 rates: ; +for r in $(RATES); do $(ROW) RATE=$$r TRY=rates/$$r/ WINDOWS="--eval_windows 64" tried || exit; done
 tried: $(patsubst %,$(OUT)/$(TRY)%.pt,$(CELLS) $(ALONE))
