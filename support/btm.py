@@ -47,7 +47,7 @@ def read_training_data(checkpoints, domains):
         settings = checkpoint["ledger"][-1].get("settings", {})
         mixture = settings.get("data", {})
         if not mixture or not mixture.keys() <= domains.keys():
-            raise BadInput(f"{name} was trained on {', '.join(mixture) or 'data of another program'}; tfidf needs it in "
+            raise BadInput(f"{name} was trained on {', '.join(mixture) or 'data that is not here'}; tfidf needs it in "
                            "--data_dir, bayes and document do not")
         for domain in mixture:
             if domains[domain].meta["files"]["train.bin"] != settings["digests"][f"{domain}/train.bin"]:

@@ -1,7 +1,6 @@
 # When do experts beat averaging? One seed, branches of three lengths, and from each finetuning of four lengths.
 #   make -j2 -f experiments/when/recipe.mk SEED=10                      everything of one training seed
 #   make -j2 -f experiments/when/recipe.mk SEED=13 PRESET=pretrained    the same from the pretrained seed
-#   make -j2 -f experiments/when/recipe.mk SEED=0 rates                 the runs that choose the learning rates
 PRESET   ?= cpu
 SEED     ?= 0
 BRANCHES ?= 1100
@@ -28,7 +27,6 @@ $(OUT)/$(TRY)random_%.pt:  $(OUT)/btx_mixed.pt;   $(TUNE_MOE) --steps $* $(call 
 $(OUT)/$(TRY)text_%.pt:    $(OUT)/ridge_mixed.pt; $(TUNE_MOE) --steps $* $(call LR,$(TEXT))
 $(OUT)/$(TRY)average_%.pt: $(OUT)/average.pt $(OUT)/$(TRY)random_%.pt
 	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(MATCHING) $(call LR,$(AVERAGE)) $(WINDOWS)
-# the routers alone
 TUNE_ROUTERS = $(TUNE_MOE) --steps 770 --train router --lr
 $(OUT)/$(TRY)routers_random.pt: $(OUT)/btx_mixed.pt;   $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_RANDOM))
 $(OUT)/$(TRY)routers_text.pt:   $(OUT)/ridge_mixed.pt; $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_TEXT))
@@ -43,9 +41,10 @@ row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
 	$(PY) -m experiments.paper.tables --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
 grid: ;  +for n in $(ROWS); do $(ROW) BRANCHES=$$n row || exit; done
-# every model of branches of 1,100 steps once more at each rate of RATES, with 64 validation texts for each domain
-RATES  = 5e-4 1e-3 2e-3
-rates: ; +for r in $(RATES); do $(ROW) RATE=$$r TRY=rates/$$r/ WINDOWS="--eval_windows 64" tried || exit; done
-tried: $(patsubst %,$(OUT)/$(TRY)%.pt,$(CELLS) $(ALONE))
+# `rates`: models of branches of 1,100 steps at each of three rates, validated on 64 texts of a domain
+TRIED  = RATE=$$r TRY=rates/$$r/ WINDOWS="--eval_windows 64"
+rates:
+	+for r in 5e-4 1e-3 2e-3; do $(ROW) $(TRIED) $(CELLS:%=$(OUT)/rates/$$r/%.pt) || exit; done
+	+for r in 1e-3 3e-3 1e-2; do $(ROW) $(TRIED) $(ALONE:%=$(OUT)/rates/$$r/%.pt) || exit; done
 .PRECIOUS: $(patsubst %,$(OUT)/$(TRY)%.pt,$(MODELS))
-.PHONY: row grid rates tried
+.PHONY: row grid rates

@@ -17,6 +17,8 @@ from support.report import markdown, spread
 
 LENGTHS = {"cpu": (48, 192, 770, 1540), "pretrained": (53, 212)}  # steps of finetuning
 ROUTERS = {"random": "random routers, as in the paper", "text": "routers from text, ours"}
+ALONE = {"routers_random": "routers alone, from random", "routers_text": "routers alone, from text",
+         "random_770": "all weights, from random routers", "text_770": "all weights, from routers from text"}
 MARKS = ("predictions", "pretrained")  # of the tables in predictions.md
 METHODS = {"btx_mixed": ("BTX from random routers", "random"), "ridge_mixed": ("BTX from text", "text"),
            "average": ("the average, finetuned", "average")}  # before finetuning: its name, and its models' names after
@@ -108,6 +110,26 @@ def ordering_table(runs):
     return markdown(["ordering", "holds for the means", "training seeds in which it holds"], rows)
 
 
+def routers_table(runs):
+    """What training the routers alone gives after 770 steps, beside all weights, with branches of 1,100 steps."""
+    rows = []
+    for name, label in ALONE.items():
+        solved, loss = ([measure(run, name, column) for run in runs[1100]] for column in ("all", "loss"))
+        rows.append([label, spread(solved, 100), spread(loss, digits=3)])
+    return markdown(["trained for 770 steps", "solved, %", "loss"], rows)
+
+
+def loss_ordering_table(runs):
+    """Whether BTX − average in home loss is further below zero with branches of 400 steps than of 100: 6 and 7."""
+    rows = []
+    for i, routers in enumerate(ROUTERS):
+        short, long = (compare(runs[branches], f"{routers}_53 − average_53", "home loss") for branches in (100, 400))
+        n_holding = sum(b < a for a, b in zip(short, long, strict=True))
+        holds = "yes" if mean(long) < mean(short) else "**no**"
+        rows.append([str(6 + i), holds, f"{n_holding} of {len(short)}"])
+    return markdown(["ordering", "holds for the means", "training seeds in which it holds"], rows)
+
+
 def draw(runs, path):
     """Draw BTX − average against the length of finetuning, a panel for each start of the routers.
 
@@ -154,13 +176,15 @@ def make_page(runs, pretrained, predictions):
         "BTX − average, hundredths of a nat per token (below zero BTX is better)": gap_table(runs, short, "loss"),
         "Solved, %": score_table(runs, short, "all"),
         "Predictions": prediction_table(runs, of_small),
-        "Orderings": ordering_table(runs)}
+        "Orderings": ordering_table(runs),
+        "The routers alone": routers_table(runs)}
     if pretrained:
         sections |= {
             "Pretrained seed: loss of the answers at home, nats": score_table(pretrained, long, "home loss", 3),
             "Pretrained seed: solved at home, %": score_table(pretrained, long, "home"),
             "Pretrained seed: capitals, %": score_table(pretrained, long, "capital"),
-            "Pretrained seed: predictions": prediction_table(pretrained, of_pretrained)}
+            "Pretrained seed: predictions": prediction_table(pretrained, of_pretrained),
+            "Pretrained seed: orderings": loss_ordering_table(pretrained)}
     page = "# When do experts beat averaging? The numbers\n\nDifferences are ± half their 95 % interval, scores ± the "
     page += "standard deviation over training seeds.\n"
     for title, table in sections.items():
