@@ -47,7 +47,8 @@ def read_training_data(checkpoints, domains):
         settings = checkpoint["ledger"][-1].get("settings", {})
         mixture = settings.get("data", {})
         if not mixture or not mixture.keys() <= domains.keys():
-            raise BadInput(f"{name} was trained on {', '.join(mixture) or 'no data'}; tfidf needs it in --data_dir")
+            raise BadInput(f"{name} was trained on {', '.join(mixture) or 'data that is not here'}; tfidf needs it in "
+                           "--data_dir, bayes and document do not")
         for domain in mixture:
             if domains[domain].meta["files"]["train.bin"] != settings["digests"][f"{domain}/train.bin"]:
                 raise BadInput(f"{name} was trained on other text of {domain}; tfidf needs that text in --data_dir")

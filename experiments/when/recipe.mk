@@ -1,7 +1,6 @@
 # When do experts beat averaging? One seed, branches of three lengths, and four lengths of finetuning for each.
 #   make -j2 -f experiments/when/recipe.mk SEED=10                      everything of one training seed
 #   make -j2 -f experiments/when/recipe.mk SEED=13 PRESET=pretrained    the same from the pretrained seed
-#   make -j2 -f experiments/when/recipe.mk SEED=0 rates                 the runs that choose the learning rates
 PRESET   ?= cpu
 SEED     ?= 0
 BRANCHES ?= 1100
@@ -15,11 +14,11 @@ EXPERT_STEPS  = $(BRANCHES)
 ROWS    = $(if $(filter cpu,$(PRESET)),275 1100 2200,100 400)    # steps of a branch
 LENGTHS = $(if $(filter cpu,$(PRESET)),48 192 770 1540,53 212)  # steps of finetuning
 # ---- learning rates by length (those of PRESET=cpu are chosen on training seed 0, see rates.md) ----------------------
-RANDOM  = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
-TEXT    = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:1e-4 212:1e-4
-AVERAGE = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
-ROUTERS_RANDOM = 1e-3
-ROUTERS_TEXT   = 1e-3
+RANDOM  = 48:1e-3 192:1e-3 770:1e-3 1540:5e-4  53:2e-4 212:2e-4
+TEXT    = 48:5e-4 192:1e-3 770:1e-3 1540:5e-4  53:1e-4 212:1e-4
+AVERAGE = 48:5e-4 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
+ROUTERS_RANDOM = 3e-2
+ROUTERS_TEXT   = 3e-2
 LR      = --lr $(or $(RATE),$(patsubst $*:%,%,$(filter $*:%,$(1))))
 # ---- BTX from random routers and from text, and the average, finetuned for as many FLOPs in sequence -----------------
 MATCHING = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/$(TRY)random_$*.pt --since $< --by chain)
@@ -28,7 +27,6 @@ $(OUT)/$(TRY)random_%.pt:  $(OUT)/btx_mixed.pt;   $(TUNE_MOE) --steps $* $(call 
 $(OUT)/$(TRY)text_%.pt:    $(OUT)/ridge_mixed.pt; $(TUNE_MOE) --steps $* $(call LR,$(TEXT))
 $(OUT)/$(TRY)average_%.pt: $(OUT)/average.pt $(OUT)/$(TRY)random_%.pt
 	$(TRAIN) --init $< --data $(FINETUNE_DATA) --steps $(MATCHING) $(call LR,$(AVERAGE)) $(WINDOWS)
-# the routers alone
 TUNE_ROUTERS = $(TUNE_MOE) --steps 770 --train router --lr
 $(OUT)/$(TRY)routers_random.pt: $(OUT)/btx_mixed.pt;   $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_RANDOM))
 $(OUT)/$(TRY)routers_text.pt:   $(OUT)/ridge_mixed.pt; $(TUNE_ROUTERS) $(or $(RATE),$(ROUTERS_TEXT))
@@ -43,9 +41,10 @@ row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
 	$(PY) -m experiments.paper.tables --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
 grid: ;  +for n in $(ROWS); do $(ROW) BRANCHES=$$n row || exit; done
-# trains every model with branches of 1,100 steps again at each rate of RATES, with 64 validation texts per domain
-RATES  = 5e-4 1e-3 2e-3
-rates: ; +for r in $(RATES); do $(ROW) RATE=$$r TRY=rates/$$r/ WINDOWS="--eval_windows 64" tried || exit; done
-tried: $(patsubst %,$(OUT)/$(TRY)%.pt,$(CELLS) $(ALONE))
+# `rates`: models of branches of 1,100 steps at each of three rates, validated on 64 texts of a domain
+TRIED  = RATE=$$r TRY=rates/$$r/ WINDOWS="--eval_windows 64"
+rates:
+	+for r in 5e-4 1e-3 2e-3; do $(ROW) $(TRIED) $(CELLS:%=$(OUT)/rates/$$r/%.pt) || exit; done
+	+for r in 1e-3 3e-3 1e-2; do $(ROW) $(TRIED) $(ALONE:%=$(OUT)/rates/$$r/%.pt) || exit; done
 .PRECIOUS: $(patsubst %,$(OUT)/$(TRY)%.pt,$(MODELS))
-.PHONY: row grid rates tried
+.PHONY: row grid rates
