@@ -56,9 +56,11 @@ def start_from_text(args, first, config, state):
 
     first: the first of the mixed checkpoints. Returns the model's state dict and the digests of the text.
     """
-    names = args.router_data.split(",")
-    if args.blend or len(names) != len(args.models):
-        raise BadInput("--router_data must name a domain for each model and cannot be used with --blend")
+    names = [name for name in args.router_data.split(",") if name]
+    if args.blend:
+        raise BadInput("--router_data cannot be used with --blend, whose experts have parts of all domains")
+    if len(names) != len(args.models):
+        raise BadInput(f"--router_data names {len(names)} domains for {len(args.models)} models; name one for each")
     domains = load_domains(args.data_dir, names)
     check_tokenizer(domains, first["spec"], args.models[0])
     windows = []
