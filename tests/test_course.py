@@ -175,6 +175,8 @@ def test_the_tour_prints_what_is_committed():
     nbclient.NotebookClient(tour, timeout=900, resources={"metadata": {"path": ROOT / "course"}}).execute()
     n_untrained = next(i for i, cell in enumerate(cells) if "finetune(btx" in cell.source)
     for i, (now, before) in enumerate(zip(outputs(cells), committed, strict=True)):
+        if not before:
+            continue  # the first cell, which prepares the data in a new clone
         if "answer(" in cells[i].source:  # the models that were not finetuned answer the same
             now, before = [re.sub(r".*(average|BTX).*", "", text) for text in (now, before)]
         number = r"\d+\.\d+|\d+(?= %)|(?<= )\d+(?= )"
