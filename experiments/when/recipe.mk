@@ -15,11 +15,11 @@ EXPERT_STEPS  = $(BRANCHES)
 ROWS    = $(if $(filter cpu,$(PRESET)),275 1100 2200,100 400)    # steps of a branch
 LENGTHS = $(if $(filter cpu,$(PRESET)),48 192 770 1540,53 212)  # steps of finetuning
 # ---- learning rates by length (those of PRESET=cpu are chosen on training seed 0, see rates.md) ----------------------
-RANDOM  = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
-TEXT    = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:1e-4 212:1e-4
-AVERAGE = 48:1e-3 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
-ROUTERS_RANDOM = 1e-3
-ROUTERS_TEXT   = 1e-3
+RANDOM  = 48:1e-3 192:1e-3 770:1e-3 1540:5e-4  53:2e-4 212:2e-4
+TEXT    = 48:5e-4 192:1e-3 770:1e-3 1540:5e-4  53:1e-4 212:1e-4
+AVERAGE = 48:5e-4 192:1e-3 770:1e-3 1540:1e-3  53:2e-4 212:2e-4
+ROUTERS_RANDOM = 3e-2
+ROUTERS_TEXT   = 3e-2
 LR      = --lr $(or $(RATE),$(patsubst $*:%,%,$(filter $*:%,$(1))))
 # ---- BTX from random routers and from text, and the average, finetuned for as many FLOPs in sequence -----------------
 MATCHING = $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/$(TRY)random_$*.pt --since $< --by chain)
