@@ -140,7 +140,8 @@ def main(argv=None):
         optimizer.zero_grad()
 
         done = step + 1
-        if done % eval_every == 0 or done == args.steps:  # routing and nll are those of the last micro-batch
+        if done % eval_every == 0 or done == args.steps:
+            # routing and nll are those of the last micro-batch
             losses = training.validate(model, windows, device, args, n_ranks)
             loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N)
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
