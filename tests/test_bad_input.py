@@ -49,7 +49,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
              "nan.pt": "nan.pt", "field.pt": "field.pt", "later.pt": "no router 'later'"},
     "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained", "seed.pt": "no steps"},
     "page.article --out new/a.html --data_dir data": {"btx_mixed.pt seed.pt": "code, math"},
-    "experiments.paper.tables --out out": {"list.json": "list.json"},
+    "experiments.collect --out out": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",
               "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",

@@ -1,4 +1,4 @@
-"""What the baselines match in a tiny `make paper`, the arithmetic of its tables by hand, and the written pages."""
+"""What the baselines match in a tiny `make paper`, the arithmetic of the tables by hand, and the written pages."""
 import json
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import make
 
+from experiments import tables
 from experiments.budget import match_steps
-from experiments.paired import points, pooled_interval
-from experiments.paper import tables as paper
+from experiments.runs import points, pooled_interval, read_run, read_runs
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
     make("paper", "PRESET=tiny", "SEEDS=10", f"INTO={tmp_path}/out", f"DATA={tmp_path}/data", f"REPORT={tmp_path}")
     names = [row[0] for row in read_rows((tmp_path / "tables.md").read_text())]
     assert names.count("BTX Top-2") == 4
-    models = paper.read_run(tmp_path / "runs/seed10.json")["models"]
+    models = read_run(tmp_path / "runs/seed10.json")["models"]
     assert models["dense_dm"]["tokens"] == models["su_dm"]["tokens"] == models["btx"]["tokens"]
     assert models["su_cm_flops"]["flops"] == pytest.approx(models["btx"]["flops"], rel=0.1)  # of whole steps
     paid, btx_paid = (models[name]["tokens"] - models["seed"]["tokens"] for name in ("su_cm_paper", "btx"))
@@ -50,17 +50,24 @@ def test_steps_of_equal_cost():
     assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
 
 
+@pytest.mark.parametrize("name", ["paper", "pretrained"])
+def test_tables_are_what_the_code_makes_of_the_runs(name):
+    folder = ROOT / "experiments" / name
+    pools = [read_runs(folder / "runs"), read_runs(folder / "equal_flops")]
+    assert tables.make_page(folder, pools) == (folder / "tables.md").read_text()
+
+
 def test_numbers_of_the_written_pages_stand_in_the_tables():
     """So do the rows of the tables in experiments/paper/README.md, and the rows that the page's picture draws."""
     page = (ROOT / "page" / "index.html").read_text()
-    readme, tables, pretrained = ((ROOT / "experiments" / name).read_text() for name in (
+    readme, paper, pretrained = ((ROOT / "experiments" / name).read_text() for name in (
         "paper/README.md", "paper/tables.md", "pretrained/tables.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"
     for text in (readme, (ROOT / "README.md").read_text(), page):
         for kind in (number, "[+-]" + number):  # with a sign, it is a difference
             said = {*re.findall(kind, text)}
-            assert said and said <= {*re.findall(kind, tables + pretrained)}, said
-    known = read_rows(tables)
+            assert said and said <= {*re.findall(kind, paper + pretrained)}, said
+    known = read_rows(paper)
     rows = [row for row in read_rows(readme) if row[0] == "model" or "±" in row[1]]
     assert len(rows) == 12 and all(any(other[:len(row)] == row for other in known) for row in rows)
     drawn = json.loads(re.search(r'(?s)id="results">(.*?)</script>', page)[1])

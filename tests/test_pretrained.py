@@ -1,6 +1,5 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and the texts, tasks and tables of its run."""
 import re
-from itertools import permutations
 from pathlib import Path
 from statistics import mean
 
@@ -10,10 +9,8 @@ pytest.importorskip("transformers")
 from conftest import make
 from test_hf import make_folder
 
-from experiments import paired
-from experiments.paper import tables as paper
 from experiments.pretrained import english
-from experiments.pretrained import tables as pretrained
+from experiments.runs import costs, read_run, read_runs, scores
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,15 +21,15 @@ def test_the_preset_goes_the_whole_way(tmp_path):
     make("PRESET=pretrained", "all", "rivals", f"INTO={tmp_path}", f"DATA={tmp_path}/data",
          f"SEED_FOLDER={tmp_path}/llama", "EXPERT_STEPS=20", "FINETUNE_STEPS=6",
          "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1", "EVALUATE=--windows 2 --tasks 3")
-    run, rivals = (paper.read_run(tmp_path / f"seed0/{name}results.json") for name in ("", "rivals/"))
+    run, rivals = (read_run(tmp_path / f"seed0/{name}results.json") for name in ("", "rivals/"))
     short = ["seed", "math", "code", "wiki", "average", "btm_document_top1", "btx"]
     assert [*run["models"]] == short and {*rivals["models"]} == {
         *short, "dense_chain", "average_chain", "su_own_flops", "btx_ridge"}
     assert set(run["models"]["btx"]["answer_loss"]) == {"math", "code", "wiki", "switch", "capital", "demonym"}
-    work, longest = (paired.costs([rivals], "btx", key)[0] for key in ("flops", "chain_flops"))
-    assert paired.costs([rivals], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
+    work, longest = (costs([rivals], "btx", key)[0] for key in ("flops", "chain_flops"))
+    assert costs([rivals], "su_own_flops", "flops")[0] == pytest.approx(work, rel=0.03)  # of whole steps
     for name in ("dense_chain", "average_chain"):
-        assert paired.costs([rivals], name, "chain_flops")[0] == pytest.approx(longest, rel=0.03)
+        assert costs([rivals], name, "chain_flops")[0] == pytest.approx(longest, rel=0.03)
     assert longest < 0.5 * work
 
 
@@ -53,39 +50,16 @@ def test_a_fact_is_asked_after_three_examples(field):
     assert all(task["prompt"].count(".\n") == 3 and task["answer"][1:-1] not in task["prompt"] for task in tasks)
 
 
-def read_runs(folder):
-    runs = [paper.read_run(path) for path in sorted(folder.glob("seed*.json"))]
-    assert len(runs) == 3
-    return runs
-
-
-def test_the_page_has_the_numbers_of_its_tables_and_these_are_what_the_code_makes():
+def test_the_numbers_of_the_page_stand_in_its_tables():
     folder = ROOT / "experiments" / "pretrained"
-    runs, page = read_runs(folder / "runs"), (folder / "README.md").read_text()
-    tables = (folder / "tables.md").read_text()
-    assert tables == pretrained.make_page(runs) and tables.count(" yes |") == 8  # "Eight of fourteen hold"
+    page, tables = ((folder / name).read_text() for name in ("README.md", "tables.md"))
+    assert tables.count(" yes |") == 8  # "Eight of fourteen hold"
     number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
     known = {*re.findall(number, "".join(re.findall(r"(?m)^\|.*", tables)))}
     said = {*re.findall(number, re.sub(r"\]\(.*?\)|`.*?`|(?m:^\d\.)", "", page))}
     said -= {"95", "100", "0.001"}  # an interval's level, a branch's steps, and a difference in rates.md
     assert len(said) >= 30 and said <= known
-    for column in ("home", "capital"):  # of BTX after 30, 53 and 120 steps
-        found = [[pretrained.measure(run, name, column) for run in runs] for name in ("btx", "btx_53", "btx_120")]
-        a, b, c = (100 * mean(of_seeds) for of_seeds in found)
+    runs = read_runs(folder / "runs")
+    for column in ("home", "capital"):
+        a, b, c = (100 * mean(scores(runs, name, column)) for name in ("btx", "btx_53", "btx_120"))
         assert f"{a:.0f}, {b:.0f} and {c:.0f} %" in page
-
-
-def test_the_record_of_the_first_runs_has_their_numbers():
-    folder = ROOT / "experiments" / "records" / "pretrained_first"
-    runs, page = read_runs(folder), (folder / "README.md").read_text()
-    predictions = pretrained.read_predictions((folder / "predictions.md").read_text())
-    assert pretrained.prediction_table(runs, predictions) in page
-    names, number = runs[0]["models"], r"[+-]\d+\.\d+ ± \d+\.\d+"
-    solved = {tuple(pretrained.spread([pretrained.measure(run, name, column) for run in runs], 100, 0)
-                    for column in ("home", "switch", "capital")) for name in names}
-    rows = re.findall(r"(?m)^\| [^|]+ \| (\d+ ± \d+) \| (\d+ ± \d+) \| (\d+ ± \d+) \|$", page)
-    assert len(rows) == 12 and {*rows} <= solved
-    known = {paired.points(pretrained.compare(runs, f"{a} − {b}", column))
-             for a, b in permutations(names, 2) for column in ("home", "capital", "facts", "english")}
-    said = {*re.findall(number, page)}
-    assert len(said) > 10 and said <= known

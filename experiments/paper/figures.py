@@ -1,11 +1,11 @@
 """The figures of tables.md and of the README. Each function draws one figure and writes it to `path`.
 
-`runs` are those of tables.py. Lines show the range over training seeds; those of worth_it, the 95 % interval.
+Lines show the range over training seeds; those of worth_it, the 95 % interval.
 """
 import numpy as np
 
-from experiments.paired import EXPERTS, costs, half_interval, having, scores
-from support.figures import make_panels, save
+from experiments.runs import EXPERTS, costs, half_interval, having, scores
+from support.figures import draw_routing, make_panels, save
 
 LABELS = {  # in the order of the colors
     "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
@@ -82,7 +82,7 @@ def compute(runs, path):
     runs = having(runs, *names)
     figure, [[panel]] = make_panels(1, 1, 6, 4)
     for name in names:
-        flops, percent = np.mean(costs(runs, name, "flops")) / 1e12, 100 * np.array(scores(runs, name))
+        flops, percent = np.mean(costs(runs, name, "flops")) / 1e12, 100 * np.array(scores(runs, name, "all"))
         size = runs[0]["models"][name]["active_params"] / 3000
         panel.vlines(flops, percent.min(), percent.max(), color=COLORS[name])
         panel.scatter(flops, percent.mean(), size, color=COLORS[name], alpha=0.8, label=LABELS[name])
@@ -100,3 +100,19 @@ def probabilities(routing, path):
                 panel.stairs(100 * share, np.linspace(0, 1, len(share) + 1), label=expert)
             panel.set(title=f"layer {layer + 1}", xlabel="router probability", yscale="log", ylim=(0.05, 100))
     save(figure, rows, [f"{model}\ntokens, %" for model in routing], path)
+
+
+def draw(pools, out):
+    """Draw all figures. pools: the registered runs, and those at equal FLOPs. Figures 3 to 6 show one run."""
+    runs, timed = pools
+    worth_it(having(timed, *WORTH), out / "worth_it.png")
+    gain(runs, out / "gain.png")
+    compute(runs, out / "figure2.png")
+    balance = {"BTX Top-2": "btx", "BTX Top-2, unbalanced": "btx_nolb"}
+    routers = {"Switch (short)": "switch_short", "Sample Top-1 (short)": "sample_short",
+               "Top-2 (short)": "top2_short", "Soft (short)": "soft_short"}
+    first = having(runs, *balance.values(), *routers.values())[0]["routing"]
+    balance = {label: first[name] for label, name in balance.items()}
+    draw_routing(balance, out / "figure3_4.png")
+    probabilities(balance, out / "figure5.png")
+    draw_routing({label: first[name] for label, name in routers.items()}, out / "figure6.png")

@@ -79,11 +79,11 @@ AGAIN = TQDM_DISABLE=1 $(MAKE)
 RUNS  = $(SEEDS:%=$(REPORT)/runs/seed%.json)
 TIMES = $(patsubst %,$(REPORT)/equal_flops/seed%.json,$(PAPER_SEEDS))
 paper: $(RUNS) $(TIMES)  ## the paper's tables, from experiments/paper; REPORT=FOLDER repeats all its runs, too
-	$(PY) -m experiments.paper.tables $(RUNS) --timed $(TIMES) --out $(REPORT)
+	$(PY) -m experiments.tables paper --out $(REPORT)
 $(PAPER_SEEDS:%=$(REPORT)/runs/seed%.json):     ALSO += tables
 $(RUNS): $(REPORT)/runs/seed%.json: | $(DATA)/ready
 	+$(AGAIN) SEED=$* rivals $(ALSO)
-	$(PY) -m experiments.paper.tables --collect $(INTO)/seed$*/[rp]*/results.json --out $@
+	$(PY) -m experiments.collect $(INTO)/seed$*/[rp]*/results.json --out $@
 # These runs reuse models of `rivals` and `tables`. If they went side by side, two makes would train the same models.
 $(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/runs/seed%.json
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json

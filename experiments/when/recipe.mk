@@ -38,7 +38,7 @@ MODELS = average btx_mixed ridge_mixed $(CELLS) $(ALONE)
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
 $(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
-	$(PY) -m experiments.paper.tables --collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
+	$(PY) -m experiments.collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
 grid: ;  +for n in $(ROWS); do $(ROW) BRANCHES=$$n row || exit; done
 # `rates`: models of branches of 1,100 steps at each of three rates, validated on 64 texts of a domain

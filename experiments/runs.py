@@ -1,0 +1,111 @@
+"""Runs of several training seeds: a model's numbers, and differences between models of the same seeds.
+
+A run is the dictionary that evaluate.py writes to results.json for one training seed.
+"""
+import json
+import math
+from cli import BadInput
+from statistics import mean, stdev
+
+from data.task import DOMAINS
+
+EXPERTS = ("math", "code", "wiki")
+GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "home": EXPERTS}  # of domains
+
+
+def read_run(path):
+    """Read the results of a run, as evaluate.py or collect.py wrote them. Raises BadInput."""
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError):
+        results = None
+    if not isinstance(results, dict) or "models" not in results:
+        raise BadInput(f"{path}: there are no results of a run in this file; make help says what writes them")
+    return results
+
+
+def read_runs(folder):
+    """Read the runs in a folder, one for each training seed.
+
+    Files SEED_PART.json of a seed become one run, in which the model NAME of a part is called PART/NAME.
+    """
+    runs = {}
+    for path in sorted(folder.glob("*.json")):
+        seed, _, part = path.stem.rpartition("_")
+        run = read_run(path)
+        if seed:
+            models = {f"{part}/{name}": model for name, model in run["models"].items()}
+            runs.setdefault(seed, {"models": {}})["models"] |= models
+        else:
+            runs[path.stem] = run
+    return list(runs.values())
+
+
+def having(runs, *names):
+    """The runs that have all these models, because only models of the same seeds should be compared."""
+    return [run for run in runs if run["models"].keys() >= {*names}]
+
+
+def measure(run, name, column):
+    """A number of a model: its accuracy in a domain or a group of domains, or one of the losses named here."""
+    model = run["models"][name]
+    if column == "english":  # in bits per byte
+        return model["bits_per_byte"]["english"]
+    if column == "loss":
+        return mean(model["loss"][domain] for domain in DOMAINS)
+    if column == "home loss":  # of the right answers
+        return mean(model["answer_loss"][domain] for domain in EXPERTS)
+    return mean(model["accuracy"][domain] for domain in GROUPS.get(column, [column]))
+
+
+def scores(runs, name, column):
+    """A number of a model in each run."""
+    return [measure(run, name, column) for run in runs]
+
+
+def differences(runs, pair, column):
+    """The difference between two models in each run that has both. pair: their names, as in "btx − dense_dm"."""
+    a, b = pair.split(" − ")
+    return [measure(run, a, column) - measure(run, b, column) for run in having(runs, a, b)]
+
+
+def costs(runs, name, key):
+    """A model's cost in each run, without the seed's cost, as the paper counts it. The larger model has no seed."""
+    found = []
+    for run in runs:
+        since = 0 if name == "large" else run["models"]["seed"][key]
+        found.append(run["models"][name][key] - since)
+    return found
+
+
+def half_interval(numbers):
+    """Half the 95 % confidence interval of the mean of 2 to 10 numbers; for more numbers, slightly too wide."""
+    n = len(numbers)
+    t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[min(n, 10) - 2]  # Student's t
+    return t * stdev(numbers) / math.sqrt(n)
+
+
+def points(differences):
+    """The mean of differences in percentage points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
+
+    The interval is that of a paired t-test. A single difference has none.
+    """
+    text = f"{100 * mean(differences):+.1f}"
+    if len(differences) > 1:
+        text += f" ± {100 * half_interval(differences):.1f}"
+    return text
+
+
+def pooled_interval(rows):
+    """Half the 95 % interval of a difference between any two models, from the spread of all of them.
+
+    rows: the numbers of each model in the same training seeds. It is assumed that a number is the sum of the model's
+    mean, of a shift of the seed that all models share, and of a rest that spreads alike in all of them.
+    """
+    n = len(rows[0])
+    means = [mean(row) for row in rows]
+    shifts = [mean(column) - mean(means) for column in zip(*rows, strict=True)]
+    rests = [x - m - shift for row, m in zip(rows, means, strict=True) for x, shift in zip(row, shifts, strict=True)]
+    degrees = (len(rows) - 1) * (n - 1)
+    t = 1.96 + 2.37 / degrees  # Student's t, to 0.01 for 20 degrees of freedom or more
+    return t * math.sqrt(sum(rest * rest for rest in rests) / degrees * 2 / n)

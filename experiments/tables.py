@@ -1,0 +1,195 @@
+"""Write the tables and figures of an experiment from its runs, beside the paper's own numbers.
+
+    python -m experiments.tables paper
+
+The page tables.md is tables.template, in which braces become cells of a table: `{scores: btx}` those of a model, and
+`{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` and `{orderings: ...}` become tables.
+"""
+import re
+from cli import BadInput, make_parser, replacing, run
+from importlib import import_module
+from pathlib import Path
+from statistics import mean
+
+from data.task import DOMAINS
+from experiments.runs import EXPERTS, costs, differences, having, points, pooled_interval, read_runs, scores
+from support.report import markdown, spread
+
+FOLDER = Path(__file__).parent
+CELL = re.compile(r"\{(\w+): (.*?)\}")
+# Models that the pooled interval leaves out: the seed, which has no spread; runs on one domain; BTM by Bayes, which is
+# BTM that restarts on a single text; and a run of Dense that spreads seven times as much as the others.
+NOT_POOLED = {"seed", "math", "code", "wiki", "english", "btm_bayes_top1", "dense_8e4_120"}
+
+
+# ---- the cells of a model or of a comparison
+def score_cells(runs, name):
+    """A model's accuracy by column, their mean, and its loss: mean ± deviation over the seeds."""
+    cells = [spread(scores(runs, name, column), 100) for column in (*DOMAINS, "switch", "all")]
+    return [*cells, spread(scores(runs, name, "loss"), digits=3)]
+
+
+def cost_cells(runs, name):
+    """A model's tokens, FLOPs, share of MoE training, active parameters and mean accuracy (Table 3)."""
+    tokens, flops = mean(costs(runs, name, "tokens")) / 1e6, mean(costs(runs, name, "flops")) / 1e12
+    model = runs[0]["models"][name]  # share and size are the same in all runs
+    share = "" if model["moe_share"] is None else f"{100 * model['moe_share']:.0f} %"
+    size = f"{model['active_params'] / 1e3:.0f} of {model['params'] / 1e3:.0f}"
+    return [f"{tokens:.1f}", f"{flops:.1f}", share, size, spread(scores(runs, name, "all"), 100)]
+
+
+def worth_cells(runs, name):
+    """A model's accuracies, FLOPs in total and in the longest chain of stages, and weights."""
+    flops, longest = mean(costs(runs, name, "flops")) / 1e12, mean(costs(runs, name, "chain_flops")) / 1e12
+    weights = runs[0]["models"][name]["params"] / 1e6
+    return [spread(scores(runs, name, "all"), 100), spread(scores(runs, name, "switch"), 100),
+            f"{flops:.1f}", f"{longest:.1f}", f"{weights:.2f}"]
+
+
+def pretrained_cells(runs, name):
+    """What a model solves, some with its deviation over the seeds, and its FLOPs in total and in sequence."""
+    cells = [f"{100 * mean(scores(runs, name, column)):.0f}" for column in EXPERTS]
+    cells += [spread(scores(runs, name, column), 100, 0) for column in ("home", "switch", "capital")]
+    return cells + [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
+
+
+def difference_cells(runs, pair, column):
+    """A difference in accuracy, and its number of seeds."""
+    found = differences(runs, pair, column)
+    return [points(found), str(len(found))]
+
+
+def pooled_cell(runs, column):
+    """Half the pooled 95 % interval of any difference in a column."""
+    names = [name for name in runs[0]["models"] if name not in NOT_POOLED]
+    return [f"± {100 * pooled_interval([scores(runs, name, column) for name in names]):.1f}"]
+
+
+CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
+         "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells, "pooled": pooled_cell,
+         "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
+         "percent": lambda runs, name, column: [spread(scores(runs, name, column), 100)],
+         "nats": lambda runs, name, column: [spread(scores(runs, name, column), digits=3)]}
+
+
+# ---- what was predicted
+def read_predictions(page, mark):
+    """The table of predictions after a mark in a page: rows {head: cell}, whose `pair` are the names of two models."""
+    lines = page.split(f"<!-- {mark} -->\n")[1].split("\n\n")[0].splitlines()
+    head, _, *cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    rows = [dict(zip(head, row, strict=True)) for row in cells]
+    for row in rows:
+        part = f"{row['branches']}/" if "branches" in row else ""
+        row["pair"] = " − ".join(part + name for name in row["comparison"].split(" − "))
+    return rows
+
+
+def prediction_table(runs, predictions, is_pooled=False):
+    """What was predicted, what was measured, and whether the mean lies within the bounds."""
+    table = []
+    for row in predictions:
+        column = row.get("column", "all")
+        found = differences(runs, row["pair"], column)
+        low, high = map(float, row["between"].split(" to "))
+        cells = {key: row[key] for key in ("comparison", "branches", "column") if key in row}
+        cells["predicted"] = f"{row['predicted']} ({row['between']})"
+        cells["measured"] = points(found)
+        if is_pooled:
+            cells["pooled"] = pooled_cell(runs, column)[0]
+        cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
+        cells["holds"] = "yes" if low <= 100 * mean(found) <= high else "**no**"
+        table.append(cells)
+    return markdown([*table[0]], [[*cells.values()] for cells in table])
+
+
+def orderings(runs):
+    """Whether each ordering that when/predictions.md registers for the small models holds for the means over runs."""
+    def gap(routers, branches, steps):
+        """BTX − average, over all domains."""
+        return mean(differences(runs, f"{branches}/{routers}_{steps} − {branches}/average_{steps}", "all"))
+
+    def largest(routers, branches, lengths):
+        return max(gap(routers, branches, steps) for steps in lengths)
+
+    every = (48, 192, 770, 1540)
+    return [all(largest("random", branches, (192, 770)) > largest("random", branches, (48, 1540))
+                for branches in (1100, 2200)),
+            all(gap("random", 1100, steps) > gap("random", 275, steps) for steps in (192, 770, 1540)),
+            all(gap("text", 1100, steps) > gap("text", 275, steps) for steps in every),
+            largest("text", 2200, every) > max(largest("text", branches, every) for branches in (275, 1100)),
+            all(gap("text", branches, 48) > gap("text", branches, 1540) for branches in (1100, 2200))]
+
+
+def loss_orderings(runs):
+    """The same for the pretrained seed: BTX − average is lower with branches of 400 steps than of 100."""
+    def gap(routers, branches):
+        return mean(differences(runs, f"{branches}/{routers}_53 − {branches}/average_53", "home loss"))
+
+    return [gap("random", 400) < gap("random", 100), gap("text", 400) < gap("text", 100)]
+
+
+def ordering_table(runs, holding, first=1):
+    """Whether each ordering holds for the means, and in how many training seeds; holding: a function above."""
+    rows = []
+    by_seed = [holding([run]) for run in runs]
+    for i, holds in enumerate(holding(runs)):
+        n = sum(of_seed[i] for of_seed in by_seed)
+        rows.append([str(first + i), "yes" if holds else "**no**", f"{n} of {len(runs)}"])
+    return markdown(["ordering", "holds for the means", "training seeds in which it holds"], rows)
+
+
+ORDERINGS = {"predictions": (orderings, 1), "pretrained": (loss_orderings, 6)}  # by mark; the number of the first
+
+
+# ---- the page
+def fill(table, pools):
+    """Fill the cells of a table from the first pool of runs in which all its models occur.
+
+    Its rows have the same training seeds, except that a `difference` has those of its two models.
+    """
+    every, alike = set(), set()  # names of models: all, and those that each run must have
+    for kind, argument in CELL.findall(table):
+        names = {*argument.split(", ")[0].split(" − ")} if kind != "pooled" else set()
+        every |= names
+        if kind != "difference":
+            alike |= names
+    for pool in pools:
+        runs = having(pool, *alike)
+        if runs and every <= {name for run in pool for name in run["models"]}:
+            table = table.replace("{seeds}", str(len(runs)))
+            return CELL.sub(lambda cell: " | ".join(CELLS[cell[1]](runs, *cell[2].split(", "))), table)
+    raise BadInput("no run has all the models of a table; run make paper")
+
+
+def make_page(folder, pools):
+    """The text of tables.md, from tables.template and predictions.md in this folder, and from pools of runs."""
+    def check_predictions(found):
+        kind, mark = found.groups()
+        predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
+        runs = having(pools[0], *(name for row in predictions for name in row["pair"].split(" − ")))
+        if kind == "orderings":
+            return ordering_table(runs, *ORDERINGS[mark])
+        return prediction_table(runs, predictions, kind == "pooled predictions")
+
+    page = (folder / "tables.template").read_text(encoding="utf-8")
+    page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
+    return re.sub(r"(?m)^\{([\w ]+): (\w+)\}", check_predictions, page)
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("experiment", choices=("paper", "pretrained", "when"), help="a folder of experiments/")
+    parser.add_argument("--out", type=Path, help="folder with the runs, to write to (default: that of the experiment)")
+    args = parser.parse_args(argv)
+    folder = FOLDER / args.experiment
+    out = args.out or folder
+    pools = [read_runs(out / "runs"), read_runs(out / "equal_flops")]
+    page = make_page(folder, pools)
+    with replacing(out / "tables.md") as part:
+        part.write_text(page, encoding="utf-8")
+    import_module(f"experiments.{args.experiment}.figures").draw(pools, out)
+    print(f"tables: {out}/tables.md   figures: {out}/*.png")
+
+
+if __name__ == "__main__":
+    run(main)
