@@ -153,12 +153,12 @@ def fill(table, pools):
         every |= names
         if kind != "difference":
             alike |= names
-    for pool in pools:
-        runs = having(pool, *alike)
-        if runs and every <= {name for run in pool for name in run["models"]}:
-            table = table.replace("{seeds}", str(len(runs)))
-            return CELL.sub(lambda cell: " | ".join(CELLS[cell[1]](runs, *cell[2].split(", "))), table)
-    raise BadInput("no run has all the models of a table; run make paper")
+    pools = [pool for pool in pools if every <= {name for run in pool for name in run["models"]}]
+    runs = having(pools[0], *alike) if pools else []
+    if not runs:
+        raise BadInput("no run has all the models of a table; run make paper")
+    table = table.replace("{seeds}", str(len(runs)))
+    return CELL.sub(lambda cell: " | ".join(CELLS[cell[1]](runs, *cell[2].split(", "))), table)
 
 
 def make_page(folder, pools):

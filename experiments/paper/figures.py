@@ -4,50 +4,15 @@ Lines show the range over training seeds; those of worth_it, the 95 % interval.
 """
 import numpy as np
 
-from experiments.runs import EXPERTS, costs, half_interval, having, scores
+from experiments.runs import costs, half_interval, having, scores
 from support.figures import draw_routing, make_panels, save
 
 LABELS = {  # in the order of the colors
     "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
     "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
     "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
-    "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens", "average": "average of all weights",
-    "btx_mixed": "mixed, not finetuned"}
+    "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens"}
 COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
-# The paper's accuracies: for math the mean of GSM8K and MATH, for code that of HumanEval and MBPP. "home" is the
-# expert of the domain, from Table 1; the others are from Table 2.
-PAPER = {"math": {"seed": 8.6, "home": 29.15, "btm_tfidf_top2": 21.5, "dense_dm": 18.3, "su_dm": 28.1, "btx": 27.4},
-         "code": {"seed": 16.8, "home": 35.95, "btm_tfidf_top2": 36.6, "dense_dm": 25.8, "su_dm": 34.7, "btx": 34.0}}
-
-
-def gain(runs, path):
-    """How much of the gain of a domain's expert over the seed each model keeps: ours, then the paper's."""
-    names = ("average", "btx_mixed", "dense_dm", "su_dm", "btx", "btm_tfidf_top2")
-    runs = having(runs, *names)
-    columns = {}  # {title: {model: its share in each run}}
-    for domain in EXPERTS:
-        seed, home = np.array(scores(runs, "seed", domain)), np.array(scores(runs, domain, domain))
-        gained = np.where(home == seed, np.nan, home - seed)  # PRESET=tiny: its experts gain nothing
-        columns[domain] = {name: (np.array(scores(runs, name, domain)) - seed) / gained for name in names}
-    for domain, accuracy in PAPER.items():
-        seed, home = accuracy["seed"], accuracy["home"]
-        shares = {name: [(accuracy[name] - seed) / (home - seed)] for name in names if name in accuracy}
-        columns[f"{domain}, the paper"] = shares
-    figure, [panels] = make_panels(1, len(columns), 1.9, 0.35 * len(names) + 0.5)
-    for panel, (title, shares) in zip(panels, columns.items(), strict=True):
-        for name, share in shares.items():
-            percent, place = 100 * np.array(share), names.index(name)
-            panel.barh(place, percent.mean(), color=COLORS[name])
-            panel.hlines(place, percent.min(), percent.max(), color="black", lw=0.8)
-            panel.text(150, place, f"{percent.mean():.0f} %", ha="right", va="center")
-        if "paper" in title:
-            panel.set_facecolor("0.95")
-        panel.axvline(0, color="black", lw=0.8)
-        panel.axvline(100, color="black", lw=0.8, ls=":")
-        panel.set(title=title, xlim=(-25, 150), xticks=(0, 100), xticklabels=("seed", "expert"),
-                  ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), yticklabels=[LABELS[name] for name in names])
-    save(figure, [panels], [""], path)
-
 
 # The models of worth_it: their names in the figure, the offset of each name from its point, and their colors
 WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"),
@@ -106,7 +71,6 @@ def draw(pools, out):
     """Draw all figures. pools: the registered runs, and those at equal FLOPs. Figures 3 to 6 show one run."""
     runs, timed = pools
     worth_it(having(timed, *WORTH), out / "worth_it.png")
-    gain(runs, out / "gain.png")
     compute(runs, out / "figure2.png")
     balance = {"BTX Top-2": "btx", "BTX Top-2, unbalanced": "btx_nolb"}
     routers = {"Switch (short)": "switch_short", "Sample Top-1 (short)": "sample_short",
