@@ -11,6 +11,7 @@ PICTURE = {  # its rows: {method: {text beside the mark: model}}
     "BTX as in the paper": {"53": "btx_53", "120": "btx_120"},
     "the average, finetuned": {"53": "average_chain_53", "120": "average_chain_120"},
     "Dense, rate 4e-4": {"53": "dense_4e4_53", "120": "dense_4e4_120"}}
+COLORS = ("C0", "C4", "C3", "C6", "C1", "C5", "C2")  # of the rows; those of the paper's figure worth_it
 
 
 def draw(pools, out):
@@ -19,12 +20,11 @@ def draw(pools, out):
     figure, [panels] = make_panels(1, 2, 3.6, 0.42 * len(PICTURE) + 0.6)
     titles = {"home": "math, code and wiki", "capital": "capitals"}
     for panel, (column, title) in zip(panels, titles.items(), strict=True):
-        for row, models in enumerate(PICTURE.values()):
+        for row, (models, color) in enumerate(zip(PICTURE.values(), COLORS, strict=True)):
             for steps, name in models.items():
                 percent = [100 * number for number in scores(runs, name, column)]
-                look = {"color": f"C{row}", "mfc": "white" if steps == "53" else f"C{row}"}
-                panel.plot(percent, [row] * len(runs), ".", color=f"C{row}", ms=3)
-                panel.plot(mean(percent), row, "o", ms=6, **look)
+                panel.plot(percent, [row] * len(runs), ".", color=color, ms=3)
+                panel.plot(mean(percent), row, "o", ms=6, color=color, mfc="white" if steps == "53" else color)
                 place = (0, 5 if steps == "53" else -11)  # 53 above its mark, 120 below
                 panel.annotate(steps, (mean(percent), row), place, textcoords="offset points", ha="center", size=7)
         panel.set(title=title, xlabel="solved, %", yticks=range(len(PICTURE)), yticklabels=PICTURE,
