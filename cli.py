@@ -95,8 +95,10 @@ def number_from(least, kind=int):
 
     def read(text):
         number = kind(text)
-        if not least <= number < end:
-            raise argparse.ArgumentTypeError(f"{text} should be at least {least} and below {end}")
+        if not number >= least:  # unlike number < least, this also refuses nan
+            raise argparse.ArgumentTypeError(f"{text} should be at least {least}")
+        if number >= end:
+            raise argparse.ArgumentTypeError(f"{text} is too large")
         return number
     read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read
