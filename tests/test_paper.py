@@ -50,6 +50,23 @@ def test_steps_of_equal_cost():
     assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
 
 
+GAPS = {  # BTX − average in percent after 48, 192, 770 and 1,540 steps: all registered orderings hold
+    "275/random": [0, 2, 2, 1], "1100/random": [1, 12, 6, 4], "2200/random": [-1, 11, 6, 3],
+    "275/text": [3, 5, 3, 2], "1100/text": [12, 17, 8, 4], "2200/text": [12, 22, 8, 4]}
+
+
+@pytest.mark.parametrize("changed, gaps, fails", [
+    (None, [], 0), ("2200/random", [-1, 11, 6, 11.5], 1), ("275/random", [0, 2, 7, 1], 2),
+    ("275/text", [13, 5, 3, 2], 3), ("1100/text", [12, 23, 8, 4], 4), ("2200/text", [12, 22, 8, 12.5], 5)])
+def test_an_ordering_fails_when_its_numbers_do(changed, gaps, fails):
+    models = {}
+    for method, of_method in (GAPS | {changed: gaps}).items():
+        for steps, gap in zip((48, 192, 770, 1540), of_method, strict=False):
+            for name, percent in ((method, gap), (f"{method.split('/')[0]}/average", 0)):
+                models[f"{name}_{steps}"] = {"accuracy": dict.fromkeys(tables.DOMAINS, percent / 100)}
+    assert [i for i, holds in enumerate(tables.orderings([{"models": models}]), 1) if not holds] == [fails][:fails]
+
+
 @pytest.mark.parametrize("name", ["paper", "pretrained"])
 def test_tables_are_what_the_code_makes_of_the_runs(name):
     folder = ROOT / "experiments" / name
