@@ -55,10 +55,9 @@ def compare(given, files):
         before, _ = split_file(name, given[name])
         after, bodies = split_file(name, files[name])
         diff += difflib.unified_diff(before, after, f"given {name}", f"submitted {name}", n=0, lineterm="")
-        equal = [piece for piece, body in bodies.items() if digest(body.encode()) == reference.get(piece)]
-        if equal:
-            marks.append(f"equal to the reference: {', '.join(equal)}")
         for piece, body in bodies.items():
+            if digest(body.encode()) == reference.get(piece):
+                marks.append(f"{piece} equals the reference")
             words = sorted({*re.findall(ASSIGNMENT["suspect"], body)})
             if words:
                 marks.append(f"{piece} uses {', '.join(words)}")

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Run a command in a folder, with limits: sandbox.sh bwrap|USER|"" FOLDER PREFIX BASE COMMAND ...
+# Run a command in a folder, with limits: sandbox.sh bwrap|student|"" FOLDER PREFIX BASE COMMAND ...
 # The output is what it writes to file descriptor 3, which bwrap's own process does not keep.
 # bwrap isolates it. It has no network and sees no other processes. It can read the system's programs and libraries,
 # Python in PREFIX and BASE, and the files of FOLDER. What it writes stays in memory, 64 MiB in all, except for its
-# output. When it ends, all that it started ends. Root can also name a USER who runs it.
+# output. When it ends, all that it started ends. As root, `student` runs it as the user of this name, without bwrap.
 isolated=$1 folder=$2 prefix=$3 base=$4
 shift 4
 cd "$folder"
@@ -15,10 +15,10 @@ run=(env -i PATH="$PATH" HOME="$folder" TMPDIR="$folder" OMP_NUM_THREADS=1)
 if [ -z "$isolated" ]; then
   exec "${run[@]}" "$@"
 fi
-if [ "$isolated" != bwrap ]; then
+if [ "$isolated" = student ]; then
   chmod -R a+rX "$folder"
   chmod a+w,+t "$folder"
-  exec "${run[@]}" setpriv --reuid "$isolated" --regid "$isolated" --clear-groups --no-new-privs "$@"
+  exec "${run[@]}" setpriv --reuid student --regid student --clear-groups --no-new-privs "$@"
 fi
 places=()
 for path in /usr /lib /lib64 /etc/ld.so.cache "$base" "$prefix"; do

@@ -1,10 +1,11 @@
 """The checks of the assignment, which compare what students write with the paper's equations for single numbers.
 
-A check begins with fixed numbers that fit on paper; random ones follow. It replaces functions of other stages by
-stand-ins, so that a mistake costs points only once. check.py shows its docstring. What a check asks of a student's
-functions goes through `ask`, and stand-ins are set inside what is asked, since this happens in a process of its own.
+A check begins with fixed numbers that fit on paper; random ones follow. check.py shows its docstring. Stand-ins replace
+functions of other stages, so that a mistake costs points only once. A check calls a student's functions, and sets their
+stand-ins, only within a function that it gives to `ask`, which calls it in a process of its own.
 """
 from contextlib import suppress
+from copy import deepcopy
 from functools import partial
 from math import ceil, inf
 from unittest.mock import Mock
@@ -26,7 +27,7 @@ torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports 800 modules, fo
 
 
 def ask(function):
-    """Call a function. check.py replaces this: there each call has its own process, which imports a student's files."""
+    """Call a function. check.py replaces this by a call in a new process, which imports a student's files."""
     return function()
 
 
@@ -45,10 +46,8 @@ def same(case, got, want):
 
 
 def call(function, *arguments):
-    """Call a student's function. It must not change its inputs. Tensors made without device= are on another device.
-
-    Give it in a lambda, as in `lambda x: mix.average(x)`: it is another one in the process that calls it.
-    """
+    """Call a student's function, within a lambda. It must not change its inputs. Tensors made without device= are on
+    another device."""
     def call_it():
         before, result = repr(arguments), None  # repr shows all numbers, as inputs are small
         with suppress(NotImplementedError), torch.device("meta"):  # a copy from meta to the CPU is not implemented
@@ -69,10 +68,11 @@ def verify(case, function, want, *inputs):
         f"{case}: the values are right, but not the gradients; is something detached?")
 
 
-def verify_router(case, route, logits, gates):
-    """Compare a student's router with the gates of all experts, (M, N), and its probs with SoftMax(W x)."""
+def verify_router(case, route, logits, gates, experts):
+    """Compare a student's router with probs = SoftMax(W x), the gates of all experts, (M, N), and experts, (M, k)."""
     verify(f"{case}, probs", lambda z: route(z).probs, logits.softmax(-1), logits)
     verify(f"{case}, gates of all experts", lambda z: route(z).dense_gates(), gates, logits)
+    same(f"{case}, experts, sorted", ask(lambda: route(logits).experts.sort()[0]), experts.sort()[0])
 
 
 def apart(M, N):
@@ -101,9 +101,8 @@ def stage1_gates():
     small = tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0]])
     for name, logits, k in ((small.tolist(), small, 2), ("random", apart(7, 5), 3)):
         kept = tensor([[z if z in sorted(row)[-k:] else -inf for z in row] for row in logits.tolist()])
-        verify_router(f"W x = {name}, k = {k}", lambda z, k=k: model.route_topk(z, k), logits, kept.softmax(-1))
-        experts = ask(lambda z=logits, k=k: model.route_topk(z, k).experts)
-        same(f"W x = {name}, k = {k}, experts, sorted", experts.sort()[0], logits.topk(k)[1].sort()[0])
+        verify_router(f"W x = {name}, k = {k}", lambda z, k=k: model.route_topk(z, k), logits, kept.softmax(-1),
+                      logits.topk(k)[1])
 
 
 def stage1_sum():
@@ -117,11 +116,9 @@ def stage1_sum():
         want = (routing.dense_gates()[..., None] * torch.stack(experts, 1)).sum(1)
         verify(case, lambda x, gates, *w, r=routing: model.ff_moe(x, r._replace(gates=gates), *w), want,
                x, routing.gates, *w)
-
-    def autocast():
-        with torch.autocast("cpu", torch.bfloat16):  # as on a GPU: FF_i(x) is bfloat16, x and the gates are float32
-            return model.ff_moe(x.float(), routing._replace(gates=routing.gates.float()), *(m.float() for m in w))
-    y = ask(autocast)
+    inputs = x.float(), routing._replace(gates=routing.gates.float()), *(matrix.float() for matrix in w)
+    autocast = torch.autocast("cpu", torch.bfloat16)  # as on a GPU: FF_i(x) is bfloat16, x and the gates are float32
+    y = ask(lambda: autocast(model.ff_moe)(*inputs))
     assert y.dtype == torch.float32, f"under autocast x is float32, so the result is, too, but it is {y.dtype}"
 
 
@@ -142,7 +139,7 @@ def stage1_work():
 
 
 def layer_output(x, noise, W):
-    """An MoE layer of three experts with stand-ins: its output and its gates. W: its router."""
+    """The gates and the output for each token of an MoE layer of three experts with stand-ins. W: its router."""
     with torch.device("cpu"):
         layer = model.MoE(GPTConfig(n_embd=2, d_ff=2, n_expert=3), layer=0).double()
     for number, p in enumerate((layer.w_gate, layer.w_up, layer.w_down), 1):
@@ -151,7 +148,8 @@ def layer_output(x, noise, W):
     layer.ff_moe = lambda x, routing, w_gate, w_up, w_down: (
         x * routing.gates[:, :2] + 10 * w_gate.max() - w_up.max() / w_down.max())
     y, routing = functional_call(layer, {"router": W}, (x, noise))
-    return y, routing.gates
+    assert y.shape == x.shape, f"the result has the shape of x, {(*x.shape,)}, but it is {(*y.shape,)}"
+    return torch.cat([routing.gates, y.view(-1, 2)], 1)
 
 
 def stage1_layer():
@@ -162,12 +160,12 @@ def stage1_layer():
     for name, x in (("[[[1, 2], [0, 1]], [[3, -1], [2, 2]]]", small), ("random", draw(2, 2, 2))):
         W_x = torch.stack([(x.view(4, 2) * row).sum(1) for row in W], 1)
         gates = W_x - W_x.mean(0) + noise
-        y = (x.view(4, 2) * gates[:, :2] + 10 - 2 / 3).view(2, 2, 2)
+        y = x.view(4, 2) * gates[:, :2] + 10 - 2 / 3
         case = (f"x = {name}, W = [[1, 0], [.5, .5], [2, -1]], noise [[.5, 0, 0]]; a stand-in of route gives the gates "
                 "W x - (its mean over all tokens) + noise, one of ff_moe gives x * (the gates of experts 0 and 1) + "
                 "10 w_gate - w_up / w_down, where all w_gate are 1, all w_up 2 and all w_down 3")
-        verify(f"{case}; the Routing's gates", lambda x, W: layer_output(x, noise, W)[1], gates, x, W)
-        verify(f"{case}; y", lambda x: layer_output(x, noise, W)[0], y, x)
+        verify(f"{case}; for each token its 3 gates, then the result", lambda x, W: layer_output(x, noise, W),
+               torch.cat([gates, y], 1), x, W)
 
 
 # ---- stage 2: mix (3.2)
@@ -224,18 +222,18 @@ def stage3_load():
 
 def features(x, y):
     """Eight numbers that describe texts and their next tokens, averaged over the texts."""
-    return (x[:, :8] + 2 * y[:, :8]).float().mean(0) / 10
+    return (x[:, :8] + 2 * y[:, :8]).double().mean(0) / 10
 
 
 def finetune(routing, parts, clip, x, y):
     """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is r · r / 2.
-    r is w plus a number for each part of the batch; their mean is 0. Returns w, the gradients that the optimizer saw,
-    the log, and for each micro-batch whether autocast was on, and noise and recompute."""
+    r is w plus a number for each part of the batch; their mean is 0. Returns the gradient of w in each step, the losses
+    in the log, and for each micro-batch whether autocast was on, and noise and recompute."""
     config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
     network, seen, gradients, log = GPT(config, torch.Generator()), [], [], []
     w = network.norm.weight  # ones
     optimizer = torch.optim.SGD(network.parameters())  # AdamW hides a gradient's size
-    optimizer.register_step_pre_hook(lambda *_: gradients.append(torch.zeros(8) if w.grad is None else w.grad.clone()))
+    optimizer.register_step_pre_hook(lambda *_: gradients.append(deepcopy(w.grad)))
 
     def forward(idx, targets=None, cache=None, noise=None, recompute=False, n_last=0):
         r = w + len(seen) % parts - (parts - 1) / 2
@@ -256,29 +254,27 @@ def finetune(routing, parts, clip, x, y):
     finetune_router.save_trained = lambda out, model, fields: log.extend(fields["log"])
     finetune_router.main(f"--init=mixed.pt --out=out.pt --data=math --steps=4 --batch_size=4 --grad_accum={parts} "
                          "--alpha=3 --lr=0.1 --device=cpu --dtype=bfloat16 --recompute".split())
-    return w.detach(), gradients, [entry["train_loss"] for entry in log], seen
+    return gradients, [entry["train_loss"] for entry in log], seen
 
 
 def stage3_step():
-    """minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero"""
+    """minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero;
+    here NLL = f · w, L_LB = w · w / 2 and alpha = 3, so the gradient is f + 3 w"""
     fixed, random = torch.arange(128).view(2, 4, 16), (40 + 10 * draw(2, 4, 16)).abs().long()
     for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 4, 1e6), (random, 2, 0.5)):
-        found, gradients, log, seen = ask(lambda x=x, y=y, parts=parts, clip=clip: finetune("topk", parts, clip, x, y))
+        gradients, log, seen = ask(lambda x=x, y=y, parts=parts, clip=clip: finetune("topk", parts, clip, x, y))
         assert seen == [(True, None, True)] * 4 * parts, (
             "each part goes through forward once a step, within autocast, with noise=None for top-k and "
             f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
-        assert len(gradients) == 4, f"optimizer.step() once in each of 4 steps, got {len(gradients)} calls"
-        w, losses, case = torch.ones(8), [], f"{parts} parts, alpha = 3, clipped to length {clip:g}, NLL = f · w"
+        assert len(gradients) == 4, f"4 steps call optimizer.step() once each: it was called {len(gradients)} times"
+        w, f, losses = torch.ones(8, dtype=torch.float64), features(x, y), []
         for step in range(4):
             losses.append(features(x[-(4 // parts):], y[-(4 // parts):]) @ w)
-            f = features(x, y)
             gradient = f + 3 * w
             gradient *= min(1, clip / gradient.norm())
-            texts = [", ".join(f"{value:.4g}" for value in vector.tolist()) for vector in (f, w)]
-            same(f"{case}, gradient of step {step + 1}, f + 3 w with f = [{texts[0]}] and w = [{texts[1]}]",
-                 gradients[step][None], gradient[None])
+            same(f"f = {f.tolist()}, {parts} parts, gradient of step {step + 1} (in step 1, w = 1), clipped "
+                 f"to length {clip:g}", gradients[step], gradient)
             w = w - training.learning_rate(step, 4, 0.1) * gradient
-        same(f"{case}, w after four steps of SGD", found[None], w[None])
         same("train_loss in the log is nll of the last part; its four values", torch.tensor(log), torch.stack(losses))
 
 
@@ -288,11 +284,11 @@ def stage4_balance():
     def loss(layers):
         model.expert_load = lambda routing: routing.dense_gates().mean(0)
         return model.load_balancing_loss(layers)
-    text = (f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]], "
-            "so u = [.317, .383, .233], p = [.4, .367, .233]")
+    layers = (f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]], "
+              "so u = [.317, .383, .233], p = [.4, .367, .233]")
     if ask(lambda: loss([SMALL, SMALL]).item()) == 0:
         raise NotImplementedError("stage 4: load_balancing_loss")
-    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
+    for case, one, two in ((layers, SMALL, SMALL), ("random", random_routing(), random_routing())):
         want = 0
         for layer in (one, two):  # another way to the same number: a mean over all pairs of tokens
             products = [g @ p for g in layer.dense_gates() for p in layer.probs]
@@ -309,12 +305,11 @@ def stage5_switch():
     few = torch.cat([tensor([*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]]), torch.zeros(7, 3)], 1)
     for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", apart(7, 5))):
         gates = largest_only(logits.softmax(-1))
-        verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates)
+        likeliest = logits.argmax(1, keepdim=True)
+        verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates, likeliest)
         C = ceil(1.5 * len(logits) / 5)  # a gate stays if fewer than C are above it
         kept = [[g * (sum(row[i] > g for row in gates) < C) for i, g in enumerate(mine)] for mine in gates]
-        verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept)
-        experts = ask(lambda z=logits: model.route_switch(z, True).experts)
-        same(f"{name}, experts in training", experts, logits.argmax(1, keepdim=True))
+        verify_router(f"{name}, training=True", lambda z: model.route_switch(z, True), logits, kept, likeliest)
 
 
 def stage5_sample():
@@ -324,9 +319,8 @@ def stage5_sample():
                                 ("random", apart(7, 5), 2 * draw(7, 5), 0.7)):
         logits, given = total - G, Noise(G, tau)
         gates = largest_only((total / tau).softmax(-1))
-        verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates)
-        experts = ask(lambda z=logits, n=given: model.route_sample(z, True, n).experts)
-        same(f"{name}, experts", experts, total.argmax(1, keepdim=True))
+        verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates,
+                      total.argmax(1, keepdim=True))
         for n, chosen in ((given, gates), (None, largest_only(logits.softmax(-1)))):
             got = call(lambda z, n: model.route_sample(z, False, n).dense_gates(), logits, n)
             same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, tensor(chosen) > 0)
@@ -347,7 +341,7 @@ def stage5_noise():
         finetune_router.temperature = lambda share: share
         return finetune("sample", 2, 1.0, texts, texts)
     texts = torch.zeros(4, 16, dtype=torch.int64)
-    given = [noise for _, noise, _ in ask(finetune_sample)[3]]
+    given = [noise for _, noise, _ in ask(finetune_sample)[2]]
     seeds = [training.step_generator("cpu", 0, 0, step, 0).initial_seed() for step in range(4)]
     expected = [(32, step / 4, seeds[step]) for step in range(4) for part in range(2)]  # 2 texts of 16 tokens in a part
     assert given == expected, (

@@ -43,11 +43,10 @@ def main(path):
         runs.setdefault(name.rsplit("_s", 1)[0], []).append(row)
     rows = []
     for variant, measured in runs.items():
-        cells = []
+        rows.append([variant])
         for name, value in measured[0].items():
-            values = [row[name] for row in measured]
-            cells.append("–" if value is None else spread(values, digits=DIGITS.get(name, 1)))
-        rows.append([variant, *cells])
+            column = [row[name] for row in measured]
+            rows[-1].append("–" if value is None else spread(column, digits=DIGITS.get(name, 1)))
     print(markdown(["variant", *measured[0]], rows))
 
 
