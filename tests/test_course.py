@@ -89,17 +89,19 @@ def test_a_sandbox_holds_what_runs_in_it(tmp_path):
             "connect": (f"socket.create_connection({server.getsockname()})", "ConnectionRefusedError"),
             "fill": ("bytearray(5 * 2**30)", "MemoryError"),
             "enlarge": ("open('file', 'wb').write(bytes(2**27))", "OSError"),
-            "write_more": ("[open(f'{i}', 'wb').write(bytes(2**21)) for i in range(40)]", "OSError: [Errno 28]"),
+            "write_more": ("subprocess.run(['bash', '-c', 'for i in {1..40}; do head -c 2M /dev/zero > $i || "
+                           "{ rm 1; exit 1; }; done'], check=True)", "CalledProcessError"),
             "stay": ("not subprocess.Popen(['sleep', '98765'], start_new_session=True)", "right"),
             "peek": ("[frame.frame.f_locals['want'] for frame in inspect.stack()]", "KeyError"),
-            "forge": ("open('/proc/1/fd/3', 'w')", "PermissionError"),
+            "forge": ("open('/proc/1/fd/3', 'w')", "FileNotFoundError"),
             "forge_more": ("open(f'/proc/{os.getppid()}/fd/3', 'w')", "PermissionError")}
         stages = "import inspect, os, socket, subprocess\n"
         for name, (code, _) in probes.items():
             stages += f"def {name}():\n    '-'\n    want = 1\n    ask(lambda: {code})\n"
-        files = handout.files() | {"course/stages.py": stages.encode()}
+        files = handout.files()
+        files["course/stages.py"] += stages.encode()
         found = check.run_checks(files, {}, list(probes), 0, "bwrap")
-    if found["model.py"] != "right":
+    if {*found.values()} == {"the process of the checks was ended"}:
         pytest.skip("bwrap does not work here")
     for name, (_, message) in probes.items():
         assert found[name].strip("- \n").startswith(message), (name, found[name])
