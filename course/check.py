@@ -63,9 +63,8 @@ def judge(checks):
 
 
 def ask(function):
-    """Call a function in a new process, which imports the student's files. Returns what it returns: tensors, numbers,
-    texts, and collections of them. Raises RuntimeError if it fails.
-    """
+    """Call a function in a new process, which imports the student's files. Returns what it returns, tensors and plain
+    values. Raises RuntimeError if it fails."""
     with tempfile.TemporaryFile() as file:
         pid = os.fork()
         if pid == 0:
@@ -113,9 +112,8 @@ def run_checks(given, written, checks, seed, isolated):
     """
     with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
         handout.write(folder, given | {f"submitted/{name}": content for name, content in written.items()})
-        serving = f"from course.check import answer, judge; answer(*judge({[*checks]}))"
         command = ["bash", handout.ROOT / "course" / "sandbox.sh", isolated, folder, sys.prefix, sys.base_prefix,
-                   sys.executable, "-c", serving]
+                   sys.executable, "-c", f"from course.check import answer, judge; answer(*judge({[*checks]}))"]
         try:
             said = subprocess.run(command, input=b"%d" % seed, stdout=subprocess.PIPE,
                                   timeout=SECONDS * (4 + len(checks))).stdout

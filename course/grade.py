@@ -92,11 +92,9 @@ def main(argv=None):
             raise BadInput(f"there is no {path}; give SUBMISSION=folder, or SUBMISSIONS=its parent folder")
         name = CANVAS.sub(r"\1", path.absolute().name)  # all files of a student share one row
         submissions.setdefault(name, []).append(path.absolute())
-    kinds = {"bwrap": "isolated by bwrap", "student": "isolated by the user student",
-             "": "not isolated: bwrap does not work here; submissions have your rights"}
-    tried = (kind for kind in kinds if check.run_checks(handout.files(), {}, [], 0, kind)["model.py"] == "right")
-    isolated = next(tried, "")
-    print(kinds[isolated])
+    works = {kind: check.run_checks(handout.files(), {}, [], 0, kind)["mix.py"] for kind in ("bwrap", "student")}
+    isolated = next((kind for kind, message in works.items() if message == "right"), "")
+    print(f"isolated by {isolated}" if isolated else "not isolated: bwrap does not work; submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for name, paths in submissions.items():
         try:

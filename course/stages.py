@@ -249,6 +249,8 @@ def finetune(routing, parts, clip, x, y):
     finetune_router.build_model = lambda checkpoint, share: network
     finetune_router.wrap = lambda *args: forward
     finetune_router.get_batch = lambda *args: (x, y)
+    finetune_router.gumbel = lambda config, n_tokens, tau, generator: (n_tokens, tau, generator.initial_seed())
+    finetune_router.temperature = lambda share: share
     finetune_router.load_balancing_loss = lambda routing: (routing * routing).sum() / 2  # routing is r
     finetune_router.expert_load = lambda routing: torch.zeros(3)
     finetune_router.save_trained = lambda out, model, fields: log.extend(fields["log"])
@@ -284,11 +286,11 @@ def stage4_balance():
     def loss(layers):
         model.expert_load = lambda routing: routing.dense_gates().mean(0)
         return model.load_balancing_loss(layers)
-    layers = (f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]], "
-              "so u = [.317, .383, .233], p = [.4, .367, .233]")
+    text = (f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]], "
+            "so u = [.317, .383, .233], p = [.4, .367, .233]")
     if ask(lambda: loss([SMALL, SMALL]).item()) == 0:
         raise NotImplementedError("stage 4: load_balancing_loss")
-    for case, one, two in ((layers, SMALL, SMALL), ("random", random_routing(), random_routing())):
+    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
         want = 0
         for layer in (one, two):  # another way to the same number: a mean over all pairs of tokens
             products = [g @ p for g in layer.dense_gates() for p in layer.probs]
@@ -336,12 +338,8 @@ def stage5_temperature():
 def stage5_noise():
     """Sample Top-1's step draws noise for the tokens of each part, with tau of step / steps, from the step's generator,
     and gives it to forward"""
-    def finetune_sample():
-        finetune_router.gumbel = lambda config, n_tokens, tau, generator: (n_tokens, tau, generator.initial_seed())
-        finetune_router.temperature = lambda share: share
-        return finetune("sample", 2, 1.0, texts, texts)
     texts = torch.zeros(4, 16, dtype=torch.int64)
-    given = [noise for _, noise, _ in ask(finetune_sample)[2]]
+    given = [noise for _, noise, _ in ask(lambda: finetune("sample", 2, 1.0, texts, texts))[2]]
     seeds = [training.step_generator("cpu", 0, 0, step, 0).initial_seed() for step in range(4)]
     expected = [(32, step / 4, seeds[step]) for step in range(4) for part in range(2)]  # 2 texts of 16 tokens in a part
     assert given == expected, (
