@@ -1,9 +1,11 @@
 """Run the checks of the assignment: `make check`, or `make check STAGE=2`.
 
-Your three files are copied into a fresh handout and checked there (stages.py), as the grader does it. Each check runs
-in its own process, with limits on time, memory and the size of files (sandbox.sh).
+Your three files are put beside a fresh handout and checked there (stages.py), as the grader does it. The checks run in
+one process. Each call of your functions has another, with limits on time, memory and the size of files (sandbox.sh).
 """
+import ctypes
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +13,6 @@ import sys
 import tempfile
 import traceback
 from cli import BadInput, make_parser, run
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -19,84 +20,120 @@ import torch
 from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
-IMPORT_SECONDS, SECONDS = 45, 20  # at most five imports and 15 checks stay below Gradescope's ten minutes
+SECONDS = 20  # of a call; three imports and 15 checks stay below Gradescope's ten minutes
+IMPORTED = []  # the student's files that can be imported
 
 
-# ---- inside of the sandbox: checks
-def serve(checks, seed, isolated):
-    """Import the files of this folder, and run each check in its own process. The messages are written to files."""
-    signal.alarm(IMPORT_SECONDS)  # ends this process
-    leave_message("import", lambda: importlib.import_module("course.stages"))  # it imports all three files
-    torch.manual_seed(seed)
-    for name in checks:
-        signal.alarm(2 * SECONDS)
+# ---- inside of the sandbox
+class Asked(BaseException):
+    """Raised in a new process: it leaves the check, with all that the check expects, before a student's code runs."""
+
+
+def judge(checks):
+    """Run checks in this process, which runs no code of a student. Write a line of JSON for each to file descriptor 3:
+    its name, and "right" or what is wrong. Returns only in a process that `ask` starts: the arguments of `answer`.
+    """
+    seed = int(os.read(0, 99))  # not from the command line, which a student's process can read
+    stages = importlib.import_module("course.stages")  # it imports the handout's three files
+    stages.ask = ask
+    sys.path.remove("")  # nothing is imported from this folder any more: a student's function may write to it
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE = 0: no other process opens its memory or its files
+    for name in [*handout.WRITTEN, *checks]:
+        torch.manual_seed(seed)
+        message = "right"
+        try:
+            if name in handout.WRITTEN:
+                IMPORTED.append(name)
+                ask(dict)
+            else:
+                getattr(stages, name)()
+        except Asked as asked:
+            return asked.args
+        except Exception as error:
+            message = str(error)
+            if name in handout.WRITTEN:
+                IMPORTED.remove(name)
+            elif message.startswith("stage "):
+                message = f"not written yet ({message})"
+            else:
+                message = f"{' '.join(getattr(stages, name).__doc__.split())}\n  {message}"
+        os.write(3, json.dumps([name, message[:3000]]).encode() + b"\n")
+    os._exit(0)
+
+
+def ask(function):
+    """Call a function in a new process, which imports the student's files. Returns what it returns, tensors and plain
+    values. Raises RuntimeError if it fails."""
+    with tempfile.TemporaryFile() as file:
         pid = os.fork()
         if pid == 0:
-            os.setsid()  # starts a new process group
-            signal.alarm(SECONDS)
-            function = getattr(sys.modules["course.stages"], name)
-            leave_message(name, function, " ".join(function.__doc__.split()) + "\n  ")
-            os._exit(0)
+            raise Asked(function, os.dup(file.fileno()))
         os.waitpid(pid, 0)
-        with suppress(ProcessLookupError):  # no process is left
-            if isolated:  # the sandbox has no processes but bwrap's, this one and the check's
-                os.kill(-1, signal.SIGKILL)
-            os.killpg(pid, signal.SIGKILL)
+        file.seek(0)
+        try:
+            result, message = torch.load(file, weights_only=True)
+        except Exception:
+            result, message = None, f"it ended its process, took more than {SECONDS} seconds, or returned no tensors"
+    if message:
+        raise RuntimeError(message)
+    return result
 
 
-def leave_message(name, function, equation=""):
-    """Call a function. Write "right" to a file, or what is wrong and in which line of the student's files."""
-    message = "right"
+def answer(function, descriptor):
+    """In a new process: import the student's files, call a function, and write its result, or what is wrong."""
+    os.close(3)
+    signal.alarm(SECONDS)  # ends this process
+    torch.manual_seed(0)  # the seed of the checks is not known here
+    sys.path[:0] = ["submitted", ""]
+    result, message = None, ""
     try:
-        function()
-    except BaseException as error:  # catches exit(), too, which would end this process
-        message = f"{equation}{type(error).__name__}: {error}"
-        frames = traceback.extract_tb(error.__traceback__)
-        for frame in [frame for frame in frames if Path(frame.filename).name in handout.WRITTEN][-1:]:
-            message += f"\n  in {Path(frame.filename).name}, {frame.name}: {frame.line}"
-        if str(error).startswith("stage "):
-            message = f"not written yet ({error})"
-    Path(f"{name}.message").write_text(message)
+        for name in IMPORTED:
+            importlib.reload(sys.modules[Path(name).stem])
+        torch.set_default_dtype(torch.float32)  # a file may have set another one
+        result = function()
+    except BaseException as error:  # catches exit(), too
+        message = str(error)
+        if not message.startswith("stage "):  # which a body says that is not written yet
+            message = f"{type(error).__name__}: {message}"
+            frames = traceback.extract_tb(error.__traceback__)
+            for frame in [frame for frame in frames if "submitted" in frame.filename][-1:]:
+                message += f"\n  in {Path(frame.filename).name}, {frame.name}: {frame.line}"
+    with open(descriptor, "wb") as file:
+        torch.save((result, message), file)
+    os._exit(0)
 
 
 # ---- outside: a submission
-def run_checks(files, checks, seed, isolated):
-    """Write {name: bytes} to a folder and run checks there. Returns {check: message}, and a message for "import"."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True))
-        paths = {name: Path(folder, f"{name}.message") for name in ["import", *checks]}
-        handout.write(folder, files | {path.name: b"" for path in paths.values()})
-        # opened before a submission can leave a link or a pipe there
-        opened = {name: stack.enter_context(path.open(errors="replace")) for name, path in paths.items()}
-        serving = f"from course.check import serve; serve({[*checks]}, {seed}, {isolated})"
-        command = ["bash", handout.ROOT / "course" / "sandbox.sh", "bwrap" if isolated else "", folder, sys.prefix,
-                   sys.base_prefix, sys.executable, "-c", serving]
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(command, timeout=IMPORT_SECONDS + SECONDS * len(checks))
-        ended = "it ended its process, or took more than {} seconds"
-        return {name: file.read(3000) or ended.format(IMPORT_SECONDS if name == "import" else SECONDS)
-                for name, file in opened.items()}
+def run_checks(given, written, checks, seed, isolated):
+    """Write the handout's files and a student's, {name: bytes}, to a folder, and run checks there.
+
+    isolated: "bwrap", "student" or "" (sandbox.sh). Returns {name: message}, also of each file that is imported.
+    """
+    with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
+        handout.write(folder, given | {f"submitted/{name}": content for name, content in written.items()})
+        command = ["bash", handout.ROOT / "course" / "sandbox.sh", isolated, folder, sys.prefix, sys.base_prefix,
+                   sys.executable, "-c", f"from course.check import answer, judge; answer(*judge({[*checks]}))"]
+        try:
+            said = subprocess.run(command, input=b"%d" % seed, stdout=subprocess.PIPE,
+                                  timeout=SECONDS * (4 + len(checks))).stdout
+        except subprocess.TimeoutExpired as error:
+            said = error.stdout or b""
+    messages = dict.fromkeys([*handout.WRITTEN, *checks], "the process of the checks was ended")
+    return messages | dict(json.loads(line) for line in said.splitlines())
 
 
-def check_files(submission, checks, seed, isolated=False):
+def check_files(submission, checks, seed, isolated=""):
     """Check a student's files, {name: bytes}. Returns the content of NAME.json, in Gradescope's format.
 
-    A file that cannot be imported is replaced by that of the handout.
+    A file that is missing or cannot be imported is replaced by that of the handout.
     """
     given = handout.files()
-    files = given | submission
+    messages = run_checks(given, submission, checks, seed, isolated)
+    broken = [name for name in submission if messages[name] != "right"]
     notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
-    messages = run_checks(files, checks, seed, isolated)
-    if messages["import"] != "right":  # find the files that cannot be imported
-        files = dict(given)
-        for name, content in submission.items():
-            message = run_checks(files | {name: content}, [], seed, isolated)["import"]
-            if message == "right":
-                files[name] = content
-            else:
-                notes.append(f"{name} cannot be imported, so the handout's file replaces it: {message}")
-        messages = run_checks(files, checks, seed, isolated)
-    diff, marks = handout.compare(given, files)
+    notes += [f"{name} cannot be imported, so the handout's file replaces it: {messages[name]}" for name in broken]
+    diff, marks = handout.compare(given, given | submission | {name: given[name] for name in broken})
     tests = [{"name": name, "score": POINTS[name] if messages[name] == "right" else 0, "max_score": POINTS[name],
               "output": messages[name]} for name in checks]
     changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])

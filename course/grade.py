@@ -41,10 +41,8 @@ def find_files(paths):
                 found[place] = partial(path.open, "rb")
     for place in found:
         suffix = Path(place).suffix.lower()
-        if suffix == ".zip":
-            notes.append(f"{place}: this zip is damaged or inside another one; unpack it first")
-        if suffix in (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
-            notes.append(f"{place}: a {suffix}: unpack it first")
+        if suffix in (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
+            notes.append(f"{place}: unpack it first; only undamaged zips are read, and no archive inside another one")
     for name in handout.WRITTEN:
         similar = [place for place in found if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
         if not similar:
@@ -94,8 +92,9 @@ def main(argv=None):
             raise BadInput(f"there is no {path}; give SUBMISSION=folder, or SUBMISSIONS=its parent folder")
         name = CANVAS.sub(r"\1", path.absolute().name)  # all files of a student share one row
         submissions.setdefault(name, []).append(path.absolute())
-    isolated = check.run_checks(handout.files(), [], 0, isolated=True)["import"] == "right"
-    print("isolated by bwrap" if isolated else "not isolated: bwrap does not work here; submissions have your rights")
+    works = {kind: check.run_checks(handout.files(), {}, [], 0, kind)["mix.py"] for kind in ("bwrap", "student")}
+    isolated = next((kind for kind, message in works.items() if message == "right"), "")
+    print(f"isolated by {isolated}" if isolated else "not isolated: bwrap does not work; submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for name, paths in submissions.items():
         try:

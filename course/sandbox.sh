@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
-# Run a command in a folder, with limits and without output: sandbox.sh bwrap|"" FOLDER PREFIX BASE COMMAND ...
+# Run a command in a folder, with limits: sandbox.sh bwrap|student|"" FOLDER PREFIX BASE COMMAND ...
+# The output is what it writes to file descriptor 3, which bwrap's own process does not keep.
 # bwrap isolates it. It has no network and sees no other processes. It can read the system's programs and libraries,
-# Python in PREFIX and BASE, and the files of FOLDER. It can write the messages in FOLDER, NAME.message, which must be
-# there already. Other files that it writes stay in memory, 64 MiB in all. When it ends, all that it started ends.
-bwrap=$1 folder=$2 prefix=$3 base=$4
+# Python in PREFIX and BASE, and the files of FOLDER. What it writes stays in memory, 64 MiB in all, except for its
+# output. When it ends, all that it started ends. As root, `student` runs it as the user of this name, without bwrap.
+isolated=$1 folder=$2 prefix=$3 base=$4
 shift 4
 cd "$folder"
-exec < /dev/null > /dev/null 2>&1
+exec 3>&1 > /dev/null 2>&1
 ulimit -d $((4 * 1024 * 1024))  # KiB of memory, of each process
 ulimit -f $((4 * 1024))         # KiB of a file
 ulimit -t 45                    # seconds of processor time, of each process
 run=(env -i PATH="$PATH" HOME="$folder" TMPDIR="$folder" OMP_NUM_THREADS=1)
-if [ -z "$bwrap" ]; then
+if [ -z "$isolated" ]; then
   exec "${run[@]}" "$@"
+fi
+if [ "$isolated" = student ]; then
+  chmod -R a+rX "$folder"
+  chmod a+w,+t "$folder"
+  exec "${run[@]}" setpriv --reuid student --regid student --clear-groups --no-new-privs "$@"
 fi
 places=()
 for path in /usr /lib /lib64 /etc/ld.so.cache "$base" "$prefix"; do
@@ -23,11 +29,8 @@ if bwrap --help | grep -q -e --size; then  # since 0.7; an older one allows half
 fi
 places+=(--tmpfs "$folder")
 for path in "$folder"/*; do
-  case $path in
-    *.message) places+=(--bind "$path" "$path") ;;
-    *) places+=(--ro-bind "$path" "$path") ;;
-  esac
+  places+=(--ro-bind "$path" "$path")
 done
 # The number of processes is limited inside: outside, all that the user runs would count.
-exec "${run[@]}" bwrap --unshare-all --die-with-parent --new-session --proc /proc --dev /dev "${places[@]}" \
-  --remount-ro /dev --remount-ro / bash -c 'ulimit -u 200; exec "$@"' bash "$@"
+exec "${run[@]}" bwrap --unshare-all --cap-drop ALL --die-with-parent --new-session --proc /proc --dev /dev \
+  "${places[@]}" --remount-ro /dev --remount-ro / bash -c 'ulimit -u 200; exec "$@"' bash "$@"
