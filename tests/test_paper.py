@@ -2,13 +2,14 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from conftest import make
 
 from experiments import tables
 from experiments.budget import match_steps
-from experiments.runs import points, pooled_interval, read_run, read_runs
+from experiments.runs import points, pooled_interval, read_run, read_runs, scores
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -88,3 +89,22 @@ def test_numbers_of_the_written_pages_stand_in_the_tables():
     for _, chain, weights, one, changing in drawn:
         row = (f"{one[0]} ± {one[1]}", f"{changing[0]} ± {changing[1]}", f"{chain:.1f}", f"{weights:.2f}")
         assert row in [(*other[1:3], *other[4:]) for other in read_rows(paper)]
+
+
+@pytest.mark.parametrize("name, elsewhere", [
+    ("pretrained", {"95", "100", "0.001"})])  # an interval's level, a branch's steps, and a difference in rates.md
+def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
+    page, table = ((ROOT / "experiments" / name / file).read_text() for file in ("README.md", "tables.md"))
+    number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
+    known = {*re.findall(number, "".join(re.findall(r"(?m)^\|.*", table)))}
+    said = {*re.findall(number, re.sub(r"\]\(.*?\)|`.*?`|(?m:^\d\.)", "", page))} - elsewhere
+    assert len(said) >= 30 and said <= known, said - known
+
+
+def test_counts_and_means_that_the_page_of_the_pretrained_seed_says():
+    folder = ROOT / "experiments" / "pretrained"
+    assert (folder / "tables.md").read_text().count(" yes |") == 8  # "Eight of fourteen hold"
+    runs = read_runs(folder / "runs")
+    for column in ("home", "capital"):
+        a, b, c = (100 * mean(scores(runs, name, column)) for name in ("btx", "btx_53", "btx_120"))
+        assert f"{a:.0f}, {b:.0f} and {c:.0f} %" in (folder / "README.md").read_text()
