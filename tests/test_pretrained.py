@@ -1,5 +1,4 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and the texts and tasks of its run."""
-
 import pytest
 
 pytest.importorskip("transformers")
