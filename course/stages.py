@@ -201,7 +201,8 @@ def stage2_mix():
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
         rules = ask(lambda: [mix.rule_for(name, "x") for name in (
             "blocks.0.ff.router", "blocks.0.ff.w_up", "norm.weight")])
-        assert rules == ["new", "x", "averaged"], f"rule_for: expected new, x, averaged, got {rules}"
+        assert rules == ["new", "x", "averaged"], (
+            f"rule_for(name, 'x') of a router, w_up and norm.weight: expected new, x, averaged, got {rules}")
         assert mixed.keys() == right.keys(), f"{feed_forwards}, missing or surplus: {mixed.keys() ^ right.keys()}"
         for name, t in right.items():
             want = torch.full(t.shape, sum(values) / 3)
@@ -226,9 +227,9 @@ def features(x, y):
 
 
 def finetune(routing, parts, clip, x, y):
-    """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB is r · r / 2.
-    r is w plus a number for each part of the batch; their mean is 0. Returns the gradient of w in each step, the losses
-    in the log, and for each micro-batch whether autocast was on, and noise and recompute."""
+    """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB / alpha is
+    r · r / 2. r is w plus a number for each part of the batch; their mean is 0. Returns the gradient of w in each step,
+    the losses in the log, and for each micro-batch whether autocast was on, and noise and recompute."""
     config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
     network, seen, gradients, log = GPT(config, torch.Generator()), [], [], []
     w = network.norm.weight  # ones
@@ -260,14 +261,14 @@ def finetune(routing, parts, clip, x, y):
 
 
 def stage3_step():
-    """minimise NLL + alpha L_LB, the mean over --grad_accum parts of the batch: backward, clip, step, zero;
-    here NLL = f · w, L_LB = w · w / 2 and alpha = 3, so the gradient is f + 3 w"""
+    """minimise NLL + alpha load_balancing_loss, the mean over --grad_accum parts of the batch: backward, clip, step,
+    zero; here NLL = f · w, load_balancing_loss = w · w / 2 and alpha = 3, so the gradient is f + 3 w"""
     fixed, random = torch.arange(128).view(2, 4, 16), (40 + 10 * draw(2, 4, 16)).abs().long()
     for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 4, 1e6), (random, 2, 0.5)):
         gradients, log, seen = ask(lambda x=x, y=y, parts=parts, clip=clip: finetune("topk", parts, clip, x, y))
         assert seen == [(True, None, True)] * 4 * parts, (
             "each part goes through forward once a step, within autocast, with noise=None for top-k and "
-            f"recompute=args.recompute; 4 steps of {parts} parts: these are {seen[:2]}, {len(seen)} times")
+            f"recompute=args.recompute; (autocast, noise, recompute) are {seen[:2]}, {len(seen)} of {4 * parts} times")
         assert len(gradients) == 4, f"4 steps call optimizer.step() once each: it was called {len(gradients)} times"
         w, f, losses = torch.ones(8, dtype=torch.float64), features(x, y), []
         for step in range(4):
