@@ -68,7 +68,7 @@ def test_an_ordering_fails_when_its_numbers_do(changed, gaps, fails):
     assert [i for i, holds in enumerate(tables.orderings([{"models": models}]), 1) if not holds] == [fails][:fails]
 
 
-@pytest.mark.parametrize("name", ["paper", "pretrained"])
+@pytest.mark.parametrize("name", ["paper", "pretrained", "when"])
 def test_tables_are_what_the_code_makes_of_the_runs(name):
     folder = ROOT / "experiments" / name
     pools = [read_runs(folder / "runs"), read_runs(folder / "equal_flops")]
@@ -92,7 +92,8 @@ def test_numbers_of_the_written_pages_stand_in_the_tables():
 
 
 @pytest.mark.parametrize("name, elsewhere", [
-    ("pretrained", {"95", "100", "0.001"})])  # an interval's level, a branch's steps, and a difference in rates.md
+    ("pretrained", {"95", "100", "0.001"}),  # an interval's level, a branch's steps, and a difference in rates.md
+    ("when", {*"95 100 64 10 11 12 13 14 15 26 1.1 1.5 2.8 512 2.13".split()})])  # seeds, ratios, and the machine
 def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
     page, table = ((ROOT / "experiments" / name / file).read_text() for file in ("README.md", "tables.md"))
     number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
@@ -101,9 +102,10 @@ def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
     assert len(said) >= 30 and said <= known, said - known
 
 
-def test_counts_and_means_that_the_page_of_the_pretrained_seed_says():
+def test_counts_and_means_that_pages_say():
     folder = ROOT / "experiments" / "pretrained"
-    assert (folder / "tables.md").read_text().count(" yes |") == 8  # "Eight of fourteen hold"
+    assert (folder / "tables.md").read_text().count(" yes |\n") == 8  # "Eight of fourteen hold"
+    assert (ROOT / "experiments/when/tables.md").read_text().count(" yes |\n") == 26  # "Of thirty, 26 hold"
     runs = read_runs(folder / "runs")
     for column in ("home", "capital"):
         a, b, c = (100 * mean(scores(runs, name, column)) for name in ("btx", "btx_53", "btx_120"))
