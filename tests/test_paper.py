@@ -78,13 +78,13 @@ def test_tables_are_what_the_code_makes_of_the_runs(name):
 def test_numbers_of_the_written_pages_stand_in_the_tables():
     """So do the rows that the page's picture draws."""
     page = (ROOT / "page" / "index.html").read_text()
-    readme, paper, pretrained = ((ROOT / "experiments" / name).read_text() for name in (
-        "paper/README.md", "paper/tables.md", "pretrained/tables.md"))
+    readme, paper, pretrained, when = ((ROOT / "experiments" / name).read_text() for name in (
+        "paper/README.md", "paper/tables.md", "pretrained/tables.md", "when/tables.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"
     for text in (readme, (ROOT / "README.md").read_text(), page):
         for kind in (number, "[+-]" + number):  # with a sign, it is a difference
             said = {*re.findall(kind, text)}
-            assert said and said <= {*re.findall(kind, paper + pretrained)}, said
+            assert said and said <= {*re.findall(kind, paper + pretrained + when)}, said
     drawn = json.loads(re.search(r'(?s)id="results">(.*?)</script>', page)[1])
     for _, chain, weights, one, changing in drawn:
         row = (f"{one[0]} ± {one[1]}", f"{changing[0]} ± {changing[1]}", f"{chain:.1f}", f"{weights:.2f}")
