@@ -20,11 +20,11 @@ import torch
 from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
-SECONDS = 20  # of a call; three imports and 15 checks stay below Gradescope's ten minutes
+SECONDS = 20  # limit for one call; three imports and 15 checks stay below Gradescope's ten minutes
 IMPORTED = []  # the student's files that can be imported
 
 
-# ---- inside of the sandbox
+# ---- inside the sandbox
 class Asked(BaseException):
     """Raised in a new process: it leaves the check, with all that the check expects, before a student's code runs."""
 
@@ -94,7 +94,7 @@ def answer(function, descriptor):
         result = function()
     except BaseException as error:  # catches exit(), too
         message = str(error)
-        if not message.startswith("stage "):  # which a body says that is not written yet
+        if not message.startswith("stage "):  # raised by a body that is not written yet
             message = f"{type(error).__name__}: {message}"
             frames = traceback.extract_tb(error.__traceback__)
             for frame in [frame for frame in frames if "submitted" in frame.filename][-1:]:

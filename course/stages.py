@@ -46,7 +46,7 @@ def same(case, got, want):
 
 
 def call(function, *arguments):
-    """Call a student's function, within a lambda. It must not change its inputs. Tensors made without device= are on
+    """Call a lambda that calls a student's function. It must not change its inputs. Tensors made without device= are on
     another device."""
     def call_it():
         before, result = repr(arguments), None  # repr shows all numbers, as inputs are small
@@ -153,8 +153,8 @@ def layer_output(x, noise, W):
 
 
 def stage1_layer():
-    """a layer gives W x of all B T tokens at once and the noise to self.route, then tokens, Routing, w_gate, w_up and
-    w_down to self.ff_moe; it returns the result in the shape of x, and the Routing"""
+    """MoE.forward gives W x of all B T tokens, and the noise, to self.route; it gives the tokens, the Routing, w_gate,
+    w_up and w_down to self.ff_moe; it returns the result in the shape of x, and the Routing"""
     small, noise = tensor([[[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]]), tensor([[0.5, 0.0, 0.0]])
     W = tensor([[1.0, 0.0], [0.5, 0.5], [2.0, -1.0]])
     for name, x in (("[[[1, 2], [0, 1]], [[3, -1], [2, 2]]]", small), ("random", draw(2, 2, 2))):

@@ -2,7 +2,7 @@
 
     python -m experiments.tables paper
 
-The page tables.md is tables.template, in which braces become cells of a table: `{scores: btx}` those of a model, and
+The page tables.md is tables.template with its braces filled: `{scores: btx}` becomes the cells of a model, and
 `{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` and `{orderings: ...}` become tables.
 """
 import re
@@ -138,7 +138,7 @@ def ordering_table(runs, holding, first=1):
     return markdown(["ordering", "holds for the means", "training seeds in which it holds"], rows)
 
 
-ORDERINGS = {"predictions": (orderings, 1), "pretrained": (loss_orderings, 6)}  # by mark; the number of the first
+ORDERINGS = {"predictions": (orderings, 1), "pretrained": (loss_orderings, 6)}  # and the number of the first
 
 
 # ---- the page
