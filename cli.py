@@ -98,7 +98,7 @@ def number_from(least, kind=int):
         if not number >= least:  # unlike number < least, this also refuses nan
             raise argparse.ArgumentTypeError(f"{text} should be at least {least}")
         if number >= end:
-            raise argparse.ArgumentTypeError(f"{text} is too large")
+            raise argparse.ArgumentTypeError(f"{text} is too large; choose a smaller number")
         return number
     read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read

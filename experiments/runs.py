@@ -86,7 +86,7 @@ def half_interval(numbers):
 
 
 def points(differences):
-    """The mean of differences in percentage points, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
+    """The mean of differences times 100, ± half of its 95 % confidence interval, as in `+3.0 ± 1.2`.
 
     The interval is that of a paired t-test. A single difference has none.
     """

@@ -156,7 +156,7 @@ def fill(table, pools):
     pools = [pool for pool in pools if every <= {name for run in pool for name in run["models"]}]
     runs = having(pools[0], *alike) if pools else []
     if not runs:
-        raise BadInput("no run has all the models of a table; run make paper")
+        raise BadInput(f"no run has all models of a table; run the recipe that makes {', '.join(sorted(every))}")
     table = table.replace("{seeds}", str(len(runs)))
     return CELL.sub(lambda cell: " | ".join(CELLS[cell[1]](runs, *cell[2].split(", "))), table)
 
@@ -171,7 +171,9 @@ def make_page(folder, pools):
             return ordering_table(runs, *ORDERINGS[mark])
         return prediction_table(runs, predictions, kind == "pooled predictions")
 
-    page = (folder / "tables.template").read_text(encoding="utf-8")
+    page, _, later = (folder / "tables.template").read_text(encoding="utf-8").partition("<!-- once the runs from")
+    if having(pools[0], "400/average"):  # the pretrained seed's runs of `when`
+        page += later.partition("-->\n")[2]
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
     return re.sub(r"(?m)^\{([\w ]+): (\w+)\}", check_predictions, page)
 
