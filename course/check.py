@@ -21,7 +21,6 @@ from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
 SECONDS = 20  # limit for one call; three imports and 15 checks stay below Gradescope's ten minutes
-IMPORTED = []  # the student's files that can be imported
 
 
 # ---- inside the sandbox
@@ -33,6 +32,7 @@ def judge(checks):
     """Run checks in this process, which runs no code of a student. Write a line of JSON for each to file descriptor 3:
     its name, and "right" or what is wrong. Returns only in a process that `ask` starts: the arguments of `answer`.
     """
+    imported = []  # the student's files that can be imported
     seed = int(os.read(0, 99))  # not from the command line, which a student's process can read
     stages = importlib.import_module("course.stages")  # it imports the handout's three files
     stages.ask = ask
@@ -44,16 +44,16 @@ def judge(checks):
         message = "right"
         try:
             if name in handout.WRITTEN:
-                IMPORTED.append(name)
+                imported.append(name)
                 ask(dict)
             else:
                 getattr(stages, name)()
         except Asked as asked:
-            return asked.args
+            return *asked.args, imported
         except Exception as error:
             message = str(error)
             if name in handout.WRITTEN:
-                IMPORTED.remove(name)
+                imported.remove(name)
             elif message.startswith("stage "):
                 message = f"not written yet ({message})"
             else:
@@ -80,7 +80,7 @@ def ask(function):
     return result
 
 
-def answer(function, descriptor):
+def answer(function, descriptor, imported):
     """In a new process: import the student's files, call a function, and write its result, or what is wrong."""
     os.close(3)
     signal.alarm(SECONDS)  # ends this process
@@ -88,7 +88,7 @@ def answer(function, descriptor):
     sys.path[:0] = ["submitted", ""]
     result, message = None, ""
     try:
-        for name in IMPORTED:
+        for name in imported:
             importlib.reload(sys.modules[Path(name).stem])
         torch.set_default_dtype(torch.float32)  # a file may have set another one
         result = function()

@@ -118,6 +118,12 @@ def test_counts_and_means_that_pages_say():
     folder = ROOT / "experiments" / "pretrained"
     assert (folder / "tables.md").read_text().count(" yes |\n") == 8  # "Eight of fourteen hold"
     assert (ROOT / "experiments/when/tables.md").read_text().count(" yes |\n") == 26  # "Of thirty, 26 hold"
+    registered = tables.read_predictions((folder / "predictions.md").read_text(), "predictions")
+    template = (folder / "tables.template").read_text()
+    assert template.count("**{points") == len(registered) - 1  # bold; one comparison has no row there
+    for row in registered:
+        cell = f"{{points: {row['pair']}, {row['column']}}}"
+        assert cell not in template or f"**{cell}**" in template
     runs = read_runs(folder / "runs")
     for column in ("home", "capital"):
         a, b, c = (100 * mean(scores(runs, name, column)) for name in ("btx", "btx_53", "btx_120"))
