@@ -20,6 +20,9 @@ CELL = re.compile(r"\{(\w+): (.*?)\}")
 # Models that the pooled interval leaves out: the seed, which has no spread; runs on one domain; BTM by Bayes, which is
 # BTM that restarts on a single text; and a run of Dense that spreads seven times as much as the others.
 NOT_POOLED = {"seed", "math", "code", "wiki", "english", "btm_bayes_top1", "dense_8e4_120"}
+# Of `when`, also all models that are not finetuned, because their losses are on another scale.
+NOT_POOLED |= {f"{branches}/{name}" for branches in (100, 400)
+               for name in (*NOT_POOLED, "average", "btx_mixed", "ridge_mixed", "btm_document_top1")}
 
 
 # ---- the cells of a model or of a comparison
@@ -94,7 +97,7 @@ def prediction_table(runs, predictions, is_pooled=False):
         cells = {key: row[key] for key in ("comparison", "branches", "column") if key in row}
         cells["predicted"] = f"{row['predicted']} ({row['between']})"
         cells["measured"] = points(found)
-        if is_pooled:
+        if is_pooled and len(runs) > 1:
             cells["pooled"] = pooled_cell(runs, column)[0]
         cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
         cells["holds"] = "yes" if low <= 100 * mean(found) <= high else "**no**"
