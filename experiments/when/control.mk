@@ -6,8 +6,8 @@ COPIES     = $(foreach n,192 770,copies/random_$(n) copies/text_$(n))
 MIX_COPIES = $(PY) mix.py $< $< $< $< --seed $(SEED) --out $@
 $(OUT)/copies/random_mixed.pt: $(OUT)/average.pt; $(MIX_COPIES)
 $(OUT)/copies/text_mixed.pt:   $(OUT)/average.pt; $(MIX_COPIES) $(ROUTER_TEXT) --ridge
-$(OUT)/copies/random_%.pt: $(OUT)/copies/random_mixed.pt; $(TUNE_MOE) --steps $* $(call LR,$(RANDOM))
-$(OUT)/copies/text_%.pt:   $(OUT)/copies/text_mixed.pt;   $(TUNE_MOE) --steps $* $(call LR,$(TEXT))
+$(OUT)/$(TRY)copies/random_%.pt: $(OUT)/copies/random_mixed.pt; $(TUNE_MOE) --steps $* $(call LR,$(RANDOM))
+$(OUT)/$(TRY)copies/text_%.pt:   $(OUT)/copies/text_mixed.pt;   $(TUNE_MOE) --steps $* $(call LR,$(TEXT))
 control: $(COPIES:%=$(OUT)/scores/%/results.json)
 	$(PY) -m experiments.collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_copies.json
 .PRECIOUS: $(COPIES:%=$(OUT)/%.pt)
