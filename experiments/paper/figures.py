@@ -16,7 +16,7 @@ COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
 
 # The models of worth_it: their names in the figure, the offset of each name from its point, and their colors
 WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"),
-         "average_tuned": ("average,\nfinetuned", -52, 8, "0.45"), "dense_chain": ("Dense", 9, -8, "C2"),
+         "average_chain": ("average,\nfinetuned", -64, -14, "C5"), "dense_chain": ("Dense", 9, -8, "C2"),
          "dense_data": ("Dense,\nas many tokens", -2, -32, "C2"), "btx": ("BTX", -38, 4, "C1"),
          "su_dm": ("upcycling,\non as much data", -8, -34, "C3"),
          "su_own_flops": ("upcycling,\nas many FLOPs in total", 10, 6, "C3"), "btm_bayes_top1": ("BTM", 12, -4, "C4"),

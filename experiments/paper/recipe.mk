@@ -68,7 +68,7 @@ $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
 tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
-TIMED = $(patsubst %,$(OUT)/%.pt,average average_tuned btx dense_data dense_chain dense_chain_5e-4 su_dm su_own_flops)
+TIMED = $(patsubst %,$(OUT)/%.pt,average average_chain btx dense_data dense_chain dense_chain_5e-4 su_dm su_own_flops)
 $(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
