@@ -120,7 +120,7 @@ def test_numbers_of_the_written_pages_stand_in_the_tables():
 
 @pytest.mark.parametrize("name, elsewhere", [
     ("pretrained", {"95", "100", "0.001"}),  # an interval's level, a branch's steps, and a difference in rates.md
-    ("when", {"95", "100", "400", "26", "512"})])  # an interval's level, steps, the count of what holds, and the machine
+    ("when", {"95", "100", "400", "26", "512"})])  # a level, steps, what holds, and the machine
 def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
     page, table = ((ROOT / "experiments" / name / file).read_text() for file in ("README.md", "tables.md"))
     number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
