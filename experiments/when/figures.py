@@ -4,7 +4,7 @@ from statistics import mean
 from experiments.runs import differences, having
 from support.figures import make_panels, save
 
-NAMES = {"random": "random routers", "text": "routers from text"}  # in the legend, which the first panel makes
+NAMES = {"random": "random routers", "text": "routers from text"}  # for the legend of the first panel
 ROUTERS = {"random": "random routers, as in the paper", "text": "routers from text, ours"}
 
 
@@ -13,7 +13,7 @@ def draw_line(panel, runs, branches, routers, lengths, column, **style):
 
     A dotted line marks the paper's share of finetuning, 15 % of all tokens.
     """
-    gaps = []  # of each length, those of all training seeds
+    gaps = []  # for each length, a list over training seeds
     for n in lengths:
         found = differences(runs, f"{branches}/{routers}_{n} − {branches}/average_{n}", column)
         gaps.append([100 * gap for gap in found])
