@@ -97,7 +97,7 @@ def prediction_table(runs, predictions, is_pooled=False):
         cells = {key: row[key] for key in ("comparison", "branches", "column") if key in row}
         cells["predicted"] = f"{row['predicted']} ({row['between']})"
         cells["measured"] = points(found)
-        if is_pooled and len(runs) > 1:
+        if is_pooled and len(runs) > 2:
             cells["pooled"] = pooled_cell(runs, column)[0]
         cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
         cells["holds"] = "yes" if low <= 100 * mean(found) <= high else "**no**"
@@ -177,6 +177,7 @@ def make_page(folder, pools):
     page, _, later = (folder / "tables.template").read_text(encoding="utf-8").partition("<!-- once the runs from")
     if having(pools[0], "400/average"):  # the pretrained seed's runs of `when`
         page += later.partition("-->\n")[2]
+    page = page.rstrip("\n") + "\n"
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
     return re.sub(r"(?m)^\{([\w ]+): (\w+)\}", check_predictions, page)
 

@@ -99,7 +99,7 @@ def test_pictures_are_what_the_code_draws(name, tmp_path):
                 pytest.skip(f"{path.name} is of {committed.text['Software']}")
             assert committed.size == drawn.size
             far = abs(np.array(committed, int) - np.array(drawn, int)).max(-1) > 25
-        assert far.mean() < 1e-4, (path.name, far.sum())
+        assert far.sum() <= 10, (path.name, far.sum())
 
 
 def test_numbers_of_the_written_pages_stand_in_the_tables():
@@ -108,7 +108,7 @@ def test_numbers_of_the_written_pages_stand_in_the_tables():
     readme, paper, pretrained, when = ((ROOT / "experiments" / name).read_text() for name in (
         "paper/README.md", "paper/tables.md", "pretrained/tables.md", "when/tables.md"))
     number = r"\d+\.\d+ ± \d+\.\d+"
-    for text in (readme, (ROOT / "README.md").read_text(), page):
+    for text in (" ".join(text.split()) for text in (readme, (ROOT / "README.md").read_text(), page)):
         for kind in (number, "[+-]" + number):  # with a sign, it is a difference
             said = {*re.findall(kind, text)}
             assert said and said <= {*re.findall(kind, paper + pretrained + when)}, said
@@ -120,13 +120,13 @@ def test_numbers_of_the_written_pages_stand_in_the_tables():
 
 @pytest.mark.parametrize("name, elsewhere", [
     ("pretrained", {"95", "100", "0.001"}),  # an interval's level, a branch's steps, and a difference in rates.md
-    ("when", {"95", "100", "400", "26", "512"})])  # a level, steps, what holds, and the machine
+    ("when", {*"95 100 400 24 26 512".split()})])  # a level, steps, two counts, and the machine
 def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
     page, table = ((ROOT / "experiments" / name / file).read_text() for file in ("README.md", "tables.md"))
     number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
     known = {*re.findall(number, "".join(re.findall(r"(?m)^\|.*", table)))}
     known |= {cell.split(" ±")[0] for cell in known}  # a mean without its spread
-    page = re.sub(r"\]\(.*?\)|`.*?`|(?m:^\d\.)", "", page)
+    page = " ".join(re.sub(r"\]\(.*?\)|`.*?`|(?m:^\d\.)", "", page).split())
     said = {*re.findall(number, page)} - elsewhere
     assert len(said) >= 25 and said <= known, said - known
     signed = r"(?<![\w.])[+-]\d+\.\d+ ± \d+\.\d+"
@@ -136,10 +136,19 @@ def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
 def test_counts_and_means_that_pages_say():
     folder = ROOT / "experiments" / "pretrained"
     assert (folder / "tables.md").read_text().count(" yes |\n") == 8  # "Eight of fourteen hold"
-    assert (ROOT / "experiments/when/tables.md").read_text().count(" yes |\n") == 26 + 4  # 4: the control
+    parts = (ROOT / "experiments/when/tables.md").read_text().split("\n## ")
+    held = {part.split("\n")[0]: part.count(" yes |\n") for part in parts}
+    assert held["Predictions"] == 26  # "Of thirty, 26 hold"
+    assert held["A control: four copies of the average in place of the branches"] == 4
     grid = having(read_runs(ROOT / "experiments/when/runs"), "1100/average_770")
     copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned average is the grid's
     assert [run["models"]["average_chain"] for run in copied] == [run["models"]["1100/average_770"] for run in grid]
+    for models in (run["models"] for run in grid):
+        btx, average = models["1100/random_770"], models["1100/average_770"]
+        assert round(btx["params"] / average["params"], 1) == 2.8  # when/README.md says so, and 1.5 times the steps
+        tokens = [model["tokens"] - models["1100/average"]["tokens"] for model in (btx, average)]
+        assert round(tokens[1] / tokens[0], 1) == 1.5
+        assert btx["chain_flops"] == pytest.approx(average["chain_flops"], rel=1e-3)
     registered = tables.read_predictions((folder / "predictions.md").read_text(), "predictions")
     template = (folder / "tables.template").read_text()
     assert template.count("**{points") == len(registered) - 1  # bold; one comparison has no row there
