@@ -36,7 +36,7 @@ CELLS  = $(foreach n,$(LENGTHS),random_$(n) text_$(n) average_$(n))
 ALONE  = $(if $(filter cpu1100,$(PRESET)$(BRANCHES)),routers_random routers_text)
 MODELS = average btx_mixed ridge_mixed $(CELLS) $(ALONE)
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
-$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
+$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods document:1 --no_figures
 row: $(patsubst %,$(OUT)/scores/%/results.json,dense $(MODELS))
 	$(PY) -m experiments.collect $^ --out experiments/when/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/when/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
