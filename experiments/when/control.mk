@@ -1,6 +1,7 @@
-# A control: four copies of the average are mixed instead of the branches, and finetuned in the same way.
+# A control: four copies of the average of branches of 1,100 steps are mixed instead of the branches, and finetuned in
+# the same way.
 #   make -j2 -f experiments/when/control.mk SEED=10    uses the average that recipe.mk has made
-override BRANCHES := 1100  # as registered
+override BRANCHES = 1100
 include experiments/when/recipe.mk
 .DEFAULT_GOAL = control
 COPIES     = $(foreach n,192 770,copies/random_$(n) copies/text_$(n))
