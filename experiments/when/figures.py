@@ -4,7 +4,6 @@ from statistics import mean
 from experiments.runs import differences, having
 from support.figures import make_panels, save
 
-NAMES = {"random": "random routers", "text": "routers from text"}  # for the legend of the first panel
 ROUTERS = {"random": "random routers, as in the paper", "text": "routers from text, ours"}
 
 
@@ -22,6 +21,14 @@ def draw_line(panel, runs, branches, routers, lengths, column, **style):
     panel.axvline(3 * branches * 15 / 85, color=style["color"], lw=0.8, ls=":")
 
 
+def label(panel, title, lengths):
+    """Give a panel its title, its axis and the line of equal scores."""
+    panel.axhline(0, color="black", lw=0.8)
+    panel.set(title=title, xlabel="steps of finetuning", xscale="log")
+    panel.set_xticks(lengths, lengths)
+    panel.minorticks_off()
+
+
 def draw(pools, out):
     """Draw a panel for each start of the routers, and one for the pretrained seed when its runs are there."""
     small = having(pools[0], "2200/average", "1100/average", "275/average")
@@ -31,15 +38,12 @@ def draw(pools, out):
         for i, branches in enumerate((275, 1100, 2200)):
             draw_line(panel, small, branches, routers, (48, 192, 770, 1540), "all",
                       color=f"C{i}", label=f"branches of {branches:,} steps")
-        panel.set(title=title)
-    for i, branches in enumerate((100, 400) if pretrained else (), 3):
-        for routers, line in (("random", "-"), ("text", "--")):
-            draw_line(panels[2], pretrained, branches, routers, (53, 212), "home", color=f"C{i}", ls=line)
-            panels[0].plot([], [], color=f"C{i}", ls=line, label=f"branches of {branches} steps, {NAMES[routers]}")
-        panels[2].set(title="pretrained seed: math, code, wiki")
-    for panel, lengths in zip(panels, ((48, 192, 770, 1540), (48, 192, 770, 1540), (53, 212)), strict=False):
-        panel.axhline(0, color="black", lw=0.8)
-        panel.set(xlabel="steps of finetuning", xscale="log")
-        panel.set_xticks(lengths, lengths)
-        panel.minorticks_off()
+        label(panel, title, (48, 192, 770, 1540))
+    if pretrained:
+        for branches, color in ((100, "C3"), (400, "C4")):
+            for routers, line, name in (("random", "-", "random routers"), ("text", "--", "routers from text")):
+                draw_line(panels[2], pretrained, branches, routers, (53, 212), "home", color=color, ls=line)
+                # the legend is made from the first panel
+                panels[0].plot([], [], color=color, ls=line, label=f"branches of {branches} steps, {name}")
+        label(panels[2], "pretrained seed: math, code, wiki", (53, 212))
     save(figure, [panels], ["BTX − average, points"], out / "when.png")
