@@ -145,6 +145,11 @@ ORDERINGS = {"predictions": (orderings, 1), "pretrained": (loss_orderings, 6)}  
 
 
 # ---- the page
+def read_pools(folder):
+    """The pools of runs in an experiment's folder; `fill` takes each table from the first that has all its models."""
+    return [read_runs(folder / "runs"), read_runs(folder / "equal_flops")]
+
+
 def fill(table, pools):
     """Fill the cells of a table from the first pool of runs in which all its models occur.
 
@@ -189,7 +194,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     folder = FOLDER / args.experiment
     out = args.out or folder
-    pools = [read_runs(out / "runs"), read_runs(out / "equal_flops")]
+    pools = read_pools(out)
     page = make_page(folder, pools)
     with replacing(out / "tables.md") as part:
         part.write_text(page, encoding="utf-8")

@@ -82,16 +82,14 @@ def test_the_orderings_of_the_pretrained_seed():
 @pytest.mark.parametrize("name", ["paper", "pretrained", "when"])
 def test_tables_are_what_the_code_makes_of_the_runs(name):
     folder = ROOT / "experiments" / name
-    pools = [read_runs(folder / "runs"), read_runs(folder / "equal_flops")]
-    assert tables.make_page(folder, pools) == (folder / "tables.md").read_text()
+    assert tables.make_page(folder, tables.read_pools(folder)) == (folder / "tables.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["paper", "pretrained", "when"])
 def test_pictures_are_what_the_code_draws(name, tmp_path):
     """Nearly all pixels are the same, if the installed matplotlib is the one that has drawn the committed files."""
     folder = ROOT / "experiments" / name
-    import_module(f"experiments.{name}.figures").draw([read_runs(folder / "runs"), read_runs(folder / "equal_flops")],
-                                                      tmp_path)
+    import_module(f"experiments.{name}.figures").draw(tables.read_pools(folder), tmp_path)
     assert {path.name for path in folder.glob("*.png")} == {path.name for path in tmp_path.glob("*.png")}
     for path in folder.glob("*.png"):
         with Image.open(path) as committed, Image.open(tmp_path / path.name) as drawn:
