@@ -56,7 +56,7 @@ def run(main):
         if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
             raise
         sys.stderr = sys.__stderr__  # perhaps only this rank's memory is full
-        refuse("the memory is full; lower --batch_size, or in training add --grad_accum 2 and --recompute")
+        refuse("the memory is full; mix fewer models, lower --batch_size, or train with --grad_accum 2 --recompute")
 
     # torchrun: leave the other ranks
     torch = sys.modules.get("torch")  # not imported here: that takes a second

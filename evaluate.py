@@ -66,9 +66,10 @@ def load_inputs(args):
         raise BadInput("two models have one name, so the tables could not tell them apart; rename one of the files")
     domains = load_domains(args.data_dir)
     order = [*DOMAINS, "switch", *domains]
-    for path, checkpoint in zip(args.models, checkpoints.values(), strict=True):
-        check_tokenizer(domains, checkpoint["spec"], path)
-    tokenizer = load_tokenizer(checkpoint["spec"])  # all have the same
+    specs = [checkpoint["spec"] for checkpoint in checkpoints.values()]
+    for path, spec in zip(args.models, specs, strict=True):
+        check_tokenizer(domains, spec, path)
+    tokenizer = load_tokenizer(specs[0])  # all have the same
     return checkpoints, tokenizer, {name: domains[name] for name in sorted(domains, key=order.index)}
 
 

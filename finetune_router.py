@@ -15,7 +15,7 @@ from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, to_device, wrap
+from support.distributed import autocast, join_ranks, wrap
 from support.ledger import latest, new_entry
 
 PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
@@ -127,7 +127,7 @@ def main(argv=None):
         rate = training.set_learning_rate(optimizer, step, args)
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
-        x, y = to_device(x, device), to_device(y, device)
+        x, y = x.to(device), y.to(device)
         generator = training.step_generator(device, *key, rank)  # draws the noise for all micro-batches of this step
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)

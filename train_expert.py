@@ -16,7 +16,7 @@ from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import GPT, GPTConfig
 from support import training
 from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, to_device, wrap
+from support.distributed import autocast, join_ranks, wrap
 from support.ledger import latest, new_entry
 
 SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a branch cannot change
@@ -124,7 +124,7 @@ def main(argv=None):
         rate = training.set_learning_rate(optimizer, step, args)
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
-        x, y = to_device(x, device), to_device(y, device)
+        x, y = x.to(device), y.to(device)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             with autocast(args.dtype, device):
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)

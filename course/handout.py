@@ -37,13 +37,18 @@ def find_functions(tree, prefix=""):
     return found
 
 
+def is_docstring(statement):
+    """Whether a statement is a text that is not used."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
 def split_file(name, content):
     """A file's given lines, and {function: body} for what students write, both without comments and layout."""
     tree, bodies = ast.parse(content), {}
     for piece, statement in find_functions(tree).items():
         if piece in WRITTEN[name]:
-            code = [part for part in statement.body if not isinstance(getattr(part, "value", None), ast.Constant)]
-            bodies[piece] = ast.unparse(ast.Module(code, []))  # without docstring
+            code = [part for part in statement.body if not is_docstring(part)]
+            bodies[piece] = ast.unparse(ast.Module(code, []))
             statement.body = [ast.Pass()]
     return [line for line in ast.unparse(tree).expandtabs(4).splitlines() if line], bodies
 

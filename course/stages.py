@@ -184,8 +184,9 @@ def mix_numbers(values, feed_forwards, **changes):
     """Mix models in which all weights are one number. Returns the mixed model, and the config of a right one."""
     def mix_them():
         mix.average = lambda tensors: torch.stack([*tensors]).float().mean(0)  # they may be a generator
-        mix.split = lambda name, tensors, C: torch.tensor([*(t.max().item() for t in tensors), C])
-        mix.blend = lambda name, tensors: torch.tensor([t.max().item() for t in tensors])
+        mix.split = lambda name, tensors, C: torch.tensor([*(t.max().item() for t in tensors), C,
+                                                           name.endswith("w_down")])
+        mix.blend = lambda name, tensors: torch.tensor([*(t.max().item() for t in tensors), name.endswith("w_down")])
         return mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     tensors = GPT(GPTConfig(**shape)).state_dict()
@@ -369,12 +370,15 @@ def stage6_split():
     units = [[10], [11], [12], [13], [20], [21], [22], [23]]
     check_cut(lambda name, tensors: mix.split(name, tensors, 4), units, 4)
     mixed, _ = mix_numbers([1.0, 2.0, 6.0], "split", n_expert=12, d_ff=3)
-    same("mix gives split the models' tensors, and C = n_expert / 3; models of 1s, 2s and 6s, 12 experts",
-         mixed["blocks.1.ff.w_up"], [1, 2, 6, 4])
+    for matrix, is_down in (("w_up", 0), ("w_down", 1)):
+        same(f"mix gives split the name {matrix}, the models' tensors and C = n_expert / 3; models of 1s, 2s and 6s, "
+             "12 experts", mixed[f"blocks.1.ff.{matrix}"], [1, 2, 6, 4, is_down])
 
 
 def stage6_blend():
     """expert n has the n-th part of every feed-forward along d_ff; the gates are not made up for"""
     check_cut(lambda name, tensors: mix.blend(name, tensors), [[10, 11, 20, 21], [12, 13, 22, 23]])
     mixed, _ = mix_numbers([1.0, 2.0, 6.0], "blended", n_expert=3)
-    same("mix gives blend the models' tensors; models of 1s, 2s and 6s", mixed["blocks.1.ff.w_up"], [1, 2, 6])
+    for matrix, is_down in (("w_up", 0), ("w_down", 1)):
+        same(f"mix gives blend the name {matrix} and the models' tensors; models of 1s, 2s and 6s",
+             mixed[f"blocks.1.ff.{matrix}"], [1, 2, 6, is_down])

@@ -3,7 +3,7 @@
     python -m course.table out/experiment2-12345/results.json
 """
 import json
-import sys
+from cli import make_parser, run
 from pathlib import Path
 from statistics import mean
 
@@ -32,7 +32,10 @@ def measure(model, routing):
     return row
 
 
-def main(path):
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument("results", help="the results.json of an experiment, beside its checkpoints")
+    path = parser.parse_args(argv).results
     results = json.loads(Path(path).read_text())
     ledgers = {name: load_checkpoint(Path(path).parent / f"{name}.pt")["ledger"] for name in results["models"]}
     shared = set.intersection(*({entry["id"] for entry in ledger} for ledger in ledgers.values()))
@@ -51,4 +54,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    run(main)

@@ -119,7 +119,10 @@ def write_domain(folder, train_ids, val_ids, tasks, meta):
 
 
 def encode(documents, tokenizer):
-    """Yield the ids of documents, encoded in parts of AT_ONCE characters, and the end-of-text id after each."""
+    """Yield the ids of documents, encoded in parts of AT_ONCE characters, and the end-of-text id after each.
+
+    A tokenizer that marks where a text begins marks each part.
+    """
     for document in documents:
         for start in range(0, len(document), AT_ONCE):
             yield from tokenizer.encode(document[start:start + AT_ONCE])

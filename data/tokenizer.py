@@ -7,7 +7,7 @@ The seed and all experts share one tokenizer, because their embeddings are avera
 import base64
 import json
 import random
-from cli import digest
+from cli import BadInput, digest
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -120,7 +120,11 @@ def load_tokenizer(spec=None):
     """The Tokenizer that `spec` describes; without it, the shipped one."""
     spec = spec or new_bpe(read_ranks(FILE.read_text()), "btx")
     if spec["kind"] == "huggingface":
-        import tokenizers
+        try:
+            import tokenizers
+        except ImportError:
+            raise BadInput("the tokenizer of this imported model needs more packages; "
+                           "run .venv/bin/pip install -r requirements-hf.txt") from None
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # text that looks like a special token stays text
         special = [token.content for token in imported.get_added_tokens_decoder().values() if token.special]

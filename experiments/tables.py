@@ -64,6 +64,8 @@ def difference_cells(runs, pair, column):
 
 def pooled_cell(runs, column):
     """Half the pooled 95 % interval of any difference in a column."""
+    if len(runs) < 2:
+        return [""]
     names = [name for name in runs[0]["models"] if name not in NOT_POOLED]
     return [f"± {100 * pooled_interval([scores(runs, name, column) for name in names]):.1f}"]
 

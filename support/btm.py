@@ -37,7 +37,7 @@ def parse_method(text, n_experts):
 
 
 def read_training_data(checkpoints, domains):
-    """For tfidf: the beginning of each expert's latest training data, in the shares of its mixture; (n, T + 1) int64.
+    """For tfidf: windows of each expert's latest training data, in the shares of its mixture; (n, T + 1) int64.
 
     checkpoints: {name: checkpoint}; domains: {name: Domain}. Raises BadInput if a domain is missing or has changed.
     """

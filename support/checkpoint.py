@@ -61,7 +61,7 @@ def load_checkpoint(path):
         checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # the files of data/start lack rope_factor
         has_router = checkpoint["config"]["routing"] in ROUTERS
         if has_router:
-            check_weights(build_model(checkpoint, share=True))
+            check_weights(hold(checkpoint["config"], checkpoint["state"]))
         files = checkpoint["spec"].get("files", {})
         for name in files.keys() - KEPT:  # a file from elsewhere can name any path, and an export would write there
             del files[name]
@@ -73,19 +73,24 @@ def load_checkpoint(path):
     return checkpoint
 
 
+def hold(config, state):
+    """Build a model that holds the tensors of a state dict themselves. Raises RuntimeError if they do not fit."""
+    with torch.device("meta"):  # takes no memory for weights that are replaced
+        model = GPT(GPTConfig(**config))
+    model.load_state_dict(state, assign=True)
+    return model
+
+
 def build_model(checkpoint, device="cpu", share=False):
     """Build the model of a checkpoint, in float32 and evaluation mode.
 
     With share, the model holds the checkpoint's own tensors where it can. This saves the memory of a copy, but whoever
     changes the model then changes the checkpoint, too, and every other model that shares it.
     """
-    with torch.device("meta"):  # takes no memory for weights that are replaced
-        model = GPT(GPTConfig(**checkpoint["config"]))
     state = checkpoint["state"]
     if not share:
         state = {name: tensor.clone() for name, tensor in state.items()}
-    model.load_state_dict(state, assign=True)
-    return model.float().to(device).eval()
+    return hold(checkpoint["config"], state).float().to(device).eval()
 
 
 def check_branches(paths, checkpoints):

@@ -31,13 +31,6 @@ def pick_device(name):
     return device
 
 
-def to_device(batch, device):
-    """Copy a batch to the device. A GPU reads it from pinned memory, so that the program need not wait."""
-    if device.type in ("cpu", "mps"):
-        return batch.to(device)
-    return batch.contiguous().pin_memory().to(device, non_blocking=True)
-
-
 def pick_dtype(name, device):
     """Name the dtype of matrix products for --dtype. auto is bfloat16 on a GPU that supports it, else float32."""
     if name != "auto":

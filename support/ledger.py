@@ -11,8 +11,8 @@ def new_entry(action, out, parents, tokens=0, flops=0, seconds=0.0, ranks=1, **d
     """One entry of a ledger. action: "import", "train", "mix", "average" or "finetune".
 
     tokens, flops (forward and backward) and seconds are those of this entry alone; seconds are summed over its ranks.
-    parents: the ids of the entries that it started from. Its own id is a hash of everything but the time, so the seed
-    has the same id in the ledgers of all its branches.
+    parents: the ids of the entries that it started from. Its own id is a hash of everything but the time and the
+    number of ranks, so the seed has the same id in the ledgers of all its branches.
     """
     entry = {"action": action, "name": Path(out).stem, "parents": parents, "tokens": tokens, "flops": flops, **details}
     key = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]

@@ -2,9 +2,9 @@
 
 Such a run can be resumed on any number of ranks, even without --shard.
 """
+import importlib.util
 from cli import BadInput
 
-import safetensors  # noqa: F401 torch saves with it; if it is missing, fail now, not after hours
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -17,6 +17,8 @@ from model import is_feed_forward
 
 def cut_weights(model, device):
     """Shard the weights over the ranks. A pass gathers the weights of one block at a time. Raises BadInput."""
+    if importlib.util.find_spec("safetensors") is None:  # torch saves with it: fail now, not after hours
+        raise BadInput("--shard needs a package; run .venv/bin/pip install safetensors")
     if not dist.is_initialized():
         raise BadInput("--shard divides the weights among GPUs; start the script with torchrun, or leave it out")
     if torch.__version__ < (2, 10):  # on CPUs, torch 2.7 sums gradients over the ranks and does not average them

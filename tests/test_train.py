@@ -51,11 +51,10 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, data, n_e
     A dense model ignores the noise, and its balance is 0. The MoE has 3 experts, and alpha is 2.
     """
     with (patch.object(training, "CLIP", 0.95), patch.object(model, "checkpoint", wraps=model.checkpoint) as recomputed,
-          patch.object(fast, "ff_moe", wraps=fast.ff_moe) as fast_sum,
-          patch.object(module, "to_device", wraps=module.to_device) as moved):
+          patch.object(fast, "ff_moe", wraps=fast.ff_moe) as fast_sum):
         made = train(tiny, tmp_path / "a.pt", module, init, data=data, seed=3, lr=0.03, eps=0.01, grad_accum=2,
                      block_size=16, **more)
-    assert recomputed.called and moved.call_count == 6 * 2
+    assert recomputed.called
     assert fast_sum.called == ("--fast" in more["flags"])
     *before, entry = made["ledger"]
     gpt = build_model(load_checkpoint(tiny / f"{init}.pt")).train()

