@@ -169,7 +169,8 @@ def fill(table, pools):
     runs = having(pools[0], *alike) if pools else []
     if not runs:
         raise BadInput(f"no run has all models of a table; run the recipe that makes {', '.join(sorted(every))}")
-    table = table.replace("{seeds}", str(len(runs)))
+    seeds = "1 training seed" if len(runs) == 1 else f"{len(runs)} training seeds"
+    table = table.replace("{seeds} training seeds", seeds)
     return CELL.sub(lambda cell: " | ".join(CELLS[cell[1]](runs, *cell[2].split(", "))), table)
 
 
