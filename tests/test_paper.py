@@ -141,7 +141,7 @@ def test_counts_and_means_that_pages_say():
     grid = having(read_runs(ROOT / "experiments/when/runs"), "1100/average_770")
     is_one = len(having(read_runs(ROOT / "experiments/when/runs"), "400/average")) == 1
     for page, said in (("README.md", "one training seed of three"), ("experiments/when/README.md", "14 and 15 are"),
-                       ("experiments/README.md", "one training seed of three"), ("experiments/when/tables.md", "only 13")):
+                       ("experiments/README.md", "seed of three"), ("experiments/when/tables.md", "only 13")):
         assert (said in " ".join((ROOT / page).read_text().split())) == is_one  # of the pretrained seed
     copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned average is the grid's
     assert [run["models"]["average_chain"] for run in copied] == [run["models"]["1100/average_770"] for run in grid]
