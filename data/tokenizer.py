@@ -123,8 +123,7 @@ def load_tokenizer(spec=None):
         try:
             import tokenizers
         except ImportError:
-            raise BadInput("the tokenizer of this imported model needs more packages; "
-                           "run .venv/bin/pip install -r requirements-hf.txt") from None
+            raise BadInput("tokenizers is not installed; run .venv/bin/pip install -r requirements-hf.txt") from None
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # text that looks like a special token stays text
         special = [token.content for token in imported.get_added_tokens_decoder().values() if token.special]

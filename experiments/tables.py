@@ -64,8 +64,6 @@ def difference_cells(runs, pair, column):
 
 def pooled_cell(runs, column):
     """Half the pooled 95 % interval of any difference in a column."""
-    if len(runs) < 2:
-        return [""]
     names = [name for name in runs[0]["models"] if name not in NOT_POOLED]
     return [f"± {100 * pooled_interval([scores(runs, name, column) for name in names]):.1f}"]
 
@@ -89,10 +87,14 @@ def read_predictions(page, mark):
     return rows
 
 
+def verdict(runs):
+    """The head of a column that says whether a prediction holds. Fewer than three seeds decide nothing."""
+    return "holds so far" if len(runs) < 3 else "holds"
+
+
 def prediction_table(runs, predictions, is_pooled=False):
     """What was predicted, what was measured, and whether the mean lies within the bounds."""
     table = []
-    verdict = "holds so far" if is_pooled and len(runs) < 3 else "holds"
     for row in predictions:
         column = row.get("column", "all")
         found = differences(runs, row["pair"], column)
@@ -103,7 +105,7 @@ def prediction_table(runs, predictions, is_pooled=False):
         if is_pooled and len(runs) > 2:
             cells["pooled"] = pooled_cell(runs, column)[0]
         cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
-        cells[verdict] = "yes" if low <= 100 * mean(found) <= high else "**no**"
+        cells[verdict(runs)] = "yes" if low <= 100 * mean(found) <= high else "**no**"
         table.append(cells)
     return markdown([*table[0]], [[*cells.values()] for cells in table])
 
@@ -141,8 +143,7 @@ def ordering_table(runs, holding, first=1):
     for i, holds in enumerate(holding(runs)):
         n = sum(of_seed[i] for of_seed in by_seed)
         rows.append([str(first + i), "yes" if holds else "**no**", f"{n} of {len(runs)}"])
-    verdict = "holds so far" if len(runs) < 3 else "holds for the means"
-    return markdown(["ordering", verdict, "training seeds in which it holds"], rows)
+    return markdown(["ordering", verdict(runs), "training seeds in which it holds"], rows)
 
 
 ORDERINGS = {"predictions": (orderings, 1), "pretrained": (loss_orderings, 6)}  # and the number of the first

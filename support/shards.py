@@ -18,7 +18,7 @@ from model import is_feed_forward
 def cut_weights(model, device):
     """Shard the weights over the ranks. A pass gathers the weights of one block at a time. Raises BadInput."""
     if importlib.util.find_spec("safetensors") is None:  # torch saves with it: fail now, not after hours
-        raise BadInput("--shard needs a package; run .venv/bin/pip install safetensors")
+        raise BadInput("safetensors is not installed; run .venv/bin/pip install safetensors")
     if not dist.is_initialized():
         raise BadInput("--shard divides the weights among GPUs; start the script with torchrun, or leave it out")
     if torch.__version__ < (2, 10):  # on CPUs, torch 2.7 sums gradients over the ranks and does not average them

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 import mix
 from data.loader import first_windows, load_domains
-from model import GPTConfig
+from model import GPTConfig, Routing, ff_moe, swiglu
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import elapsed, join_ledgers, new_entry, totals
 from support.router_start import ridge_router
@@ -45,6 +45,18 @@ def test_new_routers_come_from_the_seed(tiny, tmp_path):
     assert torch.equal(first[router], again[router])
     assert not torch.equal(first[router], other[router])
     assert not torch.equal(first[router], first["blocks.1.ff.router"])
+
+
+def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output():
+    """Here a feed-forward of width 24 is cut into 3."""
+    matrices = [f"blocks.1.ff.{name}" for name in ("w_gate", "w_up", "w_down")]
+    states, _, mixed = mix_three("split", n_expert=9, d_ff=8)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    for i, state in enumerate(states):
+        chunks = torch.arange(3 * i, 3 * i + 3).expand(5, -1)  # (5, 3), the experts made of model i
+        routing = Routing(torch.full((5, 3), 1 / 3), chunks, None)
+        got = ff_moe(x, routing, *(mixed[name] for name in matrices))
+        assert_close(got, swiglu(x, *(state[name] for name in matrices)))
 
 
 def test_blending_changes_nothing_at_equal_gates():

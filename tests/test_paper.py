@@ -138,11 +138,12 @@ def test_counts_and_means_that_pages_say():
     held = {part.split("\n")[0]: part.count(" yes |\n") for part in parts}
     assert held["Predictions"] == 26  # "Of thirty, 26 hold"
     assert held["A control: four copies of the average in place of the branches"] == 4
-    grid = having(read_runs(ROOT / "experiments/when/runs"), "1100/average_770")
-    is_one = len(having(read_runs(ROOT / "experiments/when/runs"), "400/average")) == 1
+    when = read_runs(ROOT / "experiments/when/runs")
+    is_one = len(having(when, "400/average")) == 1  # training seed of the pretrained seed
     for page, said in (("README.md", "one training seed of three"), ("experiments/when/README.md", "14 and 15 are"),
                        ("experiments/README.md", "seed of three"), ("experiments/when/tables.md", "only 13")):
-        assert (said in " ".join((ROOT / page).read_text().split())) == is_one  # of the pretrained seed
+        assert (said in " ".join((ROOT / page).read_text().split())) == is_one
+    grid = having(when, "1100/average_770")
     copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned average is the grid's
     assert [run["models"]["average_chain"] for run in copied] == [run["models"]["1100/average_770"] for run in grid]
     for models in (run["models"] for run in grid):

