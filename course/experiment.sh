@@ -62,7 +62,7 @@ for file in "$@"; do
       continue
     fi
     if [[ ! $name =~ ^[A-Za-z0-9.-]+$ ]]; then
-      echo "left out: $file, as the name $name has other signs than letters, digits, . and -" >&2
+      echo "left out: $file, the name $name may have only letters, digits, . and -" >&2
       continue
     fi
     while [[ $names = *" $name "* ]]; do

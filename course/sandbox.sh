@@ -2,7 +2,7 @@
 # Run a command in a folder, with limits: sandbox.sh bwrap|student|"" FOLDER PREFIX BASE COMMAND ...
 # The output is what it writes to file descriptor 3; bwrap itself closes it.
 # bwrap isolates it. It has no network and sees no other processes. It can read the system's programs and libraries,
-# Python in PREFIX and BASE, and the files of FOLDER. What it writes stays in memory, 64 MiB in all, except for its
+# Python in PREFIX and BASE, and the files of FOLDER. What it writes stays in memory, 64 MiB in total, except for its
 # output. When it ends, all that it started ends. As root, `student` runs it as the user of this name, without bwrap.
 isolated=$1 folder=$2 prefix=$3 base=$4
 shift 4
