@@ -8,11 +8,10 @@
     log        one line for each validation of the last training run, if there was one
 
 `model = build_model(load_checkpoint("out/seed0/btx.pt"))` builds the model. An interrupted run leaves its progress in
-NAME.progress, beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. With --shard the
-tensors are in the folder NAME.shards. Both are deleted when the run is done.
+NAME.progress, beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
+the run is done.
 """
 import os
-import shutil
 import zipfile
 from cli import BadInput, check_output, replacing
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from model import GPT, ROUTERS, GPTConfig
-from support.distributed import is_first_rank, is_sharded
+from support.distributed import is_first_rank
 
 SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
@@ -145,13 +144,12 @@ def save_trained(out, model, fields):
     check_weights(model)
     state = {}
     for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if is_sharded(model) else tensor  # gathers the parts of all ranks
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # --shard: gathers all ranks' parts
         if is_first_rank():
             state[name] = whole.cpu()
     if is_first_rank():
         save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
         progress_path(out).unlink(missing_ok=True)
-        shutil.rmtree(shards_path(out), ignore_errors=True)
 
 
 def progress_path(out):
@@ -159,28 +157,15 @@ def progress_path(out):
     return Path(out).with_suffix(".progress")
 
 
-def shards_path(out):
-    """The folder in which a run with --shard saves its tensors. Each saved step has its own folder there."""
-    return Path(out).with_suffix(".shards")
-
-
 def save_progress(out, model, optimizer, settings, step, seconds, log):
-    """Write NAME.progress after `step` steps. The same command resumes from it."""
+    """Write NAME.progress after `step` steps. The same command resumes from it, on any number of ranks."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict  # this import takes a second
     check_weights(model)
-    progress = {"state": {}, "optimizer": {}, "step": step, "seconds": seconds, "log": log, "settings": settings}
-    folder = shards_path(out) / str(step)
-    if is_sharded(model):
-        from support import shards  # this import takes a second
-        if is_first_rank():
-            shutil.rmtree(folder, ignore_errors=True)  # a killed run may have left a part of it
-        shards.save_tensors(folder, model, optimizer)  # each rank writes its part
-    else:
-        progress["state"], progress["optimizer"] = model.state_dict(), optimizer.state_dict()
+    on_first_rank = StateDictOptions(full_state_dict=True, cpu_offload=True)  # where whole tensors are gathered
+    state, optimizer_state = get_state_dict(model, optimizer, options=on_first_rank)
     if is_first_rank():
-        save_checkpoint(progress_path(out), progress)
-        for older in shards_path(out).glob("*"):
-            if older != folder:
-                shutil.rmtree(older)
+        save_checkpoint(progress_path(out), {"state": state, "optimizer": optimizer_state, "step": step,
+                                             "seconds": seconds, "log": log, "settings": settings})
 
 
 def load_progress(out, model, optimizer, settings):
@@ -198,13 +183,8 @@ def load_progress(out, model, optimizer, settings):
             raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start over")
         raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
                        "use the old value again, or delete the file to start over")
-    if not progress["state"]:
-        from support import shards
-        shards.load_tensors(shards_path(out) / str(progress["step"]), model, optimizer)
-    elif is_sharded(model):
-        raise BadInput(f"{path} is of a run without --shard; leave out --shard, or delete the file to start over")
-    else:
-        model.load_state_dict(progress["state"])
-        optimizer.load_state_dict(progress["optimizer"])
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+    set_state_dict(model, optimizer, model_state_dict=progress["state"], optim_state_dict=progress["optimizer"],
+                   options=StateDictOptions(full_state_dict=True))  # each rank takes its part
     print(f"{out}: resumes from step {progress['step']}")
     return progress["step"], progress["seconds"], progress["log"]

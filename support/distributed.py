@@ -5,10 +5,13 @@
 """
 import os
 from cli import BadInput
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+from model import is_feed_forward
 
 
 def pick_device(name):
@@ -51,7 +54,8 @@ def join_ranks(name):
     if torch.cuda.is_available() and name in ("auto", "cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # "cuda" means this GPU from here on
     device = pick_device(name)
-    dist.init_process_group(dist.get_default_backend_for_device(device))
+    an_hour = timedelta(hours=1)  # so long the other ranks wait while the first one writes a large file
+    dist.init_process_group(dist.get_default_backend_for_device(device), timeout=an_hour)
     return device, dist.get_rank(), dist.get_world_size()
 
 
@@ -60,15 +64,32 @@ def is_first_rank():
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def is_sharded(model):
-    """Whether each rank has only a part of the model's weights."""
-    return hasattr(model, "reshard")  # FSDP2 adds this method
-
-
 def wrap(model, device, shard):
     """Move `model` to the device. Returns the model to train, which averages gradients over all ranks."""
     if shard:
-        from support import shards  # this import takes a second
-        return shards.cut_weights(model, device)
+        return cut_weights(model, device)
     model.to(device)
     return DistributedDataParallel(model) if dist.is_initialized() else model
+
+
+def cut_weights(model, device):
+    """Shard the weights over the ranks. A pass gathers the weights of one block at a time. Raises BadInput."""
+    from torch.distributed.fsdp import fully_shard  # these imports take a second
+    from torch.distributed.tensor import Shard
+    if not dist.is_initialized():
+        raise BadInput("--shard divides the weights among GPUs; start the script with torchrun, or leave it out")
+    if torch.__version__ < (2, 10):  # on CPUs, torch 2.7 sums gradients over the ranks and does not average them
+        raise BadInput(f"--shard needs torch 2.10, but this is {torch.__version__}; leave it out")
+    n_ranks, config = dist.get_world_size(), model.config
+    if config.n_expert and (config.d_ff % n_ranks or config.n_embd % n_ranks):
+        raise BadInput(f"--shard: d_ff {config.d_ff} and n_embd {config.n_embd} must be multiples of {n_ranks} GPUs")
+    names = {p: name for name, p in model.named_parameters()}
+
+    def choose_axis(p):
+        """Shard the experts' matrices, (N, rows, columns), by rows: there may be fewer experts than GPUs."""
+        return Shard(1 if config.n_expert and is_feed_forward(names[p]) else 0)
+
+    mesh = dist.init_device_mesh(device.type, (n_ranks,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, shard_placement_fn=choose_axis)
+    return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)

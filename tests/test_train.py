@@ -183,11 +183,7 @@ def test_two_ranks_train_as_one_does(tiny, tmp_path, module, init, more):
     train(tiny, tmp_path / "ddp.pt", module, dies_at=3, **more)
     runs = [train_on_two_ranks(tiny, tmp_path / "ddp.pt", module, **more)]
     sharded = more | {"flags": ["--shard", *more.get("flags", [])]}
-    for step in ("1", "2"):  # four ranks were killed while they saved
-        (tmp_path / "two.shards" / step).mkdir(parents=True)
-        (tmp_path / "two.shards" / step / "shard-00004.safetensors").write_text("half of")
     assert train_on_two_ranks(tiny, tmp_path / "two.pt", module, dies_at=3, **sharded) is None
-    assert [path.name for path in tmp_path.glob("two.shards/*")] == ["2"]
     copy = shutil.copytree(tmp_path, tmp_path / "copy")
     runs.append(train_on_two_ranks(tiny, tmp_path / "two.pt", module, **sharded))
     shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
