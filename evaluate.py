@@ -270,17 +270,6 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
-def write_results(path, results, routing, args, domains, tests, device):
-    """Write results.json. results: {model: its scores and costs}; routing: {MoE: its experts, share and probs}."""
-    digests = {name: domain.meta["files"] for name, domain in domains.items()}
-    data = {"tasks": {name: len(test.tasks) for name, test in tests.items()},
-            "windows": {name: len(test.windows) for name, test in tests.items()},
-            "device": device.type, "dtype": pick_dtype(args.dtype, device), "digests": digests}
-    numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
-    with replacing(path) as part:
-        part.write_text(json.dumps(numbers, indent=1))
-
-
 @torch.inference_mode()
 def main(argv=None):
     args = parse(argv)
@@ -292,7 +281,7 @@ def main(argv=None):
 
     dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
     moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
-    results, routing = {}, {}
+    results, routing = {}, {}  # {model: its scores and costs}; {MoE: its experts, share and probs}
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         if name in methods:
             method, top_k, training_data = methods[name]
@@ -308,7 +297,13 @@ def main(argv=None):
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    write_results(args.out / "results.json", results, routing, args, domains, tests, device)
+    data = {"tasks": {name: len(test.tasks) for name, test in tests.items()},
+            "windows": {name: len(test.windows) for name, test in tests.items()},
+            "device": device.type, "dtype": pick_dtype(args.dtype, device),
+            "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
+    numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
+    with replacing(args.out / "results.json") as part:
+        part.write_text(json.dumps(numbers, indent=1))
     (args.out / "live.html").unlink(missing_ok=True)  # an old page would show other models
     pictures = []  # the lines of the report that show figures and the page
     if moes and not args.no_figures:

@@ -17,7 +17,7 @@ import torch
 
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import KEPT, SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
+from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -31,6 +31,8 @@ except ImportError:
 
 TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n" + " ".join(map(str, range(500)))
 TOLERANCE = 1e-3  # both models read TEXT; if their logits differ by more, they are not the same model
+# Files that `spec` keeps beside tokenizer.json. An export writes no other names: a foreign file could name any path.
+KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 FAR = 0.6  # largest relative distance of matrices; norms start at 1 in all models and would make strangers look close
 
 # our name -> the name in a Hugging Face folder

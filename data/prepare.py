@@ -92,14 +92,7 @@ def choose_tokenizer(args, files):
     elif args.tokenizer:
         if not files:
             raise BadInput("--tokenizer: name the texts on which it is trained, with --text")
-        samples = []
-        for paths in files.values():
-            sample = ""
-            for document in text.read_documents(paths, args.field):
-                sample += document[:SAMPLE - len(sample)]
-                if len(sample) == SAMPLE:
-                    break
-            samples.append(sample)
+        samples = ["".join(text.read_documents(paths, args.field))[:SAMPLE] for paths in files.values()]
         ranks = train_bpe(samples, args.tokenizer - 1)
         spec = new_bpe(ranks, f"own{len(ranks) + 1}")
     return load_tokenizer(spec)

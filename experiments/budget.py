@@ -6,7 +6,7 @@ The budget is what the model of --like cost beyond the model of --since. A step 
 training of the first model. --by flops counts all FLOPs, and --by chain those of the longest chain of stages. --by
 paper counts tokens, and gives upcycling the share of tokens that it had in the paper.
 """
-from cli import BadInput, make_parser, run
+from cli import make_parser, run
 
 from support.checkpoint import load_checkpoint
 from support.ledger import chain_flops, totals
@@ -22,8 +22,6 @@ def match_steps(last, like, since, by):
         ratio = (chain_flops(like) - chain_flops(since)) / last["flops"]
     else:
         ratio = PAPER_SHARE * (totals(like)["tokens"] - totals(since)["tokens"]) / last["tokens"]
-    if ratio <= 0:
-        raise BadInput("--like cost no more than --since, so no steps are left; perhaps the two are exchanged")
     return max(1, round(ratio * last["settings"]["steps"]))
 
 
@@ -35,8 +33,6 @@ def main(argv=None):
     parser.add_argument("--by", default="flops", choices=("flops", "chain", "paper"), help="cost that is to be equal")
     args = parser.parse_args(argv)
     model, like, since = (load_checkpoint(path)["ledger"] for path in (args.model, args.like, args.since))
-    if not model or not model[-1]["flops"]:
-        raise BadInput(f"{args.model} was not trained last, so it cannot show what a step costs; name a trained model")
     print(match_steps(model[-1], like, since, args.by))
 
 

@@ -6,30 +6,22 @@ import json
 from cli import make_parser, replacing, run
 from pathlib import Path
 
-from experiments.runs import read_run
-
-
-def collect(runs):
-    """Join the results of several evaluations of one training seed."""
-    gathered = runs[0]
-    for more in runs[1:]:
-        gathered["models"] |= more["models"]
-        gathered["routing"] |= more["routing"]
-    for name, routing in gathered["routing"].items():
-        if name not in ("btx", "btx_nolb"):  # figure 5 shows only the histograms of these two
-            routing.pop("probs", None)
-    # round all numbers to 5 decimals
-    return json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))
-
 
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="results.json of each evaluation")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     args = parser.parse_args(argv)
-    gathered = collect([read_run(path) for path in args.runs])
+    gathered, *others = [json.loads(path.read_text()) for path in args.runs]
+    for more in others:
+        gathered["models"] |= more["models"]
+        gathered["routing"] |= more["routing"]
+    for name, routing in gathered["routing"].items():
+        if name not in ("btx", "btx_nolb"):  # figure 5 shows only the histograms of these two
+            routing.pop("probs", None)
+    rounded = json.loads(json.dumps(gathered), parse_float=lambda digits: round(float(digits), 5))
     with replacing(args.out) as part:
-        part.write_text(json.dumps(gathered))
+        part.write_text(json.dumps(rounded))
 
 
 if __name__ == "__main__":

@@ -4,24 +4,12 @@ A run is the dictionary that evaluate.py writes to results.json for one training
 """
 import json
 import math
-from cli import BadInput
 from statistics import mean, stdev
 
 from data.task import DOMAINS
 
 EXPERTS = ("math", "code", "wiki")
 GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "home": EXPERTS}  # of domains
-
-
-def read_run(path):
-    """Read the results of a run, as evaluate.py or collect.py wrote them. Raises BadInput."""
-    try:
-        results = json.loads(path.read_text())
-    except (OSError, ValueError):
-        results = None
-    if not isinstance(results, dict) or "models" not in results:
-        raise BadInput(f"{path}: there are no results of a run in this file; make help says what writes them")
-    return results
 
 
 def read_runs(folder):
@@ -32,7 +20,7 @@ def read_runs(folder):
     runs = {}
     for path in sorted(folder.glob("*.json")):
         seed, _, part = path.stem.rpartition("_")
-        run = read_run(path)
+        run = json.loads(path.read_text())
         if seed:
             models = {f"{part}/{name}": model for name, model in run["models"].items()}
             runs.setdefault(seed, {"models": {}})["models"] |= models

@@ -3,7 +3,7 @@
     python -m experiments.tables paper
 
 The page tables.md is tables.template with its braces filled: `{scores: btx}` becomes the cells of a model, and
-`{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` and `{orderings: ...}` become tables.
+`{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` becomes a table.
 """
 import re
 from cli import BadInput, make_parser, replacing, run
@@ -62,6 +62,25 @@ def difference_cells(runs, pair, column):
     return [points(found), str(len(found))]
 
 
+def ordering_cells(runs, column, *inequalities):
+    """Whether inequalities hold for the means over runs, and in how many training seeds all of them hold.
+
+    A name stands for this BTX − the average, finetuned as long. "1100/text_48 1100/text_192 > 275/text_48" compares the
+    larger of two such differences with a third.
+    """
+    def largest(runs, side):
+        pairs = [f"{name} − {re.sub('/[a-z]+', '/average', name)}" for name in side.split()]
+        return max(mean(differences(runs, pair, column)) for pair in pairs)
+
+    def hold(runs):
+        sides = [inequality.split(" > ") for inequality in inequalities]
+        return all(largest(runs, above) > largest(runs, below) for above, below in sides)
+
+    runs = having(runs, *re.findall(r"\S+/\S+", " ".join(inequalities)))
+    n = sum(hold([run]) for run in runs)
+    return ["yes" if hold(runs) else "**no**", f"{n} of {len(runs)}"]
+
+
 def pooled_cell(runs, column):
     """Half the pooled 95 % interval of any difference in a column."""
     names = [name for name in runs[0]["models"] if name not in NOT_POOLED]
@@ -69,7 +88,8 @@ def pooled_cell(runs, column):
 
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
-         "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells, "pooled": pooled_cell,
+         "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells,
+         "ordering": ordering_cells, "pooled": pooled_cell,
          "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
          "percent": lambda runs, name, column: [spread(scores(runs, name, column), 100)],
          "nats": lambda runs, name, column: [spread(scores(runs, name, column), digits=3)]}
@@ -87,14 +107,10 @@ def read_predictions(page, mark):
     return rows
 
 
-def verdict(runs):
-    """The head of a column that says whether a prediction holds. Fewer than three seeds decide nothing."""
-    return "holds so far" if len(runs) < 3 else "holds"
-
-
 def prediction_table(runs, predictions, is_pooled=False):
     """What was predicted, what was measured, and whether the mean lies within the bounds."""
     table = []
+    verdict = "holds so far" if len(runs) < 3 else "holds"  # fewer than three training seeds decide nothing
     for row in predictions:
         column = row.get("column", "all")
         found = differences(runs, row["pair"], column)
@@ -105,48 +121,9 @@ def prediction_table(runs, predictions, is_pooled=False):
         if is_pooled and len(runs) > 2:
             cells["pooled"] = pooled_cell(runs, column)[0]
         cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
-        cells[verdict(runs)] = "yes" if low <= 100 * mean(found) <= high else "**no**"
+        cells[verdict] = "yes" if low <= 100 * mean(found) <= high else "**no**"
         table.append(cells)
     return markdown([*table[0]], [[*cells.values()] for cells in table])
-
-
-def orderings(runs):
-    """Whether each ordering that when/predictions.md registers for the small models holds for the means over runs."""
-    def gap(routers, branches, steps):
-        """BTX − average, over all domains."""
-        return mean(differences(runs, f"{branches}/{routers}_{steps} − {branches}/average_{steps}", "all"))
-
-    def largest(routers, branches, lengths):
-        return max(gap(routers, branches, steps) for steps in lengths)
-
-    every = (48, 192, 770, 1540)
-    return [all(largest("random", branches, (192, 770)) > largest("random", branches, (48, 1540))
-                for branches in (1100, 2200)),
-            all(gap("random", 1100, steps) > gap("random", 275, steps) for steps in (192, 770, 1540)),
-            all(gap("text", 1100, steps) > gap("text", 275, steps) for steps in every),
-            largest("text", 2200, every) > max(largest("text", branches, every) for branches in (275, 1100)),
-            all(gap("text", branches, 48) > gap("text", branches, 1540) for branches in (1100, 2200))]
-
-
-def loss_orderings(runs):
-    """The same for the pretrained seed: BTX − average is lower with branches of 400 steps than of 100."""
-    def gap(routers, branches):
-        return mean(differences(runs, f"{branches}/{routers}_53 − {branches}/average_53", "home loss"))
-
-    return [gap("random", 400) < gap("random", 100), gap("text", 400) < gap("text", 100)]
-
-
-def ordering_table(runs, holding, first=1):
-    """Whether each ordering holds for the means, and in how many training seeds; holding: a function above."""
-    rows = []
-    by_seed = [holding([run]) for run in runs]
-    for i, holds in enumerate(holding(runs)):
-        n = sum(of_seed[i] for of_seed in by_seed)
-        rows.append([str(first + i), "yes" if holds else "**no**", f"{n} of {len(runs)}"])
-    return markdown(["ordering", verdict(runs), "training seeds in which it holds"], rows)
-
-
-ORDERINGS = {"predictions": (orderings, 1), "pretrained": (loss_orderings, 6)}  # and the number of the first
 
 
 # ---- the page
@@ -162,7 +139,7 @@ def fill(table, pools):
     """
     every, alike = set(), set()  # names of models: all, and those that each run must have
     for kind, argument in CELL.findall(table):
-        names = {*argument.split(", ")[0].split(" − ")} if kind != "pooled" else set()
+        names = {*argument.split(", ")[0].split(" − ")} if kind not in ("pooled", "ordering") else set()
         every |= names
         if kind != "difference":
             alike |= names
@@ -181,14 +158,9 @@ def make_page(folder, pools):
         kind, mark = found.groups()
         predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
         runs = having(pools[0], *(name for row in predictions for name in row["pair"].split(" − ")))
-        if kind == "orderings":
-            return ordering_table(runs, *ORDERINGS[mark])
         return prediction_table(runs, predictions, kind == "pooled predictions")
 
-    page, _, later = (folder / "tables.template").read_text(encoding="utf-8").partition("<!-- once the runs from")
-    if having(pools[0], "400/average"):  # the pretrained seed's runs of `when`
-        page += later.partition("-->\n")[2]
-    page = page.rstrip("\n") + "\n"
+    page = (folder / "tables.template").read_text(encoding="utf-8")
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
     return re.sub(r"(?m)^\{([\w ]+): (\w+)\}", check_predictions, page)
 

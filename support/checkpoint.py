@@ -24,8 +24,6 @@ from support.distributed import is_first_rank
 SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
-# files of a Hugging Face folder that `spec` keeps beside tokenizer.json, so that an export can write them again
-KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def save_checkpoint(path, checkpoint):
@@ -58,15 +56,10 @@ def load_checkpoint(path):
     checkpoint = load_file(path, KEYS)
     try:
         checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # the files of data/start lack rope_factor
-        has_router = checkpoint["config"]["routing"] in ROUTERS
-        if has_router:
-            check_weights(hold(checkpoint["config"], checkpoint["state"]))
-        files = checkpoint["spec"].get("files", {})
-        for name in files.keys() - KEPT:  # a file from elsewhere can name any path, and an export would write there
-            del files[name]
+        check_weights(hold(checkpoint["config"], checkpoint["state"]))
     except Exception:  # a foreign value can raise any error
         raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
-    if not has_router:
+    if checkpoint["config"]["routing"] not in ROUTERS:
         raise BadInput(f"{path}: there is no router {checkpoint['config']['routing']!r} here; "
                        f"model.py has {', '.join(ROUTERS)}")
     return checkpoint

@@ -47,9 +47,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
     SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens",
              "nan.pt": "nan.pt", "field.pt": "field.pt", "later.pt": "no router 'later'"},
-    "experiments.budget --like seed.pt --since seed.pt": {"btx_mixed.pt": "was not trained", "seed.pt": "no steps"},
     "page.article --out new/a.html --data_dir data": {"btx_mixed.pt seed.pt": "code, math"},
-    "experiments.collect --out out": {"list.json": "list.json"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",
               "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
@@ -78,7 +76,6 @@ def folder(tiny, tmp_path_factory):
         changes[name] = {"config": good["config"] | field}
     for name, change in changes.items():
         torch.save(good | change, folder / f"{name}.pt")
-    (folder / "list.json").write_text("[1, 2]")
     (folder / "empty.txt").touch()
     return folder
 

@@ -145,12 +145,11 @@ def test_a_mixture_is_a_mixtral(tiny, here):
 
 
 def test_an_export_writes_nothing_elsewhere(tiny, here):
-    """A branch from elsewhere names a new file, one outside, and one that exists. Its mixture drops these names."""
+    """A branch from elsewhere, or its mixture, names a new file, one outside, and one that exists."""
     branch = load_checkpoint(tiny / "math.pt")
     branch["spec"]["files"] = dict.fromkeys((f"{here}/new", "../../up", f"{here}/math.pt", hf.KEPT[2]), "owned")
     save_checkpoint("math.pt", branch)
     mix.main(["math.pt", f"{tiny}/seed.pt", "--out", "mixed.pt"])
-    assert [*torch.load("mixed.pt", weights_only=True)["spec"]["files"]] == [hf.KEPT[2]]
     for name in ("math", "mixed"):
         hf.main(["export", f"{name}.pt", f"out/{name}"])
     owned = [path.name for path in here.rglob("*") if path.is_file() and path.read_bytes() == b"owned"]

@@ -1,4 +1,6 @@
 """PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and the texts and tasks of its run."""
+import json
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -6,7 +8,7 @@ from conftest import make
 from test_hf import make_folder
 
 from experiments.pretrained import english
-from experiments.runs import costs, read_run
+from experiments.runs import costs
 
 
 @pytest.mark.long
@@ -15,7 +17,7 @@ def test_the_preset_goes_the_whole_way(tmp_path):
     make("PRESET=pretrained", "all", "rivals", f"INTO={tmp_path}", f"DATA={tmp_path}/data",
          f"SEED_FOLDER={tmp_path}/llama", "EXPERT_STEPS=20", "FINETUNE_STEPS=6",
          "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1", "EVALUATE=--windows 2 --tasks 3")
-    run, rivals = (read_run(tmp_path / f"seed0/{name}results.json") for name in ("", "rivals/"))
+    run, rivals = (json.loads((tmp_path / f"seed0/{name}results.json").read_text()) for name in ("", "rivals/"))
     short = ["seed", "math", "code", "wiki", "average", "btm_document_top1", "btx"]
     assert [*run["models"]] == short and {*rivals["models"]} == {
         *short, "dense_chain", "average_chain", "su_own_flops", "btx_ridge"}

@@ -32,20 +32,19 @@ def label(panel, title, lengths):
 
 
 def draw(pools, out):
-    """Draw a panel for each start of the routers, and one for the pretrained seed when its runs are there."""
+    """Draw a panel for each start of the routers, and one for the pretrained seed."""
     small = having(pools[0], "2200/average", "1100/average", "275/average")
     pretrained = having(pools[0], "100/average", "400/average")
-    figure, [panels] = make_panels(1, 3 if pretrained else 2, 3.6, 3.4)
+    figure, [panels] = make_panels(1, 3, 3.6, 3.4)
     for panel, (routers, title) in zip(panels, ROUTERS.items(), strict=False):
         for i, (branches, shift) in enumerate(((275, 0.94), (1100, 1), (2200, 1.06))):
             draw_line(panel, small, branches, routers, (48, 192, 770, 1540), "all", shift,
                       color=f"C{i}", label=f"branches of {branches:,} steps")
         label(panel, title, (48, 192, 770, 1540))
-    if pretrained:
-        for branches, color, shift in ((100, "C3", 0.97), (400, "C4", 1.03)):
-            for routers, line, name in (("random", "-", "random routers"), ("text", "--", "routers from text")):
-                draw_line(panels[2], pretrained, branches, routers, (53, 212), "home", shift, color=color, ls=line)
-                # the legend is made from the first panel
-                panels[0].plot([], [], color=color, ls=line, label=f"branches of {branches} steps, {name}")
-        label(panels[2], "pretrained seed: math, code, wiki", (53, 212))
+    for branches, color, shift in ((100, "C3", 0.97), (400, "C4", 1.03)):
+        for routers, line, name in (("random", "-", "random routers"), ("text", "--", "routers from text")):
+            draw_line(panels[2], pretrained, branches, routers, (53, 212), "home", shift, color=color, ls=line)
+            # the legend is made from the first panel
+            panels[0].plot([], [], color=color, ls=line, label=f"branches of {branches} steps, {name}")
+    label(panels[2], "pretrained seed: math, code, wiki", (53, 212))
     save(figure, [panels], ["BTX − average, points"], out / "when.png")
