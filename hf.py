@@ -31,7 +31,7 @@ except ImportError:
 
 TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u00a0\u200b e\u0301 \r\n" + " ".join(map(str, range(500)))
 TOLERANCE = 1e-3  # both models read TEXT; if their logits differ by more, they are not the same model
-# Files that `spec` keeps beside tokenizer.json. An export writes no other names: a foreign file could name any path.
+# Files that `spec` keeps beside tokenizer.json. An export writes no others: a foreign checkpoint could name any path.
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 FAR = 0.6  # largest relative distance of matrices; norms start at 1 in all models and would make strangers look close
 

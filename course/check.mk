@@ -13,7 +13,7 @@ STUDENT_SEEDS = $(STUDENT)1 $(STUDENT)2 $(STUDENT)3
 IS_NUMBER     = echo "$(STUDENT)" | grep -qxE '[0-9]{1,17}'
 experiment: $(DATA)/ready  ## run EXPERIMENT=1, 2, 3 or 4 with your own seeds, STUDENT=12345
 	@$(IS_NUMBER) && test -f "course/experiment$(EXPERIMENT).txt" || \
-	  { echo "EXPERIMENT is 1, 2, 3 or 4, and STUDENT your number in digits: make experiment EXPERIMENT=2 STUDENT=12345" >&2; exit 2; }
+	  { echo "EXPERIMENT is 1 to 4, STUDENT is in digits: make experiment EXPERIMENT=2 STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/experiment$(EXPERIMENT)-$(STUDENT)" 200 "$(STUDENT_SEEDS)" "course/experiment$(EXPERIMENT).txt"
 class-row: $(DATA)/ready  ## your row of the class table, course/row.txt, with your own seeds, STUDENT=12345
 	@$(IS_NUMBER) || { echo "give your number, in digits: make class-row STUDENT=12345" >&2; exit 2; }

@@ -62,7 +62,7 @@ for file in "$@"; do
       continue
     fi
     if [[ ! $name =~ ^[A-Za-z0-9.-]+$ ]]; then
-      echo "left out: $file, the name $name may have only letters, digits, . and -" >&2
+      echo "left out: $file; a name may have only letters, digits, . and -, but this one is $name" >&2
       continue
     fi
     while [[ $names = *" $name "* ]]; do

@@ -92,7 +92,10 @@ def choose_tokenizer(args, files):
     elif args.tokenizer:
         if not files:
             raise BadInput("--tokenizer: name the texts on which it is trained, with --text")
-        samples = ["".join(text.read_documents(paths, args.field))[:SAMPLE] for paths in files.values()]
+        samples = []
+        for paths in files.values():
+            characters = (c for document in text.read_documents(paths, args.field) for c in document)
+            samples.append("".join(islice(characters, SAMPLE)))
         ranks = train_bpe(samples, args.tokenizer - 1)
         spec = new_bpe(ranks, f"own{len(ranks) + 1}")
     return load_tokenizer(spec)

@@ -65,8 +65,8 @@ def difference_cells(runs, pair, column):
 def ordering_cells(runs, column, *inequalities):
     """Whether inequalities hold for the means over runs, and in how many training seeds all of them hold.
 
-    A name stands for this BTX − the average, finetuned as long. "1100/text_48 1100/text_192 > 275/text_48" compares the
-    larger of two such differences with a third.
+    A name stands for this BTX minus the average that was finetuned as long. "1100/text_48 1100/text_192 > 275/text_48"
+    compares the larger of two such differences with a third.
     """
     def largest(runs, side):
         pairs = [f"{name} − {re.sub('/[a-z]+', '/average', name)}" for name in side.split()]
@@ -76,7 +76,8 @@ def ordering_cells(runs, column, *inequalities):
         sides = [inequality.split(" > ") for inequality in inequalities]
         return all(largest(runs, above) > largest(runs, below) for above, below in sides)
 
-    runs = having(runs, *re.findall(r"\S+/\S+", " ".join(inequalities)))
+    names = re.findall(r"\S+/\S+", " ".join(inequalities))
+    runs = having(runs, *names, *(re.sub("/[a-z]+", "/average", name) for name in names))
     n = sum(hold([run]) for run in runs)
     return ["yes" if hold(runs) else "**no**", f"{n} of {len(runs)}"]
 

@@ -64,7 +64,7 @@ def count(models, data):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="seed, branches, and their mixtures steps0, ...")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="the seed and its branches, then their mixtures")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("page/index.html"), help="page to write")
     args = parser.parse_args(argv)

@@ -154,7 +154,7 @@ def save_progress(out, model, optimizer, settings, step, seconds, log):
     """Write NAME.progress after `step` steps. The same command resumes from it, on any number of ranks."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict  # this import takes a second
     check_weights(model)
-    on_first_rank = StateDictOptions(full_state_dict=True, cpu_offload=True)  # where whole tensors are gathered
+    on_first_rank = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathers whole tensors in its memory
     state, optimizer_state = get_state_dict(model, optimizer, options=on_first_rank)
     if is_first_rank():
         save_checkpoint(progress_path(out), {"state": state, "optimizer": optimizer_state, "step": step,

@@ -54,7 +54,7 @@ def join_ranks(name):
     if torch.cuda.is_available() and name in ("auto", "cuda"):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # "cuda" means this GPU from here on
     device = pick_device(name)
-    an_hour = timedelta(hours=1)  # so long the other ranks wait while the first one writes a large file
+    an_hour = timedelta(hours=1)  # the other ranks wait this long while the first writes a large file
     dist.init_process_group(dist.get_default_backend_for_device(device), timeout=an_hour)
     return device, dist.get_rank(), dist.get_world_size()
 
