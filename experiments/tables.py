@@ -68,16 +68,18 @@ def ordering_cells(runs, column, *inequalities):
     A name stands for this BTX minus the average that was finetuned as long. "1100/text_48 1100/text_192 > 275/text_48"
     compares the larger of two such differences with a third.
     """
+    def average(name):
+        return re.sub("/[a-z]+", "/average", name)
+
     def largest(runs, side):
-        pairs = [f"{name} − {re.sub('/[a-z]+', '/average', name)}" for name in side.split()]
-        return max(mean(differences(runs, pair, column)) for pair in pairs)
+        return max(mean(differences(runs, f"{name} − {average(name)}", column)) for name in side.split())
 
     def hold(runs):
         sides = [inequality.split(" > ") for inequality in inequalities]
         return all(largest(runs, above) > largest(runs, below) for above, below in sides)
 
     names = re.findall(r"\S+/\S+", " ".join(inequalities))
-    runs = having(runs, *names, *(re.sub("/[a-z]+", "/average", name) for name in names))
+    runs = having(runs, *names, *map(average, names))
     n = sum(hold([run]) for run in runs)
     return ["yes" if hold(runs) else "**no**", f"{n} of {len(runs)}"]
 

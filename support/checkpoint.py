@@ -134,12 +134,10 @@ def check_weights(model):
 
 def save_trained(out, model, fields):
     """Write the checkpoint of a finished run and delete its progress. fields: everything in it but state and config."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # takes a second
     check_weights(model)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # --shard: gathers all ranks' parts
-        if is_first_rank():
-            state[name] = whole.cpu()
+    on_first_rank = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathers whole tensors in its memory
+    state = get_model_state_dict(model, options=on_first_rank)
     if is_first_rank():
         save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
         progress_path(out).unlink(missing_ok=True)

@@ -126,6 +126,7 @@ def test_counts_and_means_that_pages_say():
     held = {part.split("\n")[0]: part.count(" yes |\n") for part in parts}
     assert held["Predictions"] == 26  # "Of thirty, 26 hold"
     assert held["A control: four copies of the average in place of the branches"] == 4
+    assert held["BTX at the average's rate, 1540 steps, random routers"] == 6
     when = read_runs(ROOT / "experiments/when/runs")
     is_one = len(having(when, "400/average")) == 1  # training seed of the pretrained seed
     for page, said in (("README.md", "one training seed of three"), ("experiments/when/README.md", "14 and 15 are"),
