@@ -25,8 +25,6 @@ class Output(io.FileIO):
 
 def open_again(stream):
     """The same stream as an Output. Files get each line at once, too, and a terminal that knows only ASCII works."""
-    if stream is None:  # it is closed, as after `>&-`
-        return open(os.devnull, "w")
     output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True)
 

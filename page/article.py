@@ -2,7 +2,7 @@
 
     python -m page.article data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt
 """
-from cli import BadInput, make_parser, run
+from cli import make_parser, run
 from pathlib import Path
 
 import torch
@@ -66,18 +66,13 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="the seed and its branches, then their mixtures")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("page/index.html"), help="page to write")
     args = parser.parse_args(argv)
     models = {Path(path).stem: load_checkpoint(path) for path in args.models}
-    for name, checkpoint in models.items():
-        missing = sorted(set(checkpoint["experts"]) - models.keys())
-        if missing:
-            raise BadInput(f"{name}: the page also needs its experts {', '.join(missing)}; name their checkpoints, too")
     tasks = {name: domain.tasks for name, domain in load_domains(args.data_dir, [*DOMAINS, "switch"]).items()}
     data = collect(models, tasks)
     data["counts"] = count(models_of_page(models, data), data)
-    fill(args.out, data, is_article=True)
-    print(f"wrote {args.out}")
+    fill(Path("page/index.html"), data, is_article=True)
+    print("wrote page/index.html")
 
 
 if __name__ == "__main__":

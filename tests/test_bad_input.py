@@ -47,7 +47,6 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
     SAMPLE: {"seed.pt --experts": "dense", f"seed.pt --prompt {'7' * 128}": "129 tokens",
              "nan.pt": "nan.pt", "field.pt": "field.pt", "later.pt": "no router 'later'"},
-    "page.article --out new/a.html --data_dir data": {"btx_mixed.pt seed.pt": "code, math"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",
               "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
@@ -130,7 +129,6 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize("code, rank, returned, said", [
     ("cli.run(lambda: [print('a' * 99, flush=True) for _ in range(9)])", 0, 0, ""),  # nobody reads them
-    ("import sys; sys.stdout = sys.__stdout__ = None; cli.run(lambda: print(file=sys.stdout))", 0, 0, ""),  # `>&-`
     ("import os; os.dup2(os.open('cli.py', 0), 1); cli.run(lambda: print('a'))", 0, 0, ""),  # it takes no text
     ("import signal; cli.run(lambda: signal.raise_signal(2))", 0, 130, "-c: interrupted"),
     ("cli.run(lambda: cli.refuse('no'))", 0, 2, "-c: no"), ("cli.run(lambda: cli.refuse('no'))", 1, 2, "")])

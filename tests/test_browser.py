@@ -1,6 +1,5 @@
 """page/index.html and live.html in a real browser: what they say about models, controls, and accessibility."""
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -59,30 +58,6 @@ def test_sections_in_the_order_of_reading(open_page):
     for link in ("seed", "branch", "mix", "finetune"):  # of the drawing
         page.locator(f"figure a[href='#{link}'] text").first.click()
         assert page.evaluate("location.hash") == f"#{link}" and page.input_value("#tune") == "5"
-
-
-def test_nobody_waits_and_the_heading_is_true(open_page):
-    """On the first screen the pauses of an answer last 2.5 s at most; with reduced motion there are none."""
-    for motion, limit in (("no-preference", 2500), ("reduce", 0)):
-        page = open_page(reduced_motion=motion)
-        page.evaluate("""window.pauses = [];
-            const wait = setTimeout;
-            window.setTimeout = (call, ms = 0) => wait(call, 0, pauses.push(ms))""")
-        for button in page.locator("[data-deal=hero] button").all():
-            page.evaluate("pauses.length = 0")
-            button.click()
-            page.wait_for_selector("#hero_box[data-done=yes]")
-            pauses = [ms for ms in page.evaluate("pauses") if ms not in (0, 300)]  # 300: the address
-            answer = page.evaluate("encode_prompt(tokenizer, data.tasks.find(task => task.prompt === S.hero).answer)")
-            assert sum(pauses) <= limit + 1 and len(pauses) < len(answer)  # none after the answer
-            assert bool(pauses) == bool(limit)
-            heading = page.inner_text("#hero_title")
-            if needed := re.match(r"Click (\w+)", heading):
-                for verdict in (".wrong", ".right"):
-                    page.locator(f"#hero_box [aria-label={needed[1]}] text").last.click()
-                    page.wait_for_selector(f"#hero_box {verdict}")
-            else:
-                assert ("does not solve" in heading) == page.is_visible("#hero_box .wrong")
 
 
 def test_the_picture(open_page):
