@@ -69,7 +69,7 @@ def test_the_outputs_that_pages_show_are_those_of_the_code(tmp_path, capsys):
     make(data, f"OUT={out}")
     make("demo", data, f"DEMO={tmp_path}/demo")
     full, demo = [json.loads((tmp_path / name / "results.json").read_text())["models"] for name in ("seed0", "demo")]
-    said = re.search(r"`btx` should solve about (\d+) % of the tasks, and the seed (\d+) %", README)
+    said = re.search(r"`btx` should solve about (\d+) %, and the seed (\d+) %", README)
     for name, percent in zip(("btx", "seed"), said.groups(), strict=True):
         assert 100 * over_domains(full[name]["accuracy"]) == pytest.approx(int(percent), abs=2)
     assignment = (ROOT / "course/ASSIGNMENT.md").read_text()
