@@ -133,6 +133,8 @@ def test_counts_and_means_that_pages_say():
     for page in ("README.md", "experiments/README.md", "experiments/when/README.md", "experiments/when/tables.md"):
         assert said in " ".join((ROOT / page).read_text().split()), page
     assert held["Pretrained seed: predictions"] == 11  # of twelve
+    seed_14 = having(when, "400/average")[1]["models"]
+    assert [seed_14[f"{n}/math"]["accuracy"]["math"] for n in (100, 400)] == [0.74, 0.745]  # tables.md says so
     grid = having(when, "1100/average_770")
     copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned average is the grid's
     assert [run["models"]["average_chain"] for run in copied] == [run["models"]["1100/average_770"] for run in grid]
