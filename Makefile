@@ -65,7 +65,7 @@ $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 # its own, in six minutes. With SEED=0, this training gives the same weights on a processor with AVX-512.
 OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
 ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
-MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@
+MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@.part && mv $@.part $@
 endif
 MAKE_SEED ?= $(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(SEED_STEPS) --lr $(LR_SEED)
 $(OUT)/seed.pt: $(DATA)/ready train_expert.py model.py

@@ -236,6 +236,7 @@ def bytes_per_token(tokenizer, windows):
     half = windows.shape[1] // 2  # of T tokens, as in score_texts
     scored = windows[:, -half:].flatten().tolist()
     text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
+    text = text.replace("\ufffd", "?")  # a part of a character that a window cuts in two is about one byte, not three
     return len(text.encode()) / len(scored)
 
 

@@ -7,6 +7,7 @@
 """
 import json
 import random
+import zlib
 from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -143,8 +144,9 @@ def prepare_synthetic(name, args, domains, tokenizer):
 def prepare_own(name, files, field, tokenizer):
     """Training ids and validation ids of own text, and the number of documents held out. All are empty without text.
 
-    Every tenth document is for validation. Text of fewer than FEWEST documents is first cut into pieces of PIECE ids,
-    or into ten pieces if it is short. The pieces then count as its documents.
+    About a tenth of the documents is for validation, at least one. Their content decides, so documents that are added
+    later move none from training to validation. Text of fewer than FEWEST documents is cut into pieces of PIECE ids, or
+    into ten pieces if it is short. Then every tenth piece is for validation.
     """
     dtype = id_type(tokenizer.vocab_size)
     documents = []  # of (n,) ids
@@ -161,9 +163,14 @@ def prepare_own(name, files, field, tokenizer):
         ids = np.concatenate([nothing, *documents])
         size = max(1, min(PIECE, len(ids) // 10))
         documents = [ids[start:start + size] for start in range(0, len(ids), size)]
-    held_out = documents[9::10]
-    del documents[9::10]
-    return np.concatenate([nothing, *documents]), np.concatenate([nothing, *held_out]), len(held_out)
+        is_held_out = [i % 10 == 9 for i in range(len(documents))]
+    else:
+        numbers = [zlib.crc32(ids.tobytes()) for ids in documents]  # from 0 to 2^32
+        largest = max(2**32 // 10, min(numbers))
+        is_held_out = [number <= largest for number in numbers]
+    train = [ids for ids, is_out in zip(documents, is_held_out, strict=True) if not is_out]
+    val = [ids for ids, is_out in zip(documents, is_held_out, strict=True) if is_out]
+    return np.concatenate([nothing, *train]), np.concatenate([nothing, *val]), len(val)
 
 
 def main(argv=None):

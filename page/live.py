@@ -83,7 +83,8 @@ def write_page(path, checkpoints, tests):
     """Write live.html with the last MoE and its ancestors. Returns a line for the report: where it is, or why not."""
     moe = [checkpoint for checkpoint in checkpoints.values() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in moe["ledger"]}
-    models = [(name, c) for name, c in checkpoints.items() if c["ledger"][-1]["id"] in ancestors]
+    models = [(name, c) for name, c in checkpoints.items()  # not those of split experts, which are wider
+              if c["ledger"][-1]["id"] in ancestors and c["config"]["d_ff"] == moe["config"]["d_ff"]]
     models.sort(key=lambda item: len(item[1]["experts"]))  # dense models come first
     tasks = {domain: test.tasks for domain, test in tests.items()}  # of EvalSets
     try:

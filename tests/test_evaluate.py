@@ -97,6 +97,8 @@ def test_known_numbers():
     a, b, c = TOKENIZER.encode("The apples are")
     windows = torch.tensor([[9, 9, 9, 9, 9, a, EOT, b, c]])  # the last four tokens count
     assert evaluate.bytes_per_token(TOKENIZER, windows) == len("The apples are") / 4
+    windows = torch.tensor([TOKENIZER.encode("€")[-1:] * 3])  # the last two count, each a part of a character
+    assert evaluate.bytes_per_token(TOKENIZER, windows) == 1
     ledger = [{"action": "train", "flops": 100}, {"action": "train", "flops": 30}, {"action": "finetune", "flops": 10}]
     assert moe_share(ledger) == 0.25 and moe_share(ledger[:1]) is None
     costs = {"params": 2e6, "active_params": 1e6, "tokens": 5e6, "flops": 2e13, "seconds": 61.4, "elapsed": 30.6}

@@ -108,6 +108,9 @@ def test_the_page_of_an_moe_alone_is_smaller(checkpoints, page, tmp_path):
     assert path.read_text().count("<h1>") == 1
     assert node(path, "model_names") == ["btx"]
     assert path.stat().st_size < page.stat().st_size < 5e6
+    mix.main(f"data/start/seed.pt data/start/math.pt --split 2 --out {tmp_path}/split.pt".split())
+    live.write_page(path, {"seed": checkpoints["seed"], "split": load_checkpoint(tmp_path / "split.pt")}, {})
+    assert node(path, "model_names") == ["split"]  # its parents are wider than its experts
 
 
 def test_the_article_is_what_the_code_writes(tmp_path):

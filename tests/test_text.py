@@ -3,7 +3,7 @@ import errno
 import json
 from cli import BadInput
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -30,7 +30,8 @@ def make(*texts, **options):
 
 @pytest.mark.parametrize("paths", [["own=a", "own=a/*.txt"], ["own=a/*.*", "own=a/deep/c.md"]])
 def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole, so that none is held out
+    monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole
+    monkeypatch.setattr(prepare, "zlib", Mock(crc32=lambda ids: 2**32 - len(ids)))  # the first is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
     (folder / "a" / "b.txt").write_bytes(first.encode("utf-8-sig"))  # with a byte-order mark
@@ -43,30 +44,37 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch, capsys):
     for document in (first, "line 0\nof json", "line 1\nof json", "fourth", "line 2\nof json"):
         expected += [*BTX.encode(document), BTX.eot]
     own = make(*paths, field="body")["own"]
-    assert own.train.tolist() == expected
+    assert [*own.val, *own.train] == expected
     assert f"own: {tokenizer.END} in its text is read as letters" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("n_documents", [40, 19])
-def test_every_tenth_document_is_for_validation(n_documents, folder, monkeypatch, capsys):
-    """A text of few documents is first cut into pieces."""
-    monkeypatch.setattr(prepare, "PIECE", 8)
+def test_added_documents_move_none_from_training_to_validation(folder, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "AT_ONCE", 16)  # so that a document is encoded in several parts
     (folder / "own").mkdir()
-    ids = []
-    for n in range(n_documents):
-        document = f"{n}: " + "abc " * (n % 3 * 20)
-        (folder / f"own/{n:02}.txt").write_text(document)
-        pieces = [document[start:start + 16] for start in range(0, len(document), 16)]
-        ids.append([token for piece in pieces for token in BTX.encode(piece)] + [BTX.eot])
+    known = set()  # documents that were trained on
+    for n_documents in (20, 40, 400):
+        for n in range(n_documents):
+            (folder / f"own/{-n % 1000:03}.txt").write_text(f"{n}: " + "abc " * (n % 3 * 20))
+        own = make("own=own")["own"]
+        train, held_out = ({*BTX.decode(ids.tolist()).split(tokenizer.END)[:-1]} for ids in (own.train, own.val))
+        assert len(train | held_out) == n_documents and not held_out & (train | known)
+        assert f"({len(held_out)} documents held out)" in capsys.readouterr().out
+        known |= train
+    assert 20 < len(held_out) < 60
+
+
+def test_every_tenth_piece_of_few_documents_is_for_validation(folder, monkeypatch):
+    monkeypatch.setattr(prepare, "PIECE", 8)
+    (folder / "own").mkdir()
+    whole = []
+    for n in range(19):
+        (folder / f"own/{n:02}.txt").write_text(f"{n}: " + "abc " * 20)
+        whole += BTX.encode(f"{n}: " + "abc " * 20) + [BTX.eot]
     own = make("own=own")["own"]
-    if n_documents < 20:
-        whole = sum(ids, [])
-        ids = [whole[start:start + 8] for start in range(0, len(whole), 8)]
-    held_out = ids[9::10]
-    del ids[9::10]
-    assert own.val.tolist() == sum(held_out, []) and own.train.tolist() == sum(ids, [])
-    assert f"({len(held_out)} documents held out)" in capsys.readouterr().out
+    pieces = [whole[start:start + 8] for start in range(0, len(whole), 8)]
+    held_out = pieces[9::10]
+    del pieces[9::10]
+    assert own.val.tolist() == sum(held_out, []) and own.train.tolist() == sum(pieces, [])
 
 
 def test_windows_of_own_text_lie_far_apart(folder):

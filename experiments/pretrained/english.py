@@ -64,7 +64,7 @@ def main(argv=None):
     documents = [text for text in documents if len(text) >= SHORT]
     kept = [{"text": text} for text in documents if not tells_any(text, countries)]
     random.Random(0).shuffle(kept)
-    for name, rows in {"english": kept, **{field: ask_facts(countries, field) for field in RELATIONS}}.items():
+    for name, rows in {**{field: ask_facts(countries, field) for field in RELATIONS}, "english": kept}.items():
         with replacing(args.out / f"{name}.jsonl") as part:
             part.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     print(f"{args.out}: {len(kept)} documents; {len(documents) - len(kept)} others tell a fact and are left out")
