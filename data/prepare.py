@@ -144,15 +144,17 @@ def prepare_synthetic(name, args, domains, tokenizer):
 def prepare_own(name, files, field, tokenizer):
     """Training ids and validation ids of own text, and the number of documents held out. All are empty without text.
 
-    About a tenth of the documents is for validation, at least one. Their content decides, so documents that are added
-    later move none from training to validation. Text of fewer than FEWEST documents is cut into pieces of PIECE ids, or
-    into ten pieces if it is short. Then every tenth piece is for validation.
+    About a tenth of the documents is for validation, at least one. Their text decides. So it is the same tenth for each
+    tokenizer, and documents that are added later move none from training to validation. Fewer than FEWEST documents are
+    cut into pieces of PIECE ids, or into ten pieces if they are short. Then every tenth piece is for validation.
     """
     dtype = id_type(tokenizer.vocab_size)
     documents = []  # of (n,) ids
+    numbers = []  # a checksum of each document, from 0 to 2^32
     special = set()  # the names of special tokens in the text
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
         documents.append(np.fromiter(encode([document], tokenizer), dtype))
+        numbers.append(zlib.crc32(document.encode("utf-8", "replace")))
         special.update(token for token in tokenizer.special if token in document)
     if special:
         print(f"{name}: {', '.join(sorted(special))[:200]} in its text is read as letters, not as a special token")
@@ -165,7 +167,6 @@ def prepare_own(name, files, field, tokenizer):
         documents = [ids[start:start + size] for start in range(0, len(ids), size)]
         is_held_out = [i % 10 == 9 for i in range(len(documents))]
     else:
-        numbers = [zlib.crc32(ids.tobytes()) for ids in documents]  # from 0 to 2^32
         largest = max(2**32 // 10, min(numbers))
         is_held_out = [number <= largest for number in numbers]
     train = [ids for ids, is_out in zip(documents, is_held_out, strict=True) if not is_out]

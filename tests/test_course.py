@@ -10,7 +10,8 @@ import zipfile
 
 import pytest
 
-from course import check, handout
+from course import check, handout, table
+from data.task import DOMAINS
 from model import GPT, GPTConfig
 
 ROOT = handout.ROOT
@@ -187,3 +188,11 @@ def test_the_tour_prints_what_is_committed():
         for x, y in zip(re.findall(number, now), re.findall(number, before), strict=True):
             assert float(x) == pytest.approx(float(y), abs=0.011 if "." in x else spread), cells[i].source
     assert "True" in "".join(committed) and "False" not in "".join(committed)
+
+
+def test_the_class_table_has_shares_even_if_gates_sum_to_less_than_one():
+    """As those of Switch do. A router that gives code three times as much as math, in every domain."""
+    scores = dict.fromkeys(DOMAINS, 0.5)
+    routing = {"experts": ["math", "code"], "share": {domain: [[0.1, 0.3], [0.2, 0.6]] for domain in DOMAINS}}
+    row = table.measure({"accuracy": scores, "loss": scores, "answer_loss": scores}, routing)
+    assert row["largest"] == pytest.approx(75) and row["own"] == pytest.approx((25 + 75 + 0) / 3)

@@ -31,7 +31,7 @@ def make(*texts, **options):
 @pytest.mark.parametrize("paths", [["own=a", "own=a/*.txt"], ["own=a/*.*", "own=a/deep/c.md"]])
 def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "FEWEST", 0)  # five documents stay whole
-    monkeypatch.setattr(prepare, "zlib", Mock(crc32=lambda ids: 2**32 - len(ids)))  # the first is held out
+    monkeypatch.setattr(prepare, "zlib", Mock(crc32=lambda document: 2**32 - len(document)))  # the first is held out
     (folder / "a" / "deep").mkdir(parents=True)
     first = f"first: ünïcödé,\r\n {tokenizer.END} is text here"
     (folder / "a" / "b.txt").write_bytes(first.encode("utf-8-sig"))  # with a byte-order mark
@@ -61,6 +61,9 @@ def test_added_documents_move_none_from_training_to_validation(folder, monkeypat
         assert f"({len(held_out)} documents held out)" in capsys.readouterr().out
         known |= train
     assert 20 < len(held_out) < 60
+    other = make("own=own", tokenizer=300)["own"]  # another tokenizer holds out the same documents
+    text = tokenizer.load_tokenizer(other.meta["spec"]).decode(other.val.tolist())
+    assert {*text.split(tokenizer.END)[:-1]} == held_out
 
 
 def test_every_tenth_piece_of_few_documents_is_for_validation(folder, monkeypatch):
