@@ -130,7 +130,8 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("code, rank, returned, said", [
     ("cli.run(lambda: [print('a' * 99, flush=True) for _ in range(9)])", 0, 0, ""),  # nobody reads them
     ("import os; os.dup2(os.open('cli.py', 0), 1); cli.run(lambda: print('a'))", 0, 0, ""),  # it takes no text
-    ("import signal; cli.run(lambda: signal.raise_signal(2))", 0, 130, "-c: interrupted"),
+    ("import signal; signal.signal(2, signal.default_int_handler); cli.run(lambda: signal.raise_signal(2))", 0, 130,
+     "-c: interrupted"),  # a program that a script starts with & ignores the signal
     ("cli.run(lambda: cli.refuse('no'))", 0, 2, "-c: no"), ("cli.run(lambda: cli.refuse('no'))", 1, 2, "")])
 def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returned, said):
     process = subprocess.Popen([sys.executable, "-c", f"import cli; {code}"], cwd=ROOT, text=True,

@@ -48,8 +48,7 @@ def test_files_folders_patterns_and_jsonl(paths, folder, monkeypatch, capsys):
     assert f"own: {tokenizer.END} in its text is read as letters" in capsys.readouterr().out
 
 
-def test_added_documents_move_none_from_training_to_validation(folder, monkeypatch, capsys):
-    monkeypatch.setattr(prepare, "AT_ONCE", 16)  # so that a document is encoded in several parts
+def test_added_documents_move_none_from_training_to_validation(folder, capsys):
     (folder / "own").mkdir()
     known = set()  # documents that were trained on
     for n_documents in (20, 40, 400):
@@ -68,11 +67,15 @@ def test_added_documents_move_none_from_training_to_validation(folder, monkeypat
 
 def test_every_tenth_piece_of_few_documents_is_for_validation(folder, monkeypatch):
     monkeypatch.setattr(prepare, "PIECE", 8)
+    monkeypatch.setattr(prepare, "AT_ONCE", 16)  # so that a document is encoded in several parts
     (folder / "own").mkdir()
     whole = []
     for n in range(19):
-        (folder / f"own/{n:02}.txt").write_text(f"{n}: " + "abc " * 20)
-        whole += BTX.encode(f"{n}: " + "abc " * 20) + [BTX.eot]
+        document = f"{n}: " + "abc " * (n % 3 * 20)
+        (folder / f"own/{n:02}.txt").write_text(document)
+        for start in range(0, len(document), 16):
+            whole += BTX.encode(document[start:start + 16])
+        whole += [BTX.eot]
     own = make("own=own")["own"]
     pieces = [whole[start:start + 8] for start in range(0, len(whole), 8)]
     held_out = pieces[9::10]
