@@ -65,7 +65,7 @@ $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 # its own, in six minutes. With SEED=0, this training gives the same weights on a processor with AVX-512.
 OF_SEED = PREPARE SHAPE D_FF SEED_DATA SEED_STEPS LR_SEED OPTIONS DENSE_OPTIONS
 ifeq ($(strip $(PRESET) $(SEED) $(foreach name,$(OF_SEED),$(filter command environment,$(origin $(name))))),cpu 0)
-MAKE_SEED ?= mkdir -p $(@D) && cp data/start/seed.pt $@.part && mv $@.part $@
+MAKE_SEED ?= $(call COPY,data/start/seed.pt)
 endif
 MAKE_SEED ?= $(TRAIN) --data $(SEED_DATA) $(SHAPE) --d_ff $(D_FF) --steps $(SEED_STEPS) --lr $(LR_SEED)
 $(OUT)/seed.pt: $(DATA)/ready train_expert.py model.py
@@ -121,5 +121,6 @@ clean:  ## delete the prepared data and all trained models
 	touch $@
 # rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/paper/recipe.mk tests/tests.mk course/course.mk course/check.mk
-# A model file that exists is whole, so an interrupted make need not delete it.
+# A model file that exists is whole, so an interrupted make need not delete it. Only whole copies get their name.
+COPY = mkdir -p $(@D) && cp $(1) $@.part && mv $@.part $@
 .PRECIOUS: $(PIPELINE) $(RIVALS) $(TIMED) $(OTHERS:%=$(OUT)/%.pt)

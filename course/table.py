@@ -22,8 +22,10 @@ def measure(model, routing):
     row = {**accuracy, "mean": mean(accuracy.values()), "loss": over_domains(model["loss"]),
            "answers": over_domains(model["answer_loss"]), "own": None, "largest": None}
     if routing:
-        share = {domain: torch.tensor(gates) for domain, gates in routing["share"].items()}  # (n_layer, N) each
-        share = {domain: gates / gates.sum(1, keepdim=True) for domain, gates in share.items()}  # Switch's sum to < 1
+        share = {}
+        for domain, gates in routing["share"].items():
+            gates = torch.tensor(gates)  # (n_layer, N)
+            share[domain] = gates / gates.sum(1, keepdim=True)  # Switch's gates do not sum to 1
         own = 0.0  # the gates of a domain's own expert, or of all its chunks
         for domain in ("math", "code", "wiki"):
             mine = torch.tensor([expert.split(".")[0] == domain for expert in routing["experts"]])

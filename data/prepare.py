@@ -7,7 +7,6 @@
 """
 import json
 import random
-import zlib
 from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks
-from data.task import DOMAINS
+from data.task import DOMAINS, is_held_out
 from data.tokenizer import load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import load_checkpoint
 
@@ -150,11 +149,11 @@ def prepare_own(name, files, field, tokenizer):
     """
     dtype = id_type(tokenizer.vocab_size)
     documents = []  # of (n,) ids
-    numbers = []  # a checksum of each document, from 0 to 2^32
+    held_out = []  # whether each of them is for validation
     special = set()  # the names of special tokens in the text
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
         documents.append(np.fromiter(encode([document], tokenizer), dtype))
-        numbers.append(zlib.crc32(document.encode("utf-8", "replace")))
+        held_out.append(is_held_out(document))
         special.update(token for token in tokenizer.special if token in document)
     if special:
         print(f"{name}: {', '.join(sorted(special))[:200]} in its text is read as letters, not as a special token")
@@ -165,12 +164,11 @@ def prepare_own(name, files, field, tokenizer):
         ids = np.concatenate([nothing, *documents])
         size = max(1, min(PIECE, len(ids) // 10))
         documents = [ids[start:start + size] for start in range(0, len(ids), size)]
-        is_held_out = [i % 10 == 9 for i in range(len(documents))]
-    else:
-        largest = max(2**32 // 10, min(numbers))
-        is_held_out = [number <= largest for number in numbers]
-    train = [ids for ids, is_out in zip(documents, is_held_out, strict=True) if not is_out]
-    val = [ids for ids, is_out in zip(documents, is_held_out, strict=True) if is_out]
+        held_out = [i % 10 == 9 for i in range(len(documents))]
+    elif not any(held_out):
+        held_out[-1] = True
+    train = [ids for ids, is_out in zip(documents, held_out, strict=True) if not is_out]
+    val = [ids for ids, is_out in zip(documents, held_out, strict=True) if is_out]
     return np.concatenate([nothing, *train]), np.concatenate([nothing, *val]), len(val)
 
 

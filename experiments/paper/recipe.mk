@@ -87,5 +87,5 @@ $(RUNS): $(REPORT)/runs/seed%.json: | $(DATA)/ready
 # These runs reuse models of `rivals` and `tables`. If they went side by side, two makes would train the same models.
 $(TIMES): $(REPORT)/equal_flops/seed%.json: | $(DATA)/ready $(REPORT)/runs/seed%.json
 	+$(AGAIN) SEED=$* $(INTO)/seed$*/equal_flops/results.json
-	mkdir -p $(@D) && cp $(INTO)/seed$*/equal_flops/results.json $@.part && mv $@.part $@
+	$(call COPY,$(INTO)/seed$*/equal_flops/results.json)
 .PHONY: rivals tables paper

@@ -9,7 +9,7 @@ TEXTS        = $(IMPORTED) $(INTO)/texts/english.jsonl
 PREPARE      = --init $(IMPORTED) --domains math,code,wiki,switch --level 0 --train_tokens 300000 --val_tokens 2600 \
                --tasks 200 --examples 3 --text english=$(INTO)/texts/english.jsonl \
                --own_tasks capital=$(INTO)/texts/capital.jsonl demonym=$(INTO)/texts/demonym.jsonl
-MAKE_SEED      = mkdir -p $(@D) && cp $(IMPORTED) $@.part && mv $@.part $@
+MAKE_SEED      = $(call COPY,$(IMPORTED))
 ROUTER_DATA    = english,math,code,wiki
 REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27

@@ -6,7 +6,7 @@ SEED     ?= 0
 BRANCHES ?= 1100
 OUT      := out/when/$(PRESET)/seed$(SEED)/$(BRANCHES)
 ifeq ($(PRESET),cpu)  # the seed is the one that `make SEED=...` trains
-MAKE_SEED = $(MAKE) SEED=$(SEED) out/seed$(SEED)/seed.pt && mkdir -p $(@D) && cp out/seed$(SEED)/seed.pt $@
+MAKE_SEED = $(MAKE) SEED=$(SEED) out/seed$(SEED)/seed.pt && $(call COPY,out/seed$(SEED)/seed.pt)
 endif
 include Makefile
 .DEFAULT_GOAL = grid
