@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments import tables
 from experiments.budget import match_steps
-from experiments.runs import having, points, pooled_interval, read_runs, scores
+from experiments.runs import critical_t, having, holm, p_value, points, pooled_interval, read_runs, scores
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +41,16 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
 def test_means_with_their_spread_and_differences_with_their_interval():
     assert spread([0.5, 0.61, 0.7], 100) == "60.3 ± 10.0" and points([0.5]) == "+50.0"
     assert points([0.01, 0.02, 0.03]) == f"+2.0 ± {4.3027 / 3**0.5:.1f}"
-    assert pooled_interval([[0, 2] * 20, [5] * 40]) == pytest.approx(2.0227 / 39**0.5, rel=2e-3)  # as paired
+    assert pooled_interval([[0, 2] * 20, [5] * 40]) == pytest.approx(2.0227 / 39**0.5, rel=1e-5)  # as paired
     assert points([0.0, 0.02] * 5) == f"+1.0 ± {2.2622 * (10 / 9) ** 0.5 / 10**0.5:.1f}"
+
+
+def test_p_values_and_their_correction():
+    """Student's t by the tables; of four p-values the smallest counts four times."""
+    for degrees, t in {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 30: 2.042}.items():
+        assert critical_t(degrees) == pytest.approx(t, abs=6e-4)
+    assert p_value(-4.604, 4) == pytest.approx(0.01, abs=1e-5) and p_value(63.657, 1) == pytest.approx(0.01, abs=1e-5)
+    assert holm([0.04, 0.01, 0.03, 0.6]) == pytest.approx([0.09, 0.04, 0.09, 0.6])
 
 
 def test_steps_of_equal_cost():
@@ -132,8 +140,9 @@ def test_counts_and_means_that_pages_say():
     seed_14 = having(when, "400/average")[1]["models"]
     assert [seed_14[f"{n}/math"]["accuracy"]["math"] for n in (100, 400)] == [0.74, 0.745]  # tables.md says so
     grid = having(when, "1100/average_770")
-    copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned average is the grid's
-    assert [run["models"]["average_chain"] for run in copied] == [run["models"]["1100/average_770"] for run in grid]
+    copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned averages are the grid's
+    for name, of_grid in {"average_chain": "1100/average_770", "average_twice": "1100/average_1540"}.items():
+        assert [run["models"][name] for run in copied] == [run["models"][of_grid] for run in grid]
     for models in (run["models"] for run in grid):
         btx, average = models["1100/random_770"], models["1100/average_770"]
         assert round(btx["params"] / average["params"], 1) == 2.8  # when/README.md says so, and 1.5 times the steps
@@ -142,7 +151,7 @@ def test_counts_and_means_that_pages_say():
         assert btx["chain_flops"] == pytest.approx(average["chain_flops"], rel=1e-3)
     registered = tables.read_predictions((folder / "predictions.md").read_text(), "predictions")
     template = (folder / "tables.template").read_text()
-    assert template.count("**{points") == len(registered) - 1  # bold; one comparison has no row there
+    assert template.count("**{points") == len(registered)  # bold
     for row in registered:
         cell = f"{{points: {row['pair']}, {row['column']}}}"
         assert cell not in template or f"**{cell}**" in template
