@@ -111,19 +111,3 @@ def test_the_method_is_quoted_as_it_stands():
     for line in [line.strip() for line in quoted if not line.startswith("#")]:
         assert line in code, line
         code = code.split(line, 1)[1]
-
-
-def count_prose(text):
-    """Words outside tables, code and comments."""
-    text = re.sub(r"(?s)```.*?```|<!--.*?-->", "", text)
-    return sum(len(line.split()) for line in text.splitlines() if not line.strip().startswith("|"))
-
-
-def test_pages_of_results_stay_short():
-    """Their numbers belong in generated tables. The README's limit counts all words."""
-    pages = [*ROOT.glob("experiments/**/README.md"), *ROOT.glob("experiments/records/*.md")]
-    words = {page.relative_to(ROOT): count_prose(page.read_text()) for page in pages}
-    assert len(words) >= 8 and max(words.values()) <= 600, words
-    assert len(README.split()) <= 2300
-    blocks = re.findall(r"(?s)```.*?```", README)
-    assert max(len(line) for block in blocks for line in block.splitlines()) <= 90  # a rendered page cuts off the rest
