@@ -92,22 +92,16 @@ def paired_p(differences):
 def critical_t(degrees):
     """The t whose p-value is 0.05, by bisection."""
     low, high = 0.0, 20.0
-    for _ in range(50):
+    while high - low > 1e-9:
         middle = (low + high) / 2
-        if p_value(middle, degrees) > 0.05:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if p_value(middle, degrees) > 0.05 else (low, middle)
     return low
 
 
 def holm(p_values):
-    """Correct p-values for their number by Holm's method, in the order in which they came."""
-    corrected, largest = {}, 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, (len(p_values) - rank) * p_values[i])
-        corrected[i] = min(largest, 1.0)
-    return [corrected[i] for i in range(len(p_values))]
+    """Correct p-values, the smallest first, for their number by Holm's method."""
+    corrected = [min(1.0, (len(p_values) - i) * p) for i, p in enumerate(p_values)]
+    return [max(corrected[:i + 1]) for i in range(len(corrected))]
 
 
 def half_interval(numbers):

