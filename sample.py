@@ -10,7 +10,7 @@ import torch
 
 from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
-from support.colors import COLORS
+from support.colors import color_domains
 from support.distributed import pick_device
 from support.generation import stream
 
@@ -33,8 +33,8 @@ def mark(text, expert, names):
     """Text on the colour of expert number `expert`. Outside a terminal, the expert's name precedes it in brackets."""
     if not sys.stdout.isatty():
         return f"[{names[expert]}]{text}"
-    red, green, blue = bytes.fromhex(COLORS[expert % len(COLORS)][1:])
-    return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;255;255;255m{text}\x1b[0m"
+    red, green, blue = bytes.fromhex(color_domains(names)[names[expert]].removeprefix("#"))
+    return f"\x1b[48;2;{red};{green};{blue}m\x1b[38;2;17;17;17m{text}\x1b[0m"
 
 
 def read_and_write(model, prompt, eot, args, device):

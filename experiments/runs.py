@@ -43,6 +43,8 @@ def measure(run, name, column):
         return mean(model["loss"][domain] for domain in DOMAINS)
     if column == "home loss":  # of the right answers
         return mean(model["answer_loss"][domain] for domain in EXPERTS)
+    if column.endswith(" loss"):
+        return model["loss"][column.removesuffix(" loss")]
     return mean(model["accuracy"][domain] for domain in GROUPS.get(column, [column]))
 
 
@@ -59,18 +61,52 @@ def differences(runs, pair, column):
 
 def costs(runs, name, key):
     """A model's cost in each run, without the seed's cost, as the paper counts it. The larger model has no seed."""
+    part = name.rpartition("/")[0]
+    seed = f"{part}/seed" if part else "seed"
     found = []
     for run in runs:
-        since = 0 if name == "large" else run["models"]["seed"][key]
+        since = 0 if name == "large" else run["models"][seed][key]
         found.append(run["models"][name][key] - since)
     return found
 
 
+def p_value(t, degrees):
+    """The probability that Student's t is further from zero than t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(degrees))
+    is_odd = degrees % 2
+    term = math.cos(angle) if is_odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(2 + is_odd, degrees, 2):
+        term *= (k - 1) / k * math.cos(angle) ** 2
+        total += term
+    if is_odd:
+        return 1 - 2 / math.pi * (angle + math.sin(angle) * total)
+    return 1 - math.sin(angle) * total
+
+
+def paired_p(differences):
+    """The p-value of a paired t-test."""
+    return p_value(mean(differences) / stdev(differences) * math.sqrt(len(differences)), len(differences) - 1)
+
+
+def critical_t(degrees):
+    """The t whose p-value is 0.05, by bisection."""
+    low, high = 0.0, 20.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_value(middle, degrees) > 0.05 else (low, middle)
+    return low
+
+
+def holm(p_values):
+    """Correct p-values, the smallest first, for their number by Holm's method."""
+    corrected = [min(1.0, (len(p_values) - i) * p) for i, p in enumerate(p_values)]
+    return [max(corrected[:i + 1]) for i in range(len(corrected))]
+
+
 def half_interval(numbers):
-    """Half the 95 % confidence interval of the mean of 2 to 10 numbers; for more numbers, slightly too wide."""
-    n = len(numbers)
-    t = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)[min(n, 10) - 2]  # Student's t
-    return t * stdev(numbers) / math.sqrt(n)
+    """Half the 95 % confidence interval of the mean of two or more numbers."""
+    return critical_t(len(numbers) - 1) * stdev(numbers) / math.sqrt(len(numbers))
 
 
 def points(differences):
@@ -95,5 +131,4 @@ def pooled_interval(rows):
     shifts = [mean(column) - mean(means) for column in zip(*rows, strict=True)]
     rests = [x - m - shift for row, m in zip(rows, means, strict=True) for x, shift in zip(row, shifts, strict=True)]
     degrees = (len(rows) - 1) * (n - 1)
-    t = 1.96 + 2.37 / degrees  # Student's t, to 0.01 for 20 degrees of freedom or more
-    return t * math.sqrt(sum(rest * rest for rest in rests) / degrees * 2 / n)
+    return critical_t(degrees) * math.sqrt(sum(rest * rest for rest in rests) / degrees * 2 / n)

@@ -5,14 +5,16 @@
 The page tables.md is tables.template with its braces filled: `{scores: btx}` becomes the cells of a model, and
 `{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` becomes a table.
 """
+import math
 import re
 from cli import BadInput, make_parser, replacing, run
 from importlib import import_module
+from itertools import product
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from data.task import DOMAINS
-from experiments.runs import EXPERTS, costs, differences, having, points, pooled_interval, read_runs, scores
+from experiments.runs import costs, differences, having, holm, paired_p, points, pooled_interval, read_runs, scores
 from support.report import markdown, spread
 
 FOLDER = Path(__file__).parent
@@ -51,7 +53,7 @@ def worth_cells(runs, name):
 
 def pretrained_cells(runs, name):
     """What a model solves, some with its deviation over the seeds, and its FLOPs in total and in sequence."""
-    cells = [f"{100 * mean(scores(runs, name, column)):.0f}" for column in EXPERTS]
+    cells = [f"{100 * mean(scores(runs, name, column)):.0f}" for column in ("math", "code", "wiki")]
     cells += [spread(scores(runs, name, column), 100, 0) for column in ("home", "switch", "capital")]
     return cells + [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
 
@@ -60,6 +62,39 @@ def difference_cells(runs, pair, column):
     """A difference in accuracy, and its number of seeds."""
     found = differences(runs, pair, column)
     return [points(found), str(len(found))]
+
+
+def seed_cells(runs, name, column):
+    """A model's score in each run, in %."""
+    return [", ".join(f"{100 * score:.1f}" for score in scores(runs, name, column))]
+
+
+def growth_cells(runs, longer, shorter, column):
+    """How longer branches change the distance in loss between two models, a and b in "a − b".
+
+    The cells are the change of this difference, by training seed, too; the ratio a / b by training seed, with the
+    shorter and with the longer branches; and the change of the logarithm of this ratio, in hundredths.
+    """
+    after, before = (differences(runs, pair, column) for pair in (longer, shorter))
+    changes = [a - b for a, b in zip(after, before, strict=True)]
+    ratios = []
+    for pair in (shorter, longer):
+        a, b = pair.split(" − ")
+        ratios.append([x / y for x, y in zip(scores(runs, a, column), scores(runs, b, column), strict=True)])
+    logs = [math.log(after / before) for before, after in zip(*ratios, strict=True)]
+    by_seed = [", ".join(f"{ratio:.2f}" for ratio in row) for row in ratios]
+    return [points(changes), ", ".join(f"{100 * change:+.1f}" for change in changes), *by_seed, points(logs)]
+
+
+def seconds_cells(runs, branches, lengths):
+    """How many times the average's stored seconds BTX's finetuning took: the median, and the range of all runs."""
+    ratios = []
+    for part, steps in product(branches.split(), lengths.split()):
+        for models in (found["models"] for found in having(runs, f"{part}/random_{steps}")):
+            btx = models[f"{part}/random_{steps}"]["seconds"] - models[f"{part}/btx_mixed"]["seconds"]
+            average = models[f"{part}/average_{steps}"]["seconds"] - models[f"{part}/average"]["seconds"]
+            ratios.append(btx / average)
+    return [f"{median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
 
 
 def ordering_cells(runs, column, *inequalities):
@@ -92,10 +127,15 @@ def pooled_cell(runs, column):
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
          "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells,
-         "ordering": ordering_cells, "pooled": pooled_cell,
+         "ordering": ordering_cells, "pooled": pooled_cell, "seeds": seed_cells, "growth": growth_cells,
+         "seconds": seconds_cells,
+         "whole": lambda runs, name, column: [f"{100 * mean(scores(runs, name, column)):.0f}"],
          "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
          "percent": lambda runs, name, column: [spread(scores(runs, name, column), 100)],
          "nats": lambda runs, name, column: [spread(scores(runs, name, column), digits=3)]}
+
+
+NO_MODEL = ("pooled", "ordering", "seconds")  # cells whose first argument is not the name of a model
 
 
 # ---- what was predicted
@@ -129,6 +169,18 @@ def prediction_table(runs, predictions, is_pooled=False):
     return markdown([*table[0]], [[*cells.values()] for cells in table])
 
 
+def holm_table(runs):
+    """The 24 comparisons of the small models with their p-values, those of a paired t-test, smallest first."""
+    rows = []
+    for branches, routers, steps in product((275, 1100, 2200), ("random", "text"), (48, 192, 770, 1540)):
+        found = differences(runs, f"{branches}/{routers}_{steps} − {branches}/average_{steps}", "all")
+        rows.append((paired_p(found), f"{branches}/{routers}_{steps}", points(found)))
+    rows.sort()
+    corrected = holm([p for p, _, _ in rows])
+    cells = [[name, lead, f"{p:.5f}", f"{new_p:.3f}"] for (p, name, lead), new_p in zip(rows, corrected, strict=True)]
+    return markdown(["BTX", "BTX − average, points", "p", "p (Holm)"], cells)
+
+
 # ---- the page
 def read_pools(folder):
     """The pools of runs in an experiment's folder; `fill` takes each table from the first that has all its models."""
@@ -142,7 +194,7 @@ def fill(table, pools):
     """
     every, alike = set(), set()  # names of models: all, and those that each run must have
     for kind, argument in CELL.findall(table):
-        names = {*argument.split(", ")[0].split(" − ")} if kind not in ("pooled", "ordering") else set()
+        names = {*argument.split(", ")[0].split(" − ")} if kind not in NO_MODEL else set()
         every |= names
         if kind != "difference":
             alike |= names
@@ -159,13 +211,15 @@ def make_page(folder, pools):
     """The text of tables.md, from tables.template and predictions.md in this folder, and from pools of runs."""
     def check_predictions(found):
         kind, mark = found.groups()
+        if kind == "holm":
+            return holm_table(having(pools[0], *mark.split()))
         predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
         runs = having(pools[0], *(name for row in predictions for name in row["pair"].split(" − ")))
         return prediction_table(runs, predictions, kind == "pooled predictions")
 
     page = (folder / "tables.template").read_text(encoding="utf-8")
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
-    return re.sub(r"(?m)^\{([\w ]+): (\w+)\}", check_predictions, page)
+    return re.sub(r"(?m)^\{([\w ]+): (.+)\}", check_predictions, page)
 
 
 def main(argv=None):

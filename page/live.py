@@ -11,6 +11,7 @@ import torch
 from data.tokenizer import END
 from mix import mix
 from model import GPTConfig
+from support.colors import color_domains
 
 N_TASKS = 40  # of each domain, spread over all of its tasks
 
@@ -59,6 +60,7 @@ def collect(models, tasks):
             for task in some[at:at + 1]:
                 end = END if task.kind == "code" else ""  # code must also end there
                 data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
+    data["colors"] = color_domains([*moe["experts"], *tasks])
     data["weights"] = pack(states)
     return data
 

@@ -6,7 +6,6 @@ const data = JSON.parse($("data").textContent);
 const tokenizer = load_tokenizer(data.definition);
 const moe = data.models.at(-1), { experts } = moe, branches = experts.slice(1);
 const domains = [...new Set(data.tasks.map(({ domain }) => domain))];
-const COLORS = ["#b4b4b4", "#56b4e9", "#ee8a3c", "#f0e442", "#cc79a7", "#00b38a", "#a9a1ff", "#ff9da7"];  // distinct
 const LETTERS = experts.map((name, i) => experts.some((other, j) => j !== i && other[0] === name[0])
   ? String(i + 1) : name[0].toUpperCase());
 let models = [];  // with their weights, once they are unpacked
@@ -25,8 +24,7 @@ const visible = token => tokenizer.piece(token).replaceAll("\n", "⏎").replaceA
 const quoted = ({ token } = { token: tokenizer.eot }) => `“${visible(token).replaceAll(" ", "␣")}”`;
 const mean_gates = routings => routings.length ? expert_load(routings) : [];  // over tokens and layers
 const write_at = (svg, x, y, text, anchor = "middle") => put(svg, "text", { x, y, "text-anchor": anchor }, text);
-const names = [...new Set([...experts, ...domains])];  // of colors
-const color_of = name => COLORS[names.indexOf(name) % COLORS.length] ?? "currentColor";
+const color_of = name => data.colors[name] ?? "currentColor";
 const tint = (name, share) => `color-mix(in srgb, ${color_of(name)} ${25 + 75 * share}%, white)`;
 const ink = name => `light-dark(color-mix(in srgb, ${color_of(name)} 65%, black), ${color_of(name)})`;
 const written = tokens => tokens.filter(token => token.written);

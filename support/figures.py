@@ -5,10 +5,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from support.colors import COLORS
+from support.colors import color_domains
 
-matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,  # C0, C1 ...
-                            "axes.spines.right": False, "font.size": 9, "legend.frameon": False, "savefig.dpi": 130})
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9,
+                            "axes.titlesize": "medium", "legend.frameon": False, "savefig.dpi": 130})
 
 
 def make_panels(n_rows, n_columns, width, height):
@@ -30,12 +30,14 @@ def save(figure, rows, ylabels, path):
 
 def draw_routing(routing, path):
     """Draw each expert's load by layer: a row for each MoE, and a panel for each domain (Figures 3, 4 and 6)."""
-    figure, rows = make_panels(len(routing), len(next(iter(routing.values()))["share"]), 2.1, 2.5)
+    figure, rows = make_panels(len(routing), len(next(iter(routing.values()))["share"]), 1.6, 2.1)
     for panels, of_model in zip(rows, routing.values(), strict=True):
+        colors = color_domains(of_model["experts"])
         for panel, (domain, load) in zip(panels, of_model["share"].items(), strict=True):  # (n_layer, N) mean gates
             percent = 100 * np.array(load).T / np.sum(load, axis=1)  # (N, n_layer); Switch's gates do not sum to 1
             for i, expert in enumerate(of_model["experts"]):
-                panel.bar(range(1, len(load) + 1), percent[i], bottom=percent[:i].sum(0), label=expert)
+                panel.bar(range(1, len(load) + 1), percent[i], bottom=percent[:i].sum(0), color=colors[expert],
+                          label=expert)
             panel.set(title=f"{domain} text", xlabel="layer")
             panel.locator_params(axis="x", integer=True)
     save(figure, rows, [f"{model}\nload, %" for model in routing], path)

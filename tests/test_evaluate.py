@@ -16,7 +16,7 @@ from data.loader import first_windows, load_domains
 from data.task import Task
 from data.tokenizer import encode_prompt, load_tokenizer
 from model import GPTConfig
-from support import figures, report
+from support import colors, report
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import generate
 from support.ledger import moe_share
@@ -165,7 +165,9 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     expert = (first.dense_gates() + second.dense_gates())[0].argmax()
     assert named.startswith(f"[{['seed', 'math', 'code'][expert]}]Tom")
     red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
-    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == figures.COLORS[expert]
+    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == [*colors.DOMAINS.values()][expert]
+    every = [*colors.DOMAINS.values(), *colors.MORE, *colors.METHODS.values()]
+    assert len({*every}) == len(every) - 1  # the seed alone is an expert and a method
 
     for seed in (3, 3, 4):
         sample.main([*words, "--temperature", "2", "--seed", str(seed)])

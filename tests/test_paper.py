@@ -3,7 +3,6 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from PIL import Image
 
 from experiments import tables
 from experiments.budget import match_steps
-from experiments.runs import having, points, pooled_interval, read_runs, scores
+from experiments.runs import costs, critical_t, having, holm, p_value, points, pooled_interval, read_runs
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +40,16 @@ def test_baselines_have_the_data_or_the_compute_of_btx(tmp_path):
 def test_means_with_their_spread_and_differences_with_their_interval():
     assert spread([0.5, 0.61, 0.7], 100) == "60.3 ± 10.0" and points([0.5]) == "+50.0"
     assert points([0.01, 0.02, 0.03]) == f"+2.0 ± {4.3027 / 3**0.5:.1f}"
-    assert pooled_interval([[0, 2] * 20, [5] * 40]) == pytest.approx(2.0227 / 39**0.5, rel=2e-3)  # as paired
+    assert pooled_interval([[0, 2] * 20, [5] * 40]) == pytest.approx(2.0227 / 39**0.5, rel=1e-5)  # as paired
     assert points([0.0, 0.02] * 5) == f"+1.0 ± {2.2622 * (10 / 9) ** 0.5 / 10**0.5:.1f}"
+
+
+def test_p_values_and_their_correction():
+    """Student's t by the tables; of four p-values the smallest counts four times."""
+    for degrees, t in {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 30: 2.042}.items():
+        assert critical_t(degrees) == pytest.approx(t, abs=6e-4)
+    assert p_value(-4.604, 4) == pytest.approx(0.01, abs=1e-5) and p_value(63.657, 1) == pytest.approx(0.01, abs=1e-5)
+    assert holm([0.01, 0.03, 0.04, 0.6]) == pytest.approx([0.04, 0.09, 0.09, 0.6])
 
 
 def test_steps_of_equal_cost():
@@ -88,65 +95,39 @@ def test_pictures_are_what_the_code_draws(name, tmp_path):
         assert far.sum() <= 10, (path.name, far.sum())
 
 
-def test_numbers_of_the_written_pages_stand_in_the_tables():
+def test_intervals_of_the_written_pages_stand_in_the_tables():
     """So do the rows that the page's picture draws."""
+    paper, *others = ((ROOT / f"experiments/{name}/tables.md").read_text() for name in ("paper", "pretrained", "when"))
     page = (ROOT / "page" / "index.html").read_text()
-    readme, paper, pretrained, when = ((ROOT / "experiments" / name).read_text() for name in (
-        "paper/README.md", "paper/tables.md", "pretrained/tables.md", "when/tables.md"))
-    number = r"\d+\.\d+ ± \d+\.\d+"
-    for text in (" ".join(text.split()) for text in (readme, (ROOT / "README.md").read_text(), page)):
-        for kind in (number, "[+-]" + number):  # with a sign, it is a difference
-            said = {*re.findall(kind, text)}
-            assert said and said <= {*re.findall(kind, paper + pretrained + when)}, said
+    written = [page, *(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("experiments/*/README.md")])]
+    intervals = r"\d+\.\d+ ± \d+\.\d+"
+    for text in written:
+        said = {*re.findall(intervals, " ".join(text.split()))}
+        assert said <= {*re.findall(intervals, paper + "".join(others))}
     drawn = json.loads(re.search(r'(?s)id="results">(.*?)</script>', page)[1])
     for _, chain, weights, one, changing in drawn:
         row = (f"{one[0]} ± {one[1]}", f"{changing[0]} ± {changing[1]}", f"{chain:.1f}", f"{weights:.2f}")
         assert row in [(*other[1:3], *other[4:]) for other in read_rows(paper)]
 
 
-@pytest.mark.parametrize("name, elsewhere", [
-    ("pretrained", {"95", "100"}),  # an interval's level, and a branch's steps
-    ("when", {*"95 100 400 24 26".split()})])  # a level, steps, and two counts
-def test_numbers_of_a_page_stand_in_its_tables(name, elsewhere):
-    page, table = ((ROOT / "experiments" / name / file).read_text() for file in ("README.md", "tables.md"))
-    number = r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d)?(?: ± \d+\.\d+)?\b"
-    known = {*re.findall(number, "".join(re.findall(r"(?m)^\|.*", table)))}
-    known |= {cell.split(" ±")[0] for cell in known}  # a mean without its spread
-    page = " ".join(re.sub(r"\]\(.*?\)|`.*?`|(?m:^\d\.)", "", page).split())
-    said = {*re.findall(number, page)} - elsewhere
-    assert len(said) >= 25 and said <= known, said - known
-    signed = r"(?<![\w.])[+-]\d+\.\d+ ± \d+\.\d+"
-    assert {*re.findall(signed, page)} <= {*re.findall(signed, table)}
+def test_what_is_compared_is_equal():
+    """The average has as many FLOPs in sequence as BTX. The paper's table takes its averages from the grid."""
+    grid = having(read_runs(ROOT / "experiments/when/runs"), "1100/average_770")
+    copied = read_runs(ROOT / "experiments/paper/equal_flops")
+    for name, of_grid in {"average_chain": "1100/average_770", "average_twice": "1100/average_1540"}.items():
+        assert [run["models"][name] for run in copied] == [run["models"][of_grid] for run in grid]
+    for run in grid:
+        btx, average, twice = (costs([run], f"1100/{name}", "chain_flops")[0]
+                               for name in ("random_770", "average_770", "average_1540"))
+        assert average == pytest.approx(btx, rel=1e-3)
+        mixed = costs([run], "1100/btx_mixed", "chain_flops")[0]
+        assert twice - mixed == pytest.approx(2 * (btx - mixed), rel=2e-3)
 
 
-def test_counts_and_means_that_pages_say():
+def test_registered_differences_are_bold():
     folder = ROOT / "experiments" / "pretrained"
-    assert (folder / "tables.md").read_text().count(" yes |\n") == 8  # "Eight of fourteen hold"
-    parts = (ROOT / "experiments/when/tables.md").read_text().split("\n## ")
-    held = {part.split("\n")[0]: part.count(" yes |\n") for part in parts}
-    assert held["Predictions"] == 26  # "Of thirty, 26 hold"
-    assert held["A control: four copies of the average in place of the branches"] == 4
-    assert held["BTX at the average's rate, 1540 steps, random routers"] == 6
-    when = read_runs(ROOT / "experiments/when/runs")
-    assert held["Pretrained seed: predictions"] == 11  # of twelve
-    seed_14 = having(when, "400/average")[1]["models"]
-    assert [seed_14[f"{n}/math"]["accuracy"]["math"] for n in (100, 400)] == [0.74, 0.745]  # tables.md says so
-    grid = having(when, "1100/average_770")
-    copied = read_runs(ROOT / "experiments/paper/equal_flops")  # its finetuned average is the grid's
-    assert [run["models"]["average_chain"] for run in copied] == [run["models"]["1100/average_770"] for run in grid]
-    for models in (run["models"] for run in grid):
-        btx, average = models["1100/random_770"], models["1100/average_770"]
-        assert round(btx["params"] / average["params"], 1) == 2.8  # when/README.md says so, and 1.5 times the steps
-        tokens = [model["tokens"] - models["1100/average"]["tokens"] for model in (btx, average)]
-        assert round(tokens[1] / tokens[0], 1) == 1.5
-        assert btx["chain_flops"] == pytest.approx(average["chain_flops"], rel=1e-3)
     registered = tables.read_predictions((folder / "predictions.md").read_text(), "predictions")
     template = (folder / "tables.template").read_text()
-    assert template.count("**{points") == len(registered) - 1  # bold; one comparison has no row there
+    assert template.count("**{points") == len(registered)
     for row in registered:
-        cell = f"{{points: {row['pair']}, {row['column']}}}"
-        assert cell not in template or f"**{cell}**" in template
-    runs = read_runs(folder / "runs")
-    for column in ("home", "capital"):
-        a, b, c = (100 * mean(scores(runs, name, column)) for name in ("btx", "btx_53", "btx_120"))
-        assert f"{a:.0f}, {b:.0f} and {c:.0f} %" in (folder / "README.md").read_text()
+        assert f"**{{points: {row['pair']}, {row['column']}}}**" in template

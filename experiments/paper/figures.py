@@ -1,56 +1,51 @@
-"""The figures of tables.md and of the README. Each function draws one figure and writes it to `path`.
-
-Lines show the range over training seeds; those of worth_it, the 95 % interval.
-"""
+"""The figures of tables.md and of the README. Each function draws one figure and writes it to `path`."""
 import numpy as np
 
-from experiments.runs import costs, half_interval, having, scores
+from experiments.runs import costs, differences, half_interval, having, scores
+from support.colors import METHODS, color_domains
 from support.figures import draw_routing, make_panels, save
 
-LABELS = {  # in the order of the colors
-    "seed": "seed", "btx": "BTX Top-2", "dense_dm": "Dense (DM)", "su_dm": "sparse upcycling (DM)",
-    "btm_tfidf_top2": "BTM Top-2", "large": "larger dense model", "btx_sample": "BTX Sample Top-1",
-    "su_cm_flops": "sparse upcycling (CM),\nequal FLOPs",
-    "su_cm_paper": "sparse upcycling (CM),\nthe paper's share of tokens"}
-COLORS = {name: f"C{i}" for i, name in enumerate(LABELS)}
+# The rows of rivals.png, from above: {name in the figure: (model, method)}
+RIVALS = {"BTM that restarts at each end of text:\nkeeps all four models": ("btm_document_top1", "BTM"),
+          "BTM: keeps all four models": ("btm_bayes_top1", "BTM"),
+          "upcycling, one job,\nas many FLOPs in total": ("su_own_flops", "upcycling"),
+          "Dense in one phase, one job,\nas many tokens": ("dense_data", "Dense in one phase"),
+          "average of the branches, finetuned\nfor twice as many FLOPs as BTX": ("average_twice", "average"),
+          "average of the branches, finetuned\nfor as many FLOPs as BTX": ("average_chain", "average"),
+          "Dense in one phase, one job,\nas many FLOPs in sequence": ("dense_chain", "Dense in one phase")}
+COMPUTE = {  # the models of figure 2: {model: (name in the figure, method, marker)}
+    "seed": ("seed", "seed", "o"), "btx": ("BTX Top-2", "BTX", "o"),
+    "dense_dm": ("Dense in two phases (DM)", "Dense in two phases", "o"),
+    "su_dm": ("sparse upcycling (DM)", "upcycling", "o"), "btm_tfidf_top2": ("BTM Top-2", "BTM", "o"),
+    "large": ("larger dense model", "larger dense model", "o"),
+    "btx_sample": ("BTX Sample Top-1", "BTX Sample Top-1", "o"),
+    "su_cm_flops": ("sparse upcycling (CM),\nequal FLOPs", "upcycling", "s"),
+    "su_cm_paper": ("sparse upcycling (CM),\nthe paper's share of tokens", "upcycling", "^")}
 
-# The models of worth_it: their names in the figure, the offset of each name from its point, and their colors
-WORTH = {"seed": ("seed", -6, -17, "0.45"), "average": ("average", 8, -6, "0.45"),
-         "average_chain": ("average,\nfinetuned", -64, -14, "C5"), "dense_chain": ("Dense", 9, -8, "C2"),
-         "dense_data": ("Dense,\nas many tokens", -2, -32, "C2"), "btx": ("BTX", -38, 4, "C1"),
-         "su_dm": ("upcycling,\non as much data", -8, -34, "C3"),
-         "su_own_flops": ("upcycling,\nas many FLOPs in total", 10, 6, "C3"), "btm_bayes_top1": ("BTM", 12, -4, "C4"),
-         "btm_document_top1": ("BTM that restarts\nat each end of text", 12, -10, "C4")}
 
-
-def worth_it(runs, path):
-    """Solved tasks against FLOPs in sequence since the seed. The area of a point shows the number of weights."""
-    figure, [panels] = make_panels(1, 2, 4.6, 3.9)
-    titles = {"all": "texts of one domain", "switch": "changing texts"}
-    for panel, (group, title) in zip(panels, titles.items(), strict=True):
-        for name, (label, dx, dy, color) in WORTH.items():
-            if name == "btm_document_top1" and group == "all":
-                continue  # on a single text it is the same as BTM
-            x, percent = np.mean(costs(runs, name, "chain_flops")) / 1e12, 100 * np.array(scores(runs, name, group))
-            if len(percent) > 1:
-                panel.errorbar(x, percent.mean(), half_interval(percent), color=color, lw=1)
-            panel.scatter(x, percent.mean(), 110 * runs[0]["models"][name]["params"] / 1e6, color=color, zorder=3)
-            panel.annotate(label, (x, percent.mean()), (dx, dy), textcoords="offset points", color=color)
-        far = panel.dataLim.xmax  # leaves room for the names to the right of points
-        panel.set(title=title, xlabel="TFLOP in sequence since the seed", xlim=(-0.05 * far, 1.28 * far), ymargin=0.15)
-    save(figure, [panels], ["solved, %"], path)
+def rivals(runs, path):
+    """BTX minus each rival in solved tasks: the mean, and the 95 % interval of the paired difference."""
+    figure, [panels] = make_panels(1, 2, 4.1, 3.9)
+    titles = {"all": "texts of one domain", "switch": "texts that change domain"}
+    for panel, (column, title) in zip(panels, titles.items(), strict=True):
+        for row, (model, method) in enumerate(RIVALS.values()):
+            gaps = [100 * gap for gap in differences(runs, f"btx − {model}", column)]
+            panel.errorbar(np.mean(gaps), row, xerr=half_interval(gaps), fmt="o", color=METHODS[method], lw=2)
+        panel.axvline(0, color="black", lw=0.8)
+        panel.set(title=title, xlabel="← rival solves more, points     BTX solves more →", yticks=range(len(RIVALS)),
+                  yticklabels=RIVALS, ylim=(len(RIVALS) - 0.5, -0.5))
+        panel.grid(axis="x", lw=0.3)
+    save(figure, [panels], [""], path)
 
 
 def compute(runs, path):
-    """Mean accuracy against training compute (Figure 2). A circle's area shows the active parameters."""
-    names = ("seed", "btx", "dense_dm", "su_dm", "btm_tfidf_top2", "large", "btx_sample", "su_cm_flops", "su_cm_paper")
-    runs = having(runs, *names)
+    """Mean accuracy against training compute (Figure 2). A mark's area shows the active parameters."""
     figure, [[panel]] = make_panels(1, 1, 6, 4)
-    for name in names:
+    for name, (label, method, marker) in COMPUTE.items():
         flops, percent = np.mean(costs(runs, name, "flops")) / 1e12, 100 * np.array(scores(runs, name, "all"))
         size = runs[0]["models"][name]["active_params"] / 3000
-        panel.vlines(flops, percent.min(), percent.max(), color=COLORS[name])
-        panel.scatter(flops, percent.mean(), size, color=COLORS[name], alpha=0.8, label=LABELS[name])
+        panel.vlines(flops, percent.min(), percent.max(), color=METHODS[method])
+        panel.scatter(flops, percent.mean(), size, color=METHODS[method], marker=marker, alpha=0.8, label=label)
     panel.set_xlabel("training compute since the seed, TFLOP")
     save(figure, [[panel]], ["mean accuracy, %"], path)
 
@@ -58,11 +53,12 @@ def compute(runs, path):
 def probabilities(routing, path):
     """The distribution of each expert's router probability over tokens, by layer; the mean over domains (Figure 5)."""
     means = [np.mean(list(of_model["probs"].values()), axis=0) for of_model in routing.values()]  # (n_layer, N, BINS)
-    figure, rows = make_panels(len(routing), len(means[0]), 2.8, 2.3)
+    figure, rows = make_panels(len(routing), len(means[0]), 2.2, 2.1)
     for panels, of_model, mean in zip(rows, routing.values(), means, strict=True):
         for layer, panel in enumerate(panels):
+            colors = color_domains(of_model["experts"])
             for expert, share in zip(of_model["experts"], mean[layer], strict=True):
-                panel.stairs(100 * share, np.linspace(0, 1, len(share) + 1), label=expert)
+                panel.stairs(100 * share, np.linspace(0, 1, len(share) + 1), color=colors[expert], lw=1.5, label=expert)
             panel.set(title=f"layer {layer + 1}", xlabel="router probability", yscale="log", ylim=(0.05, 100))
     save(figure, rows, [f"{model}\ntokens, %" for model in routing], path)
 
@@ -70,8 +66,8 @@ def probabilities(routing, path):
 def draw(pools, out):
     """Draw all figures. pools: the registered runs, and those at equal FLOPs. Figures 3 to 6 show one run."""
     runs, timed = pools
-    worth_it(having(timed, *WORTH), out / "worth_it.png")
-    compute(runs, out / "figure2.png")
+    rivals(having(timed, *(model for model, _ in RIVALS.values())), out / "rivals.png")
+    compute(having(runs, *COMPUTE), out / "figure2.png")
     balance = {"BTX Top-2": "btx", "BTX Top-2, unbalanced": "btx_nolb"}
     routers = {"Switch (short)": "switch_short", "Sample Top-1 (short)": "sample_short",
                "Top-2 (short)": "top2_short", "Soft (short)": "soft_short"}

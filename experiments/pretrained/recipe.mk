@@ -19,7 +19,7 @@ OPTIONS        = --device $(DEVICE) --dtype $(DTYPE) --batch_size 4 --eval_windo
 EVALUATE       = --device $(DEVICE) --dtype $(DTYPE) --tasks 60 --windows 30 --batch_size 8
 EXPERT_STEPS   = 100
 FINETUNE_STEPS = 53    # 15 % of all tokens, as in the paper
-# from experiments/records/rates.md; of Dense's rates, the one with which it solves more tasks
+# from experiments/records.md; of Dense's rates, the one with which it solves more tasks
 LR_EXPERT      = 4e-4
 LR_BTX         = 2e-4  # also for the finetuned average
 LR_DENSE       = 4e-4

@@ -1,50 +1,71 @@
-"""The picture of this folder's page."""
+"""The pictures of this folder's page and of the README's part on a pretrained seed."""
 from statistics import mean
 
-from experiments.runs import differences, having
+from experiments.runs import differences, half_interval, having, scores
+from support.colors import METHODS
 from support.figures import make_panels, save
 
-ROUTERS = {"random": "random routers, as in the paper", "text": "routers from text, ours"}
+LENGTHS = (48, 192, 770, 1540)
+# The lines of levels.png: {method: (model that is not finetuned, prefix of the finetuned ones)}
+LEVELS = {"BTX from text": ("ridge_mixed", "text"), "BTX": ("btx_mixed", "random"), "average": ("average", "average")}
+LABELS = {"BTX from text": "BTX, routers from text", "BTX": "BTX as in the paper", "average": "the average",
+          "BTM": "BTM that restarts at each\nend of text: keeps all models"}
 
 
-def draw_line(panel, runs, branches, routers, lengths, column, shift, **style):
-    """Draw BTX − average against the steps of finetuning. Small marks are training seeds.
-
-    The marks stand at `shift` times their steps, so that the lines of a panel do not hide each other. A dotted line
-    marks the paper's share of finetuning, 15 % of all tokens.
-    """
-    x = [n * shift for n in lengths]
-    gaps = []  # for each length, a list over training seeds
-    for n in lengths:
-        found = differences(runs, f"{branches}/{routers}_{n} − {branches}/average_{n}", column)
-        gaps.append([100 * gap for gap in found])
-    panel.plot(x, gaps, ".", color=style["color"], ms=3)
-    panel.plot(x, [mean(of_seeds) for of_seeds in gaps], marker="o", ms=5, **style)
-    panel.axvline(3 * branches * 15 / 85, color=style["color"], lw=0.8, ls=":")
+def draw_gap(panel, runs, pair, x, **style):
+    """Draw the difference of two models: its mean over training seeds, and the 95 % interval of the paired t-test."""
+    gaps = [100 * gap for gap in differences(runs, pair, "all")]
+    panel.errorbar(x, mean(gaps), half_interval(gaps), ls="", lw=1, ms=6, **style)
+    return mean(gaps)
 
 
-def label(panel, title, lengths):
-    """Give a panel its title, its axis and the line of equal scores."""
-    panel.axhline(0, color="black", lw=0.8)
-    panel.set(title=title, xlabel="steps of finetuning", xscale="log")
-    panel.set_xticks(lengths, lengths)
-    panel.minorticks_off()
+def draw_gaps(runs, path):
+    """BTX − average in the small models: a panel for each start of the routers, a line for each length of branches."""
+    figure, [panels] = make_panels(1, 2, 3.7, 3.3)
+    titles = {"random": ("BTX", "random routers, as in the paper"), "text": ("BTX from text", "routers from text")}
+    for panel, (routers, (method, title)) in zip(panels, titles.items(), strict=True):
+        color = METHODS[method]
+        for branches, shift, marker, line in ((275, 0.92, "s", ":"), (1100, 1, "o", "--"), (2200, 1.08, "^", "-")):
+            at = [n * shift for n in LENGTHS]  # so that the intervals do not hide each other
+            means = [draw_gap(panel, runs, f"{branches}/{routers}_{n} − {branches}/average_{n}", x, color=color,
+                              marker=marker) for n, x in zip(LENGTHS, at, strict=True)]
+            panel.plot(at, means, line, color=color)
+            if routers == "text":  # the legend is in this panel, in black, for both
+                panel.plot([], [], line, marker=marker, color="black", label=f"branches of {branches:,} steps")
+            if routers == "random" and branches < 2200:
+                draw_gap(panel, runs, f"{branches}at1e-3/random_1540 − {branches}/average_1540", at[-1] * 1.3,
+                         color=color, marker=marker, mfc="white")
+        panel.axhline(0, color="black", lw=0.8)
+        panel.set(title=title, xlabel="steps of finetuning", xscale="log", xlim=(38, 2500), ylim=(-14, 26))
+        panel.set_xticks(LENGTHS, LENGTHS)
+        panel.minorticks_off()
+    panels[1].plot([], [], "o", color="black", mfc="white", label="BTX at the average's learning rate")
+    panels[1].legend(loc="lower left")
+    panels[0].set_ylabel("BTX − average, points")
+    save(figure, [], [], path)
+
+
+def draw_levels(runs, path):
+    """Solved tasks from the pretrained seed against finetuning. Small marks are training seeds."""
+    figure, [panels] = make_panels(1, 2, 3.9, 3.3)
+    for panel, branches in zip(panels, (100, 400), strict=True):
+        for method, (mixed, name) in LEVELS.items():
+            models = [f"{branches}/{mixed}", f"{branches}/{name}_53", f"{branches}/{name}_212"]
+            percent = [[100 * score for score in scores(runs, model, "home")] for model in models]
+            panel.plot(range(3), percent, ".", color=METHODS[method], ms=4)
+            panel.plot(range(3), [mean(of_seeds) for of_seeds in percent], "o-", color=METHODS[method], ms=7,
+                       label=LABELS[method])
+        btm = 100 * mean(scores(runs, f"{branches}/btm_document_top1", "home"))
+        panel.axhline(btm, color=METHODS["BTM"], ls="--", label=LABELS["BTM"])
+        panel.set(title=f"branches of {branches} steps", ylim=(0, 103), xlim=(-0.25, 2.25))
+        panel.set_xticks(range(3), ["not finetuned", "53 steps", "212 steps"])
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[1].legend(handles, labels, loc="lower right")
+    panels[0].set_ylabel("solved in math, code and wiki, %")
+    save(figure, [], [], path)
 
 
 def draw(pools, out):
-    """Draw a panel for each start of the routers, and one for the pretrained seed."""
-    small = having(pools[0], "2200/average", "1100/average", "275/average")
-    pretrained = having(pools[0], "100/average", "400/average")
-    figure, [panels] = make_panels(1, 3, 3.6, 3.4)
-    for panel, (routers, title) in zip(panels, ROUTERS.items(), strict=False):
-        for i, (branches, shift) in enumerate(((275, 0.94), (1100, 1), (2200, 1.06))):
-            draw_line(panel, small, branches, routers, (48, 192, 770, 1540), "all", shift,
-                      color=f"C{i}", label=f"branches of {branches:,} steps")
-        label(panel, title, (48, 192, 770, 1540))
-    for branches, color, shift in ((100, "C3", 0.97), (400, "C4", 1.03)):
-        for routers, line, name in (("random", "-", "random routers"), ("text", "--", "routers from text")):
-            draw_line(panels[2], pretrained, branches, routers, (53, 212), "home", shift, color=color, ls=line)
-            # the legend is made from the first panel
-            panels[0].plot([], [], color=color, ls=line, label=f"branches of {branches} steps, {name}")
-    label(panels[2], "pretrained seed: math, code, wiki", (53, 212))
-    save(figure, [panels], ["BTX − average, points"], out / "when.png")
+    """Draw both pictures from the runs."""
+    draw_gaps(having(pools[0], "2200/average", "1100/average", "275/average"), out / "when.png")
+    draw_levels(having(pools[0], "100/average", "400/average"), out / "levels.png")
