@@ -16,7 +16,7 @@ LENGTHS_1100 = 48 192 770                                  # steps of finetuning
 LENGTHS_400  = 53
 LENGTHS_100  = 53 212
 LENGTHS      = $(LENGTHS_$(BRANCHES))
-LAMBDA       = $(if $(filter cpu,$(PRESET)),0.25,0.25)   # of task arithmetic, by loss on training seed 0
+LAMBDA       = 0.5  # of task arithmetic: the scale with the lowest loss on training seed 0, see rules.md
 # ---- learning rates by length: those of experiments/when (see its rates.md), for sharp and flat rows alike -----------
 RANDOM  = 48:1e-3 192:1e-3 770:1e-3 53:2e-4 212:2e-4
 TEXT    = 48:5e-4 192:1e-3 770:1e-3 53:1e-4 212:1e-4
@@ -35,7 +35,7 @@ $(OUT)/average_%.pt:  $(OUT)/average.pt $(OUT)/random_%.pt
 $(OUT)/dense_%.pt:    $(OUT)/seed.pt $(OUT)/random_%.pt; $(ONE_PHASE) --lr $(LR_DENSE) $(BY_CHAIN)
 # ---- scores: those without training first ----------------------------------------------------------------------------
 EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
-MODELS = ridge_mixed average task flat_mixed btx_mixed hidden_mixed \
+MODELS = ridge_mixed average $(if $(filter pretrained,$(PRESET)),task) flat_mixed btx_mixed hidden_mixed \
          $(foreach n,$(LENGTHS),random_$(n) sharp_$(n) flat_$(n) average_$(n)) dense_$(lastword $(LENGTHS))
 BTM_OF = --btm $(BTM) --btm_methods document:1,tfidf:1
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
