@@ -57,7 +57,7 @@ $(OUT)/dense_chain.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR
 $(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_HALF) --steps $(CHAIN_STEPS)
 $(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 $(OUT)/average_chain.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $(CHAIN_STEPS)
-$(OUT)/average_twice.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $$(expr 2 \* $(CHAIN_STEPS))
+$(OUT)/average_twice.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $$((2 * $(CHAIN_STEPS)))
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS ?= $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_short soft_short blend_short \
