@@ -105,7 +105,9 @@ def holm(p_values):
 
 
 def half_interval(numbers):
-    """Half the 95 % confidence interval of the mean of two or more numbers."""
+    """Half the 95 % confidence interval of the mean of some numbers. A single number has none: 0."""
+    if len(numbers) == 1:
+        return 0.0
     return critical_t(len(numbers) - 1) * stdev(numbers) / math.sqrt(len(numbers))
 
 

@@ -57,6 +57,7 @@ $(OUT)/dense_chain.pt:      $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR
 $(OUT)/dense_chain_5e-4.pt: $(OUT)/seed.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_HALF) --steps $(CHAIN_STEPS)
 $(OUT)/average_tuned.pt: $(OUT)/average.pt; $(TRAIN) --init $< $(PHASE_2) --lr $(LR_BTX)
 $(OUT)/average_chain.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $(CHAIN_STEPS)
+$(OUT)/average_twice.pt: $(OUT)/average.pt $(OUT)/btx.pt; $(ONE_PHASE) --lr $(LR_BTX) --steps $$((2 * $(CHAIN_STEPS)))
 # ---- scores --------------------------------------------------------------------------------------------------------
 RIVALS ?= $(PIPELINE) $(patsubst %,$(OUT)/%.pt,dense_dm_1 dense_dm su_dm_1 su_dm)
 OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_short soft_short blend_short \
@@ -68,8 +69,8 @@ $(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
 tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
-TIMED = $(patsubst %,$(OUT)/%.pt,average average_chain btx dense_data dense_chain dense_chain_5e-4 su_dm su_own_flops)
-$(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(TIMED)
+TIMED = $(patsubst %,$(OUT)/%.pt,average_chain average_twice btx dense_data dense_chain dense_chain_5e-4 su_own_flops)
+$(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/su_dm.pt $(TIMED)
 	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
 # All SEEDS train the models of the main rows. The first five also train those of Tables 3 to 5.
