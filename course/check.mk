@@ -18,8 +18,7 @@ experiment: $(DATA)/ready  ## run EXPERIMENT=1, 2, 3 or 4 with your own seeds, S
 class-row: $(DATA)/ready  ## your row of the class table, course/row.txt, with your own seeds, STUDENT=12345
 	@$(IS_NUMBER) || { echo "give your number, in digits: make class-row STUDENT=12345" >&2; exit 2; }
 	@$(MAKE_ROWS) "out/class-$(STUDENT)" 400 "$(STUDENT_SEEDS)" course/row.txt
-submit: .venv/ready  ## write out/submission.zip: your three files, and your report and more, FILES="report.pdf ..."
-	@test -n "$(FILES)" || { echo "name your report: make submit FILES=report.pdf" >&2; exit 2; }
+submit: .venv/ready  ## write out/submission.zip: your three files, and others if you name them, FILES="report.pdf ..."
 	@for file in $(FILES); do test -f "$$file" || { echo "there is no $$file" >&2; exit 2; }; done
 	@mkdir -p out
 	@$(PY) -m zipfile -c out/submission.zip model.py mix.py finetune_router.py $(FILES)

@@ -69,7 +69,9 @@ def ask(function):
         pid = os.fork()
         if pid == 0:
             raise Asked(function, os.dup(file.fileno()))
-        os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):  # it would wait for ever
+            os.kill(pid, signal.SIGKILL)
         file.seek(0)
         try:
             result, message = torch.load(file, weights_only=True)
@@ -113,7 +115,8 @@ def run_checks(given, written, checks, seed, isolated):
     with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
         handout.write(folder, given | {f"submitted/{name}": content for name, content in written.items()})
         command = ["bash", handout.ROOT / "course" / "sandbox.sh", isolated, folder, sys.prefix, sys.base_prefix,
-                   sys.executable, "-c", f"from course.check import answer, judge; answer(*judge({[*checks]}))"]
+                   os.path.abspath(sys.executable), "-c",
+                   f"from course.check import answer, judge; answer(*judge({[*checks]}))"]
         try:
             said = subprocess.run(command, input=b"%d" % seed, stdout=subprocess.PIPE,
                                   timeout=SECONDS * (4 + len(checks))).stdout

@@ -2,6 +2,7 @@
 .PHONY: handout grade autograder leaderboard
 HANDOUT    = out/handout
 AUTOGRADER = out/autograder
+GRADES     = out/grades
 WRITE      = $(PY) -c "import sys; from course import handout; handout.write_handout(sys.argv[1])"
 handout: .venv/dev  ## the assignment without its solutions: out/handout and out/handout.zip
 	@test ! -e $(HANDOUT) || { echo "$(HANDOUT) is there already; delete it first"; exit 2; }
@@ -9,8 +10,8 @@ handout: .venv/dev  ## the assignment without its solutions: out/handout and out
 	@printf '\n*This handout is version %s of %s.*\n' "$$(git describe --always --dirty 2> /dev/null || echo unknown)" \
 	  "$$(date +%F)" >> $(HANDOUT)/README.md
 	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)
-grade: .venv/dev  ## grade SUBMISSION=folder, or every folder and zip in SUBMISSIONS=folder
-	$(PY) -m course.grade $(if $(SUBMISSION),"$(SUBMISSION)") $(if $(SUBMISSIONS),"$(SUBMISSIONS)"/*) --out out/grades
+grade: .venv/dev  ## grade SUBMISSION=folder, or every folder and zip in SUBMISSIONS=folder; writes to GRADES=folder
+	$(PY) -m course.grade $(if $(SUBMISSION),"$(SUBMISSION)") $(if $(SUBMISSIONS),"$(SUBMISSIONS)"/*) --out "$(GRADES)"
 autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	rm -rf $(AUTOGRADER)
 	$(WRITE) $(AUTOGRADER)

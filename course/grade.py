@@ -9,8 +9,10 @@ Gradescope's format, and class.md, which says what the class can do and which mi
 """
 import csv
 import json
+import os
 import re
 import secrets
+import sys
 import zipfile
 from cli import BadInput, make_parser, replacing, run
 from collections import Counter
@@ -55,6 +57,12 @@ def find_files(paths):
     return written, notes
 
 
+def cell(value):
+    """The text of a cell of grades.csv: a single line, which a spreadsheet does not take for a formula."""
+    line = "; ".join(str(value).splitlines()).strip()
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
 def write_sheet(out, graded):
     """Write grades.csv, and class.md with the passes of each check and frequent messages. graded: {name: NAME.json}."""
     rows, passed, failed = [], Counter(), Counter()
@@ -68,8 +76,9 @@ def write_sheet(out, graded):
                 message = test["output"].split("\n  in ")[0]  # leaves out the student's line
                 failed[test["name"], " ".join(message.split())] += 1
         more = result["extra_data"]
-        rows.append(row | {"code 100": result["score"], "changed": more["changed"], "seed": more["seed"],
-                           "look": "; ".join(more.get("look", [])), "notes": result["output"]})
+        row |= {"code 90": result["score"] - row["stage 6"], "code 100": result["score"], "changed": more["changed"],
+                "seed": more["seed"], "look": "; ".join(more.get("look", [])), "notes": result["output"]}
+        rows.append({column: cell(value) for column, value in row.items()})
     with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -92,8 +101,15 @@ def main(argv=None):
             raise BadInput(f"there is no {path}; give SUBMISSION=folder, or SUBMISSIONS=its parent folder")
         name = CANVAS.sub(r"\1", path.absolute().name)  # all files of a student share one row
         submissions.setdefault(name, []).append(path.absolute())
-    works = {kind: check.run_checks(handout.files(), {}, [], 0, kind)["mix.py"] for kind in ("bwrap", "student")}
-    isolated = next((kind for kind, message in works.items() if message == "right"), "")
+    kinds = ("bwrap", "student", "")
+    works = [kind for kind in kinds if check.run_checks(handout.files(), {}, [], 0, kind)["mix.py"] == "right"]
+    if not works:
+        raise BadInput("no check starts, even without a submission; first see that this works: "
+                       f"env -i {sys.executable} -c 'import torch'")
+    isolated = works[0]
+    if not isolated and os.geteuid() == 0:
+        raise BadInput("you are root and bwrap does not work, so submissions would be root, too; "
+                       "grade as another user, or run: useradd student")
     print(f"isolated by {isolated}" if isolated else "not isolated: bwrap does not work; submissions have your rights")
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for name, paths in submissions.items():
@@ -110,7 +126,7 @@ def main(argv=None):
                 part.write_text(json.dumps(result, indent=1))
         except BadInput as error:  # the disk is full, or the name is too long; the row in grades.csv says so
             result["output"] += f"\n{error}"
-        print(f"{name}: {result['score']} points", flush=True)
+        print(f"{cell(name)}: {result['score']} points", flush=True)
     write_sheet(args.out, graded)
     print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {args.seed}")
 

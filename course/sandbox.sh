@@ -31,6 +31,7 @@ places+=(--tmpfs "$folder")
 for path in "$folder"/*; do
   places+=(--ro-bind "$path" "$path")
 done
-# The number of processes is limited inside: outside, all that the user runs would count.
-exec "${run[@]}" bwrap --unshare-all --cap-drop ALL --die-with-parent --new-session --proc /proc --dev /dev \
+# The number of processes is limited inside: outside, all that the user runs would count. Process 1 is the command
+# itself, because what it starts can neither stop nor kill process 1.
+exec "${run[@]}" bwrap --unshare-all --as-pid-1 --cap-drop ALL --die-with-parent --new-session --proc /proc --dev /dev \
   "${places[@]}" --remount-ro /dev --remount-ro / bash -c 'ulimit -u 200; exec "$@"' bash "$@"
