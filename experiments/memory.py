@@ -2,14 +2,13 @@
 
     python -m experiments.memory --batch_size 4      # for micro-batches of 4 sequences of 1,024 tokens
 
-Activations grow by the same amount with each layer and each sequence, so one and two of both are enough to count. The
-sum is a little above the peak: when most activations are held, there are no gradients of weights yet.
+The sum is a little above the peak: when most activations are held, there are no gradients of weights yet.
 """
 from cli import make_parser, positive_int, run
 
 import torch
 
-from model import GPT, GPTConfig
+from model import GPT, Block, GPTConfig, rope_angles
 from support.distributed import autocast
 
 SHAPES = {
@@ -18,18 +17,16 @@ SHAPES = {
     "TinyLlama-1.1B": dict(vocab_size=32000, n_layer=22, n_embd=2048, n_head=32, n_kv_head=4, d_ff=5632)}
 
 
-def saved_bytes(config, idx):
-    """The bytes that autograd saves for the backward pass on idx, (B, T), in bfloat16, without the weights."""
-    model = GPT(config, torch.Generator().manual_seed(0))
-    storages = {}  # by address: tensors that share a storage take its memory once
+def saved_by_block(config, x):
+    """The bytes that autograd saves, apart from weights, in the bfloat16 forward pass of a block on x, (B, T, D)."""
+    block, storages = Block(config, layer=0), {}
 
     def keep(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # several tensors may share one
 
-    # nothing is unpacked, as there is no backward pass
-    with torch.autograd.graph.saved_tensors_hooks(keep, keep), autocast("bfloat16", idx.device):
-        model(idx, idx)
-    for p in model.parameters():
+    with torch.autograd.graph.saved_tensors_hooks(keep, keep), autocast("bfloat16", x.device):
+        block(x, rope_angles(config, 0, x.shape[1], x.device))
+    for p in block.parameters():
         storages.pop(p.untyped_storage().data_ptr(), None)
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -41,16 +38,14 @@ def main(argv=None):
     print("| GB | weights | activations | logits | sum | sum with `--recompute` |\n|---|---|---|---|---|---|")
     for name, shape in SHAPES.items():
         for kind, n_expert in (("branch", 0), ("mixture", 4)):
+            config = GPTConfig(**shape, n_expert=n_expert)
             with torch.device("meta"):
-                weights = 16 * GPT(GPTConfig(**shape, n_expert=n_expert)).num_params()
-            saved = []  # by models of one layer and of two, with a vocabulary of 2, since the logits are counted apart
-            for n_layer in (1, 2):
-                config = GPTConfig(**shape | {"n_layer": n_layer, "vocab_size": 2}, n_expert=n_expert)
-                one, two = (saved_bytes(config, torch.zeros(n, T, dtype=torch.int64)) for n in (1, 2))
-                saved.append(one + (B - 1) * (two - one))
-            activations = saved[0] + (shape["n_layer"] - 1) * (saved[1] - saved[0])
-            recomputed = saved[0] + shape["n_layer"] * B * T * 4 * shape["n_embd"]  # a block, and the inputs of all
-            logits = B * T * shape["vocab_size"] * (2 + 4 + 8)  # bfloat16; float32: their log-softmax, two gradients
+                weights = 16 * GPT(config).num_params()
+            x = torch.zeros(B, T, config.n_embd, requires_grad=True)
+            block = saved_by_block(config, x)
+            activations = config.n_layer * block
+            recomputed = config.n_layer * 4 * x.numel() + block  # the inputs of all blocks, and one block at a time
+            logits = B * T * config.vocab_size * (2 + 4 + 8)  # bfloat16; float32: their log-softmax, two gradients
             sizes = [weights, activations, logits, weights + activations + logits, weights + recomputed + logits]
             print(f"| {name}, {kind} |", " | ".join(f"{size / 1e9:.1f}" for size in sizes), "|")
 
