@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("transformers")
 from conftest import make
 from test_hf import TEXTS, make_folder
 
@@ -41,18 +39,14 @@ def test_the_preset_goes_the_whole_way(tmp_path):
 
 @pytest.mark.long
 def test_every_command_for_one_gpu_runs_in_small(tmp_path, monkeypatch, capsys):
-    """Training and evaluation have meta as the default device, so a tensor made without device= stops them.
-
-    The table of memory is what its command prints.
-    """
+    """Training and evaluation have meta as the default device, so a tensor made without device= stops them."""
     monkeypatch.chdir(tmp_path)
     blocks = "".join(re.findall(r"```bash\n(.*?)```", PAGE, re.S)).replace(".venv/bin/", "note ")
     noted = subprocess.run(["bash", "-eu"], input=NOTE + blocks, stdout=subprocess.PIPE, text=True, check=True).stdout
     compile(Path("texts/get.py").read_text(), "get.py", "exec")
     make_folder(tmp_path / "SmolLM2-135M", max_position_embeddings=2048)
     for name in re.findall(r'save\("(\w+)"', PAGE):
-        lines = [json.dumps({"text": f"{name} {text}"}) for text in TEXTS]
-        Path(f"texts/{name}.jsonl").write_text("\n".join(lines))
+        Path(f"texts/{name}.jsonl").write_text("\n".join(json.dumps({"text": name + text}) for text in TEXTS))
     train = "--steps 2 --batch_size 2 --block_size 32 --eval_windows 1 --device cpu"
     smaller = {"train_expert": train, "finetune_router": train, "evaluate": "--windows 2 --batch_size 2 --device cpu"}
     for command in re.findall(r"^python (?:-m )?(?!texts/)(.*)", noted, re.M):
