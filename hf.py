@@ -94,7 +94,7 @@ def read_config(folder):
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; to download one, run .venv/bin/hf download NAME --local-dir FOLDER")
     if (folder / "adapter_config.json").exists():
-        raise BadInput(f"{folder}: this is an adapter; first merge it into its base with peft's merge_and_unload")
+        raise BadInput(f"{folder}: this is an adapter; first merge it, with peft's merge_and_unload (docs/trouble.md)")
     for needed in ("tokenizer.json", "*.safetensors"):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy the whole folder, or use transformers' save_pretrained")

@@ -44,6 +44,8 @@ def read_documents(files, field):
             for [text] in read_rows("--field", path, field):
                 yield text
             continue
+        if path.suffix == ".parquet":
+            raise BadInput(f"{path}: first convert it, with datasets' Dataset.from_parquet(PATH).to_json(NAME.jsonl)")
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 yield file.read()

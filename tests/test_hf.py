@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 import evaluate
 import hf
 import mix
-import sample
 from data.task import Task
 from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
 from model import GPT, GPTConfig
@@ -95,7 +94,7 @@ def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
     assert (words.chat_template, words.pad_token) == ("{{ messages }}", "<|end|>")
 
 
-def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins(here, capsys):
+def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins():
     """As Llama-2's does, so that an answer alone has other tokens. A tiny model learns four texts by heart."""
     texts = ["Ann has bought 29 nuts.", "Bob has bought 4 figs.", "Cid has bought 31 eggs.", "Dan has bought 5 eggs."]
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -114,10 +113,6 @@ def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins(here
     tasks = [Task(text[:14], text[14:]) for text in texts] + [Task("Ann has bought", " 4 figs.")]
     with torch.no_grad():
         assert evaluate.score_tasks(gpt, tokenizer, tasks, 5, "cpu")[0].tolist() == [True] * 4 + [False]
-    save_checkpoint("a.pt", {"state": gpt.state_dict(), "config": vars(gpt.config), "spec": tokenizer.spec,
-                             "experts": [], "ledger": [], "log": []})
-    sample.main(["a.pt", "--prompt", "Ann has bought", "--tokens", "3", "--device", "cpu"])
-    assert capsys.readouterr().out == texts[0] + "\n"
 
 
 def test_a_mixture_is_a_mixtral(tiny, here):
@@ -132,9 +127,10 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     for name, p in mixed["state"].items():
         if "router" not in name:
             mixed["state"][name] = p + torch.randn(p.shape) / 2
-    mixed["spec"] = new_bpe(train_bpe(TEXTS[:100], 500), "own")
+    mixed["spec"] = new_bpe(train_bpe(TEXTS[:100], 500), "own") | {"files": {"../../up": "from a stranger"}}
     save_checkpoint("mixed.pt", mixed)
     hf.main(["export", "mixed.pt", "out"])
+    assert {path.name for path in here.iterdir()} == {"mixed.pt", "out"}  # an export writes nothing elsewhere
     ours, theirs = build_model(mixed), AutoModelForCausalLM.from_pretrained("out")
     idx = torch.randint(1024, (1, 1600))
     (logits, _, routing), same = ours(idx), theirs(idx, output_router_logits=True)
@@ -153,18 +149,6 @@ def test_a_mixture_is_a_mixtral(tiny, here):
     assert back["experts"] == ["seed", "math", "code"] and back["spec"] == mixed["spec"]
     assert back["ledger"][:-1] == mixed["ledger"]
     torch.testing.assert_close(build_model(back)(idx)[0], 1.1 * ours(idx)[0])
-
-
-def test_an_export_writes_nothing_elsewhere(tiny, here):
-    """A branch from elsewhere, or its mixture, names a new file, one outside, and one that exists."""
-    branch = load_checkpoint(tiny / "math.pt")
-    branch["spec"]["files"] = dict.fromkeys((f"{here}/new", "../../up", f"{here}/math.pt", hf.KEPT[2]), "owned")
-    save_checkpoint("math.pt", branch)
-    mix.main(["math.pt", f"{tiny}/seed.pt", "--out", "mixed.pt"])
-    for name in ("math", "mixed"):
-        hf.main(["export", f"{name}.pt", f"out/{name}"])
-    owned = [path.name for path in here.rglob("*") if path.is_file() and path.read_bytes() == b"owned"]
-    assert owned == [hf.KEPT[2], hf.KEPT[2]]
 
 
 def finetune(folder, noise):

