@@ -1,6 +1,5 @@
 """Shared by all scripts: options, errors that end a script with one line, and files that are either whole or absent."""
 import argparse
-import hashlib
 import io
 import os
 import sys
@@ -137,8 +136,3 @@ def replacing(path):
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def digest(content):
-    """A short hash of bytes."""
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -19,7 +19,7 @@ from support.checkpoint import build_model, check_save_path, load_checkpoint, lo
 from support.distributed import autocast, join_ranks, wrap
 from support.ledger import latest, new_entry
 
-SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a branch cannot change
+SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options for a new model; a branch keeps its seed's
 
 
 def parse(argv):
@@ -76,13 +76,13 @@ def new_model(args, spec):
 
 
 def branch(args, checkpoint):
-    """A copy of the seed's model, to be trained on a domain of its own (3.1). Raises BadInput."""
+    """The seed's model, to be trained on a domain of its own (3.1). Its file is not changed. Raises BadInput."""
     if checkpoint["experts"]:
         raise BadInput(f"--init {args.init} is an MoE; train it with finetune_router.py")
     for name in SHAPE:
         if getattr(args, name):
             raise BadInput(f"--{name}: a branch keeps the shape of its seed, {args.init}; leave the option out")
-    model = build_model(checkpoint, share=True)  # ranks on one machine share the file, mapped into memory
+    model = build_model(checkpoint, share=True)  # ranks on one machine share the memory of the file
     model.config.block_size = args.block_size or model.config.block_size
     return model
 
@@ -90,7 +90,7 @@ def branch(args, checkpoint):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    training.check_batch_size(args, n_ranks)
+    micro_batch_size = training.micro_batch_size(args.batch_size, args.grad_accum, n_ranks)
 
     # the model, a branch of a seed or a new one; spec is its tokenizer, and ledger says how it was made, at what cost
     domains = load_domains(args.data_dir)
@@ -114,14 +114,14 @@ def main(argv=None):
     forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     if args.compile:
         forward = torch.compile(forward)
-    optimizer = training.make_optimizer(model, args)
+    optimizer = training.make_optimizer(model, args.lr, args.eps)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
 
     for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out):
-        rate = training.set_learning_rate(optimizer, step, args)
+        rate = training.set_learning_rate(optimizer, step, args.steps, args.lr)
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
@@ -135,7 +135,8 @@ def main(argv=None):
 
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
-            losses = training.validate(model, windows, device, args, n_ranks)
+            # nll is that of the last micro-batch
+            losses = training.validate(model, windows, micro_batch_size, device, args.dtype)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {training.format_numbers(losses)}")

@@ -7,7 +7,7 @@
 """
 import json
 import random
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
+from cli import BadInput, check_output, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks
-from data.task import DOMAINS, is_held_out
+from data.task import DOMAINS, digest, is_held_out
 from data.tokenizer import load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import load_checkpoint
 

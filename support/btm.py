@@ -21,8 +21,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import first_windows
-
 METHODS = ("bayes", "document", "tfidf")
 TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
@@ -55,7 +53,7 @@ def read_training_data(checkpoints, domains):
         parts = []
         for domain, share in mixture.items():
             n = max(1, round(N_WINDOWS * share))
-            parts.append(first_windows(domains[domain].train, T, n, domains[domain].is_own))
+            parts.append(domains[domain].windows(domains[domain].train, T, n))
         data.append(torch.cat(parts))
     return data
 

@@ -4,7 +4,7 @@ import importlib
 import os
 import random
 import re
-from cli import BadInput, digest
+from cli import BadInput
 from itertools import islice
 from unittest.mock import DEFAULT, patch
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from data import loader, prepare, synthetic, tokenizer, trivia, wiki
+from data.task import digest
 
 BTX = tokenizer.load_tokenizer()
 END = tokenizer.END
