@@ -55,7 +55,7 @@ def parse(argv):
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
                        help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
     group.add_argument("--grad_accum", type=positive_int, default=1,
-                       help="micro-batches in a step, at the cost of a pass forward; try --recompute first (default: 1)")
+                       help="micro-batches in a step, for one more pass forward; first try --recompute (default: 1)")
     group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
     group.add_argument("--fast", action="store_true", help="one call per matrix for all experts (support/fast.py)")
     group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")

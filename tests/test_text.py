@@ -1,6 +1,7 @@
 """Own text and own tasks: what is read, and how text is divided into training and validation text."""
 import errno
 import json
+from argparse import Namespace
 from cli import BadInput
 from pathlib import Path
 from unittest.mock import patch
@@ -8,9 +9,11 @@ from unittest.mock import patch
 import pytest
 import torch
 
+import evaluate
 from data import prepare, tokenizer
-from data.loader import first_windows, load_domains
+from data.loader import load_domains
 from data.task import Task
+from support import training
 
 BTX = tokenizer.load_tokenizer()
 
@@ -86,9 +89,13 @@ def test_every_tenth_piece_of_few_documents_is_for_validation(folder, monkeypatc
 def test_windows_of_own_text_lie_far_apart(folder):
     (folder / "own.txt").write_text("".join(f"{n} " for n in range(9000)))
     own = make("own=own.txt")["own"]
-    starts = [int(BTX.decode(row.tolist()).split()[1]) for row in first_windows(own.val, 16, 4, own.is_own)]
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
-    assert min(gaps) > 0.9 * max(gaps) and starts[-1] + max(gaps) > 8900
+    _, windows = training.read_texts({"own": own}, {"own": 1.0}, 16, 4)
+    checkpoint = {"config": {"block_size": 16}, "spec": own.meta["spec"]}
+    tests = evaluate.choose_tests(Namespace(windows=4, tasks=1), {"a": checkpoint}, BTX, {"own": own})
+    for rows in (windows["own"], tests["own"].windows):
+        starts = [int(BTX.decode(row.tolist()).split()[1]) for row in rows]
+        gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        assert min(gaps) > 0.9 * max(gaps) and starts[-1] + max(gaps) > 8900
 
 
 def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):

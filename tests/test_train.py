@@ -113,11 +113,25 @@ def test_a_batch_in_parts_is_the_same_batch(tiny, tmp_path, module, init):
 def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, module, init, changes, trains):
     want = train(tiny, tmp_path / "a.pt", module, init, **changes)
     assert train(tiny, tmp_path / "b.pt", module, init, dies_at=5, **changes) is None
+    progress = torch.load(tmp_path / "b.progress", weights_only=True)
+    torch.save(progress | {"seconds": 1000 + progress["seconds"]}, tmp_path / "b.progress")
     got = train(tiny, tmp_path / "b.pt", module, init, dies_at=3, **changes)  # step 3 is not done again
+    seconds = [line["seconds"] for line in got["log"]]
+    assert got["ledger"][-1]["seconds"] > seconds[5] > seconds[4] > 1000 + seconds[3]  # 4 steps were saved
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b.pt"] and not changed(got, want)
     assert changed(load_checkpoint(tiny / f"{init}.pt"), got) == set(filter(trains, got["state"]))
     assert [line | {"seconds": 0} for line in got["log"]] == [line | {"seconds": 0} for line in want["log"]]
     assert [line["step"] for line in want["log"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_ranks_draw_noise_of_their_own(tiny, tmp_path):
+    seeds = []
+    for rank in (0, 1):
+        with (patch.object(finetune_router, "join_ranks", return_value=(torch.device("cpu"), rank, 2)),
+              patch.object(finetune_router, "gumbel", wraps=model.gumbel) as gumbel):
+            train(tiny, tmp_path / "a.pt", finetune_router, "sample_mixed", steps=1)
+        seeds.append(gumbel.call_args.args[3].initial_seed())
+    assert seeds[0] != seeds[1]
 
 
 def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
@@ -177,6 +191,11 @@ def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, fla
     with patch.object(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True)):
         two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16", flags=[flag])["state"]
     assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
+    losses = []  # after a step that changes no weight
+    for dtype in ("float32", "bfloat16"):
+        log = train(tiny, tmp_path / "a.pt", module, init, steps=1, lr=0, dtype=dtype)["log"]
+        losses.append(log[0]["val_loss"]["math"])
+    assert 0 < abs(losses[0] - losses[1]) < 0.01  # validation rounds, too
 
 
 def train_on_two_ranks(tiny, out, module, **more):
