@@ -6,7 +6,6 @@ This prints a table and writes report.md, results.json and, for MoEs, figures/ro
 """
 import json
 import math
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, load_domains
 from data.task import DOMAINS
 from data.tokenizer import encode_prompt, load_tokenizer

@@ -6,11 +6,11 @@ A run saves its progress in NAME.progress every --save_every steps. After an int
 """
 import math
 import time
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch
 from tqdm import tqdm, trange
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training

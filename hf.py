@@ -9,12 +9,12 @@ tensors differ. Before anything is saved, our model and the one in transformers 
 """
 import json
 import re
-from cli import BadInput, check_output, make_parser, positive_int, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from cli import BadInput, check_output, make_parser, positive_int, run
 from data.task import digest
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward

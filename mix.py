@@ -6,10 +6,9 @@ The feed-forwards become the experts of each layer, in the order of the files. R
 With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts add.
 N copies of one file give the initial model of sparse upcycling (Komatsuzaki et al. 2023).
 """
-from cli import BadInput, make_parser, non_negative_int, positive_int, run
-
 import torch
 
+from cli import BadInput, make_parser, non_negative_int, positive_int, run
 from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry

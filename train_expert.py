@@ -7,11 +7,11 @@ Branches need nothing from each other, so they can train at the same time, on on
 A run saves its progress in NAME.progress every --save_every steps. After an interruption, the same command resumes it.
 """
 import time
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch
 from tqdm import tqdm, trange
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import GPT, GPTConfig
 from support import training

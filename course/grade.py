@@ -12,11 +12,11 @@ import json
 import re
 import secrets
 import zipfile
-from cli import BadInput, make_parser, replacing, run
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from cli import BadInput, make_parser, replacing, run
 from course import check, handout
 from support.report import markdown
 

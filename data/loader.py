@@ -3,13 +3,13 @@ import json
 import math
 import zlib
 from argparse import ArgumentTypeError
-from cli import BadInput
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from cli import BadInput
 from data.task import DOMAINS, Task, digest
 
 

@@ -7,7 +7,6 @@
 """
 import json
 import random
-from cli import BadInput, check_output, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cli import BadInput, check_output, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks

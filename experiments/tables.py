@@ -6,11 +6,11 @@ The page tables.md is tables.template with its braces filled: `{scores: btx}` be
 `{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` becomes a table.
 """
 import re
-from cli import BadInput, make_parser, replacing, run
 from importlib import import_module
 from pathlib import Path
 from statistics import mean
 
+from cli import BadInput, make_parser, replacing, run
 from data.task import DOMAINS
 from experiments.runs import EXPERTS, costs, differences, having, points, pooled_interval, read_runs, scores
 from support.report import markdown, spread

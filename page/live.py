@@ -3,11 +3,11 @@ import base64
 import json
 import re
 import zlib
-from cli import BadInput, replacing
 from pathlib import Path
 
 import torch
 
+from cli import BadInput, replacing
 from data.tokenizer import END
 from mix import mix
 from model import GPTConfig

@@ -15,11 +15,12 @@ tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the tex
 The top_k largest weights are kept and divided by their sum.
 """
 import math
-from cli import BadInput
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from cli import BadInput
 
 METHODS = ("bayes", "document", "tfidf")
 TEMPERATURE = 0.1  # tau, as in c-BTM

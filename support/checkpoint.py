@@ -13,11 +13,11 @@ the run is done.
 """
 import os
 import zipfile
-from cli import BadInput, check_output, replacing
 from pathlib import Path
 
 import torch
 
+from cli import BadInput, check_output, replacing
 from model import GPT, ROUTERS, GPTConfig
 from support.distributed import is_first_rank
 

@@ -1,10 +1,9 @@
 """The picture of the report, and what all pictures share. `routing` is the part "routing" of results.json."""
-from cli import replacing
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from cli import replacing
 from support.colors import COLORS
 
 matplotlib.rcParams.update({"axes.prop_cycle": matplotlib.cycler(color=COLORS), "axes.spines.top": False,  # C0, C1 ...

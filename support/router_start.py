@@ -3,11 +3,10 @@
     python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # each row is a mean input
     python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows from ridge regression
 """
-from cli import BadInput
-
 import torch
 from torch.nn.functional import normalize
 
+from cli import BadInput
 from data.loader import check_tokenizer, first_windows, load_domains
 from model import rope_angles
 from support.checkpoint import build_model

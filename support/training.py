@@ -1,10 +1,10 @@
 """Helpers for both training loops: the learning rate, the optimizer, batches, validation, and the settings of a run."""
 import math
-from cli import BadInput
 
 import numpy as np
 import torch
 
+from cli import BadInput
 from model import Routing, expert_load
 from support.distributed import autocast, pick_dtype
 

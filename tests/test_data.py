@@ -4,7 +4,6 @@ import importlib
 import os
 import random
 import re
-from cli import BadInput
 from itertools import islice
 from unittest.mock import DEFAULT, patch
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cli import BadInput
 from data import loader, prepare, synthetic, tokenizer, trivia, wiki
 from data.task import digest
 

@@ -4,7 +4,6 @@ import math
 import re
 import sys
 from argparse import Namespace
-from cli import BadInput
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 
 import evaluate
 import sample
+from cli import BadInput
 from data import prepare
 from data.loader import Domain, first_windows, load_domains
 from data.task import Task

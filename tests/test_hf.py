@@ -5,8 +5,6 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from cli import BadInput
-
 import tokenizers
 from safetensors.torch import save_file
 from tokenizers import decoders, normalizers
@@ -18,6 +16,7 @@ import evaluate
 import hf
 import mix
 import sample
+from cli import BadInput
 from data.task import Task
 from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
 from model import GPT, GPTConfig

@@ -2,7 +2,6 @@
 import errno
 import json
 from argparse import Namespace
-from cli import BadInput
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 import evaluate
+from cli import BadInput
 from data import prepare, tokenizer
 from data.loader import load_domains
 from data.task import Task

@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-from cli import BadInput
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import finetune_router
 import model
 import train_expert
+from cli import BadInput
 from data.loader import first_windows, get_batch, load_domains, read_mixture
 from data.task import digest
 from support import fast, training
