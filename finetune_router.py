@@ -26,7 +26,7 @@ def parse(argv):
     parser = make_parser(__doc__)
 
     group = parser.add_argument_group("files")
-    group.add_argument("--out", required=True, help="checkpoint to write")
+    group.add_argument("--out", required=True, help="checkpoint to write; each run needs its own")
     group.add_argument("--init", required=True, help="an MoE, such as one that mix.py wrote")
     group.add_argument("--data", type=read_mixture, default=PAPER_MIXTURE,
                        help="domains and weights (default: the paper's)")

@@ -100,6 +100,8 @@ def read_config(folder):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy the whole folder, or use transformers' save_pretrained")
     fields = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(fields, "quantization_config", None):
+        raise BadInput(f"{folder} is quantized; download the folder with the model's original weights")
     if getattr(fields, "sliding_window", None):  # only texts longer than the window would show it
         raise BadInput(f"{folder} is a {fields.model_type} with a sliding window; choose a model without one")
     head_dim = getattr(fields, "head_dim", None)

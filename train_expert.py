@@ -27,7 +27,7 @@ def parse(argv):
     parser = make_parser(__doc__)
 
     group = parser.add_argument_group("files")
-    group.add_argument("--out", required=True, help="checkpoint to write")
+    group.add_argument("--out", required=True, help="checkpoint to write; each run needs its own")
     group.add_argument("--init", help="checkpoint to start from, such as the seed of a branch")
     group.add_argument("--data", type=read_mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")

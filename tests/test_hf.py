@@ -26,13 +26,15 @@ LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "a foreign end": {"eos_token_id": 10**9},
+           "4 bits": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
            "a window": {"kind": MistralConfig, "sliding_window": 64}, "another norm": {"kind": OlmoConfig}}
 FILES = {"an adapter": "adapter_config.json", "a damaged config": "config.json",  # that hold "{"
          "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
 GONE = {"no safetensors": "model.safetensors", "no folder": ""}
 SAID = {"few embeddings": "400 tokens", "a foreign end": "eos_token_id", "a window": "sliding", "an adapter": "adapter",
         "no safetensors": "safetensors; copy", "no folder": "no such folder",  # where no later check would find it
-        "biases": "is a llama: .* biases", "wide heads": "is a llama: its 6 heads", "another norm": "is a olmo"}
+        "biases": "is a llama: .* biases", "wide heads": "is a llama: its 6 heads", "another norm": "is a olmo",
+        "4 bits": "is quantized"}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 

@@ -122,13 +122,14 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(tiny, folder, monkeypatch):
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
-def test_own_tasks_alone_and_with_own_text(folder):
+def test_own_tasks_alone_and_with_own_text(folder, capsys):
     tasks = [Task(f"Which hill is number {n}?", f" Höhe {n}.") for n in range(3)]
     (folder / "tasks.jsonl").write_text("\n".join(json.dumps(vars(task)) for task in tasks))
     (folder / "own.txt").write_text("good " * 9)
     alone = make("own=own.txt", own_tasks="facts=tasks.jsonl")["facts"]
     assert alone.tasks == tasks and len(alone.train) == len(alone.val) == 0
     both = make("own=own.txt", own_tasks="own=tasks.jsonl", tasks=2)["own"]
+    assert capsys.readouterr().out.endswith("(1 pieces held out), 2 of 3 tasks\n")
     assert both.tasks == tasks[:2] and len(both.train) > 0
     for given, lost in ("--own_tasks own=tasks.jsonl", "train.bin"), ("--text own=own.txt", "tasks.jsonl"):
         with pytest.raises(BadInput, match=f"{lost} would be lost"):
