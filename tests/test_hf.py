@@ -26,7 +26,6 @@ LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "a foreign end": {"eos_token_id": 10**9},
-           "4 bits": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
            "a window": {"kind": MistralConfig, "sliding_window": 64}, "another norm": {"kind": OlmoConfig}}
 FILES = {"an adapter": "adapter_config.json", "a damaged config": "config.json",  # that hold "{"
          "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
@@ -192,13 +191,16 @@ def test_a_finetune_is_mixed_with_its_base(here, capsys):
             hf.main(["import", folder, "--out", out, "--branch_of", seed])
 
 
-@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE])
+@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE, "4 bits"])
 def test_refused_imports(what, here):
     make_folder(here / "in", **REFUSED.get(what, {}))
     if what in FILES:
         (here / "in" / FILES[what]).write_text("{")
     if what in GONE:
         (here / "in" / GONE[what]).rename("gone")
+    if what == "4 bits":
+        path = here / "in" / "config.json"
+        path.write_text(path.read_text().replace("{", '{"quantization_config": {"quant_method": "gptq"},', 1))
     with pytest.raises(BadInput, match=f"^in.*{SAID.get(what, '')}"):
         hf.main(["import", "in", "--out", "a.pt"])
     assert not (here / "a.pt").exists()
