@@ -45,20 +45,10 @@ def parse(argv):
     group = parser.add_argument_group("load balancing (section 3.3)")
     group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of the balancing loss (default: 0.01)")
 
-    group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
-    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
-
-    group = parser.add_argument_group("device and memory")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
+    group = training.add_run_options(parser)
     group.add_argument("--grad_accum", type=positive_int, default=1,
                        help="micro-batches in a step, for one more pass forward; first try --recompute (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
     group.add_argument("--fast", action="store_true", help="one call per matrix for all experts (support/fast.py)")
-    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 

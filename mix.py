@@ -6,13 +6,16 @@ The feed-forwards become the experts of each layer, in the order of the files. R
 With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts add.
 N copies of one file give the initial model of sparse upcycling (Komatsuzaki et al. 2023).
 """
+from functools import partial
+
 import torch
 
-from cli import BadInput, make_parser, non_negative_int, positive_int, run
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from data.loader import check_tokenizer, load_domains
 from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry
-from support.router_start import start_from_text
+from support.router_start import hidden_router, sharp_router, start_from_text
 
 
 def parse(argv):
@@ -31,12 +34,22 @@ def parse(argv):
     group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code; "
                        "each router row starts as the mean input of its layer on that text, not at random")
     group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
+    group.add_argument("--sharpness", type=non_negative, metavar="S", help="with --ridge: multiply the rows by S "
+                       "(default: for each layer, the S that suits held-out text best)")
     group.add_argument("--data_dir", default="data/bin", help="folder of these domains (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.top_k and args.routing in FIXED:
         raise BadInput(f"--top_k: --routing {args.routing} fixes the number of experts; leave --top_k out")
     if args.ridge and args.router_data is None:
         raise BadInput("--ridge: also name the domains that the routers tell apart, with --router_data")
+    if args.sharpness is not None and not args.ridge:
+        raise BadInput("--sharpness multiplies the rows of --ridge; add --ridge, or leave --sharpness out")
+    if args.router_data is not None:
+        args.router_data = args.router_data.split(",")
+        if args.blend:
+            raise BadInput("--router_data cannot be used with --blend, whose experts have parts of all domains")
+        if not len(args.models) == len(args.router_data) == len(set(args.router_data)):
+            raise BadInput(f"--router_data: name {len(args.models)} different domains, one for each model")
     if args.average and (args.routing != "topk" or args.top_k or args.router_data is not None):
         raise BadInput("--routing, --top_k and --router_data are for an MoE; leave them out, or leave out --average")
     return args
@@ -108,29 +121,24 @@ def mix(states, config, generator, feed_forwards="stacked"):
     return mixed
 
 
-def main(argv=None):
-    args = parse(argv)
-    checkpoints = [load_checkpoint(path) for path in args.models]
-    check_branches(args.models, checkpoints)
-    first = checkpoints[0]
+def plan(args, config):
+    """What becomes of the feed-forwards, the names of the experts, and the mixed model's GPTConfig. Raises BadInput.
 
-    # what the feed-forwards become: the names of the experts, the number of chunks of each model, an expert's width
-    config = GPTConfig(**first["config"])
+    config: the GPTConfig of the dense models. It is changed.
+    """
     names = model_names(args.models)
     if args.average:
-        feed_forwards, experts, n_chunks = "averaged", [], 1
+        feed_forwards, experts = "averaged", []
     elif args.blend:  # each expert has one chunk of every model
-        feed_forwards, experts, n_chunks = "blended", [f"blend.{n + 1}" for n in range(len(names))], len(names)
+        feed_forwards, experts = "blended", [f"blend.{n + 1}" for n in range(len(names))]
     elif args.split > 1:
-        feed_forwards, n_chunks = "split", args.split
-        experts = [f"{name}.{c + 1}" for name in names for c in range(args.split)]
+        feed_forwards, experts = "split", [f"{name}.{c + 1}" for name in names for c in range(args.split)]
     else:
-        feed_forwards, experts, n_chunks = "stacked", names, 1
+        feed_forwards, experts = "stacked", names
+    n_chunks = len(names) if args.blend else args.split  # of each feed-forward
     if config.d_ff % n_chunks:
         raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
     config.d_ff //= args.split  # 1 without --split
-
-    # the mixed model's shape
     config.n_expert = len(experts)
     config.routing = args.routing
     config.top_k = args.top_k or 2
@@ -138,14 +146,28 @@ def main(argv=None):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
                        "gate would always be 1, and the router would learn nothing; for one expert per token, use "
                        "--routing switch or sample")
+    return feed_forwards, experts, config
 
-    # its weights
+
+def main(argv=None):
+    args = parse(argv)
+    checkpoints = [load_checkpoint(path) for path in args.models]
+    check_branches(args.models, checkpoints)
+    first = checkpoints[0]
+
+    feed_forwards, experts, config = plan(args, GPTConfig(**first["config"]))
     check_save_path(args.out, args.models)
+
+    # the weights
     states = [checkpoint["state"] for checkpoint in checkpoints]
     mixed = mix(states, config, torch.Generator().manual_seed(args.seed), feed_forwards)
-    settings = vars(args)
-    if args.router_data is not None:
-        mixed, settings["digests"] = start_from_text(args, first, config, mixed)
+    settings = {**vars(args)}
+    if args.router_data:
+        domains = load_domains(args.data_dir, args.router_data)
+        check_tokenizer(domains, first["spec"], args.models[0])
+        new_rows = partial(sharp_router, sharpness=args.sharpness) if args.ridge else hidden_router
+        mixed = start_from_text(mixed, config, [*domains.values()], args.split, new_rows)
+        settings["digests"] = {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}
     for name, tensor in mixed.items():
         if name.startswith("blocks.0.") or "blocks." not in name:  # all layers have the same tensors
             all_layers = name.replace("blocks.0.", "blocks.*.")

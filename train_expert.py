@@ -47,19 +47,9 @@ def parse(argv):
     group.add_argument("--d_ff", type=positive_int, help="width inside the feed-forward (default: 352)")
     group.add_argument("--tie_weights", action="store_true", help="use the token embeddings as output head")
 
-    group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
-    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
-
-    group = parser.add_argument_group("device and memory")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
+    group = training.add_run_options(parser)
     group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
-    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 

@@ -2,33 +2,36 @@
 
     python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # each row is a mean input
     python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows from ridge regression
+
+Mean inputs are mergekit's "hidden" gates. Ridge regression is DUME's (arXiv 2603.29765). DUME uses one expert for each
+token, so its gate is always 1. A softmax over k logits also depends on how long the rows are; see `sharpest`.
 """
 import torch
-from torch.nn.functional import normalize
+import torch.nn.functional as F
 
 from cli import BadInput
-from data.loader import check_tokenizer, first_windows, load_domains
 from model import rope_angles
 from support.checkpoint import build_model
 
 N_WINDOWS = 16  # sequences of each domain from which a router is computed
+SHARPNESSES = [2 ** (j / 2) for j in range(17)]  # from 1 to 256
 
 
 def hidden_router(inputs):
-    """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (M_i, D) for each expert.
+    """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (n, T, D) for each expert.
 
     The mean of the rows would add the same number to all logits, so it is subtracted. Then each row is scaled to
-    length 1. The idea comes from mergekit's hidden_avg gates.
+    length 1.
     """
-    means = torch.stack([x.mean(0) for x in inputs])  # (N, D)
-    return normalize(means - means.mean(0), dim=1)
+    means = torch.stack([x.mean((0, 1)) for x in inputs])  # (N, D)
+    return F.normalize(means - means.mean(0), dim=1)
 
 
 def ridge_router(inputs, penalty=1.0):
     """A router by ridge regression from a layer's inputs to their domain's expert. inputs: (M_i, D) for each expert.
 
     The router W, (N, D), minimizes sum |W x - e_i|^2 + penalty |W|^2 over the inputs x of all experts i. e_i is 1 for
-    expert i and 0 for the others. The idea comes from DUME (arXiv 2603.29765).
+    expert i and 0 for the others.
     """
     X = torch.cat(inputs)  # (M, D)
     experts = torch.eye(len(inputs))
@@ -36,37 +39,59 @@ def ridge_router(inputs, penalty=1.0):
     return torch.linalg.solve(X.T @ X + penalty * torch.eye(X.shape[1]), X.T @ targets).T
 
 
+def sharpest(W, inputs):
+    """The s of SHARPNESSES for which SoftMax(s W x) gives the right experts the highest likelihood. W: (N, D).
+
+    Ridge regression fits logits of 0 and 1, whose softmax is nearly flat: with N = 4, the right expert has 0.48. So a
+    wrong expert would speak in every token. 1/s is a temperature by maximum likelihood (Guo et al. 2017). inputs: for
+    each expert (M_i, D), from text that W was not fitted to; on the text of the fit, W looks surer than it is.
+    """
+    logits = torch.cat(inputs) @ W.T  # (M, N)
+    right = torch.cat([torch.full((len(x),), i) for i, x in enumerate(inputs)])  # (M,)
+    losses = [F.cross_entropy(s * logits, right) for s in SHARPNESSES]
+    return SHARPNESSES[torch.stack(losses).argmin()]
+
+
+def sharp_router(inputs, sharpness=None):
+    """A router by ridge regression, times `sharpness`, by default the `sharpest`. inputs: (n, T, D) for each expert.
+
+    The rows are fitted to three quarters of the n windows. The rest, at least one, decides the sharpness.
+    """
+    n_fit = len(inputs[0]) - max(1, len(inputs[0]) // 4)
+    W = ridge_router([x[:n_fit].flatten(0, 1) for x in inputs])  # (N, D)
+    if sharpness is None:
+        sharpness = sharpest(W, [x[n_fit:].flatten(0, 1) for x in inputs])
+    return sharpness * W
+
+
 @torch.no_grad()
 def start_routers(model, windows, new_rows):
     """Set the routers of the MoE `model` from the inputs of their layers, from the first layer to the last.
 
-    windows: for each expert the text to read, (n, T) int64; new_rows: hidden_router or ridge_router.
+    windows: for each expert the text to read, (n, T) int64; new_rows: hidden_router or sharp_router.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, D) for each expert
     angles = rope_angles(model.config, 0, windows[0].shape[1], windows[0].device)
     for block in model.blocks:
         streams = [x + block.attn(block.attn_norm(x), angles) for x in streams]
-        block.ff.router.copy_(new_rows([block.ff_norm(x).flatten(0, 1) for x in streams]))
+        block.ff.router.copy_(new_rows([block.ff_norm(x) for x in streams]))
         streams = [x + block.ff(block.ff_norm(x))[0] for x in streams]
 
 
-def start_from_text(args, first, config, state):
-    """Set the mixed model's routers from the text of --router_data. Raises BadInput.
+def start_from_text(state, config, domains, n_chunks, new_rows):
+    """Set the routers in the state dict of a mixed model from text. Returns a new state dict. Raises BadInput.
 
-    first: the first of the mixed checkpoints. Returns the model's state dict and the digests of the text.
+    domains: for each mixed model the Domain with its text; n_chunks: how many experts were made of each model.
     """
-    names = [name for name in args.router_data.split(",") if name]
-    if args.blend:
-        raise BadInput("--router_data cannot be used with --blend, whose experts have parts of all domains")
-    if len(names) != len(args.models):
-        raise BadInput(f"--router_data names {len(names)} domains for {len(args.models)} models; name one for each")
-    domains = load_domains(args.data_dir, names)
-    check_tokenizer(domains, first["spec"], args.models[0])
+    if len({domain.meta["files"]["train.bin"] for domain in domains}) < len(domains):
+        raise BadInput("--router_data: two domains have the same text, so no router could tell their experts apart")
     windows = []
-    for name in names:
-        domain = domains[name]
-        idx = first_windows(domain.train, config.block_size, N_WINDOWS, domain.is_own)[:, :-1]  # (n, T)
-        windows += [idx] * args.split  # the chunks of one expert read the same text
+    for domain in domains:
+        idx = domain.windows(domain.train, config.block_size, N_WINDOWS)[:, :-1]  # (n, T)
+        if len(idx) < 2:  # one to fit the router to, and one that decides the sharpness
+            raise BadInput(f"--router_data: the text of {domain.name!r} is shorter than two blocks of "
+                           f"{config.block_size} tokens; prepare more text")
+        windows += [idx] * n_chunks
     model = build_model({"config": vars(config), "state": state}, share=True)
-    start_routers(model, windows, ridge_router if args.ridge else hidden_router)
-    return model.state_dict(), {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}
+    start_routers(model, windows, new_rows)
+    return model.state_dict()

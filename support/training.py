@@ -4,7 +4,7 @@ import math
 import numpy as np
 import torch
 
-from cli import BadInput
+from cli import BadInput, positive_int
 from model import Routing, expert_load
 from support.distributed import autocast, pick_dtype
 
@@ -15,6 +15,22 @@ EPS = 1e-5
 CLIP = 1.0          # largest norm of the gradient
 WEIGHT_DECAY = 0.1  # the paper's (4.1), but on matrices only
 WARMUP = 0.05       # share of warm-up steps; the paper warms up for 100 of 10,000 to 50,000 steps
+
+
+def add_run_options(parser):
+    """Add the options of both loops that say how a run is saved, logged and computed. Returns their last group."""
+    group = parser.add_argument_group("logging and saving")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
+    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
+
+    group = parser.add_argument_group("device and memory")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
+    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
+    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
+    return group
 
 
 def learning_rate(step, steps, peak):

@@ -121,16 +121,27 @@ def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins(here
 
 
 def test_a_mixture_is_a_mixtral(tiny, here):
-    """Logits and token ids are equal, with a tokenizer of own text. It comes back when others have finetuned it."""
-    mixed = load_checkpoint(tiny / "btx_mixed.pt")
+    """Logits, router probabilities and token ids are equal, with sharp routers from text and a tokenizer of own text.
+
+    It comes back when others have finetuned it.
+    """
+    mix.main([*(f"{tiny}/{name}.pt" for name in ("seed", "math", "code")), "--out", "mixed.pt", "--ridge",
+              "--router_data", "general,math,code", "--data_dir", f"{tiny}/data", "--sharpness", "30"])
+    mixed = load_checkpoint("mixed.pt")
     mixed["config"] |= {"block_size": 1600, "rope_factor": 8.0}
-    mixed["state"] = {name: p + torch.randn(p.shape) / 2 for name, p in mixed["state"].items()}
+    for name, p in mixed["state"].items():
+        if "router" not in name:
+            mixed["state"][name] = p + torch.randn(p.shape) / 2
     mixed["spec"] = new_bpe(train_bpe(TEXTS[:100], 500), "own")
     save_checkpoint("mixed.pt", mixed)
     hf.main(["export", "mixed.pt", "out"])
     ours, theirs = build_model(mixed), AutoModelForCausalLM.from_pretrained("out")
     idx = torch.randint(1024, (1, 1600))
-    torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=1e-3, rtol=1e-4)
+    (logits, _, routing), same = ours(idx), theirs(idx, output_router_logits=True)
+    torch.testing.assert_close(logits, same.logits, atol=1e-3, rtol=1e-4)
+    for layer, router_logits in zip(routing, same.router_logits, strict=True):
+        assert layer.gates[:, 0].mean() > 0.8
+        torch.testing.assert_close(layer.probs, router_logits.softmax(-1), atol=1e-3, rtol=1e-4)
     tokenizer, words = load_tokenizer(mixed["spec"]), AutoTokenizer.from_pretrained("out")
     assert words.eos_token_id == tokenizer.eot
     assert words(TEXTS).input_ids == [encode_prompt(tokenizer, text) for text in TEXTS]

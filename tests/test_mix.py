@@ -4,11 +4,12 @@ import torch
 from torch.testing import assert_close
 
 import mix
+from cli import BadInput
 from data.loader import first_windows, load_domains
 from model import GPTConfig, Routing, ff_moe, swiglu
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import elapsed, join_ledgers, new_entry, totals
-from support.router_start import ridge_router
+from support.router_start import hidden_router, ridge_router, sharpest, start_from_text
 from tests.test_model import SMALL, new_model, random_tokens
 
 
@@ -93,7 +94,7 @@ def test_hidden_routers_by_hand(tiny, tmp_path):
         assert_close(block.ff.router.data, rows / rows.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
 
 
-def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
+def test_ridge_router_is_least_squares_with_a_penalty():
     """Penalising |W|^2 is the same as adding, for each dimension j, an input sqrt(penalty) e_j with the target 0."""
     rng = torch.Generator().manual_seed(0)
     inputs = [torch.randn(n, 8, generator=rng) + shift for n, shift in ((20, 0), (31, 1), (5, 2))]
@@ -101,10 +102,44 @@ def test_ridge_router_is_least_squares_with_a_penalty(tiny, tmp_path):
     one_hot = torch.eye(3).repeat_interleave(torch.tensor([20, 31, 5]), dim=0)
     targets = torch.cat([one_hot, torch.zeros(8, 3)])
     assert_close(ridge_router(inputs, penalty=4.0), torch.linalg.lstsq(X, targets).solution.T)
-    options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data"]
-    hidden = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)["state"]
-    ridge = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--ridge")["state"]
-    assert not torch.equal(hidden["blocks.1.ff.router"], ridge["blocks.1.ff.router"])
+
+
+@pytest.mark.parametrize("s", [1, 2 ** 2.5, 16])
+def test_the_sharpness_is_the_one_with_which_experts_were_drawn(s):
+    """Each input's expert is drawn from SoftMax(s W x). Maximum likelihood finds s again."""
+    rng = torch.Generator().manual_seed(0)
+    W, x = torch.randn(3, 4, generator=rng) / 2, torch.randn(20_000, 4, generator=rng)
+    drawn = (s * x @ W.T).softmax(-1).multinomial(1, generator=rng)[:, 0]
+    assert sharpest(W, [x[drawn == i] for i in range(3)]) == s
+
+
+@torch.no_grad()
+def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allow(tiny, tmp_path):
+    """By hand, in every layer of the finished mixture. Among the sharpnesses that were tried, no other is likelier."""
+    options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data", "--ridge"]
+    model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)), []
+    for block in model.blocks:
+        block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0]))
+    domains = load_domains(tiny / "data")
+    for name in ("general", "math"):
+        model(first_windows(domains[name].train, 128, 16)[:, :-1])
+    for i, block in enumerate(model.blocks):
+        fit, held_out = zip(*[x.split([12, 4]) for x in inputs[i::2]], strict=True)
+        W = ridge_router([x.flatten(0, 1) for x in fit])
+        s = block.ff.router.norm() / W.norm()
+        assert_close(block.ff.router.data, s * W, rtol=1e-3, atol=1e-4)
+        likelihood = [sum((t * x @ W.T).log_softmax(-1)[..., e].mean() for e, x in enumerate(held_out))
+                      for t in (s / 2**0.5, s, s * 2**0.5)]
+        assert s > 1.1 and likelihood[1] == max(likelihood)
+    flat = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--sharpness", "1")["state"]
+    assert_close(flat["blocks.0.ff.router"], ridge_router([x[:12].flatten(0, 1) for x in inputs[::2]]))
+
+
+def test_text_from_which_no_router_can_start(tiny):
+    math, code = load_domains(tiny / "data", ["math", "code"]).values()
+    for domains, error in (([math, math], "the same text"), ([math, code._replace(train=code.train[:200])], "'code'")):
+        with pytest.raises(BadInput, match=error):
+            start_from_text({}, GPTConfig(), domains, 1, hidden_router)
 
 
 @pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [
