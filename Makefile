@@ -19,7 +19,7 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # MoE finetuning reads all domains, so that routers learn which expert to use. Math, code and wiki have equal shares.
 # Trivia that is re-read: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
-# ---- the recipe, part 2, for a laptop. A preset may override the variables from NAMES down to TEXTS ----------------
+# ---- the recipe, part 2, for a laptop. A preset may override any variable that is set above it or by ?= below it ----
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256

@@ -29,7 +29,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
           "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "no such file", f"--out {'a' * 300}.pt": "aaa.pt",
-          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff", f"--seed {10**22}": "--seed"},
+          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "tokenizers", "--out btx_mixed.pt": "be lost",
