@@ -19,7 +19,7 @@ EXPERT_DATA = $*=95,$(REPLAY)
 # MoE finetuning reads all domains, so that routers learn which expert to use. Math, code and wiki have equal shares.
 # Trivia that is re-read: (3 x 1100 x 1 % + 770 x 5 %) / (7000 x 48 %) = 2.1 % of the seed's. The paper has 2.2 %.
 FINETUNE_DATA = general=14,trivia=5,math=27,code=27,wiki=27
-# ---- the recipe, part 2, for a laptop. A preset may override the variables from NAMES down to TEXTS ----------------
+# ---- the recipe, part 2, for a laptop. A preset may override any variable that is set above it or by ?= below it ----
 PREPARE        = --level 1
 SHAPE          = --n_layer 4 --n_head 4 --n_embd 64 --tie_weights
 D_FF           = 256
@@ -35,12 +35,16 @@ OPTIONS        = --device $(DEVICE)  # of both scripts; DENSE_OPTIONS are the fi
 EVALUATE       = --device $(DEVICE)  # of evaluate.py
 TEXTS          =                     # files from which the data is prepared
 $(if $(filter cpu gpu tiny pretrained,$(PRESET)),,$(error PRESET is cpu, gpu, tiny or pretrained, not $(PRESET)))
-SUBFOLDER := $(patsubst %,/%,$(filter-out cpu,$(PRESET)))
-INTO   ?= out$(SUBFOLDER)
-DATA   ?= data/bin$(SUBFOLDER)
 OUT    ?= $(INTO)/seed$(SEED)
-REPORT ?= $(if $(SUBFOLDER),$(INTO)/results,experiments/paper)
-include $(patsubst %,experiments%.mk,$(SUBFOLDER:/pretrained=/pretrained/recipe))  # overrides this recipe
+ifneq ($(PRESET),cpu)
+INTO   ?= out/$(PRESET)
+DATA   ?= data/bin/$(PRESET)
+REPORT ?= $(INTO)/results
+include $(wildcard experiments/$(PRESET).mk experiments/$(PRESET)/recipe.mk)  # overrides this recipe
+endif
+INTO   ?= out
+DATA   ?= data/bin
+REPORT ?= experiments/paper
 $(foreach name,PRESET SEED INTO DATA OUT,$(if $(word 2,$($(name))),$(error $(name) must not have a space: $($(name)))))
 BTM    ?= seed,math,code,wiki
 RUN      = $(OPTIONS) --data_dir $(DATA) --seed $(SEED) --out $@
@@ -55,7 +59,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # ---- the pipeline --------------------------------------------------------------------------------------------------
 .DEFAULT_GOAL = all
-.PHONY: all demo page picture data help clean
+.PHONY: all demo page data help clean
 all: $(OUT)/report.md  ## (default) the whole pipeline: data, experts, mix, finetune, evaluate
 $(DATA)/ready: $(TEXTS) $(wildcard data/*.py) | .venv/ready
 	$(PY) -m data.prepare $(PREPARE) --out $(DATA)
@@ -101,10 +105,6 @@ $(LENGTHS:%=$(PAGE)/steps%.pt): $(PAGE)/steps%.pt: $(PAGE)/steps0.pt $(DATA)/rea
 	$(FINETUNE) --data $(FINETUNE_DATA) --steps $* --lr 3e-3 --alpha $(ALPHA) --train all-but-experts
 page: $(LENGTHS:%=$(PAGE)/steps%.pt)  ## the article page/index.html, from data/start; two minutes
 	$(PY) -m page.article $(RECORDED) $(PAGE)/steps0.pt $^ --data_dir $(DATA)
-picture:  ## page/mixture.png, the README's picture of the article, drawn by Chromium
-	cat page/index.html page/frames.html > $(PAGE)/frames.html
-	chromium --headless --no-sandbox --force-prefers-reduced-motion --virtual-time-budget=20000 --hide-scrollbars \
-	  --force-device-scale-factor=2 --window-size=800,744 --screenshot=page/mixture.png $(PAGE)/frames.html
 # ---- everything else -----------------------------------------------------------------------------------------------
 data: $(DATA)/ready  ## only the domains, as tokens
 help:  ## this list

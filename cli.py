@@ -1,7 +1,5 @@
 """Shared by all scripts: options, errors that end a script with one line, and files that are either whole or absent."""
 import argparse
-import hashlib
-import io
 import os
 import sys
 import tempfile
@@ -13,48 +11,25 @@ class BadInput(Exception):
     """The user's input is wrong. The message names the file or the option, and says what to do."""
 
 
-class Output(io.FileIO):
-    """Standard output or standard error. A run goes on if the pipe is closed, as by `head -1`, or the disk is full."""
-
-    def write(self, content):
-        try:
-            return super().write(content)
-        except OSError:
-            return len(content)
-
-
-def open_again(stream):
-    """The same stream as an Output. Files get each line at once, too, and a terminal that knows only ASCII works."""
-    output = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True)
-
-
 def run(main):
     """Call main(). An error that the user can correct ends with one line on stderr and exit code 2."""
-    # Ctrl-C
-    sys.excepthook = report_uncaught
-
-    # a pipe that is closed, or a full disk
-    if sys.stdout is sys.__stdout__:  # no test captures what is printed
-        sys.stdout, sys.stderr = open_again(sys.stdout), open_again(sys.stderr)
-
-    # torchrun: only the first of the ranks on this machine prints
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    sys.stdout.reconfigure(errors="replace", line_buffering=True)  # for ASCII terminals, and files that are watched
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # torchrun: only the first of the ranks on this machine prints
         sys.stdout = sys.stderr = open(os.devnull, "w")
-
-    # the user's mistakes, file errors, and full memory
     try:
         main()
+    except KeyboardInterrupt:
+        refuse("interrupted", code=130)
     except BadInput as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
-    except (MemoryError, RuntimeError) as error:
-        said = str(error)  # torch raises RuntimeError when a CPU's memory is full
-        if isinstance(error, RuntimeError) and "out of memory" not in said and "allocate" not in said:
-            raise
-        sys.stderr = sys.__stderr__  # perhaps only this rank's memory is full
-        refuse("the memory is full; mix fewer models, lower --batch_size, or train with --grad_accum 2 --recompute")
+    except Exception as error:
+        sys.stderr = sys.__stderr__  # perhaps only this rank fails
+        is_full = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate" in str(error))
+        if is_full or isinstance(error, MemoryError):  # on a CPU, torch raises RuntimeError
+            refuse("the memory is full; mix fewer models, lower --batch_size, or train with --recompute")
+        raise
 
     # torchrun: leave the other ranks
     torch = sys.modules.get("torch")  # not imported here: that takes a second
@@ -68,19 +43,6 @@ def refuse(message, code=2):
     sys.exit(code)
 
 
-def report_uncaught(kind, error, traceback):
-    """End the process after an uncaught exception: with one line for Ctrl-C, otherwise with a traceback."""
-    if kind is KeyboardInterrupt:
-        refuse("interrupted", code=130)
-    sys.stderr = sys.__stderr__  # on every rank
-    sys.__excepthook__(kind, error, traceback)
-
-
-script = Path(getattr(sys.modules["__main__"], "__file__", os.devnull)).resolve()
-if Path(__file__).resolve().parent in (script.parent, script.parent.parent):  # not if another program imports this
-    sys.excepthook = report_uncaught  # set early, because importing torch takes seconds
-
-
 def make_parser(description):
     """An argparse parser that shows a script's docstring as it stands and answers a wrong option in one line."""
     return argparse.ArgumentParser(description=description, usage=argparse.SUPPRESS,
@@ -88,15 +50,11 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, at least `least`. A whole one is small enough for random generators."""
-    end = 2**63 if kind is int else float("inf")
-
+    """A type for argparse: a number, at least `least`."""
     def read(text):
         number = kind(text)
         if not number >= least:  # unlike number < least, this also refuses nan
             raise argparse.ArgumentTypeError(f"{text} should be at least {least}")
-        if number >= end:
-            raise argparse.ArgumentTypeError(f"{text} is too large; choose a smaller number")
         return number
     read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read
@@ -137,8 +95,3 @@ def replacing(path):
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def digest(content):
-    """A short hash of bytes."""
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -6,8 +6,6 @@ This prints a table and writes report.md, results.json and, for MoEs, figures/ro
 """
 import json
 import math
-import os
-from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data.loader import check_tokenizer, first_windows, load_domains
+from cli import BadInput, check_output, make_parser, positive_int, replacing, run
+from data.loader import check_tokenizer, load_domains
 from data.task import DOMAINS
 from data.tokenizer import encode_prompt, load_tokenizer
 from model import expert_load
@@ -65,12 +64,12 @@ def load_inputs(args):
     if len(checkpoints) < len(args.models):
         raise BadInput("two models have one name, so the tables could not tell them apart; rename one of the files")
     domains = load_domains(args.data_dir)
-    order = [*DOMAINS, "switch", *domains]
     specs = [checkpoint["spec"] for checkpoint in checkpoints.values()]
     for path, spec in zip(args.models, specs, strict=True):
         check_tokenizer(domains, spec, path)
     tokenizer = load_tokenizer(specs[0])  # all have the same
-    return checkpoints, tokenizer, {name: domains[name] for name in sorted(domains, key=order.index)}
+    in_order = {name: domains[name] for name in (*DOMAINS, "switch", *domains) if name in domains}  # own domains last
+    return checkpoints, tokenizer, in_order
 
 
 def choose_tests(args, checkpoints, tokenizer, domains):
@@ -79,22 +78,19 @@ def choose_tests(args, checkpoints, tokenizer, domains):
     Raises BadInput if a task is longer than a model's context.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
-    # tasks may be longer for imported models that were trained on longer texts before
-    limit = max(T, min(checkpoint["spec"].get("max_positions", 0) for checkpoint in checkpoints.values()))
     tests = {}
     for name, domain in domains.items():
-        windows = torch.empty(0, T + 1)
-        if len(domain.val) > T:
-            windows = first_windows(domain.val, T, args.windows, domain.is_own)
-        elif len(domain.val):
-            print(f"{name}: no validation loss; its {len(domain.val)} tokens are too few for a block of {T}")
-        tests[name] = EvalSet(windows, domain.tasks[:args.tasks])
-        for task in tests[name].tasks:
+        tests[name] = EvalSet(domain.val_windows(T, args.windows), domain.tasks[:args.tasks])
+    # a model reads a task whole, but when it also writes an answer, as to code, it forgets what is beyond T; imported
+    # models may have been trained on texts longer than T before
+    n_positions = min(checkpoint["spec"].get("max_positions", 0) for checkpoint in checkpoints.values())
+    longest = {"code": T, "exact": max(T, n_positions)}
+    for name, test in tests.items():
+        for task in test.tasks:
             n = len(encode_prompt(tokenizer, task.prompt + task.answer))
-            longest = T if task.kind == "code" else limit  # models also write code, and then forget what is beyond T
-            if n > longest:
-                raise BadInput(f"{name}: a task and its answer have {n} tokens, but a model reads {longest}; prepare "
-                               "shorter tasks, with fewer --examples, or train with a larger --block_size")
+            if n > longest[task.kind]:
+                raise BadInput(f"{name}: a task and its answer have {n} tokens, but a model reads {longest[task.kind]}"
+                               "; prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
     if not any(len(test.windows) for test in tests.values()):
         raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare a domain with text")
     return tests
@@ -184,9 +180,13 @@ def encode_task(tokenizer, task):
     and the beginning of the answer in one token. Such a token counts as part of the answer.
     """
     text = encode_prompt(tokenizer, task.prompt + task.answer)
-    prompt = os.path.commonprefix([encode_prompt(tokenizer, task.prompt), text])
+    n_prompt = 0  # tokens at the beginning that are the same without the answer
+    for token, alone in zip(text, encode_prompt(tokenizer, task.prompt), strict=False):
+        if token != alone:
+            break
+        n_prompt += 1
     end = [tokenizer.eot] if task.kind == "code" else []
-    return prompt, text[len(prompt):] + end
+    return text[:n_prompt], text[n_prompt:] + end
 
 
 def score_answers(model, prompts, answers, batch_size, device):
@@ -225,7 +225,7 @@ def write_documents(model, tokenizer, idx, max_new_tokens):
     """Continue prompts, (B, T), greedily. Returns each last document with its prompt, or "" where it does not end."""
     documents, T = [], idx.shape[1]
     for row in generate(model, idx, max_new_tokens, end=tokenizer.eot).tolist():
-        start = T - row[T - 1::-1].index(tokenizer.eot)  # after the last end-of-text token of the prompt
+        start = 1 + max(i for i in range(T) if row[i] == tokenizer.eot)  # after the last end of text in the prompt
         end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else start
         documents.append(tokenizer.decode(row[start:end]))
     return documents
@@ -271,6 +271,16 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
+def build(name, checkpoints, merged, methods, tokenizer, device):
+    """The GPT that a checkpoint holds, or the BTM of `parse_btm`, under its name in the tables; and its ledger."""
+    if name not in methods:
+        return build_model(checkpoints[name], device, share=True), checkpoints[name]["ledger"]
+    method, top_k, training_data = methods[name]
+    models = [build_model(checkpoint, device, share=True) for checkpoint in merged.values()]
+    ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
+    return btm.BTM(models, method, top_k, training_data, tokenizer.eot), ledger
+
+
 @torch.inference_mode()
 def main(argv=None):
     args = parse(argv)
@@ -284,14 +294,7 @@ def main(argv=None):
     moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
     results, routing = {}, {}  # {model: its scores and costs}; {MoE: its experts, share and probs}
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
-        if name in methods:
-            method, top_k, training_data = methods[name]
-            model = btm.BTM([build_model(checkpoint, device, share=True) for checkpoint in merged.values()],
-                            method, top_k, training_data, tokenizer.eot)
-            ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
-        else:
-            model = build_model(checkpoints[name], device, share=True)
-            ledger = checkpoints[name]["ledger"]
+        model, ledger = build(name, checkpoints, merged, methods, tokenizer, device)
         scores, routing_of_model = evaluate_model(model, tokenizer, tests, args, device)
         results[name] = {**scores, **costs(model, ledger)}
         if name in moes:
@@ -309,13 +312,11 @@ def main(argv=None):
     pictures = []  # the lines of the report that show figures and the page
     if moes and not args.no_figures:
         draw_routing(routing, args.out / "figures/routing.png")
-        pictures.append(live.write_page(args.out / "live.html", checkpoints, tests))
-        pictures.append("![load of each expert](figures/routing.png)")
+        pictures = [live.write_page(args.out / "live.html", checkpoints, tests),
+                    "![load of each expert](figures/routing.png)"]
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, pictures))
     print(table(results))
-    if pictures and not (args.out / "live.html").exists():
-        print(pictures[0])  # why there is no page
     print(f"\nThe report: {args.out}/report.md   the numbers: {args.out}/results.json")
 
 

@@ -6,11 +6,11 @@ A run saves its progress in NAME.progress every --save_every steps. After an int
 """
 import math
 import time
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch
 from tqdm import tqdm, trange
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
 from support import fast, training
@@ -26,7 +26,7 @@ def parse(argv):
     parser = make_parser(__doc__)
 
     group = parser.add_argument_group("files")
-    group.add_argument("--out", required=True, help="checkpoint to write")
+    group.add_argument("--out", required=True, help="checkpoint to write; each run needs its own")
     group.add_argument("--init", required=True, help="an MoE, such as one that mix.py wrote")
     group.add_argument("--data", type=read_mixture, default=PAPER_MIXTURE,
                        help="domains and weights (default: the paper's)")
@@ -45,20 +45,10 @@ def parse(argv):
     group = parser.add_argument_group("load balancing (section 3.3)")
     group.add_argument("--alpha", type=non_negative, default=0.01, help="weight of the balancing loss (default: 0.01)")
 
-    group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
-    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
-
-    group = parser.add_argument_group("device and memory")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
+    group = training.add_run_options(parser)
     group.add_argument("--grad_accum", type=positive_int, default=1,
-                       help="micro-batches in a step; the load is balanced within each (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
+                       help="micro-batches in a step, for one more pass forward; first try --recompute (default: 1)")
     group.add_argument("--fast", action="store_true", help="one call per matrix for all experts (support/fast.py)")
-    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
@@ -93,7 +83,7 @@ def draw_noise(config, n_tokens, share, generator):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    training.check_batch_size(args, n_ranks)
+    micro_batch_size = training.micro_batch_size(args.batch_size, args.grad_accum, n_ranks)
 
     # the mixed model; spec is its tokenizer, experts their names, and ledger says how it was made, and at what cost
     domains = load_domains(args.data_dir)
@@ -101,7 +91,7 @@ def main(argv=None):
     spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]
     if not experts:
         raise BadInput(f"--init {args.init} is a dense model without a router; first mix several models with mix.py")
-    model = build_model(checkpoint, share=True)  # ranks on one machine share the file, mapped into memory
+    model = build_model(checkpoint, share=True)  # ranks on one machine share the memory of the file
     config = model.config
     config.block_size = args.block_size or config.block_size
     freeze(model, args.train)
@@ -117,22 +107,28 @@ def main(argv=None):
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
     forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
-    optimizer = training.make_optimizer(model, args)
+    optimizer = training.make_optimizer(model, args.lr, args.eps)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
 
     for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out):
-        rate = training.set_learning_rate(optimizer, step, args)
+        rate = training.set_learning_rate(optimizer, step, args.steps, args.lr)
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
-        generator = training.step_generator(device, *key, rank)  # draws the noise for all micro-batches of this step
+        if args.grad_accum > 1:  # a first pass measures the whole batch, so that its load is balanced, not each part's
+            generator, parts = training.step_generator(device, *key, rank), x.chunk(args.grad_accum)
+            noise = [draw_noise(config, part.numel(), step / args.steps, generator) for part in parts]
+            means = training.batch_means(forward, x, noise, args.dtype)
+        generator = training.step_generator(device, *key, rank)  # draws the noise of Sample Top-1, part by part
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)
             with autocast(args.dtype, device):
                 _, nll, routing = forward(xs, ys, noise=noise, recompute=args.recompute)
+            if args.grad_accum > 1:
+                routing = training.with_means(routing, means)
             loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
             (loss / args.grad_accum).backward()
         training.clip_gradients(optimizer)
@@ -141,11 +137,11 @@ def main(argv=None):
 
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
-            # routing and nll are those of the last micro-batch
-            losses = training.validate(model, windows, device, args, n_ranks)
+            # nll is that of the last micro-batch; balance is 1 for equal loads in Top-k, and N if one expert has all
+            losses = training.validate(model, windows, micro_batch_size, device, args.dtype)
             loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N)
             load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
-            balance = load_balancing_loss(routing).item() / config.n_layer  # 1 if balanced, N if one expert has all
+            balance = load_balancing_loss(routing).item() / config.n_layer
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "

@@ -9,15 +9,16 @@ tensors differ. Before anything is saved, our model and the one in transformers 
 """
 import json
 import re
-from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from cli import BadInput, check_output, make_parser, positive_int, run
+from data.task import digest
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import SHAPE, build_model, check_save_path, load_checkpoint, save_checkpoint
+from support.checkpoint import TENSOR_FIELDS, build_model, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -99,6 +100,8 @@ def read_config(folder):
         if not any(folder.glob(needed)):
             raise BadInput(f"{folder} has no {needed}; copy the whole folder, or use transformers' save_pretrained")
     fields = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(fields, "quantization_config", None):
+        raise BadInput(f"{folder} is quantized; download the folder with the model's original weights")
     if getattr(fields, "sliding_window", None):  # only texts longer than the window would show it
         raise BadInput(f"{folder} is a {fields.model_type} with a sliding window; choose a model without one")
     head_dim = getattr(fields, "head_dim", None)
@@ -159,7 +162,7 @@ def become_branch(checkpoint, seed, folder):
         for name in {"embed.weight", "head.weight"} & state.keys():
             state[name] = state[name][:n_tokens].clone()
         print(f"{folder}: its last token, which the seed does not have, is removed")
-    for name in SHAPE:
+    for name in TENSOR_FIELDS:
         if config[name] != seed["config"][name]:
             raise BadInput(f"{folder} is no branch: {name} is {config[name]}, the seed's {seed['config'][name]}")
     if load_tokenizer(checkpoint["spec"]).encode(TEXT) != load_tokenizer(seed["spec"]).encode(TEXT):

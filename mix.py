@@ -6,11 +6,11 @@ The feed-forwards become the experts of each layer, in the order of the files. R
 With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts add.
 N copies of one file give the initial model of sparse upcycling (Komatsuzaki et al. 2023).
 """
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from functools import partial
 
 import torch
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, load_domains
 from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
@@ -121,29 +121,25 @@ def mix(states, config, generator, feed_forwards="stacked"):
     return mixed
 
 
-def main(argv=None):
-    args = parse(argv)
-    checkpoints = [load_checkpoint(path) for path in args.models]
-    check_branches(args.models, checkpoints)
-    first = checkpoints[0]
+def plan(args, config):
+    """The names of the experts, what becomes of the feed-forwards of models with this config, and the new GPTConfig.
 
-    # what the feed-forwards become: the names of the experts, the number of chunks of each model, an expert's width
-    config = GPTConfig(**first["config"])
+    Raises BadInput if the options do not fit the models.
+    """
+    config = GPTConfig(**config)
     names = model_names(args.models)
     if args.average:
-        feed_forwards, experts, n_chunks = "averaged", [], 1
+        feed_forwards, experts = "averaged", []
     elif args.blend:  # each expert has one chunk of every model
-        feed_forwards, experts, n_chunks = "blended", [f"blend.{n + 1}" for n in range(len(names))], len(names)
+        feed_forwards, experts = "blended", [f"blend.{n + 1}" for n in range(len(names))]
     elif args.split > 1:
-        feed_forwards, n_chunks = "split", args.split
-        experts = [f"{name}.{c + 1}" for name in names for c in range(args.split)]
+        feed_forwards, experts = "split", [f"{name}.{c + 1}" for name in names for c in range(args.split)]
     else:
-        feed_forwards, experts, n_chunks = "stacked", names, 1
+        feed_forwards, experts = "stacked", names
+    n_chunks = len(names) if args.blend else args.split  # of each feed-forward
     if config.d_ff % n_chunks:
         raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
     config.d_ff //= args.split  # 1 without --split
-
-    # the mixed model's shape
     config.n_expert = len(experts)
     config.routing = args.routing
     config.top_k = args.top_k or 2
@@ -151,9 +147,19 @@ def main(argv=None):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
                        "gate would always be 1, and the router would learn nothing; for one expert per token, use "
                        "--routing switch or sample")
+    return experts, feed_forwards, config
 
-    # its weights
+
+def main(argv=None):
+    args = parse(argv)
+    checkpoints = [load_checkpoint(path) for path in args.models]
+    check_branches(args.models, checkpoints)
+    first = checkpoints[0]
+
+    experts, feed_forwards, config = plan(args, first["config"])
     check_save_path(args.out, args.models)
+
+    # the weights
     states = [checkpoint["state"] for checkpoint in checkpoints]
     mixed = mix(states, config, torch.Generator().manual_seed(args.seed), feed_forwards)
     settings = {**vars(args)}

@@ -109,8 +109,9 @@ class FeedForward(nn.Module):
         self.w_up = nn.Parameter(torch.empty(config.d_ff, config.n_embd))
         self.w_down = nn.Parameter(torch.empty(config.n_embd, config.d_ff))
 
-    def forward(self, x):
-        return swiglu(x, self.w_gate, self.w_up, self.w_down)  # (B, T, D)
+    def forward(self, x, noise=None):
+        """x: (B, T, D). Returns FF(x), in the same shape, and no Routing."""
+        return swiglu(x, self.w_gate, self.w_up, self.w_down), None
 
 
 def is_feed_forward(name):
@@ -159,10 +160,10 @@ def route_switch(logits, training=False):
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
         capacity = math.ceil(CAPACITY_FACTOR * M / N)
-        all_gates = Routing(gates, experts, probs).dense_gates()  # (M, N) 0 for experts not chosen
-        queue = all_gates.argsort(0, descending=True)             # (M, N) each expert's tokens, largest gate first
-        place = queue.argsort(0)                                  # (M, N) the inverse: a token's place in each queue
-        gates = gates * (place.gather(1, experts) < capacity)     # (M, 1) 0 for a dropped token
+        for i in range(N):
+            tokens = (experts[:, 0] == i).nonzero()[:, 0]              # (M_i,) who chose expert i
+            queue = tokens[gates[tokens, 0].argsort(descending=True)]  # (M_i,) largest gate first
+            gates = gates.index_fill(0, queue[capacity:], 0.0)         # (M, 1) 0 for dropped tokens
     return Routing(gates, experts, probs)
 
 
@@ -226,9 +227,8 @@ class MoE(nn.Module):
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
         is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
         self.router_kind = "soft" if is_soft else config.routing
-        self.top_k = config.top_k  # experts per token
-        if self.router_kind in FIXED:
-            self.top_k = config.n_expert if self.router_kind == "soft" else 1
+        n_fixed = {"switch": 1, "sample": 1, "soft": config.n_expert}
+        self.top_k = n_fixed.get(self.router_kind, config.top_k)  # experts per token
         self.ff_moe = ff_moe  # support/fast.py replaces it with grouped products, which give the same result
 
     def route(self, logits, noise=None):
@@ -283,8 +283,6 @@ class Block(nn.Module):
     def forward(self, x, angles, cache=None, noise=None):
         """x: (B, T, D). Returns a tensor of the same shape, and the layer's Routing, which is None in a dense model."""
         x = x + self.attn(self.attn_norm(x), angles, cache)  # (B, T, D)
-        if isinstance(self.ff, FeedForward):
-            return x + self.ff(self.ff_norm(x)), None
         y, routing = self.ff(self.ff_norm(x), noise)
         return x + y, routing
 

@@ -4,10 +4,10 @@
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8
 """
 import sys
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.tokenizer import encode_prompt, load_tokenizer
 from support.checkpoint import build_model, load_checkpoint
 from support.colors import color_domains

@@ -7,11 +7,11 @@ Branches need nothing from each other, so they can train at the same time, on on
 A run saves its progress in NAME.progress every --save_every steps. After an interruption, the same command resumes it.
 """
 import time
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 
 import torch
 from tqdm import tqdm, trange
 
+from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
 from model import GPT, GPTConfig
 from support import training
@@ -19,7 +19,7 @@ from support.checkpoint import build_model, check_save_path, load_checkpoint, lo
 from support.distributed import autocast, join_ranks, wrap
 from support.ledger import latest, new_entry
 
-SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options that a branch cannot change
+SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options for a new model; a branch keeps its seed's
 
 
 def parse(argv):
@@ -27,7 +27,7 @@ def parse(argv):
     parser = make_parser(__doc__)
 
     group = parser.add_argument_group("files")
-    group.add_argument("--out", required=True, help="checkpoint to write")
+    group.add_argument("--out", required=True, help="checkpoint to write; each run needs its own")
     group.add_argument("--init", help="checkpoint to start from, such as the seed of a branch")
     group.add_argument("--data", type=read_mixture, required=True, help="domains and weights, as in general=70,math=30")
     group.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
@@ -47,19 +47,9 @@ def parse(argv):
     group.add_argument("--d_ff", type=positive_int, help="width inside the feed-forward (default: 352)")
     group.add_argument("--tie_weights", action="store_true", help="use the token embeddings as output head")
 
-    group = parser.add_argument_group("logging and saving")
-    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
-    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
-    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
-
-    group = parser.add_argument_group("device and memory")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
+    group = training.add_run_options(parser)
     group.add_argument("--grad_accum", type=positive_int, default=1, help="micro-batches in a step (default: 1)")
-    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
     group.add_argument("--compile", action="store_true", help="compile the model with torch.compile")
-    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
     return parser.parse_args(argv)
 
 
@@ -76,13 +66,13 @@ def new_model(args, spec):
 
 
 def branch(args, checkpoint):
-    """A copy of the seed's model, to be trained on a domain of its own (3.1). Raises BadInput."""
+    """The seed's model, to be trained on a domain of its own (3.1). Its file is not changed. Raises BadInput."""
     if checkpoint["experts"]:
         raise BadInput(f"--init {args.init} is an MoE; train it with finetune_router.py")
     for name in SHAPE:
         if getattr(args, name):
             raise BadInput(f"--{name}: a branch keeps the shape of its seed, {args.init}; leave the option out")
-    model = build_model(checkpoint, share=True)  # ranks on one machine share the file, mapped into memory
+    model = build_model(checkpoint, share=True)  # ranks on one machine share the memory of the file
     model.config.block_size = args.block_size or model.config.block_size
     return model
 
@@ -90,7 +80,7 @@ def branch(args, checkpoint):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    training.check_batch_size(args, n_ranks)
+    micro_batch_size = training.micro_batch_size(args.batch_size, args.grad_accum, n_ranks)
 
     # the model, a branch of a seed or a new one; spec is its tokenizer, and ledger says how it was made, at what cost
     domains = load_domains(args.data_dir)
@@ -114,14 +104,14 @@ def main(argv=None):
     forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     if args.compile:
         forward = torch.compile(forward)
-    optimizer = training.make_optimizer(model, args)
+    optimizer = training.make_optimizer(model, args.lr, args.eps)
     settings = training.run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
 
     for step in trange(start, args.steps, initial=start, total=args.steps, desc=args.out):
-        rate = training.set_learning_rate(optimizer, step, args)
+        rate = training.set_learning_rate(optimizer, step, args.steps, args.lr)
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
@@ -135,7 +125,8 @@ def main(argv=None):
 
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
-            losses = training.validate(model, windows, device, args, n_ranks)
+            # nll is that of the last micro-batch
+            losses = training.validate(model, windows, micro_batch_size, device, args.dtype)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {training.format_numbers(losses)}")

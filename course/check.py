@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from cli import BadInput, make_parser, run
 from pathlib import Path
 
 import torch
 
+from cli import BadInput, make_parser, run
 from course import handout
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}

@@ -14,11 +14,11 @@ import re
 import secrets
 import sys
 import zipfile
-from cli import BadInput, make_parser, replacing, run
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from cli import BadInput, make_parser, replacing, run
 from course import check, handout
 from support.report import markdown
 

@@ -9,8 +9,9 @@ import json
 import re
 import shutil
 import zipfile
-from cli import digest
 from pathlib import Path
+
+from data.task import digest
 
 ROOT = Path(__file__).parent.parent
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file

@@ -3,12 +3,12 @@
     python -m course.table out/experiment2-12345/results.json
 """
 import json
-from cli import make_parser, run
 from pathlib import Path
 from statistics import mean
 
 import torch
 
+from cli import make_parser, run
 from data.task import over_domains
 from support.checkpoint import load_checkpoint
 from support.report import markdown, spread

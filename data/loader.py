@@ -3,14 +3,14 @@ import json
 import math
 import zlib
 from argparse import ArgumentTypeError
-from cli import BadInput, digest
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from data.task import DOMAINS, Task
+from cli import BadInput
+from data.task import DOMAINS, Task, digest
 
 
 class Domain(NamedTuple):
@@ -25,6 +25,18 @@ class Domain(NamedTuple):
     def is_own(self):
         """Whether it is the user's text. Its documents differ, while those of a synthetic domain are all alike."""
         return self.name not in (*DOMAINS, "switch")
+
+    def windows(self, text, block_size, n):
+        """n windows of `text`, which is train or val, (n, T + 1): its first ones, or, of own text, from all of it."""
+        return first_windows(text, block_size, n, spread=self.is_own)
+
+    def val_windows(self, block_size, n):
+        """n windows for validation, (n, T + 1). A text that is too short has none. One line on the screen says so."""
+        if len(self.val) > block_size:
+            return self.windows(self.val, block_size, n)
+        if len(self.val):
+            print(f"{self.name}: no validation loss; its {len(self.val)} tokens are fewer than a block of {block_size}")
+        return torch.empty(0, block_size + 1)
 
 
 def load_domains(folder, names=None):

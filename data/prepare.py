@@ -7,7 +7,6 @@
 """
 import json
 import random
-from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
@@ -16,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cli import BadInput, check_output, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks
-from data.task import DOMAINS, is_held_out
+from data.task import DOMAINS, digest, is_held_out
 from data.tokenizer import load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import load_checkpoint
 
@@ -140,14 +140,25 @@ def prepare_synthetic(name, args, domains, tokenizer):
     return np.fromiter(train, dtype), np.fromiter(val, dtype), tasks
 
 
+def cut_into_pieces(documents):
+    """Pieces of PIECE ids, or ten if the documents are short; and whether each is held out, as every tenth is."""
+    ids = np.concatenate(documents)
+    size = max(1, min(PIECE, len(ids) // 10))
+    pieces = [ids[start:start + size] for start in range(0, len(ids), size)]
+    return pieces, [i % 10 == 9 for i in range(len(pieces))]
+
+
 def prepare_own(name, files, field, tokenizer):
-    """Training ids and validation ids of own text, and the number of documents held out. All are empty without text.
+    """Training ids and validation ids of own text, and a note on what is held out. The ids are empty without text.
 
     About a tenth of the documents is for validation, at least one. Their text decides. So it is the same tenth for each
     tokenizer, and documents that are added later move none from training to validation. Fewer than FEWEST documents are
-    cut into pieces of PIECE ids, or into ten pieces if they are short. Then every tenth piece is for validation.
+    cut into pieces.
     """
     dtype = id_type(tokenizer.vocab_size)
+    nothing = np.empty(0, dtype)
+    if not files:
+        return nothing, nothing, "no text"
     documents = []  # of (n,) ids
     held_out = []  # whether each of them is for validation
     special = set()  # the names of special tokens in the text
@@ -157,19 +168,17 @@ def prepare_own(name, files, field, tokenizer):
         special.update(token for token in tokenizer.special if token in document)
     if special:
         print(f"{name}: {', '.join(sorted(special))[:200]} in its text is read as letters, not as a special token")
-    nothing = np.empty(0, dtype)
-    if files and sum(map(len, documents)) == len(documents):  # each has only its end-of-text token
+    if sum(map(len, documents)) == len(documents):  # each has only its end-of-text token
         raise BadInput(f"--text: there is no text in {', '.join(map(str, files))[:200]}; name other files")
+    unit = "documents"
     if len(documents) < FEWEST:
-        ids = np.concatenate([nothing, *documents])
-        size = max(1, min(PIECE, len(ids) // 10))
-        documents = [ids[start:start + size] for start in range(0, len(ids), size)]
-        held_out = [i % 10 == 9 for i in range(len(documents))]
+        unit = "pieces"
+        documents, held_out = cut_into_pieces(documents)
     elif not any(held_out):
         held_out[-1] = True
     train = [ids for ids, is_out in zip(documents, held_out, strict=True) if not is_out]
     val = [ids for ids, is_out in zip(documents, held_out, strict=True) if is_out]
-    return np.concatenate([nothing, *train]), np.concatenate([nothing, *val]), len(val)
+    return np.concatenate([nothing, *train]), np.concatenate([nothing, *val]), f"{len(val)} {unit} held out"
 
 
 def main(argv=None):
@@ -190,12 +199,14 @@ def main(argv=None):
             train, val, tasks = prepare_synthetic(name, args, domains, tokenizer)
             origin = "new documents"
         else:
-            train, val, n_held_out = prepare_own(name, files.get(name, []), args.field, tokenizer)
+            train, val, origin = prepare_own(name, files.get(name, []), args.field, tokenizer)
             tasks = own_tasks.get(name, [])[:args.tasks]
-            origin = f"{n_held_out} documents held out"
         write_domain(Path(args.out, name), train, val, tasks, meta)
+        n_tasks = len(tasks)
+        if n_tasks < len(own_tasks.get(name, [])):
+            n_tasks = f"{n_tasks} of {len(own_tasks[name]):,}"  # --tasks limits them
         print(f"{args.out}/{name}: {len(train):,} tokens to train on, {len(val):,} to validate on ({origin}), "
-              f"{len(tasks)} tasks")
+              f"{n_tasks} tasks")
 
 
 if __name__ == "__main__":

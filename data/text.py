@@ -1,10 +1,10 @@
 """Read the user's own text from files, folders and patterns of files, plain or .jsonl, and the user's own tasks."""
 import json
 import os
-from cli import BadInput
 from glob import escape, glob
 from pathlib import Path
 
+from cli import BadInput
 from data.task import Task
 
 

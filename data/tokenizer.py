@@ -7,7 +7,6 @@ The seed and all experts share one tokenizer, because their embeddings are avera
 import base64
 import json
 import random
-from cli import BadInput, digest
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,7 +16,8 @@ from typing import NamedTuple
 import regex  # installed with tiktoken
 import tiktoken
 
-from data.task import DOMAINS, domain_module
+from cli import BadInput
+from data.task import DOMAINS, digest, domain_module
 
 FILE = Path(__file__).parent / "btx.tiktoken"
 END = "<|endoftext|>"

@@ -3,13 +3,13 @@
 It needs two processes, each on its own GPU if there are two. A ratio above 1 means that the first takes longer.
 """
 import time
-from cli import make_parser, run
 from statistics import median
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from cli import make_parser, run
 from model import GPT, GPTConfig
 from support import fast
 from support.distributed import autocast, join_ranks, pick_device

@@ -7,7 +7,6 @@ training of the first model. --by flops counts all FLOPs, and --by chain those o
 paper counts tokens, and gives upcycling the share of tokens that it had in the paper.
 """
 from cli import make_parser, run
-
 from support.checkpoint import load_checkpoint
 from support.ledger import chain_flops, totals
 

@@ -3,8 +3,9 @@
     python -m experiments.collect out/seed0/[rp]*/results.json --out experiments/paper/runs/seed0.json
 """
 import json
-from cli import make_parser, replacing, run
 from pathlib import Path
+
+from cli import make_parser, replacing, run
 
 
 def main(argv=None):

@@ -4,10 +4,9 @@
 
 The sum is a little above the peak: when most activations are held, there are no gradients of weights yet.
 """
-from cli import make_parser, positive_int, run
-
 import torch
 
+from cli import make_parser, positive_int, run
 from model import GPT, Block, GPTConfig, rope_angles
 from support.distributed import autocast
 

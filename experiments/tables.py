@@ -7,12 +7,12 @@ The page tables.md is tables.template with its braces filled: `{scores: btx}` be
 """
 import math
 import re
-from cli import BadInput, make_parser, replacing, run
 from importlib import import_module
 from itertools import product
 from pathlib import Path
 from statistics import mean, median
 
+from cli import BadInput, make_parser, replacing, run
 from data.task import DOMAINS
 from experiments.runs import costs, differences, having, holm, paired_p, points, pooled_interval, read_runs, scores
 from support.report import markdown, spread

@@ -5,7 +5,6 @@
 With N branches, a scale of 1 / (N + 1) gives the plain average of the seed and its branches.
 """
 from cli import make_parser, run
-
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import join_ledgers, new_entry
 

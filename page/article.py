@@ -2,11 +2,11 @@
 
     python -m page.article data/start/{seed,math,code,wiki}.pt out/page/steps{0,770}.pt
 """
-from cli import make_parser, run
 from pathlib import Path
 
 import torch
 
+from cli import make_parser, run
 from data.loader import load_domains
 from data.task import DOMAINS
 from data.tokenizer import encode_prompt, load_tokenizer

@@ -3,11 +3,11 @@ import base64
 import json
 import re
 import zlib
-from cli import BadInput, replacing
 from pathlib import Path
 
 import torch
 
+from cli import BadInput, replacing
 from data.tokenizer import END
 from mix import mix
 from model import GPTConfig
@@ -35,34 +35,47 @@ def pack(states):
 def collect(models, tasks):
     """The data of a page for models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
     name, moe = list(models.items())[-1]
-    config, spec = moe["config"], moe["spec"]
     if not moe["experts"]:
         raise BadInput(f"{name} is dense; name an MoE last")
-    if config["routing"] != "topk" or config["n_kv_head"] != config["n_head"] or spec["kind"] != "bpe":
+    if (moe["config"]["routing"] != "topk" or moe["config"]["n_kv_head"] != moe["config"]["n_head"]
+            or moe["spec"]["kind"] != "bpe"):
         raise BadInput("a page needs top-k routing, as many key heads as query heads, and a tokenizer trained here; "
                        f"{name} lacks one of these")
-    mixed = {}  # a page that has all experts mixes them itself
-    if models.keys() >= set(moe["experts"]):
-        mixed = mix([models[expert]["state"] for expert in moe["experts"]], GPTConfig(**config), torch.Generator())
-    states, data = [], {"models": [], "tasks": [], "definition": spec["definition"]}
+    states = weights_to_store(models, moe)
+    entries = []
     for key, checkpoint in models.items():
-        state = checkpoint["state"]
-        if checkpoint["experts"]:
-            state = {part: w for part, w in state.items() if part not in mixed or not torch.equal(w, mixed[part])}
-        states.append(state)
-        tensors = [[part, w.numel()] for part, w in state.items()]
         log = [[line["step"], line["val_loss"]] for line in checkpoint["log"]]
-        data["models"].append({"name": key, "config": checkpoint["config"], "experts": checkpoint["experts"],
-                               "tensors": tensors, "log": log})
-    for i in range(N_TASKS):  # one of each domain, then the next of each
+        tensors = [[part, w.numel()] for part, w in states[key].items()]
+        entries.append({"name": key, "config": checkpoint["config"], "experts": checkpoint["experts"],
+                        "tensors": tensors, "log": log})
+    return {"models": entries, "tasks": choose_tasks(tasks), "definition": moe["spec"]["definition"],
+            "colors": color_domains([*moe["experts"], *tasks]), "weights": pack(states.values())}
+
+
+def weights_to_store(models, moe):
+    """{name: state dict}. A page that has all experts mixes them itself, so an MoE needs only what else it has."""
+    mixed = {}
+    if models.keys() >= set(moe["experts"]):
+        experts = [models[expert]["state"] for expert in moe["experts"]]
+        mixed = mix(experts, GPTConfig(**moe["config"]), torch.Generator())
+    states = {name: checkpoint["state"] for name, checkpoint in models.items()}
+    for name, checkpoint in models.items():
+        if checkpoint["experts"]:
+            states[name] = {part: w for part, w in states[name].items()
+                            if part not in mixed or not torch.equal(w, mixed[part])}
+    return states
+
+
+def choose_tasks(tasks):
+    """At most N_TASKS of each domain, as a page wants them: one of each domain, then the next of each."""
+    chosen = []
+    for i in range(N_TASKS):
         for domain, some in tasks.items():
             at = i * max(1, len(some) // N_TASKS)
-            for task in some[at:at + 1]:
-                end = END if task.kind == "code" else ""  # code must also end there
-                data["tasks"].append({"domain": domain, "prompt": task.prompt, "answer": task.answer + end})
-    data["colors"] = color_domains([*moe["experts"], *tasks])
-    data["weights"] = pack(states)
-    return data
+            if at < len(some):
+                end = END if some[at].kind == "code" else ""  # code must also end there
+                chosen.append({"domain": domain, "prompt": some[at].prompt, "answer": some[at].answer + end})
+    return chosen
 
 
 def fill(path, data, is_article=False):
@@ -83,7 +96,7 @@ def fill(path, data, is_article=False):
 
 def write_page(path, checkpoints, tests):
     """Write live.html with the last MoE and its ancestors. Returns a line for the report: where it is, or why not."""
-    moe = [checkpoint for checkpoint in checkpoints.values() if checkpoint["experts"]][-1]
+    name, moe = [(name, checkpoint) for name, checkpoint in checkpoints.items() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in moe["ledger"]}
     models = [(name, c) for name, c in checkpoints.items()  # not those of split experts, which are wider
               if c["ledger"][-1]["id"] in ancestors and c["config"]["d_ff"] == moe["config"]["d_ff"]]
@@ -92,5 +105,7 @@ def write_page(path, checkpoints, tests):
     try:
         fill(path, collect(dict(models), tasks))
     except BadInput as why:
-        return f"No live.html: {why}. `sample.py --experts` shows which expert wrote which token."
-    return "Run this mixture, ask it something and switch experts off: open [live.html](live.html) in a browser."
+        no_page = f"No live.html: {why}. `sample.py --experts` shows which expert wrote which token."
+        print(no_page)
+        return no_page
+    return f"Run {name}, ask it something and switch experts off: open [live.html](live.html) in a browser."

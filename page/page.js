@@ -136,6 +136,7 @@ function ask_dealt(box, number, name) {  // a task of the branches' domains
 function add_picture(box) {
   const off = `${box.dataset.name}_off`;
   box.picture = put(put(box, "div", { class: "scroll" }), "svg", { role: "group", "aria-label": "Experts" });
+  if (LETTERS.some(Number)) put(box, "p", { class: "moe" }, experts.map((name, i) => `${LETTERS[i]} ${name}`).join(", "));
   box.lines = put(box.picture, "g");
   box.rows = experts.map(name => {
     const row = put(box.picture, "g", { role: "switch", tabindex: 0, "aria-label": name });
@@ -384,6 +385,7 @@ function add_article() {  // what does not change
 async function start() {
   unpack(data.models, await inflate(data.weights));
   models = list_models(data.models);
+  if (!$("hero")) for (const model of models) if (model.steps !== undefined) model.label = `mixture ${model.name}`;
   for (const _ of $("hero") ? experts : []) put($("branch_boxes"), "div", { class: "box" });
   all(".box").forEach(make_box);
   experts.forEach((_, i) => put($("k"), "option", {}, i + 1));

@@ -15,13 +15,12 @@ tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the tex
 The top_k largest weights are kept and divided by their sum.
 """
 import math
-from cli import BadInput
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from data.loader import first_windows
+from cli import BadInput
 
 METHODS = ("bayes", "document", "tfidf")
 TEMPERATURE = 0.1  # tau, as in c-BTM
@@ -55,7 +54,7 @@ def read_training_data(checkpoints, domains):
         parts = []
         for domain, share in mixture.items():
             n = max(1, round(N_WINDOWS * share))
-            parts.append(first_windows(domains[domain].train, T, n, domains[domain].is_own))
+            parts.append(domains[domain].windows(domains[domain].train, T, n))
         data.append(torch.cat(parts))
     return data
 

@@ -13,15 +13,16 @@ the run is done.
 """
 import os
 import zipfile
-from cli import BadInput, check_output, replacing
 from pathlib import Path
 
 import torch
 
+from cli import BadInput, check_output, replacing
 from model import GPT, ROUTERS, GPTConfig
 from support.distributed import is_first_rank
 
-SHAPE = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
+# fields of a config that the tensors depend on; models that differ in one cannot be mixed
+TENSOR_FIELDS = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
@@ -56,7 +57,7 @@ def load_checkpoint(path):
     checkpoint = load_file(path, KEYS)
     try:
         checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # the files of data/start lack rope_factor
-        check_weights(hold(checkpoint["config"], checkpoint["state"]))
+        check_weights(assemble(checkpoint["config"], checkpoint["state"]))
     except Exception:  # a foreign value can raise any error
         raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
     if checkpoint["config"]["routing"] not in ROUTERS:
@@ -65,8 +66,8 @@ def load_checkpoint(path):
     return checkpoint
 
 
-def hold(config, state):
-    """Build a model that holds the tensors of a state dict themselves. Raises RuntimeError if they do not fit."""
+def assemble(config, state):
+    """Build a model out of the tensors of a state dict, without a copy. Raises RuntimeError if they do not fit."""
     with torch.device("meta"):  # takes no memory for weights that are replaced
         model = GPT(GPTConfig(**config))
     model.load_state_dict(state, assign=True)
@@ -82,7 +83,7 @@ def build_model(checkpoint, device="cpu", share=False):
     state = checkpoint["state"]
     if not share:
         state = {name: tensor.clone() for name, tensor in state.items()}
-    return hold(checkpoint["config"], state).float().to(device).eval()
+    return assemble(checkpoint["config"], state).float().to(device).eval()
 
 
 def check_branches(paths, checkpoints):
@@ -94,7 +95,7 @@ def check_branches(paths, checkpoints):
     for path, other in zip(paths, checkpoints, strict=True):
         if other["experts"]:
             raise BadInput(f"{path} is an MoE; only dense models can be mixed")
-        for name in SHAPE:
+        for name in TENSOR_FIELDS:
             if other["config"][name] != first["config"][name]:
                 raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of the same shape can be mixed")
         if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:

@@ -4,13 +4,13 @@
     torchrun --nproc_per_node=8 finetune_router.py ... --shard  # each rank has only a part of the weights, too
 """
 import os
-from cli import BadInput
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from cli import BadInput
 from model import is_feed_forward
 
 

@@ -5,10 +5,10 @@
 The tokens are sorted by expert, so that the tokens of one expert are a slice of rows. torch's grouped product
 multiplies each slice by the matrix of its expert. It needs widths that are multiples of 8 (16 bytes in bfloat16).
 """
-from cli import BadInput
-
 import torch
 import torch.nn.functional as F
+
+from cli import BadInput
 
 
 def install(model):

@@ -1,10 +1,9 @@
 """The picture of the report, and what all pictures share. `routing` is the part "routing" of results.json."""
-from cli import replacing
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from cli import replacing
 from support.colors import color_domains
 
 matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9,

@@ -1,4 +1,4 @@
-"""Continue a text token by token with a GPT or with Branch-Train-Merge, and tell which expert wrote each token."""
+"""Continue a text token by token with a GPT or with Branch-Train-Merge, and yield the routing of each pass."""
 import torch
 
 

@@ -62,6 +62,7 @@ def chain_flops(ledger):
 
 def moe_share(ledger):
     """The share of MoE training in the FLOPs since the seed (the paper's Table 3). None if there are no FLOPs."""
-    moe = sum(entry["flops"] for entry in ledger[1:] if entry["action"] == "finetune")
-    every = sum(entry["flops"] for entry in ledger[1:])
+    since_seed = ledger[1:]  # the first entry is the seed's
+    moe = sum(entry["flops"] for entry in since_seed if entry["action"] == "finetune")
+    every = sum(entry["flops"] for entry in since_seed)
     return moe / every if every else None

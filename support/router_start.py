@@ -6,12 +6,10 @@
 Mean inputs are mergekit's "hidden" gates. Ridge regression is DUME's (arXiv 2603.29765). DUME uses one expert for each
 token, so its gate is always 1. A softmax over k logits also depends on how long the rows are; see `sharpest`.
 """
-from cli import BadInput
-
 import torch
 import torch.nn.functional as F
 
-from data.loader import first_windows
+from cli import BadInput
 from model import rope_angles
 from support.checkpoint import build_model
 
@@ -89,7 +87,7 @@ def start_from_text(state, config, domains, n_chunks, new_rows):
         raise BadInput("--router_data: two domains have the same text, so no router could tell their experts apart")
     windows = []
     for domain in domains:
-        idx = first_windows(domain.train, config.block_size, N_WINDOWS, domain.is_own)[:, :-1]  # (n, T)
+        idx = domain.windows(domain.train, config.block_size, N_WINDOWS)[:, :-1]  # (n, T)
         if len(idx) < 2:  # one to fit the router to, and one that decides the sharpness
             raise BadInput(f"--router_data: the text of {domain.name!r} is shorter than two blocks of "
                            f"{config.block_size} tokens; prepare more text")

@@ -1,11 +1,11 @@
 """Helpers for both training loops: the learning rate, the optimizer, batches, validation, and the settings of a run."""
 import math
-from cli import BadInput
 
 import numpy as np
 import torch
 
-from data.loader import first_windows
+from cli import BadInput, positive_int
+from model import Routing, expert_load
 from support.distributed import autocast, pick_dtype
 
 # These are Llama-2's (Touvron et al. 2023, section 2.2); the paper states no betas, epsilon or clipping. With torch's
@@ -17,6 +17,22 @@ WEIGHT_DECAY = 0.1  # the paper's (4.1), but on matrices only
 WARMUP = 0.05       # share of warm-up steps; the paper warms up for 100 of 10,000 to 50,000 steps
 
 
+def add_run_options(parser):
+    """Add the options of both loops that say how a run is saved, logged and computed. Returns their last group."""
+    group = parser.add_argument_group("logging and saving")
+    group.add_argument("--eval_every", type=positive_int, help="steps between validations (default: --steps / 10)")
+    group.add_argument("--eval_windows", type=positive_int, default=16, help="held-out texts per domain (default: 16)")
+    group.add_argument("--save_every", type=positive_int, default=500, help="steps between saves (default: 500)")
+
+    group = parser.add_argument_group("device and memory")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: auto)")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
+                       help="type of matrix products; auto is bfloat16 on a GPU that supports it (default: auto)")
+    group.add_argument("--recompute", action="store_true", help="save memory by computing activations twice")
+    group.add_argument("--shard", action="store_true", help="under torchrun: divide the weights among GPUs (FSDP2)")
+    return group
+
+
 def learning_rate(step, steps, peak):
     """Linear warm-up over a share WARMUP of the steps, then a cosine from the peak to a tenth of it (4.1)."""
     n_warmup = math.ceil(WARMUP * steps)
@@ -26,20 +42,20 @@ def learning_rate(step, steps, peak):
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def set_learning_rate(optimizer, step, args):
+def set_learning_rate(optimizer, step, steps, peak):
     """Set the optimizer's learning rate for this step, and return it."""
-    rate = learning_rate(step, args.steps, args.lr)
+    rate = learning_rate(step, steps, peak)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
 
 
-def make_optimizer(model, args):
+def make_optimizer(model, lr, eps):
     """Make an AdamW for the trainable parameters. The norms' vectors have no weight decay (4.1)."""
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [{"params": [p for name, p in params.items() if "norm" not in name], "weight_decay": WEIGHT_DECAY},
               {"params": [p for name, p in params.items() if "norm" in name], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=args.lr, betas=BETAS, eps=args.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=eps, fused=True)
 
 
 def clip_gradients(optimizer):
@@ -59,18 +75,19 @@ def step_generator(device, *key):
     return torch.Generator(device).manual_seed(int(seed))
 
 
-def check_batch_size(args, n_ranks):
-    """Raise BadInput unless a batch can be divided into equal parts."""
-    if args.batch_size % (args.grad_accum * n_ranks):
-        raise BadInput(f"--batch_size {args.batch_size} must be a multiple of --grad_accum {args.grad_accum} "
-                       f"times the number of GPUs, {n_ranks}")
+def micro_batch_size(batch_size, grad_accum, n_ranks):
+    """The number of sequences that one GPU computes at once. Raises BadInput unless a batch has equal parts."""
+    if batch_size % (grad_accum * n_ranks):
+        raise BadInput(f"--batch_size {batch_size} must be a multiple of --grad_accum {grad_accum} times the number of "
+                       f"GPUs, {n_ranks}")
+    return batch_size // (grad_accum * n_ranks)
 
 
 def read_texts(domains, mixture, block_size, n_windows):
     """Return a mixture's training texts, {domain: (n,) tokens}, and validation windows, {domain: (n_windows, T + 1)}.
 
-    A domain with too little validation text has no windows. One line on the screen says so. Raises BadInput if a domain
-    of the mixture is missing or has too little text to train on.
+    A domain with too little validation text has no windows. Raises BadInput if a domain of the mixture is missing or
+    has too little text to train on.
     """
     for name in mixture:
         if name not in domains:
@@ -78,28 +95,54 @@ def read_texts(domains, mixture, block_size, n_windows):
         if len(domains[name].train) <= block_size:
             raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
     texts = {name: domains[name].train for name in mixture}
-    windows = {name: first_windows(domain.val, block_size, n_windows, domain.is_own)
-               for name, domain in domains.items() if len(domain.val) > block_size}
-    for name, domain in domains.items():
-        if 0 < len(domain.val) <= block_size:
-            print(f"{name}: no validation loss; its {len(domain.val)} tokens are too few for a block of {block_size}")
-    return texts, windows
+    windows = {name: domain.val_windows(block_size, n_windows) for name, domain in domains.items()}
+    return texts, {name: rows for name, rows in windows.items() if len(rows)}
 
 
 @torch.no_grad()
-def validate(model, windows, device, args, n_ranks):
+def batch_means(forward, x, noise, dtype):
+    """The means of gates and probabilities (u and p of 3.3) over a batch in parts, for each layer: (n_layer, 2, N).
+
+    x: (B, T), which is cut into as many parts as `noise` has entries, one for each part.
+    """
+    means = []
+    for xs, noise_of_part in zip(x.chunk(len(noise)), noise, strict=True):
+        with autocast(dtype, x.device):
+            _, _, routing = forward(xs, noise=noise_of_part, n_last=1)
+        means.append(torch.stack([torch.stack([expert_load(layer), layer.probs.mean(0)]) for layer in routing]))
+    return torch.stack(means).mean(0)
+
+
+def with_means(routing, means):
+    """The routing of a part of a batch, as one row for each layer, with the means of the whole batch (`batch_means`).
+
+    Of this row load_balancing_loss is that of the batch, N sum_i U_i P_i. Its gradient is this part's,
+    N sum_i (U_i dp_i + P_i du_i). The mean of these gradients over all parts is the gradient for the whole batch.
+    """
+    rows = []
+    for layer, (U, P) in zip(routing, means, strict=True):  # (N,) each
+        u, p = expert_load(layer), layer.probs.mean(0)      # (N,) each
+        gates = u + (U - u).detach()                        # the values of U, and the gradient of u
+        probs = p + (P - p).detach()
+        everyone = torch.arange(len(U), device=U.device)
+        rows.append(Routing(gates[None], everyone[None], probs[None]))  # (1, N) each
+    return rows
+
+
+@torch.no_grad()
+def validate(model, windows, batch_size, device, dtype):
     """Compute {domain: mean loss in nats} on windows, {domain: (n, T + 1)}. Raises BadInput if a loss is not finite."""
     model.eval()
     losses = {}
     for name, rows in windows.items():
         total = 0.0
-        for chunk in rows.to(device).split(args.batch_size // (args.grad_accum * n_ranks)):
-            with autocast(args.dtype, device):
+        for chunk in rows.to(device).split(batch_size):
+            with autocast(dtype, device):
                 _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
         if not math.isfinite(total):
-            raise BadInput(f"--lr {args.lr}: the loss is not finite any more; try a lower rate or a larger --eps")
+            raise BadInput("--lr: the loss is not finite any more; try a lower rate or a larger --eps")
     model.train()
     return losses
 

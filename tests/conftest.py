@@ -15,9 +15,9 @@ torch.set_num_threads(1)  # for such small models, more threads just wait on eac
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A folder with data/, a seed, two branches and two mixed models of all three; only read it.
+    """A folder with data/, a seed, two branches and mixed models of all three; only read it.
 
-    seed.pt, math.pt, code.pt: 2 layers, width 16, 3 steps. btx_mixed.pt: top-2. sample_mixed.pt: Sample Top-1.
+    seed.pt, math.pt, code.pt: 2 layers, width 16, 3 steps. btx_mixed.pt: Top-2. sample_mixed.pt, soft_mixed.pt.
     """
     folder = tmp_path_factory.mktemp("tiny")
     prepare.main(["--out", f"{folder}/data", "--train_tokens", "3000", "--val_tokens", "600", "--tasks", "6"])
@@ -28,7 +28,8 @@ def tiny(tmp_path_factory):
     train_expert.main(["--data", "math", "--init", models[0], "--out", models[1], *recipe])
     train_expert.main(["--data", "code", "--init", models[0], "--out", models[2], *recipe])
     mix.main([*models, "--out", f"{folder}/btx_mixed.pt"])
-    mix.main([*models, "--routing", "sample", "--out", f"{folder}/sample_mixed.pt"])
+    for name in ("sample", "soft"):
+        mix.main([*models, "--routing", name, "--out", f"{folder}/{name}_mixed.pt"])
     return folder
 
 

@@ -3,7 +3,6 @@ import errno
 import shutil
 import subprocess
 import sys
-from cli import replacing, run
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import mix
+from cli import replacing, run
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
@@ -29,7 +29,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--data math=0": "--data", "--data math,math": "--data", "--data_dir new": "new: no",
           "--n_embd 18 --n_head 6": "RoPE", "--block_size 5000": "--block_size", "--out new/a.progress": ".pt",
           "--batch_size 6 --grad_accum 4": "--grad_accum", "--init=": "no such file", f"--out {'a' * 300}.pt": "aaa.pt",
-          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff", f"--seed {10**22}": "--seed"},
+          "--data math=1e308,code=1e308": "--data", f"--d_ff {10**12}": "--d_ff"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "tokenizers", "--out btx_mixed.pt": "be lost",
@@ -129,16 +129,13 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("code, rank, returned, said", [
-    ("cli.run(lambda: [print('a' * 99, flush=True) for _ in range(9)])", 0, 0, ""),  # nobody reads them
-    ("import os; os.dup2(os.open('cli.py', 0), 1); cli.run(lambda: print('a'))", 0, 0, ""),  # it takes no text
     ("import signal; signal.signal(2, signal.default_int_handler); cli.run(lambda: signal.raise_signal(2))", 0, 130,
      "-c: interrupted"),  # a program that a script starts with & ignores the signal
     ("cli.run(lambda: cli.refuse('no'))", 0, 2, "-c: no"), ("cli.run(lambda: cli.refuse('no'))", 1, 2, "")])
-def test_a_reader_that_leaves_an_interrupt_and_several_ranks(code, rank, returned, said):
-    process = subprocess.Popen([sys.executable, "-c", f"import cli; {code}"], cwd=ROOT, text=True,
-                               env={"LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read().strip() == said and process.wait() == returned
+def test_an_interrupt_and_several_ranks(code, rank, returned, said):
+    done = subprocess.run([sys.executable, "-c", f"import cli; {code}"], cwd=ROOT, text=True, capture_output=True,
+                          env={"LOCAL_RANK": str(rank)})
+    assert done.stderr.strip() == said and done.returncode == returned
 
 
 @pytest.mark.parametrize("fail, said", [

@@ -1,11 +1,11 @@
 """Branch-Train-Merge against a second implementation of its formulas, which computes every prefix by itself."""
 import math
-from cli import BadInput
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
 from support.btm import BTM, read_training_data

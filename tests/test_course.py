@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import zipfile
-from cli import BadInput
 
 import pytest
 
+from cli import BadInput
 from course import check, grade, handout, table
 from data.task import DOMAINS
 from model import GPT, GPTConfig

@@ -4,7 +4,6 @@ import importlib
 import os
 import random
 import re
-from cli import BadInput, digest
 from itertools import islice
 from unittest.mock import DEFAULT, patch
 
@@ -12,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from cli import BadInput
 from data import loader, prepare, synthetic, tokenizer, trivia, wiki
+from data.task import digest
 
 BTX = tokenizer.load_tokenizer()
 END = tokenizer.END

@@ -3,6 +3,7 @@ import json
 import math
 import re
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 
 import evaluate
 import sample
+from cli import BadInput
 from data import prepare
-from data.loader import first_windows, load_domains
+from data.loader import Domain, first_windows, load_domains
 from data.task import Task
 from data.tokenizer import encode_prompt, load_tokenizer
 from model import GPTConfig
@@ -20,6 +22,7 @@ from support import colors, report
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import generate
 from support.ledger import moe_share
+from tests.test_model import new_model, random_tokens
 
 TOKENIZER = load_tokenizer()
 EOT = TOKENIZER.eot
@@ -145,6 +148,30 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     windows = first_windows(load_domains(tiny / "data")["switch"].val, 128, 2)
     bits = mixed["loss"]["switch"] / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
     assert mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
+
+
+def test_code_must_fit_the_block_in_which_it_is_written():
+    """Another task may be as long as the text on which an imported model was trained before."""
+    def choose(kind):
+        domain = Domain("math", None, np.arange(40), [Task("1" * 30, "2", kind)], {})
+        checkpoint = {"config": {"block_size": 16}, "spec": {"max_positions": 64}}
+        return evaluate.choose_tests(Namespace(windows=1, tasks=1), {"a": checkpoint}, TOKENIZER, {"math": domain})
+
+    assert len(choose("exact")["math"].tasks) == 1
+    with pytest.raises(BadInput, match="have 32 tokens, but a model reads 16"):
+        choose("code")
+
+
+@torch.inference_mode()
+def test_a_token_has_the_expert_of_its_own_position_when_half_of_the_text_is_forgotten():
+    model, ids, start = new_model(block_size=9, n_expert=4), random_tokens(1, 5)[0].tolist(), 0
+    args = sample.parse(["a.pt", "--tokens", "30"])
+    for token, expert in list(sample.read_and_write(model, ids[:], None, args, "cpu"))[4:]:  # those that it writes
+        if len(ids) - start > 9:
+            start = len(ids) - 5
+        _, _, routing = model(torch.tensor([ids[start:]]))
+        assert expert == sum(layer.dense_gates()[-1] for layer in routing).argmax()
+        ids.append(token)
 
 
 def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):

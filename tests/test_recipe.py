@@ -1,0 +1,56 @@
+"""The recipe, written once more: what make runs for each model, and the constants of the paper and of Llama-2."""
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import finetune_router
+import model
+import train_expert
+from support import training
+
+FINETUNED = "general=14,trivia=5,math=27,code=27,wiki=27"
+RECIPES = {  # {preset: {model: the options that make it what it is}}
+    "cpu": {
+        "seed": "--data general=38,trivia=48,math=9,code=2.5,wiki=2.5 --n_layer 4 --n_head 4 --n_embd 64 --tie_weights "
+                "--d_ff 256 --steps 7000 --lr 5e-3",
+        "math": "--init o/seed.pt --data math=95,general=4,trivia=1 --steps 1100 --lr 1.5e-3",
+        "code": "--init o/seed.pt --data code=95,general=4,trivia=1 --steps 1100 --lr 1.5e-3",
+        "wiki": "--init o/seed.pt --data wiki=95,general=4,trivia=1 --steps 1100 --lr 1.5e-3",
+        "average": "o/seed.pt o/math.pt o/code.pt o/wiki.pt --average",
+        "btx_mixed": "o/seed.pt o/math.pt o/code.pt o/wiki.pt --top_k 2 --seed 1",
+        "btx": f"--init o/btx_mixed.pt --data {FINETUNED} --steps 770 --lr 1e-3 --alpha 0.01"},
+    "pretrained": {
+        "math": "--init o/seed.pt --data math=95,english=5 --steps 100 --lr 4e-4",
+        "code": "--init o/seed.pt --data code=95,english=5 --steps 100 --lr 4e-4",
+        "wiki": "--init o/seed.pt --data wiki=95,english=5 --steps 100 --lr 4e-4",
+        "average": "o/seed.pt o/math.pt o/code.pt o/wiki.pt --average",
+        "btx_mixed": "o/seed.pt o/math.pt o/code.pt o/wiki.pt --top_k 2 --seed 1",
+        "btx": "--init o/btx_mixed.pt --data english=19,math=27,code=27,wiki=27 --steps 53 --lr 2e-4 --alpha 0.01"}}
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_make_runs_the_recipe(preset):
+    command = ["make", "-n", f"PRESET={preset}", "SEED=1", "OUT=o", "DATA=d"]  # SEED=0 copies its seed
+    out = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True).stdout
+    commands = {}
+    for line in out.splitlines():
+        if name := re.search(r"--out o/(\w+)\.pt", line):
+            commands[name[1]] = " ".join(line.split())
+    assert commands.keys() == RECIPES[preset].keys()
+    for name, options in RECIPES[preset].items():
+        assert f"{options} " in f"{commands[name]} ", commands[name]
+
+
+def test_constants_are_those_of_their_sources():
+    # Llama-2 (Touvron et al. 2023), section 2.2; the paper names no others
+    assert (training.BETAS, training.EPS, training.CLIP, training.WEIGHT_DECAY) == ((0.9, 0.95), 1e-5, 1.0, 0.1)
+    assert training.WARMUP == 0.05
+    # the paper, section 4.1: shares of finetuning's data; 3.3: alpha, Switch's capacity
+    stage1 = train_expert.parse(["--data=math", "--out=a.pt"])
+    stage3 = finetune_router.parse(["--init=a.pt", "--out=b.pt"])
+    shares = {"general": 0.1923, "math": 0.3016, "code": 0.4031, "wiki": 0.1030}
+    assert stage3.data == pytest.approx(shares)
+    assert stage3.alpha == 0.01 and model.CAPACITY_FACTOR == 1.5
+    assert stage1.eps == stage3.eps == 1e-5 and model.GPTConfig().top_k == 2
