@@ -122,11 +122,10 @@ def mix(states, config, generator, feed_forwards="stacked"):
 
 
 def plan(args, config):
-    """The names of the experts, what becomes of the feed-forwards of models with this config, and the new GPTConfig.
+    """What becomes of the feed-forwards, the names of the experts, and the mixed model's GPTConfig. Raises BadInput.
 
-    Raises BadInput if the options do not fit the models.
+    config: the GPTConfig of the dense models. It is changed.
     """
-    config = GPTConfig(**config)
     names = model_names(args.models)
     if args.average:
         feed_forwards, experts = "averaged", []
@@ -147,7 +146,7 @@ def plan(args, config):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
                        "gate would always be 1, and the router would learn nothing; for one expert per token, use "
                        "--routing switch or sample")
-    return experts, feed_forwards, config
+    return feed_forwards, experts, config
 
 
 def main(argv=None):
@@ -156,7 +155,7 @@ def main(argv=None):
     check_branches(args.models, checkpoints)
     first = checkpoints[0]
 
-    experts, feed_forwards, config = plan(args, first["config"])
+    feed_forwards, experts, config = plan(args, GPTConfig(**first["config"]))
     check_save_path(args.out, args.models)
 
     # the weights

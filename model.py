@@ -160,10 +160,10 @@ def route_switch(logits, training=False):
     gates, experts = probs.max(-1, keepdim=True)  # (M, 1)
     if training:
         capacity = math.ceil(CAPACITY_FACTOR * M / N)
-        for i in range(N):
-            tokens = (experts[:, 0] == i).nonzero()[:, 0]              # (M_i,) who chose expert i
-            queue = tokens[gates[tokens, 0].argsort(descending=True)]  # (M_i,) largest gate first
-            gates = gates.index_fill(0, queue[capacity:], 0.0)         # (M, 1) 0 for dropped tokens
+        all_gates = Routing(gates, experts, probs).dense_gates()  # (M, N) 0 for experts not chosen
+        queue = all_gates.argsort(0, descending=True)             # (M, N) each expert's tokens, largest gate first
+        place = queue.argsort(0)                                  # (M, N) the inverse: a token's place in each queue
+        gates = gates * (place.gather(1, experts) < capacity)     # (M, 1) 0 for a dropped token
     return Routing(gates, experts, probs)
 
 
