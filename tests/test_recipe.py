@@ -27,6 +27,7 @@ RECIPES = {  # {preset: {model: the options that make it what it is}}
         "wiki": "--init o/seed.pt --data wiki=95,english=5 --steps 100 --lr 4e-4",
         "average": "o/seed.pt o/math.pt o/code.pt o/wiki.pt --average",
         "btx_mixed": "o/seed.pt o/math.pt o/code.pt o/wiki.pt --top_k 2 --seed 1",
+        "ridge_mixed": "--seed 1 --out o/ridge_mixed.pt --router_data english,math,code,wiki --data_dir d --ridge",
         "btx": "--init o/btx_mixed.pt --data english=19,math=27,code=27,wiki=27 --steps 53 --lr 2e-4 --alpha 0.01"}}
 
 
