@@ -120,8 +120,8 @@ def main(argv=None):
         x, y = x.to(device), y.to(device)
         if args.grad_accum > 1:  # a first pass measures the whole batch, so that its load is balanced, not each part's
             generator, parts = training.step_generator(device, *key, rank), x.chunk(args.grad_accum)
-            noise = [draw_noise(config, part.numel(), step / args.steps, generator) for part in parts]
-            means = training.batch_means(forward, x, noise, args.dtype)
+            noise = (draw_noise(config, part.numel(), step / args.steps, generator) for part in parts)
+            means = training.batch_means(forward, parts, noise, args.dtype)
         generator = training.step_generator(device, *key, rank)  # draws the noise of Sample Top-1, part by part
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
             noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)

@@ -100,14 +100,14 @@ def read_texts(domains, mixture, block_size, n_windows):
 
 
 @torch.no_grad()
-def batch_means(forward, x, noise, dtype):
+def batch_means(forward, parts, noise, dtype):
     """The means of gates and probabilities (u and p of 3.3) over a batch in parts, for each layer: (n_layer, 2, N).
 
-    x: (B, T), which is cut into as many parts as `noise` has entries, one for each part.
+    parts: tensors of the same shape, (B, T); noise: that of each part, which is drawn when the part's turn comes.
     """
     means = []
-    for xs, noise_of_part in zip(x.chunk(len(noise)), noise, strict=True):
-        with autocast(dtype, x.device):
+    for xs, noise_of_part in zip(parts, noise, strict=True):
+        with autocast(dtype, xs.device):
             _, _, routing = forward(xs, noise=noise_of_part, n_last=1)
         means.append(torch.stack([torch.stack([expert_load(layer), layer.probs.mean(0)]) for layer in routing]))
     return torch.stack(means).mean(0)
