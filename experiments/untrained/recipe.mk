@@ -37,9 +37,8 @@ $(OUT)/dense_%.pt:    $(OUT)/seed.pt $(OUT)/random_%.pt; $(ONE_PHASE) --lr $(LR_
 EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
 MODELS = ridge_mixed average $(if $(filter pretrained,$(PRESET)),task) flat_mixed btx_mixed hidden_mixed \
          $(foreach n,$(LENGTHS),random_$(n) sharp_$(n) flat_$(n) average_$(n)) dense_$(lastword $(LENGTHS))
-BTM_OF = --btm $(BTM) --btm_methods document:1,tfidf:1
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
-$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ $(BTM_OF) --no_figures
+$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods document:1,tfidf:1 --no_figures
 row: $(patsubst %,$(OUT)/scores/%/results.json,$(MODELS) dense)
 	$(PY) -m experiments.collect $^ --out experiments/untrained/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/untrained/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
