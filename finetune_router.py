@@ -150,7 +150,8 @@ def main(argv=None):
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+    flops = n_tokens * model.flops_per_token() * (4 if args.grad_accum > 1 else 3) // 3  # the first pass is a third
+    entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=flops,
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, fields)

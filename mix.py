@@ -161,7 +161,7 @@ def main(argv=None):
     # the weights
     states = [checkpoint["state"] for checkpoint in checkpoints]
     mixed = mix(states, config, torch.Generator().manual_seed(args.seed), feed_forwards)
-    settings = {**vars(args)}
+    settings = dict(vars(args))
     if args.router_data:
         domains = load_domains(args.data_dir, args.router_data)
         check_tokenizer(domains, first["spec"], args.models[0])

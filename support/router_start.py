@@ -85,13 +85,13 @@ def start_from_text(state, config, domains, n_chunks, new_rows):
     """
     if len({domain.meta["files"]["train.bin"] for domain in domains}) < len(domains):
         raise BadInput("--router_data: two domains have the same text, so no router could tell their experts apart")
-    windows = []
-    for domain in domains:
-        idx = domain.windows(domain.train, config.block_size, N_WINDOWS)[:, :-1]  # (n, T)
+    texts = [domain.windows(domain.train, config.block_size, N_WINDOWS)[:, :-1] for domain in domains]  # (n, T) each
+    for domain, idx in zip(domains, texts, strict=True):
         if len(idx) < 2:  # one to fit the router to, and one that decides the sharpness
             raise BadInput(f"--router_data: the text of {domain.name!r} is shorter than two blocks of "
                            f"{config.block_size} tokens; prepare more text")
-        windows += [idx] * n_chunks
+    n = min(len(idx) for idx in texts)  # as many of each, so that no expert counts more than another
+    windows = [idx[:n] for idx in texts for _ in range(n_chunks)]
     model = build_model({"config": vars(config), "state": state}, share=True)
     start_routers(model, windows, new_rows)
     return model.state_dict()

@@ -9,7 +9,7 @@ from data.loader import first_windows, load_domains
 from model import GPTConfig, Routing, ff_moe, swiglu
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import elapsed, join_ledgers, new_entry, totals
-from support.router_start import hidden_router, ridge_router, sharpest, start_from_text
+from support.router_start import hidden_router, ridge_router, sharp_router, sharpest, start_from_text
 from tests.test_model import SMALL, new_model, random_tokens
 
 
@@ -140,6 +140,17 @@ def test_text_from_which_no_router_can_start(tiny):
     for domains, error in (([math, math], "the same text"), ([math, code._replace(train=code.train[:200])], "'code'")):
         with pytest.raises(BadInput, match=error):
             start_from_text({}, GPTConfig(), domains, 1, hidden_router)
+
+
+def test_a_domain_with_little_text_counts_as_much_as_the_others(tiny):
+    """With 16 and 4 windows, the routers start from 4 of each."""
+    mixed = load_checkpoint(tiny / "btx_mixed.pt")
+    config, state = GPTConfig(**mixed["config"]), mixed["state"]
+    long, *others = load_domains(tiny / "data", ["general", "math", "code"]).values()
+    short = [domain._replace(train=domain.train[:4 * 128 + 1]) for domain in (long, *others)]
+    some, all_short = (start_from_text(state, config, domains, 1, sharp_router)
+                       for domains in ([long, *short[1:]], short))
+    assert torch.equal(some["blocks.1.ff.router"], all_short["blocks.1.ff.router"])
 
 
 @pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [

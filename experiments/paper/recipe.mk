@@ -11,12 +11,13 @@ MIX          = $(PY) mix.py $+ --seed $(SEED) --out $@
 ALL          = $(OUT)/seed.pt $(EXPERTS)
 ROUTER_TEXT  = --router_data $(ROUTER_DATA) --data_dir $(DATA)
 ROUTER_DATA ?= general,math,code,wiki
+SHARPNESS   ?= --sharpness 1  # the rows of the committed runs
 $(patsubst %,$(OUT)/%_mixed.pt,switch sample soft): $(OUT)/%_mixed.pt: $(ALL); $(MIX) --routing $*
 $(OUT)/blend_mixed.pt:      $(ALL);     $(MIX) --blend
 $(OUT)/split2of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 2
 $(OUT)/split4of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 4
 $(OUT)/hidden_mixed.pt:     $(ALL);     $(MIX) $(ROUTER_TEXT)
-$(OUT)/ridge_mixed.pt:      $(ALL);     $(MIX) $(ROUTER_TEXT) --ridge
+$(OUT)/ridge_mixed.pt:      $(ALL);     $(MIX) $(ROUTER_TEXT) --ridge $(SHARPNESS)
 $(OUT)/noseed_mixed.pt:     $(EXPERTS); $(MIX)
 $(OUT)/su_mixed.pt: $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt $(OUT)/seed.pt; $(MIX)
 # ---- the same, finetuned: "short" is a quarter of the recipe's steps, "medium" a half ------------------------------

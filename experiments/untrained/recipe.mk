@@ -1,6 +1,5 @@
 # What does a mixture do without training? One training seed: mixtures by their routers, then finetuned.
-#   make -j2 -f experiments/untrained/recipe.mk SEED=16 PRESET=pretrained    branches of 100 and of 400 steps
-#   make -j2 -f experiments/untrained/recipe.mk SEED=15                      small models, branches of 1,100 steps
+#   make -j2 -f experiments/untrained/recipe.mk SEED=16 PRESET=pretrained    (small models: SEED=15 alone)
 PRESET   ?= cpu
 SEED     ?= 0
 BRANCHES ?= 1100
@@ -11,6 +10,7 @@ endif
 include Makefile
 .DEFAULT_GOAL = grid
 EXPERT_STEPS = $(BRANCHES)
+SHARPNESS    =  # the most likely one
 ROWS         = $(if $(filter cpu,$(PRESET)),1100,400 100)  # steps of a branch
 LENGTHS_1100 = 48 192 770                                  # steps of finetuning
 LENGTHS_400  = 53
@@ -33,7 +33,6 @@ $(OUT)/sharp_%.pt:    $(OUT)/ridge_mixed.pt;   $(TUNE_MOE) $(call LR,$(TEXT))
 $(OUT)/average_%.pt:  $(OUT)/average.pt $(OUT)/random_%.pt
 	$(TRAIN) --init $< --data $(FINETUNE_DATA) $(BY_CHAIN) $(call LR,$(AVERAGE))
 $(OUT)/dense_%.pt:    $(OUT)/seed.pt $(OUT)/random_%.pt; $(ONE_PHASE) --lr $(LR_DENSE) $(BY_CHAIN)
-# ---- scores: those without training first ----------------------------------------------------------------------------
 EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
 MODELS = ridge_mixed average $(if $(filter pretrained,$(PRESET)),task) flat_mixed btx_mixed hidden_mixed \
          $(foreach n,$(LENGTHS),random_$(n) sharp_$(n) flat_$(n) average_$(n)) dense_$(lastword $(LENGTHS))
