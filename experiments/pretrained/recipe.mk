@@ -12,7 +12,6 @@ PREPARE      = --init $(IMPORTED) --domains math,code,wiki,switch --level 0 --tr
                --own_tasks capital=$(INTO)/texts/capital.jsonl demonym=$(INTO)/texts/demonym.jsonl
 MAKE_SEED      = $(call COPY,$(IMPORTED))
 ROUTER_DATA    = english,math,code,wiki
-SHARPNESS      =  # the most likely one
 REPLAY         = english=5
 FINETUNE_DATA  = english=19,math=27,code=27,wiki=27
 DTYPE         ?= bfloat16  # float32 on a processor without bfloat16
