@@ -10,7 +10,7 @@ RIVALS = {"BTM that restarts at each end of text:\nkeeps all four models": ("btm
           "BTM: keeps all four models": ("btm_bayes_top1", "BTM"),
           "upcycling, one job,\nas many FLOPs in total": ("su_own_flops", "upcycling"),
           "Dense in one phase, one job,\nas many tokens": ("dense_data", "Dense in one phase"),
-          "average of the branches, finetuned\nfor twice as many FLOPs as BTX": ("average_twice", "average"),
+          "average of the branches,\nfinetuned twice as long": ("average_twice", "average"),
           "average of the branches, finetuned\nfor as many FLOPs as BTX": ("average_chain", "average"),
           "Dense in one phase, one job,\nas many FLOPs in sequence": ("dense_chain", "Dense in one phase")}
 COMPUTE = {  # the models of figure 2: {model: (name in the figure, method, marker)}
@@ -33,7 +33,7 @@ def rivals(runs, path):
             panel.errorbar(np.mean(gaps), row, xerr=half_interval(gaps), fmt="o", color=METHODS[method], lw=2)
         panel.axvline(0, color="black", lw=0.8)
         panel.set(title=title, xlabel="← rival solves more, points     BTX solves more →", yticks=range(len(RIVALS)),
-                  yticklabels=RIVALS, ylim=(len(RIVALS) - 0.5, -0.5))
+                  yticklabels=RIVALS, ylim=(len(RIVALS) - 0.5, -0.5), xlim=(-17, 29))
         panel.grid(axis="x", lw=0.3)
     save(figure, [panels], [""], path)
 

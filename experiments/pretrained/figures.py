@@ -6,14 +6,13 @@ from support.colors import METHODS
 from support.figures import make_panels, save
 
 # The rows of the picture, from above: {rival: (method, the rival of BTX with 53 steps, with 120)}
-RIVALS = {"the seed": ("seed", "seed", "seed"),
-          "BTM that restarts at each\nend of text: keeps all models": ("BTM", "btm_document_top1", "btm_document_top1"),
+RIVALS = {"BTM that restarts at each\nend of text: keeps all models": ("BTM", "btm_document_top1", "btm_document_top1"),
           "upcycling, about twice\nas many FLOPs in sequence": ("upcycling", "su_flops_53", "su_flops_120"),
           "BTX from text": ("BTX from text", "btx_ridge_53", "btx_ridge_120"),
           "the average, finetuned": ("average", "average_chain_53", "average_chain_120"),
           "Dense in one phase, rate 2e-4": ("Dense in one phase", "dense_chain_53", "dense_chain_120"),
           "Dense in one phase, rate 4e-4": ("Dense in one phase", "dense_4e4_53", "dense_4e4_120"),
-          "Dense in one phase, rate 8e-4": ("Dense in one phase", "dense_8e4_53", "dense_8e4_120")}
+          "Dense in one phase, 330 steps,\nrate 4e-4": ("Dense in one phase", "dense_data", "dense_data")}
 
 
 def draw(pools, out):

@@ -8,7 +8,7 @@ from support.figures import make_panels, save
 LENGTHS = (48, 192, 770, 1540)
 # The lines of levels.png: {method: (model that is not finetuned, prefix of the finetuned ones)}
 LEVELS = {"BTX from text": ("ridge_mixed", "text"), "BTX": ("btx_mixed", "random"), "average": ("average", "average")}
-LABELS = {"BTX from text": "BTX, routers from text", "BTX": "BTX as in the paper", "average": "the average",
+LABELS = {"BTX from text": "BTX, routers from text", "BTX": "BTX as in the paper", "average": "the average (small dots: training seeds)",
           "BTM": "BTM that restarts at each\nend of text: keeps all models"}
 
 
@@ -33,15 +33,15 @@ def draw_gaps(runs, path):
             if routers == "text":  # the legend is in this panel, in black, for both
                 panel.plot([], [], line, marker=marker, color="black", label=f"branches of {branches:,} steps")
             if routers == "random" and branches < 2200:
-                draw_gap(panel, runs, f"{branches}at1e-3/random_1540 − {branches}/average_1540", at[-1] * 1.3,
+                draw_gap(panel, runs, f"{branches}at1e-3/random_1540 − {branches}/average_1540", at[-1] * 1.18,
                          color=color, marker=marker, mfc="white")
         panel.axhline(0, color="black", lw=0.8)
         panel.set(title=title, xlabel="steps of finetuning", xscale="log", xlim=(38, 2500), ylim=(-14, 26))
         panel.set_xticks(LENGTHS, LENGTHS)
         panel.minorticks_off()
-    panels[1].plot([], [], "o", color="black", mfc="white", label="BTX at the average's learning rate")
+    panels[1].plot([], [], "o", color="black", mfc="white", label="open marks: BTX at the average's rate")
     panels[1].legend(loc="lower left")
-    panels[0].set_ylabel("BTX − average, points")
+    panels[0].set_ylabel("points: ← average solves more   BTX more →")
     save(figure, [], [], path)
 
 
@@ -49,11 +49,12 @@ def draw_levels(runs, path):
     """Solved tasks from the pretrained seed against finetuning. Small marks are training seeds."""
     figure, [panels] = make_panels(1, 2, 3.9, 3.3)
     for panel, branches in zip(panels, (100, 400), strict=True):
-        for method, (mixed, name) in LEVELS.items():
+        for i, (method, (mixed, name)) in enumerate(LEVELS.items()):
+            x = [place + 0.06 * (i - 1) for place in range(3)]  # so that the lines do not hide each other
             models = [f"{branches}/{mixed}", f"{branches}/{name}_53", f"{branches}/{name}_212"]
             percent = [[100 * score for score in scores(runs, model, "home")] for model in models]
-            panel.plot(range(3), percent, ".", color=METHODS[method], ms=4)
-            panel.plot(range(3), [mean(of_seeds) for of_seeds in percent], "o-", color=METHODS[method], ms=7,
+            panel.plot(x, percent, ".", color=METHODS[method], ms=4)
+            panel.plot(x, [mean(of_seeds) for of_seeds in percent], "o-", color=METHODS[method], ms=7,
                        label=LABELS[method])
         btm = 100 * mean(scores(runs, f"{branches}/btm_document_top1", "home"))
         panel.axhline(btm, color=METHODS["BTM"], ls="--", label=LABELS["BTM"])
