@@ -8,7 +8,8 @@ from support.figures import make_panels, save
 LENGTHS = (48, 192, 770, 1540)
 # The lines of levels.png: {method: (model that is not finetuned, prefix of the finetuned ones)}
 LEVELS = {"BTX from text": ("ridge_mixed", "text"), "BTX": ("btx_mixed", "random"), "average": ("average", "average")}
-LABELS = {"BTX from text": "BTX, routers from text", "BTX": "BTX as in the paper", "average": "the average (small dots: training seeds)",
+LABELS = {"BTX from text": "BTX, routers from text", "BTX": "BTX as in the paper",
+          "average": "the average (small dots: training seeds)",
           "BTM": "BTM that restarts at each\nend of text: keeps all models"}
 
 
