@@ -54,7 +54,7 @@ def test_every_command_for_one_gpu_runs_in_small(tmp_path, monkeypatch, capsys):
         script = script.removesuffix(".py")
         with torch.device("meta" if script in smaller else "cpu"):
             import_module(script).main([*options, *smaller.get(script, "").split()])
-    assert len([*Path("out/one-gpu").glob("*-hf/config.json")]) == 5
+    assert len([*Path("out/one-gpu").glob("*-hf/config.json")]) == 6
 
     capsys.readouterr()
     memory.main([])
