@@ -1,5 +1,6 @@
 """Shared by all scripts: options, errors that end a script with one line, and files that are either whole or absent."""
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -23,7 +24,7 @@ def run(main):
     except BadInput as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or 'a file'}: {error.strerror or error}")
+        refuse(f"{error.filename or 'a file, or the screen'}: {error.strerror or error}")
     except Exception as error:
         sys.stderr = sys.__stderr__  # perhaps only this rank fails
         is_full = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate" in str(error))
@@ -53,8 +54,8 @@ def number_from(least, kind=int):
     """A type for argparse: a number, at least `least`."""
     def read(text):
         number = kind(text)
-        if not number >= least:  # unlike number < least, this also refuses nan
-            raise argparse.ArgumentTypeError(f"{text} should be at least {least}")
+        if not least <= number < math.inf:  # this also refuses nan
+            raise argparse.ArgumentTypeError(f"{text} should be a finite number, at least {least}")
         return number
     read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read

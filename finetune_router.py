@@ -47,7 +47,7 @@ def parse(argv):
 
     group = training.add_run_options(parser)
     group.add_argument("--grad_accum", type=positive_int, default=1,
-                       help="micro-batches in a step, for one more pass forward; first try --recompute (default: 1)")
+                       help="cut a batch into N parts, to save memory; costs a third more; first try --recompute")
     group.add_argument("--fast", action="store_true", help="one call per matrix for all experts (support/fast.py)")
     return parser.parse_args(argv)
 

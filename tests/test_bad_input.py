@@ -40,6 +40,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "orphan.pt": "share no seed", "stranger.pt": "tokenizers", "--out seed.pt/a.pt": "seed.pt/a.pt",
           "--out seed.pt": "would be lost", "--router_data=": "--router_data", "--router_data math,meth": "meth",
           "--router_data math,math": "different", "--router_data math,switch": "too few", "--sharpness 2": "--ridge",
+          "--router_data math,code --ridge --sharpness inf": "finite",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "seed.pt short.pt": "a model reads 32",
