@@ -122,7 +122,7 @@ def mix(states, config, generator, feed_forwards="stacked"):
 
 
 def plan(args, config):
-    """What becomes of the feed-forwards, the names of the experts, and the mixed model's GPTConfig. Raises BadInput.
+    """The names of the experts, what becomes of the feed-forwards, and the mixed model's GPTConfig. Raises BadInput.
 
     config: the GPTConfig of the dense models. It is changed.
     """
@@ -146,7 +146,7 @@ def plan(args, config):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
                        "gate would always be 1, and the router would learn nothing; for one expert per token, use "
                        "--routing switch or sample")
-    return feed_forwards, experts, config
+    return experts, feed_forwards, config
 
 
 def main(argv=None):
@@ -155,7 +155,7 @@ def main(argv=None):
     check_branches(args.models, checkpoints)
     first = checkpoints[0]
 
-    feed_forwards, experts, config = plan(args, GPTConfig(**first["config"]))
+    experts, feed_forwards, config = plan(args, GPTConfig(**first["config"]))
     check_save_path(args.out, args.models)
 
     # the weights
