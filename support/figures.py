@@ -27,6 +27,14 @@ def save(figure, rows, ylabels, path):
         figure.savefig(part, format="png")
 
 
+def label_rivals(panel, title, names, **limits):
+    """Prepare a panel that shows BTX minus its rivals: a row for each name, from above, and a line at 0."""
+    panel.axvline(0, color="black", lw=0.8)
+    panel.set(title=title, xlabel="← rival solves more, points     BTX solves more →", yticks=range(len(names)),
+              yticklabels=names, ylim=(len(names) - 0.5, -0.5), **limits)
+    panel.grid(axis="x", lw=0.3)
+
+
 def draw_routing(routing, path):
     """Draw each expert's load by layer: a row for each MoE, and a panel for each domain (Figures 3, 4 and 6)."""
     figure, rows = make_panels(len(routing), len(next(iter(routing.values()))["share"]), 1.6, 2.1)

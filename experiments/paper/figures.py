@@ -3,7 +3,7 @@ import numpy as np
 
 from experiments.runs import costs, differences, half_interval, having, scores
 from support.colors import METHODS, color_domains
-from support.figures import draw_routing, make_panels, save
+from support.figures import draw_routing, label_rivals, make_panels, save
 
 # The rows of rivals.png, from above: {name in the figure: (model, method)}
 RIVALS = {"BTM that restarts at each end of text:\nkeeps all four models": ("btm_document_top1", "BTM"),
@@ -31,10 +31,7 @@ def rivals(runs, path):
         for row, (model, method) in enumerate(RIVALS.values()):
             gaps = [100 * gap for gap in differences(runs, f"btx − {model}", column)]
             panel.errorbar(np.mean(gaps), row, xerr=half_interval(gaps), fmt="o", color=METHODS[method], lw=2)
-        panel.axvline(0, color="black", lw=0.8)
-        panel.set(title=title, xlabel="← rival solves more, points     BTX solves more →", yticks=range(len(RIVALS)),
-                  yticklabels=RIVALS, ylim=(len(RIVALS) - 0.5, -0.5), xlim=(-17, 29))
-        panel.grid(axis="x", lw=0.3)
+        label_rivals(panel, title, RIVALS, xlim=(-17, 29))
     save(figure, [panels], [""], path)
 
 

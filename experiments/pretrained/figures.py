@@ -3,7 +3,7 @@ from statistics import mean
 
 from experiments.runs import differences, half_interval
 from support.colors import METHODS
-from support.figures import make_panels, save
+from support.figures import label_rivals, make_panels, save
 
 # The rows of the picture, from above: {rival: (method, the rival of BTX with 53 steps, with 120)}
 RIVALS = {"BTM that restarts at each\nend of text: keeps all models": ("BTM", "btm_document_top1", "btm_document_top1"),
@@ -25,10 +25,7 @@ def draw(pools, out):
                 gaps = [100 * gap for gap in differences(pools[0], f"btx_{steps} − {model}", column)]
                 panel.errorbar(mean(gaps), height, xerr=half_interval(gaps), fmt="o", ms=6, lw=1.5,
                                color=METHODS[method], mfc="white" if steps == 53 else METHODS[method])
-        panel.axvline(0, color="black", lw=0.8)
-        panel.set(title=title, xlabel="← rival solves more, points     BTX solves more →", yticks=range(len(RIVALS)),
-                  yticklabels=RIVALS, ylim=(len(RIVALS) - 0.5, -0.5))
-        panel.grid(axis="x", lw=0.3)
+        label_rivals(panel, title, RIVALS)
     for steps, inside in ((53, "white"), (120, "black")):
         panels[1].plot([], [], "o", color="black", mfc=inside, label=f"{steps} steps")
     panels[1].legend(loc="upper right")
