@@ -119,7 +119,7 @@ clean:  ## delete the prepared data and all trained models
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -r requirements.txt
 	touch $@
-# rivals, paper; test, test-all, lint, bench; handout, grade, autograder; check (a handout contains only check.mk)
+# rivals, paper; test, test-all, lint; handout, grade, autograder; check (a handout contains only check.mk)
 -include experiments/paper/recipe.mk tests/tests.mk course/course.mk course/check.mk
 # A model file that exists is whole, so an interrupted make need not delete it. Only whole copies get their name.
 COPY = mkdir -p $(@D) && cp $(1) $@.part && mv $@.part $@

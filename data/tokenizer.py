@@ -1,28 +1,24 @@
 """Turn text into tokens, by the byte-level BPE shipped here, one trained on your own text, or an imported tokenizer.
 
-    python -m data.tokenizer          # train the shipped one again: writes data/btx.tiktoken, the same bytes every time
-
-The seed and all experts share one tokenizer, because their embeddings are averaged row by row.
+The seed and all experts share one tokenizer, because their embeddings are averaged row by row. The shipped one was
+trained on the five domains by `python -m data.tokenizer` of commit 3f3c832.
 """
 import base64
 import json
-import random
-from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import regex  # installed with tiktoken
 import tiktoken
 
 from cli import BadInput
-from data.task import DOMAINS, digest, domain_module
+from data.task import digest
 
 FILE = Path(__file__).parent / "btx.tiktoken"
 END = "<|endoftext|>"
 # words and punctuation, each with its leading space; single digits, as in Llama-2, so that numbers add up; white space
 PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
+NO_LIBRARY = "tokenizers is not installed; run .venv/bin/pip install -r requirements-hf.txt"
 
 
 class Tokenizer(NamedTuple):
@@ -36,59 +32,25 @@ class Tokenizer(NamedTuple):
 
 
 def train_bpe(texts, n_tokens):
-    """Byte-pair encoding (Sennrich et al. 2016): merge the most frequent pair of neighbours until there are n_tokens.
+    """Train a byte-level byte-pair encoding (Sennrich et al. 2016) of at most n_tokens. Returns {token: rank}.
 
-    Tokens are strings of bytes, at first the 256 single bytes, and never extend beyond a word. Of equally frequent
-    pairs, the one with the smallest bytes is merged, so the result depends on the texts alone. Returns {token: rank}.
-
-    In "aaabdaaabac" the pair (a, a) occurs four times and becomes aa. Then (a, b) and after that (aa, ab) occur twice:
-
-    >>> [token for token, rank in train_bpe(["aaabdaaabac"], 300).items() if rank >= 256]
-    [b'aa', b'ab', b'aaab']
+    Tokens are strings of bytes. The library `tokenizers` finds them. Raises BadInput if it is not installed.
     """
-    occurrences = Counter()
-    for text in texts:
-        occurrences.update(regex.findall(PATTERN, text))
-    words = {}  # a word as a tuple of tokens -> how often it occurs
-    for word, count in occurrences.items():
-        words[tuple(bytes([b]) for b in word.encode("utf-8", "replace"))] = count
-    pairs = Counter()  # two neighbours -> how often they occur
-
-    def count_pairs(word, count):
-        for pair in pairwise(word):
-            pairs[pair] += count
-
-    for word, count in words.items():
-        count_pairs(word, count)
-    ranks = {bytes([b]): b for b in range(256)}
-    while len(ranks) < n_tokens:
-        most = max(pairs.values(), default=0)
-        if most < 2:
-            break
-        best = min(pair for pair, count in pairs.items() if count == most)
-        ranks.setdefault(best[0] + best[1], len(ranks))  # two pairs can make the same token
-        for word in [word for word in words if best[0] in word and best[1] in word]:  # other words do not change
-            count = words.pop(word)
-            count_pairs(word, -count)
-            merged = merge(word, best)
-            count_pairs(merged, count)
-            words[merged] = count
-    return ranks
-
-
-def merge(word, pair):
-    """Join every occurrence of the pair in a tuple of tokens, from the left.
-
-    >>> merge((b"a", b"a", b"a"), (b"a", b"a"))
-    (b'aa', b'a')
-    """
-    merged = [word[0]]
-    for token in word[1:]:
-        if (merged[-1], token) == pair:
-            merged[-1] += token
-        else:
-            merged.append(token)
-    return tuple(merged)
+    try:
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+    except ImportError:
+        raise BadInput(f"--tokenizer: {NO_LIBRARY}") from None
+    words = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # writes each byte as one letter
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
+    trainer = trainers.BpeTrainer(vocab_size=n_tokens, min_frequency=2, initial_alphabet=letters.alphabet(),
+                                  show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    tokens = sorted(bpe.get_vocab().items(), key=lambda token: token[1])  # by rank; the library's order is random
+    return {bytes(byte_of[letter] for letter in token): rank for token, rank in tokens}
 
 
 def new_bpe(ranks, name):
@@ -123,7 +85,7 @@ def load_tokenizer(spec=None):
         try:
             import tokenizers
         except ImportError:
-            raise BadInput("tokenizers is not installed; run .venv/bin/pip install -r requirements-hf.txt") from None
+            raise BadInput(NO_LIBRARY) from None
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # text that looks like a special token stays text
         special = [token.content for token in imported.get_added_tokens_decoder().values() if token.special]
@@ -147,17 +109,3 @@ def encode_prompt(tokenizer, text):
     for document in text.split(END):
         ids += [tokenizer.eot, *tokenizer.encode(document)]
     return ids
-
-
-def training_texts():
-    """The text that the shipped tokenizer is trained on: documents of all domains, mostly of level 1."""
-    for name in DOMAINS:
-        for level, n in ((1, 3000), (2, 1000)):
-            rng = random.Random(f"tokenizer/{name}/{level}")
-            for _ in range(n):
-                yield domain_module(name).document(rng, level)
-
-
-if __name__ == "__main__":
-    FILE.write_text(new_bpe(train_bpe(training_texts(), 1023), "btx")["definition"])
-    print(f"wrote {FILE}")

@@ -1,5 +1,5 @@
-# Targets for people who change the code: tests, style and speed
-.PHONY: test test-all lint bench
+# Targets for people who change the code: tests and style
+.PHONY: test test-all lint
 TEST = $(PY) -m pytest -n 2 --dist worksteal  # two tests at a time; each process has its own models
 test: .venv/dev  ## all tests except the long ones (two ranks, make paper, submissions and others)
 	$(TEST) -m "not long"
@@ -7,8 +7,6 @@ test-all: .venv/dev  ## all tests
 	$(TEST)
 lint: .venv/dev  ## check the style with ruff
 	$(PY) -m ruff check .
-bench: .venv/dev  ## measure speed, and what it is worth not to communicate; run nothing else meanwhile
-	$(PY) -m torch.distributed.run --standalone --nproc_per_node=2 -m experiments.bench
 .venv/dev: requirements-dev.txt .venv/ready
 	.venv/bin/pip install -q -r requirements-dev.txt
 	touch $@
