@@ -84,11 +84,6 @@ def p_value(t, degrees):
     return 1 - math.sin(angle) * total
 
 
-def paired_p(differences):
-    """The p-value of a paired t-test."""
-    return p_value(mean(differences) / stdev(differences) * math.sqrt(len(differences)), len(differences) - 1)
-
-
 def critical_t(degrees):
     """The t whose p-value is 0.05, by bisection."""
     low, high = 0.0, 20.0
@@ -96,12 +91,6 @@ def critical_t(degrees):
         middle = (low + high) / 2
         low, high = (middle, high) if p_value(middle, degrees) > 0.05 else (low, middle)
     return low
-
-
-def holm(p_values):
-    """Correct p-values, the smallest first, for their number by Holm's method."""
-    corrected = [min(1.0, (len(p_values) - i) * p) for i, p in enumerate(p_values)]
-    return [max(corrected[:i + 1]) for i in range(len(corrected))]
 
 
 def half_interval(numbers):

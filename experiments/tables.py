@@ -5,16 +5,14 @@
 The page tables.md is tables.template with its braces filled: `{scores: btx}` becomes the cells of a model, and
 `{points: btx − dense_dm, all}` a difference between two. `{predictions: ...}` becomes a table.
 """
-import math
 import re
 from importlib import import_module
-from itertools import product
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 from cli import BadInput, make_parser, replacing, run
 from data.task import DOMAINS
-from experiments.runs import costs, differences, having, holm, paired_p, points, pooled_interval, read_runs, scores
+from experiments.runs import costs, differences, having, points, pooled_interval, read_runs, scores
 from support.report import markdown, spread
 
 FOLDER = Path(__file__).parent
@@ -22,9 +20,6 @@ CELL = re.compile(r"\{(\w+): (.*?)\}")
 # Models that the pooled interval leaves out: the seed, which has no spread; runs on one domain; BTM by Bayes, which is
 # BTM that restarts on a single text; and a run of Dense that spreads seven times as much as the others.
 NOT_POOLED = {"seed", "math", "code", "wiki", "english", "btm_bayes_top1", "dense_8e4_120"}
-# Of `when`, also all models that are not finetuned, because their losses are on another scale.
-NOT_POOLED |= {f"{branches}/{name}" for branches in (100, 400)
-               for name in (*NOT_POOLED, "average", "btx_mixed", "ridge_mixed", "btm_document_top1")}
 
 
 # ---- the cells of a model or of a comparison
@@ -64,61 +59,6 @@ def difference_cells(runs, pair, column):
     return [points(found), str(len(found))]
 
 
-def seed_cells(runs, name, column):
-    """A model's score in each run, in %."""
-    return [", ".join(f"{100 * score:.1f}" for score in scores(runs, name, column))]
-
-
-def growth_cells(runs, longer, shorter, column):
-    """How longer branches change the distance in loss between two models, a and b in "a − b".
-
-    The cells are the change of this difference, by training seed, too; the ratio a / b by training seed, with the
-    shorter and with the longer branches; and the change of the logarithm of this ratio, in hundredths.
-    """
-    after, before = (differences(runs, pair, column) for pair in (longer, shorter))
-    changes = [a - b for a, b in zip(after, before, strict=True)]
-    ratios = []
-    for pair in (shorter, longer):
-        a, b = pair.split(" − ")
-        ratios.append([x / y for x, y in zip(scores(runs, a, column), scores(runs, b, column), strict=True)])
-    logs = [math.log(after / before) for before, after in zip(*ratios, strict=True)]
-    by_seed = [", ".join(f"{ratio:.2f}" for ratio in row) for row in ratios]
-    return [points(changes), ", ".join(f"{100 * change:+.1f}" for change in changes), *by_seed, points(logs)]
-
-
-def seconds_cells(runs, branches, lengths):
-    """How many times the average's stored seconds BTX's finetuning took: the median, and the range of all runs."""
-    ratios = []
-    for part, steps in product(branches.split(), lengths.split()):
-        for models in (found["models"] for found in having(runs, f"{part}/random_{steps}")):
-            btx = models[f"{part}/random_{steps}"]["seconds"] - models[f"{part}/btx_mixed"]["seconds"]
-            average = models[f"{part}/average_{steps}"]["seconds"] - models[f"{part}/average"]["seconds"]
-            ratios.append(btx / average)
-    return [f"{median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
-
-
-def ordering_cells(runs, column, *inequalities):
-    """Whether inequalities hold for the means over runs, and in how many training seeds all of them hold.
-
-    A name stands for this BTX minus the average that was finetuned as long. "1100/text_48 1100/text_192 > 275/text_48"
-    compares the larger of two such differences with a third.
-    """
-    def average(name):
-        return re.sub("/[a-z]+", "/average", name)
-
-    def largest(runs, side):
-        return max(mean(differences(runs, f"{name} − {average(name)}", column)) for name in side.split())
-
-    def hold(runs):
-        sides = [inequality.split(" > ") for inequality in inequalities]
-        return all(largest(runs, above) > largest(runs, below) for above, below in sides)
-
-    names = re.findall(r"\S+/\S+", " ".join(inequalities))
-    runs = having(runs, *names, *map(average, names))
-    n = sum(hold([run]) for run in runs)
-    return ["yes" if hold(runs) else "**no**", f"{n} of {len(runs)}"]
-
-
 def pooled_cell(runs, column):
     """Half the pooled 95 % interval of any difference in a column."""
     names = [name for name in runs[0]["models"] if name not in NOT_POOLED]
@@ -127,15 +67,11 @@ def pooled_cell(runs, column):
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
          "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells,
-         "ordering": ordering_cells, "pooled": pooled_cell, "seeds": seed_cells, "growth": growth_cells,
-         "seconds": seconds_cells,
+         "pooled": pooled_cell,
          "whole": lambda runs, name, column: [f"{100 * mean(scores(runs, name, column)):.0f}"],
          "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
          "percent": lambda runs, name, column: [spread(scores(runs, name, column), 100)],
          "nats": lambda runs, name, column: [spread(scores(runs, name, column), digits=3)]}
-
-
-NO_MODEL = ("pooled", "ordering", "seconds")  # cells whose first argument is not the name of a model
 
 
 # ---- what was predicted
@@ -169,18 +105,6 @@ def prediction_table(runs, predictions, is_pooled=False):
     return markdown([*table[0]], [[*cells.values()] for cells in table])
 
 
-def holm_table(runs):
-    """The 24 comparisons of the small models with their p-values, those of a paired t-test, smallest first."""
-    rows = []
-    for branches, routers, steps in product((275, 1100, 2200), ("random", "text"), (48, 192, 770, 1540)):
-        found = differences(runs, f"{branches}/{routers}_{steps} − {branches}/average_{steps}", "all")
-        rows.append((paired_p(found), f"{branches}/{routers}_{steps}", points(found)))
-    rows.sort()
-    corrected = holm([p for p, _, _ in rows])
-    cells = [[name, lead, f"{p:.5f}", f"{new_p:.3f}"] for (p, name, lead), new_p in zip(rows, corrected, strict=True)]
-    return markdown(["BTX", "BTX − average, points", "p", "p (Holm)"], cells)
-
-
 # ---- the page
 def read_pools(folder):
     """The pools of runs in an experiment's folder; `fill` takes each table from the first that has all its models."""
@@ -194,7 +118,7 @@ def fill(table, pools):
     """
     every, alike = set(), set()  # names of models: all, and those that each run must have
     for kind, argument in CELL.findall(table):
-        names = {*argument.split(", ")[0].split(" − ")} if kind not in NO_MODEL else set()
+        names = {*argument.split(", ")[0].split(" − ")} if kind != "pooled" else set()
         every |= names
         if kind != "difference":
             alike |= names
@@ -211,8 +135,6 @@ def make_page(folder, pools):
     """The text of tables.md, from tables.template and predictions.md in this folder, and from pools of runs."""
     def check_predictions(found):
         kind, mark = found.groups()
-        if kind == "holm":
-            return holm_table(having(pools[0], *mark.split()))
         predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
         runs = having(pools[0], *(name for row in predictions for name in row["pair"].split(" − ")))
         return prediction_table(runs, predictions, kind == "pooled predictions")
@@ -224,7 +146,7 @@ def make_page(folder, pools):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("experiment", choices=("paper", "pretrained", "when"), help="a folder of experiments/")
+    parser.add_argument("experiment", choices=("paper", "pretrained"), help="a folder of experiments/")
     parser.add_argument("--out", type=Path, help="folder with the runs, to write to (default: that of the experiment)")
     args = parser.parse_args(argv)
     folder = FOLDER / args.experiment
