@@ -22,6 +22,8 @@ def read_runs(folder):
         seed, _, part = path.stem.rpartition("_")
         run = json.loads(path.read_text())
         if seed:
+            for name, routing in run["routing"].items():
+                run["models"][name]["routing"] = routing
             models = {f"{part}/{name}": model for name, model in run["models"].items()}
             runs.setdefault(seed, {"models": {}})["models"] |= models
         else:
@@ -34,11 +36,19 @@ def having(runs, *names):
     return [run for run in runs if run["models"].keys() >= {*names}]
 
 
+def own_gates(routing, domain):
+    """The share of the gates that a domain's own expert has on its text, the mean over layers."""
+    own = routing["experts"].index(domain)
+    return mean(gates[own] / sum(gates) for gates in routing["share"][domain])
+
+
 def measure(run, name, column):
-    """A number of a model: its accuracy in a domain or a group of domains, or one of the losses named here."""
+    """A number of a model: its accuracy in a domain or a group of domains, or one of those named here."""
     model = run["models"][name]
     if column == "english":  # in bits per byte
         return model["bits_per_byte"]["english"]
+    if column == "own gates":
+        return mean(own_gates(model["routing"], domain) for domain in EXPERTS)
     if column == "loss":
         return mean(model["loss"][domain] for domain in DOMAINS)
     if column == "home loss":  # of the right answers

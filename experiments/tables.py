@@ -53,6 +53,13 @@ def pretrained_cells(runs, name):
     return cells + [f"{mean(costs(runs, name, key)) / 1e15:.3f}" for key in ("flops", "chain_flops")]
 
 
+def size_cells(runs, name):
+    """A model's TFLOP in the longest chain of stages, and millions of weights: those kept, and those a token uses."""
+    model = runs[0]["models"][name]
+    chain = mean(costs(runs, name, "chain_flops")) / 1e12
+    return [f"{chain:.1f}", f"{model['params'] / 1e6:.2f}", f"{model['active_params'] / 1e6:.2f}"]
+
+
 def difference_cells(runs, pair, column):
     """A difference in accuracy, and its number of seeds."""
     found = differences(runs, pair, column)
@@ -67,7 +74,8 @@ def pooled_cell(runs, column):
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
          "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells,
-         "pooled": pooled_cell,
+         "pooled": pooled_cell, "size": size_cells,
+         "solved": lambda runs, name, columns: [spread(scores(runs, name, c), 100) for c in columns.split()],
          "whole": lambda runs, name, column: [f"{100 * mean(scores(runs, name, column)):.0f}"],
          "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
          "percent": lambda runs, name, column: [spread(scores(runs, name, column), 100)],
@@ -87,20 +95,27 @@ def read_predictions(page, mark):
 
 
 def prediction_table(runs, predictions, is_pooled=False):
-    """What was predicted, what was measured, and whether the mean lies within the bounds."""
+    """What was predicted, what was measured, and whether the mean lies within the bounds.
+
+    A row has the runs with both of its models. Fewer than three decide nothing.
+    """
     table = []
-    verdict = "holds so far" if len(runs) < 3 else "holds"  # fewer than three training seeds decide nothing
     for row in predictions:
         column = row.get("column", "all")
         found = differences(runs, row["pair"], column)
         low, high = map(float, row["between"].split(" to "))
         cells = {key: row[key] for key in ("comparison", "branches", "column") if key in row}
         cells["predicted"] = f"{row['predicted']} ({row['between']})"
-        cells["measured"] = points(found)
-        if is_pooled and len(runs) > 2:
+        cells["measured"] = points(found) if found else "to come"
+        if is_pooled:
             cells["pooled"] = pooled_cell(runs, column)[0]
         cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
-        cells[verdict] = "yes" if low <= 100 * mean(found) <= high else "**no**"
+        holds = ""
+        if found:
+            holds = "yes" if low <= 100 * mean(found) <= high else "**no**"
+        if 0 < len(found) < 3:
+            holds += " so far"
+        cells["holds"] = holds
         table.append(cells)
     return markdown([*table[0]], [[*cells.values()] for cells in table])
 
@@ -136,8 +151,7 @@ def make_page(folder, pools):
     def check_predictions(found):
         kind, mark = found.groups()
         predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
-        runs = having(pools[0], *(name for row in predictions for name in row["pair"].split(" − ")))
-        return prediction_table(runs, predictions, kind == "pooled predictions")
+        return prediction_table(pools[0], predictions, kind == "pooled predictions")
 
     page = (folder / "tables.template").read_text(encoding="utf-8")
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
@@ -146,7 +160,7 @@ def make_page(folder, pools):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("experiment", choices=("paper", "pretrained"), help="a folder of experiments/")
+    parser.add_argument("experiment", choices=("paper", "pretrained", "untrained"), help="a folder of experiments/")
     parser.add_argument("--out", type=Path, help="folder with the runs, to write to (default: that of the experiment)")
     args = parser.parse_args(argv)
     folder = FOLDER / args.experiment
