@@ -28,24 +28,10 @@ def test_new_routers_come_from_the_seed(tiny, tmp_path):
     assert not torch.equal(first[router], other[router])
 
 
-@torch.no_grad()
-def test_hidden_routers_by_hand(tiny, tmp_path):
-    """Each row is the mean input of its layer on its text, minus the mean over the experts, scaled to length 1.
-
-    Both chunks of a model read the same text. The finished model has the same inputs: only earlier layers affect them.
-    """
-    made = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", "--split", "2", "--router_data", "wiki,math",
-                   "--data_dir", f"{tiny}/data")
-    model, inputs = build_model(made), []
-    for block in model.blocks:
-        block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0].mean((0, 1))))
-    domains = load_domains(tiny / "data")
-    for name in ("wiki", "wiki", "math", "math"):
-        model(first_windows(domains[name].train, 128, 16)[:, :-1])
-    for i, block in enumerate(model.blocks):
-        means = torch.stack(inputs[i::2])  # (N, D)
-        rows = means - means.mean(0)
-        assert_close(block.ff.router.data, rows / rows.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
+def test_a_hidden_router_has_rows_of_length_1():
+    """The mean inputs of the two experts are (3, 4) and (0, 0). The mean of these is subtracted."""
+    inputs = [torch.tensor([[[4.0, 3.0]], [[2.0, 5.0]]]), torch.zeros(2, 1, 2)]  # (n, T, D) each
+    assert_close(hidden_router(inputs), torch.tensor([[0.6, 0.8], [-0.6, -0.8]]))
 
 
 def test_ridge_router_is_least_squares_with_a_penalty():
@@ -60,13 +46,15 @@ def test_ridge_router_is_least_squares_with_a_penalty():
 
 @torch.no_grad()
 def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allow(tiny, tmp_path):
-    """By hand, in every layer of the finished mixture. Among the sharpnesses that were tried, no other is likelier."""
-    options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data", "--ridge"]
-    model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)), []
+    """By hand, in every layer of the finished mixture: only earlier layers affect what a layer reads. Both chunks of a
+    model read the same text. Among the sharpnesses that were tried, no other is likelier.
+    """
+    options = ["--split", "2", "--router_data", "general,math", "--data_dir", f"{tiny}/data"]
+    model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--ridge")), []
     for block in model.blocks:
         block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0]))
     domains = load_domains(tiny / "data")
-    for name in ("general", "math"):
+    for name in ("general", "general", "math", "math"):
         model(first_windows(domains[name].train, 128, 16)[:, :-1])
     for i, block in enumerate(model.blocks):
         fit, held_out = zip(*[x.split([12, 4]) for x in inputs[i::2]], strict=True)
@@ -76,8 +64,10 @@ def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allo
         likelihood = [sum((t * x @ W.T).log_softmax(-1)[..., e].mean() for e, x in enumerate(held_out))
                       for t in (s / 2**0.5, s, s * 2**0.5)]
         assert s > 1.1 and likelihood[1] == max(likelihood)
-    flat = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--sharpness", "1")["state"]
-    assert_close(flat["blocks.0.ff.router"], ridge_router([x[:12].flatten(0, 1) for x in inputs[::2]]))
+    for more, rows in ((["--ridge", "--sharpness", "1"], ridge_router([x[:12].flatten(0, 1) for x in inputs[::2]])),
+                       ([], hidden_router(inputs[::2]))):
+        made = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, *more)["state"]
+        assert_close(made["blocks.0.ff.router"], rows, rtol=1e-3, atol=1e-4)
 
 
 def test_text_from_which_no_router_can_start(tiny):
