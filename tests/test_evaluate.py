@@ -161,13 +161,15 @@ def test_code_must_fit_the_block_in_which_it_is_written():
 
 
 @torch.inference_mode()
-def test_a_token_has_the_expert_of_its_own_position_when_half_of_the_text_is_forgotten():
-    model, ids, start = new_model(block_size=9, n_expert=4), random_tokens(1, 5)[0].tolist(), 0
+def test_a_token_and_its_expert_are_those_of_a_pass_without_a_cache():
+    """When the context of 9 tokens is full, the model reads only its newer half and the token after it."""
+    model, ids, start = new_model(block_size=9, n_expert=4, n_kv_head=2), random_tokens(1, 5)[0].tolist(), 0
     args = sample.parse(["a.pt", "--tokens", "30"])
     for token, expert in list(sample.read_and_write(model, ids[:], None, args, "cpu"))[4:]:  # those that it writes
         if len(ids) - start > 9:
             start = len(ids) - 5
-        _, _, routing = model(torch.tensor([ids[start:]]))
+        logits, _, routing = model(torch.tensor([ids[start:]]))
+        assert token == logits[0, -1].argmax()
         assert expert == sum(layer.dense_gates()[-1] for layer in routing).argmax()
         ids.append(token)
 

@@ -122,12 +122,3 @@ def test_what_is_compared_is_equal():
         assert average == pytest.approx(btx, rel=1e-3)
         mixed = costs([run], "1100/btx_mixed", "chain_flops")[0]
         assert twice - mixed == pytest.approx(2 * (btx - mixed), rel=2e-3)
-
-
-def test_registered_differences_are_bold():
-    folder = ROOT / "experiments" / "pretrained"
-    registered = tables.read_predictions((folder / "predictions.md").read_text(), "predictions")
-    template = (folder / "tables.template").read_text()
-    assert template.count("**{points") == len(registered)
-    for row in registered:
-        assert f"**{{points: {row['pair']}, {row['column']}}}**" in template
