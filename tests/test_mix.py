@@ -30,7 +30,7 @@ def test_new_routers_come_from_the_seed(tiny, tmp_path):
 
 def test_a_hidden_router_has_rows_of_length_1():
     """The mean inputs of the two experts are (3, 4) and (0, 0). The mean of these is subtracted."""
-    inputs = [torch.tensor([[[4.0, 3.0]], [[2.0, 5.0]]]), torch.zeros(2, 1, 2)]  # (n, T, D) each
+    inputs = [torch.tensor([[[5.0, 3.0], [1.0, 3.0]], [[4.0, 6.0], [2.0, 4.0]]]), torch.zeros(2, 2, 2)]  # (n, T, D)
     assert_close(hidden_router(inputs), torch.tensor([[0.6, 0.8], [-0.6, -0.8]]))
 
 
