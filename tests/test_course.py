@@ -53,7 +53,10 @@ def test_the_handout_holds_no_solution(autograder):
 
 
 def test_the_reference_has_all_points():
-    assert check.check_files(submission(), check.POINTS, seed=0)["score"] == sum(check.POINTS.values()) == 100
+    """Each check compares functions of the core with an independent computation."""
+    result = check.check_files(submission(), check.POINTS, seed=0)
+    assert [test["output"] for test in result["tests"]] == ["right"] * len(check.POINTS)
+    assert result["score"] == sum(check.POINTS.values()) == 100
 
 
 @pytest.mark.long
@@ -91,12 +94,8 @@ def test_a_sandbox_holds_what_runs_in_it(tmp_path):
             "connect": (f"socket.create_connection({server.getsockname()})", "ConnectionRefusedError"),
             "fill": ("bytearray(5 * 2**30)", "MemoryError"),
             "enlarge": ("open('file', 'wb').write(bytes(2**27))", "OSError"),
-            "write_more": ("subprocess.run(['bash', '-c', 'for i in {1..40}; do head -c 2M /dev/zero > $i || "
-                           "{ rm 1; exit 1; }; done'], check=True)", "CalledProcessError"),
             "stay": ("not subprocess.Popen(['sleep', '98765'], start_new_session=True)", "right"),
             "peek": ("[frame.frame.f_locals['want'] for frame in inspect.stack()]", "KeyError"),
-            "stop": ("os.kill(os.getppid(), 19)", "right"),  # no effect, or all others would fail
-            "stop_itself": ("os.kill(os.getpid(), 19)", "it ended its process"),
             "forge": ("open(f'/proc/{os.getppid()}/fd/3', 'w')", "PermissionError")}
         stages = "import inspect, os, socket, subprocess\n"
         for name, (code, _) in probes.items():
@@ -126,23 +125,18 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     other = MODEL.replace("\n", "\r\n").replace("    ", "\t").replace("FACTOR = 1.5", "FACTOR = 3 / 2")
     hanging = MODEL.replace("return N * (u", "import os\n    return max(iter(int, 1)) * (u")
     hanging_and_broken = hanging.replace("noise.G)", "noise.H)")
-    large = MODEL + "#" * 10**6 + "\n1 / 0\n"  # its end is not read
     everything = "30 20 10 10 20 10"
     odd = {  # {folder: (files, points of the stages, lines that changed outside of the bodies, notes)}
         "deep/a/b": (submission(model=other), everything, 2),
-        "whole/handout": (handout.files() | submission(), everything, 0),
         "part": (submission(model=hanging_and_broken, mix=None), "30 0 10 0 14 0", 0, "no mix.py"),
-        "utf-16": (submission() | {"model.py": MODEL.encode("utf-16")}, "0 20 6 0 6 10", 0, "model.py cannot be"),
         "exits": (submission(mix="1 / 0\n", finetune_router="exit()\n"), "30 0 4 10 14 0", 0, "ZeroDivisionError"),
-        "long" * 63: ({"a.rar": b"Rar!", "b.zip": b"PK"}, "0 0 0 0 0 0", 0, "a.rar: unpack it first",
-                      "b.zip: unpack it first", "no model.py", "File name too long")}
+        "packed": ({"a.rar": b"Rar!", "b.zip": b"PK"}, "0 0 0 0 0 0", 0, "a.rar: unpack it first",
+                   "b.zip: unpack it first", "no model.py")}
     folder = tmp_path / "in"
     for name, (files, *_) in odd.items():
         handout.write(folder / name, files)
-    (folder / "=1\nx").mkdir()
-    (folder / "part" / "mix.py").symlink_to(ROOT / "mix.py")
     shutil.make_archive(folder / "archive", "zip", folder / "deep")
-    canvas = {f"doe_12345_101_{name.replace('l.py', 'l-1.py')}": text for name, text in submission(model=large).items()}
+    canvas = {f"doe_12345_101_{name.replace('l.py', 'l-1.py')}": text for name, text in submission().items()}
     handout.write(folder, canvas)
     odd |= {"archive.zip": odd["deep/a/b"], "doe_12345": (canvas, everything, 0, "model.py is doe_12345/model-1.py")}
     command = [sys.executable, "-m", "course.grade", f"--out={tmp_path}", *sorted(folder.iterdir())]
@@ -151,7 +145,7 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
         pytest.skip(done.stderr)
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.*")}
     rows = {name: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
-    assert len(rows) == texts["grades"].count("\n") == len(odd) + 2 and "'=1; x" in rows
+    assert len(rows) == texts["grades"].count("\n") == len(odd) + 1
     for name, (_, points, changed, *notes) in odd.items():
         row = rows[name.split("/")[0]]  # points of six stages, two sums, changed, seed, look, notes
         assert row[:6] == points.split() and row[8] == str(changed), row

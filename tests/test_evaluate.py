@@ -18,7 +18,7 @@ from data.loader import Domain, first_windows, load_domains
 from data.task import Task
 from data.tokenizer import encode_prompt, load_tokenizer
 from model import GPTConfig
-from support import colors, report
+from support import report
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import generate
 from support.ledger import moe_share
@@ -137,10 +137,8 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
 
     assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
     assert list(numbers["routing"]) == ["btx_mixed"]
-    seed, code, merged, _, mixed = models.values()
-    assert merged["tokens"] == code["tokens"]
-    assert mixed["tokens"] == 2 * code["tokens"] - seed["tokens"]
-    assert merged["active_params"] == merged["params"]
+    _, code, merged, _, mixed = models.values()
+    assert merged["tokens"] == code["tokens"]  # those of the seed count once
     assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
     for domain, outcomes in mixed["outcomes"].items():
         assert outcomes.count("1") / len(outcomes) == mixed["accuracy"][domain]
@@ -163,18 +161,20 @@ def test_code_must_fit_the_block_in_which_it_is_written():
 
 
 @torch.inference_mode()
-def test_a_token_has_the_expert_of_its_own_position_when_half_of_the_text_is_forgotten():
-    model, ids, start = new_model(block_size=9, n_expert=4), random_tokens(1, 5)[0].tolist(), 0
+def test_a_token_and_its_expert_are_those_of_a_pass_without_a_cache():
+    """When the context of 9 tokens is full, the model reads only its newer half and the token after it."""
+    model, ids, start = new_model(block_size=9, n_expert=4, n_kv_head=2), random_tokens(1, 5)[0].tolist(), 0
     args = sample.parse(["a.pt", "--tokens", "30"])
     for token, expert in list(sample.read_and_write(model, ids[:], None, args, "cpu"))[4:]:  # those that it writes
         if len(ids) - start > 9:
             start = len(ids) - 5
-        _, _, routing = model(torch.tensor([ids[start:]]))
+        logits, _, routing = model(torch.tensor([ids[start:]]))
+        assert token == logits[0, -1].argmax()
         assert expert == sum(layer.dense_gates()[-1] for layer in routing).argmax()
         ids.append(token)
 
 
-def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_it(tiny, capsys, monkeypatch):
+def test_sample_continues_greedily_and_names_the_expert_that_wrote_a_token(tiny, capsys, monkeypatch):
     prompt, model = "Tom hät 3 €", build(tiny, "btx_mixed")  # two of its characters have several tokens
     idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])  # (1, T)
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
@@ -182,19 +182,13 @@ def test_sample_continues_greedily_and_colours_a_token_by_the_expert_that_wrote_
     named = capsys.readouterr().out  # names in brackets, where there is no terminal
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     sample.main([*words, "--experts"])
-    text, _, names = capsys.readouterr().out.partition("\nexperts:")
+    coloured, _, _ = capsys.readouterr().out.partition("\nexperts:")
     ids = [*generate(model, idx, 6)[0, idx.shape[1]:].tolist(), EOT]
     plain = (prompt + TOKENIZER.decode(ids[:ids.index(EOT)])).rstrip("\ufffd")
-    assert re.sub(r"\x1b\[[\d;]*m", "", text) == plain
-    assert "seed" in names and "code" in names
-    assert re.sub(r"\[\w+\]", "", named).rstrip("\n") == plain
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == re.sub(r"\[\w+\]", "", named).rstrip("\n") == plain
     _, _, (first, second) = model(idx)
     expert = (first.dense_gates() + second.dense_gates())[0].argmax()
     assert named.startswith(f"[{['seed', 'math', 'code'][expert]}]Tom")
-    red, green, blue = re.search(r"48;2;(\d+);(\d+);(\d+)m\x1b\S+mTom", text).groups()
-    assert f"#{int(red):02x}{int(green):02x}{int(blue):02x}" == [*colors.DOMAINS.values()][expert]
-    every = [*colors.DOMAINS.values(), *colors.MORE, *colors.METHODS.values()]
-    assert len({*every}) == len(every) - 1  # the seed alone is an expert and a method
 
     for seed in (3, 3, 4):
         sample.main([*words, "--temperature", "2", "--seed", str(seed)])

@@ -18,7 +18,6 @@ import mix
 from cli import BadInput
 from data.task import Task
 from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
-from model import GPT, GPTConfig
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
 
 LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
@@ -26,8 +25,7 @@ REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biase
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "a foreign end": {"eos_token_id": 10**9},
            "a window": {"kind": MistralConfig, "sliding_window": 64}, "another norm": {"kind": OlmoConfig}}
-FILES = {"an adapter": "adapter_config.json", "a damaged config": "config.json",  # that hold "{"
-         "damaged weights": "model.safetensors", "a damaged tokenizer": "tokenizer.json"}
+FILES = {"an adapter": "adapter_config.json", "damaged weights": "model.safetensors"}  # that hold "{"
 GONE = {"no safetensors": "model.safetensors", "no folder": ""}
 SAID = {"few embeddings": "400 tokens", "a foreign end": "eos_token_id", "a window": "sliding", "an adapter": "adapter",
         "no safetensors": "safetensors; copy", "no folder": "no such folder",  # where no later check would find it
@@ -94,25 +92,18 @@ def test_a_model_of_transformers_comes_in_and_goes_out(tied, dtype, more, here):
     assert (words.chat_template, words.pad_token) == ("{{ messages }}", "<|end|>")
 
 
-def test_answers_are_graded_with_a_tokenizer_that_marks_where_a_text_begins():
-    """As Llama-2's does, so that an answer alone has other tokens. A tiny model learns four texts by heart."""
-    texts = ["Ann has bought 29 nuts.", "Bob has bought 4 figs.", "Cid has bought 31 eggs.", "Dan has bought 5 eggs."]
+def test_an_answer_is_encoded_together_with_its_prompt():
+    """As in training: a tokenizer such as Llama-2's marks where a text begins, so an answer alone has other tokens."""
+    text = "Ann has bought 29 nuts."
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=60, special_tokens=["</s>"], show_progress=False)
-    bpe.train_from_iterator(" ".join(texts).split(), trainer)
+    bpe.train_from_iterator(text.split(), trainer)
     tokenizer = load_tokenizer(from_huggingface(bpe.to_str(), 0, "marked"))
-    gpt = GPT(GPTConfig(vocab_size=60, n_layer=1, n_embd=32, n_head=2, d_ff=64), torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW(gpt.parameters(), lr=0.01)
-    for text in 25 * texts:
-        idx = torch.tensor([encode_prompt(tokenizer, text)])
-        gpt(idx[:, :-1], idx[:, 1:])[1].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    tasks = [Task(text[:14], text[14:]) for text in texts] + [Task("Ann has bought", " 4 figs.")]
-    with torch.no_grad():
-        assert evaluate.score_tasks(gpt, tokenizer, tasks, 5, "cpu")[0].tolist() == [True] * 4 + [False]
+    for n, answer in ((14, "29 nuts."), (10, "bought 29 nuts.")):  # a prompt of 10 ends within a token
+        prompt_ids, answer_ids = evaluate.encode_task(tokenizer, Task(text[:n], text[n:]))
+        assert prompt_ids + answer_ids == encode_prompt(tokenizer, text) and tokenizer.decode(answer_ids) == answer
 
 
 def test_a_mixture_is_a_mixtral(tiny, here):
@@ -174,14 +165,9 @@ def test_a_finetune_is_mixed_with_its_base(here, capsys):
     hf.main(["import", "near", "--out", "near.pt", "--branch_of", "seed.pt"])
     assert "near: its chat template is not kept" in capsys.readouterr().out
     mix.main(["seed.pt", "near.pt", "--out", "mixed.pt"])
-    seed = load_checkpoint("seed.pt")
-    seed["config"]["rope_factor"] = 8.0
-    save_checkpoint("other.pt", seed)
     for folder, out, seed, error in [("stranger", "a.pt", "seed.pt", "150 % away from the seed's; no branch"),
                                      ("near", "a.pt", "mixed.pt", "n_expert is 0, the seed's 2"),
-                                     ("near", "a.pt", "other.pt", "rope_factor is 1.0, the seed's 8.0"),
-                                     ("near", "seed.pt", "seed.pt", "--out"),
-                                     ("near", "near/config.json", "seed.pt", "--out")]:
+                                     ("near", "seed.pt", "seed.pt", "--out")]:
         with pytest.raises(BadInput, match=error):
             hf.main(["import", folder, "--out", out, "--branch_of", seed])
 

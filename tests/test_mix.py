@@ -1,4 +1,6 @@
-"""Stage 2: each tensor is averaged, stacked, split, blended or new, and the mixed model means what the paper says."""
+"""Stage 2: what mix.py makes of its options, routers that start from text, and ledgers. The rules by which tensors are
+averaged, stacked, split and blended are checked by course/stages.py, which test_course.py runs.
+"""
 import pytest
 import torch
 from torch.testing import assert_close
@@ -6,18 +8,10 @@ from torch.testing import assert_close
 import mix
 from cli import BadInput
 from data.loader import first_windows, load_domains
-from model import GPTConfig, Routing, ff_moe, swiglu
+from model import GPTConfig
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import elapsed, join_ledgers, new_entry, totals
-from support.router_start import hidden_router, ridge_router, sharp_router, sharpest, start_from_text
-from tests.test_model import SMALL, new_model, random_tokens
-
-
-def mix_three(feed_forwards, **changes):
-    """Mix three different dense models. Returns their state dicts, and the mixed model's config and state dict."""
-    config = GPTConfig(**{**SMALL, **changes})
-    states = [new_model(seed, tie_weights=config.tie_weights).float().state_dict() for seed in range(3)]
-    return states, config, mix.mix(states, config, torch.Generator().manual_seed(7), feed_forwards)
+from support.router_start import hidden_router, ridge_router, sharp_router, start_from_text
 
 
 def run_mix(folder, models, out, *options):
@@ -26,72 +20,18 @@ def run_mix(folder, models, out, *options):
     return load_checkpoint(out)
 
 
-@pytest.mark.parametrize("feed_forwards,n_expert,tie_weights", [("stacked", 3, True), ("averaged", 0, False)])
-def test_each_tensor_is_averaged_or_stacked(feed_forwards, n_expert, tie_weights):
-    """Each tensor of each model is used exactly once. With "averaged", the feed-forwards are averaged, too."""
-    states, config, mixed = mix_three(feed_forwards, n_expert=n_expert, tie_weights=tie_weights)
-    build_model({"config": vars(config), "state": mixed})  # raises an error if a tensor is missing or of another shape
-    for name in states[0]:
-        a, b, c = (state[name] for state in states)
-        if ".ff." in name and feed_forwards == "stacked":
-            assert torch.equal(mixed[name], torch.stack([a, b, c])), name
-        else:
-            assert_close(mixed[name], (a + b + c) / 3)
-
-
 def test_new_routers_come_from_the_seed(tiny, tmp_path):
     models, out = ["seed", "math"], tmp_path / "a.pt"
     first, again, other = (run_mix(tiny, models, out, "--seed", seed)["state"] for seed in "001")
     router = "blocks.0.ff.router"
     assert torch.equal(first[router], again[router])
     assert not torch.equal(first[router], other[router])
-    assert not torch.equal(first[router], first["blocks.1.ff.router"])
 
 
-def test_all_chunks_of_one_feed_forward_at_equal_gates_give_its_output():
-    """Here a feed-forward of width 24 is cut into 3."""
-    matrices = [f"blocks.1.ff.{name}" for name in ("w_gate", "w_up", "w_down")]
-    states, _, mixed = mix_three("split", n_expert=9, d_ff=8)
-    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
-    for i, state in enumerate(states):
-        chunks = torch.arange(3 * i, 3 * i + 3).expand(5, -1)  # (5, 3), the experts made of model i
-        routing = Routing(torch.full((5, 3), 1 / 3), chunks, None)
-        got = ff_moe(x, routing, *(mixed[name] for name in matrices))
-        assert_close(got, swiglu(x, *(state[name] for name in matrices)))
-
-
-def test_blending_changes_nothing_at_equal_gates():
-    """Each expert also has its part of each model."""
-    logits = []
-    for feed_forwards in ("stacked", "blended"):
-        states, config, mixed = mix_three(feed_forwards, n_expert=3, routing="soft")
-        for layer in range(2):
-            mixed[f"blocks.{layer}.ff.router"].zero_()  # equal gates
-        logits.append(build_model({"config": vars(config), "state": mixed})(random_tokens())[0])
-    assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
-    for n in range(3):
-        parts = [state["blocks.0.ff.w_up"][8 * n:8 * n + 8] for state in states]  # (8, D) each
-        assert torch.equal(mixed["blocks.0.ff.w_up"][n], torch.cat(parts))
-
-
-@torch.no_grad()
-def test_hidden_routers_by_hand(tiny, tmp_path):
-    """Each row is the mean input of its layer on its text, minus the mean over the experts, scaled to length 1.
-
-    Both chunks of a model read the same text. The finished model has the same inputs: only earlier layers affect them.
-    """
-    made = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", "--split", "2", "--router_data", "wiki,math",
-                   "--data_dir", f"{tiny}/data")
-    model, inputs = build_model(made), []
-    for block in model.blocks:
-        block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0].mean((0, 1))))
-    domains = load_domains(tiny / "data")
-    for name in ("wiki", "wiki", "math", "math"):
-        model(first_windows(domains[name].train, 128, 16)[:, :-1])
-    for i, block in enumerate(model.blocks):
-        means = torch.stack(inputs[i::2])  # (N, D)
-        rows = means - means.mean(0)
-        assert_close(block.ff.router.data, rows / rows.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
+def test_a_hidden_router_has_rows_of_length_1():
+    """The mean inputs of the two experts are (3, 4) and (0, 0). The mean of these is subtracted."""
+    inputs = [torch.tensor([[[5.0, 3.0], [1.0, 3.0]], [[4.0, 6.0], [2.0, 4.0]]]), torch.zeros(2, 2, 2)]  # (n, T, D)
+    assert_close(hidden_router(inputs), torch.tensor([[0.6, 0.8], [-0.6, -0.8]]))
 
 
 def test_ridge_router_is_least_squares_with_a_penalty():
@@ -104,24 +44,17 @@ def test_ridge_router_is_least_squares_with_a_penalty():
     assert_close(ridge_router(inputs, penalty=4.0), torch.linalg.lstsq(X, targets).solution.T)
 
 
-@pytest.mark.parametrize("s", [1, 2 ** 2.5, 16])
-def test_the_sharpness_is_the_one_with_which_experts_were_drawn(s):
-    """Each input's expert is drawn from SoftMax(s W x). Maximum likelihood finds s again."""
-    rng = torch.Generator().manual_seed(0)
-    W, x = torch.randn(3, 4, generator=rng) / 2, torch.randn(20_000, 4, generator=rng)
-    drawn = (s * x @ W.T).softmax(-1).multinomial(1, generator=rng)[:, 0]
-    assert sharpest(W, [x[drawn == i] for i in range(3)]) == s
-
-
 @torch.no_grad()
 def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allow(tiny, tmp_path):
-    """By hand, in every layer of the finished mixture. Among the sharpnesses that were tried, no other is likelier."""
-    options = ["--router_data", "general,math", "--data_dir", f"{tiny}/data", "--ridge"]
-    model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options)), []
+    """By hand, in every layer of the finished mixture: only earlier layers affect what a layer reads. Both chunks of a
+    model read the same text. Among the sharpnesses that were tried, no other is likelier.
+    """
+    options = ["--split", "2", "--router_data", "general,math", "--data_dir", f"{tiny}/data"]
+    model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--ridge")), []
     for block in model.blocks:
         block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0]))
     domains = load_domains(tiny / "data")
-    for name in ("general", "math"):
+    for name in ("general", "general", "math", "math"):
         model(first_windows(domains[name].train, 128, 16)[:, :-1])
     for i, block in enumerate(model.blocks):
         fit, held_out = zip(*[x.split([12, 4]) for x in inputs[i::2]], strict=True)
@@ -131,8 +64,10 @@ def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allo
         likelihood = [sum((t * x @ W.T).log_softmax(-1)[..., e].mean() for e, x in enumerate(held_out))
                       for t in (s / 2**0.5, s, s * 2**0.5)]
         assert s > 1.1 and likelihood[1] == max(likelihood)
-    flat = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--sharpness", "1")["state"]
-    assert_close(flat["blocks.0.ff.router"], ridge_router([x[:12].flatten(0, 1) for x in inputs[::2]]))
+    for more, rows in ((["--ridge", "--sharpness", "1"], ridge_router([x[:12].flatten(0, 1) for x in inputs[::2]])),
+                       ([], hidden_router(inputs[::2]))):
+        made = run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, *more)["state"]
+        assert_close(made["blocks.0.ff.router"], rows, rtol=1e-3, atol=1e-4)
 
 
 def test_text_from_which_no_router_can_start(tiny):
@@ -143,14 +78,16 @@ def test_text_from_which_no_router_can_start(tiny):
 
 
 def test_a_domain_with_little_text_counts_as_much_as_the_others(tiny):
-    """With 16 and 4 windows, the routers start from 4 of each."""
-    mixed = load_checkpoint(tiny / "btx_mixed.pt")
-    config, state = GPTConfig(**mixed["config"]), mixed["state"]
+    """With 16 and 4 windows, the routers start from 4 of each. The last token of a text is only a target."""
     long, *others = load_domains(tiny / "data", ["general", "math", "code"]).values()
-    short = [domain._replace(train=domain.train[:4 * 128 + 1]) for domain in (long, *others)]
-    some, all_short = (start_from_text(state, config, domains, 1, sharp_router)
-                       for domains in ([long, *short[1:]], short))
-    assert torch.equal(some["blocks.1.ff.router"], all_short["blocks.1.ff.router"])
+    short = [long._replace(train=long.train[:4 * 128 + 1])]
+    short += [domain._replace(train=domain.train[:5 * 128]) for domain in others]
+    routers = []
+    for domains in ([long, *short[1:]], short):
+        mixed = load_checkpoint(tiny / "btx_mixed.pt")  # a new one, because its routers are set in place
+        state = start_from_text(mixed["state"], GPTConfig(**mixed["config"]), domains, 1, sharp_router)
+        routers.append(state["blocks.1.ff.router"])
+    assert torch.equal(*routers)
 
 
 @pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [

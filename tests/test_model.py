@@ -60,18 +60,6 @@ def test_routers_compute_in_float32_where_the_rest_is_in_bfloat16():
         assert layer.probs.dtype == layer.gates.dtype == torch.float32
 
 
-def test_generation_equals_one_without_a_cache():
-    """When the context of 9 tokens is full, the model reads only its newer half and the token after it."""
-    model, want, start = new_model(block_size=9, n_kv_head=2), random_tokens(2, 5), 0
-    got = generate(model, want, 40)
-    for _ in range(40):
-        if want.shape[1] - start > 9:
-            start = want.shape[1] - 5
-        likeliest = model(want[:, start:])[0][:, -1:].argmax(-1)
-        want = torch.cat([want, likeliest], dim=1)
-    assert torch.equal(got, want)
-
-
 def test_sampling_follows_the_probabilities():
     """4,000 first tokens are drawn. Their probabilities come from the logits divided by the temperature."""
     model, idx = new_model(), random_tokens(1, 4)

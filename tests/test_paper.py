@@ -102,12 +102,3 @@ def test_what_is_compared_is_equal():
                                       for name in ("average", "btx", "average_chain", "average_twice"))
         assert average == pytest.approx(btx, rel=1e-3)
         assert twice - mixed == pytest.approx(2 * (btx - mixed), rel=2e-3)
-
-
-def test_registered_differences_are_bold():
-    folder = ROOT / "experiments" / "pretrained"
-    registered = tables.read_predictions((folder / "predictions.md").read_text(), "predictions")
-    template = (folder / "tables.template").read_text()
-    assert template.count("**{points") == len(registered)
-    for row in registered:
-        assert f"**{{points: {row['pair']}, {row['column']}}}**" in template

@@ -122,10 +122,3 @@ def test_each_layer_has_noise_of_its_own_and_the_first_is_soft():
     for i in (1, 2):
         assert torch.equal(routing[i].experts[:, 0], (routing[i].probs.log() + noise[i].G).argmax(-1))
     assert not torch.equal(noise[1].G, noise[2].G)
-
-
-def test_a_router_that_nobody_wrote_is_refused():
-    config = GPTConfig(n_embd=8, d_ff=8, n_expert=4, routing="mine", top_k=3)
-    assert MoE(config, layer=1).top_k == 3
-    with pytest.raises(ValueError, match="does not know the router 'mine'"):
-        MoE(config, layer=1).route(torch.zeros(2, 4))
