@@ -135,6 +135,7 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
     folder = tmp_path / "in"
     for name, (files, *_) in odd.items():
         handout.write(folder / name, files)
+    (folder / "=1\nx").mkdir()
     shutil.make_archive(folder / "archive", "zip", folder / "deep")
     canvas = {f"doe_12345_101_{name.replace('l.py', 'l-1.py')}": text for name, text in submission().items()}
     handout.write(folder, canvas)
@@ -145,7 +146,7 @@ def test_a_class_of_odd_submissions(autograder, tmp_path):
         pytest.skip(done.stderr)
     texts = {path.stem: path.read_text() for path in tmp_path.glob("*.*")}
     rows = {name: row for name, *row in csv.reader(texts["grades"].splitlines(keepends=True))}
-    assert len(rows) == texts["grades"].count("\n") == len(odd) + 1
+    assert len(rows) == texts["grades"].count("\n") == len(odd) + 2 and "'=1; x" in rows
     for name, (_, points, changed, *notes) in odd.items():
         row = rows[name.split("/")[0]]  # points of six stages, two sums, changed, seed, look, notes
         assert row[:6] == points.split() and row[8] == str(changed), row

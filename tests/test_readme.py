@@ -107,3 +107,21 @@ def test_the_method_is_quoted_as_it_stands():
     for line in [line.strip() for line in quoted if not line.startswith("#")]:
         assert line in code, line
         code = code.split(line, 1)[1]
+
+
+def without_tables_and_code(text):
+    """The prose of a page."""
+    text = re.sub(r"(?ms)^```.*?^```", "", text)
+    return "\n".join(line for line in text.splitlines() if not re.match(r" *\|", line))
+
+
+def test_pages_stay_short():
+    """What is left out of a page of results belongs in a row of its tables."""
+    for name in ("paper", "pretrained", "when", "untrained"):
+        prose = without_tables_and_code((ROOT / "experiments" / name / "README.md").read_text())
+        said = re.sub(r"\(.*?\)|`.*?`", "", prose)
+        numbers = re.findall(r"(?:^|[^\w./#-])[-+]?\d[\d.,]*", said)
+        assert len(prose.split()) <= 450 and len(numbers) <= 30 and prose.count("±") <= 8, name
+    assert len(README.split()) <= 1800
+    pages = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert sum(len(without_tables_and_code((ROOT / page).read_text()).split()) for page in pages) <= 20_000
