@@ -8,14 +8,13 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
 from cli import BadInput, check_output, make_parser, positive_int, replacing, run
-from data.loader import check_tokenizer, load_domains
+from data.loader import check_tokenizer, load_domains, val_windows
 from data.task import DOMAINS
 from data.tokenizer import encode_prompt, load_tokenizer
 from model import expert_load
@@ -30,12 +29,6 @@ from support.ledger import chain_flops, elapsed, join_ledgers, moe_share, totals
 from support.report import machine, make_report, table
 
 BINS = 20  # of the histograms of router probabilities
-
-
-class EvalSet(NamedTuple):
-    """The validation text and the tasks of one domain."""
-    windows: torch.Tensor  # (n, T + 1) validation text for the loss; n is 0 in a domain without text
-    tasks: list            # of Task
 
 
 def parse(argv):
@@ -73,27 +66,27 @@ def load_inputs(args):
 
 
 def choose_tests(args, checkpoints, tokenizer, domains):
-    """{domain: EvalSet}. The windows have the models' smallest block size T, so that every model can read them whole.
+    """Validation text, {domain: (n, T + 1)}, and tasks, {domain: [Task]}; a domain may have only one of them.
 
-    Raises BadInput if a task is longer than a model's context.
+    T is the models' smallest block size, so that every model can read the windows whole. Raises BadInput if there are
+    none, or if a task is longer than a model's context.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
-    tests = {}
-    for name, domain in domains.items():
-        tests[name] = EvalSet(domain.val_windows(T, args.windows), domain.tasks[:args.tasks])
+    windows = val_windows(domains, T, args.windows)
+    if not windows:
+        raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare a domain with text")
+    tasks = {name: domain.tasks[:args.tasks] for name, domain in domains.items() if domain.tasks}
     # a model reads a task whole, but when it also writes an answer, as to code, it forgets what is beyond T; imported
     # models may have been trained on texts longer than T before
     n_positions = min(checkpoint["spec"].get("max_positions", 0) for checkpoint in checkpoints.values())
     longest = {"code": T, "exact": max(T, n_positions)}
-    for name, test in tests.items():
-        for task in test.tasks:
+    for name, some in tasks.items():
+        for task in some:
             n = len(encode_prompt(tokenizer, task.prompt + task.answer))
             if n > longest[task.kind]:
                 raise BadInput(f"{name}: a task and its answer have {n} tokens, but a model reads {longest[task.kind]}"
                                "; prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
-    if not any(len(test.windows) for test in tests.values()):
-        raise BadInput(f"{args.data_dir}: no domain has text to measure the loss on; prepare a domain with text")
-    return tests
+    return windows, tasks
 
 
 def parse_btm(args, checkpoints, domains):
@@ -106,12 +99,11 @@ def parse_btm(args, checkpoints, domains):
             raise BadInput("--btm_methods: name the models to merge with --btm")
         return {}, {}
     merged, methods = {}, {}
+    dense = {name: checkpoint for name, checkpoint in checkpoints.items() if not checkpoint["experts"]}
     for name in args.btm.split(","):
-        if name not in checkpoints or name in merged:
-            raise BadInput(f"--btm: {name!r} should be one of {', '.join(checkpoints)}, and should be named once")
-        if checkpoints[name]["experts"]:
-            raise BadInput(f"--btm: {name} is an MoE; name dense models")
-        merged[name] = checkpoints[name]
+        if name not in dense or name in merged:
+            raise BadInput(f"--btm: {name!r} should be a dense model, one of {', '.join(dense)}, and named once")
+        merged[name] = dense[name]
     for word in ("bayes:1" if args.btm_methods is None else args.btm_methods).split(","):
         method, top_k = btm.parse_method(word, len(merged))
         training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
@@ -240,8 +232,8 @@ def bytes_per_token(tokenizer, windows):
     return len(text.encode()) / len(scored)
 
 
-def evaluate_model(model, tokenizer, tests, args, device):
-    """Measure a model, a GPT or a BTM, on the tests of `choose_tests`.
+def evaluate_model(model, tokenizer, windows, tasks, args, device):
+    """Measure a model, a GPT or a BTM, on the texts and tasks of `choose_tests`.
 
     Returns scores[measure][domain], where measure is accuracy, outcomes (of each task, as in "0110"), answer_loss, loss
     or bits_per_byte; and routing, whose ["share"][domain] and ["probs"][domain] are the gates and histograms of
@@ -250,18 +242,17 @@ def evaluate_model(model, tokenizer, tests, args, device):
     scores = {"accuracy": {}, "outcomes": {}, "answer_loss": {}, "loss": {}, "bits_per_byte": {}}
     routing = {"share": {}, "probs": {}}
     with autocast(args.dtype, device, keep_copies=True):
-        for domain, test in tests.items():
-            if len(test.windows):
-                losses, gates, histograms = score_texts(model, test.windows.to(device), args.batch_size)
-                loss = losses.mean().item()
-                scores["loss"][domain] = loss
-                scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, test.windows)
-                routing["share"][domain], routing["probs"][domain] = gates, histograms
-            if test.tasks:
-                solved, answer_loss = score_tasks(model, tokenizer, test.tasks, args.batch_size, device)
-                scores["accuracy"][domain] = solved.double().mean().item()
-                scores["outcomes"][domain] = "".join(str(int(right)) for right in solved)
-                scores["answer_loss"][domain] = answer_loss
+        for domain, rows in windows.items():
+            losses, gates, histograms = score_texts(model, rows.to(device), args.batch_size)
+            loss = losses.mean().item()
+            scores["loss"][domain] = loss
+            scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, rows)
+            routing["share"][domain], routing["probs"][domain] = gates, histograms
+        for domain, some in tasks.items():
+            solved, answer_loss = score_tasks(model, tokenizer, some, args.batch_size, device)
+            scores["accuracy"][domain] = solved.double().mean().item()
+            scores["outcomes"][domain] = "".join(str(int(right)) for right in solved)
+            scores["answer_loss"][domain] = answer_loss
     return scores, routing
 
 
@@ -286,7 +277,7 @@ def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
     checkpoints, tokenizer, domains = load_inputs(args)
-    tests = choose_tests(args, checkpoints, tokenizer, domains)
+    windows, tasks = choose_tests(args, checkpoints, tokenizer, domains)
     merged, methods = parse_btm(args, checkpoints, domains)
     check_output(args.out / "report.md")
 
@@ -295,14 +286,14 @@ def main(argv=None):
     results, routing = {}, {}  # {model: its scores and costs}; {MoE: its experts, share and probs}
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
         model, ledger = build(name, checkpoints, merged, methods, tokenizer, device)
-        scores, routing_of_model = evaluate_model(model, tokenizer, tests, args, device)
+        scores, routing_of_model = evaluate_model(model, tokenizer, windows, tasks, args, device)
         results[name] = {**scores, **costs(model, ledger)}
         if name in moes:
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    data = {"tasks": {name: len(test.tasks) for name, test in tests.items()},
-            "windows": {name: len(test.windows) for name, test in tests.items()},
+    data = {"tasks": {name: len(some) for name, some in tasks.items()},
+            "windows": {name: len(rows) for name, rows in windows.items()},
             "device": device.type, "dtype": pick_dtype(args.dtype, device),
             "digests": {name: domain.meta["files"] for name, domain in domains.items()}}
     numbers = {"models": results, "routing": routing, "machine": machine(), "data": data}
@@ -312,7 +303,7 @@ def main(argv=None):
     pictures = []  # the lines of the report that show figures and the page
     if moes and not args.no_figures:
         draw_routing(routing, args.out / "figures/routing.png")
-        pictures = [live.write_page(args.out / "live.html", checkpoints, tests),
+        pictures = [live.write_page(args.out / "live.html", checkpoints, tasks),
                     "![load of each expert](figures/routing.png)"]
     with replacing(args.out / "report.md") as part:
         part.write_text(make_report(results, pictures))

@@ -86,7 +86,7 @@ def prove(checkpoint, folder, name):
     if not difference <= TOLERANCE:  # unlike difference > TOLERANCE, this also catches nan
         raise BadInput(f"{name} is a {theirs.config.model_type}: in transformers {transformers.__version__} its logits "
                        f"differ from ours by {difference:.1e}; model.py lacks something that it has, such as biases or "
-                       "another RoPE; if transformers 5 wrote the folder, version 4 may not read its RoPE")
+                       "another RoPE")
     print(f"{name}: over {idx.shape[1]} tokens, logits in transformers differ from ours by at most {difference:.1e}")
 
 
@@ -173,8 +173,6 @@ def become_branch(checkpoint, seed, folder):
     if distance > FAR:
         raise BadInput(f"{folder}: its weights are {100 * distance:.0f} % away from the seed's; no branch of the seed")
     print(f"{folder}: its weights are {100 * distance:.1f} % away from the seed's")
-    if "chat_template" in str(checkpoint["spec"]["files"]):  # as the name of a file or of a field
-        print(f"{folder}: its chat template is not kept; an export will have the seed's, if the seed has one")
     checkpoint["spec"] = seed["spec"]
     checkpoint["ledger"] = seed["ledger"]
 
@@ -185,8 +183,7 @@ def import_folder(args):
     check_save_path(args.out, [args.branch_of] if args.branch_of else [])
     fields = read_config(folder)
     try:
-        rope = getattr(fields, "rope_parameters", None)  # in transformers 5; version 4 has two fields instead
-        rope = rope or {"rope_theta": fields.rope_theta, **(getattr(fields, "rope_scaling", None) or {})}
+        rope = fields.rope_parameters
         config = GPTConfig(**{ours: getattr(fields, name) for ours, name in FIELDS.items()},
                            block_size=args.block_size or fields.max_position_embeddings,
                            rope_theta=rope["rope_theta"], rope_factor=rope.get("factor", 1.0))

@@ -4,8 +4,8 @@
 
 A submission is a folder with model.py, mix.py and finetune_router.py, a zip of them, or a student's files as Canvas
 names them, such as doe_12345_678_model.py. The files are checked in a fresh handout (check.py), isolated by bwrap where
-it works. This writes grades.csv, with a row for each submission that was ever graded in this folder, NAME.json in
-Gradescope's format, and class.md, which says what the class can do and which mistakes it made.
+it works. This writes grades.csv, with a row for each submission that was ever graded in this folder, and NAME.json in
+Gradescope's format.
 """
 import csv
 import json
@@ -14,13 +14,10 @@ import re
 import secrets
 import sys
 import zipfile
-from collections import Counter
-from functools import partial
 from pathlib import Path
 
 from cli import BadInput, make_parser, replacing, run
 from course import check, handout
-from support.report import markdown
 
 CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student with number, number of the file, name
 
@@ -30,7 +27,7 @@ def find_files(paths):
 
     Of several files with one name, the one nearest to the top counts. Without one, "my_model (1).py" is model.py.
     """
-    found, notes, written = {}, [], {}  # found: {path: how to open it}
+    found, notes, written = {}, [], {}  # found: {place: a path, perhaps inside a zip}
     for top in paths:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             place = CANVAS.sub(r"\1/\2", path.relative_to(top.parent).as_posix())
@@ -38,19 +35,18 @@ def find_files(paths):
                 continue
             if zipfile.is_zipfile(path):
                 archive = zipfile.ZipFile(path)
-                found |= {f"{place}/{name}": partial(archive.open, name) for name in archive.namelist()}
+                found |= {f"{place}/{name}": zipfile.Path(archive, name) for name in archive.namelist()}
             else:
-                found[place] = partial(path.open, "rb")
+                found[place] = path
     for place in found:
-        suffix = Path(place).suffix.lower()
-        if suffix in (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
+        if Path(place).suffix.lower() in (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
             notes.append(f"{place}: unpack it first; only undamaged zips are read, and no archive inside another one")
     for name in handout.WRITTEN:
         similar = [place for place in found if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
         if not similar:
             continue
         place = min(similar, key=lambda place: (Path(place).name != name, place.count("/"), place))
-        with found[place]() as file:
+        with found[place].open("rb") as file:
             written[name] = file.read(10**6)  # not more: a zip may hold a bomb
         if len(similar) > 1 or Path(place).name != name:
             notes.append(f"{name} is {place}, one of {len(similar)}")
@@ -63,30 +59,21 @@ def cell(value):
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
-def write_sheet(out, graded):
-    """Write grades.csv, and class.md with the passes of each check and frequent messages. graded: {name: NAME.json}."""
-    rows, passed, failed = [], Counter(), Counter()
+def write_sheet(path, graded):
+    """Write grades.csv. graded: {name: the content of NAME.json}."""
+    rows = []
     for name, result in graded.items():
         row = {"submission": name} | {f"stage {stage}": 0 for stage in range(1, 7)}
         for test in result["tests"]:
             row[f"stage {test['name'][5]}"] += test["score"]
-            if test["score"]:
-                passed[test["name"]] += 1
-            elif not test["output"].startswith("not written yet"):
-                message = test["output"].split("\n  in ")[0]  # leaves out the student's line
-                failed[test["name"], " ".join(message.split())] += 1
         more = result["extra_data"]
         row |= {"code 90": result["score"] - row["stage 6"], "code 100": result["score"], "changed": more["changed"],
-                "seed": more["seed"], "look": "; ".join(more.get("look", [])), "notes": result["output"]}
+                "seed": more["seed"], "look": "; ".join(more["look"]), "notes": result["output"]}
         rows.append({column: cell(value) for column, value in row.items()})
-    with replacing(out / "grades.csv") as part, open(part, "w", newline="", errors="replace") as file:
+    with replacing(path) as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    table = markdown(["check", "passed"], [[name, f"{passed[name]} of {len(rows)}"] for name in check.POINTS])
-    lines = [f"- {n} × **{name}**: {message}" for (name, message), n in failed.most_common(10)]
-    with replacing(out / "class.md") as part:
-        part.write_text("\n\n".join(["# The class", table, "\n".join(lines)]) + "\n", errors="replace")
 
 
 def main(argv=None):
@@ -101,12 +88,12 @@ def main(argv=None):
             raise BadInput(f"there is no {path}; give SUBMISSION=folder, or SUBMISSIONS=its parent folder")
         name = CANVAS.sub(r"\1", path.absolute().name)  # all files of a student share one row
         submissions.setdefault(name, []).append(path.absolute())
-    kinds = ("bwrap", "student", "")
-    works = [kind for kind in kinds if check.run_checks(handout.files(), {}, [], 0, kind)["mix.py"] == "right"]
-    if not works:
+    for isolated in ("bwrap", "student", ""):
+        if check.run_checks(handout.files(), {}, [], 0, isolated)["mix.py"] == "right":
+            break
+    else:
         raise BadInput("no check starts, even without a submission; first see that this works: "
                        f"env -i {sys.executable} -c 'import torch'")
-    isolated = works[0]
     if not isolated and os.geteuid() == 0:
         raise BadInput("you are root and bwrap does not work, so submissions would be root, too; "
                        "grade as another user, or run: useradd student")
@@ -121,14 +108,11 @@ def main(argv=None):
             result = check.check_files({}, check.POINTS, args.seed, isolated)
         result["output"] = "\n".join([*notes, result["output"]])
         graded[name] = result
-        try:
-            with replacing(args.out / f"{name}.json") as part:
-                part.write_text(json.dumps(result, indent=1))
-        except BadInput as error:  # the disk is full, or the name is too long; the row in grades.csv says so
-            result["output"] += f"\n{error}"
+        with replacing(args.out / f"{name}.json") as part:
+            part.write_text(json.dumps(result, indent=1))
         print(f"{cell(name)}: {result['score']} points", flush=True)
-    write_sheet(args.out, graded)
-    print(f"wrote {args.out}/grades.csv, class.md and NAME.json for each, graded with --seed {args.seed}")
+    write_sheet(args.out / "grades.csv", graded)
+    print(f"wrote {args.out}/grades.csv and NAME.json for each, graded with --seed {args.seed}")
 
 
 if __name__ == "__main__":

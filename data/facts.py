@@ -3,7 +3,6 @@
 The training text also contains questions, but only about every other subject. Test questions ask about all subjects,
 so half of them can be answered only from facts that were told in sentences.
 """
-import keyword
 import random
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ def invent(rng, taken, n_syllables):
     """A new name, which is not yet in the set `taken`. Adds it to the set."""
     while True:
         name = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(n_syllables)).capitalize()
-        if name not in taken and not keyword.iskeyword(name.lower()):
+        if name not in taken:
             taken.add(name)
             return name
 

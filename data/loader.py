@@ -21,22 +21,10 @@ class Domain(NamedTuple):
     tasks: list  # of Task
     meta: dict  # spec of the tokenizer, level, seed, and files: {name: digest}
 
-    @property
-    def is_own(self):
-        """Whether it is the user's text. Its documents differ, while those of a synthetic domain are all alike."""
-        return self.name not in (*DOMAINS, "switch")
-
     def windows(self, text, block_size, n):
-        """n windows of `text`, which is train or val, (n, T + 1): its first ones, or, of own text, from all of it."""
-        return first_windows(text, block_size, n, spread=self.is_own)
-
-    def val_windows(self, block_size, n):
-        """n windows for validation, (n, T + 1). A text that is too short has none. One line on the screen says so."""
-        if len(self.val) > block_size:
-            return self.windows(self.val, block_size, n)
-        if len(self.val):
-            print(f"{self.name}: no validation loss; its {len(self.val)} tokens are fewer than a block of {block_size}")
-        return torch.empty(0, block_size + 1)
+        """n windows of `text`, which is train or val, (n, T + 1): the first ones, or, of own text, from all of it."""
+        is_own = self.name not in (*DOMAINS, "switch")  # its documents differ; those of a synthetic domain are alike
+        return first_windows(text, block_size, n, spread=is_own)
 
 
 def load_domains(folder, names=None):
@@ -107,6 +95,17 @@ def read_mixture(text):
     return {name: weight / total for name, weight in weights.items()}
 
 
+def val_windows(domains, block_size, n):
+    """{domain: n windows for validation, (n, T + 1)}. A domain with too short a text is left out, which is printed."""
+    windows = {}
+    for name, domain in domains.items():
+        if len(domain.val) > block_size:
+            windows[name] = domain.windows(domain.val, block_size, n)
+        elif len(domain.val):
+            print(f"{name}: no validation loss; its {len(domain.val)} tokens are fewer than a block of {block_size}")
+    return windows
+
+
 def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
     """The batch of one step: each row is a window at a random place in a random domain.
 
@@ -134,15 +133,12 @@ def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
 
 
 def first_windows(text, block_size, n, spread=False):
-    """The first n windows of a text (n_tokens,), side by side, or all if it has fewer. Raises BadInput if it has none.
+    """The first n windows of a text (n_tokens,), side by side, (n, T + 1), or all if it has fewer; perhaps none.
 
     spread: take n windows at equal distances instead, so that they come from many documents.
     """
-    n_all = (len(text) - 1) // block_size
+    n_all = max(0, len(text) - 1) // block_size
     n = min(n, n_all)
-    if n < 1:
-        name = getattr(text, "filename", "a text")
-        raise BadInput(f"{name} has {len(text)} tokens, too few for a block size of {block_size}; prepare more text")
     numbers = np.arange(n) * n_all // n if spread else np.arange(n)
     places = block_size * numbers[:, None] + np.arange(block_size + 1)  # (n, T + 1)
     return torch.from_numpy(text[places].astype(np.int64))

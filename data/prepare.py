@@ -7,7 +7,6 @@
 """
 import json
 import random
-from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import combinations, islice
 from pathlib import Path
@@ -104,12 +103,12 @@ def choose_tokenizer(args, files):
 def write_domain(folder, train_ids, val_ids, tasks, meta):
     """Write a domain. The old meta.json is deleted first and the new one written last, to mark the domain as whole."""
     rows = "".join(json.dumps(asdict(task)) + "\n" for task in tasks).encode()
-    contents = {"train.bin": train_ids, "val.bin": val_ids, "tasks.jsonl": rows}
-    files = {name: digest(content) for name, content in contents.items()}
-    with ExitStack() as parts:  # renames all three files at its end
-        for name, content in contents.items():
-            parts.enter_context(replacing(folder / name)).write_bytes(content)
-        (folder / "meta.json").unlink(missing_ok=True)
+    (folder / "meta.json").unlink(missing_ok=True)
+    files = {}
+    for name, content in {"train.bin": train_ids, "val.bin": val_ids, "tasks.jsonl": rows}.items():
+        with replacing(folder / name) as part:
+            part.write_bytes(content)
+        files[name] = digest(content)
     with replacing(folder / "meta.json") as part:
         part.write_text(json.dumps(meta | {"files": files}))
 
@@ -148,7 +147,7 @@ def cut_into_pieces(documents):
     return pieces, [i % 10 == 9 for i in range(len(pieces))]
 
 
-def prepare_own(name, files, field, tokenizer):
+def prepare_own(files, field, tokenizer):
     """Training ids and validation ids of own text, and a note on what is held out. The ids are empty without text.
 
     About a tenth of the documents is for validation, at least one. Their text decides. So it is the same tenth for each
@@ -161,13 +160,9 @@ def prepare_own(name, files, field, tokenizer):
         return nothing, nothing, "no text"
     documents = []  # of (n,) ids
     held_out = []  # whether each of them is for validation
-    special = set()  # the names of special tokens in the text
     for document in tqdm(text.read_documents(files, field), unit="document", leave=False, disable=None):
         documents.append(np.fromiter(encode([document], tokenizer), dtype))
         held_out.append(is_held_out(document))
-        special.update(token for token in tokenizer.special if token in document)
-    if special:
-        print(f"{name}: {', '.join(sorted(special))[:200]} in its text is read as letters, not as a special token")
     if sum(map(len, documents)) == len(documents):  # each has only its end-of-text token
         raise BadInput(f"--text: there is no text in {', '.join(map(str, files))[:200]}; name other files")
     unit = "documents"
@@ -199,14 +194,12 @@ def main(argv=None):
             train, val, tasks = prepare_synthetic(name, args, domains, tokenizer)
             origin = "new documents"
         else:
-            train, val, origin = prepare_own(name, files.get(name, []), args.field, tokenizer)
+            train, val, origin = prepare_own(files.get(name, []), args.field, tokenizer)
             tasks = own_tasks.get(name, [])[:args.tasks]
         write_domain(Path(args.out, name), train, val, tasks, meta)
-        n_tasks = len(tasks)
-        if n_tasks < len(own_tasks.get(name, [])):
-            n_tasks = f"{n_tasks} of {len(own_tasks[name]):,}"  # --tasks limits them
+        n_given = len(own_tasks.get(name, tasks))  # --tasks limits them
         print(f"{args.out}/{name}: {len(train):,} tokens to train on, {len(val):,} to validate on ({origin}), "
-              f"{n_tasks} tasks")
+              f"{len(tasks)} of {n_given} tasks")
 
 
 if __name__ == "__main__":

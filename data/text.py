@@ -22,15 +22,14 @@ def find_files(path):
 
 def read_rows(option, path, *fields):
     """Yield the texts in these fields for each line of a .jsonl file. Raises a BadInput that names `option`."""
-    # surrogateescape reads a byte that is not UTF-8 as half of a surrogate pair; JSON can contain such halves, too
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open("rb") as file:
         for n, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
                 texts = [row[field] for field in fields]
-                "".join(texts).encode()  # fails for such a half, and for anything but text
+                "".join(texts).encode()  # fails for half of a surrogate pair, and for anything but text
             except (KeyError, TypeError, ValueError, RecursionError):
                 raise BadInput(f"{path}, line {n} begins with {line[:50]!r}; it should be JSON in UTF-8, with text "
                                f"under {' and '.join(map(repr, fields))} (see {option})") from None
@@ -44,8 +43,6 @@ def read_documents(files, field):
             for [text] in read_rows("--field", path, field):
                 yield text
             continue
-        if path.suffix == ".parquet":
-            raise BadInput(f"{path}: first convert it, with datasets' Dataset.from_parquet(PATH).to_json(NAME.jsonl)")
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 yield file.read()

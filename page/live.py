@@ -33,10 +33,8 @@ def pack(states):
 
 
 def collect(models, tasks):
-    """The data of a page for models, {name: checkpoint}, and tasks, {domain: [Task]}. Raises BadInput if it cannot."""
+    """The data of a page for models, {name: checkpoint}, an MoE last, and tasks, {domain: [Task]}. Raises BadInput."""
     name, moe = list(models.items())[-1]
-    if not moe["experts"]:
-        raise BadInput(f"{name} is dense; name an MoE last")
     if (moe["config"]["routing"] != "topk" or moe["config"]["n_kv_head"] != moe["config"]["n_head"]
             or moe["spec"]["kind"] != "bpe"):
         raise BadInput("a page needs top-k routing, as many key heads as query heads, and a tokenizer trained here; "
@@ -94,18 +92,15 @@ def fill(path, data, is_article=False):
         part.write_text(page, encoding="utf-8")
 
 
-def write_page(path, checkpoints, tests):
+def write_page(path, checkpoints, tasks):
     """Write live.html with the last MoE and its ancestors. Returns a line for the report: where it is, or why not."""
     name, moe = [(name, checkpoint) for name, checkpoint in checkpoints.items() if checkpoint["experts"]][-1]
     ancestors = {entry["id"] for entry in moe["ledger"]}
     models = [(name, c) for name, c in checkpoints.items()  # not those of split experts, which are wider
               if c["ledger"][-1]["id"] in ancestors and c["config"]["d_ff"] == moe["config"]["d_ff"]]
     models.sort(key=lambda item: len(item[1]["experts"]))  # dense models come first
-    tasks = {domain: test.tasks for domain, test in tests.items()}  # of EvalSets
     try:
         fill(path, collect(dict(models), tasks))
     except BadInput as why:
-        no_page = f"No live.html: {why}. `sample.py --experts` shows which expert wrote which token."
-        print(no_page)
-        return no_page
+        return f"No live.html: {why}. `sample.py --experts` shows which expert wrote which token."
     return f"Run {name}, ask it something and switch experts off: open [live.html](live.html) in a browser."

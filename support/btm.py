@@ -96,13 +96,11 @@ class BTM(nn.Module):
         """
         scores = F.pad(log_p, (1, 0)).cumsum(-1)  # (E, B, T)
         if self.method == "document":
-            # [eot a b eot c] -> n_before = [1 1 1 4 4]: at each eot, positions has the number of tokens up to it, here
-            # 1 and 4, and cummax keeps this number until the next eot.
-            positions = torch.arange(1, idx.shape[1] + 1, device=idx.device)          # (T,)
-            n_before = (positions * (idx == self.eot)).cummax(-1).values              # (B, T) tokens to leave out
-            # pad puts a 0 first, so that summed[n] is the sum of n tokens; gather reads it at n = n_before
-            summed = F.pad(scores, (1, 0))                                            # (E, B, T + 1) of 0 to T tokens
-            scores = scores - summed.gather(-1, n_before.expand(len(scores), -1, -1))
+            # [eot a b eot c] -> latest = [0 0 0 3 3]: cummax keeps the position of an eot until the next one. Before
+            # the first eot it is 0, where the score is 0, too.
+            positions = torch.arange(idx.shape[1], device=idx.device)    # (T,)
+            latest = (positions * (idx == self.eot)).cummax(-1).values   # (B, T)
+            scores = scores - scores.gather(-1, latest.expand(len(scores), -1, -1))
         return scores
 
     def tfidf_scores(self, idx):

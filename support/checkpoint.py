@@ -13,6 +13,7 @@ the run is done.
 """
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from cli import BadInput, check_output, replacing
 from model import GPT, ROUTERS, GPTConfig
 from support.distributed import is_first_rank
 
-# fields of a config that the tensors depend on; models that differ in one cannot be mixed
+# fields of a config that the tensors depend on; all branches of a seed agree in them
 TENSOR_FIELDS = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
@@ -38,14 +39,12 @@ def load_file(path, keys):
 
     A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB.
     """
-    if not Path(path).is_file() and not os.path.isdir(path):
+    if not Path(path).is_file():
         raise BadInput(f"{path or 'an empty name'}: no such file")
-    try:
-        with zipfile.ZipFile(path) as file:
-            is_whole = file.testzip() is None
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
-    except Exception:  # torch raises a different error for every kind of foreign file
-        value = None
+    value = None
+    with suppress(Exception), zipfile.ZipFile(path) as file:  # torch raises another error for each kind of foreign file
+        if file.testzip() is None:
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(value, dict) or value.keys() != keys:
         advice = "delete it to start over" if keys is PROGRESS_KEYS else "name one that this version's scripts wrote"
         raise BadInput(f"{path}: damaged, or not a file of this project; {advice}")
@@ -87,21 +86,14 @@ def build_model(checkpoint, device="cpu", share=False):
 
 
 def check_branches(paths, checkpoints):
-    """Raise BadInput unless the checkpoints are dense models of one shape and branches of one seed."""
+    """Raise BadInput unless the checkpoints are dense models and branches of one seed, so of one shape, too."""
     if len(paths) < 2:
         raise BadInput(f"{paths[0]} cannot be mixed alone; name at least two models")
-    first = checkpoints[0]
-    shared_ids = {entry["id"] for entry in first["ledger"]}
-    for path, other in zip(paths, checkpoints, strict=True):
-        if other["experts"]:
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        if checkpoint["experts"]:
             raise BadInput(f"{path} is an MoE; only dense models can be mixed")
-        for name in TENSOR_FIELDS:
-            if other["config"][name] != first["config"][name]:
-                raise BadInput(f"{path} and {paths[0]} differ in {name}; only models of the same shape can be mixed")
-        if other["spec"]["fingerprint"] != first["spec"]["fingerprint"]:
-            raise BadInput(f"{path} and {paths[0]} have different tokenizers; their embeddings cannot be averaged")
-        shared_ids &= {entry["id"] for entry in other["ledger"]}
-    if not shared_ids:
+    ids = [{entry["id"] for entry in checkpoint["ledger"]} for checkpoint in checkpoints]
+    if not set.intersection(*ids):
         raise BadInput(f"{', '.join(paths)}: their ledgers share no seed, and averaging unrelated models gives noise; "
                        "for finetunes of one base model, see hf.py import --branch_of")
 

@@ -65,21 +65,15 @@ def is_first_rank():
 
 
 def wrap(model, device, shard):
-    """Move `model` to the device. Returns the model to train, which averages gradients over all ranks."""
-    if shard:
-        return cut_weights(model, device)
-    model.to(device)
-    return DistributedDataParallel(model) if dist.is_initialized() else model
-
-
-def cut_weights(model, device):
-    """Shard the weights over the ranks. A pass gathers the weights of one block at a time. Raises BadInput."""
+    """Move `model` to the device, or with `shard` divide it among the ranks. Returns the model to train, which averages
+    gradients over all ranks. Raises BadInput."""
+    if not shard:
+        model.to(device)
+        return DistributedDataParallel(model) if dist.is_initialized() else model
     from torch.distributed.fsdp import fully_shard  # these imports take a second
     from torch.distributed.tensor import Shard
     if not dist.is_initialized():
         raise BadInput("--shard divides the weights among GPUs; start the script with torchrun, or leave it out")
-    if torch.__version__ < (2, 10):  # on CPUs, torch 2.7 sums gradients over the ranks and does not average them
-        raise BadInput(f"--shard needs torch 2.10, but this is {torch.__version__}; leave it out")
     n_ranks, config = dist.get_world_size(), model.config
     if config.n_expert and (config.d_ff % n_ranks or config.n_embd % n_ranks):
         raise BadInput(f"--shard: d_ff {config.d_ff} and n_embd {config.n_embd} must be multiples of {n_ranks} GPUs")
@@ -90,6 +84,6 @@ def cut_weights(model, device):
         return Shard(1 if config.n_expert and is_feed_forward(names[p]) else 0)
 
     mesh = dist.init_device_mesh(device.type, (n_ranks,))
-    for block in model.blocks:
+    for block in model.blocks:  # a pass gathers the weights of one block at a time
         fully_shard(block, mesh=mesh, shard_placement_fn=choose_axis)
     return fully_shard(model, mesh=mesh, shard_placement_fn=choose_axis)

@@ -12,11 +12,9 @@ from cli import BadInput
 
 
 def install(model):
-    """Let every MoE layer of a GPT use this file's ff_moe. Raises BadInput if the widths or torch do not allow it."""
+    """Let every MoE layer of a GPT use this file's ff_moe. Raises BadInput if the widths do not allow it."""
     if model.config.n_embd % 8 or model.config.d_ff % 8:
         raise BadInput(f"--fast: n_embd {model.config.n_embd} and d_ff {model.config.d_ff} must be multiples of 8")
-    if not hasattr(F, "grouped_mm"):
-        raise BadInput(f"--fast needs torch 2.10, but this is {torch.__version__}; leave it out")
     for block in model.blocks:
         block.ff.ff_moe = ff_moe
 

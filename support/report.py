@@ -15,8 +15,7 @@ def machine():
     """The machine and the commit that numbers were measured with."""
     top = Path(__file__).parent.parent
     commit = subprocess.run("git describe --always", shell=True, cwd=top, capture_output=True, text=True).stdout.strip()
-    results = "':!experiments/*.json' ':!experiments/*.md' ':!experiments/*.png' ':!page/index.html'"
-    compare = f"git diff --quiet HEAD -- . {results}"  # compares the code, not the results
+    compare = "git diff --quiet HEAD -- '*.py' '*.mk' Makefile"
     if subprocess.run(compare, shell=True, cwd=top, capture_output=True).returncode == 1:  # 127 or 129 without git
         commit += "-dirty"
     cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
@@ -64,18 +63,13 @@ def table(results):
     return markdown(["model", *columns, "loss", "ppl", *costs], rows)
 
 
-def table_by_domain(results, key):
-    """A table of "loss", "bits_per_byte" or "answer_loss", for each model and each domain that has this number."""
-    domains = next(iter(results.values()))[key]
-    if not domains:
-        return "(no domain has tasks)"
-    rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]
-    return markdown(["model", *domains], rows)
-
-
 def make_report(results, pictures):
     """The text of report.md. pictures: its lines that show figures and the page."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
-    tables = {key: table_by_domain(results, key) for key in ("loss", "bits_per_byte", "answer_loss")}
+    tables = {}  # of a number for each model, in each domain that has this number
+    for key in ("loss", "bits_per_byte", "answer_loss"):
+        domains = next(iter(results.values()))[key]
+        rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]
+        tables[key] = markdown(["model", *domains], rows)
     where = ", ".join(f"{key} {value}" for key, value in machine().items() if value)
     return template.format(table=table(results), pictures="\n\n".join(pictures), machine=where, **tables)

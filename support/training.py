@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from cli import BadInput, positive_int
+from data.loader import val_windows
 from model import Routing, expert_load
 from support.distributed import autocast, pick_dtype
 
@@ -95,8 +96,7 @@ def read_texts(domains, mixture, block_size, n_windows):
         if len(domains[name].train) <= block_size:
             raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
     texts = {name: domains[name].train for name in mixture}
-    windows = {name: domain.val_windows(block_size, n_windows) for name, domain in domains.items()}
-    return texts, {name: rows for name, rows in windows.items() if len(rows)}
+    return texts, val_windows(domains, block_size, n_windows)
 
 
 @torch.no_grad()

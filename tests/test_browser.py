@@ -6,7 +6,6 @@ import pytest
 
 import mix
 from data.task import Task
-from evaluate import EvalSet
 from page import live
 from support.checkpoint import load_checkpoint
 
@@ -19,8 +18,8 @@ def test_a_visit_on_a_phone(tmp_path):
     """The article answers, and goes wrong without the math expert. A page of five experts names its model and them."""
     five = [f"data/start/{name}.pt" for name in ("seed", "math", "code", "wiki", "seed")]
     mix.main([*five, "--out", f"{tmp_path}/five.pt"])
-    tests = {"math": EvalSet([], [Task("Tom has 3 apples.", " 3")])}
-    live.write_page(tmp_path / "live.html", {"five": load_checkpoint(tmp_path / "five.pt")}, tests)
+    tasks = {"math": [Task("Tom has 3 apples.", " 3")]}
+    live.write_page(tmp_path / "live.html", {"five": load_checkpoint(tmp_path / "five.pt")}, tasks)
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page, events = browser.new_page(viewport={"width": 390, "height": 20_000}), []

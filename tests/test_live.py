@@ -15,7 +15,6 @@ import mix
 from data.loader import load_domains
 from data.task import Task
 from data.tokenizer import END, encode_prompt, load_tokenizer
-from evaluate import EvalSet
 from page import article, live
 from support.checkpoint import load_checkpoint
 
@@ -48,8 +47,7 @@ def checkpoints(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(checkpoints, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "live.html"
-    tests = {"general": EvalSet([], [TASK] * 3), "math": EvalSet([], [TASK])}
-    assert "(live.html)" in live.write_page(path, checkpoints, tests)
+    assert "(live.html)" in live.write_page(path, checkpoints, {"general": [TASK] * 3, "math": [TASK]})
     return path
 
 
