@@ -202,9 +202,6 @@ def stage2_mix():
                                   ("stacked", (8 * draw(3)).round().tolist())):
         mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
-        rules = ask(lambda: [mix.rule_for(f"blocks.0.{name}", "x") for name in ("ff.router", "ff.w_up", "attn.wq")])
-        assert rules == ["new", "x", "averaged"], (
-            f"rule_for(name, 'x') of a router, w_up and attention: expected new, x, averaged, got {rules}")
         assert mixed.keys() == right.keys(), f"{feed_forwards}, missing or surplus: {mixed.keys() ^ right.keys()}"
         for name, t in right.items():
             want = torch.full(t.shape, sum(values) / 3)

@@ -11,7 +11,7 @@ import torch
 from cli import make_parser, run
 from data.task import over_domains
 from support.checkpoint import load_checkpoint
-from support.report import markdown, spread
+from support.report import markdown, own_gates, spread
 
 DIGITS = {"loss": 3, "answers": 3}  # decimals; other columns have 1
 
@@ -22,16 +22,11 @@ def measure(model, routing):
     row = {**accuracy, "mean": mean(accuracy.values()), "loss": over_domains(model["loss"]),
            "answers": over_domains(model["answer_loss"]), "own": None, "largest": None}
     if routing:
-        share = {}
-        for domain, gates in routing["share"].items():
-            gates = torch.tensor(gates)  # (n_layer, N)
-            share[domain] = gates / gates.sum(1, keepdim=True)  # Switch's gates do not sum to 1
-        own = 0.0  # the gates of a domain's own expert, or of all its chunks
-        for domain in ("math", "code", "wiki"):
-            mine = torch.tensor([expert.split(".")[0] == domain for expert in routing["experts"]])
-            own += share[domain][:, mine].sum(1).mean().item() / 3
+        own = mean(own_gates(routing, domain) for domain in ("math", "code", "wiki"))
         row["own"] = 100 * own or None  # copies of the seed have no expert of a domain
-        row["largest"] = 100 * torch.stack([share[domain] for domain in accuracy]).mean(0).max(1).values.mean().item()
+        gates = torch.tensor([routing["share"][domain] for domain in accuracy])  # (domains, n_layer, N)
+        gates = gates / gates.sum(-1, keepdim=True)  # Switch's gates do not sum to 1
+        row["largest"] = 100 * gates.mean(0).max(1).values.mean().item()
     return row
 
 

@@ -27,7 +27,6 @@ class Tokenizer(NamedTuple):
     decode: Callable  # list of ids -> text
     eot: int  # the id of the end-of-text token
     vocab_size: int
-    special: list  # the names of its special tokens, such as "<|endoftext|>"; `encode` reads them as plain text
     spec: dict  # what `load_tokenizer` needs to build it again; stored in checkpoints and in meta.json
 
 
@@ -88,7 +87,6 @@ def load_tokenizer(spec=None):
             raise BadInput(NO_LIBRARY) from None
         imported = tokenizers.Tokenizer.from_str(spec["definition"])
         imported.encode_special_tokens = True  # text that looks like a special token stays text
-        special = [token.content for token in imported.get_added_tokens_decoder().values() if token.special]
 
         def encode(text):
             text = text.encode("utf-8", "replace").decode()  # the library refuses half of a surrogate pair
@@ -97,10 +95,10 @@ def load_tokenizer(spec=None):
         def decode(ids):
             return imported.decode(ids, skip_special_tokens=False)
 
-        return Tokenizer(encode, decode, spec["eot"], spec["vocab_size"], special, spec)
+        return Tokenizer(encode, decode, spec["eot"], spec["vocab_size"], spec)
     ranks = read_ranks(spec["definition"])
     bpe = tiktoken.Encoding(spec["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
-    return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, [END], spec)
+    return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, spec)
 
 
 def encode_prompt(tokenizer, text):

@@ -7,8 +7,10 @@ import math
 from statistics import mean, stdev
 
 from data.task import DOMAINS
+from support.report import own_gates
 
 EXPERTS = ("math", "code", "wiki")
+T_95 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814)  # 1 to 10 degrees
 GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "home": EXPERTS}  # of domains
 
 
@@ -34,12 +36,6 @@ def read_runs(folder):
 def having(runs, *names):
     """The runs that have all these models, because only models of the same seeds should be compared."""
     return [run for run in runs if run["models"].keys() >= {*names}]
-
-
-def own_gates(routing, domain):
-    """The share of the gates that a domain's own expert has on its text, the mean over layers."""
-    own = routing["experts"].index(domain)
-    return mean(gates[own] / sum(gates) for gates in routing["share"][domain])
 
 
 def measure(run, name, column):
@@ -80,27 +76,13 @@ def costs(runs, name, key):
     return found
 
 
-def p_value(t, degrees):
-    """The probability that Student's t is further from zero than t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    angle = math.atan(abs(t) / math.sqrt(degrees))
-    is_odd = degrees % 2
-    term = math.cos(angle) if is_odd else 1.0
-    total = term if degrees > 1 else 0.0
-    for k in range(2 + is_odd, degrees, 2):
-        term *= (k - 1) / k * math.cos(angle) ** 2
-        total += term
-    if is_odd:
-        return 1 - 2 / math.pi * (angle + math.sin(angle) * total)
-    return 1 - math.sin(angle) * total
-
-
 def critical_t(degrees):
-    """The t whose p-value is 0.05, by bisection."""
-    low, high = 0.0, 20.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if p_value(middle, degrees) > 0.05 else (low, middle)
-    return low
+    """Half the width of a 95 % interval in standard errors: Student's t, from a table or by Cornish and Fisher."""
+    if degrees <= len(T_95):
+        return T_95[degrees - 1]
+    z = 1.959964
+    series = [z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384]
+    return sum(term / degrees**power for power, term in enumerate(series))
 
 
 def half_interval(numbers):

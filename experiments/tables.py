@@ -38,14 +38,6 @@ def cost_cells(runs, name):
     return [f"{tokens:.1f}", f"{flops:.1f}", share, size, spread(scores(runs, name, "all"), 100)]
 
 
-def worth_cells(runs, name):
-    """A model's accuracies, FLOPs in total and in the longest chain of stages, and weights."""
-    flops, longest = mean(costs(runs, name, "flops")) / 1e12, mean(costs(runs, name, "chain_flops")) / 1e12
-    weights = runs[0]["models"][name]["params"] / 1e6
-    return [spread(scores(runs, name, "all"), 100), spread(scores(runs, name, "switch"), 100),
-            f"{flops:.1f}", f"{longest:.1f}", f"{weights:.2f}"]
-
-
 def pretrained_cells(runs, name):
     """What a model solves, some with its deviation over the seeds, and its FLOPs in total and in sequence."""
     cells = [f"{100 * mean(scores(runs, name, column)):.0f}" for column in ("math", "code", "wiki")]
@@ -54,10 +46,10 @@ def pretrained_cells(runs, name):
 
 
 def size_cells(runs, name):
-    """A model's TFLOP in the longest chain of stages, and millions of weights: those kept, and those a token uses."""
+    """A model's TFLOP in total and in the longest chain of stages; its millions of weights, and those a token uses."""
+    work = [f"{mean(costs(runs, name, key)) / 1e12:.1f}" for key in ("flops", "chain_flops")]
     model = runs[0]["models"][name]
-    chain = mean(costs(runs, name, "chain_flops")) / 1e12
-    return [f"{chain:.1f}", f"{model['params'] / 1e6:.2f}", f"{model['active_params'] / 1e6:.2f}"]
+    return [*work, f"{model['params'] / 1e6:.2f}", f"{model['active_params'] / 1e6:.2f}"]
 
 
 def difference_cells(runs, pair, column):
@@ -73,7 +65,7 @@ def pooled_cell(runs, column):
 
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
-         "worth": worth_cells, "pretrained": pretrained_cells, "difference": difference_cells,
+         "pretrained": pretrained_cells, "difference": difference_cells,
          "pooled": pooled_cell, "size": size_cells,
          "solved": lambda runs, name, columns: [spread(scores(runs, name, c), 100) for c in columns.split()],
          "whole": lambda runs, name, column: [f"{100 * mean(scores(runs, name, column)):.0f}"],

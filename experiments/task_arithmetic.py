@@ -9,13 +9,6 @@ from support.checkpoint import check_branches, check_save_path, load_checkpoint,
 from support.ledger import join_ledgers, new_entry
 
 
-def add_branches(states, scale):
-    """The state dict of the first model plus scale times what each of the others has changed, in float32."""
-    seed, *branches = states
-    changed = {name: sum(branch[name].float() - seed[name].float() for branch in branches) for name in seed}
-    return {name: seed[name].float() + scale * changed[name] for name in seed}
-
-
 def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", help="the seed, and then its branches")
@@ -27,7 +20,11 @@ def main(argv=None):
     check_save_path(args.out, args.models)
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]
     entry = new_entry("average", args.out, [ledger[-1]["id"] for ledger in ledgers], settings=vars(args))
-    state = add_branches([checkpoint["state"] for checkpoint in checkpoints], args.scale)
+    seed, *branches = [checkpoint["state"] for checkpoint in checkpoints]
+    state = {}
+    for name, tensor in seed.items():
+        changes = [branch[name].float() - tensor.float() for branch in branches]
+        state[name] = tensor.float() + args.scale * sum(changes)
     save_checkpoint(args.out, checkpoints[0] | {"state": state, "ledger": [*join_ledgers(ledgers), entry]})
     print(f"wrote {args.out}")
 

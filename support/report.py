@@ -32,6 +32,12 @@ def spread(values, scale=1.0, digits=1):
     return text
 
 
+def own_gates(routing, domain):
+    """The share of the gates on a domain's text that its own expert has, or all of its chunks; the mean over layers."""
+    own = [i for i, expert in enumerate(routing["experts"]) if expert.split(".")[0] == domain]
+    return mean(sum(gates[i] for i in own) / sum(gates) for gates in routing["share"][domain])  # Switch's sum is not 1
+
+
 def markdown(head, rows):
     """A table in Markdown: names on the left, numbers on the right. Missing cells at the end of a row stay empty."""
     width = max(len(name) for name, *_ in [head, *rows])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mix
-from cli import replacing, run
+from cli import run
 
 ROOT = Path(__file__).parent.parent
 TRAIN = "--data math --data_dir data --device cpu --steps 1 --out new/a.pt"
@@ -133,17 +133,6 @@ def test_the_last_net(fail, code, said, capfd):
     with pytest.raises(SystemExit, match=str(code)):
         run(fail)
     assert said in capfd.readouterr().err
-
-
-def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    with replacing(path) as first:
-        first.write_text("first")
-        monkeypatch.setattr("os.getpid", lambda: -1)
-        with replacing(path) as second:
-            second.write_text("second")
-        assert path.read_text() == "second" and first.read_text() == "first"
-    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "first"
 
 
 def test_an_interrupted_make_keeps_a_model_that_is_written(tmp_path):

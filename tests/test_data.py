@@ -128,8 +128,3 @@ def test_rows_come_from_domains_as_the_mixture_says_and_from_all_places_alike():
     assert len(counts) == 101 and sum(counts[:10]) + counts[100] == len(x) == 200 * 64
     assert all(abs(count - expected) < 4 * expected**0.5 for count in counts[:10])
     assert x.shape[1] == 10 and x.dtype == torch.int64 and torch.equal(x[:, 1:], y[:, :-1]) and torch.equal(y, x + 1)
-
-
-def test_a_text_has_as_many_windows_as_fit():
-    assert len(loader.first_windows(RAMPS["b"], 799, 9)) == 1
-    assert loader.first_windows(RAMPS["b"], 800, 1).shape == (0, 801)
