@@ -80,8 +80,8 @@ def choose_tests(args, checkpoints, tokenizer, domains):
     # models may have been trained on texts longer than T before
     n_positions = min(checkpoint["spec"].get("max_positions", 0) for checkpoint in checkpoints.values())
     longest = {"code": T, "exact": max(T, n_positions)}
-    for name, some in tasks.items():
-        for task in some:
+    for name, domain_tasks in tasks.items():
+        for task in domain_tasks:
             n = len(encode_prompt(tokenizer, task.prompt + task.answer))
             if n > longest[task.kind]:
                 raise BadInput(f"{name}: a task and its answer have {n} tokens, but a model reads {longest[task.kind]}"
@@ -102,7 +102,7 @@ def parse_btm(args, checkpoints, domains):
     dense = {name: checkpoint for name, checkpoint in checkpoints.items() if not checkpoint["experts"]}
     for name in args.btm.split(","):
         if name not in dense or name in merged:
-            raise BadInput(f"--btm: {name!r} should be a dense model, one of {', '.join(dense)}, and named once")
+            raise BadInput(f"--btm: {name!r} should be one of the dense models ({', '.join(dense)}), named once")
         merged[name] = dense[name]
     for word in ("bayes:1" if args.btm_methods is None else args.btm_methods).split(","):
         method, top_k = btm.parse_method(word, len(merged))
@@ -248,8 +248,8 @@ def evaluate_model(model, tokenizer, windows, tasks, args, device):
             scores["loss"][domain] = loss
             scores["bits_per_byte"][domain] = loss / math.log(2) / bytes_per_token(tokenizer, rows)
             routing["share"][domain], routing["probs"][domain] = gates, histograms
-        for domain, some in tasks.items():
-            solved, answer_loss = score_tasks(model, tokenizer, some, args.batch_size, device)
+        for domain, domain_tasks in tasks.items():
+            solved, answer_loss = score_tasks(model, tokenizer, domain_tasks, args.batch_size, device)
             scores["accuracy"][domain] = solved.double().mean().item()
             scores["outcomes"][domain] = "".join(str(int(right)) for right in solved)
             scores["answer_loss"][domain] = answer_loss
@@ -292,7 +292,7 @@ def main(argv=None):
             routing[name] = {"experts": checkpoints[name]["experts"], **routing_of_model}
         del model  # before the next one is built
 
-    data = {"tasks": {name: len(some) for name, some in tasks.items()},
+    data = {"tasks": {name: len(domain_tasks) for name, domain_tasks in tasks.items()},
             "windows": {name: len(rows) for name, rows in windows.items()},
             "device": device.type, "dtype": pick_dtype(args.dtype, device),
             "digests": {name: domain.meta["files"] for name, domain in domains.items()}}

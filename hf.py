@@ -199,7 +199,8 @@ def import_folder(args):
     prove(checkpoint, folder, folder)
     if args.branch_of is not None:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
-    settings = {"digests": {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}}
+    settings = {"digests": {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))},
+                "config": vars(config), "tokenizer": checkpoint["spec"]["fingerprint"]}  # two imports may differ here
     entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings=settings)
     checkpoint["ledger"] = [*checkpoint["ledger"], entry]
     save_checkpoint(args.out, checkpoint)
@@ -280,8 +281,8 @@ def main(argv=None):
     command.add_argument("checkpoint", help="a dense model, or an MoE with Top-k routing")
     command.add_argument("folder", type=Path, help="folder to create")
     args = parser.parse_args(argv)
-    if transformers is None:
-        raise BadInput("transformers is not installed; run .venv/bin/pip install -r requirements-hf.txt")
+    if transformers is None or int(transformers.__version__.split(".")[0]) < 5:
+        raise BadInput("transformers 5 is not installed; run .venv/bin/pip install -r requirements-hf.txt")
     try:
         if args.command == "export":
             export(args.checkpoint, args.folder)

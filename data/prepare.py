@@ -197,9 +197,11 @@ def main(argv=None):
             train, val, origin = prepare_own(files.get(name, []), args.field, tokenizer)
             tasks = own_tasks.get(name, [])[:args.tasks]
         write_domain(Path(args.out, name), train, val, tasks, meta)
-        n_given = len(own_tasks.get(name, tasks))  # --tasks limits them
+        n_tasks = len(tasks)
+        if n_tasks < len(own_tasks.get(name, [])):
+            n_tasks = f"{n_tasks} of {len(own_tasks[name]):,}"  # --tasks limits them
         print(f"{args.out}/{name}: {len(train):,} tokens to train on, {len(val):,} to validate on ({origin}), "
-              f"{len(tasks)} of {n_given} tasks")
+              f"{n_tasks} tasks")
 
 
 if __name__ == "__main__":

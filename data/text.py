@@ -31,8 +31,8 @@ def read_rows(option, path, *fields):
                 texts = [row[field] for field in fields]
                 "".join(texts).encode()  # fails for half of a surrogate pair, and for anything but text
             except (KeyError, TypeError, ValueError, RecursionError):
-                raise BadInput(f"{path}, line {n} begins with {line[:50]!r}; it should be JSON in UTF-8, with text "
-                               f"under {' and '.join(map(repr, fields))} (see {option})") from None
+                raise BadInput(f"{path}, line {n}: it should be JSON in UTF-8, with text under "
+                               f"{' and '.join(map(repr, fields))} (see {option})") from None
             yield texts
 
 

@@ -18,7 +18,7 @@ FILE = Path(__file__).parent / "btx.tiktoken"
 END = "<|endoftext|>"
 # words and punctuation, each with its leading space; single digits, as in Llama-2, so that numbers add up; white space
 PATTERN = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\p{N}|\s+"
-NO_LIBRARY = "tokenizers is not installed; run .venv/bin/pip install -r requirements-hf.txt"
+NO_LIBRARY = "Hugging Face's packages are not installed; run .venv/bin/pip install -r requirements-hf.txt"
 
 
 class Tokenizer(NamedTuple):

@@ -49,7 +49,8 @@ def size_cells(runs, name):
     """A model's TFLOP in total and in the longest chain of stages; its millions of weights, and those a token uses."""
     work = [f"{mean(costs(runs, name, key)) / 1e12:.1f}" for key in ("flops", "chain_flops")]
     model = runs[0]["models"][name]
-    return [*work, f"{model['params'] / 1e6:.2f}", f"{model['active_params'] / 1e6:.2f}"]
+    active = "params" if "btm_" in name else "active_params"  # BTM uses all; older runs say otherwise
+    return [*work, f"{model['params'] / 1e6:.2f}", f"{model[active] / 1e6:.2f}"]
 
 
 def difference_cells(runs, pair, column):
@@ -65,12 +66,10 @@ def pooled_cell(runs, column):
 
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
-         "pretrained": pretrained_cells, "difference": difference_cells,
-         "pooled": pooled_cell, "size": size_cells,
+         "pretrained": pretrained_cells, "difference": difference_cells, "pooled": pooled_cell, "size": size_cells,
          "solved": lambda runs, name, columns: [spread(scores(runs, name, c), 100) for c in columns.split()],
          "whole": lambda runs, name, column: [f"{100 * mean(scores(runs, name, column)):.0f}"],
          "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
-         "percent": lambda runs, name, column: [spread(scores(runs, name, column), 100)],
          "nats": lambda runs, name, column: [spread(scores(runs, name, column), digits=3)]}
 
 
@@ -92,6 +91,7 @@ def prediction_table(runs, predictions, is_pooled=False):
     A row has the runs with both of its models. Fewer than three decide nothing.
     """
     table = []
+    with_all = having(runs, *(name for row in predictions for name in row["pair"].split(" − ")))
     for row in predictions:
         column = row.get("column", "all")
         found = differences(runs, row["pair"], column)
@@ -100,14 +100,13 @@ def prediction_table(runs, predictions, is_pooled=False):
         cells["predicted"] = f"{row['predicted']} ({row['between']})"
         cells["measured"] = points(found) if found else "to come"
         if is_pooled:
-            cells["pooled"] = pooled_cell(runs, column)[0]
+            cells["pooled"] = pooled_cell(with_all, column)[0]
         cells["by seed"] = ", ".join(f"{100 * x:+.1f}" for x in found)
-        holds = ""
+        cells["holds"] = ""
         if found:
-            holds = "yes" if low <= 100 * mean(found) <= high else "**no**"
+            cells["holds"] = "yes" if low <= 100 * mean(found) <= high else "**no**"
         if 0 < len(found) < 3:
-            holds += " so far"
-        cells["holds"] = holds
+            cells["holds"] += " so far"
         table.append(cells)
     return markdown([*table[0]], [[*cells.values()] for cells in table])
 

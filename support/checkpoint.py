@@ -39,7 +39,7 @@ def load_file(path, keys):
 
     A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB.
     """
-    if not Path(path).is_file():
+    if not Path(path).is_file() and not os.path.isdir(path):
         raise BadInput(f"{path or 'an empty name'}: no such file")
     value = None
     with suppress(Exception), zipfile.ZipFile(path) as file:  # torch raises another error for each kind of foreign file

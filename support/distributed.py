@@ -65,8 +65,10 @@ def is_first_rank():
 
 
 def wrap(model, device, shard):
-    """Move `model` to the device, or with `shard` divide it among the ranks. Returns the model to train, which averages
-    gradients over all ranks. Raises BadInput."""
+    """Move `model` to the device, or with `shard` divide it among the ranks. Raises BadInput.
+
+    Returns the model to train, which averages gradients over all ranks.
+    """
     if not shard:
         model.to(device)
         return DistributedDataParallel(model) if dist.is_initialized() else model

@@ -76,6 +76,6 @@ def make_report(results, pictures):
     for key in ("loss", "bits_per_byte", "answer_loss"):
         domains = next(iter(results.values()))[key]
         rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]
-        tables[key] = markdown(["model", *domains], rows)
+        tables[key] = markdown(["model", *domains], rows) if domains else "(no domain has tasks)"
     where = ", ".join(f"{key} {value}" for key, value in machine().items() if value)
     return template.format(table=table(results), pictures="\n\n".join(pictures), machine=where, **tables)

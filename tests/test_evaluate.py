@@ -131,7 +131,6 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     models, table = numbers["models"], report.table(numbers["models"])
     assert table in text
     assert table in capsys.readouterr().out
-    assert "](figures/routing.png)" in text
     evaluate.main([f"{tiny}/sample_mixed.pt", *words[1:], "--out", f"{tmp_path}/c"])
     assert "No live.html: a page needs top-k routing" in (tmp_path / "c/report.md").read_text()
 
