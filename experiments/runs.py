@@ -43,7 +43,7 @@ def measure(run, name, column):
     model = run["models"][name]
     if column == "english":  # in bits per byte
         return model["bits_per_byte"]["english"]
-    if column == "own gates":
+    if column == "own":  # the share of the gates on the text's own expert
         return mean(own_gates(model["routing"], domain) for domain in EXPERTS)
     if column == "loss":
         return mean(model["loss"][domain] for domain in DOMAINS)
