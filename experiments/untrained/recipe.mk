@@ -27,6 +27,7 @@ TUNE_MOE = $(FINETUNE) --data $(FINETUNE_DATA) --alpha $(ALPHA) --steps $*
 BY_CHAIN = --steps $$($(PY) -m experiments.budget $(OUT)/math.pt --like $(OUT)/random_$*.pt --since $< --by chain)
 $(OUT)/task.pt:       $(ALL);                  $(PY) -m experiments.task_arithmetic $^ --scale $(LAMBDA) --out $@
 $(OUT)/flat_mixed.pt: $(ALL);                  $(MIX) $(ROUTER_TEXT) --ridge --sharpness 1
+$(OUT)/dume_mixed.pt: $(ALL);                  $(MIX) $(ROUTER_TEXT) --ridge --sharpness 256
 $(OUT)/random_%.pt:   $(OUT)/btx_mixed.pt;     $(TUNE_MOE) $(call LR,$(RANDOM))
 $(OUT)/flat_%.pt:     $(OUT)/flat_mixed.pt;    $(TUNE_MOE) $(call LR,$(TEXT))
 $(OUT)/sharp_%.pt:    $(OUT)/ridge_mixed.pt;   $(TUNE_MOE) $(call LR,$(TEXT))
@@ -35,7 +36,7 @@ $(OUT)/average_%.pt:  $(OUT)/average.pt $(OUT)/random_%.pt
 $(OUT)/dense_%.pt:    $(OUT)/seed.pt $(OUT)/random_%.pt; $(ONE_PHASE) --lr $(LR_DENSE) $(BY_CHAIN)
 # ---- scores: those without training first ----------------------------------------------------------------------------
 EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
-MODELS = ridge_mixed average $(if $(filter pretrained,$(PRESET)),task) flat_mixed btx_mixed hidden_mixed \
+MODELS = ridge_mixed average $(if $(filter pretrained,$(PRESET)),task) flat_mixed dume_mixed btx_mixed hidden_mixed \
          $(foreach n,$(LENGTHS),random_$(n) sharp_$(n) flat_$(n) average_$(n)) dense_$(lastword $(LENGTHS))
 BTM_OF = --btm $(BTM) --btm_methods document:1,tfidf:1
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
