@@ -68,8 +68,8 @@ def load_inputs(args):
 def choose_tests(args, checkpoints, tokenizer, domains):
     """Validation text, {domain: (n, T + 1)}, and tasks, {domain: [Task]}; a domain may have only one of them.
 
-    T is the models' smallest block size, so that every model can read the windows whole. Raises BadInput if there are
-    none, or if a task is longer than a model's context.
+    T is the models' smallest block size, so that every model can read the windows whole. Raises BadInput if no
+    domain has windows, or if a task is longer than a model's context.
     """
     T = min(checkpoint["config"]["block_size"] for checkpoint in checkpoints.values())
     windows = val_windows(domains, T, args.windows)

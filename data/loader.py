@@ -96,7 +96,7 @@ def read_mixture(text):
 
 
 def val_windows(domains, block_size, n):
-    """{domain: n windows for validation, (n, T + 1)}. A domain with too short a text is left out, which is printed."""
+    """{domain: n windows for validation, (n, T + 1)}. Domains with too short a text are left out and named."""
     windows = {}
     for name, domain in domains.items():
         if len(domain.val) > block_size:
@@ -133,7 +133,7 @@ def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):
 
 
 def first_windows(text, block_size, n, spread=False):
-    """The first n windows of a text (n_tokens,), side by side, (n, T + 1), or all if it has fewer; perhaps none.
+    """The first n windows of a text (n_tokens,), side by side, (n, T + 1), or all, if it has fewer.
 
     spread: take n windows at equal distances instead, so that they come from many documents.
     """

@@ -33,7 +33,7 @@ class Tokenizer(NamedTuple):
 def train_bpe(texts, n_tokens):
     """Train a byte-level byte-pair encoding (Sennrich et al. 2016) of at most n_tokens. Returns {token: rank}.
 
-    Tokens are strings of bytes. The library `tokenizers` finds them. Raises BadInput if it is not installed.
+    Tokens are strings of bytes. Uses the library `tokenizers`. Raises BadInput if it is not installed.
     """
     try:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers

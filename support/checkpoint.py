@@ -86,7 +86,7 @@ def build_model(checkpoint, device="cpu", share=False):
 
 
 def check_branches(paths, checkpoints):
-    """Raise BadInput unless the checkpoints are dense models and branches of one seed, so of one shape, too."""
+    """Raise BadInput unless the checkpoints are dense branches of one seed, which have equal shapes."""
     if len(paths) < 2:
         raise BadInput(f"{paths[0]} cannot be mixed alone; name at least two models")
     for path, checkpoint in zip(paths, checkpoints, strict=True):

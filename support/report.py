@@ -33,7 +33,7 @@ def spread(values, scale=1.0, digits=1):
 
 
 def own_gates(routing, domain):
-    """The share of the gates on a domain's text that its own expert has, or all of its chunks; the mean over layers."""
+    """The share of a domain's gates that its own expert has, with all of its chunks; the mean over layers."""
     own = [i for i, expert in enumerate(routing["experts"]) if expert.split(".")[0] == domain]
     return mean(sum(gates[i] for i in own) / sum(gates) for gates in routing["share"][domain])  # Switch's sum is not 1
 
@@ -72,7 +72,7 @@ def table(results):
 def make_report(results, pictures):
     """The text of report.md. pictures: its lines that show figures and the page."""
     template = Path(__file__).with_suffix(".template").read_text(encoding="utf-8")
-    tables = {}  # of a number for each model, in each domain that has this number
+    tables = {}  # {measure: a table of models by domains}
     for key in ("loss", "bits_per_byte", "answer_loss"):
         domains = next(iter(results.values()))[key]
         rows = [[name, *(f"{value:.3f}" for value in r[key].values())] for name, r in results.items()]

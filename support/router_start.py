@@ -79,7 +79,7 @@ def start_routers(model, windows, new_rows):
 
 
 def start_from_text(state, config, domains, n_chunks, new_rows):
-    """Set the routers in the state dict of a mixed model from text, in place. Returns it. Raises BadInput.
+    """Compute a mixed model's routers from text and write them into its state dict. Returns it. Raises BadInput.
 
     domains: for each mixed model the Domain with its text; n_chunks: how many experts were made of each model.
     """
