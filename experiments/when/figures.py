@@ -33,9 +33,12 @@ def draw_gaps(runs, path):
             panel.plot(at, means, line, color=color)
             if routers == "text":  # the legend is in this panel, in black, for both
                 panel.plot([], [], line, marker=marker, color="black", label=f"branches of {branches:,} steps")
-            if routers == "random" and branches < 2200:
+            if routers == "random":
                 draw_gap(panel, runs, f"{branches}at1e-3/random_1540 − {branches}/average_1540", at[-1] * 1.18,
                          color=color, marker=marker, mfc="white")
+            if routers == "text" and branches == 275:
+                draw_gap(panel, runs, "275at1e-3text/text_1540 − 275/average_1540", at[-1] * 1.32, color=color,
+                         marker=marker, mfc="white")
         panel.axhline(0, color="black", lw=0.8)
         panel.set(title=title, xlabel="steps of finetuning", xscale="log", xlim=(38, 2500), ylim=(-14, 26))
         panel.set_xticks(LENGTHS, LENGTHS)
