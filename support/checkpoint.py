@@ -13,7 +13,6 @@ the run is done.
 """
 import os
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,10 +40,12 @@ def load_file(path, keys):
     """
     if not Path(path).is_file() and not os.path.isdir(path):
         raise BadInput(f"{path or 'an empty name'}: no such file")
-    value = None
-    with suppress(Exception), zipfile.ZipFile(path) as file:  # torch raises another error for each kind of foreign file
-        if file.testzip() is None:
-            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        with zipfile.ZipFile(path) as file:
+            is_whole = file.testzip() is None
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
+    except Exception:  # torch raises a different error for every kind of foreign file
+        value = None
     if not isinstance(value, dict) or value.keys() != keys:
         advice = "delete it to start over" if keys is PROGRESS_KEYS else "name one that this version's scripts wrote"
         raise BadInput(f"{path}: damaged, or not a file of this project; {advice}")

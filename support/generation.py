@@ -40,13 +40,14 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
         yield new, routing
 
 
-def generate(model, idx, max_new_tokens, end=-1, **options):
+def generate(model, idx, max_new_tokens, end=None, **options):
     """Continue idx, (B, T), by max_new_tokens, or until every row has written `end`. Options as in `stream`."""
     tokens = []
     has_ended = torch.zeros(len(idx), 1, dtype=torch.bool, device=idx.device)
     for token, _ in stream(model, idx, max_new_tokens, **options):
         tokens.append(token)
-        has_ended |= token == end
-        if has_ended.all():
-            break
+        if end is not None:
+            has_ended |= token == end
+            if has_ended.all():
+                break
     return torch.cat([idx, *tokens], dim=1)  # (B, T + new tokens)

@@ -7,6 +7,7 @@ many steps, or that makes too large a number or too long a list.
 """
 import ast
 import operator
+import warnings
 
 MAX_STEPS, MAX_LENGTH, MAX_NUMBER = 50_000, 1_000, 10**40
 OPERATORS = {
@@ -28,7 +29,10 @@ def is_correct(function, cases):
 
 def parse_function(text):
     """The expression that a function returns, as a node of Python's syntax tree. Raises ValueError or SyntaxError."""
-    match ast.parse(text).body:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns about odd code
+        tree = ast.parse(text)
+    match tree.body:
         case [ast.FunctionDef(body=[ast.Expr(ast.Constant(str())), ast.Return(ast.expr() as expression)])]:
             return expression
     raise ValueError("not one return of one expression")

@@ -59,7 +59,7 @@ def test_tables_are_what_the_code_makes_of_the_runs(name):
     assert tables.make_page(folder, tables.read_pools(folder)) == (folder / "tables.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["paper", "pretrained"])
+@pytest.mark.parametrize("name", ["paper", "pretrained", "untrained"])
 def test_pictures_are_what_the_code_draws(name, tmp_path):
     """Nearly all pixels are the same, if the installed matplotlib is the one that has drawn the committed files."""
     folder = ROOT / "experiments" / name
