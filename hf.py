@@ -18,7 +18,7 @@ from cli import BadInput, check_output, make_parser, positive_int, run
 from data.task import digest
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import TENSOR_FIELDS, build_model, check_save_path, load_checkpoint, save_checkpoint
+from support.checkpoint import build_model, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -34,6 +34,8 @@ TEXT = "Größe Привет 你好 नमस्ते مرحبا 👍🏽 ½ \u
 TOLERANCE = 1e-3  # both models read TEXT; if their logits differ by more, they are not the same model
 # Files that `spec` keeps beside tokenizer.json. An export writes no others: a foreign checkpoint could name any path.
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# fields of a config that the tensors depend on; a branch and its seed agree in them
+TENSOR_FIELDS = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 FAR = 0.6  # largest relative distance of matrices; norms start at 1 in all models and would make strangers look close
 
 # our name -> the name in a Hugging Face folder

@@ -21,8 +21,6 @@ from cli import BadInput, check_output, replacing
 from model import GPT, ROUTERS, GPTConfig
 from support.distributed import is_first_rank
 
-# fields of a config that the tensors depend on; all branches of a seed agree in them
-TENSOR_FIELDS = [name for name in vars(GPTConfig()) if name not in ("block_size", "top_k", "routing")]
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
 PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
