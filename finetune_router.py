@@ -119,7 +119,8 @@ def main(argv=None):
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
         if args.grad_accum > 1:  # a first pass measures the whole batch, so that its load is balanced, not each part's
-            generator, parts = training.step_generator(device, *key, rank), x.chunk(args.grad_accum)
+            generator = training.step_generator(device, *key, rank)
+            parts = x.chunk(args.grad_accum)
             noise = (draw_noise(config, part.numel(), step / args.steps, generator) for part in parts)
             means = training.batch_means(forward, parts, noise, args.dtype)
         generator = training.step_generator(device, *key, rank)  # draws the noise of Sample Top-1, part by part
