@@ -6,6 +6,7 @@ BRANCHES ?= 1100
 OUT      := out/untrained/$(PRESET)/seed$(SEED)/$(BRANCHES)
 ifeq ($(PRESET),cpu)  # the seed is the one that `make SEED=...` trains
 MAKE_SEED = $(MAKE) SEED=$(SEED) out/seed$(SEED)/seed.pt && $(call COPY,out/seed$(SEED)/seed.pt)
+BTM       = seed,math,code,wiki --btm_methods document:1,tfidf:1  # an import lacks the text that tf-idf needs
 endif
 include Makefile
 .DEFAULT_GOAL = grid
@@ -37,7 +38,7 @@ EVALUATE += $(if $(filter pretrained,$(PRESET)),--tasks 200 --windows 100)
 MODELS = ridge_mixed average $(if $(filter pretrained,$(PRESET)),task) flat_mixed dume_mixed btx_mixed hidden_mixed \
          $(foreach n,$(LENGTHS),random_$(n) sharp_$(n) flat_$(n) average_$(n)) dense_$(lastword $(LENGTHS))
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
-$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --btm_methods document:1,tfidf:1 --no_figures
+$(OUT)/scores/dense/results.json: $(ALL); $(SCORE) $^ --btm $(BTM) --no_figures
 row: $(patsubst %,$(OUT)/scores/%/results.json,$(MODELS) dense)
 	$(PY) -m experiments.collect $^ --out experiments/untrained/runs/$(PRESET)_$(SEED)_$(BRANCHES).json
 ROW    = TQDM_DISABLE=1 $(MAKE) -f experiments/untrained/recipe.mk SEED=$(SEED) PRESET=$(PRESET)
