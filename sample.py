@@ -2,6 +2,7 @@
 
     python sample.py out/btx.pt --prompt "Tom has 12 apples. Tom buys 7 more. How many apples?" --experts
     python sample.py out/btx.pt --prompt "What is the capital of" --temperature 0.8
+    python sample.py out/seed.pt out/math.pt out/code.pt    # several dense models write as Branch-Train-Merge
 """
 import sys
 
@@ -9,7 +10,8 @@ import torch
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.tokenizer import encode_prompt, load_tokenizer
-from support.checkpoint import build_model, load_checkpoint
+from support.btm import BTM
+from support.checkpoint import build_model, check_branches, load_checkpoint
 from support.colors import color_domains
 from support.distributed import pick_device
 from support.generation import stream
@@ -18,7 +20,8 @@ from support.generation import stream
 def parse(argv):
     """Read the options of this script."""
     parser = make_parser(__doc__)
-    parser.add_argument("model", help="a checkpoint, dense or an MoE")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a checkpoint, dense or an MoE; or several dense "
+                        "branches of one seed: the one that fits the text best writes each token (BTM, Top-1)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     parser.add_argument("--prompt", default="", help="text to continue (default: begin a new text)")
     parser.add_argument("--tokens", type=positive_int, default=100, help="tokens to write, at most (default: 100)")
@@ -60,11 +63,17 @@ def read_and_write(model, prompt, eot, args, device):
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
-    checkpoint = load_checkpoint(args.model)
+    checkpoints = [load_checkpoint(path) for path in args.models]
+    checkpoint = checkpoints[0]
     if args.experts and not checkpoint["experts"]:
-        raise BadInput(f"--experts: {args.model} is dense; name an MoE")
-    model = build_model(checkpoint, device, share=True)
+        raise BadInput(f"--experts: {args.models[0]} is dense; name an MoE")
     tokenizer = load_tokenizer(checkpoint["spec"])
+    if len(checkpoints) == 1:
+        model = build_model(checkpoint, device, share=True)
+    else:
+        check_branches(args.models, checkpoints)
+        models = [build_model(each, device, share=True) for each in checkpoints]
+        model = BTM(models, "document", top_k=1, eot=tokenizer.eot)
     prompt = encode_prompt(tokenizer, args.prompt)
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")

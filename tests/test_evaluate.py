@@ -159,6 +159,14 @@ def test_code_must_fit_the_block_in_which_it_is_written():
         choose("code")
 
 
+def test_several_models_write_as_btm(capsys):
+    """The seed alone answers 17. Whichever model comes first, the one that fits the text best is right."""
+    question = "Tom has 12 apples. Tom buys 7 more. How many apples?"
+    for names in ("seed", "math"), ("math", "seed"):
+        sample.main([*(f"data/start/{name}.pt" for name in names), "--prompt", question, "--device", "cpu"])
+        assert capsys.readouterr().out == f"{question} 12 + 7 = 19.\n"
+
+
 @torch.inference_mode()
 def test_a_token_and_its_expert_are_those_of_a_pass_without_a_cache():
     """When the context of 9 tokens is full, the model reads only its newer half and the token after it."""
