@@ -35,7 +35,11 @@ def spread(values, scale=1.0, digits=1):
 def own_gates(routing, domain):
     """The share of a domain's gates that its own expert has, with all of its chunks; the mean over layers."""
     own = [i for i, expert in enumerate(routing["experts"]) if expert.split(".")[0] == domain]
-    return mean(sum(gates[i] for i in own) / sum(gates) for gates in routing["share"][domain])  # Switch's sum is not 1
+    shares = []
+    for gates in routing["share"][domain]:  # a layer's mean gates, (N,); those of Switch do not sum to 1
+        own_gate = sum(gates[i] for i in own)
+        shares.append(own_gate / sum(gates))
+    return mean(shares)
 
 
 def markdown(head, rows):
