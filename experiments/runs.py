@@ -45,6 +45,9 @@ def measure(run, name, column):
         return model["bits_per_byte"]["english"]
     if column == "own":  # the share of the gates on the text's own expert
         return mean(own_gates(model["routing"], domain) for domain in EXPERTS)
+    if column == "kept":  # of what the branches of the same steps solve, each in its own domain
+        part = name.rpartition("/")[0]
+        return measure(run, name, "home") / mean(measure(run, f"{part}/{branch}", branch) for branch in EXPERTS)
     if column == "loss":
         return mean(model["loss"][domain] for domain in DOMAINS)
     if column == "home loss":  # of the right answers

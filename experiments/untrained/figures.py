@@ -1,20 +1,51 @@
-"""The picture of this folder's page."""
-from experiments.runs import having, scores
+"""The pictures of this folder's page."""
+from statistics import mean
+
+from experiments.runs import EXPERTS, having, scores
 from support.colors import METHODS
 from support.figures import make_panels, save
 
 BRANCHES = {"100": ("pretrained seed, branches of 100 steps", "o"),
+            "400": ("pretrained seed, branches of 400 steps", "s"),
             "1100": ("small models, branches of 1,100 steps", "^")}
+OPTIONS = {  # {model: (its row, its color)}
+    "average": ("plain average", "average"), "task": ("task arithmetic", "average"),
+    "hidden_mixed": ("mixture, mean inputs as rows", "BTX from text"),
+    "flat_mixed": ("mixture, flat rows", "BTX from text"), "ridge_mixed": ("mixture, sharp rows", "BTX from text"),
+    "btm_document_top1": ("BTM: all four models", "BTM"), "random_53": ("the paper's BTX, 53 steps", "BTX"),
+    "sharp_53": ("sharp rows, then 53 steps", "BTX from text")}
 
 
 def draw(pools, out):
-    """Draw what the mixture solves at home, without finetuning, against what the plain average solves."""
+    """Draw what each option solves, and which share of their branches' solved tasks mixtures keep untrained."""
+    draw_options(having(pools[0], *(f"100/{name}" for name in OPTIONS)), out / "options.png")
+    draw_kept(pools[0], out / "kept.png")
+
+
+def draw_options(runs, path):
+    """Branches of 100 steps of the pretrained seed: a row for each option, a point for each training seed."""
+    figure, [panels] = make_panels(1, 2, 2.6, 2.8)
+    for panel, column, title in zip(panels, ("home", "capital"), ("math, code and wiki", "real capitals"), strict=True):
+        for y, (name, (_, color)) in enumerate(OPTIONS.items()):
+            x = [100 * score for score in scores(runs, f"100/{name}", column)]
+            panel.plot(x, [y] * len(x), "o", ms=3, color=METHODS[color])
+            panel.plot(mean(x), y, "|", ms=14, color=METHODS[color])
+        panel.set(title=title, xlabel="solved, %", xlim=(0, 100), ylim=(len(OPTIONS) - 0.5, -0.5),
+                  yticks=range(len(OPTIONS)), yticklabels=[label for label, _ in OPTIONS.values()])
+        panel.grid(axis="x", lw=0.3)
+    save(figure, [panels], [""], path)
+
+
+def draw_kept(runs, path):
+    """The share of its branches' solved tasks that the sharp mixture keeps, against that of the plain average."""
     figure, [[panel]] = make_panels(1, 1, 4, 3.2)
     for branches, (label, marker) in BRANCHES.items():
-        runs = having(pools[0], f"{branches}/average", f"{branches}/ridge_mixed")
-        x, y = ([100 * score for score in scores(runs, f"{branches}/{name}", "home")]
-                for name in ("average", "ridge_mixed"))
-        panel.plot(x, y, marker, label=label, color=METHODS["BTX from text"], mfc="white" if marker == "^" else None)
+        alike = having(runs, *(f"{branches}/{name}" for name in (*EXPERTS, "average", "ridge_mixed")))
+        if alike:
+            x, y = ([100 * share for share in scores(alike, f"{branches}/{name}", "kept")]
+                    for name in ("average", "ridge_mixed"))
+            fill = "white" if marker == "^" else None
+            panel.plot(x, y, marker, label=label, color=METHODS["BTX from text"], mfc=fill)
     panel.plot([0, 100], [0, 100], color="black", lw=0.8, label="as much as the average")
-    panel.set(xlim=(0, 100), ylim=(0, 100), xlabel="the plain average solves at home, %")
-    save(figure, [[panel]], ["the sharp mixture solves at home, %"], out / "untrained.png")
+    panel.set(xlim=(0, 100), ylim=(0, 100), xlabel="the plain average keeps, %")
+    save(figure, [[panel]], ["the sharp mixture keeps, %"], path)
