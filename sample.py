@@ -11,7 +11,7 @@ import torch
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
 from data.tokenizer import encode_prompt, load_tokenizer
 from support.btm import BTM
-from support.checkpoint import build_model, check_branches, load_checkpoint
+from support.checkpoint import build_model, load_checkpoint
 from support.colors import color_domains
 from support.distributed import pick_device
 from support.generation import stream
@@ -20,8 +20,8 @@ from support.generation import stream
 def parse(argv):
     """Read the options of this script."""
     parser = make_parser(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="a checkpoint, dense or an MoE; or several dense "
-                        "branches of one seed: the one that fits the text best writes each token (BTM, Top-1)")
+    parser.add_argument("models", nargs="+", metavar="MODEL",
+                        help="a checkpoint, or several dense ones: the likeliest author of the text writes each token")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps ... (default: %(default)s)")
     parser.add_argument("--prompt", default="", help="text to continue (default: begin a new text)")
     parser.add_argument("--tokens", type=positive_int, default=100, help="tokens to write, at most (default: 100)")
@@ -68,10 +68,14 @@ def main(argv=None):
     if args.experts and not checkpoint["experts"]:
         raise BadInput(f"--experts: {args.models[0]} is dense; name an MoE")
     tokenizer = load_tokenizer(checkpoint["spec"])
+    for path, other in zip(args.models, checkpoints, strict=True):
+        if other["experts"] and len(checkpoints) > 1:
+            raise BadInput(f"{path} is an MoE; name one MoE alone, or several dense models")
+        if other["spec"]["fingerprint"] != checkpoint["spec"]["fingerprint"]:
+            raise BadInput(f"{path} and {args.models[0]} have different tokenizers, so BTM cannot average them")
     if len(checkpoints) == 1:
         model = build_model(checkpoint, device, share=True)
     else:
-        check_branches(args.models, checkpoints)
         models = [build_model(each, device, share=True) for each in checkpoints]
         model = BTM(models, "document", top_k=1, eot=tokenizer.eot)
     prompt = encode_prompt(tokenizer, args.prompt)

@@ -29,7 +29,7 @@ def stream(model, idx, max_new_tokens, temperature=0.0, generator=None):
         if cache.length >= model.config.block_size:
             half = model.config.block_size // 2
             cache, new = Cache(), idx[:, -half - 1:]  # the newer half, and the token just written
-        logits, _, routing = model(new, cache=cache)
+        logits, _, routing = model(new, cache=cache, n_last=1)
         logits = logits[:, -1]  # (B, V)
         if temperature > 0:
             probs = (logits / temperature).softmax(-1)

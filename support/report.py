@@ -37,8 +37,7 @@ def own_gates(routing, domain):
     own = [i for i, expert in enumerate(routing["experts"]) if expert.split(".")[0] == domain]
     shares = []
     for gates in routing["share"][domain]:  # a layer's mean gates, (N,); those of Switch do not sum to 1
-        own_gate = sum(gates[i] for i in own)
-        shares.append(own_gate / sum(gates))
+        shares.append(sum(gates[i] for i in own) / sum(gates))
     return mean(shares)
 
 

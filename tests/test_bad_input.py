@@ -43,7 +43,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "seed.pt --btm ode": "ode", "btx_mixed.pt --btm btx_mixed": "dense", "seed.pt --btm seed,seed": "once",
                "seed.pt --btm_methods bayes:1": "--btm", "seed.pt --btm seed --btm_methods poems:1": "poems:1",
                "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
-    SAMPLE: {"seed.pt --experts": "dense", "seed.pt btx_mixed.pt": "is an MoE",
+    SAMPLE: {"seed.pt --experts": "dense", "seed.pt btx_mixed.pt": "is an MoE", "seed.pt stranger.pt": "tokenizers",
              f"seed.pt --prompt {'7' * 128}": "129 tokens", "nan.pt": "nan.pt",
              "field.pt": "field.pt", "later.pt": "no router 'later'"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",

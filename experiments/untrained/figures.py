@@ -9,7 +9,7 @@ BRANCHES = {"100": ("pretrained seed, branches of 100 steps", "o"),
             "400": ("pretrained seed, branches of 400 steps", "s"),
             "1100": ("small models, branches of 1,100 steps", "^")}
 OPTIONS = {  # {model: (its row, its color)}
-    "average": ("plain average", "average"), "task": ("task arithmetic", "average"),
+    "seed": ("seed", "seed"), "average": ("plain average", "average"), "task": ("task arithmetic", "average"),
     "hidden_mixed": ("mixture, mean inputs as rows", "BTX from text"),
     "flat_mixed": ("mixture, flat rows", "BTX from text"), "ridge_mixed": ("mixture, sharp rows", "BTX from text"),
     "btm_document_top1": ("BTM: all four models", "BTM"), "random_53": ("the paper's BTX, 53 steps", "BTX"),
@@ -47,5 +47,5 @@ def draw_kept(runs, path):
             fill = "white" if marker == "^" else None
             panel.plot(x, y, marker, label=label, color=METHODS["BTX from text"], mfc=fill)
     panel.plot([0, 100], [0, 100], color="black", lw=0.8, label="as much as the average")
-    panel.set(xlim=(0, 100), ylim=(0, 100), xlabel="the plain average keeps, %")
-    save(figure, [[panel]], ["the sharp mixture keeps, %"], path)
+    panel.set(xlim=(0, 100), ylim=(0, 100), xlabel="the plain average, % of its branches")
+    save(figure, [[panel]], ["the sharp mixture, % of its branches"], path)
