@@ -34,6 +34,7 @@ def parse(argv):
     group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code: "
                        "router rows start as the mean inputs of their layers on that text, not at random")
     group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
+    group.add_argument("--sharpness", type=float, help="with --ridge: times its rows (default: the likeliest)")
     group.add_argument("--data_dir", default="data/bin", help="prepared data of --router_data (default: %(default)s)")
     return parser.parse_args(argv)
 

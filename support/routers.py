@@ -3,8 +3,10 @@
     python mix.py seed.pt math.pt --router_data general,math --out mixed.pt           # router rows from text
     python mix.py btx.pt later.pt --out more_mixed.pt                                 # btx.pt keeps its experts
 """
+from functools import partial
+
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from cli import BadInput
 from data.loader import check_tokenizer, first_windows, load_domains
@@ -42,12 +44,12 @@ def keep_rows(mixed, state):
 
 
 def hidden_router(inputs):
-    """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (M_i, D) for each expert.
+    """A router (N, D) whose row i is the mean input of expert i's domain. inputs: (n, T, D) for each expert.
 
     What the rows have in common would add the same to all logits, so it is subtracted. Then each row is scaled to
     length 1. The idea is that of mergekit's hidden_avg gates.
     """
-    means = torch.stack([x.mean(0) for x in inputs])  # (N, D)
+    means = torch.stack([x.mean((0, 1)) for x in inputs])  # (N, D)
     return normalize(means - means.mean(0), dim=1)
 
 
@@ -63,17 +65,44 @@ def ridge_router(inputs, penalty=1.0):
     return torch.linalg.solve(X.T @ X + penalty * torch.eye(X.shape[1]), X.T @ targets).T
 
 
+SHARPNESSES = [2 ** (j / 2) for j in range(17)]  # from 1 to 256
+
+
+def sharpest(W, inputs):
+    """The s of SHARPNESSES for which SoftMax(s W x) gives the right experts the highest likelihood. W: (N, D).
+
+    As at commit 49d7f1a. inputs: for each expert (M_i, D), from text that W was not fitted to.
+    """
+    logits = torch.cat(inputs) @ W.T  # (M, N)
+    right = torch.cat([torch.full((len(x),), i) for i, x in enumerate(inputs)])  # (M,)
+    losses = [cross_entropy(s * logits, right) for s in SHARPNESSES]
+    return SHARPNESSES[torch.stack(losses).argmin()]
+
+
+def sharp_router(inputs, sharpness=None):
+    """A router by ridge regression, times `sharpness`, by default the `sharpest`. inputs: (n, T, D) for each expert.
+
+    The rows are fitted to three quarters of the n windows. The rest, at least one, decides the sharpness.
+    """
+    n_fit = len(inputs[0]) - max(1, len(inputs[0]) // 4)
+    W = ridge_router([x[:n_fit].flatten(0, 1) for x in inputs])  # (N, D)
+    if sharpness is None:
+        sharpness = sharpest(W, [x[n_fit:].flatten(0, 1) for x in inputs])
+        print(f"a layer's rows are {sharpness:.1f} times as long as ridge regression's")
+    return sharpness * W
+
+
 @torch.no_grad()
 def start_routers(model, windows, new_rows):
     """Set the routers of the MoE `model` from the inputs of their layers, first layer to last.
 
-    windows: for each expert the text to read, (n, T) int64; new_rows: hidden_router or ridge_router.
+    windows: for each expert the text to read, (n, T) int64; new_rows: hidden_router or sharp_router.
     """
     streams = [model.embed(idx) for idx in windows]  # an (n, T, D) for each expert
     angles = rope_angles(model.config, 0, windows[0].shape[1], windows[0].device)
     for block in model.blocks:
         streams = [x + block.attn(block.attn_norm(x), angles) for x in streams]
-        block.ff.router.copy_(new_rows([block.ff_norm(x).flatten(0, 1) for x in streams]))
+        block.ff.router.copy_(new_rows([block.ff_norm(x) for x in streams]))
         streams = [x + block.ff(block.ff_norm(x))[0] for x in streams]
 
 
@@ -93,5 +122,5 @@ def start_from_text(args, first, config, state):
         windows += [idx] * args.split  # the chunks of one expert read the same
     model = GPT(config).eval()
     model.load_state_dict(state)
-    start_routers(model, windows, ridge_router if args.ridge else hidden_router)
+    start_routers(model, windows, partial(sharp_router, sharpness=args.sharpness) if args.ridge else hidden_router)
     return model.state_dict(), {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}
