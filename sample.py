@@ -68,14 +68,14 @@ def main(argv=None):
     if args.experts and not checkpoint["experts"]:
         raise BadInput(f"--experts: {args.models[0]} is dense; name an MoE")
     tokenizer = load_tokenizer(checkpoint["spec"])
-    for path, other in zip(args.models, checkpoints, strict=True):
-        if other["experts"] and len(checkpoints) > 1:
-            raise BadInput(f"{path} is an MoE; name one MoE alone, or several dense models")
-        if other["spec"]["fingerprint"] != checkpoint["spec"]["fingerprint"]:
-            raise BadInput(f"{path} and {args.models[0]} have different tokenizers, so BTM cannot average them")
     if len(checkpoints) == 1:
         model = build_model(checkpoint, device, share=True)
     else:
+        for path, other in zip(args.models, checkpoints, strict=True):
+            if other["experts"]:
+                raise BadInput(f"{path} is an MoE; name one MoE alone, or several dense models")
+            if other["spec"]["fingerprint"] != checkpoint["spec"]["fingerprint"]:
+                raise BadInput(f"{path} and {args.models[0]} have different tokenizers, so BTM cannot average them")
         models = [build_model(each, device, share=True) for each in checkpoints]
         model = BTM(models, "document", top_k=1, eot=tokenizer.eot)
     prompt = encode_prompt(tokenizer, args.prompt)

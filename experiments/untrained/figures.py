@@ -42,8 +42,8 @@ def draw_kept(runs, path):
     for branches, (label, marker) in BRANCHES.items():
         alike = having(runs, *(f"{branches}/{name}" for name in (*EXPERTS, "average", "ridge_mixed")))
         if alike:
-            x, y = ([100 * share for share in scores(alike, f"{branches}/{name}", "kept")]
-                    for name in ("average", "ridge_mixed"))
+            x = [100 * share for share in scores(alike, f"{branches}/average", "kept")]
+            y = [100 * share for share in scores(alike, f"{branches}/ridge_mixed", "kept")]
             fill = "white" if marker == "^" else None
             panel.plot(x, y, marker, label=label, color=METHODS["BTX from text"], mfc=fill)
     panel.plot([0, 100], [0, 100], color="black", lw=0.8, label="as much as the average")
