@@ -50,8 +50,6 @@ def measure(run, name, column):
         return measure(run, name, "home") / mean(measure(run, f"{part}/{branch}", branch) for branch in EXPERTS)
     if column == "loss":
         return mean(model["loss"][domain] for domain in DOMAINS)
-    if column == "home loss":  # of the right answers
-        return mean(model["answer_loss"][domain] for domain in EXPERTS)
     if column.endswith(" loss"):
         return model["loss"][column.removesuffix(" loss")]
     return mean(model["accuracy"][domain] for domain in GROUPS.get(column, [column]))

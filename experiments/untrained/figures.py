@@ -1,19 +1,20 @@
 """The pictures of this folder's page."""
-from statistics import mean
+from statistics import correlation, mean
 
 from experiments.runs import EXPERTS, having, scores
 from support.colors import METHODS
 from support.figures import make_panels, save
 
-BRANCHES = {"100": ("pretrained seed, branches of 100 steps", "o"),
-            "400": ("pretrained seed, branches of 400 steps", "s"),
-            "1100": ("small models, branches of 1,100 steps", "^")}
+BRANCHES = {"100": ("pretrained seed,\nbranches of 100 steps", "o"),
+            "400": ("pretrained seed,\nbranches of 400 steps", "s"),
+            "1100": ("small models,\nbranches of 1,100 steps", "^")}
 OPTIONS = {  # {model: (its row, its color)}
     "seed": ("seed", "seed"), "average": ("plain average", "average"), "task": ("task arithmetic", "average"),
     "hidden_mixed": ("mixture, mean inputs as rows", "BTX from text"),
     "flat_mixed": ("mixture, flat rows", "BTX from text"), "ridge_mixed": ("mixture, sharp rows", "BTX from text"),
+    "dume_mixed": ("mixture, nearly DUME's form", "BTX from text"),
     "btm_document_top1": ("BTM: all four models", "BTM"), "random_53": ("the paper's BTX, 53 steps", "BTX"),
-    "sharp_53": ("sharp rows, then 53 steps", "BTX from text")}
+    "average_53": ("average, as many FLOPs", "average"), "sharp_53": ("sharp rows, then 53 steps", "BTX from text")}
 
 
 def draw(pools, out):
@@ -44,8 +45,9 @@ def draw_kept(runs, path):
         if alike:
             x = [100 * share for share in scores(alike, f"{branches}/average", "kept")]
             y = [100 * share for share in scores(alike, f"{branches}/ridge_mixed", "kept")]
-            fill = "white" if marker == "^" else None
-            panel.plot(x, y, marker, label=label, color=METHODS["BTX from text"], mfc=fill)
+            if len(alike) > 2:
+                label += f"\n(correlation {correlation(x, y):.2f})"
+            panel.plot(x, y, marker, label=label, color=METHODS["BTX from text"], mfc="white")
     panel.plot([0, 100], [0, 100], color="black", lw=0.8, label="as much as the average")
     panel.set(xlim=(0, 100), ylim=(0, 100), xlabel="the plain average, % of its branches")
     save(figure, [[panel]], ["the sharp mixture, % of its branches"], path)
