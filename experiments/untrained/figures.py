@@ -14,7 +14,7 @@ OPTIONS = {  # {model: (its row, its color)}
     "flat_mixed": ("mixture, flat rows", "BTX from text"), "ridge_mixed": ("mixture, sharp rows", "BTX from text"),
     "dume_mixed": ("mixture, nearly DUME's", "BTX from text"), "btm_document_top1": ("BTM: all four models", "BTM"),
     "random_53": ("the paper's BTX, 53 steps", "BTX"), "average_53": ("average, BTX's FLOPs", "average"),
-    "flat_53": ("flat rows, then 53 steps", "BTX from text"), "sharp_53": ("sharp rows, then 53 steps", "BTX from text")}
+    "flat_53": ("flat rows, 53 steps", "BTX from text"), "sharp_53": ("sharp rows, 53 steps", "BTX from text")}
 
 
 def draw(pools, out):
