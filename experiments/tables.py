@@ -157,9 +157,8 @@ def main(argv=None):
     folder = FOLDER / args.experiment
     out = args.out or folder
     pools = read_pools(out)
-    page = make_page(folder, pools)
     with replacing(out / "tables.md") as part:
-        part.write_text(page, encoding="utf-8")
+        part.write_text(make_page(folder, pools), encoding="utf-8")
     import_module(f"experiments.{args.experiment}.figures").draw(pools, out)
     print(f"tables: {out}/tables.md   figures: {out}/*.png")
 

@@ -10,11 +10,12 @@ BRANCHES = {"100": ("pretrained seed,\nbranches of 100 steps", "o"),
             "1100": ("small models,\nbranches of 1,100 steps", "^")}
 OPTIONS = {  # {model: (its row, its color)}
     "seed": ("seed", "seed"), "average": ("plain average", "average"), "task": ("task arithmetic", "average"),
-    "hidden_mixed": ("mixture, mean inputs as rows", "BTX from text"),
-    "flat_mixed": ("mixture, flat rows", "BTX from text"), "ridge_mixed": ("mixture, sharp rows", "BTX from text"),
-    "dume_mixed": ("mixture, nearly DUME's", "BTX from text"), "btm_document_top1": ("BTM: all four models", "BTM"),
-    "random_53": ("the paper's BTX, 53 steps", "BTX"), "average_53": ("average, BTX's FLOPs", "average"),
-    "flat_53": ("flat rows, 53 steps", "BTX from text"), "sharp_53": ("sharp rows, 53 steps", "BTX from text")}
+    "hidden_mixed": ("mixture, mean inputs", "BTX from text"), "flat_mixed": ("mixture, flat rows", "BTX from text"),
+    "ridge_mixed": ("mixture, sharp rows", "BTX from text"), "dume_mixed": ("mixture, nearly DUME's", "BTX from text"),
+    "btm_document_top1": ("BTM: all four models", "BTM"), "random_53": ("the paper's BTX, 53 steps", "BTX"),
+    "average_53": ("average, 53 steps' FLOPs", "average"), "flat_53": ("flat rows, 53 steps", "BTX from text"),
+    "sharp_53": ("sharp rows, 53 steps", "BTX from text"), "random_212": ("the paper's BTX, 212 steps", "BTX"),
+    "average_212": ("average, 212 steps' FLOPs", "average"), "sharp_212": ("sharp rows, 212 steps", "BTX from text")}
 
 
 def draw(pools, out):
