@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
+from cli import BadInput, make_parser, non_negative_int, number_from, positive_int, run
 from data.loader import check_tokenizer, load_domains
 from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
@@ -32,10 +32,10 @@ def parse(argv):
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the new routers (default: 0)")
     group = parser.add_argument_group("routers that start from text (not in the paper)")
     group.add_argument("--router_data", metavar="DOMAINS", help="a domain for each model, as in general,math,code; "
-                       "each router row starts as the mean input of its layer on that text, not at random")
+                       "without --ridge, each router row starts as its layer's mean input on that text")
     group.add_argument("--ridge", action="store_true", help="with --router_data: compute the rows by ridge regression")
-    group.add_argument("--sharpness", type=non_negative, metavar="S", help="with --ridge: multiply the rows by S "
-                       "(default: for each layer, the S that suits held-out text best)")
+    group.add_argument("--sharpness", type=number_from(1, float), metavar="S", help="with --ridge: multiply rows by S "
+                       "(default: in each layer, the S that best predicts the domain of held-out text)")
     group.add_argument("--data_dir", default="data/bin", help="folder of these domains (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.top_k and args.routing in FIXED:

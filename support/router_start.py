@@ -3,8 +3,8 @@
     python mix.py seed.pt math.pt --router_data general,math --out mixed.pt            # each row is a mean input
     python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows from ridge regression
 
-Mean inputs are mergekit's "hidden" gates. Ridge regression is DUME's (arXiv 2603.29765). DUME uses one expert for each
-token, so its gate is always 1. A softmax over k logits also depends on how long the rows are; see `sharpest`.
+Mean inputs are an idea of mergekit's "hidden_avg" gates. Ridge regression is DUME's (arXiv 2603.29765), which uses one
+expert for each token, with a gate of 1. The softmax over k logits depends on the length of the rows, too: `sharpest`.
 """
 import torch
 import torch.nn.functional as F
@@ -42,9 +42,9 @@ def ridge_router(inputs, penalty=1.0):
 def sharpest(W, inputs):
     """The s of SHARPNESSES for which SoftMax(s W x) gives the right experts the highest likelihood. W: (N, D).
 
-    Ridge regression fits logits of 0 and 1, whose softmax is nearly flat: with N = 4, the right expert has 0.48. So a
-    wrong expert would speak in every token. 1/s is a temperature by maximum likelihood (Guo et al. 2017). inputs: for
-    each expert (M_i, D), from text that W was not fitted to; on the text of the fit, W looks surer than it is.
+    Ridge regression fits logits of 0 and 1, whose softmax is nearly flat: with N = 4, the right expert gets 0.48, so
+    the wrong ones count in every token. 1/s is a temperature by maximum likelihood (Guo et al. 2017). inputs: for each
+    expert (M_i, D), from text that W was not fitted to; on the text of the fit, W looks better than it is.
     """
     logits = torch.cat(inputs) @ W.T  # (M, N)
     right = torch.cat([torch.full((len(x),), i) for i, x in enumerate(inputs)])  # (M,)
@@ -53,7 +53,7 @@ def sharpest(W, inputs):
 
 
 def sharp_router(inputs, sharpness=None):
-    """A router by ridge regression, times `sharpness`, by default the `sharpest`. inputs: (n, T, D) for each expert.
+    """A router by ridge regression, times `sharpness` (default: what `sharpest` finds). inputs: (n, T, D) per expert.
 
     The rows are fitted to three quarters of the n windows. The rest, at least one, decides the sharpness.
     """
@@ -85,13 +85,13 @@ def start_from_text(state, config, domains, n_chunks, new_rows):
     """
     if len({domain.meta["files"]["train.bin"] for domain in domains}) < len(domains):
         raise BadInput("--router_data: two domains have the same text, so no router could tell their experts apart")
-    texts = [domain.windows(domain.train, config.block_size, N_WINDOWS)[:, :-1] for domain in domains]  # (n, T) each
-    for domain, idx in zip(domains, texts, strict=True):
-        if len(idx) < 2:  # one to fit the router to, and one that decides the sharpness
-            raise BadInput(f"--router_data: the text of {domain.name!r} is shorter than two blocks of "
-                           f"{config.block_size} tokens; prepare more text")
-    n = min(len(idx) for idx in texts)  # as many of each, so that no expert counts more than another
-    windows = [idx[:n] for idx in texts for _ in range(n_chunks)]
+    T = config.block_size
+    for domain in domains:
+        if len(domain.train) <= 2 * T:  # one block to fit the router to, and one that decides the sharpness
+            raise BadInput(f"--router_data: {domain.name!r} is shorter than two blocks of {T} tokens; prepare more")
+    n = min(N_WINDOWS, *((len(domain.train) - 1) // T for domain in domains))  # as many of each, so none counts more
+    texts = [domain.windows(domain.train, T, n)[:, :-1] for domain in domains]  # (n, T) each
+    windows = [idx for idx in texts for _ in range(n_chunks)]
     model = build_model({"config": vars(config), "state": state}, share=True)
     start_routers(model, windows, new_rows)
     return model.state_dict()

@@ -36,7 +36,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           f"{ROOT}/data/start/math.pt": "share no seed", "shape.pt": "of its config", "orphan.pt": "share no seed",
           "--out seed.pt": "would be lost", "--router_data math,meth": "meth", "--router_data math": "different",
           "--router_data math,math": "different", "--router_data math,switch": "shorter", "--sharpness 2": "--ridge",
-          "--router_data math,code --ridge --sharpness inf": "finite",
+          "--ridge --sharpness 0": "at least 1", "--ridge --sharpness inf": "finite",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "seed.pt short.pt": "a model reads 32",
