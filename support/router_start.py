@@ -4,7 +4,7 @@
     python mix.py seed.pt math.pt --router_data general,math --ridge --out mixed.pt    # rows from ridge regression
 
 Mean inputs are an idea of mergekit's "hidden_avg" gates. Ridge regression is DUME's (arXiv 2603.29765), which uses one
-expert for each token, with a gate of 1. The softmax over k logits depends on the length of the rows, too: `sharpest`.
+expert for each token, with a gate of 1. A softmax over k logits also depends on how long the rows are; see `sharpest`.
 """
 import torch
 import torch.nn.functional as F
@@ -86,10 +86,10 @@ def start_from_text(state, config, domains, n_chunks, new_rows):
     if len({domain.meta["files"]["train.bin"] for domain in domains}) < len(domains):
         raise BadInput("--router_data: two domains have the same text, so no router could tell their experts apart")
     T = config.block_size
-    for domain in domains:
-        if len(domain.train) <= 2 * T:  # one block to fit the router to, and one that decides the sharpness
-            raise BadInput(f"--router_data: {domain.name!r} is shorter than two blocks of {T} tokens; prepare more")
-    n = min(N_WINDOWS, *((len(domain.train) - 1) // T for domain in domains))  # as many of each, so none counts more
+    shortest = min(domains, key=lambda domain: len(domain.train))
+    n = min(N_WINDOWS, (len(shortest.train) - 1) // T)  # as many of each, so that no expert counts more than another
+    if n < 2:  # one to fit the router to, and one that decides the sharpness
+        raise BadInput(f"--router_data: {shortest.name!r} is shorter than two blocks of {T} tokens; prepare more text")
     texts = [domain.windows(domain.train, T, n)[:, :-1] for domain in domains]  # (n, T) each
     windows = [idx for idx in texts for _ in range(n_chunks)]
     model = build_model({"config": vars(config), "state": state}, share=True)

@@ -11,7 +11,7 @@ MIX          = $(PY) mix.py $+ --seed $(SEED) --out $@
 ALL          = $(OUT)/seed.pt $(EXPERTS)
 ROUTER_TEXT  = --router_data $(ROUTER_DATA) --data_dir $(DATA)
 ROUTER_DATA ?= general,math,code,wiki
-SHARPNESS   ?= $(if $(filter cpu,$(PRESET)),--sharpness 1)  # nearly the rows of the committed runs, which fitted all 16 windows
+SHARPNESS   ?= $(if $(filter cpu,$(PRESET)),--sharpness 1)  # nearly the rows of the committed runs
 $(patsubst %,$(OUT)/%_mixed.pt,switch sample soft): $(OUT)/%_mixed.pt: $(ALL); $(MIX) --routing $*
 $(OUT)/blend_mixed.pt:      $(ALL);     $(MIX) --blend
 $(OUT)/split2of8_mixed.pt:  $(ALL);     $(MIX) --split 2 --top_k 2
