@@ -46,9 +46,7 @@ def test_ridge_router_is_least_squares_with_a_penalty():
 
 @torch.no_grad()
 def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allow(tiny, tmp_path):
-    """By hand, in every layer of the finished mixture: only earlier layers affect what a layer reads. Both chunks of a
-    model read the same text. Among the sharpnesses that were tried, no other is likelier.
-    """
+    """By hand, in every layer of the finished mixture. Both chunks of a model read the same text."""
     options = ["--split", "2", "--router_data", "general,math", "--data_dir", f"{tiny}/data"]
     model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--ridge")), []
     for block in model.blocks:
@@ -78,14 +76,15 @@ def test_text_from_which_no_router_can_start(tiny):
 
 
 def test_a_domain_with_little_text_counts_as_much_as_the_others(tiny):
-    """With 16 and 4 windows, the routers start from 4 of each. The last token of a text is only a target."""
+    """The others have 4 windows, so 4 of a long own text are read, from all of it. Last tokens are only targets."""
     long, *others = load_domains(tiny / "data", ["general", "math", "code"]).values()
-    short = [long._replace(train=long.train[:4 * 128 + 1])]
-    short += [domain._replace(train=domain.train[:5 * 128]) for domain in others]
+    short = [domain._replace(train=domain.train[:5 * 128]) for domain in others]
+    evenly = first_windows(long.train, 128, 4, spread=True)[:, :-1].flatten()  # (4 * 128,)
     routers = []
-    for domains in ([long, *short[1:]], short):
+    for text in (long.train, torch.cat([evenly, evenly[:1]]).numpy()):
         mixed = load_checkpoint(tiny / "btx_mixed.pt")  # a new one, because its routers are set in place
-        state = start_from_text(mixed["state"], GPTConfig(**mixed["config"]), domains, 1, sharp_router)
+        own = long._replace(name="own", train=text)
+        state = start_from_text(mixed["state"], GPTConfig(**mixed["config"]), [own, *short], 1, sharp_router)
         routers.append(state["blocks.1.ff.router"])
     assert torch.equal(*routers)
 
