@@ -48,8 +48,8 @@ def parse(argv):
         args.router_data = args.router_data.split(",")
         if args.blend:
             raise BadInput("--router_data cannot be used with --blend, whose experts have parts of all domains")
-        if not len(args.models) == len(args.router_data) == len(set(args.router_data)):
-            raise BadInput(f"--router_data: name {len(args.models)} different domains, one for each model")
+        if not len(set(args.models)) == len(args.models) == len(args.router_data) == len(set(args.router_data)):
+            raise BadInput("--router_data: name a different domain for each model, and no model twice")
     if args.average and (args.routing != "topk" or args.top_k or args.router_data is not None):
         raise BadInput("--routing, --top_k and --router_data are for an MoE; leave them out, or leave out --average")
     return args

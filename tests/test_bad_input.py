@@ -37,6 +37,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--out seed.pt": "would be lost", "--router_data math,meth": "meth", "--router_data math": "different",
           "--router_data math,math": "different", "--router_data math,switch": "shorter", "--sharpness 2": "--ridge",
           "--ridge --sharpness 0": "at least 1", "--ridge --sharpness inf": "finite",
+          "seed.pt --router_data math,code,wiki": "twice",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
     EVALUATE: {"seed.pt ./seed.pt": "one name", "stranger.pt": "tokenizer", "seed.pt short.pt": "a model reads 32",
