@@ -37,8 +37,7 @@ def parse(argv):
     parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints; the tables call each by its file name")
     parser.add_argument("--btm", metavar="NAMES", help="add Branch-Train-Merge of these models, as in seed,math,code")
     parser.add_argument("--btm_methods", metavar="METHOD:K,...",
-                        help="any of bayes:K, tfidf:K and document:K, which is bayes that restarts at each end of text "
-                             "(see support/btm.py; default: bayes:1)")
+                        help="any of share:K, bayes:K and tfidf:K (see support/btm.py; default: share:N of N models)")
     parser.add_argument("--no_figures", action="store_true", help="draw no figures, and do not write live.html")
     parser.add_argument("--data_dir", default="data/bin", help="folder that data.prepare wrote (default: %(default)s)")
     parser.add_argument("--tasks", type=positive_int, default=400, help="tasks per domain (default: %(default)s)")
@@ -104,7 +103,7 @@ def parse_btm(args, checkpoints, domains):
         if name not in dense or name in merged:
             raise BadInput(f"--btm: {name!r} should be one of the dense models ({', '.join(dense)}), named once")
         merged[name] = dense[name]
-    for word in ("bayes:1" if args.btm_methods is None else args.btm_methods).split(","):
+    for word in (f"share:{len(merged)}" if args.btm_methods is None else args.btm_methods).split(","):
         method, top_k = btm.parse_method(word, len(merged))
         training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
         methods[f"btm_{method}_top{top_k}"] = method, top_k, training_data
@@ -262,14 +261,14 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
-def build(name, checkpoints, merged, methods, tokenizer, device):
+def build(name, checkpoints, merged, methods, device):
     """The GPT that a checkpoint holds, or the BTM of `parse_btm`, under its name in the tables; and its ledger."""
     if name not in methods:
         return build_model(checkpoints[name], device, share=True), checkpoints[name]["ledger"]
     method, top_k, training_data = methods[name]
     models = [build_model(checkpoint, device, share=True) for checkpoint in merged.values()]
     ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
-    return btm.BTM(models, method, top_k, training_data, tokenizer.eot), ledger
+    return btm.BTM(models, method, top_k, training_data), ledger
 
 
 @torch.inference_mode()
@@ -285,7 +284,7 @@ def main(argv=None):
     moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
     results, routing = {}, {}  # {model: its scores and costs}; {MoE: its experts, share and probs}
     for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
-        model, ledger = build(name, checkpoints, merged, methods, tokenizer, device)
+        model, ledger = build(name, checkpoints, merged, methods, device)
         scores, routing_of_model = evaluate_model(model, tokenizer, windows, tasks, args, device)
         results[name] = {**scores, **costs(model, ledger)}
         if name in moes:

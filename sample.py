@@ -77,7 +77,7 @@ def main(argv=None):
             if other["spec"]["fingerprint"] != checkpoint["spec"]["fingerprint"]:
                 raise BadInput(f"{path} and {args.models[0]} have different tokenizers, so BTM cannot average them")
         models = [build_model(each, device, share=True) for each in checkpoints]
-        model = BTM(models, "document", top_k=1, eot=tokenizer.eot)
+        model = BTM(models, "share", top_k=len(models))
     prompt = encode_prompt(tokenizer, args.prompt)
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")

@@ -1,16 +1,17 @@
 """Branch-Train-Merge: keep the experts as they are and average their predictions, token by token (the paper's 4.1).
 
     experts = [build_model(load_checkpoint(f"out/{name}.pt")) for name in ("seed", "math", "code", "wiki")]
-    model = BTM(experts, "bayes", top_k=2)  # can be called like a GPT
+    model = BTM(experts, "share", top_k=4)  # can be called like a GPT
 
 An expert's weight depends on the text so far, x_1..x_t. Each method gives expert i a score, the log of its weight:
 
-bayes     log p_i(x_1..x_t), up to a constant the log of the posterior probability that expert i wrote the text, from a
-          uniform prior (Li et al. 2022)
-document  the same for the current document alone: the score restarts at each end of text (not in the papers)
-tfidf     2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
-          paper uses their similarity. For vectors of length 1, the formula equals c-BTM's -|v - v_i|^2 / tau
-          (Gururangan et al. 2023) up to a constant.
+bayes  log p_i(x_1..x_t), up to a constant the log of the posterior probability that expert i wrote the text, from a
+       uniform prior (Li et al. 2022). It never forgets, so a few words of another domain may decide for the whole text.
+share  the same if another expert may take over at each token, with a small probability: the fixed share of Herbster
+       and Warmuth (1998), which is the forward pass of a hidden Markov model (not in the papers on BTM)
+tfidf  2 cos(v, v_i) / tau, where v and v_i are the tf-idf vectors of the text and of the expert's training data. The
+       paper uses their similarity. For vectors of length 1, the formula equals c-BTM's -|v - v_i|^2 / tau
+       (Gururangan et al. 2023) up to a constant.
 
 The top_k largest weights are kept and divided by their sum.
 """
@@ -22,7 +23,8 @@ import torch.nn.functional as F
 
 from cli import BadInput
 
-METHODS = ("bayes", "document", "tfidf")
+METHODS = ("bayes", "share", "tfidf")
+SHARE = 0.01       # probability that another expert takes over, at each token; chosen by loss, see one_or_all
 TEMPERATURE = 0.1  # tau, as in c-BTM
 N_WINDOWS = 200    # sequences of each expert's training data that tfidf reads
 
@@ -31,7 +33,8 @@ def parse_method(text, n_experts):
     """Read METHOD:K: "bayes:2" becomes ("bayes", 2). Raises BadInput."""
     method, _, k = text.partition(":")
     if method not in METHODS or not k.isdecimal() or not 1 <= int(k) <= n_experts:
-        raise BadInput(f"--btm_methods {text!r}: write bayes:K, document:K or tfidf:K, with K from 1 to {n_experts}")
+        raise BadInput(f"--btm_methods {text!r}: write bayes:K, share:K or tfidf:K, with K from 1 to {n_experts} "
+                       "(share:K has replaced document:K)")
     return method, int(k)
 
 
@@ -47,7 +50,7 @@ def read_training_data(checkpoints, domains):
         mixture = settings.get("data", {})
         if not mixture or not mixture.keys() <= domains.keys():
             raise BadInput(f"{name} was trained on {', '.join(mixture) or 'data that is not here'}; tfidf needs it in "
-                           "--data_dir, bayes and document do not")
+                           "--data_dir, bayes and share do not")
         for domain in mixture:
             if domains[domain].meta["files"]["train.bin"] != settings["digests"][f"{domain}/train.bin"]:
                 raise BadInput(f"{name} was trained on other text of {domain}; tfidf needs that text in --data_dir")
@@ -76,32 +79,35 @@ def tfidf(windows, vocab_size):
 class BTM(nn.Module):
     """Experts that predict together. It can be called like a `GPT`."""
 
-    def __init__(self, experts, method, top_k, windows=None, eot=None):
-        """experts: dense GPTs of one tokenizer; windows: their training data (tfidf); eot: for document."""
+    def __init__(self, experts, method, top_k, windows=None):
+        """experts: dense GPTs of one tokenizer; windows: their training data (tfidf)."""
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.method = method
         self.top_k = top_k
-        self.eot = eot
         self.config = min((expert.config for expert in experts), key=lambda config: config.block_size)
         if method == "tfidf":
             device = experts[0].embed.weight.device
             self.idf, self.centroids = (x.to(device) for x in tfidf(windows, self.config.vocab_size))
 
-    def bayes_scores(self, idx, log_p):
+    def bayes_scores(self, log_p):
         """log p_i = sum_{s<=t} log p_i(x_s | x_<s) for every t, up to a constant: (E, B, T).
 
-        idx: (B, T). log_p: (E, B, T - 1), the log-probability that each expert gave to x_2..x_T. The first token tells
-        nothing about the experts. For document, the sum begins after the latest end-of-text token.
+        log_p: (E, B, T - 1), the log-probability that each expert gave to x_2..x_T. The first token tells nothing about
+        the experts.
         """
-        scores = F.pad(log_p, (1, 0)).cumsum(-1)  # (E, B, T)
-        if self.method == "document":
-            # [eot a b eot c] -> latest = [0 0 0 3 3]: cummax keeps the position of an eot until the next one. Before
-            # the first eot it is 0, where the score is 0, too.
-            positions = torch.arange(idx.shape[1], device=idx.device)    # (T,)
-            latest = (positions * (idx == self.eot)).cummax(-1).values   # (B, T)
-            scores = scores - scores.gather(-1, latest.expand(len(scores), -1, -1))
-        return scores
+        return F.pad(log_p, (1, 0)).cumsum(-1)
+
+    def share_scores(self, log_p):
+        """The log-probability that expert i writes the token after x_1..x_t, for every t: (E, B, T). log_p: as above.
+
+        Bayes' rule gives the author of x_t. The next author is the same, or, with probability SHARE, a random one.
+        """
+        scores = [log_p.new_zeros(log_p.shape[:2])]     # (E, B), the same for all
+        for log_p_t in log_p.unbind(-1):                # (E, B)
+            author = (scores[-1] + log_p_t).softmax(0)  # (E, B)
+            scores.append(((1 - SHARE) * author + SHARE / len(log_p)).log())
+        return torch.stack(scores, -1)
 
     def tfidf_scores(self, idx):
         """2 cos / tau, between the text up to each token and each expert's training data: (E, B, T). idx: (B, T)."""
@@ -135,15 +141,17 @@ class BTM(nn.Module):
             log_probs[i] = prediction[:, -n_last:]
         if self.method == "tfidf":
             scores = self.tfidf_scores(idx)                      # (E, B, T)
+        elif self.method == "share":
+            scores = self.share_scores(torch.stack(log_p))       # (E, B, T)
         else:
-            scores = self.bayes_scores(idx, torch.stack(log_p))  # (E, B, T)
+            scores = self.bayes_scores(torch.stack(log_p))       # (E, B, T)
         weights = self.log_weights(scores)[:, :, -n_last:, None]  # (E, B, n_last, 1)
         return log_probs.add_(weights).logsumexp(0), None, []     # (B, n_last, V)
 
     def num_params(self, active=False):
         """Number of parameters. All are active: every expert computes every token, whatever top_k is.
 
-        bayes and document weigh the experts by their predictions, so they need all of them. tfidf weighs them by the
+        bayes and share weigh the experts by their predictions, so they need all of them. tfidf weighs them by the
         text alone, so the paper computes only the top_k experts; here all are computed.
         """
         return sum(expert.num_params() for expert in self.experts)

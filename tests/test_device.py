@@ -46,6 +46,6 @@ def test_a_training_step_and_generation_make_no_tensor_elsewhere(method, is_fast
 
 @pytest.mark.parametrize("method", METHODS)
 def test_branch_train_merge_makes_no_tensor_elsewhere(method):
-    merged = BTM([new_model(seed).float() for seed in range(2)], method, 1, [TOKENS] * 2, eot=3)
+    merged = BTM([new_model(seed).float() for seed in range(2)], method, 1, [TOKENS] * 2)
     with torch.device("meta"):
         generate(merged, TOKENS, 4)
