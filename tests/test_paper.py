@@ -53,7 +53,7 @@ def test_steps_of_equal_cost():
     assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
 
 
-@pytest.mark.parametrize("name", ["paper", "pretrained", "untrained"])
+@pytest.mark.parametrize("name", ["paper", "pretrained", "untrained", "one_or_all"])
 def test_tables_are_what_the_code_makes_of_the_runs(name):
     folder = ROOT / "experiments" / name
     assert tables.make_page(folder, tables.read_pools(folder)) == (folder / "tables.md").read_text()
