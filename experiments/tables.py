@@ -154,7 +154,8 @@ def make_page(folder, pools):
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("experiment", choices=("paper", "pretrained", "untrained", "one_or_all"), help="a folder of experiments/")
+    parser.add_argument("experiment", choices=("paper", "pretrained", "untrained", "one_or_all"),
+                        help="a folder of experiments/")
     parser.add_argument("--out", type=Path, help="folder with the runs, to write to (default: that of the experiment)")
     args = parser.parse_args(argv)
     folder = FOLDER / args.experiment

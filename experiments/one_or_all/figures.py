@@ -6,7 +6,8 @@ from support.colors import METHODS
 from support.figures import make_panels, save
 
 ROWS = {"alone": "the question alone", "words": "six foreign words before it", "text": "a foreign text before it",
-        "ended": "the same, with an end of text", "toll_math": "a fact in arithmetic", "story_code": "arithmetic in code"}
+        "ended": "the same, with an end of text", "toll_math": "a fact in arithmetic",
+        "story_code": "arithmetic in code"}
 MODELS = {  # {name in the figure: (model, method, mark)}
     "BTM by Bayes": ("btm_bayes_top1", "BTM", "x"), "BTM with a fixed share": ("btm_share_top4", "BTM", "o"),
     "BTX, random routers": ("random_770_5", "BTX", "o"), "BTX, sharp rows": ("sharp_770_5", "BTX from text", "o"),
