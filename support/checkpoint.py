@@ -42,6 +42,9 @@ def load_file(path, keys):
         with zipfile.ZipFile(path) as file:
             is_whole = file.testzip() is None
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
+    except OSError as error:  # such a file may be whole, so nobody should delete it
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error}); check its permissions and the "
+                       "disk") from None
     except Exception:  # torch raises a different error for every kind of foreign file
         value = None
     if not isinstance(value, dict) or value.keys() != keys:

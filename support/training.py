@@ -160,8 +160,8 @@ def run_settings(args, model, ledger, domains, device):
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every", "shard")}
     digests = {}
-    for name, domain in domains.items():
+    for name in args.data:  # another domain of the folder may be prepared, or prepared again, while the run rests
         for file in ("train.bin", "val.bin"):
-            digests[f"{name}/{file}"] = domain.meta["files"][file]
+            digests[f"{name}/{file}"] = domains[name].meta["files"][file]
     return settings | {"config": vars(model.config), "device": device.type, "dtype": pick_dtype(args.dtype, device),
                        "digests": digests, "init_ledger": [entry["id"] for entry in ledger]}

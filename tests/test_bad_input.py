@@ -26,7 +26,7 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           "--device meta": "meta", "--data poems": "poems", "--data math=x": "--data", "--data math=0": "--data",
           "--data math,math": "--data", "--data_dir new": "new: no", "--n_embd 18 --n_head 6": "RoPE",
           "--block_size 5000": "--block_size", "--out new/a.progress": ".pt", "--init=": "no such file",
-          "--batch_size 6 --grad_accum 4": "--grad_accum"},
+          "--init data": "data: cannot be read (Is a directory)", "--batch_size 6 --grad_accum 4": "--grad_accum"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "tokenizers", "--out btx_mixed.pt": "be lost",
@@ -123,7 +123,9 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
     path.unlink()
     if damage != "gone":
         path.write_bytes(changed[damage])
-    assert ("seed.pt" if file == "seed.pt" else "math") in refusal(BRANCH, capsys)
+    said = refusal(BRANCH, capsys)
+    assert ("seed.pt" if file == "seed.pt" else "math") in said
+    assert ("damaged" in said or "weights are not" in said) == (damage != "gone")
 
 
 @pytest.mark.parametrize("fail, code, said", [

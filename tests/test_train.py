@@ -114,12 +114,15 @@ def test_a_batch_in_parts_is_the_same_batch(tiny, tmp_path, module, init):
 def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, module, init, changes, trains):
     want = train(tiny, tmp_path / "a.pt", module, init, **changes)
     assert train(tiny, tmp_path / "b.pt", module, init, dies_at=5, **changes) is None
+    for pid in (1, 10**8):  # a process that runs, and one that was killed while it saved
+        (tmp_path / f".b.progress.{pid}.part").touch()
     progress = torch.load(tmp_path / "b.progress", weights_only=True)
     torch.save(progress | {"seconds": 1000 + progress["seconds"]}, tmp_path / "b.progress")
     got = train(tiny, tmp_path / "b.pt", module, init, dies_at=3, **changes)  # step 3 is not done again
     seconds = [line["seconds"] for line in got["log"]]
     assert got["ledger"][-1]["seconds"] > seconds[5] > seconds[4] > 1000 + seconds[3]  # 4 steps were saved
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b.pt"] and not changed(got, want)
+    assert {path.name for path in tmp_path.iterdir()} == {".b.progress.1.part", "a.pt", "b.pt"}
+    assert not changed(got, want)
     assert changed(load_checkpoint(tiny / f"{init}.pt"), got) == set(filter(trains, got["state"]))
     assert [line | {"seconds": 0} for line in got["log"]] == [line | {"seconds": 0} for line in want["log"]]
     assert [line["step"] for line in want["log"]] == [1, 2, 3, 4, 5, 6]
@@ -151,6 +154,7 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     with pytest.raises(BadInput, match="b.progress is of a run on other data: math/train.bin, math/val.bin; delete"):
         train(*run)
     shutil.copytree(tiny, tmp_path / "tiny", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "tiny/data/code")  # which the run does not read
     assert not changed(train(*run, flags=["--recompute"], save_every=1), want)
 
 
@@ -160,7 +164,7 @@ def save_half(value, part):
 
 
 @pytest.mark.parametrize("save,changes,reason", [
-    (save_half, {"steps": 1}, "a.pt: cannot be written .perhaps the disk is full"),
+    (save_half, {"steps": 1}, "a.pt: cannot be written .perhaps the disk is full.*make room, and run it again"),
     (torch.save, {"lr": 1e20}, "the loss is not finite any more"),
     (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved")])
 def test_a_run_that_fails_leaves_the_last_checkpoint(tiny, tmp_path, save, changes, reason):
