@@ -90,6 +90,7 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
     if loads:
         assert [*log["load"].values()] == pytest.approx((sum(loads) / len(loads)).tolist(), rel=1e-3)
     assert entry["parents"] == [before[-1]["id"]]
+    assert entry["action"] == ("train" if module is train_expert else "finetune")
     assert entry["tokens"] == log["tokens"] == 6 * 4 * 16
     first_pass = entry["tokens"] * gpt.flops_per_token() // 3 if loads else 0  # an MoE measures the load of a batch
     assert entry["flops"] == entry["tokens"] * gpt.flops_per_token() + first_pass
@@ -123,6 +124,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, module, init, 
     assert got["ledger"][-1]["seconds"] > seconds[5] > seconds[4] > 1000 + seconds[3]  # 4 steps were saved
     assert {path.name for path in tmp_path.iterdir()} == {".b.progress.1.part", "a.pt", "b.pt"}
     assert not changed(got, want)
+    assert all(got["ledger"][-1][cost] == want["ledger"][-1][cost] for cost in ("tokens", "flops"))
     assert changed(load_checkpoint(tiny / f"{init}.pt"), got) == set(filter(trains, got["state"]))
     assert [line | {"seconds": 0} for line in got["log"]] == [line | {"seconds": 0} for line in want["log"]]
     assert [line["step"] for line in want["log"]] == [1, 2, 3, 4, 5, 6]
@@ -143,7 +145,8 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     run = (shutil.copytree(tiny, tmp_path / "tiny"), tmp_path / "b.pt")
     want = train(tiny, tmp_path / "a.pt")
     train(*run, dies_at=5)
-    for name, value in {"lr": 0.02, "steps": 7, "seed": 1, "data": "math", "grad_accum": 2, "block_size": 16}.items():
+    for name, value in {"lr": 0.02, "steps": 7, "seed": 1, "data": "math", "grad_accum": 2, "block_size": 16,
+                        "eps": 1.0}.items():
         with pytest.raises(BadInput, match=rf"b\.progress is of a run with {name} = .*delete"):
             train(*run, **{name: value})
     shutil.copy(tiny / "math.pt", tmp_path / "tiny" / "seed.pt")
@@ -192,8 +195,10 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_a_tenth():
 def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, flag):
     """With one graph for the whole dense model; this backend needs no C++ compiler."""
     one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)["state"]
-    with patch.object(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True)):
+    whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    with patch.object(torch, "compile", side_effect=whole) as compiled:
         two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16", flags=[flag])["state"]
+    assert compiled.called == (flag == "--compile")
     assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
     losses = []  # after a step that changes no weight
     for dtype in ("float32", "bfloat16"):
