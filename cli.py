@@ -2,7 +2,6 @@
 import argparse
 import errno
 import glob
-import math
 import os
 import sys
 import tempfile
@@ -53,11 +52,13 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a number, at least `least`."""
+    """A type for argparse: a finite number, at least `least`. A whole number must fit into torch's 64 bits."""
+    largest = 2**63 - 1 if kind is int else sys.float_info.max
+
     def read(text):
         number = kind(text)
-        if not least <= number < math.inf:  # this also refuses nan
-            raise argparse.ArgumentTypeError(f"{text} should be a finite number, at least {least}")
+        if not least <= number <= largest:  # this also refuses nan
+            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} to {largest:.2g}")
         return number
     read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read

@@ -142,7 +142,8 @@ def validate(model, windows, batch_size, device, dtype):
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
         if not math.isfinite(total):
-            raise BadInput("--lr: the loss is not finite any more; try a lower rate or a larger --eps")
+            raise BadInput("the loss is not finite any more; lower --lr, or --alpha in finetuning, or "
+                           "try a larger --eps")
     model.train()
     return losses
 

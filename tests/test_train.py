@@ -169,7 +169,7 @@ def save_half(value, part):
 @pytest.mark.parametrize("save,changes,reason", [
     (save_half, {"steps": 1}, "a.pt: cannot be written .perhaps the disk is full.*make room, and run it again"),
     (torch.save, {"lr": 1e20}, "the loss is not finite any more"),
-    (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved")])
+    (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved; lower --lr")])
 def test_a_run_that_fails_leaves_the_last_checkpoint(tiny, tmp_path, save, changes, reason):
     old = shutil.copy(tiny / "math.pt", tmp_path / "a.pt")
     with patch.object(torch, "save", save), pytest.raises(BadInput, match=reason):
