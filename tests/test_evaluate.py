@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from argparse import Namespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -169,7 +170,9 @@ def test_several_models_write_as_btm(capsys):
     """The seed alone answers 17. Whichever model comes first, the one that fits the text best is right."""
     question = "Tom has 12 apples. Tom buys 7 more. How many apples?"
     for names in ("seed", "math"), ("math", "seed"):
-        sample.main([*(f"data/start/{name}.pt" for name in names), "--prompt", question, "--device", "cpu"])
+        with patch.object(sample, "BTM", wraps=sample.BTM) as merged:
+            sample.main([*(f"data/start/{name}.pt" for name in names), "--prompt", question, "--device", "cpu"])
+        assert merged.call_args.args[1] == "share"
         assert capsys.readouterr().out == f"{question} 12 + 7 = 19.\n"
 
 

@@ -9,7 +9,7 @@ import finetune_router
 import model
 import train_expert
 from data.task import digest
-from support import training
+from support import btm, router_start, training
 
 FINETUNED = "general=14,trivia=5,math=27,code=27,wiki=27"
 RECIPES = {  # {preset: {model: the options that make it what it is}}
@@ -75,6 +75,9 @@ def test_constants_are_those_of_their_sources():
     # Llama-2 (Touvron et al. 2023), section 2.2; the paper names no others
     assert (training.BETAS, training.EPS, training.CLIP, training.WEIGHT_DECAY) == ((0.9, 0.95), 1e-5, 1.0, 0.1)
     assert training.WARMUP == 0.05
+    # ours, in all results of Branch-Train-Merge and of routers from text
+    assert (btm.SHARE, btm.TEMPERATURE, btm.N_WINDOWS, router_start.N_WINDOWS) == (0.01, 0.1, 200, 16)
+    assert router_start.ridge_router.__defaults__ == (1.0,)  # the penalty
     # the paper, section 4.1: shares of finetuning's data; 3.3: alpha, Switch's capacity
     stage1 = train_expert.parse(["--data=math", "--out=a.pt"])
     stage3 = finetune_router.parse(["--init=a.pt", "--out=b.pt"])

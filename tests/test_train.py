@@ -86,6 +86,8 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
     rows, log = first_windows(domains["code"].val, 16, 5), made["log"][-1]  # rows: (5, T + 1)
     _, loss, _ = gpt.eval()(rows[:, :-1], rows[:, 1:])
     assert log["val_loss"]["code"] == pytest.approx(loss.item(), rel=1e-4)
+    assert log["lr"] == learning_rate(5, 6, 0.03)
+    assert log["train_loss"] == pytest.approx(halves[1][1].item(), rel=1e-4)
     assert log.get("balance", 0) == pytest.approx(torch.as_tensor(balance).item() / gpt.config.n_layer, rel=1e-3)
     if loads:
         assert [*log["load"].values()] == pytest.approx((sum(loads) / len(loads)).tolist(), rel=1e-3)
