@@ -98,7 +98,8 @@ def replacing(path):
         raise BadInput(f"{path}: cannot be written (perhaps the disk is full: {error}); "
                        "make room, and run it again") from None
     except OSError as error:
-        advice = "make room, and run it again" if error.errno == errno.ENOSPC else "choose another name or disk"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room, and run it again" if is_full else "choose another name or disk"
         raise BadInput(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
     finally:
         with suppress(OSError):

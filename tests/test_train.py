@@ -1,4 +1,5 @@
 """The two training loops: a run equals its recipe by hand; interrupted and failing runs; two ranks."""
+import errno
 import os
 import shutil
 import subprocess
@@ -6,7 +7,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -170,6 +171,7 @@ def save_half(value, part):
 
 @pytest.mark.parametrize("save,changes,reason", [
     (save_half, {"steps": 1}, "a.pt: cannot be written .perhaps the disk is full.*make room, and run it again"),
+    (Mock(side_effect=OSError(errno.EDQUOT, "no quota")), {"steps": 1}, "a.pt: cannot be written .no quota.; make"),
     (torch.save, {"lr": 1e20}, "the loss is not finite any more"),
     (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved; lower --lr")])
 def test_a_run_that_fails_leaves_the_last_checkpoint(tiny, tmp_path, save, changes, reason):
