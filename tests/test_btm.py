@@ -8,12 +8,11 @@ from torch.nn.functional import normalize
 from cli import BadInput
 from data.loader import load_domains
 from model import GPT, GPTConfig
-from support.btm import BTM, read_training_data
+from support.btm import BTM, SHARE, read_training_data
 from support.generation import Cache
 
 V = 12
 TOKENS = torch.randint(0, V, (2, 10), generator=torch.Generator().manual_seed(2))
-EOT = TOKENS[0, 4].item()  # stands within the texts
 CONFIG = GPTConfig(vocab_size=V, block_size=16, n_layer=2, n_embd=16, n_head=2, d_ff=16)
 EXPERTS = [GPT(CONFIG, torch.Generator().manual_seed(i)).eval() for i in range(3)]
 # each expert's training data has words of its own, and some that all have
@@ -38,10 +37,14 @@ def posterior(prefix, i, start=1):
     return sum(logs[s - 1, prefix[s]].item() for s in range(start, len(prefix)))
 
 
-def posterior_of_the_document(prefix, i):
-    """The posterior of the text after the latest end, given all text before it."""
-    ends = [s for s, token in enumerate(prefix.tolist()) if token == EOT]
-    return posterior(prefix, i, start=ends[-1] + 1 if ends else 1)
+def shared(prefix, i):
+    """The forward pass of a hidden Markov model: the author of each token is the last one or, seldom, a random one."""
+    steps = [EXPERTS[j](prefix[None])[0][0].softmax(-1) for j in range(3)]
+    weights = [1 / 3] * 3  # of the author of the next token
+    for s in range(1, len(prefix)):
+        joint = [weights[j] * steps[j][s - 1, prefix[s]].item() for j in range(3)]
+        weights = [(1 - SHARE) * joint[j] / sum(joint) + SHARE / 3 for j in range(3)]
+    return math.log(weights[i])
 
 
 def distance(prefix, i):
@@ -58,10 +61,10 @@ def distance(prefix, i):
 @torch.no_grad()
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("method, score", [
-    ("bayes", posterior), ("document", posterior_of_the_document), ("tfidf", distance)])
+    ("bayes", posterior), ("share", shared), ("tfidf", distance)])
 def test_predictions_are_averaged_by_the_formula_after_every_prefix(method, score, k):
     """They are compared in one pass, in the last positions alone, and token by token."""
-    model, cache = BTM(EXPERTS, method, k, WINDOWS, EOT), Cache()
+    model, cache = BTM(EXPERTS, method, k, WINDOWS), Cache()
     want = mix_by_hand(score, k)
     torch.testing.assert_close(model(TOKENS)[0].exp(), want, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model(TOKENS, n_last=3)[0].exp(), want[:, -3:], atol=1e-5, rtol=1e-4)

@@ -25,7 +25,7 @@ def test_the_preset_goes_the_whole_way(tmp_path):
          f"SEED_FOLDER={tmp_path}/llama", "EXPERT_STEPS=20", "FINETUNE_STEPS=6",
          "OPTIONS=--batch_size 1 --block_size 32 --eval_windows 1", "EVALUATE=--windows 2 --tasks 3")
     run, rivals = (json.loads((tmp_path / f"seed0/{name}results.json").read_text()) for name in ("", "rivals/"))
-    short = ["seed", "math", "code", "wiki", "average", "btm_document_top1", "btx", "ridge_mixed"]
+    short = ["seed", "math", "code", "wiki", "average", "btm_share_top4", "btx", "ridge_mixed"]
     assert [*run["models"]] == short and {*rivals["models"]} == {
         *short, "dense_chain", "average_chain", "su_own_flops", "btx_ridge"}
     assert set(run["models"]["btx"]["answer_loss"]) == {"math", "code", "wiki", "switch", "capital", "demonym"}

@@ -35,11 +35,11 @@ RECIPES = {  # {preset: {model: the options that make it what it is}}
 PLANS = {  # {what make is asked for: a digest of the commands that it would run}
     "demo page": "d2b6bd195210fdee",
     "SEED=0": "476dc837e7c4ea62",
-    "paper INTO=o REPORT=o SEEDS=1 OUT=o/seed1": "707b548ea6c3accf",
-    "PRESET=pretrained all rivals": "d48a7a16b19857db",
+    "paper INTO=o REPORT=o SEEDS=1 OUT=o/seed1": "51d5de84c60bfb78",
+    "PRESET=pretrained all rivals": "9345eb54d4bad367",
     "PRESET=gpu all": "9e9ec00c08e0b4ee",
-    "-f experiments/untrained/recipe.mk row": "327de32dc6ba0db4",
-    "-f experiments/untrained/recipe.mk row PRESET=pretrained": "c2cbc8e7101fb0dd",
+    "-f experiments/untrained/recipe.mk row": "398df70507c7e028",
+    "-f experiments/untrained/recipe.mk row PRESET=pretrained": "0949403046e1d954",
     "-f experiments/one_or_all/recipe.mk row": "e9943df7f1381ac5",
     "-f experiments/one_or_all/recipe.mk row PRESET=pretrained": "5ea4533115edd7e9"}
 

@@ -72,7 +72,7 @@ $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
 TIMED = $(patsubst %,$(OUT)/%.pt,average_chain average_twice btx dense_data dense_chain dense_chain_5e-4 su_own_flops)
 $(OUT)/equal_flops/results.json: $(OUT)/seed.pt $(EXPERTS) $(OUT)/average.pt $(OUT)/su_dm.pt $(TIMED)
-	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,document:1 --no_figures
+	$(SCORE) $^ --btm $(BTM) --btm_methods bayes:1,share:4 --no_figures
 # ---- several seeds: make calls itself for each of them, as many at a time as -j says -------------------------------
 # All SEEDS train the models of the main rows. The first five also train those of Tables 3 to 5.
 SEEDS           ?= 10 11 12 13 14 15 16 17 18 19

@@ -29,7 +29,7 @@ LR_DENSE       = 4e-4
 LR_CM          = 4e-4
 $(OUT)/btx_ridge.pt: LR_BTX = 1e-4
 
-BTM    = seed,math,code,wiki --btm_methods document:1  # restarts its choice of a model at each end of text
+BTM    = seed,math,code,wiki --btm_methods share:4
 SCORED = $(filter-out %/btx_mixed.pt,$(PIPELINE)) $(OUT)/ridge_mixed.pt  # as it is, without training
 RIVALS = $(SCORED) $(patsubst %,$(OUT)/%.pt,dense_chain average_chain su_own_flops btx_ridge)
 

@@ -6,7 +6,7 @@ BRANCHES ?= 1100
 OUT      := out/untrained/$(PRESET)/seed$(SEED)/$(BRANCHES)
 ifeq ($(PRESET),cpu)  # the seed is the one that `make SEED=...` trains
 MAKE_SEED = $(MAKE) SEED=$(SEED) out/seed$(SEED)/seed.pt && $(call COPY,out/seed$(SEED)/seed.pt)
-BTM       = seed,math,code,wiki --btm_methods document:1,tfidf:1  # an import lacks the text that tf-idf needs
+BTM       = seed,math,code,wiki --btm_methods share:4,tfidf:1  # an import lacks the text that tf-idf needs
 endif
 include Makefile
 .DEFAULT_GOAL = grid
