@@ -1,6 +1,7 @@
 """Shared by all scripts: options, errors that end a script with one line, and files that are either whole or absent."""
 import argparse
-import math
+import errno
+import glob
 import os
 import sys
 import tempfile
@@ -51,11 +52,13 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a number, at least `least`."""
+    """A type for argparse: a finite number, at least `least`. A whole number must fit into torch's 64 bits."""
+    largest = 2**63 - 1 if kind is int else sys.float_info.max
+
     def read(text):
         number = kind(text)
-        if not least <= number < math.inf:  # this also refuses nan
-            raise argparse.ArgumentTypeError(f"{text} should be a finite number, at least {least}")
+        if not least <= number <= largest:  # this also refuses nan
+            raise argparse.ArgumentTypeError(f"{text} should be a number from {least} to {largest:.2g}")
         return number
     read.__name__ = kind.__name__  # argparse prints it if the text is not a number
     return read
@@ -88,11 +91,30 @@ def replacing(path):
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned_parts(path)
         yield part
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch raises the latter on a full disk
-        reason = f"perhaps the disk is full: {error}" if isinstance(error, RuntimeError) else error.strerror or error
-        raise BadInput(f"{path}: cannot be written ({reason}); choose another name or disk") from None
+    except RuntimeError as error:  # torch raises it on a full disk
+        raise BadInput(f"{path}: cannot be written (perhaps the disk is full: {error}); "
+                       "make room, and run it again") from None
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room, and run it again" if is_full else "choose another name or disk"
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); {advice}") from None
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def remove_abandoned_parts(path):
+    """Delete the temporary files of `replacing` that processes left when they were killed. They can be large."""
+    for part in path.parent.glob(f".{glob.escape(path.name[:200])}.*.part"):
+        pid = part.stem.rpartition(".")[2]
+        if not pid.isdecimal():
+            continue
+        try:
+            os.kill(int(pid), 0)  # sends nothing, but fails if there is no such process
+        except (ProcessLookupError, OverflowError):
+            part.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # the process of another user

@@ -18,7 +18,7 @@ from cli import BadInput, check_output, make_parser, positive_int, run
 from data.task import digest
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
-from support.checkpoint import build_model, check_save_path, load_checkpoint, save_checkpoint
+from support.checkpoint import build_model, check_finite, check_save_path, load_checkpoint, save_checkpoint
 from support.ledger import latest, new_entry
 
 try:
@@ -114,25 +114,31 @@ def read_config(folder):
 
 
 def read_weights(folder, config):
-    """Read the state dict of a folder's model, in the dtype of its files. Raises KeyError if a tensor is missing."""
+    """Read the state dict of a folder's model, in the dtype of its files.
+
+    Raises KeyError if a tensor is missing, or if one of the layers has no place in our model.
+    """
     tensors, state = {}, {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)
     for name in list(tensors):
         layer, is_fused, _ = name.partition(".mlp.experts.gate_up_proj")
         if is_fused:  # transformers 5 stacks the experts of a layer, (N, 2 d_ff, D); some tools save them this way
-            gate, up = tensors[name].chunk(2, dim=1)
+            gate, up = tensors.pop(name).chunk(2, dim=1)
             tensors |= {f"{layer}.mlp.gate_proj.weight": gate, f"{layer}.mlp.up_proj.weight": up,
-                        f"{layer}.mlp.down_proj.weight": tensors[f"{layer}.mlp.experts.down_proj"],
-                        f"{layer}.block_sparse_moe.gate.weight": tensors[f"{layer}.mlp.gate.weight"]}
+                        f"{layer}.mlp.down_proj.weight": tensors.pop(f"{layer}.mlp.experts.down_proj"),
+                        f"{layer}.block_sparse_moe.gate.weight": tensors.pop(f"{layer}.mlp.gate.weight")}
     with torch.device("meta"):  # only the names are needed
         names = GPT(config).state_dict().keys()
     for name in names:
         theirs = name_in_folder(name)
         if config.n_expert and is_feed_forward(name) and theirs not in tensors:
-            state[name] = torch.stack([tensors[expert_in_folder(name, i)] for i in range(config.n_expert)])
+            state[name] = torch.stack([tensors.pop(expert_in_folder(name, i)) for i in range(config.n_expert)])
         else:
-            state[name] = tensors[theirs]
+            state[name] = tensors.pop(theirs)
+    for name in tensors:
+        if ".layers." in name and name.endswith(".weight"):
+            raise KeyError(f"{name} would be left out: config.json describes a model without it")
     return state
 
 
@@ -198,6 +204,7 @@ def import_folder(args):
         raise BadInput(f"{folder} is a {fields.model_type}; name a whole Llama, Mistral or Mixtral ({error})") from None
     checkpoint = {"state": state, "config": vars(config), "experts": experts, "spec": read_spec(folder, fields),
                   "ledger": [], "log": []}
+    check_finite(state, f"{folder}: its weights are not all finite; download or save the folder again")
     prove(checkpoint, folder, folder)
     if args.branch_of is not None:
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)

@@ -62,6 +62,8 @@ def read_and_write(model, prompt, eot, args, device):
 
 def main(argv=None):
     args = parse(argv)
+    if 0 < args.temperature < 1e-6:  # logits that are divided by it can become infinite
+        raise BadInput(f"--temperature {args.temperature}: use 0, which always takes the likeliest token")
     device = pick_device(args.device)
     checkpoints = [load_checkpoint(path) for path in args.models]
     checkpoint = checkpoints[0]

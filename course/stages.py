@@ -244,6 +244,7 @@ def finetune(routing, parts, clip, x, y, seed=0):
     GPT.forward = Mock(side_effect=TypeError("call forward(...), not model(...): it may be inside DDP"))
     training.CLIP = clip
     training.read_texts = lambda *args: ({}, {})
+    training.run_settings = lambda *args: {}
     training.make_optimizer = lambda *args: optimizer
     training.batch_means, training.with_means = Mock(), lambda routing, means: routing  # a student may do without them
     finetune_router.load_domains = lambda folder: {}

@@ -31,7 +31,8 @@ def load_domains(folder, names=None):
     """{name: Domain} for the named domains of a folder, or for all. Raises BadInput if one is missing, or all are."""
     prepared = sorted(path.parent.name for path in Path(folder).glob("*/meta.json"))  # the file that is written last
     if not prepared:
-        raise BadInput(f"{folder}: no prepared domains here; run make data, or name another folder")
+        raise BadInput(f"{folder}: no prepared domains here, or none that can be read; run make data, or name "
+                       "another folder")
     domains = {}
     for name in names or prepared:
         if name not in prepared:
@@ -39,7 +40,10 @@ def load_domains(folder, names=None):
         path = Path(folder, name)
         try:
             domains[name] = load_domain(path)
-        except Exception as error:  # a file that is missing, cut, foreign, or changed
+        except OSError as error:  # it may be whole
+            raise BadInput(f"{error.filename or path}: cannot be read ({error.strerror or error}); check its "
+                           "permissions and the disk; if it is gone, run data.prepare again") from None
+        except Exception as error:  # a file that is cut, foreign, or changed
             raise BadInput(f"{path}: damaged, or from an older version ({error}); run data.prepare again") from None
     return domains
 

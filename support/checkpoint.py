@@ -42,6 +42,9 @@ def load_file(path, keys):
         with zipfile.ZipFile(path) as file:
             is_whole = file.testzip() is None
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if is_whole else None
+    except OSError as error:  # such a file may be whole, so nobody should delete it
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error}); check its permissions and the "
+                       "disk") from None
     except Exception:  # torch raises a different error for every kind of foreign file
         value = None
     if not isinstance(value, dict) or value.keys() != keys:
@@ -53,14 +56,18 @@ def load_file(path, keys):
 def load_checkpoint(path):
     """Read a checkpoint. Raises BadInput, also if its weights do not fit its config or are not finite."""
     checkpoint = load_file(path, KEYS)
+    wrong = f"{path}: its weights are not finite, or not those of its config; name another model"
     try:
         checkpoint["config"] = vars(GPTConfig()) | checkpoint["config"]  # the files of data/start lack rope_factor
-        check_weights(assemble(checkpoint["config"], checkpoint["state"]))
+        check_finite(assemble(checkpoint["config"], checkpoint["state"]).state_dict(), wrong)
     except Exception:  # a foreign value can raise any error
-        raise BadInput(f"{path}: its weights are not finite, or not those of its config; name another model") from None
-    if checkpoint["config"]["routing"] not in ROUTERS:
-        raise BadInput(f"{path}: there is no router {checkpoint['config']['routing']!r} here; "
-                       f"model.py has {', '.join(ROUTERS)}")
+        raise BadInput(wrong) from None
+    config = checkpoint["config"]
+    if config["routing"] not in ROUTERS:
+        raise BadInput(f"{path}: there is no router {config['routing']!r} here; model.py has {', '.join(ROUTERS)}")
+    if config["n_expert"] and config["top_k"] not in range(1, config["n_expert"] + 1):
+        raise BadInput(f"{path}: top_k in its config is {config['top_k']}; set it from 1 to {config['n_expert']}, the "
+                       "number of experts")
     return checkpoint
 
 
@@ -82,6 +89,12 @@ def build_model(checkpoint, device="cpu", share=False):
     if not share:
         state = {name: tensor.clone() for name, tensor in state.items()}
     return assemble(checkpoint["config"], state).float().to(device).eval()
+
+
+def check_finite(state, message):
+    """Raise BadInput with this message unless all weights of a state dict are finite."""
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise BadInput(message)
 
 
 def check_branches(paths, checkpoints):
@@ -120,8 +133,8 @@ def check_save_path(out, inputs):
 
 def check_weights(model):
     """Raise BadInput if a weight is not finite. The last good file then stays."""
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise BadInput("--lr: the weights are not finite any more, and are not saved; try a lower rate")
+    check_finite(model.state_dict(), "the weights are not finite any more, and are not saved; lower --lr, "
+                 "or --alpha in finetuning")
 
 
 def save_trained(out, model, fields):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from cli import BadInput
 from model import rope_angles
-from support.checkpoint import build_model
+from support.checkpoint import build_model, check_finite
 
 N_WINDOWS = 16  # sequences of each domain from which a router is computed
 SHARPNESSES = [2 ** (j / 2) for j in range(17)]  # from 1 to 256
@@ -94,4 +94,5 @@ def start_from_text(state, config, domains, n_chunks, new_rows):
     windows = [idx for idx in texts for _ in range(n_chunks)]
     model = build_model({"config": vars(config), "state": state}, share=True)
     start_routers(model, windows, new_rows)
+    check_finite(model.state_dict(), "--sharpness: the routers' rows are not finite; choose a smaller number")
     return model.state_dict()

@@ -142,7 +142,8 @@ def validate(model, windows, batch_size, device, dtype):
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
         if not math.isfinite(total):
-            raise BadInput("--lr: the loss is not finite any more; try a lower rate or a larger --eps")
+            raise BadInput("the loss is not finite any more; lower --lr, or --alpha in finetuning, or "
+                           "try a larger --eps")
     model.train()
     return losses
 
@@ -160,8 +161,8 @@ def run_settings(args, model, ledger, domains, device):
     """
     settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every", "shard")}
     digests = {}
-    for name, domain in domains.items():
+    for name in args.data:  # another domain of the folder may be prepared, or prepared again, while the run rests
         for file in ("train.bin", "val.bin"):
-            digests[f"{name}/{file}"] = domain.meta["files"][file]
+            digests[f"{name}/{file}"] = domains[name].meta["files"][file]
     return settings | {"config": vars(model.config), "device": device.type, "dtype": pick_dtype(args.dtype, device),
                        "digests": digests, "init_ledger": [entry["id"] for entry in ledger]}

@@ -22,11 +22,12 @@ EVALUATE = "evaluate --out new --data_dir data --device cpu --tasks 1 --windows 
 SAMPLE = "sample --device cpu"
 PREPARE = "data.prepare --domains= --out new"
 REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
-    NEW: {"--steps 0": "--steps", "--lr -1": "--lr", "--seed -1": "--seed", "--device nosuch": "nosuch",
+    NEW: {"--steps 0": "--steps", "--lr -1": "--lr", "--seed -1": "--seed", f"--seed {2**63}": "--seed",
+          f"--d_ff {2**62}": "--d_ff", "--device nosuch": "nosuch",
           "--device meta": "meta", "--data poems": "poems", "--data math=x": "--data", "--data math=0": "--data",
           "--data math,math": "--data", "--data_dir new": "new: no", "--n_embd 18 --n_head 6": "RoPE",
           "--block_size 5000": "--block_size", "--out new/a.progress": ".pt", "--init=": "no such file",
-          "--batch_size 6 --grad_accum 4": "--grad_accum"},
+          "--init data": "data: cannot be read (Is a directory)", "--batch_size 6 --grad_accum 4": "--grad_accum"},
     BRANCH: {"--d_ff 16": "--d_ff", "--init btx_mixed.pt": "finetune_router", "--out seed.pt": "would be lost",
              "--init stranger.pt": "different tokenizers"},
     FINETUNE: {"--init math.pt": "mix.py", "--init stranger_mixed.pt": "tokenizers", "--out btx_mixed.pt": "be lost",
@@ -36,7 +37,8 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
           f"{ROOT}/data/start/math.pt": "share no seed", "shape.pt": "of its config", "orphan.pt": "share no seed",
           "--out seed.pt": "would be lost", "--router_data math,meth": "meth", "--router_data math": "different",
           "--router_data math,math": "different", "--router_data math,switch": "shorter", "--sharpness 2": "--ridge",
-          "--ridge --sharpness 0": "at least 1", "--ridge --sharpness inf": "finite",
+          "--ridge --sharpness 0": "from 1", "--ridge --sharpness inf": "from 1",
+          "--router_data math,code --ridge --sharpness 1e39": "--sharpness: the",
           "seed.pt --router_data math,code,wiki": "twice",
           "--average --router_data math,code": "--router_data", "--blend --router_data math,code": "--router_data"},
     "mix --out new/a.pt": {"seed.pt": "at least two"},
@@ -46,7 +48,8 @@ REFUSED = {  # {a command: {options that are added: what the answer names}}; the
                "seed.pt --btm seed --btm_methods bayes:0": "to 1", "seed.pt --btm seed --btm_methods bayes:2": "to 1"},
     SAMPLE: {"seed.pt --experts": "dense", "seed.pt btx_mixed.pt": "is an MoE", "seed.pt stranger.pt": "tokenizers",
              f"seed.pt --prompt {'7' * 128}": "129 tokens", "nan.pt": "nan.pt",
-             "field.pt": "field.pt", "later.pt": "no router 'later'"},
+             "field.pt": "field.pt", "later.pt": "no router 'later'",
+             "four.pt": "from 1 to 3", "none.pt": "from 1 to 3", "seed.pt --temperature 1e-45": "--temperature"},
     PREPARE: {"--text own=nowhere": "nowhere", "--text math=a.txt": "math_text", "--text a.txt": "NAME",
               "--text own=a.txt --domains meth": "meth",
               "--text own=a.txt b=a.*": "share", "--own_tasks own=a.txt": "line 1", "--text own=empty.txt": "empty",
@@ -72,6 +75,9 @@ def folder(tiny, tmp_path_factory):
     for name, field in (("short", {"block_size": 32}), ("shape", {"d_ff": 32}), ("field", {"nosuch": 1}),
                         ("later", {"routing": "later"})):
         changes[name] = {"config": good["config"] | field}
+    moe = torch.load(tiny / "btx_mixed.pt", weights_only=True)
+    for name, top_k in (("four", 4), ("none", 0)):
+        changes[name] = moe | {"config": moe["config"] | {"top_k": top_k}}
     for name, change in changes.items():
         torch.save(good | change, folder / f"{name}.pt")
     (folder / "empty.txt").touch()
@@ -123,7 +129,9 @@ def test_a_damaged_file_is_found(file, damage, tiny, tmp_path, monkeypatch, caps
     path.unlink()
     if damage != "gone":
         path.write_bytes(changed[damage])
-    assert ("seed.pt" if file == "seed.pt" else "math") in refusal(BRANCH, capsys)
+    said = refusal(BRANCH, capsys)
+    assert ("seed.pt" if file == "seed.pt" else "math") in said
+    assert ("damaged" in said or "weights are not" in said) == (damage != "gone")
 
 
 @pytest.mark.parametrize("fail, code, said", [

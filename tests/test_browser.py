@@ -28,6 +28,8 @@ def test_a_visit_on_a_phone(tmp_path):
             page.on(event, lambda happened: events.append(happened))
         page.goto(Path("page/index.html").resolve().as_uri())
         page.wait_for_selector("#hero_box .right")
+        page.wait_for_selector("#hero_box .chosen")
+        assert page.evaluate(Path("tests/drawn.js").read_text()) == []
         page.locator("#hero_box [aria-label=math]").press("Space")
         page.wait_for_selector("#hero_box .wrong")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

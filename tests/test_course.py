@@ -9,9 +9,10 @@ import sys
 import zipfile
 
 import pytest
+import torch
 
 from cli import BadInput
-from course import check, grade, handout, table
+from course import check, grade, handout, stages, table
 from data.task import DOMAINS
 from model import GPT, GPTConfig
 
@@ -57,6 +58,9 @@ def test_the_reference_has_all_points():
     result = check.check_files(submission(), check.POINTS, seed=0)
     assert [test["output"] for test in result["tests"]] == ["right"] * len(check.POINTS)
     assert result["score"] == sum(check.POINTS.values()) == 100
+    for wrong in ([1.0, 2.001], [2.0, 1.0]):
+        with pytest.raises(AssertionError):
+            stages.same("two numbers", torch.tensor(wrong), [1.0, 2.0])
 
 
 @pytest.mark.long
@@ -198,9 +202,38 @@ def test_the_tour_prints_what_is_committed():
     assert "True" in "".join(committed) and "False" not in "".join(committed)
 
 
-def test_the_class_table_has_shares_even_if_gates_sum_to_less_than_one():
+def test_the_class_table_has_shares_even_if_gates_sum_to_less_than_one(tiny, tmp_path, capsys):
     """As those of Switch do. A router that gives code three times as much as math, in every domain."""
     scores = dict.fromkeys(DOMAINS, 0.5)
     routing = {"experts": ["math", "code"], "share": {domain: [[0.1, 0.3], [0.2, 0.6]] for domain in DOMAINS}}
     row = table.measure({"accuracy": scores, "loss": scores, "answer_loss": scores}, routing)
     assert row["largest"] == pytest.approx(75) and row["own"] == pytest.approx((25 + 75 + 0) / 3)
+    models = {name: {"accuracy": scores, "loss": scores, "answer_loss": scores} for name in ("btx_mixed", "soft_mixed")}
+    for name in models:
+        (tmp_path / f"{name}.pt").symlink_to(tiny / f"{name}.pt")
+    (tmp_path / "results.json").write_text(json.dumps({"models": models, "routing": {}}))
+    table.main([f"{tmp_path}/results.json"])
+    costs = [line.split("|")[-2].strip() for line in capsys.readouterr().out.splitlines()]
+    assert costs == ["GFLOP", "------:", "0.0", "0.0"]  # without those of the branches, which both share
+
+
+def test_the_sheet_has_the_points_with_and_without_stage_6(tmp_path):
+    tests = [{"name": f"stage{stage}_x", "score": 2**stage} for stage in (1, 2, 2, 6)]
+    more = {"changed": 0, "seed": 0, "look": []}
+    grade.write_sheet(tmp_path / "a.csv", {"doe": {"tests": tests, "score": 74, "extra_data": more, "output": ""}})
+    [row] = csv.DictReader((tmp_path / "a.csv").read_text().splitlines())
+    assert [row[name] for name in ("stage 2", "stage 6", "code 90", "code 100")] == ["8", "64", "10", "74"]
+
+
+def test_an_experiment_gives_each_seed_to_both_scripts_and_makes_only_what_has_changed(tmp_path):
+    """Python is replaced by a script that notes its arguments and makes an empty file, the last of them."""
+    python, line, said = tmp_path / "python", tmp_path / "line.txt", tmp_path / "said"
+    python.write_text(f'#!/bin/bash\necho "$*" >> {said}\nmkdir -p "$(dirname "${{@: -1}}")"\ntouch "${{@: -1}}"\n')
+    python.chmod(0o755)
+    mixed, finetuned = [[(script, seed) for seed in "12"] for script in ("mix", "finetune_router")]
+    for steps, made in ((1, finetuned + mixed), (1, []), (2, finetuned)):
+        line.write_text(f"a | --top_k 2 | --steps {steps}")
+        said.write_text("")
+        subprocess.run(["bash", "course/experiment.sh", python, "data", tmp_path / "out", "1", "1 2", line], cwd=ROOT,
+                       capture_output=True, check=True)
+        assert sorted(re.findall(r"(mix|finetune_router)\.py .*--seed (\d)", said.read_text())) == made

@@ -1,9 +1,11 @@
 """Tensors are made on the device of their inputs, and a Mac's GPU is taken only where it is asked for."""
+from unittest.mock import Mock, patch
+
 import pytest
 import torch
 
 from model import ROUTERS, gumbel, load_balancing_loss
-from support import fast
+from support import distributed, fast
 from support.btm import BTM, METHODS
 from support.distributed import pick_device
 from support.generation import generate
@@ -19,6 +21,16 @@ def test_auto_leaves_the_gpu_of_a_mac_alone(monkeypatch):
     for backend in (torch.accelerator, torch.backends.mps):
         monkeypatch.setattr(backend, "is_available", lambda: True)
     assert pick_device("auto").type == "cpu"
+
+
+def test_each_rank_takes_its_gpu_and_averages_gradients_with_the_others(monkeypatch):
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with (patch.object(torch, "cuda") as cuda, patch.object(distributed, "pick_device"),
+          patch.object(distributed, "dist"), patch.object(distributed, "DistributedDataParallel") as ddp):
+        device, _, _ = distributed.join_ranks("cuda")
+        assert distributed.wrap(Mock(), device, shard=False) is ddp.return_value
+    cuda.set_device.assert_called_once_with(3)
 
 
 # A tensor that is made without device= comes on torch's default device. Here that is meta, and the inputs are on the

@@ -4,6 +4,7 @@ import math
 import re
 import sys
 from argparse import Namespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     for name in ("switch", "general", "code"):
         (tmp_path / "data" / name).symlink_to(tiny / "data" / name)
     words = [*(f"{tiny}/{name}.pt" for name in ("btx_mixed", "seed", "code")), "--btm", "seed,code", "--device", "cpu",
-             "--btm_methods", "bayes:1,tfidf:2", "--data_dir", f"{tmp_path}/data", "--tasks", "2", "--windows", "2"]
+             "--btm_methods", "bayes:1,tfidf:1,tfidf:2", "--data_dir", f"{tmp_path}/data",
+             "--tasks", "2", "--windows", "2"]
     evaluate.main([*words, "--out", f"{tmp_path}/a"])
     (tmp_path / "b").mkdir()
     (tmp_path / "b/live.html").touch()  # of an earlier run
@@ -134,10 +136,15 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
     evaluate.main([f"{tiny}/sample_mixed.pt", *words[1:], "--out", f"{tmp_path}/c"])
     assert "No live.html: a page needs top-k routing" in (tmp_path / "c/report.md").read_text()
 
-    assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top2", "btx_mixed"]
+    assert list(models) == ["seed", "code", "btm_bayes_top1", "btm_tfidf_top1", "btm_tfidf_top2", "btx_mixed"]
     assert list(numbers["routing"]) == ["btx_mixed"]
-    _, code, merged, _, mixed = models.values()
+    _, code, merged, one, two, mixed = models.values()
     assert merged["tokens"] == code["tokens"]  # those of the seed count once
+    assert one["loss"] != two["loss"]
+    assert mixed["chain_flops"] == code["chain_flops"] < mixed["flops"] and mixed["elapsed"] < mixed["seconds"]
+    for key in ("loss", "bits_per_byte", "answer_loss"):
+        rows = [[name, *(f"{number:.3f}" for number in model[key].values())] for name, model in models.items()]
+        assert report.markdown(["model", *mixed[key]], rows) in text
     assert list(mixed["accuracy"]) == list(mixed["answer_loss"]) == ["general", "code", "switch", "facts"]
     for domain, outcomes in mixed["outcomes"].items():
         assert outcomes.count("1") / len(outcomes) == mixed["accuracy"][domain]
@@ -163,7 +170,9 @@ def test_several_models_write_as_btm(capsys):
     """The seed alone answers 17. Whichever model comes first, the one that fits the text best is right."""
     question = "Tom has 12 apples. Tom buys 7 more. How many apples?"
     for names in ("seed", "math"), ("math", "seed"):
-        sample.main([*(f"data/start/{name}.pt" for name in names), "--prompt", question, "--device", "cpu"])
+        with patch.object(sample, "BTM", wraps=sample.BTM) as merged:
+            sample.main([*(f"data/start/{name}.pt" for name in names), "--prompt", question, "--device", "cpu"])
+        assert merged.call_args.args[1] == "share"
         assert capsys.readouterr().out == f"{question} 12 + 7 = 19.\n"
 
 

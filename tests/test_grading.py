@@ -40,6 +40,8 @@ def test_right_is_the_same_value_and_type_in_every_case():
     assert is_correct(f"{PROMPT}\n    return [x for x in xs[::-1]]", cases)
     for wrong in ("xs", "sorted(xs)[:1]", "sorted"):
         assert not is_correct(f"{PROMPT}\n    return {wrong}\n", cases), wrong
+    for wrong in range(6):  # one case of six
+        assert not is_correct(f"{PROMPT}\n    return xs", [[[[n]], [n + (n == wrong)]] for n in range(6)])
     for answer, expected in (("len(xs) > 0", 1), ("len(xs) - 1", True), ("[x > 1 for x in xs]", [1, 1])):
         assert not is_correct(f"{PROMPT}\n    return {answer}", [[[[2, 2]], expected]]), answer
 

@@ -24,13 +24,17 @@ LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
            "wide heads": {"head_dim": 16}, "no number": {"rms_norm_eps": float("nan")},
            "few embeddings": {"vocab_size": 300, "eos_token_id": 5}, "a foreign end": {"eos_token_id": 10**9},
-           "a window": {"kind": MistralConfig, "sliding_window": 64}, "another norm": {"kind": OlmoConfig}}
+           "a window": {"kind": MistralConfig, "sliding_window": 64}, "another norm": {"kind": OlmoConfig},
+           "no finite weights": {"std": float("inf")}}
 FILES = {"an adapter": "adapter_config.json", "damaged weights": "model.safetensors"}  # that hold "{"
+EDITS = {"4 bits": ("{", '{"quantization_config": {"quant_method": "gptq"},'),  # of config.json
+         "a layer too many": ('"num_hidden_layers": 2', '"num_hidden_layers": 1')}
 GONE = {"no safetensors": "model.safetensors", "no folder": ""}
 SAID = {"few embeddings": "400 tokens", "a foreign end": "eos_token_id", "a window": "sliding", "an adapter": "adapter",
         "no safetensors": "safetensors; copy", "no folder": "no such folder",  # where no later check would find it
         "biases": "is a llama: .* biases", "wide heads": "is a llama: its 6 heads", "another norm": "is a olmo",
-        "4 bits": "is quantized"}
+        "4 bits": "is quantized", "a layer too many": "layers.1.* would be left out",
+        "no finite weights": "not all finite"}
 TEXTS = [hf.TEXT[i:i + 80] + "  \n\t👨‍👩‍👧日本٣" for i in range(0, 2000, 10)]
 
 
@@ -170,16 +174,16 @@ def test_a_finetune_is_mixed_with_its_base(here):
             hf.main(["import", folder, "--out", out, "--branch_of", seed])
 
 
-@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE, "4 bits"])
+@pytest.mark.parametrize("what", [*REFUSED, *FILES, *GONE, *EDITS])
 def test_refused_imports(what, here):
     make_folder(here / "in", **REFUSED.get(what, {}))
     if what in FILES:
         (here / "in" / FILES[what]).write_text("{")
     if what in GONE:
         (here / "in" / GONE[what]).rename("gone")
-    if what == "4 bits":
+    if what in EDITS:
         path = here / "in" / "config.json"
-        path.write_text(path.read_text().replace("{", '{"quantization_config": {"quant_method": "gptq"},', 1))
+        path.write_text(path.read_text().replace(*EDITS[what], 1))
     with pytest.raises(BadInput, match=f"^in.*{SAID.get(what, '')}"):
         hf.main(["import", "in", "--out", "a.pt"])
     assert not (here / "a.pt").exists()

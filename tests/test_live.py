@@ -47,7 +47,9 @@ def checkpoints(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(checkpoints, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "live.html"
-    assert "(live.html)" in live.write_page(path, checkpoints, {"general": [TASK] * 3, "math": [TASK]})
+    stranger = checkpoints["math"] | {"ledger": [*checkpoints["seed"]["ledger"], {"id": "no ancestor"}]}
+    models = {"stranger": stranger, **checkpoints}
+    assert "(live.html)" in live.write_page(path, models, {"general": [TASK] * 3, "math": [TASK]})
     return path
 
 
@@ -95,9 +97,19 @@ def test_text_never_becomes_markup_and_nothing_is_fetched(page):
     tasks = node(page, "tasks")
     assert [task["domain"] for task in tasks] == ["general", "math", "general", "general"]
     assert tasks[0] == {"domain": "general", "prompt": TASK.prompt, "answer": TASK.answer}
+    spread = live.choose_tasks({"math": [Task(f"{i}", "") for i in range(100)]})
+    assert [task["prompt"] for task in spread] == [f"{i}" for i in range(0, 80, 2)]
     code = re.sub(r'id="data">.*|<link rel="icon" href="data:,">', "", page.read_text())
     assert TASK.prompt not in page.read_text() and code.count("<script") == code.count("</script>") + 1 == 3
     assert not re.search(r"innerHTML|insertAdjacent|document\.write|\bsrc=|url\(|<link|import |fetch\(", code)
+
+
+def test_an_expert_counts_alone_before_finetuning_and_is_missing_after_it(checkpoints, page):
+    data = json.loads(re.search(r'id="data">(.*)</script>', page.read_text())[1])
+    models = article.models_of_page(checkpoints, data)
+    assert [*models] == [*reversed(EXPERTS), "btx_mixed", "btx", "average"]  # no stranger
+    counts = [(entry["name"], len(entry["off"])) for entry in article.count(models, data) if entry["off"]]
+    assert counts == [("btx_mixed", 3)] * 4 + [("btx", 1)] * 4
 
 
 def test_the_page_of_split_experts_leaves_out_their_parents(checkpoints, tmp_path):

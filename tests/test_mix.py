@@ -8,9 +8,10 @@ from torch.testing import assert_close
 import mix
 from cli import BadInput
 from data.loader import first_windows, load_domains
+from experiments import task_arithmetic
 from model import GPTConfig
 from support.checkpoint import build_model, load_checkpoint
-from support.ledger import elapsed, join_ledgers, new_entry, totals
+from support.ledger import chain_flops, elapsed, join_ledgers, new_entry, totals
 from support.router_start import hidden_router, ridge_router, sharp_router, start_from_text
 
 
@@ -47,12 +48,12 @@ def test_ridge_router_is_least_squares_with_a_penalty():
 @torch.no_grad()
 def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allow(tiny, tmp_path):
     """By hand, in every layer of the finished mixture. Both chunks of a model read the same text."""
-    options = ["--split", "2", "--router_data", "general,math", "--data_dir", f"{tiny}/data"]
+    options = ["--split", "2", "--router_data", "math,general", "--data_dir", f"{tiny}/data"]
     model, inputs = build_model(run_mix(tiny, ["seed", "math"], tmp_path / "a.pt", *options, "--ridge")), []
     for block in model.blocks:
         block.ff.register_forward_pre_hook(lambda layer, args: inputs.append(args[0]))
     domains = load_domains(tiny / "data")
-    for name in ("general", "general", "math", "math"):
+    for name in ("math", "math", "general", "general"):  # that of seed.pt is math
         model(first_windows(domains[name].train, 128, 16)[:, :-1])
     for i, block in enumerate(model.blocks):
         fit, held_out = zip(*[x.split([12, 4]) for x in inputs[i::2]], strict=True)
@@ -108,15 +109,22 @@ def test_options_decide_shape_and_names(tiny, tmp_path, options, experts, d_ff, 
     assert (last["action"] == "average") == (options == "--average")
 
 
+def test_task_arithmetic_can_give_the_average(tiny, tmp_path):
+    models = ["seed", "math", "code"]
+    task_arithmetic.main([*(f"{tiny}/{name}.pt" for name in models), "--scale", f"{1 / 3}", f"--out={tmp_path}/b.pt"])
+    average = run_mix(tiny, models, tmp_path / "a.pt", "--average")["state"]
+    assert_close(load_checkpoint(tmp_path / "b.pt")["state"], average)
+
+
 def test_ledger_counts_a_shared_seed_once():
     """The branches of a seed also count as running at the same time."""
     seed = new_entry("train", "seed.pt", [], tokens=100, flops=10, seconds=1.0)
-    math = new_entry("train", "math.pt", [seed["id"]], tokens=30, flops=3, seconds=8.0, ranks=4)
+    math = new_entry("train", "math.pt", [seed["id"]], tokens=30, flops=5, seconds=8.0, ranks=4)
     code = new_entry("train", "code.pt", [seed["id"]], tokens=30, flops=3, seconds=5.0)
     joined = join_ledgers([[seed], [seed, math], [seed, code]])
     assert joined == [seed, math, code]
-    assert totals(joined) == {"tokens": 160, "flops": 16, "seconds": 14.0}
-    assert elapsed(joined) == 1.0 + 5.0
+    assert totals(joined) == {"tokens": 160, "flops": 18, "seconds": 14.0}
+    assert elapsed(joined) == 1.0 + 5.0 and chain_flops(joined) == 10 + 5
 
 
 def test_models_that_are_built_from_one_checkpoint_share_no_weights(tiny):

@@ -51,6 +51,9 @@ def test_steps_of_equal_cost():
     ledgers = [[entry | {"seconds": 1} for entry in ledger] for ledger in ([seed, upcycled], [seed, branches], [seed])]
     assert match_steps(btx, ledgers[0], ledgers[1], "flops") == (90 - 30) / (20 / 5)  # BTX finetuned longer
     assert match_steps(btx, ledgers[0], ledgers[2], "paper") == round(4 * 252 / 533 / (1 / 5))
+    tree = [{"id": 0, "parents": [], "flops": 100}, {"id": 1, "parents": [0], "flops": 30},
+            {"id": 2, "parents": [0], "flops": 52}]  # of two branches, the longer one counts
+    assert match_steps(btx, tree, tree[:1], "chain") == 52 / (20 / 5)
 
 
 @pytest.mark.parametrize("name", ["paper", "pretrained", "untrained", "one_or_all"])

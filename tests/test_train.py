@@ -1,4 +1,5 @@
 """The two training loops: a run equals its recipe by hand; interrupted and failing runs; two ranks."""
+import errno
 import os
 import shutil
 import subprocess
@@ -6,7 +7,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -86,10 +87,13 @@ def test_a_run_equals_its_recipe_by_hand(tiny, tmp_path, module, init, more):
     rows, log = first_windows(domains["code"].val, 16, 5), made["log"][-1]  # rows: (5, T + 1)
     _, loss, _ = gpt.eval()(rows[:, :-1], rows[:, 1:])
     assert log["val_loss"]["code"] == pytest.approx(loss.item(), rel=1e-4)
+    assert log["lr"] == learning_rate(5, 6, 0.03)
+    assert log["train_loss"] == pytest.approx(halves[1][1].item(), rel=1e-4)
     assert log.get("balance", 0) == pytest.approx(torch.as_tensor(balance).item() / gpt.config.n_layer, rel=1e-3)
     if loads:
         assert [*log["load"].values()] == pytest.approx((sum(loads) / len(loads)).tolist(), rel=1e-3)
     assert entry["parents"] == [before[-1]["id"]]
+    assert entry["action"] == ("train" if module is train_expert else "finetune")
     assert entry["tokens"] == log["tokens"] == 6 * 4 * 16
     first_pass = entry["tokens"] * gpt.flops_per_token() // 3 if loads else 0  # an MoE measures the load of a batch
     assert entry["flops"] == entry["tokens"] * gpt.flops_per_token() + first_pass
@@ -114,12 +118,16 @@ def test_a_batch_in_parts_is_the_same_batch(tiny, tmp_path, module, init):
 def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, module, init, changes, trains):
     want = train(tiny, tmp_path / "a.pt", module, init, **changes)
     assert train(tiny, tmp_path / "b.pt", module, init, dies_at=5, **changes) is None
+    for pid in (1, 10**8):  # a process that runs, and one that was killed while it saved
+        (tmp_path / f".b.progress.{pid}.part").touch()
     progress = torch.load(tmp_path / "b.progress", weights_only=True)
     torch.save(progress | {"seconds": 1000 + progress["seconds"]}, tmp_path / "b.progress")
     got = train(tiny, tmp_path / "b.pt", module, init, dies_at=3, **changes)  # step 3 is not done again
     seconds = [line["seconds"] for line in got["log"]]
     assert got["ledger"][-1]["seconds"] > seconds[5] > seconds[4] > 1000 + seconds[3]  # 4 steps were saved
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b.pt"] and not changed(got, want)
+    assert {path.name for path in tmp_path.iterdir()} == {".b.progress.1.part", "a.pt", "b.pt"}
+    assert not changed(got, want)
+    assert all(got["ledger"][-1][cost] == want["ledger"][-1][cost] for cost in ("tokens", "flops"))
     assert changed(load_checkpoint(tiny / f"{init}.pt"), got) == set(filter(trains, got["state"]))
     assert [line | {"seconds": 0} for line in got["log"]] == [line | {"seconds": 0} for line in want["log"]]
     assert [line["step"] for line in want["log"]] == [1, 2, 3, 4, 5, 6]
@@ -140,7 +148,8 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     run = (shutil.copytree(tiny, tmp_path / "tiny"), tmp_path / "b.pt")
     want = train(tiny, tmp_path / "a.pt")
     train(*run, dies_at=5)
-    for name, value in {"lr": 0.02, "steps": 7, "seed": 1, "data": "math", "grad_accum": 2, "block_size": 16}.items():
+    for name, value in {"lr": 0.02, "steps": 7, "seed": 1, "data": "math", "grad_accum": 2, "block_size": 16,
+                        "eps": 1.0}.items():
         with pytest.raises(BadInput, match=rf"b\.progress is of a run with {name} = .*delete"):
             train(*run, **{name: value})
     shutil.copy(tiny / "math.pt", tmp_path / "tiny" / "seed.pt")
@@ -151,6 +160,7 @@ def test_a_run_does_not_go_on_with_other_settings_or_data(tiny, tmp_path):
     with pytest.raises(BadInput, match="b.progress is of a run on other data: math/train.bin, math/val.bin; delete"):
         train(*run)
     shutil.copytree(tiny, tmp_path / "tiny", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "tiny/data/code")  # which the run does not read
     assert not changed(train(*run, flags=["--recompute"], save_every=1), want)
 
 
@@ -160,9 +170,10 @@ def save_half(value, part):
 
 
 @pytest.mark.parametrize("save,changes,reason", [
-    (save_half, {"steps": 1}, "a.pt: cannot be written .perhaps the disk is full"),
+    (save_half, {"steps": 1}, "a.pt: cannot be written .perhaps the disk is full.*make room, and run it again"),
+    (Mock(side_effect=OSError(errno.EDQUOT, "no quota")), {"steps": 1}, "a.pt: cannot be written .no quota.; make"),
     (torch.save, {"lr": 1e20}, "the loss is not finite any more"),
-    (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved")])
+    (torch.save, {"lr": 1e39, "save_every": 1}, "the weights are not finite any more, and are not saved; lower --lr")])
 def test_a_run_that_fails_leaves_the_last_checkpoint(tiny, tmp_path, save, changes, reason):
     old = shutil.copy(tiny / "math.pt", tmp_path / "a.pt")
     with patch.object(torch, "save", save), pytest.raises(BadInput, match=reason):
@@ -188,8 +199,10 @@ def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_a_tenth():
 def test_bfloat16_changes_nothing_but_rounding(tiny, tmp_path, module, init, flag):
     """With one graph for the whole dense model; this backend needs no C++ compiler."""
     one = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3)["state"]
-    with patch.object(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True)):
+    whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    with patch.object(torch, "compile", side_effect=whole) as compiled:
         two = train(tiny, tmp_path / "a.pt", module, init, steps=2, lr=1e-3, dtype="bfloat16", flags=[flag])["state"]
+    assert compiled.called == (flag == "--compile")
     assert 0 < max((one[name] - two[name]).abs().max() for name in one) < 0.01
     losses = []  # after a step that changes no weight
     for dtype in ("float32", "bfloat16"):
