@@ -35,8 +35,8 @@ RECIPES = {  # {preset: {model: the options that make it what it is}}
 PLANS = {  # {what make is asked for: a digest of the commands that it would run}
     "demo page": "d2b6bd195210fdee",
     "SEED=0": "476dc837e7c4ea62",
-    "paper INTO=o REPORT=o SEEDS=1 OUT=o/seed1": "51d5de84c60bfb78",
-    "PRESET=pretrained all rivals": "9345eb54d4bad367",
+    "paper INTO=o REPORT=o SEEDS=1 OUT=o/seed1": "d9e1e2ef76af236c",
+    "PRESET=pretrained all rivals": "41ec6db4e7afa397",
     "PRESET=gpu all": "9e9ec00c08e0b4ee",
     "-f experiments/untrained/recipe.mk row": "398df70507c7e028",
     "-f experiments/untrained/recipe.mk row PRESET=pretrained": "0949403046e1d954",

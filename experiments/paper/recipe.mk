@@ -66,7 +66,8 @@ OTHERS = large su_cm_flops su_cm_paper btx_nolb btx_sample switch_short sample_s
          btx_noseed average_tuned hidden_mixed ridge_mixed btx_hidden btx_ridge
 SCORE  = $(PY) evaluate.py $(EVALUATE) --data_dir $(DATA) --out $(@D)
 rivals: $(OUT)/rivals/report.md  ## the pipeline, and Dense (DM) and sparse upcycling (DM), trained on the same data
-$(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm $(BTM)
+# the registered BTM is by Bayes; a preset whose BTM names a method has that one, since the last of two options counts
+$(OUT)/rivals/report.md: $(RIVALS) evaluate.py; $(SCORE) $(RIVALS) --btm_methods bayes:1 --btm $(BTM)
 tables: $(OUT)/paper/results.json
 $(OUT)/paper/results.json: $(OUT)/seed.pt $(EXPERTS) $(OTHERS:%=$(OUT)/%.pt)
 	$(SCORE) $^ --btm $(BTM) --btm_methods tfidf:1,tfidf:2,bayes:2 --no_figures
