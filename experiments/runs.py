@@ -12,7 +12,8 @@ from support.report import own_gates
 EXPERTS = ("math", "code", "wiki")
 T_95 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814)  # 1 to 10 degrees
 GROUPS = {"all": DOMAINS, "knowledge": ("general", "trivia"), "home": EXPERTS}  # of domains
-for beginning in ("alone", "words", "text", "ended", "names", "chat"):  # of experiments/one_or_all
+BEGINNINGS = ("alone", "words", "text", "ended", "names", "chat")  # of the prompts in experiments/one_or_all
+for beginning in BEGINNINGS:
     GROUPS[beginning] = [f"{beginning}_{domain}" for domain in EXPERTS]
 
 

@@ -16,7 +16,8 @@ from cli import make_parser, replacing, run
 from data.loader import load_domains
 from data.tokenizer import load_tokenizer
 from evaluate import encode_task, token_losses
-from experiments.one_or_all.texts import EXPERTS, KINDS
+from experiments.one_or_all.texts import KINDS
+from experiments.runs import BEGINNINGS, EXPERTS
 from support.checkpoint import build_model, load_checkpoint
 
 
@@ -43,9 +44,9 @@ def main(argv=None):
     tokenizer, domains = load_tokenizer(checkpoints[0]["spec"]), load_domains(args.data_dir)
     scores = json.loads(args.scores.read_text())["models"]
     own, some, commonest = {}, {}, {}
-    for name, domain in domains.items():
-        branch = name.rpartition("_")[2]
-        if branch in EXPERTS and name not in KINDS and domain.tasks:
+    for beginning in BEGINNINGS:
+        for branch in EXPERTS:
+            name = f"{beginning}_{branch}"
             own[name] = scores[branch]["outcomes"][name]
     for kind in KINDS:
         some[kind] = some_branch(models, tokenizer, domains[kind].tasks)

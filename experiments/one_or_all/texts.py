@@ -8,7 +8,7 @@ KIND.jsonl           tasks of this kind, on lands, numbers and phrases that no e
                      arithmetic; toll_code, a fact in code; story_code, arithmetic in code
 KIND_1, KIND_2       the two parts of each task alone, in the same order
 two_questions.jsonl  both parts of toll_math in one prompt, but as two questions
-ROW_DOMAIN.jsonl     tasks of math, code and wiki after a beginning that makes it hard to tell whose text it is
+BEGINNING_DOMAIN     tasks of math, code and wiki after a beginning that makes it hard to tell whose text it is
 """
 import json
 import random
@@ -19,10 +19,9 @@ from data import code, math, wiki
 from data.synthetic import make_task
 from data.task import Task, domain_module, draw
 from data.tokenizer import END, encode_prompt, load_tokenizer
+from experiments.runs import BEGINNINGS, EXPERTS
 
-EXPERTS = ("math", "code", "wiki")
 KINDS = ("toll_math", "toll_code", "story_code")
-ROWS = ("alone", "words", "text", "ended", "names", "chat")
 LONGEST = 124  # tokens of a task without examples; the small models read 128
 TELL = ("The toll of {0} is {1}.", "{0} takes a toll of {1}.", "Who enters {0} pays {1}.", "{1} is the toll of {0}.",
         "What is the toll of {0}? {1}.", "The tolls of {0} and {2} are {1} and {3}.",
@@ -89,12 +88,12 @@ def combine(rng, kind, level, test):
     return Task(f'def {name}(xs):\n    """{doc}"""', answer), alone, code.task(rng, level)
 
 
-def beginning(rng, row, domain, level):
-    """What stands before a task of this domain in this row of the table."""
+def write_beginning(rng, beginning, domain, level):
+    """The text before a task of this domain. beginning: one of BEGINNINGS."""
     foreign = domain_module(rng.choice([name for name in EXPERTS if name != domain])).document(rng, level).strip()
     who = f"{rng.choice(math.NAMES)} of {rng.choice(wiki.subjects(level)).name}"
     return {"alone": "", "words": " ".join(foreign.split()[:6]) + " ", "text": foreign + " ", "ended": foreign + END,
-            "names": f"{who} asks: ", "chat": "Please answer this question. "}[row]
+            "names": f"{who} asks: ", "chat": "Please answer this question. "}[beginning]
 
 
 def add_examples(task, examples):
@@ -122,16 +121,18 @@ def main(argv=None):
             examples = [combine(rng, kind, args.level, test=False) for _ in range(args.examples)]
             for i, name in enumerate((kind, f"{kind}_1", f"{kind}_2")):
                 files.setdefault(name, []).append(add_examples(parts[i], [example[i] for example in examples]))
-    for fact, sum_ in zip(files["toll_math_1"], files["toll_math_2"], strict=True):
-        row = {"prompt": f"{fact['prompt']}{fact['answer']} {sum_['prompt']}", "answer": sum_["answer"]}
-        files.setdefault("two_questions", []).append(row)
+    files["two_questions"] = []
+    for fact, story in zip(files["toll_math_1"], files["toll_math_2"], strict=True):
+        prompt = f"{fact['prompt']}{fact['answer']} {story['prompt']}"
+        files["two_questions"].append({"prompt": prompt, "answer": story["answer"]})
 
-    for row in ROWS:
+    for beginning in BEGINNINGS:
         for domain in EXPERTS:
-            rows = files[f"{row}_{domain}"] = []
+            rows = files[f"{beginning}_{domain}"] = []
             while len(rows) < args.tasks // 2:
                 task = make_task(domain, rng, args.level, n_examples=args.examples)
-                text = {"prompt": beginning(rng, row, domain, args.level) + task.prompt, "answer": task.answer}
+                prompt = write_beginning(rng, beginning, domain, args.level) + task.prompt
+                text = {"prompt": prompt, "answer": task.answer}
                 if args.examples or len(encode_prompt(tokenizer, text["prompt"] + text["answer"])) <= LONGEST:
                     rows.append(text)
     for name, rows in files.items():
