@@ -58,8 +58,7 @@ def both_cells(runs, name, kinds):
     cells = []
     for kind in kinds.split():
         shares, counts = [], []
-        for run in runs:
-            outcomes = run["models"][name]["outcomes"]
+        for outcomes in [found["models"][name]["outcomes"] for found in runs]:
             parts = zip(outcomes[kind], outcomes[f"{kind}_1"], outcomes[f"{kind}_2"], strict=True)
             solved = [whole == "1" for whole, first, second in parts if first == second == "1"]
             counts.append(len(solved))
