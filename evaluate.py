@@ -17,7 +17,7 @@ from cli import BadInput, check_output, make_parser, positive_int, replacing, ru
 from data.loader import check_tokenizer, load_domains, val_windows
 from data.task import DOMAINS
 from data.tokenizer import encode_prompt, load_tokenizer
-from model import expert_load
+from model import mean_gates_and_probs
 from page import live
 from support import btm
 from support.checkpoint import build_model, load_checkpoint
@@ -140,7 +140,8 @@ def score_texts(model, windows, batch_size):
         losses.append(loss.cpu().double().mean(1))
         if routing:
             weight = len(chunk) / len(windows)
-            gates.append(weight * torch.stack([expert_load(layer) for layer in routing]))
+            u, _ = mean_gates_and_probs(routing)  # (n_layer, N)
+            gates.append(weight * u)
             histograms.append(weight * torch.stack([histogram(layer.probs) for layer in routing]))
     if not gates:
         return torch.cat(losses), None, None

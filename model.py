@@ -207,7 +207,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) who chose expert i, as which of k
         g_i = routing.gates[token, choice, None]                       # (M_i, 1)
         FF_i = swiglu(x[token], *expert)                               # (M_i, D)
-        y.index_add_(0, token, (g_i * FF_i).to(y.dtype))               # (M, D)
+        y.index_add_(0, token, g_i * FF_i)                             # (M, D)
     return y
 
 
@@ -253,19 +253,22 @@ class MoE(nn.Module):
         return y.view(x.shape), routing
 
 
-def expert_load(routing):
-    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer, (N,)."""
-    return routing.dense_gates().mean(0)
+def mean_gates_and_probs(routing):
+    """u and p of section 3.3, (n_layer, N) each, from a Routing for each layer.
+
+    u_i, the load of expert i, is the mean over the tokens of its gate g_i; p_i is that of SoftMax_i over all N experts.
+    """
+    u = torch.stack([layer.dense_gates().mean(0) for layer in routing])  # (n_layer, N)
+    p = torch.stack([layer.probs.mean(0) for layer in routing])          # (n_layer, N)
+    return u, p
 
 
-def load_balancing_loss(routing):
+def load_balancing_loss(u, p):
     """L_LB / alpha = N * sum_i u_i p_i, summed over layers (3.3): a Top-k layer adds 1 at balance, N at collapse.
 
-    u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts. The loss multiplies
-    two means. A mean of products would punish confident decisions, not uneven loads. routing: a Routing for each layer.
+    u, p: see mean_gates_and_probs. The loss multiplies two means. A mean of products would punish confident decisions,
+    not uneven loads.
     """
-    u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
-    p = torch.stack([layer.probs.mean(0) for layer in routing])  # (n_layer, N)
     N = u.shape[1]
     return N * (u * p).sum()
 

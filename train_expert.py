@@ -80,7 +80,8 @@ def branch(args, checkpoint):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    micro_batch_size = training.micro_batch_size(args.batch_size, args.grad_accum, n_ranks)
+    training.check_batch_size(args.batch_size, args.grad_accum, n_ranks)
+    precision = autocast(args.dtype, device)
 
     # the model, a branch of a seed or a new one; spec is its tokenizer, and ledger says how it was made, at what cost
     domains = load_domains(args.data_dir)
@@ -116,7 +117,7 @@ def main(argv=None):
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
-            with autocast(args.dtype, device):
+            with precision:
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)
             (nll / args.grad_accum).backward()
         training.clip_gradients(optimizer)
@@ -126,7 +127,7 @@ def main(argv=None):
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
             # nll is that of the last micro-batch
-            losses = training.validate(model, windows, micro_batch_size, device, args.dtype)
+            losses = training.validate(model, windows, len(xs), device, precision)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {training.format_numbers(losses)}")

@@ -7,7 +7,7 @@ from torch.autograd import grad
 from torch.testing import assert_close
 
 import model
-from model import ROUTERS, GPTConfig, MoE, Noise, ff_moe, gumbel, load_balancing_loss
+from model import ROUTERS, GPTConfig, MoE, Noise, ff_moe, gumbel, load_balancing_loss, mean_gates_and_probs
 from support import fast
 from tests.test_model import new_model, random_tokens
 
@@ -82,7 +82,7 @@ def test_layer_equals_every_expert_with_gates_by_hand(method, training):
     assert_close(routing.probs, probs)
     inputs = [x, *layer.parameters()]
     assert_close(gradients(y, inputs), gradients(want, inputs))
-    loss = load_balancing_loss([routing, routing])
+    loss = load_balancing_loss(*mean_gates_and_probs([routing, routing]))
     want_loss = 2 * 4 * (gates.mean(0) * probs.mean(0)).sum()
     assert_close(loss, want_loss)
     assert_close(gradients(loss, inputs), gradients(want_loss, inputs))
