@@ -163,6 +163,8 @@ def make_page(folder, pools):
         predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
         return prediction_table(pools[0], predictions, kind == "pooled predictions")
 
+    if folder.name == "untrained":  # one of its tables has rivals of the other page
+        pools = [*pools, read_runs(FOLDER / "pretrained" / "runs")]
     page = (folder / "tables.template").read_text(encoding="utf-8")
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
     return re.sub(r"(?m)^\{([\w ]+): (.+)\}", check_predictions, page)
