@@ -192,8 +192,8 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
-# For a router of your own, write route_NAME beside these four, put NAME into ROUTERS, call it in MoE.route, and compute
-# its gates in gates_by_hand of tests/test_routers.py. It has --top_k experts per token, unless it is one of FIXED.
+# For a router of your own, write route_NAME beside these four, put NAME into ROUTERS, and call it in MoE.route. It has
+# --top_k experts per token, unless it is one of FIXED.
 ROUTERS = ("topk", "switch", "soft", "sample")
 FIXED = ("switch", "soft", "sample")  # routers that choose one expert for each token, or all of them
 
