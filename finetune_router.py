@@ -10,12 +10,14 @@ import time
 from tqdm import tqdm, trange
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
-from model import gumbel, is_feed_forward, load_balancing_loss, mean_gates_and_probs
+from data.loader import check_tokenizer, get_batch, load_domains, read_mixture, read_texts
+from model import gumbel, is_feed_forward, is_router, load_balancing_loss, mean_gates_and_probs
 from support import fast, training
-from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, wrap
-from support.ledger import latest, new_entry
+from support.checkpoint import build_model, check_save_path, load_checkpoint
+from support.device import autocast
+from support.ledger import new_entry
+from support.progress import load_progress, run_settings, save_progress, save_trained
+from support.ranks import join_ranks, wrap
 
 PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
 
@@ -57,7 +59,7 @@ def freeze(model, what):
         return
     for name, p in model.named_parameters():
         if what == "router":
-            p.requires_grad = name.endswith(".ff.router")
+            p.requires_grad = is_router(name)
         else:
             p.requires_grad = not is_feed_forward(name)
 
@@ -101,14 +103,14 @@ def main(argv=None):
     # the data
     check_tokenizer(domains, spec, args.init)
     T = config.block_size
-    texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
+    texts, windows = read_texts(domains, args.data, T, args.eval_windows)
     n_earlier_runs = training.count_runs(ledger, args.data)  # so that a second run on the same mixture reads new text
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
     forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     optimizer = training.make_optimizer(model, args.lr, args.eps)
-    settings = training.run_settings(args, model, ledger, domains, device)
+    settings = run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
@@ -152,7 +154,7 @@ def main(argv=None):
     flops = n_tokens * model.flops_per_token()
     if args.grad_accum > 1:
         flops += flops // 3  # the first pass over each batch, which has no backward pass
-    entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=flops,
+    entry = new_entry("finetune", args.out, ledger[-1:], tokens=n_tokens, flops=flops,
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, fields)

@@ -249,8 +249,8 @@ def finetune(routing, parts, clip, x, y, seed=0):
 
     GPT.forward = Mock(side_effect=TypeError("call forward(...), not model(...): it may be inside DDP"))
     training.CLIP = clip
-    training.read_texts = lambda *args: ({}, {})
-    training.run_settings = lambda *args: {}
+    finetune_router.read_texts = lambda *args: ({}, {})
+    finetune_router.run_settings = lambda *args: {}
     training.make_optimizer = lambda *args: optimizer
     training.batch_means = lambda *args: 2 * [w.detach().expand(2, 8)]  # a student may do without them
     finetune_router.load_domains = lambda folder: {}

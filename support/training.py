@@ -1,13 +1,11 @@
-"""Helpers for both training loops: the learning rate, the optimizer, batches, validation, and the settings of a run."""
+"""Helpers for both training loops: options, the learning rate, the optimizer, and validation."""
 import math
 
 import numpy as np
 import torch
 
 from cli import BadInput, positive_int
-from data.loader import val_windows
 from model import mean_gates_and_probs
-from support.distributed import pick_dtype
 
 # These are Llama-2's (Touvron et al. 2023, section 2.2); the paper states no betas, epsilon or clipping. With torch's
 # eps of 1e-8, averaging the branches' output heads is costly; see docs/differences.md.
@@ -83,21 +81,6 @@ def check_batch_size(batch_size, grad_accum, n_ranks):
                        f"GPUs, {n_ranks}")
 
 
-def read_texts(domains, mixture, block_size, n_windows):
-    """Return a mixture's training texts, {domain: (n,) tokens}, and validation windows, {domain: (n_windows, T + 1)}.
-
-    A domain with too little validation text has no windows. Raises BadInput if a domain of the mixture is missing or
-    has too little text to train on.
-    """
-    for name in mixture:
-        if name not in domains:
-            raise BadInput(f"--data: there is no domain {name!r}; the prepared ones are {', '.join(domains)}")
-        if len(domains[name].train) <= block_size:
-            raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
-    texts = {name: domains[name].train for name in mixture}
-    return texts, val_windows(domains, block_size, n_windows)
-
-
 @torch.no_grad()
 def batch_means(forward, parts, noises, precision):
     """u and p of section 3.3 over a batch in equal parts, (n_layer, N) each, measured by a forward pass of each part.
@@ -139,18 +122,3 @@ def validate(model, windows, batch_size, device, precision):
 def format_numbers(numbers):
     """Format {"math": 0.5, "code": 0.25} as "math 0.500 code 0.250"."""
     return " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
-
-
-def run_settings(args, model, ledger, domains, device):
-    """Collect everything that a run's result depends on, as plain values. It must match when the run is resumed.
-
-    The ledger stores it, too. Options that do not affect the result are left out. So is the number of GPUs: a run may
-    be resumed on another number, though each GPU balances its own tokens and draws its own noise.
-    """
-    settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every", "shard")}
-    digests = {}
-    for name in args.data:  # another domain of the folder may be prepared, or prepared again, while the run rests
-        for file in ("train.bin", "val.bin"):
-            digests[f"{name}/{file}"] = domains[name].meta["files"][file]
-    return settings | {"config": vars(model.config), "device": device.type, "dtype": pick_dtype(args.dtype, device),
-                       "digests": digests, "init_ledger": [entry["id"] for entry in ledger]}

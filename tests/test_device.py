@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from model import ROUTERS, gumbel, load_balancing_loss, mean_gates_and_probs
-from support import distributed, fast
+from support import fast, ranks
 from support.btm import BTM, METHODS
-from support.distributed import pick_device
+from support.device import pick_device
 from support.generation import generate
 from tests.test_model import new_model, random_tokens
 
@@ -26,10 +26,10 @@ def test_auto_leaves_the_gpu_of_a_mac_alone(monkeypatch):
 def test_each_rank_takes_its_gpu_and_averages_gradients_with_the_others(monkeypatch):
     monkeypatch.setenv("RANK", "7")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    with (patch.object(torch, "cuda") as cuda, patch.object(distributed, "pick_device"),
-          patch.object(distributed, "dist"), patch.object(distributed, "DistributedDataParallel") as ddp):
-        device, _, _ = distributed.join_ranks("cuda")
-        assert distributed.wrap(Mock(), device, shard=False) is ddp.return_value
+    with (patch.object(torch, "cuda") as cuda, patch.object(ranks, "pick_device"),
+          patch.object(ranks, "dist"), patch.object(ranks, "DistributedDataParallel") as ddp):
+        device, _, _ = ranks.join_ranks("cuda")
+        assert ranks.wrap(Mock(), device, is_sharded=False) is ddp.return_value
     cuda.set_device.assert_called_once_with(3)
 
 
