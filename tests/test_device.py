@@ -1,9 +1,11 @@
 """Tensors are made on the device of their inputs, and a Mac's GPU is taken only where it is asked for."""
+import re
 from unittest.mock import Mock, patch
 
 import pytest
 import torch
 
+from experiments import bench
 from model import ROUTERS, gumbel, load_balancing_loss, mean_gates_and_probs
 from support import fast, ranks
 from support.btm import BTM, METHODS
@@ -31,6 +33,13 @@ def test_each_rank_takes_its_gpu_and_averages_gradients_with_the_others(monkeypa
         device, _, _ = ranks.join_ranks("cuda")
         assert ranks.wrap(Mock(), device, is_sharded=False) is ddp.return_value
     cuda.set_device.assert_called_once_with(3)
+
+
+def test_the_benchmark_compares_all_models(capsys):
+    bench.main(["--n_embd", "16", "--rounds", "1", "--device", "cpu"])
+    shares = re.findall(r"\| ([\w-]+) +\|.*\| +(\d\.\d+) \|", capsys.readouterr().out)
+    assert [name for name, _ in shares[:3]] == ["readable", "--fast", "dense"]
+    assert all(0 < float(share) < 1 for _, share in shares)
 
 
 # A tensor that is made without device= comes on torch's default device. Here that is meta, and the inputs are on the
