@@ -87,7 +87,7 @@ def main(argv=None):
     training.check_batch_size(args.batch_size, args.grad_accum, n_ranks)
     precision = autocast(args.dtype, device)
 
-    # the mixed model; spec is its tokenizer, experts their names, and ledger says how it was made, and at what cost
+    # the mixed model: spec is its tokenizer, experts has its experts' names, and ledger says how it was made
     domains = load_domains(args.data_dir)
     checkpoint = load_checkpoint(args.init)
     spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]

@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-LOGIT_STD = 0.16  # of a new router's logits for inputs of RMS 1 (not in the paper); small, so gates start nearly equal
+LOGIT_STD = 0.16  # standard deviation of a new router's logits (not in the paper); small, so gates start nearly equal
 CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
 
