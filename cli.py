@@ -2,6 +2,7 @@
 import argparse
 import errno
 import glob
+import hashlib
 import os
 import sys
 import tempfile
@@ -52,8 +53,8 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, at least `least`. A whole number must fit into torch's 64 bits."""
-    largest = 2**63 - 1 if kind is int else sys.float_info.max
+    """A type for argparse: a finite number, at least `least`. Products of whole numbers must fit into 64 bits."""
+    largest = 2**48 if kind is int else sys.float_info.max
 
     def read(text):
         number = kind(text)
@@ -67,6 +68,11 @@ def number_from(least, kind=int):
 positive_int = number_from(1)
 non_negative_int = number_from(0)
 non_negative = number_from(0, float)
+
+
+def digest(content):
+    """A short hash of bytes, by which a file is recognized."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_output(path):
