@@ -80,7 +80,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("submissions", nargs="+", type=Path, help="folders, zips or files of the students")
     parser.add_argument("--out", type=Path, default="out/grades", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="seed of the checks (default: any)")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(48), help="seed of the checks (default: any)")
     args = parser.parse_args(argv)
     submissions = {}  # {name: paths}
     for path in args.submissions:
