@@ -64,9 +64,12 @@ def compare(given, files):
         for piece, body in bodies.items():
             if digest(body.encode()) == reference.get(piece):
                 marks.append(f"{piece} equals the reference")
-            words = sorted({*re.findall(ASSIGNMENT["suspect"], body)})
+            words = {*re.findall(ASSIGNMENT["suspect"], body)}
+            for node in ast.walk(ast.parse(body)):
+                if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                    words.add(f"{ast.unparse(node)} =")
             if words:
-                marks.append(f"{piece} uses {', '.join(words)}")
+                marks.append(f"{piece} uses {', '.join(sorted(words))}")
     return diff, marks
 
 

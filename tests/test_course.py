@@ -70,10 +70,13 @@ def test_each_mistake_is_found(place):
     stages, file = place.removeprefix("stage ").split(", ")
     names = [name for name in check.POINTS if name[5] in stages]
     files, cases = handout.files(), []
+    given = files.copy()
     for right, others in MISTAKES[place].items():
         assert REFERENCE[file].count(right) == 1
         for other, verdict in others.items():
             changed = REFERENCE[file].replace(right, other).encode()
+            if verdict == "right":
+                assert not re.search("uses", str(handout.compare(given, given | {file: changed})[1])), other
             compile(changed, file, "exec")  # a mistake in the method, not in Python
             for name in names:  # a case is all in one process, whose `ask` starts no other ones
                 case = f"ask = lambda function: function()\nexec({changed}, vars({file[:-3]}))\n{name}()"
@@ -85,6 +88,17 @@ def test_each_mistake_is_found(place):
     for i, (other, verdict) in enumerate(cases):
         failed = [name for name in names if messages[f"case{i}_{name}"] != "right"]
         assert bool(failed) == (verdict == "wrong"), (other, failed)
+
+
+@pytest.mark.parametrize("code, mark", [
+    ("import torch as t", "torch as"), ("t.allclose = max", "t.allclose ="), ("x, t.allclose = 1, 2", "t.allclose ="),
+    ("torch.__setattr__('allclose', max)", "__setattr__"), ("vars(torch)['allclose'] = max", "vars"),
+    ("torch._C._DisableTorchDispatch()", "_C")])
+def test_a_body_that_changes_torch_is_marked(code, mark):
+    given = handout.files()
+    changed = MODEL.replace("    return N * (u", f"    {code}\n    return N * (u")
+    _, marks = handout.compare(given, given | submission(model=changed))
+    assert f"load_balancing_loss uses {mark}" in marks
 
 
 def test_a_sandbox_holds_what_runs_in_it(tmp_path):
