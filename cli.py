@@ -2,6 +2,7 @@
 import argparse
 import errno
 import glob
+import hashlib
 import os
 import sys
 import tempfile
@@ -67,6 +68,11 @@ def number_from(least, kind=int):
 positive_int = number_from(1)
 non_negative_int = number_from(0)
 non_negative = number_from(0, float)
+
+
+def digest(content):
+    """A short hash of bytes, by which a file is recognized."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_output(path):

@@ -6,29 +6,24 @@ This prints a table and writes report.md, results.json and, for MoEs, figures/ro
 """
 import json
 import math
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from cli import BadInput, check_output, make_parser, positive_int, replacing, run
 from data.loader import check_tokenizer, load_domains, val_windows
 from data.task import DOMAINS
-from data.tokenizer import encode_prompt, load_tokenizer
-from model import expert_load
+from data.tokenizer import load_tokenizer
 from page import live
 from support import btm
 from support.checkpoint import build_model, load_checkpoint
-from support.distributed import autocast, pick_device, pick_dtype
+from support.device import autocast, pick_device, pick_dtype
 from support.figures import draw_routing
-from support.generation import generate
-from support.grading import is_correct
 from support.ledger import chain_flops, elapsed, join_ledgers, moe_share, totals
 from support.report import machine, make_report, table
-
-BINS = 20  # of the histograms of router probabilities
+from support.scoring import bytes_per_token, score_tasks, score_texts
 
 
 def parse(argv):
@@ -81,154 +76,41 @@ def choose_tests(args, checkpoints, tokenizer, domains):
     longest = {"code": T, "exact": max(T, n_positions)}
     for name, domain_tasks in tasks.items():
         for task in domain_tasks:
-            n = len(encode_prompt(tokenizer, task.prompt + task.answer))
+            n = len(tokenizer.encode_prompt(task.prompt + task.answer))
             if n > longest[task.kind]:
                 raise BadInput(f"{name}: a task and its answer have {n} tokens, but a model reads {longest[task.kind]}"
                                "; prepare shorter tasks, with fewer --examples, or train with a larger --block_size")
     return windows, tasks
 
 
-def parse_btm(args, checkpoints, domains):
-    """Read --btm and --btm_methods: which models are merged, and how. Without --btm both results are empty.
+def parse_btm(args, checkpoints, domains, device):
+    """Read --btm and --btm_methods. Returns {name in the tables: (a function that builds the BTM, its ledger)}.
 
-    Returns {name: checkpoint}, and {name in the tables: (method, top_k, training data)}. Raises BadInput.
+    Raises BadInput.
     """
     if args.btm is None:
         if args.btm_methods is not None:
             raise BadInput("--btm_methods: name the models to merge with --btm")
-        return {}, {}
-    merged, methods = {}, {}
+        return {}
+    merged, found = {}, {}
     dense = {name: checkpoint for name, checkpoint in checkpoints.items() if not checkpoint["experts"]}
     for name in args.btm.split(","):
         if name not in dense or name in merged:
             raise BadInput(f"--btm: {name!r} should be one of the dense models ({', '.join(dense)}), named once")
         merged[name] = dense[name]
+    ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
     for word in (f"share:{len(merged)}" if args.btm_methods is None else args.btm_methods).split(","):
         method, top_k = btm.parse_method(word, len(merged))
         training_data = btm.read_training_data(merged, domains) if method == "tfidf" else None
-        methods[f"btm_{method}_top{top_k}"] = method, top_k, training_data
-    return merged, methods
+        build = partial(build_btm, merged.values(), method, top_k, training_data, device)
+        found[f"btm_{method}_top{top_k}"] = build, ledger
+    return found
 
 
-def token_losses(model, idx, n):
-    """Predict the last n tokens of idx, (B, T + 1). model: a GPT or a BTM.
-
-    Returns the losses of these tokens, (B, n), whether each is the likeliest, (B, n), and the routing of the pass.
-    """
-    logits, _, routing = model(idx[:, :-1], n_last=n)  # (B, n, V)
-    targets = idx[:, -n:]                              # (B, n)
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")  # (B * n,)
-    return losses.view(targets.shape), logits.argmax(-1) == targets, routing
-
-
-def histogram(probs):
-    """For each expert, the share of tokens whose probability is in each of BINS equal bins: (M, N) -> (N, BINS)."""
-    steps = (probs * BINS).long().clamp(max=BINS - 1)  # (M, N)
-    return F.one_hot(steps, BINS).float().mean(0)
-
-
-def score_texts(model, windows, batch_size):
-    """The mean loss of the second half of each window, given the first half, (n,); windows: (n, T + 1).
-
-    Also returns two nested lists: each expert's mean gate, (n_layer, N), and the histogram of its probability over
-    tokens, (n_layer, N, BINS). Both are None for a dense model.
-    """
-    losses, gates, histograms = [], [], []
-    half = windows.shape[1] // 2  # of T tokens, rounded up
-    for chunk in windows.split(batch_size):
-        loss, _, routing = token_losses(model, chunk, half)  # (B, half)
-        losses.append(loss.cpu().double().mean(1))
-        if routing:
-            weight = len(chunk) / len(windows)
-            gates.append(weight * torch.stack([expert_load(layer) for layer in routing]))
-            histograms.append(weight * torch.stack([histogram(layer.probs) for layer in routing]))
-    if not gates:
-        return torch.cat(losses), None, None
-    return torch.cat(losses), sum(gates).tolist(), sum(histograms).tolist()
-
-
-def score_tasks(model, tokenizer, tasks, batch_size, device):
-    """Whether greedy decoding solves each task, (n,) bool, and the mean loss over the tokens of all right answers.
-
-    If the model does not write the given answer to a "code" task, it may still write another right one. So it writes
-    an answer to each of these tasks, which is graded by what the function returns.
-    """
-    prompts, answers = zip(*[encode_task(tokenizer, task) for task in tasks], strict=True)
-    solved, losses = score_answers(model, prompts, answers, batch_size, device)
-    todo = [i for i, task in enumerate(tasks) if task.kind == "code" and not solved[i]]
-    n_tokens = max(len(answer) for answer in answers) + 10
-    for batch in equal_lengths(todo, prompts, batch_size):
-        idx = torch.tensor([prompts[i] for i in batch], device=device)  # (B, T)
-        for i, function in zip(batch, write_documents(model, tokenizer, idx, n_tokens), strict=True):
-            solved[i] = is_correct(function, tasks[i].cases)
-    return solved, losses.mean().item()
-
-
-def encode_task(tokenizer, task):
-    """The ids of a task's prompt and those of its right answer, which in "code" includes the end-of-text token.
-
-    Both are encoded together, as in training: a tokenizer may put a mark before a text, or join the end of the prompt
-    and the beginning of the answer in one token. Such a token counts as part of the answer.
-    """
-    text = encode_prompt(tokenizer, task.prompt + task.answer)
-    n_prompt = 0  # tokens at the beginning that are the same without the answer
-    for token, alone in zip(text, encode_prompt(tokenizer, task.prompt), strict=False):
-        if token != alone:
-            break
-        n_prompt += 1
-    end = [tokenizer.eot] if task.kind == "code" else []
-    return text[:n_prompt], text[n_prompt:] + end
-
-
-def score_answers(model, prompts, answers, batch_size, device):
-    """Whether all tokens of an answer are the likeliest, (n,) bool, and the losses of these tokens, (n_tokens,).
-
-    The model reads each prompt with its right answer in one pass. If all tokens of the answer are the likeliest at
-    their positions, greedy decoding would write them. Tokens after the answer do not count.
-    """
-    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    solved = torch.zeros(len(texts), dtype=torch.bool)
-    answer_losses = []
-    for batch in equal_lengths(range(len(texts)), texts, batch_size):
-        idx = torch.tensor([texts[i] for i in batch], device=device)  # (B, T + 1)
-        n_scored = max(len(answers[i]) for i in batch)
-        losses, likeliest, _ = token_losses(model, idx, n_scored)     # (B, n_scored)
-        for row, i in enumerate(batch):
-            n = len(answers[i])
-            solved[i] = likeliest[row, -n:].all()
-            answer_losses.append(losses[row, -n:].cpu().double())
-    return solved, torch.cat(answer_losses)
-
-
-def equal_lengths(indices, rows, batch_size):
-    """Cut indices into batches whose rows have the same length, so that nothing needs padding."""
-    by_length = defaultdict(list)
-    for i in indices:
-        by_length[len(rows[i])].append(i)
-    batches = []
-    for same in by_length.values():
-        for start in range(0, len(same), batch_size):
-            batches.append(same[start:start + batch_size])
-    return batches
-
-
-def write_documents(model, tokenizer, idx, max_new_tokens):
-    """Continue prompts, (B, T), greedily. Returns each last document with its prompt, or "" where it does not end."""
-    documents, T = [], idx.shape[1]
-    for row in generate(model, idx, max_new_tokens, end=tokenizer.eot).tolist():
-        start = 1 + max(i for i in range(T) if row[i] == tokenizer.eot)  # after the last end of text in the prompt
-        end = row.index(tokenizer.eot, T) if tokenizer.eot in row[T:] else start
-        documents.append(tokenizer.decode(row[start:end]))
-    return documents
-
-
-def bytes_per_token(tokenizer, windows):
-    """The mean number of bytes of the tokens whose loss counts; windows: (n, T + 1). An end-of-text token has none."""
-    half = windows.shape[1] // 2  # of T tokens, as in score_texts
-    scored = windows[:, -half:].flatten().tolist()
-    text = tokenizer.decode([token for token in scored if token != tokenizer.eot])
-    text = text.replace("\ufffd", "?")  # a part of a character that a window cuts in two is about one byte, not three
-    return len(text.encode()) / len(scored)
+def build_btm(checkpoints, method, top_k, training_data, device):
+    """The BTM of dense checkpoints. training_data: for tfidf, see btm.read_training_data."""
+    models = [build_model(checkpoint, device, share=True) for checkpoint in checkpoints]
+    return btm.BTM(models, method, top_k, training_data)
 
 
 def evaluate_model(model, tokenizer, windows, tasks, args, device):
@@ -261,30 +143,24 @@ def costs(model, ledger):
             "elapsed": elapsed(ledger), "chain_flops": chain_flops(ledger), "moe_share": moe_share(ledger)}
 
 
-def build(name, checkpoints, merged, methods, device):
-    """The GPT that a checkpoint holds, or the BTM of `parse_btm`, under its name in the tables; and its ledger."""
-    if name not in methods:
-        return build_model(checkpoints[name], device, share=True), checkpoints[name]["ledger"]
-    method, top_k, training_data = methods[name]
-    models = [build_model(checkpoint, device, share=True) for checkpoint in merged.values()]
-    ledger = join_ledgers(checkpoint["ledger"] for checkpoint in merged.values())
-    return btm.BTM(models, method, top_k, training_data), ledger
-
-
 @torch.inference_mode()
 def main(argv=None):
     args = parse(argv)
     device = pick_device(args.device)
     checkpoints, tokenizer, domains = load_inputs(args)
     windows, tasks = choose_tests(args, checkpoints, tokenizer, domains)
-    merged, methods = parse_btm(args, checkpoints, domains)
+    merged = parse_btm(args, checkpoints, domains, device)
     check_output(args.out / "report.md")
 
-    dense = [name for name, checkpoint in checkpoints.items() if not checkpoint["experts"]]
-    moes = [name for name, checkpoint in checkpoints.items() if checkpoint["experts"]]
+    dense = {name: checkpoint for name, checkpoint in checkpoints.items() if not checkpoint["experts"]}
+    moes = {name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint["experts"]}
     results, routing = {}, {}  # {model: its scores and costs}; {MoE: its experts, share and probs}
-    for name in tqdm([*dense, *methods, *moes], desc="evaluate"):
-        model, ledger = build(name, checkpoints, merged, methods, device)
+    for name in tqdm([*dense, *merged, *moes], desc="evaluate"):
+        if name in merged:
+            build, ledger = merged[name]
+            model = build()
+        else:
+            model, ledger = build_model(checkpoints[name], device, share=True), checkpoints[name]["ledger"]
         scores, routing_of_model = evaluate_model(model, tokenizer, windows, tasks, args, device)
         results[name] = {**scores, **costs(model, ledger)}
         if name in moes:

@@ -7,16 +7,17 @@ A run saves its progress in NAME.progress every --save_every steps. After an int
 import math
 import time
 
-import torch
 from tqdm import tqdm, trange
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
-from model import expert_load, gumbel, is_feed_forward, load_balancing_loss
+from data.loader import check_tokenizer, get_batch, load_domains, read_mixture, read_texts
+from model import gumbel, is_feed_forward, is_router, load_balancing_loss, mean_gates_and_probs
 from support import fast, training
-from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, wrap
-from support.ledger import latest, new_entry
+from support.checkpoint import build_model, check_save_path, load_checkpoint
+from support.device import autocast
+from support.ledger import new_entry
+from support.progress import load_progress, run_settings, save_progress, save_trained
+from support.ranks import join_ranks, wrap
 
 PAPER_MIXTURE = "general=0.1923,math=0.3016,code=0.4031,wiki=0.1030"  # section 4.1
 
@@ -58,7 +59,7 @@ def freeze(model, what):
         return
     for name, p in model.named_parameters():
         if what == "router":
-            p.requires_grad = name.endswith(".ff.router")
+            p.requires_grad = is_router(name)
         else:
             p.requires_grad = not is_feed_forward(name)
 
@@ -83,7 +84,8 @@ def draw_noise(config, n_tokens, share, generator):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    micro_batch_size = training.micro_batch_size(args.batch_size, args.grad_accum, n_ranks)
+    training.check_batch_size(args.batch_size, args.grad_accum, n_ranks)
+    precision = autocast(args.dtype, device)
 
     # the mixed model; spec is its tokenizer, experts their names, and ledger says how it was made, and at what cost
     domains = load_domains(args.data_dir)
@@ -101,14 +103,14 @@ def main(argv=None):
     # the data
     check_tokenizer(domains, spec, args.init)
     T = config.block_size
-    texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
+    texts, windows = read_texts(domains, args.data, T, args.eval_windows)
     n_earlier_runs = training.count_runs(ledger, args.data)  # so that a second run on the same mixture reads new text
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
     check_save_path(args.out, [args.init])
     forward = wrap(model.train(), device, args.shard)  # the same model, inside DDP or FSDP2 on several GPUs
     optimizer = training.make_optimizer(model, args.lr, args.eps)
-    settings = training.run_settings(args, model, ledger, domains, device)
+    settings = run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
@@ -118,19 +120,18 @@ def main(argv=None):
         key = args.seed, n_earlier_runs, step
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
+        generator = training.step_generator(device, *key, rank)
+        x_parts, y_parts = x.chunk(args.grad_accum), y.chunk(args.grad_accum)
+        noises = [draw_noise(config, xs.numel(), step / args.steps, generator) for xs in x_parts]  # Sample Top-1 (3.3)
         if args.grad_accum > 1:  # a first pass measures the whole batch, so that its load is balanced, not each part's
-            generator = training.step_generator(device, *key, rank)
-            parts = x.chunk(args.grad_accum)
-            noise = (draw_noise(config, part.numel(), step / args.steps, generator) for part in parts)
-            means = training.batch_means(forward, parts, noise, args.dtype)
-        generator = training.step_generator(device, *key, rank)  # draws the noise of Sample Top-1, part by part
-        for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
-            noise = draw_noise(config, xs.numel(), step / args.steps, generator)  # for Sample Top-1 (3.3)
-            with autocast(args.dtype, device):
+            U, P = training.batch_means(forward, x_parts, noises, precision)  # (n_layer, N) each
+        for xs, ys, noise in zip(x_parts, y_parts, noises, strict=True):
+            with precision:
                 _, nll, routing = forward(xs, ys, noise=noise, recompute=args.recompute)
-            if args.grad_accum > 1:
-                routing = training.with_means(routing, means)
-            loss = nll + args.alpha * load_balancing_loss(routing)  # (3.3)
+            u, p = mean_gates_and_probs(routing)  # (n_layer, N) each
+            if args.grad_accum > 1:  # the means of the whole batch, with the gradients of this part's
+                u, p = u + (U - u).detach(), p + (P - p).detach()
+            loss = nll + args.alpha * load_balancing_loss(u, p)  # (3.3)
             (loss / args.grad_accum).backward()
         training.clip_gradients(optimizer)
         optimizer.step()
@@ -139,10 +140,9 @@ def main(argv=None):
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
             # nll is that of the last micro-batch; balance is 1 for equal loads in Top-k, and N if one expert has all
-            losses = training.validate(model, windows, micro_batch_size, device, args.dtype)
-            loads = torch.stack([expert_load(layer) for layer in routing])  # (n_layer, N)
-            load = dict(zip(experts, loads.mean(0).tolist(), strict=True))
-            balance = load_balancing_loss(routing).item() / config.n_layer
+            losses = training.validate(model, windows, len(xs), device, precision)
+            load = dict(zip(experts, u.mean(0).tolist(), strict=True))
+            balance = load_balancing_loss(u, p).item() / config.n_layer
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began, "load": load, "balance": balance})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, load {training.format_numbers(load)}, "
@@ -151,8 +151,10 @@ def main(argv=None):
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    flops = n_tokens * model.flops_per_token() * (4 if args.grad_accum > 1 else 3) // 3  # the first pass is a third
-    entry = new_entry("finetune", args.out, latest(ledger), tokens=n_tokens, flops=flops,
+    flops = n_tokens * model.flops_per_token()
+    if args.grad_accum > 1:
+        flops += flops // 3  # the first pass over each batch, which has no backward pass
+    entry = new_entry("finetune", args.out, ledger[-1:], tokens=n_tokens, flops=flops,
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, fields)

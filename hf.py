@@ -14,12 +14,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from cli import BadInput, check_output, make_parser, positive_int, run
-from data.task import digest
+from cli import BadInput, check_output, digest, make_parser, positive_int, run
 from data.tokenizer import END, PATTERN, from_huggingface, load_tokenizer
 from model import GPT, GPTConfig, is_feed_forward
 from support.checkpoint import build_model, check_finite, check_save_path, load_checkpoint, save_checkpoint
-from support.ledger import latest, new_entry
+from support.ledger import new_entry
 
 try:
     import transformers
@@ -210,7 +209,7 @@ def import_folder(args):
         become_branch(checkpoint, load_checkpoint(args.branch_of), folder)
     settings = {"digests": {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))},
                 "config": vars(config), "tokenizer": checkpoint["spec"]["fingerprint"]}  # two imports may differ here
-    entry = new_entry("import", args.out, latest(checkpoint["ledger"]), settings=settings)
+    entry = new_entry("import", args.out, checkpoint["ledger"][-1:], settings=settings)
     checkpoint["ledger"] = [*checkpoint["ledger"], entry]
     save_checkpoint(args.out, checkpoint)
     print(f"wrote {args.out}: {config}")

@@ -6,13 +6,14 @@ The feed-forwards become the experts of each layer, in the order of the files. R
 With --average the feed-forwards are averaged, too. The result is dense: a baseline that shows what the experts add.
 N copies of one file give the initial model of sparse upcycling (Komatsuzaki et al. 2023).
 """
+import dataclasses
 from functools import partial
 
 import torch
 
 from cli import BadInput, make_parser, non_negative_int, number_from, positive_int, run
 from data.loader import check_tokenizer, load_domains
-from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, new_router
+from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, is_router, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry
 from support.router_start import hidden_router, sharp_router, start_from_text
@@ -89,7 +90,7 @@ def blend(name, tensors):
 
 def rule_for(name, feed_forwards="stacked"):
     """How a tensor is made, by its name (3.2): "new", "averaged", or, for a feed-forward's, `feed_forwards`."""
-    if name.endswith(".ff.router"):
+    if is_router(name):
         return "new"
     if is_feed_forward(name):
         return feed_forwards
@@ -124,7 +125,7 @@ def mix(states, config, generator, feed_forwards="stacked"):
 def plan(args, config):
     """The names of the experts, what becomes of the feed-forwards, and the mixed model's GPTConfig. Raises BadInput.
 
-    config: the GPTConfig of the dense models. It is changed.
+    config: the GPTConfig of the dense models.
     """
     names = model_names(args.models)
     if args.average:
@@ -138,10 +139,8 @@ def plan(args, config):
     n_chunks = len(names) if args.blend else args.split  # of each feed-forward
     if config.d_ff % n_chunks:
         raise BadInput(f"--split, --blend: d_ff {config.d_ff} cannot be cut into {n_chunks} equal parts")
-    config.d_ff //= args.split  # 1 without --split
-    config.n_expert = len(experts)
-    config.routing = args.routing
-    config.top_k = args.top_k or 2
+    config = dataclasses.replace(config, d_ff=config.d_ff // args.split, n_expert=len(experts), routing=args.routing,
+                                 top_k=args.top_k or 2)
     if experts and config.routing not in FIXED and not 2 <= config.top_k <= len(experts):
         raise BadInput(f"--top_k {config.top_k}: choose from 2 to {len(experts)}, the number of experts; with 1, the "
                        "gate would always be 1, and the router would learn nothing; for one expert per token, use "
@@ -174,7 +173,7 @@ def main(argv=None):
             print(f"{rule_for(name, feed_forwards):<10}{all_layers:<32}{tuple(tensor.shape)}")
 
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]
-    entry = new_entry("average" if args.average else "mix", args.out, [ledger[-1]["id"] for ledger in ledgers],
+    entry = new_entry("average" if args.average else "mix", args.out, [ledger[-1] for ledger in ledgers],
                       settings=settings, config=vars(config), experts=experts)
     save_checkpoint(args.out, {"state": mixed, "config": vars(config), "spec": first["spec"], "experts": experts,
                                "ledger": [*join_ledgers(ledgers), entry], "log": []})

@@ -33,11 +33,15 @@ class GPTConfig:
     rope_factor: float = 1.0    # how many times slower the slow pairs of RoPE turn, as in Llama 3.1; see stretch
     norm_eps: float = 1e-5
     n_expert: int = 0           # 0: dense
-    top_k: int = 2              # experts per token, unless the router is one of FIXED
+    top_k: int = 2              # experts per token; one of the FIXED routers sets it
     routing: str = "topk"       # one of ROUTERS
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head
+        if self.routing in ("switch", "sample"):
+            self.top_k = 1
+        elif self.routing == "soft":
+            self.top_k = self.n_expert
 
 
 def rope_angles(config, start, end, device):
@@ -119,6 +123,11 @@ def is_feed_forward(name):
     return ".ff.w_" in name
 
 
+def is_router(name):
+    """Whether a parameter with this name is a router."""
+    return name.endswith(".ff.router")
+
+
 class Routing(NamedTuple):
     """A router's decision for M tokens of one layer. The loss, the statistics and the figures all read this tuple."""
     gates: torch.Tensor    # (M, k) weight of each chosen expert, g_i(W_l x) of the paper
@@ -183,10 +192,10 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
-# For a router of your own, write route_NAME beside these four, put NAME into ROUTERS, call it in MoE.route, and compute
-# its gates in gates_by_hand of tests/test_routers.py. It has --top_k experts per token, unless it is one of FIXED.
+# For a router of your own, write route_NAME beside these four, put NAME into ROUTERS, and call it in MoE.route. It has
+# --top_k experts per token, unless it is one of FIXED.
 ROUTERS = ("topk", "switch", "soft", "sample")
-FIXED = ("switch", "soft", "sample")  # routers that choose one expert, or all of them, whatever top_k says
+FIXED = ("switch", "soft", "sample")  # routers that choose one expert for each token, or all of them
 
 
 def gumbel(config, n_tokens, tau, generator):
@@ -207,7 +216,7 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
         token, choice = (routing.experts == i).nonzero(as_tuple=True)  # (M_i,) who chose expert i, as which of k
         g_i = routing.gates[token, choice, None]                       # (M_i, 1)
         FF_i = swiglu(x[token], *expert)                               # (M_i, D)
-        y.index_add_(0, token, (g_i * FF_i).to(y.dtype))               # (M, D)
+        y.index_add_(0, token, g_i * FF_i)                             # (M, D)
     return y
 
 
@@ -227,8 +236,7 @@ class MoE(nn.Module):
         self.router = nn.Parameter(torch.empty(config.n_expert, config.n_embd))
         is_soft = config.routing == "sample" and layer == 0  # Sample Top-1's first layer routes softly (3.3)
         self.router_kind = "soft" if is_soft else config.routing
-        n_fixed = {"switch": 1, "sample": 1, "soft": config.n_expert}
-        self.top_k = n_fixed.get(self.router_kind, config.top_k)  # experts per token
+        self.top_k = config.n_expert if is_soft else config.top_k  # experts per token
         self.ff_moe = ff_moe  # support/fast.py replaces it with grouped products, which give the same result
 
     def route(self, logits, noise=None):
@@ -253,19 +261,22 @@ class MoE(nn.Module):
         return y.view(x.shape), routing
 
 
-def expert_load(routing):
-    """u_i of section 3.3: the mean gate of each expert over the tokens of one layer, (N,)."""
-    return routing.dense_gates().mean(0)
+def mean_gates_and_probs(routing):
+    """u and p of section 3.3, (n_layer, N) each, from a Routing for each layer.
+
+    u_i, the load of expert i, is the mean over the tokens of its gate g_i; p_i is that of SoftMax_i over all N experts.
+    """
+    u = torch.stack([layer.dense_gates().mean(0) for layer in routing])  # (n_layer, N)
+    p = torch.stack([layer.probs.mean(0) for layer in routing])          # (n_layer, N)
+    return u, p
 
 
-def load_balancing_loss(routing):
+def load_balancing_loss(u, p):
     """L_LB / alpha = N * sum_i u_i p_i, summed over layers (3.3): a Top-k layer adds 1 at balance, N at collapse.
 
-    u_i is the batch mean of the gate g_i, p_i that of the probability SoftMax_i over all N experts. The loss multiplies
-    two means. A mean of products would punish confident decisions, not uneven loads. routing: a Routing for each layer.
+    u, p: see mean_gates_and_probs. The loss multiplies two means. A mean of products would punish confident decisions,
+    not uneven loads.
     """
-    u = torch.stack([expert_load(layer) for layer in routing])   # (n_layer, N)
-    p = torch.stack([layer.probs.mean(0) for layer in routing])  # (n_layer, N)
     N = u.shape[1]
     return N * (u * p).sum()
 
@@ -309,7 +320,7 @@ class GPT(nn.Module):
         wo and w_down write to the residual stream, so they are divided by sqrt(2 n_layer), as in GPT-2.
         """
         for name, p in self.named_parameters():
-            if name.endswith("router"):
+            if is_router(name):
                 p.copy_(new_router(*p.shape, generator))
             elif name == "embed.weight" and not self.config.tie_weights:
                 p.normal_(0, 1, generator=generator)

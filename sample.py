@@ -9,11 +9,11 @@ import sys
 import torch
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-from data.tokenizer import encode_prompt, load_tokenizer
+from data.tokenizer import load_tokenizer
 from support.btm import BTM
 from support.checkpoint import build_model, load_checkpoint
 from support.colors import color_domains
-from support.distributed import pick_device
+from support.device import pick_device
 from support.generation import stream
 
 
@@ -80,7 +80,7 @@ def main(argv=None):
                 raise BadInput(f"{path} and {args.models[0]} have different tokenizers, so BTM cannot average them")
         models = [build_model(each, device, share=True) for each in checkpoints]
         model = BTM(models, "share", top_k=len(models))
-    prompt = encode_prompt(tokenizer, args.prompt)
+    prompt = tokenizer.encode_prompt(args.prompt)
     if len(prompt) > model.config.block_size:
         raise BadInput(f"--prompt has {len(prompt)} tokens, but the model reads {model.config.block_size}; shorten it")
 

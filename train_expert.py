@@ -12,12 +12,14 @@ import torch
 from tqdm import tqdm, trange
 
 from cli import BadInput, make_parser, non_negative, non_negative_int, positive_int, run
-from data.loader import check_tokenizer, get_batch, load_domains, read_mixture
+from data.loader import check_tokenizer, get_batch, load_domains, read_mixture, read_texts
 from model import GPT, GPTConfig
 from support import training
-from support.checkpoint import build_model, check_save_path, load_checkpoint, load_progress, save_progress, save_trained
-from support.distributed import autocast, join_ranks, wrap
-from support.ledger import latest, new_entry
+from support.checkpoint import build_model, check_save_path, load_checkpoint
+from support.device import autocast
+from support.ledger import new_entry
+from support.progress import load_progress, run_settings, save_progress, save_trained
+from support.ranks import join_ranks, wrap
 
 SHAPE = ("n_layer", "n_head", "n_embd", "d_ff", "tie_weights")  # options for a new model; a branch keeps its seed's
 
@@ -80,7 +82,8 @@ def branch(args, checkpoint):
 def main(argv=None):
     args = parse(argv)
     device, rank, n_ranks = join_ranks(args.device)
-    micro_batch_size = training.micro_batch_size(args.batch_size, args.grad_accum, n_ranks)
+    training.check_batch_size(args.batch_size, args.grad_accum, n_ranks)
+    precision = autocast(args.dtype, device)
 
     # the model, a branch of a seed or a new one; spec is its tokenizer, and ledger says how it was made, at what cost
     domains = load_domains(args.data_dir)
@@ -96,7 +99,7 @@ def main(argv=None):
     # the data
     check_tokenizer(domains, spec, args.init or args.data_dir)
     T = model.config.block_size
-    texts, windows = training.read_texts(domains, args.data, T, args.eval_windows)
+    texts, windows = read_texts(domains, args.data, T, args.eval_windows)
     n_earlier_runs = training.count_runs(ledger, args.data)  # so that a second run on the same mixture reads new text
 
     # the optimizer; load_progress fills it and the model if a run was interrupted
@@ -105,7 +108,7 @@ def main(argv=None):
     if args.compile:
         forward = torch.compile(forward)
     optimizer = training.make_optimizer(model, args.lr, args.eps)
-    settings = training.run_settings(args, model, ledger, domains, device)
+    settings = run_settings(args, model, ledger, domains, device)
     start, seconds, log = load_progress(args.out, model, optimizer, settings)
     began = time.perf_counter() - seconds  # so that the time before an interruption counts, too
     eval_every = args.eval_every or max(1, args.steps // 10)
@@ -116,7 +119,7 @@ def main(argv=None):
         x, y = get_batch(texts, args.data, (args.batch_size, T), key, rank, n_ranks)  # (B, T)
         x, y = x.to(device), y.to(device)
         for xs, ys in zip(x.chunk(args.grad_accum), y.chunk(args.grad_accum), strict=True):
-            with autocast(args.dtype, device):
+            with precision:
                 _, nll, _ = forward(xs, ys, recompute=args.recompute)
             (nll / args.grad_accum).backward()
         training.clip_gradients(optimizer)
@@ -126,7 +129,7 @@ def main(argv=None):
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
             # nll is that of the last micro-batch
-            losses = training.validate(model, windows, micro_batch_size, device, args.dtype)
+            losses = training.validate(model, windows, len(xs), device, precision)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {training.format_numbers(losses)}")
@@ -134,7 +137,7 @@ def main(argv=None):
             save_progress(args.out, model, optimizer, settings, done, time.perf_counter() - began, log)
 
     n_tokens = args.steps * args.batch_size * T
-    entry = new_entry("train", args.out, latest(ledger), tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
+    entry = new_entry("train", args.out, ledger[-1:], tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
     fields = {"spec": spec, "experts": [], "ledger": [*ledger, entry], "log": log}
     save_trained(args.out, model, fields)

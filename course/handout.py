@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from data.task import digest
+from cli import digest
 
 ROOT = Path(__file__).parent.parent
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file

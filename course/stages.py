@@ -106,8 +106,8 @@ def stage1_gates():
 
 def stage1_sum():
     """FF_MoE(x) = sum_i g_i FF_i(x): the gate multiplies FF_i(x), not x, and what a token's experts give is added up;
-    under autocast FF_i(x) is bfloat16 and x float32, so what you add is converted by .to(y.dtype); a single token is
-    possible, and so is an expert that no token chose"""
+    under autocast FF_i(x) is bfloat16, but x, the gates and the result are float32; a single token is possible, and so
+    is an expert that no token chose"""
     five = draw(5, 6, 4), draw(5, 6, 4), draw(5, 4, 6)
     ones, small = tensor([[[1.0]], [[1.0]], [[1.0]]]), f"x = [[1], [2], [3]], FF_i(x) = (i + 1) silu(x) x, {SMALL_TEXT}"
     for case, x, routing, w in (
@@ -214,10 +214,16 @@ def stage2_mix():
 
 # ---- stage 3: a step of MoE finetuning (3.2, 3.3)
 def stage3_load():
-    """u_i is the mean of the gate g_i over all tokens"""
-    for case, routing in ((SMALL_TEXT, SMALL), ("random", random_routing())):
-        want = [sum(gates) / len(gates) for gates in zip(*routing.dense_gates().tolist(), strict=True)]
-        verify(case, lambda gates, r=routing: model.expert_load(r._replace(gates=gates)), want, routing.gates)
+    """u_i is the mean of the gate g_i over all tokens, p_i that of the probability SoftMax_i(W x); both have a row for
+    each layer"""
+    text = f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
+    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
+        def means(gates, probs, one=one, two=two):
+            u, p = model.mean_gates_and_probs([one._replace(gates=gates, probs=probs), two])
+            return torch.stack([u, p])
+        want = [[[sum(column) / len(column) for column in zip(*rows.tolist(), strict=True)] for rows in layers]
+                for layers in ((one.dense_gates(), two.dense_gates()), (one.probs, two.probs))]
+        verify(f"{case}; u, then p", means, want, one.gates, one.probs)
 
 
 def features(x, y):
@@ -243,19 +249,19 @@ def finetune(routing, parts, clip, x, y, seed=0):
 
     GPT.forward = Mock(side_effect=TypeError("call forward(...), not model(...): it may be inside DDP"))
     training.CLIP = clip
-    training.read_texts = lambda *args: ({}, {})
-    training.run_settings = lambda *args: {}
+    finetune_router.read_texts = lambda *args: ({}, {})
+    finetune_router.run_settings = lambda *args: {}
     training.make_optimizer = lambda *args: optimizer
-    training.batch_means, training.with_means = Mock(), lambda routing, means: routing  # a student may do without them
+    training.batch_means = lambda *args: 2 * [w.detach().expand(2, 8)]  # a student may do without them
     finetune_router.load_domains = lambda folder: {}
-    finetune_router.load_checkpoint = lambda path: {"spec": {}, "experts": ["a", "b", "c"], "ledger": []}
+    finetune_router.load_checkpoint = lambda path: {"spec": {}, "experts": [*"abcdefgh"], "ledger": []}
     finetune_router.build_model = lambda checkpoint, share: network
     finetune_router.wrap = lambda *args: forward
     finetune_router.get_batch = lambda *args: (x, y)
     finetune_router.gumbel = lambda config, n_tokens, tau, generator: (n_tokens, tau, generator.initial_seed())
     finetune_router.temperature = lambda share: 1 + share
-    finetune_router.load_balancing_loss = lambda routing: sum((layer.gates**2).sum() / 4 for layer in routing)
-    finetune_router.expert_load = lambda routing: torch.zeros(3)
+    finetune_router.mean_gates_and_probs = lambda routing: 2 * [torch.stack([layer.gates[:, 0] for layer in routing])]
+    finetune_router.load_balancing_loss = lambda u, p: (u * p).sum() / 4
     finetune_router.save_trained = lambda out, model, fields: log.extend(fields["log"])
     finetune_router.main(f"--init=mixed.pt --out=out.pt --data=math --steps=4 --batch_size=4 --grad_accum={parts} "
                          f"--alpha=3 --lr=0.1 --device=cpu --dtype=bfloat16 --recompute --seed={seed}".split())
@@ -285,19 +291,14 @@ def stage3_step():
 
 # ---- stage 4: load balancing (3.3)
 def stage4_balance():
-    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers; u and p are means over all tokens"""
-    def loss(layers):
-        model.expert_load = lambda routing: routing.dense_gates().mean(0)
-        return model.load_balancing_loss(layers)
-    text = (f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]], "
-            "so u = [.317, .383, .233], p = [.4, .367, .233]")
-    if ask(lambda: loss([SMALL, SMALL]).item()) == 0:
+    """L_LB / alpha = N sum_i u_i p_i in each layer, summed over layers"""
+    small = tensor([[0.5, 0.3, 0.2], [0.6, 0.4, 0.0]]), tensor([[0.4, 0.4, 0.2], [0.5, 0.2, 0.3]])
+    if ask(lambda: model.load_balancing_loss(*small).item()) == 0:
         raise NotImplementedError("stage 4: load_balancing_loss")
-    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
-        # another way to the same number: a mean over all pairs of tokens
-        want = sum(layer.probs.shape[1] * (layer.dense_gates() @ layer.probs.T).mean() for layer in (one, two))
-        verify(case, lambda gates, probs, one=one, two=two: loss([one._replace(gates=gates, probs=probs), two]), want,
-               one.gates, one.probs)
+    for case, (u, p) in ((f"two layers, u = {small[0].tolist()}, p = {small[1].tolist()}", small),
+                         ("random", (draw(3, 5).sigmoid(), draw(3, 5).softmax(1)))):
+        want = u.shape[1] * sum(row_u @ row_p for row_u, row_p in zip(u, p, strict=True))
+        verify(case, lambda u, p: model.load_balancing_loss(u, p), want, u, p)
 
 
 # ---- stage 5: Switch and Sample Top-1 (3.3)

@@ -9,9 +9,8 @@ from statistics import mean
 import torch
 
 from cli import make_parser, run
-from data.task import over_domains
 from support.checkpoint import load_checkpoint
-from support.report import markdown, own_gates, spread
+from support.report import markdown, over_domains, own_gates, spread
 
 DIGITS = {"loss": 3, "answers": 3}  # decimals; other columns have 1
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cli import BadInput
-from data.task import DOMAINS, Task, digest
+from cli import BadInput, digest
+from data.task import DOMAINS, Task
 
 
 class Domain(NamedTuple):
@@ -108,6 +108,21 @@ def val_windows(domains, block_size, n):
         elif len(domain.val):
             print(f"{name}: no validation loss; its {len(domain.val)} tokens are fewer than a block of {block_size}")
     return windows
+
+
+def read_texts(domains, mixture, block_size, n_windows):
+    """Return a mixture's training texts, {domain: (n,) tokens}, and validation windows, {domain: (n_windows, T + 1)}.
+
+    A domain with too little validation text has no windows. Raises BadInput if a domain of the mixture is missing or
+    has too little text to train on.
+    """
+    for name in mixture:
+        if name not in domains:
+            raise BadInput(f"--data: there is no domain {name!r}; the prepared ones are {', '.join(domains)}")
+        if len(domains[name].train) <= block_size:
+            raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
+    texts = {name: domains[name].train for name in mixture}
+    return texts, val_windows(domains, block_size, n_windows)
 
 
 def get_batch(texts, mixture, shape, key, rank=0, n_ranks=1):

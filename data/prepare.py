@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cli import BadInput, check_output, make_parser, non_negative_int, number_from, positive_int, replacing, run
+from cli import BadInput, check_output, digest, make_parser, non_negative_int, number_from, positive_int, replacing, run
 from data import text
 from data.loader import id_type
 from data.synthetic import make_documents, make_tasks
-from data.task import DOMAINS, digest, is_held_out
+from data.task import DOMAINS, is_held_out
 from data.tokenizer import load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import load_checkpoint
 
@@ -176,6 +176,12 @@ def prepare_own(files, field, tokenizer):
     return np.concatenate([nothing, *train]), np.concatenate([nothing, *val]), f"{len(val)} {unit} held out"
 
 
+def refuse_to_lose(old, option):
+    """Raise BadInput if a file of own text or tasks holds something, which this run would replace by nothing."""
+    if old.exists() and old.stat().st_size:
+        raise BadInput(f"{old} would be lost; give {option} of {old.parent.name}, too, or delete {old.parent} first")
+
+
 def main(argv=None):
     args, domains, files, own_tasks = parse(argv)
     tokenizer = choose_tokenizer(args, files)
@@ -184,10 +190,10 @@ def main(argv=None):
         raise BadInput("--domains: there is nothing to prepare; name domains, or give --text or --own_tasks")
     for name in names:
         check_output(Path(args.out, name, "meta.json"))
-        for option, given, part in (("--text", files, "train.bin"), ("--own_tasks", own_tasks, "tasks.jsonl")):
-            old = Path(args.out, name, part)
-            if name not in {*NAMES, *given} and old.exists() and old.stat().st_size:
-                raise BadInput(f"{old} would be lost; give {option} of {name}, too, or delete {old.parent} first")
+        if name not in NAMES and name not in files:
+            refuse_to_lose(Path(args.out, name, "train.bin"), "--text")
+        if name not in NAMES and name not in own_tasks:
+            refuse_to_lose(Path(args.out, name, "tasks.jsonl"), "--own_tasks")
     meta = {"spec": tokenizer.spec, "level": args.level, "seed": args.seed}
     for name in names:
         if name in NAMES:

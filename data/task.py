@@ -1,9 +1,7 @@
 """Tasks with one right answer, and the rule that keeps them out of the training text."""
-import hashlib
 import zlib
 from dataclasses import dataclass, field
 from importlib import import_module
-from statistics import mean
 
 DOMAINS = ("general", "trivia", "math", "code", "wiki")
 
@@ -27,23 +25,9 @@ def domain_module(name):
     return import_module(f"data.{name}")
 
 
-def over_domains(values):
-    """The mean of {domain: value}. `switch` is made of the other domains, so it counts only if there is no other.
-
-    >>> over_domains({"math": 1.0, "code": 3.0, "switch": 100.0})
-    2.0
-    """
-    return mean([value for domain, value in values.items() if domain != "switch"] or values.values())
-
-
 def is_held_out(text):
     """Whether a text is among the one in ten that no model trains on. By a checksum, so that all machines agree."""
     return zlib.crc32(text.encode("utf-8", "replace")) % 10 == 0
-
-
-def digest(content):
-    """A short hash of bytes, by which a file is recognized."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def draw(rng, make, test):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import tiktoken
 
-from cli import BadInput
-from data.task import digest
+from cli import BadInput, digest
 
 FILE = Path(__file__).parent / "btx.tiktoken"
 END = "<|endoftext|>"
@@ -28,6 +27,13 @@ class Tokenizer(NamedTuple):
     eot: int  # the id of the end-of-text token
     vocab_size: int
     spec: dict  # what `load_tokenizer` needs to build it again; stored in checkpoints and in meta.json
+
+    def encode_prompt(self, text):
+        """The ids of a prompt. The end-of-text token comes first, and again wherever the text contains END."""
+        ids = []
+        for document in text.split(END):
+            ids += [self.eot, *self.encode(document)]
+        return ids
 
 
 def train_bpe(texts, n_tokens):
@@ -99,11 +105,3 @@ def load_tokenizer(spec=None):
     ranks = read_ranks(spec["definition"])
     bpe = tiktoken.Encoding(spec["name"], pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={END: len(ranks)})
     return Tokenizer(bpe.encode_ordinary, bpe.decode, bpe.eot_token, bpe.n_vocab, spec)
-
-
-def encode_prompt(tokenizer, text):
-    """The ids of a prompt. The end-of-text token comes first, and again wherever the text contains END."""
-    ids = []
-    for document in text.split(END):
-        ids += [tokenizer.eot, *tokenizer.encode(document)]
-    return ids

@@ -1,1 +1,1 @@
-"""The paper's experiments, their report and the benchmark, run as `python -m experiments.NAME`."""
+"""The experiments, what makes their pages, and the benchmark (bench.py), run as `python -m experiments.NAME`."""

@@ -19,7 +19,7 @@ def main(argv=None):
     check_branches(args.models, checkpoints)
     check_save_path(args.out, args.models)
     ledgers = [checkpoint["ledger"] for checkpoint in checkpoints]
-    entry = new_entry("average", args.out, [ledger[-1]["id"] for ledger in ledgers], settings=vars(args))
+    entry = new_entry("average", args.out, [ledger[-1] for ledger in ledgers], settings=vars(args))
     seed, *branches = [checkpoint["state"] for checkpoint in checkpoints]
     state = {}
     for name, tensor in seed.items():

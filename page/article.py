@@ -9,12 +9,12 @@ import torch
 from cli import make_parser, run
 from data.loader import load_domains
 from data.task import DOMAINS
-from data.tokenizer import encode_prompt, load_tokenizer
-from evaluate import score_answers
+from data.tokenizer import load_tokenizer
 from mix import mix
 from model import GPTConfig, route_topk
 from page.live import collect, fill
 from support.checkpoint import build_model, load_checkpoint
+from support.scoring import score_answers
 
 
 def models_of_page(models, data):
@@ -48,8 +48,8 @@ def count(models, data):
     A task is solved if each token of the answer is the likeliest at its position. models: from `models_of_page`.
     """
     tokenizer, experts = load_tokenizer(), data["models"][-1]["experts"]
-    prompts = [encode_prompt(tokenizer, task["prompt"]) for task in data["tasks"]]
-    answers = [encode_prompt(tokenizer, task["answer"])[1:] for task in data["tasks"]]
+    prompts = [tokenizer.encode_prompt(task["prompt"]) for task in data["tasks"]]
+    answers = [tokenizer.encode_prompt(task["answer"])[1:] for task in data["tasks"]]
     mixtures = [entry["name"] for entry in data["models"] if entry["experts"]]
     counts = [{"name": name, "off": []} for name in models]
     counts += [{"name": mixtures[0], "off": [other for other in experts if other != expert]} for expert in experts]

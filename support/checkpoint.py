@@ -7,9 +7,7 @@
     ledger     one entry for each step that led to the model, oldest first (support/ledger.py)
     log        one line for each validation of the last training run, if there was one
 
-`model = build_model(load_checkpoint("out/seed0/btx.pt"))` builds the model. An interrupted run leaves its progress in
-NAME.progress, beside the checkpoint NAME.pt, with the optimizer's state and the settings of the run. It is deleted when
-the run is done.
+`model = build_model(load_checkpoint("out/seed0/btx.pt"))` builds the model.
 """
 import os
 import zipfile
@@ -19,10 +17,8 @@ import torch
 
 from cli import BadInput, check_output, replacing
 from model import GPT, ROUTERS, GPTConfig
-from support.distributed import is_first_rank
 
 KEYS = {"state", "config", "spec", "experts", "ledger", "log"}
-PROGRESS_KEYS = {"state", "optimizer", "step", "seconds", "log", "settings"}
 
 
 def save_checkpoint(path, checkpoint):
@@ -31,12 +27,13 @@ def save_checkpoint(path, checkpoint):
         torch.save(checkpoint, part)
 
 
-def load_file(path, keys):
-    """Read what `save_checkpoint` wrote. The tensors stay on the disk until they are used. Raises BadInput.
+def load_file(path, keys, advice="name one that this version's scripts wrote"):
+    """Read what `save_checkpoint` wrote. The tensors stay on the disk until they are used.
 
-    A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB.
+    A checkpoint is a zip file. Its checksums are verified first, which takes about a second per GB. Raises BadInput,
+    with the advice if the file is damaged or has other keys.
     """
-    if not Path(path).is_file() and not os.path.isdir(path):
+    if not os.path.exists(path):
         raise BadInput(f"{path or 'an empty name'}: no such file")
     try:
         with zipfile.ZipFile(path) as file:
@@ -48,7 +45,6 @@ def load_file(path, keys):
     except Exception:  # torch raises a different error for every kind of foreign file
         value = None
     if not isinstance(value, dict) or value.keys() != keys:
-        advice = "delete it to start over" if keys is PROGRESS_KEYS else "name one that this version's scripts wrote"
         raise BadInput(f"{path}: damaged, or not a file of this project; {advice}")
     return value
 
@@ -126,61 +122,3 @@ def check_save_path(out, inputs):
     if os.path.realpath(out) in map(os.path.realpath, inputs):
         raise BadInput(f"--out {out} is also an input and would be lost; choose another name")
     check_output(out)
-
-
-# ---- for training: all ranks call these functions; with --shard each rank holds a part of the model
-
-
-def check_weights(model):
-    """Raise BadInput if a weight is not finite. The last good file then stays."""
-    check_finite(model.state_dict(), "the weights are not finite any more, and are not saved; lower --lr, "
-                 "or --alpha in finetuning")
-
-
-def save_trained(out, model, fields):
-    """Write the checkpoint of a finished run and delete its progress. fields: everything in it but state and config."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # takes a second
-    check_weights(model)
-    on_first_rank = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathers whole tensors in its memory
-    state = get_model_state_dict(model, options=on_first_rank)
-    if is_first_rank():
-        save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
-        progress_path(out).unlink(missing_ok=True)
-
-
-def progress_path(out):
-    """The file in which a run that writes the checkpoint `out` saves its progress."""
-    return Path(out).with_suffix(".progress")
-
-
-def save_progress(out, model, optimizer, settings, step, seconds, log):
-    """Write NAME.progress after `step` steps. The same command resumes from it, on any number of ranks."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict  # this import takes a second
-    check_weights(model)
-    on_first_rank = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathers whole tensors in its memory
-    state, optimizer_state = get_state_dict(model, optimizer, options=on_first_rank)
-    if is_first_rank():
-        save_checkpoint(progress_path(out), {"state": state, "optimizer": optimizer_state, "step": step,
-                                             "seconds": seconds, "log": log, "settings": settings})
-
-
-def load_progress(out, model, optimizer, settings):
-    """Resume a run. Returns (step, seconds, log), or zeros without one. Raises BadInput if settings differ."""
-    path = progress_path(out)
-    if not path.exists():
-        return 0, 0.0, []
-    progress = load_file(path, PROGRESS_KEYS)
-    for name, value in settings.items():
-        before = progress["settings"].get(name)
-        if before == value:
-            continue
-        if name == "digests":
-            changed = [file for file in before.keys() | value.keys() if before.get(file) != value.get(file)]
-            raise BadInput(f"{path} is of a run on other data: {', '.join(sorted(changed))}; delete it to start over")
-        raise BadInput(f"{path} is of a run with {name} = {before}, now it is {value}; "
-                       "use the old value again, or delete the file to start over")
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
-    set_state_dict(model, optimizer, model_state_dict=progress["state"], optim_state_dict=progress["optimizer"],
-                   options=StateDictOptions(full_state_dict=True))  # each rank takes its part
-    print(f"{out}: resumes from step {progress['step']}")
-    return progress["step"], progress["seconds"], progress["log"]

@@ -21,7 +21,6 @@ def install(model):
 
 def ff_moe(x, routing, w_gate, w_up, w_down):
     """FF_MoE(x) = sum_i g_i(W_l x) FF_i(x) (3.2); arguments and result as in model.ff_moe."""
-    dtype = x.dtype
     device = x.device.type
     if torch.is_autocast_enabled(device):  # autocast does not know grouped products
         x, w_gate, w_up, w_down = (t.to(torch.get_autocast_dtype(device)) for t in (x, w_gate, w_up, w_down))
@@ -37,4 +36,4 @@ def ff_moe(x, routing, w_gate, w_up, w_down):
     y = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)  # (M*k, D)
     places = torch.empty_like(slots).scatter_(0, slots, torch.arange(M * k, device=x.device))  # the inverse of slots
     y = y.index_select(0, places).view(M, k, -1)               # (M, k, D) in the order of the tokens again
-    return (routing.gates[:, :, None] * y).sum(1).to(dtype)    # (M, D)
+    return (routing.gates[:, :, None] * y).sum(1)              # (M, D)

@@ -11,17 +11,13 @@ def new_entry(action, out, parents, tokens=0, flops=0, seconds=0.0, ranks=1, **d
     """One entry of a ledger. action: "import", "train", "mix", "average" or "finetune".
 
     tokens, flops (forward and backward) and seconds are those of this entry alone; seconds are summed over its ranks.
-    parents: the ids of the entries that it started from. Its own id is a hash of everything but the time and the
-    number of ranks, so the seed has the same id in the ledgers of all its branches.
+    parents: the entries that it started from. Its own id is a hash of everything but the time and the number of ranks,
+    so the seed has the same id in the ledgers of all its branches.
     """
-    entry = {"action": action, "name": Path(out).stem, "parents": parents, "tokens": tokens, "flops": flops, **details}
+    entry = {"action": action, "name": Path(out).stem, "parents": [parent["id"] for parent in parents],
+             "tokens": tokens, "flops": flops, **details}
     key = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
     return {"id": key, **entry, "seconds": seconds, "ranks": ranks}
-
-
-def latest(ledger):
-    """The `parents` of the next entry: a list with the id of the latest entry, or [] for an empty ledger."""
-    return [entry["id"] for entry in ledger[-1:]]
 
 
 def join_ledgers(ledgers):

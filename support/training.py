@@ -1,13 +1,11 @@
-"""Helpers for both training loops: the learning rate, the optimizer, batches, validation, and the settings of a run."""
+"""Helpers for both training loops: options, the learning rate, the optimizer, and validation."""
 import math
 
 import numpy as np
 import torch
 
 from cli import BadInput, positive_int
-from data.loader import val_windows
-from model import Routing, expert_load
-from support.distributed import autocast, pick_dtype
+from model import mean_gates_and_probs
 
 # These are Llama-2's (Touvron et al. 2023, section 2.2); the paper states no betas, epsilon or clipping. With torch's
 # eps of 1e-8, averaging the branches' output heads is costly; see docs/differences.md.
@@ -76,68 +74,41 @@ def step_generator(device, *key):
     return torch.Generator(device).manual_seed(int(seed))
 
 
-def micro_batch_size(batch_size, grad_accum, n_ranks):
-    """The number of sequences that one GPU computes at once. Raises BadInput unless a batch has equal parts."""
+def check_batch_size(batch_size, grad_accum, n_ranks):
+    """Raise BadInput unless a batch can be cut into equal parts, grad_accum of them for each GPU."""
     if batch_size % (grad_accum * n_ranks):
         raise BadInput(f"--batch_size {batch_size} must be a multiple of --grad_accum {grad_accum} times the number of "
                        f"GPUs, {n_ranks}")
-    return batch_size // (grad_accum * n_ranks)
-
-
-def read_texts(domains, mixture, block_size, n_windows):
-    """Return a mixture's training texts, {domain: (n,) tokens}, and validation windows, {domain: (n_windows, T + 1)}.
-
-    A domain with too little validation text has no windows. Raises BadInput if a domain of the mixture is missing or
-    has too little text to train on.
-    """
-    for name in mixture:
-        if name not in domains:
-            raise BadInput(f"--data: there is no domain {name!r}; the prepared ones are {', '.join(domains)}")
-        if len(domains[name].train) <= block_size:
-            raise BadInput(f"--data: the training text of {name!r} is shorter than --block_size {block_size}")
-    texts = {name: domains[name].train for name in mixture}
-    return texts, val_windows(domains, block_size, n_windows)
 
 
 @torch.no_grad()
-def batch_means(forward, parts, noise, dtype):
-    """The means of gates and probabilities (u and p of 3.3) over a batch in parts, for each layer: (n_layer, 2, N).
+def batch_means(forward, parts, noises, precision):
+    """u and p of section 3.3 over a batch in equal parts, (n_layer, N) each, measured by a forward pass of each part.
 
-    parts: tensors of the same shape, (B, T); noise: that of each part, which is drawn when the part's turn comes.
+    The balancing loss is N sum_i u_i p_i. To make its value that of the batch, and its gradient a part's,
+    N sum_i (u_i dp_i + p_i du_i), the loop uses these means as values and the part's own means for the gradients.
+    The mean of these gradients over all parts is the gradient for the whole batch.
+    parts: token ids, (B, T) each; noises: the noise of each part; precision: see autocast.
     """
-    means = []
-    for xs, noise_of_part in zip(parts, noise, strict=True):
-        with autocast(dtype, xs.device):
-            _, _, routing = forward(xs, noise=noise_of_part, n_last=1)
-        means.append(torch.stack([torch.stack([expert_load(layer), layer.probs.mean(0)]) for layer in routing]))
-    return torch.stack(means).mean(0)
-
-
-def with_means(routing, means):
-    """The routing of a part of a batch, as one row for each layer, with the means of the whole batch (`batch_means`).
-
-    Of this row load_balancing_loss is that of the batch, N sum_i U_i P_i. Its gradient is this part's,
-    N sum_i (U_i dp_i + P_i du_i). The mean of these gradients over all parts is the gradient for the whole batch.
-    """
-    rows = []
-    for layer, (U, P) in zip(routing, means, strict=True):  # (N,) each
-        u, p = expert_load(layer), layer.probs.mean(0)      # (N,) each
-        gates = u + (U - u).detach()                        # the values of U, and the gradient of u
-        probs = p + (P - p).detach()
-        everyone = torch.arange(len(U), device=U.device)
-        rows.append(Routing(gates[None], everyone[None], probs[None]))  # (1, N) each
-    return rows
+    us, ps = [], []
+    for xs, noise in zip(parts, noises, strict=True):
+        with precision:
+            _, _, routing = forward(xs, noise=noise, n_last=1)
+        u, p = mean_gates_and_probs(routing)
+        us.append(u)
+        ps.append(p)
+    return torch.stack(us).mean(0), torch.stack(ps).mean(0)
 
 
 @torch.no_grad()
-def validate(model, windows, batch_size, device, dtype):
+def validate(model, windows, batch_size, device, precision):
     """Compute {domain: mean loss in nats} on windows, {domain: (n, T + 1)}. Raises BadInput if a loss is not finite."""
     model.eval()
     losses = {}
     for name, rows in windows.items():
         total = 0.0
         for chunk in rows.to(device).split(batch_size):
-            with autocast(dtype, device):
+            with precision:
                 _, loss, _ = model(chunk[:, :-1], chunk[:, 1:])
             total += loss.item() * len(chunk)
         losses[name] = total / len(rows)
@@ -151,18 +122,3 @@ def validate(model, windows, batch_size, device, dtype):
 def format_numbers(numbers):
     """Format {"math": 0.5, "code": 0.25} as "math 0.500 code 0.250"."""
     return " ".join(f"{name} {number:.3f}" for name, number in numbers.items())
-
-
-def run_settings(args, model, ledger, domains, device):
-    """Collect everything that a run's result depends on, as plain values. It must match when the run is resumed.
-
-    The ledger stores it, too. Options that do not affect the result are left out. So is the number of GPUs: a run may
-    be resumed on another number, though each GPU balances its own tokens and draws its own noise.
-    """
-    settings = {name: value for name, value in vars(args).items() if name not in ("recompute", "save_every", "shard")}
-    digests = {}
-    for name in args.data:  # another domain of the folder may be prepared, or prepared again, while the run rests
-        for file in ("train.bin", "val.bin"):
-            digests[f"{name}/{file}"] = domains[name].meta["files"][file]
-    return settings | {"config": vars(model.config), "device": device.type, "dtype": pick_dtype(args.dtype, device),
-                       "digests": digests, "init_ledger": [entry["id"] for entry in ledger]}

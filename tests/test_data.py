@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from cli import BadInput
+from cli import BadInput, digest
 from data import loader, prepare, synthetic, tokenizer, trivia, wiki
-from data.task import digest
 
 BTX = tokenizer.load_tokenizer()
 END = tokenizer.END
@@ -33,7 +32,7 @@ def tasks(name, level, n):
     return [synthetic.make_task(name, rng, level) for _ in range(n)]
 
 
-@pytest.mark.parametrize("module", ["data.task", "data.general", "data.loader"])
+@pytest.mark.parametrize("module", ["data.general", "data.loader", "support.report"])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0 and result.failed == 0
@@ -45,7 +44,7 @@ def test_every_text_comes_back_and_end_of_text_is_a_token_in_prompts_alone():
         assert 1023 not in BTX.encode(text)
     assert [BTX.decode([i]) for i in BTX.encode(" the 12 345")] == [" the", " ", "1", "2", " ", "3", "4", "5"]
     prompt = [1023, *BTX.encode("before"), 1023, *BTX.encode("after")]
-    assert tokenizer.encode_prompt(BTX, f"before{END}after") == prompt
+    assert BTX.encode_prompt(f"before{END}after") == prompt
     assert BTX.decode(prompt) == f"{END}before{END}after"
 
 

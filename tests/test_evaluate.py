@@ -17,9 +17,9 @@ from cli import BadInput
 from data import prepare
 from data.loader import Domain, first_windows, load_domains
 from data.task import Task
-from data.tokenizer import encode_prompt, load_tokenizer
+from data.tokenizer import load_tokenizer
 from model import GPTConfig
-from support import report
+from support import report, scoring
 from support.checkpoint import build_model, load_checkpoint
 from support.generation import generate
 from support.ledger import moe_share
@@ -37,7 +37,7 @@ class Reciter:
     """A model that writes one text, whatever it reads."""
 
     def __init__(self, prompt, written):
-        self.ids = torch.tensor(encode_prompt(TOKENIZER, prompt) + TOKENIZER.encode(written) + [EOT] + [1] * 99)
+        self.ids = torch.tensor(TOKENIZER.encode_prompt(prompt) + TOKENIZER.encode(written) + [EOT] + [1] * 99)
         self.config = GPTConfig()
 
     def __call__(self, idx, cache=None, n_last=0):
@@ -51,7 +51,7 @@ class Reciter:
 
 @torch.inference_mode()
 def solve(model, tasks):
-    return evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[0].tolist()
+    return scoring.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[0].tolist()
 
 
 @pytest.mark.parametrize("written, right", [
@@ -74,35 +74,35 @@ def test_answer_loss_is_the_mean_over_the_tokens_of_the_right_answers(tiny):
     model, nats = build(tiny, "btx_mixed"), []
     tasks = [Task("Tom has 3", " apples and 12 eggs."), Task("def f(xs):", "\n    return xs\n", "code")]
     for task, end in zip(tasks, ([], [EOT]), strict=True):
-        ids = encode_prompt(TOKENIZER, task.prompt)
+        ids = TOKENIZER.encode_prompt(task.prompt)
         for token in TOKENIZER.encode(task.answer) + end:
             nats.append(-model(torch.tensor([ids]))[0][0, -1].log_softmax(-1)[token].item())
             ids.append(token)
-    assert evaluate.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[1] == pytest.approx(sum(nats) / len(nats))
+    assert scoring.score_tasks(model, TOKENIZER, tasks, 2, "cpu")[1] == pytest.approx(sum(nats) / len(nats))
 
 
 @torch.no_grad()
 def test_losses_and_routing_equal_a_direct_computation(tiny):
     """The loss is that of each window's second half; gates and probabilities are of all tokens, in unequal batches."""
     model, windows = build(tiny, "btx_mixed"), first_windows(load_domains(tiny / "data")["math"].val, 32, 5)
-    losses, share, probs = evaluate.score_texts(model, windows, 2)
+    losses, share, probs = scoring.score_texts(model, windows, 2)
     logits, _, routing = model(windows[:, :-1])
     direct = F.cross_entropy(logits[:, 16:].transpose(1, 2), windows[:, 17:], reduction="none").mean(1)
     torch.testing.assert_close(losses, direct.double())
     for layer, r in enumerate(routing):
         for i in range(3):
             assert share[layer][i] == pytest.approx(r.gates[r.experts == i].sum().item() / 160, abs=1e-5)
-            counts, _ = np.histogram(r.probs[:, i], bins=evaluate.BINS, range=(0, 1))
+            counts, _ = np.histogram(r.probs[:, i], bins=scoring.BINS, range=(0, 1))
             assert probs[layer][i] == pytest.approx(counts / 160, abs=1e-5)
-    assert evaluate.histogram(torch.tensor([[1.0], [0.0]]))[0, [0, -1]].tolist() == [0.5, 0.5]
+    assert scoring.histogram(torch.tensor([[1.0], [0.0]]))[0, [0, -1]].tolist() == [0.5, 0.5]
 
 
 def test_known_numbers():
     a, b, c = TOKENIZER.encode("The apples are")
     windows = torch.tensor([[9, 9, 9, 9, 9, a, EOT, b, c]])  # the last four tokens count
-    assert evaluate.bytes_per_token(TOKENIZER, windows) == len("The apples are") / 4
+    assert scoring.bytes_per_token(TOKENIZER, windows) == len("The apples are") / 4
     windows = torch.tensor([TOKENIZER.encode("€")[-1:] * 3])  # the last two count, each a part of a character
-    assert evaluate.bytes_per_token(TOKENIZER, windows) == 1
+    assert scoring.bytes_per_token(TOKENIZER, windows) == 1
     ledger = [{"action": "train", "flops": 100}, {"action": "train", "flops": 30}, {"action": "finetune", "flops": 10}]
     assert moe_share(ledger) == 0.25 and moe_share(ledger[:1]) is None
     costs = {"params": 2e6, "active_params": 1e6, "tokens": 5e6, "flops": 2e13, "seconds": 61.4, "elapsed": 30.6}
@@ -150,7 +150,7 @@ def test_the_report_has_all_that_was_promised_and_the_same_numbers_again(tiny, t
         assert outcomes.count("1") / len(outcomes) == mixed["accuracy"][domain]
     assert list(mixed["loss"]) == ["general", "code", "switch"]
     windows = first_windows(load_domains(tiny / "data")["switch"].val, 128, 2)
-    bits = mixed["loss"]["switch"] / math.log(2) / evaluate.bytes_per_token(TOKENIZER, windows)
+    bits = mixed["loss"]["switch"] / math.log(2) / scoring.bytes_per_token(TOKENIZER, windows)
     assert mixed["bits_per_byte"]["switch"] == pytest.approx(bits)
 
 
@@ -192,7 +192,7 @@ def test_a_token_and_its_expert_are_those_of_a_pass_without_a_cache():
 
 def test_sample_continues_greedily_and_names_the_expert_that_wrote_a_token(tiny, capsys, monkeypatch):
     prompt, model = "Tom hät 3 €", build(tiny, "btx_mixed")  # two of its characters have several tokens
-    idx = torch.tensor([encode_prompt(TOKENIZER, prompt)])  # (1, T)
+    idx = torch.tensor([TOKENIZER.encode_prompt(prompt)])  # (1, T)
     words = [f"{tiny}/btx_mixed.pt", "--prompt", prompt, "--tokens", "6", "--device", "cpu"]
     sample.main([*words, "--experts"])
     named = capsys.readouterr().out  # names in brackets, where there is no terminal

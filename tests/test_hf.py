@@ -12,13 +12,13 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, MixtralConfig, OlmoConfig
 
-import evaluate
 import hf
 import mix
 from cli import BadInput
 from data.task import Task
-from data.tokenizer import END, encode_prompt, from_huggingface, load_tokenizer, new_bpe, train_bpe
+from data.tokenizer import END, from_huggingface, load_tokenizer, new_bpe, train_bpe
 from support.checkpoint import build_model, load_checkpoint, save_checkpoint
+from support.scoring import encode_task
 
 LLAMA3 = hf.LLAMA3 | {"factor": 8.0}
 REFUSED = {"a RoPE": {"rope_scaling": LLAMA3 | {"low_freq_factor": 2.0}}, "biases": {"attention_bias": True},
@@ -106,8 +106,8 @@ def test_an_answer_is_encoded_together_with_its_prompt():
     bpe.train_from_iterator(text.split(), trainer)
     tokenizer = load_tokenizer(from_huggingface(bpe.to_str(), 0, "marked"))
     for n, answer in ((14, "29 nuts."), (10, "bought 29 nuts.")):  # a prompt of 10 ends within a token
-        prompt_ids, answer_ids = evaluate.encode_task(tokenizer, Task(text[:n], text[n:]))
-        assert prompt_ids + answer_ids == encode_prompt(tokenizer, text) and tokenizer.decode(answer_ids) == answer
+        prompt_ids, answer_ids = encode_task(tokenizer, Task(text[:n], text[n:]))
+        assert prompt_ids + answer_ids == tokenizer.encode_prompt(text) and tokenizer.decode(answer_ids) == answer
 
 
 def test_a_mixture_is_a_mixtral(tiny, here):
@@ -135,7 +135,7 @@ def test_a_mixture_is_a_mixtral(tiny, here):
         torch.testing.assert_close(layer.probs, router_logits.softmax(-1), atol=1e-3, rtol=1e-4)
     tokenizer, words = load_tokenizer(mixed["spec"]), AutoTokenizer.from_pretrained("out")
     assert words.eos_token_id == tokenizer.eot
-    assert words(TEXTS).input_ids == [encode_prompt(tokenizer, text) for text in TEXTS]
+    assert words(TEXTS).input_ids == [tokenizer.encode_prompt(text) for text in TEXTS]
     theirs.lm_head.weight.data *= 1.1
     theirs.save_pretrained("tuned")
     words.save_pretrained("tuned")

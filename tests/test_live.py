@@ -14,7 +14,7 @@ import finetune_router
 import mix
 from data.loader import load_domains
 from data.task import Task
-from data.tokenizer import END, encode_prompt, load_tokenizer
+from data.tokenizer import END, load_tokenizer
 from page import article, live
 from support.checkpoint import load_checkpoint
 
@@ -60,7 +60,7 @@ def page(checkpoints, tmp_path_factory):
 def test_models_compute_and_answer_as_in_pytorch(names, top_k, off, checkpoints, page, tiny):
     """The page stacks and averages by itself. Experts are switched off and k varies; a single one left is forced."""
     tasks = [task for domain in load_domains(tiny / "data").values() for task in domain.tasks[:2]]
-    prompts = [encode_prompt(TOKENIZER, task.prompt) for task in tasks]
+    prompts = [TOKENIZER.encode_prompt(task.prompt) for task in tasks]
     found = node(page, "answers", names=names, prompts=prompts, eot=TOKENIZER.eot, top_k=top_k, off=off)
     data = json.loads(re.search(r'id="data">(.*)</script>', page.read_text())[1])
     models = article.models_of_page(checkpoints, data)
@@ -88,7 +88,7 @@ def test_the_tokenizer_is_tiktoken(page):
     for alphabet in (string.printable, "".join(map(chr, range(0x250))), "aé€😀 \n1½,\u2028\u00a0ßЖ中"):
         strange += ["".join(rng.choices(alphabet, k=rng.randint(1, 40))) for _ in range(100)]
     ids, decoded = node(page, "tokens", texts=strange)
-    assert ids == [encode_prompt(TOKENIZER, text) for text in strange]
+    assert ids == [TOKENIZER.encode_prompt(text) for text in strange]
     assert decoded == [TOKENIZER.decode(text) for text in ids]
 
 

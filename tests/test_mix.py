@@ -92,7 +92,7 @@ def test_a_domain_with_little_text_counts_as_much_as_the_others(tiny):
 
 @pytest.mark.parametrize("options,experts,d_ff,routing,top_k", [
     ("--top_k 4", "seed math seed_2 seed_3", 16, "topk", 4),
-    ("--routing switch", "seed math seed_2 seed_3", 16, "switch", 2),
+    ("--routing switch", "seed math seed_2 seed_3", 16, "switch", 1),
     ("--blend", "blend.1 blend.2 blend.3 blend.4", 16, "topk", 2),
     ("--split 2", "seed.1 seed.2 math.1 math.2 seed_2.1 seed_2.2 seed_3.1 seed_3.2", 8, "topk", 2),
     ("--average", "", 16, "topk", 2)])
@@ -119,8 +119,8 @@ def test_task_arithmetic_can_give_the_average(tiny, tmp_path):
 def test_ledger_counts_a_shared_seed_once():
     """The branches of a seed also count as running at the same time."""
     seed = new_entry("train", "seed.pt", [], tokens=100, flops=10, seconds=1.0)
-    math = new_entry("train", "math.pt", [seed["id"]], tokens=30, flops=5, seconds=8.0, ranks=4)
-    code = new_entry("train", "code.pt", [seed["id"]], tokens=30, flops=3, seconds=5.0)
+    math = new_entry("train", "math.pt", [seed], tokens=30, flops=5, seconds=8.0, ranks=4)
+    code = new_entry("train", "code.pt", [seed], tokens=30, flops=3, seconds=5.0)
     joined = join_ledgers([[seed], [seed, math], [seed, code]])
     assert joined == [seed, math, code]
     assert totals(joined) == {"tokens": 160, "flops": 18, "seconds": 14.0}

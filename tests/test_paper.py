@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments import tables
 from experiments.budget import match_steps
-from experiments.runs import costs, having, points, pooled_interval, read_runs
+from experiments.runs import points, pooled_interval
 from support.report import spread
 
 ROOT = Path(__file__).parent.parent
@@ -91,12 +91,3 @@ def test_intervals_of_the_written_pages_stand_in_the_tables():
     for _, chain, weights, one, changing in drawn:
         row = (f"{one[0]} ± {one[1]}", f"{changing[0]} ± {changing[1]}", f"{chain:.1f}", f"{weights:.2f}")
         assert row in [(*other[1:3], *other[4:6]) for other in read_rows(paper)]
-
-
-def test_what_is_compared_is_equal():
-    """The finetuned average has as many FLOPs in sequence as BTX, or twice as many after it was mixed."""
-    for run in having(read_runs(ROOT / "experiments/paper/equal_flops"), "average_twice"):
-        mixed, btx, average, twice = (costs([run], name, "chain_flops")[0]
-                                      for name in ("average", "btx", "average_chain", "average_twice"))
-        assert average == pytest.approx(btx, rel=1e-3)
-        assert twice - mixed == pytest.approx(2 * (btx - mixed), rel=2e-3)

@@ -14,7 +14,7 @@ from conftest import make
 
 import mix
 import sample
-from data.task import over_domains
+from support.report import over_domains
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

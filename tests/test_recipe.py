@@ -8,7 +8,7 @@ import pytest
 import finetune_router
 import model
 import train_expert
-from data.task import digest
+from cli import digest
 from support import btm, router_start, training
 
 FINETUNED = "general=14,trivia=5,math=27,code=27,wiki=27"

@@ -11,9 +11,8 @@ import torch
 import evaluate
 from cli import BadInput
 from data import prepare, tokenizer
-from data.loader import load_domains
+from data.loader import load_domains, read_texts
 from data.task import Task
-from support import training
 
 BTX = tokenizer.load_tokenizer()
 
@@ -70,7 +69,7 @@ def test_added_documents_move_none_from_training_to_validation(folder, capsys):
 def test_windows_of_own_text_lie_far_apart(folder):
     (folder / "own.txt").write_text("".join(f"{n} " for n in range(9000)))
     own = make("own=own.txt")["own"]
-    _, windows = training.read_texts({"own": own}, {"own": 1.0}, 16, 4)
+    _, windows = read_texts({"own": own}, {"own": 1.0}, 16, 4)
     checkpoint = {"config": {"block_size": 16}, "spec": own.meta["spec"]}
     scored, _ = evaluate.choose_tests(Namespace(windows=4, tasks=1), {"a": checkpoint}, BTX, {"own": own})
     for rows in (windows["own"], scored["own"]):

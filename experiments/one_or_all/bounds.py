@@ -15,10 +15,10 @@ import torch
 from cli import make_parser, replacing, run
 from data.loader import load_domains
 from data.tokenizer import load_tokenizer
-from evaluate import encode_task, token_losses
 from experiments.one_or_all.texts import KINDS
 from experiments.runs import BEGINNINGS, EXPERTS
 from support.checkpoint import build_model, load_checkpoint
+from support.scoring import encode_task, token_losses
 
 
 @torch.inference_mode()

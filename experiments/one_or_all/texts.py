@@ -18,7 +18,7 @@ from cli import make_parser, non_negative_int, positive_int, replacing, run
 from data import code, math, wiki
 from data.synthetic import make_task
 from data.task import Task, domain_module, draw
-from data.tokenizer import END, encode_prompt, load_tokenizer
+from data.tokenizer import END, load_tokenizer
 from experiments.runs import BEGINNINGS, EXPERTS
 
 KINDS = ("toll_math", "toll_code", "story_code")
@@ -133,7 +133,7 @@ def main(argv=None):
                 task = make_task(domain, rng, args.level, n_examples=args.examples)
                 prompt = write_beginning(rng, beginning, domain, args.level) + task.prompt
                 text = {"prompt": prompt, "answer": task.answer}
-                if args.examples or len(encode_prompt(tokenizer, text["prompt"] + text["answer"])) <= LONGEST:
+                if args.examples or len(tokenizer.encode_prompt(text["prompt"] + text["answer"])) <= LONGEST:
                     rows.append(text)
     for name, rows in files.items():
         with replacing(args.out / f"{name}.jsonl") as part:
