@@ -53,8 +53,8 @@ def make_parser(description):
 
 
 def number_from(least, kind=int):
-    """A type for argparse: a finite number, at least `least`. A whole number must fit into torch's 64 bits."""
-    largest = 2**63 - 1 if kind is int else sys.float_info.max
+    """A type for argparse: a finite number, at least `least`. Products of whole numbers must fit into 64 bits."""
+    largest = 2**48 if kind is int else sys.float_info.max
 
     def read(text):
         number = kind(text)

@@ -87,7 +87,7 @@ def main(argv=None):
     training.check_batch_size(args.batch_size, args.grad_accum, n_ranks)
     precision = autocast(args.dtype, device)
 
-    # the mixed model; spec is its tokenizer, experts their names, and ledger says how it was made, and at what cost
+    # the mixed model: spec is its tokenizer, experts has its experts' names, and ledger says how it was made
     domains = load_domains(args.data_dir)
     checkpoint = load_checkpoint(args.init)
     spec, experts, ledger = checkpoint["spec"], checkpoint["experts"], checkpoint["ledger"]
@@ -140,7 +140,7 @@ def main(argv=None):
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
             # nll is that of the last micro-batch; balance is 1 for equal loads in Top-k, and N if one expert has all
-            losses = training.validate(model, windows, len(xs), device, precision)
+            losses = training.validate(model, windows, len(x) // args.grad_accum, device, precision)
             load = dict(zip(experts, u.mean(0).tolist(), strict=True))
             balance = load_balancing_loss(u, p).item() / config.n_layer
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
@@ -156,9 +156,7 @@ def main(argv=None):
         flops += flops // 3  # the first pass over each batch, which has no backward pass
     entry = new_entry("finetune", args.out, ledger[-1:], tokens=n_tokens, flops=flops,
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
-    fields = {"spec": spec, "experts": experts, "ledger": [*ledger, entry], "log": log}
-    save_trained(args.out, model, fields)
-    print(f"wrote {args.out}")
+    save_trained(args.out, model, spec=spec, experts=experts, ledger=[*ledger, entry], log=log)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ With --average the feed-forwards are averaged, too. The result is dense: a basel
 N copies of one file give the initial model of sparse upcycling (Komatsuzaki et al. 2023).
 """
 import dataclasses
-from functools import partial
 
 import torch
 
@@ -16,7 +15,7 @@ from data.loader import check_tokenizer, load_domains
 from model import FIXED, GPT, ROUTERS, GPTConfig, is_feed_forward, is_router, new_router
 from support.checkpoint import check_branches, check_save_path, load_checkpoint, model_names, save_checkpoint
 from support.ledger import join_ledgers, new_entry
-from support.router_start import hidden_router, sharp_router, start_from_text
+from support.router_start import compare_models, start_from_text
 
 
 def parse(argv):
@@ -164,8 +163,8 @@ def main(argv=None):
     if args.router_data:
         domains = load_domains(args.data_dir, args.router_data)
         check_tokenizer(domains, first["spec"], args.models[0])
-        new_rows = partial(sharp_router, sharpness=args.sharpness) if args.ridge else hidden_router
-        mixed = start_from_text(mixed, config, [*domains.values()], args.split, new_rows)
+        mixed = start_from_text(mixed, config, [*domains.values()], args.split, args.ridge, args.sharpness)
+        compare_models(args.models, checkpoints, domains)
         settings["digests"] = {name: domain.meta["files"]["train.bin"] for name, domain in domains.items()}
     for name, tensor in mixed.items():
         if name.startswith("blocks.0.") or "blocks." not in name:  # all layers have the same tensors

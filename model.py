@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-LOGIT_STD = 0.16  # of a new router's logits for inputs of RMS 1 (not in the paper); small, so gates start nearly equal
+LOGIT_STD = 0.16  # standard deviation of a new router's logits (not in the paper); small, so gates start nearly equal
 CAPACITY_FACTOR = 1.5  # Switch (3.3): in training an expert takes at most CAPACITY_FACTOR * M / N tokens
 
 
@@ -38,10 +38,8 @@ class GPTConfig:
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head
-        if self.routing in ("switch", "sample"):
-            self.top_k = 1
-        elif self.routing == "soft":
-            self.top_k = self.n_expert
+        if self.routing in FIXED:
+            self.top_k = self.n_expert if self.routing == "soft" else 1
 
 
 def rope_angles(config, start, end, device):
@@ -192,10 +190,9 @@ def route_sample(logits, training=False, noise=None):
     return Routing(gates, experts, logits.softmax(-1))
 
 
-# For a router of your own, write route_NAME beside these four, put NAME into ROUTERS, and call it in MoE.route. It has
-# --top_k experts per token, unless it is one of FIXED.
+# For a router of your own, write route_NAME beside these four, put NAME into ROUTERS, and call it in MoE.route.
 ROUTERS = ("topk", "switch", "soft", "sample")
-FIXED = ("switch", "soft", "sample")  # routers that choose one expert for each token, or all of them
+FIXED = ("switch", "soft", "sample")  # have one expert per token, or all of them; the others have --top_k
 
 
 def gumbel(config, n_tokens, tau, generator):

@@ -28,12 +28,12 @@ def parse(argv):
     parser.add_argument("--temperature", type=non_negative, default=0, help="0 takes the likeliest token (default: 0)")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws (default: 0)")
     parser.add_argument("--experts", action="store_true",
-                        help="colour each token by the expert with the largest gate, averaged over layers")
+                        help="color each token by the expert with the largest gate, averaged over layers")
     return parser.parse_args(argv)
 
 
 def mark(text, expert, names):
-    """Text on the colour of expert number `expert`. Outside a terminal, the expert's name precedes it in brackets."""
+    """Text in the color of expert number `expert`. Outside a terminal, the expert's name precedes it in brackets."""
     if not sys.stdout.isatty():
         return f"[{names[expert]}]{text}"
     red, green, blue = bytes.fromhex(color_domains(names)[names[expert]].removeprefix("#"))

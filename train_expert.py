@@ -129,7 +129,7 @@ def main(argv=None):
         done = step + 1
         if done % eval_every == 0 or done == args.steps:
             # nll is that of the last micro-batch
-            losses = training.validate(model, windows, len(xs), device, precision)
+            losses = training.validate(model, windows, len(x) // args.grad_accum, device, precision)
             log.append({"step": done, "tokens": done * args.batch_size * T, "lr": rate, "train_loss": nll.item(),
                         "val_loss": losses, "seconds": time.perf_counter() - began})
             tqdm.write(f"{args.out}: step {done} of {args.steps}, validation loss {training.format_numbers(losses)}")
@@ -139,9 +139,7 @@ def main(argv=None):
     n_tokens = args.steps * args.batch_size * T
     entry = new_entry("train", args.out, ledger[-1:], tokens=n_tokens, flops=n_tokens * model.flops_per_token(),
                       seconds=(time.perf_counter() - began) * n_ranks, ranks=n_ranks, settings=settings)
-    fields = {"spec": spec, "experts": [], "ledger": [*ledger, entry], "log": log}
-    save_trained(args.out, model, fields)
-    print(f"wrote {args.out}")
+    save_trained(args.out, model, spec=spec, experts=[], ledger=[*ledger, entry], log=log)
 
 
 if __name__ == "__main__":

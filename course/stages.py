@@ -278,7 +278,7 @@ def finetune(parts, clip, x, y):
         n_tokens, share, torch.rand(1, generator=generator).item())
     finetune_router.mean_gates_and_probs = lambda routing: 2 * [torch.stack([layer.gates[:, 0] for layer in routing])]
     finetune_router.load_balancing_loss = lambda u, p: (u * p).sum() / 4
-    finetune_router.save_trained = lambda out, model, fields: log.extend(fields["log"])
+    finetune_router.save_trained = lambda out, model, **fields: log.extend(fields["log"])
     precision = "--dtype=float32" if parts == 1 else "--dtype=bfloat16 --recompute"
     finetune_router.main(f"--init=mixed.pt --out=out.pt --data=math --steps=4 --batch_size=4 --grad_accum={parts} "
                          f"--alpha=3 --lr=0.1 --device=cpu {precision}".split())

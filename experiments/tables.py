@@ -53,6 +53,21 @@ def size_cells(runs, name):
     return [*work, f"{model['params'] / 1e6:.2f}", f"{model[active] / 1e6:.2f}"]
 
 
+def both_cells(runs, name, kinds):
+    """For each kind of task: of those whose two parts a model solves alone, the share that it solves; their number."""
+    cells = []
+    for kind in kinds.split():
+        shares, counts = [], []
+        for outcomes in [found["models"][name]["outcomes"] for found in runs]:
+            parts = zip(outcomes[kind], outcomes[f"{kind}_1"], outcomes[f"{kind}_2"], strict=True)
+            solved = [whole == "1" for whole, first, second in parts if first == second == "1"]
+            counts.append(len(solved))
+            if solved:
+                shares.append(mean(solved))
+        cells += [spread(shares, 100) if len(shares) == len(runs) else "", f"{mean(counts):.0f}"]
+    return cells
+
+
 def difference_cells(runs, pair, column):
     """A difference in accuracy, and its number of seeds."""
     found = differences(runs, pair, column)
@@ -67,6 +82,7 @@ def pooled_cell(runs, column):
 
 CELLS = {"scores": score_cells, "means": lambda runs, name: score_cells(runs, name)[-3:], "cost": cost_cells,
          "pretrained": pretrained_cells, "difference": difference_cells, "pooled": pooled_cell, "size": size_cells,
+         "both": both_cells,
          "solved": lambda runs, name, columns: [spread(scores(runs, name, c), 100) for c in columns.split()],
          "whole": lambda runs, name, column: [f"{100 * mean(scores(runs, name, column)):.0f}"],
          "points": lambda runs, pair, column: [points(differences(runs, pair, column))],
@@ -147,6 +163,8 @@ def make_page(folder, pools):
         predictions = read_predictions((folder / "predictions.md").read_text(encoding="utf-8"), mark)
         return prediction_table(pools[0], predictions, kind == "pooled predictions")
 
+    if folder.name == "untrained":  # one of its tables has rivals of the other page
+        pools = [*pools, read_runs(FOLDER / "pretrained" / "runs")]
     page = (folder / "tables.template").read_text(encoding="utf-8")
     page = re.sub(r"(?m)(^\|.*\n)+", lambda table: fill(table[0], pools), page)
     return re.sub(r"(?m)^\{([\w ]+): (.+)\}", check_predictions, page)

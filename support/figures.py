@@ -45,6 +45,7 @@ def draw_routing(routing, path):
             for i, expert in enumerate(of_model["experts"]):
                 panel.bar(range(1, len(load) + 1), percent[i], bottom=percent[:i].sum(0), color=colors[expert],
                           label=expert)
-            panel.set(title=f"{domain} text", xlabel="layer")
+            text = "changing" if domain == "switch" else domain
+            panel.set(title=f"{text} text", xlabel="layer")
             panel.locator_params(axis="x", integer=True)
     save(figure, rows, [f"{model}\nload, %" for model in routing], path)

@@ -72,7 +72,7 @@ def load_progress(out, model, optimizer, settings):
     return progress["step"], progress["seconds"], progress["log"]
 
 
-def save_trained(out, model, fields):
+def save_trained(out, model, **fields):
     """Write the checkpoint of a finished run and delete its progress. fields: everything in it but state and config."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # takes a second
     check_weights(model)
@@ -81,3 +81,4 @@ def save_trained(out, model, fields):
     if is_first_rank():
         save_checkpoint(out, {"state": state, "config": vars(model.config), **fields})
         progress_path(out).unlink(missing_ok=True)
+        print(f"wrote {out}")

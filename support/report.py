@@ -2,11 +2,22 @@
 import math
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
+
+
+def processor():
+    """The model of the processor. Two that both have AVX-512 may train different weights."""
+    try:
+        about = Path("/proc/cpuinfo").read_text()  # of Linux, where platform.processor() is often empty
+    except OSError:
+        return platform.processor()
+    fields = dict(re.findall(r"^(model name|model|stepping)\s*: (.*)", about, re.M))
+    return ", ".join(f"{field} {value}" for field, value in fields.items())
 
 
 def machine():
@@ -16,7 +27,7 @@ def machine():
     compare = "git diff --quiet HEAD -- '*.py' '*.mk' Makefile"
     if subprocess.run(compare, shell=True, cwd=top, capture_output=True).returncode == 1:  # 127 or 129 without git
         commit += "-dirty"
-    cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
+    cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, {processor()}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
     return {"commit": commit or "unknown", "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "torch": torch.__version__,
             "python": platform.python_version()}

@@ -83,12 +83,11 @@ def check_batch_size(batch_size, grad_accum, n_ranks):
 
 @torch.no_grad()
 def batch_means(forward, parts, noises, precision):
-    """u and p of section 3.3 over a batch in equal parts, (n_layer, N) each, measured by a forward pass of each part.
+    """Measure U and P, the means of gates and probabilities over a batch in equal parts, (n_layer, N) each.
 
-    The balancing loss is N sum_i u_i p_i. To make its value that of the batch, and its gradient a part's,
-    N sum_i (u_i dp_i + p_i du_i), the loop uses these means as values and the part's own means for the gradients.
-    The mean of these gradients over all parts is the gradient for the whole batch.
-    parts: token ids, (B, T) each; noises: the noise of each part; precision: see autocast.
+    Each part then has the loss N sum_i U_i P_i, with the gradient N sum_i (U_i dp_i + P_i du_i), in which u and p are
+    the part's own means. The mean of these gradients over all parts is the gradient for the whole batch.
+    parts: token ids, (B, T) each; noises: the noise of each part; precision: see support/device.py's autocast.
     """
     us, ps = [], []
     for xs, noise in zip(parts, noises, strict=True):

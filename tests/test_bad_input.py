@@ -23,7 +23,7 @@ SAMPLE = "sample --device cpu"
 PREPARE = "data.prepare --domains= --out new"
 REFUSED = {  # {a command: {options that are added: what the answer names}}; the last of two equal options counts
     NEW: {"--steps 0": "--steps", "--lr -1": "--lr", "--seed -1": "--seed", f"--seed {2**63}": "--seed",
-          f"--d_ff {2**62}": "--d_ff", "--device nosuch": "nosuch",
+          f"--d_ff {2**62}": "--d_ff", f"--batch_size {2**61}": "--batch_size", "--device nosuch": "nosuch",
           "--device meta": "meta", "--data poems": "poems", "--data math=x": "--data", "--data math=0": "--data",
           "--data math,math": "--data", "--data_dir new": "new: no", "--n_embd 18 --n_head 6": "RoPE",
           "--block_size 5000": "--block_size", "--out new/a.progress": ".pt", "--init=": "no such file",

@@ -12,7 +12,7 @@ from experiments import task_arithmetic
 from model import GPTConfig
 from support.checkpoint import build_model, load_checkpoint
 from support.ledger import chain_flops, elapsed, join_ledgers, new_entry, totals
-from support.router_start import hidden_router, ridge_router, sharp_router, start_from_text
+from support.router_start import hidden_router, ridge_router, start_from_text
 
 
 def run_mix(folder, models, out, *options):
@@ -87,11 +87,20 @@ def test_rows_are_fitted_to_twelve_windows_and_made_as_sharp_as_four_others_allo
         assert_close(made["blocks.0.ff.router"], rows, rtol=1e-3, atol=1e-4)
 
 
+def test_a_wrong_order_of_the_domains_is_told(tiny, tmp_path, capsys):
+    """It costs most of what such a mixture can do, and nothing fails."""
+    models = ["seed", "math", "code", "wiki"]
+    for domains, warns in (("general,math,code,wiki", False), ("general,code,wiki,math", True)):
+        run_mix("data/start", models, tmp_path / "a.pt", "--router_data", domains, "--data_dir", f"{tiny}/data")
+        assert ("Warning" in (said := capsys.readouterr().out)) == warns
+    assert "With --router_data general,math,code,wiki the" in said
+
+
 def test_text_from_which_no_router_can_start(tiny):
     math, code = load_domains(tiny / "data", ["math", "code"]).values()
     for domains, error in (([math, math], "the same text"), ([math, code._replace(train=code.train[:200])], "'code'")):
         with pytest.raises(BadInput, match=error):
-            start_from_text({}, GPTConfig(), domains, 1, hidden_router)
+            start_from_text({}, GPTConfig(), domains, 1)
 
 
 def test_a_domain_with_little_text_counts_as_much_as_the_others(tiny):
@@ -103,7 +112,7 @@ def test_a_domain_with_little_text_counts_as_much_as_the_others(tiny):
     for text in (long.train, torch.cat([evenly, evenly[:1]]).numpy()):
         mixed = load_checkpoint(tiny / "btx_mixed.pt")  # a new one, because its routers are set in place
         own = long._replace(name="own", train=text)
-        state = start_from_text(mixed["state"], GPTConfig(**mixed["config"]), [own, *short], 1, sharp_router)
+        state = start_from_text(mixed["state"], GPTConfig(**mixed["config"]), [own, *short], 1, ridge=True)
         routers.append(state["blocks.1.ff.router"])
     assert torch.equal(*routers)
 
