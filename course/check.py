@@ -1,14 +1,13 @@
 """Run the checks of the assignment: `make check`, or `make check STAGE=2`.
 
-Your three files are put beside a fresh handout and checked there (stages.py), as the grader does it. The checks run in
-one process. Each call of your functions has another, with limits on time, memory and the size of files (sandbox.sh).
+Your files are put beside a fresh handout and checked there (stages.py), as the grader does it. The checks run in one
+process. Each call of your functions has another, with limits on time, memory and the size of files (sandbox.sh). Your
+own checks, of stage 6, run on right and wrong versions of model.py and mix.py (mutants.py).
 """
-import ctypes
 import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -17,10 +16,11 @@ from pathlib import Path
 import torch
 
 from cli import BadInput, make_parser, run
-from course import handout
+from course import handout, mutants
+from course.sandbox import close_to_others, derive_seed, run_code
 
 POINTS = handout.ASSIGNMENT["points"]  # {check: points}
-SECONDS = 20  # limit for one call; three imports and 15 checks stay below Gradescope's ten minutes
+SECONDS = 20  # limit for one call; three imports and 12 checks stay below Gradescope's ten minutes
 
 
 # ---- inside the sandbox
@@ -37,10 +37,9 @@ def judge(checks):
     stages = importlib.import_module("course.stages")  # it imports the handout's three files
     stages.ask = ask
     sys.path.remove("")  # nothing is imported from this folder any more: a student's function may write to it
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE = 0: no other process opens its memory or its files
+    close_to_others()
     for name in [*handout.WRITTEN, *checks]:
-        torch.manual_seed(seed)
+        torch.manual_seed(derive_seed(seed, name))
         message = "right"
         try:
             if name in handout.WRITTEN:
@@ -108,37 +107,36 @@ def answer(function, descriptor, imported):
 
 # ---- outside: a submission
 def run_checks(given, written, checks, seed, isolated):
-    """Write the handout's files and a student's, {name: bytes}, to a folder, and run checks there.
+    """Put a student's files, {name: bytes}, beside the handout's, and run checks there.
 
-    isolated: "bwrap", "student" or "" (sandbox.sh). Returns {name: message}, also of each file that is imported.
+    isolated: see run_code. Returns {name: message}, also of each file that is imported.
     """
-    with tempfile.TemporaryDirectory(prefix="check_", ignore_cleanup_errors=True) as folder:
-        handout.write(folder, given | {f"submitted/{name}": content for name, content in written.items()})
-        command = ["bash", handout.ROOT / "course" / "sandbox.sh", isolated, folder, sys.prefix, sys.base_prefix,
-                   os.path.abspath(sys.executable), "-c",
-                   f"from course.check import answer, judge; answer(*judge({[*checks]}))"]
-        try:
-            said = subprocess.run(command, input=b"%d" % seed, stdout=subprocess.PIPE,
-                                  timeout=SECONDS * (4 + len(checks))).stdout
-        except subprocess.TimeoutExpired as error:
-            said = error.stdout or b""
+    files = given | {f"submitted/{name}": content for name, content in written.items()}
+    code = f"from course.check import answer, judge; answer(*judge({[*checks]}))"
+    said = run_code(code, files, b"%d" % seed, isolated, SECONDS * (4 + len(checks)))
     messages = dict.fromkeys([*handout.WRITTEN, *checks], "the process of the checks was ended")
-    return messages | dict(json.loads(line) for line in said.splitlines())
+    return messages | dict(json.loads(line) for line in said)
 
 
-def check_files(submission, checks, seed, isolated=""):
+def check_files(submission, checks, versions, seed, isolated=""):
     """Check a student's files, {name: bytes}. Returns the content of NAME.json, in Gradescope's format.
 
+    versions: those of stage 6, see handout.versions.
     A file that is missing or cannot be imported is replaced by that of the handout.
     """
     given = handout.files()
-    messages = run_checks(given, submission, checks, seed, isolated)
-    broken = [name for name in submission if messages[name] != "right"]
-    notes = [f"there is no {name}" for name in handout.WRITTEN if name not in submission]
+    written = {name: submission[name] for name in handout.WRITTEN if name in submission}
+    messages = run_checks(given, written, [name for name in checks if name != mutants.NAME], seed, isolated)
+    broken = [name for name in written if messages[name] != "right"]
+    notes = [f"there is no {name}" for name in handout.HANDED_IN if name not in submission]
     notes += [f"{name} cannot be imported, so the handout's file replaces it: {messages[name]}" for name in broken]
-    diff, marks = handout.compare(given, given | submission | {name: given[name] for name in broken})
+    diff, marks = handout.compare(given, given | written | {name: given[name] for name in broken})
     tests = [{"name": name, "score": POINTS[name] if messages[name] == "right" else 0, "max_score": POINTS[name],
-              "output": messages[name]} for name in checks]
+              "output": messages[name]} for name in checks if name != mutants.NAME]
+    if mutants.NAME in checks:
+        content = submission.get("checks.py", b"")
+        tests.append(mutants.grade(content, POINTS[mutants.NAME], versions, seed, isolated))
+        marks += mutants.find_copies(content)
     changed = len([line for line in diff if not line.startswith(("---", "+++", "@@"))])
     return {"score": sum(test["score"] for test in tests), "tests": tests, "output": "\n".join(notes),
             "extra_data": {"seed": seed, "changed": changed, "look": marks, "diff": diff[:1000]}}
@@ -151,8 +149,8 @@ def main(argv=None):
     checks = [name for name in POINTS if name.startswith(f"stage{only.removeprefix('stage')}")]
     if not checks:
         raise BadInput(f"--only {only}: choose a stage from 1 to 6, or one of {', '.join(POINTS)}")
-    submission = {name: Path(name).read_bytes() for name in handout.WRITTEN if Path(name).is_file()}
-    result = check_files(submission, checks, seed=0)
+    submission = {name: Path(name).read_bytes() for name in handout.HANDED_IN if Path(name).is_file()}
+    result = check_files(submission, checks, handout.versions(), seed=0)
     for test in result["tests"]:
         print(f"{test['name']:<20} {test['score']:>2} of {test['max_score']:>2}  {test['output']}")
     print(f"{result['score']} of {sum(POINTS[name] for name in checks)} points")

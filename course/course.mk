@@ -3,10 +3,10 @@
 HANDOUT    = out/handout
 AUTOGRADER = out/autograder
 GRADES     = out/grades
-WRITE      = $(PY) -c "import sys; from course import handout; handout.write_handout(sys.argv[1])"
+WRITE      = $(PY) -c "import sys; from course import handout, mutants; handout.write_handout(sys.argv[1], $(1))"
 handout: .venv/dev  ## the assignment without its solutions: out/handout and out/handout.zip
 	@test ! -e $(HANDOUT) || { echo "$(HANDOUT) is there already; delete it first"; exit 2; }
-	$(WRITE) $(HANDOUT)
+	$(call WRITE,mutants.choose(handout.versions(), 0)) $(HANDOUT)
 	@printf '\n*This handout is version %s of %s.*\n' "$$(git describe --always --dirty 2> /dev/null || echo unknown)" \
 	  "$$(date +%F)" >> $(HANDOUT)/README.md
 	$(PY) -m zipfile -c $(HANDOUT).zip $(HANDOUT)
@@ -14,7 +14,7 @@ grade: .venv/dev  ## grade SUBMISSION=folder, or every folder and zip in SUBMISS
 	$(PY) -m course.grade $(if $(SUBMISSION),"$(SUBMISSION)") $(if $(SUBMISSIONS),"$(SUBMISSIONS)"/*) --out "$(GRADES)"
 autograder: .venv/dev  ## Gradescope's zip: out/autograder.zip
 	rm -rf $(AUTOGRADER)
-	$(WRITE) $(AUTOGRADER)
+	$(call WRITE,handout.versions()) $(AUTOGRADER)
 	cp course/gradescope/* $(AUTOGRADER)
 	$(PY) -m zipfile -c $(AUTOGRADER).zip $(AUTOGRADER)/*
 LEADERBOARD = out/leaderboard

@@ -3,7 +3,7 @@
 # experiment.sh PYTHON DATA OUT TASKS "SEEDS" FILE ...
 # A line of a file is a variant: NAME | options of mix.py | options of finetune_router.py. Without the latter the mixed
 # model is not trained. With --average it is dense, and train_expert.py trains it. All four models of data/start are
-# mixed, unless a line of course/experiment*.txt begins its options of mix.py with names, such as seed seed math.
+# mixed, unless a line of OUT/variants.txt begins its options of mix.py with names, such as seed seed math.
 # Options are passed on as words, and nothing else in a line is executed.
 # Models are named NAME_sSEED. What is there already is not made again, unless its line or the code has changed.
 # The models of all seeds of a variant are made at the same time.
@@ -32,7 +32,7 @@ make_model() {  # NAME SEED "options of mix.py" "options of finetune_router.py"
   fi
   read -ra mix <<< "$3"
   read -ra finetune <<< "$4"
-  while [[ $file = course/experiment*.txt && ${mix[0]} =~ ^(seed|math|code|wiki)$ ]]; do
+  while [[ $file = "$out/variants.txt" && ${mix[0]} =~ ^(seed|math|code|wiki)$ ]]; do
     start+=("data/start/${mix[0]}.pt")
     mix=("${mix[@]:1}")
   done

@@ -2,10 +2,10 @@
 
     python -m course.grade out/submissions/* --out out/grades      # or: make grade SUBMISSIONS=out/submissions
 
-A submission is a folder with model.py, mix.py and finetune_router.py, a zip of them, or a student's files as Canvas
-names them, such as doe_12345_678_model.py. The files are checked in a fresh handout (check.py), isolated by bwrap where
-it works. This writes grades.csv, with a row for each submission that was ever graded in this folder, and NAME.json in
-Gradescope's format.
+A submission is a folder with model.py, mix.py, finetune_router.py and checks.py, a zip of them, or a student's files as
+Canvas names them, such as doe_12345_678_model.py. The files are checked in a fresh handout (check.py), isolated by
+bwrap where it works. This writes grades.csv, with a row for each submission that was ever graded in this folder, and
+NAME.json in Gradescope's format.
 """
 import csv
 import json
@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from cli import BadInput, make_parser, replacing, run
-from course import check, handout
+from course import check, handout, mutants
 
 CANVAS = re.compile(r"^([^\W\d_]+(?:_LATE)?_\d{4,})_\d{3,}_([^/]+)$")  # student with number, number of the file, name
 
@@ -41,7 +41,7 @@ def find_files(paths):
     for place in found:
         if Path(place).suffix.lower() in (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"):
             notes.append(f"{place}: unpack it first; only undamaged zips are read, and no archive inside another one")
-    for name in handout.WRITTEN:
+    for name in handout.HANDED_IN:
         similar = [place for place in found if re.search(rf"(?i){name[:-3]}[^/]*\.py$", place)]
         if not similar:
             continue
@@ -67,8 +67,8 @@ def write_sheet(path, graded):
         for test in result["tests"]:
             row[f"stage {test['name'][5]}"] += test["score"]
         more = result["extra_data"]
-        row |= {"code 90": result["score"] - row["stage 6"], "code 100": result["score"], "changed": more["changed"],
-                "seed": more["seed"], "look": "; ".join(more["look"]), "notes": result["output"]}
+        row |= {"code": result["score"], "changed": more["changed"], "seed": more["seed"],
+                "look": "; ".join(more["look"]), "notes": result["output"]}
         rows.append({column: cell(value) for column, value in row.items()})
     with replacing(path) as part, open(part, "w", newline="", errors="replace") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -80,7 +80,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     parser.add_argument("submissions", nargs="+", type=Path, help="folders, zips or files of the students")
     parser.add_argument("--out", type=Path, default="out/grades", help="folder for the results (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="seed of the checks (default: any)")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(48), help="seed of the checks (default: any)")
     args = parser.parse_args(argv)
     submissions = {}  # {name: paths}
     for path in args.submissions:
@@ -98,14 +98,15 @@ def main(argv=None):
         raise BadInput("you are root and bwrap does not work, so submissions would be root, too; "
                        "grade as another user, or run: useradd student")
     print(f"isolated by {isolated}" if isolated else "not isolated: bwrap does not work; submissions have your rights")
+    versions = mutants.choose(handout.versions(), args.seed)
     graded = {path.stem: json.loads(path.read_text()) for path in sorted(args.out.glob("*.json"))}
     for name, paths in submissions.items():
         try:
             written, notes = find_files(paths)
-            result = check.check_files(written, check.POINTS, args.seed, isolated)
+            result = check.check_files(written, check.POINTS, versions, args.seed, isolated)
         except Exception as error:  # whatever is odd about one submission, the others are still graded
             notes = [f"it could not be graded: {error!r}"]
-            result = check.check_files({}, check.POINTS, args.seed, isolated)
+            result = check.check_files({}, check.POINTS, versions, args.seed, isolated)
         result["output"] = "\n".join([*notes, result["output"]])
         graded[name] = result
         with replacing(args.out / f"{name}.json") as part:

@@ -6,17 +6,21 @@ and the lines that describe arguments.
 import ast
 import difflib
 import json
+import lzma
 import re
 import shutil
 import zipfile
 from pathlib import Path
+from textwrap import dedent
 
 from cli import digest
 
 ROOT = Path(__file__).parent.parent
+VERSIONS = ROOT / "course" / "versions.xz"  # of stage 6; a copy is only in a handout and an autograder
 GIVEN = ROOT / "course" / "given.zip"  # the handout as it was given; only a handout has this file
 ASSIGNMENT = json.loads((ROOT / "course" / "assignment.json").read_text())
 WRITTEN = ASSIGNMENT["written"]  # the functions that students write, and their stages: {file: {function: stage}}
+HANDED_IN = [*WRITTEN, "checks.py"]
 
 
 def write(folder, files):
@@ -43,6 +47,12 @@ def is_docstring(statement):
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
+def digest_body(statement):
+    """A digest of a function's body, without comments, layout and texts that are not used."""
+    code = [part for part in statement.body if not is_docstring(part)]
+    return digest(ast.unparse(ast.Module(code, [])).encode())
+
+
 def split_file(name, content):
     """A file's given lines, and {function: body} for what students write, both without comments and layout."""
     tree, bodies = ast.parse(content), {}
@@ -64,9 +74,12 @@ def compare(given, files):
         for piece, body in bodies.items():
             if digest(body.encode()) == reference.get(piece):
                 marks.append(f"{piece} equals the reference")
-            words = sorted({*re.findall(ASSIGNMENT["suspect"], body)})
+            words = {*re.findall(ASSIGNMENT["suspect"], body)}
+            for node in ast.walk(ast.parse(body)):
+                if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+                    words.add(f"{ast.unparse(node)} =")
             if words:
-                marks.append(f"{piece} uses {', '.join(words)}")
+                marks.append(f"{piece} uses {', '.join(sorted(words))}")
     return diff, marks
 
 
@@ -105,8 +118,41 @@ def files():
     return {name: text.encode() for name, text in found.items()}
 
 
-def write_handout(out):
-    """Write the handout to a folder, with checkpoints and course/given.zip, a copy of its files as they were given."""
+def versions():
+    """The right texts, {file: text}, and then versions of one function: [file, function, text, fault].
+
+    They come from mistakes.json. A fault is the function and the first line of its docstring, or "" if the version is
+    right. A handout has two thirds of the wrong ones, compressed, so that nobody reads them by chance.
+    """
+    if VERSIONS.exists():
+        return json.loads(lzma.decompress(VERSIONS.read_bytes()))
+    right = {file: (ROOT / file).read_text() for file in ("model.py", "mix.py")}
+    docstrings, sources = {}, {file: {} for file in right}  # of each function
+    for file, text in right.items():
+        lines = text.splitlines(keepends=True)
+        for name, node in find_functions(ast.parse(text)).items():
+            if isinstance(node, ast.FunctionDef):
+                docstrings[name] = ast.get_docstring(node) or ""
+                sources[file][name] = "".join(lines[node.lineno - 1:node.end_lineno])
+    found = []
+    for place, mistakes in json.loads((ROOT / "course" / "mistakes.json").read_text()).items():
+        file = place.split(", ")[1]
+        for code, others in mistakes.items():
+            for name, source in sources.get(file, {}).items():
+                if code not in source:
+                    continue
+                for other, verdict in (others | {code: "right"}).items():
+                    fault = f"{name}: {docstrings[name].partition(chr(10))[0]}" if verdict == "wrong" else ""
+                    version = [file, name, dedent(source.replace(code, other)), fault]
+                    if verdict != "passes" and version not in found:
+                        found.append(version)
+    return [right, *found]
+
+
+def write_handout(out, versions):
+    """Write the handout to a folder, with checkpoints, versions for stage 6, and course/given.zip, a copy of its files.
+    """
     write(out, files())
     shutil.move(shutil.make_archive(f"{out}_given", "zip", out), Path(out, "course", "given.zip"))
+    write(out, {"course/versions.xz": lzma.compress(json.dumps(versions).encode())})
     shutil.copytree(ROOT / "data" / "start", Path(out, "data", "start"))

@@ -7,7 +7,7 @@ stand-ins, only within a function that it gives to `ask`, which calls it in a pr
 from copy import deepcopy
 from functools import partial
 from math import ceil, inf
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import torch
 from torch.autograd import gradcheck
@@ -26,17 +26,20 @@ draw = partial(torch.randn, dtype=torch.float64)  # random numbers; check.py set
 torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports 800 modules, for a second: here, not in each check
 
 
+SPLIT, BLEND = mix.split, mix.blend  # of the handout
+
+
 def ask(function):
     """Call a function. check.py replaces this by a call in a new process, which imports a student's files."""
     return function()
 
 
-def same(case, got, want):
+def same(case, got, want, dtypes=(torch.float32, torch.float64, torch.int64)):
     """Assert that the tensor `got` equals `want`, a tensor or nested lists. The message shows the first other row."""
     want = torch.as_tensor(want, dtype=torch.float64)
     assert isinstance(got, torch.Tensor) and got.shape == want.shape, (
         f"{case}: expected a tensor of shape {tuple(want.shape)}, got {getattr(got, 'shape', type(got))}")
-    assert not got.is_meta and got.dtype != torch.bfloat16, (
+    assert not got.is_meta and got.dtype in dtypes, (
         f"{case}: expected float32 on the device of the inputs, got {got.dtype} on {got.device}")
     got = got.detach().double()
     for i, (expected, found) in enumerate(zip(torch.atleast_1d(want), torch.atleast_1d(got), strict=True)):
@@ -45,13 +48,20 @@ def same(case, got, want):
             f"{case}, [{i}]: expected {texts[0]}, got {texts[1]}")
 
 
+def tensor_on_meta(data, make=torch.tensor, **options):
+    """torch.tensor, but a single number stays on the CPU: a GPU takes such a number, too."""
+    if isinstance(data, (int, float)):
+        options.setdefault("device", "cpu")
+    return make(data, **options)
+
+
 def call(function, *arguments):
     """Call a lambda that calls a student's function. It must not change its inputs. Tensors made without device= are on
     another device."""
     def call_it():
         before, result = repr(arguments), None  # repr shows all numbers, as inputs are small
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), patch("torch.tensor", tensor_on_meta):
                 result = function(*arguments)
         except RuntimeError as error:  # a copy from meta to the CPU, or .item() there, is not implemented, but right
             if not isinstance(error, NotImplementedError) and ".item()" not in str(error):
@@ -85,8 +95,9 @@ def apart(M, N):
 
 
 def random_routing(M=7):
-    """Three of five experts for each of M tokens. Their gates sum to 1/2, because those of Switch need not sum to 1."""
-    return Routing(draw(M, 3).softmax(-1) / 2, draw(M, 5).argsort(1)[:, :3], draw(M, 5).softmax(-1))
+    """Three of five experts for each of M tokens, never the last. Their gates sum to 1/2, because those of Switch need
+    not sum to 1."""
+    return Routing(draw(M, 3).softmax(-1) / 2, draw(M, 4).topk(3)[1], draw(M, 5).softmax(-1))
 
 
 SMALL = Routing(tensor([[0.75, 0.25], [0.9, 0.1], [0.6, 0.2]]), torch.tensor([[0, 1], [1, 2], [2, 0]]),
@@ -98,7 +109,7 @@ SMALL_TEXT = "gates [[.75, .25], [.9, .1], [.6, .2]] of experts [[0, 1], [1, 2],
 def stage1_gates():
     """g(W x) = SoftMax(TopK(W x)), and probs = SoftMax(W x) over all N experts"""
     small = tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 3.0, 1.0]])
-    for name, logits, k in ((small.tolist(), small, 2), ("random", apart(7, 5), 3)):
+    for name, logits, k in ((small.tolist(), small, 2), ("random", apart(7, 5), 3), ("one token", apart(1, 5), 5)):
         kept = tensor([[z if z in sorted(row)[-k:] else -inf for z in row] for row in logits.tolist()])
         verify_router(f"W x = {name}, k = {k}", lambda z, k=k: model.route_topk(z, k), logits, kept.softmax(-1),
                       logits.topk(k)[1])
@@ -160,10 +171,10 @@ def stage1_layer():
     w_up and w_down to self.ff_moe; it returns the result in the shape of x, and the Routing"""
     small, noise = tensor([[[1.0, 2.0], [0.0, 1.0]], [[3.0, -1.0], [2.0, 2.0]]]), tensor([[0.5, 0.0, 0.0]])
     W = tensor([[1.0, 0.0], [0.5, 0.5], [2.0, -1.0]])
-    for name, x in (("[[[1, 2], [0, 1]], [[3, -1], [2, 2]]]", small), ("random", draw(2, 2, 2))):
-        W_x = torch.stack([(x.view(4, 2) * row).sum(1) for row in W], 1)
+    for name, x in (("[[[1, 2], [0, 1]], [[3, -1], [2, 2]]]", small), ("random", draw(3, 4, 2))):
+        W_x = torch.stack([(x.view(-1, 2) * row).sum(1) for row in W], 1)
         gates = W_x - W_x.mean(0) + noise
-        y = x.view(4, 2) * gates[:, :2] + 10 - 2 / 3
+        y = x.view(-1, 2) * gates[:, :2] + 10 - 2 / 3
         case = (f"x = {name}, W = [[1, 0], [.5, .5], [2, -1]], noise [[.5, 0, 0]]; a stand-in of route gives the gates "
                 "W x - (its mean over all tokens) + noise, one of ff_moe gives x * (the gates of experts 0 and 1) + "
                 "10 w_gate - w_up / w_down, where all w_gate are 1, all w_up 2 and all w_down 3")
@@ -179,15 +190,13 @@ def stage2_average():
     for case, tensors, want in (("[[1, 2]], [[2, 2]], [[6, 5]]", small, [[3, 3]]),
                                 ("[1] and [1 + 2^-7] in bfloat16", fine, [1.00390625]),
                                 ("random", noise, noise.mean(0))):
-        same(case, call(lambda tensors: mix.average(tensors), list(tensors)), want)
+        same(case, call(lambda tensors: mix.average(tensors), list(tensors)), want, [torch.float32])
 
 
 def mix_numbers(values, feed_forwards, **changes):
     """Mix models in which all weights are one number. Returns the mixed model, and the config of a right one."""
     def mix_them():
         mix.average = lambda tensors: torch.stack([*tensors]).float().mean(0)  # they may be a generator
-        mix.split = lambda name, tensors, C: tensor([*map(torch.max, tensors), C, name.endswith("w_down")])
-        mix.blend = lambda name, tensors: tensor([*map(torch.max, tensors), name.endswith("w_down")])
         return mix.mix(states, config, torch.Generator().manual_seed(5), feed_forwards)
     shape = {"vocab_size": 8, "n_layer": 2, "n_head": 1, "n_embd": 6, "d_ff": 12}
     tensors = GPT(GPTConfig(**shape)).state_dict()
@@ -197,19 +206,24 @@ def mix_numbers(values, feed_forwards, **changes):
 
 
 def stage2_mix():
-    """feed-forwards become experts (or are averaged, too), routers are new, all else is averaged; all float32"""
-    for feed_forwards, values in (("stacked", [1.0, 2.0, 6.0]), ("averaged", [1.0, 2.0, 6.0]),
-                                  ("stacked", (8 * draw(3)).round().tolist())):
-        mixed, config = mix_numbers(values, feed_forwards, n_expert=3 if feed_forwards == "stacked" else 0)
+    """feed-forwards become experts (or are averaged, too; split and blend are given), routers are new, all else is
+    averaged; all float32"""
+    for feed_forwards, values, changes in (
+            ("stacked", [1.0, 2.0, 6.0], {"n_expert": 3}), ("averaged", [1.0, 2.0, 6.0], {"n_expert": 0}),
+            ("stacked", (8 * draw(3)).round().tolist(), {"n_expert": 3}),
+            ("split", [1.0, 2.0, 6.0], {"n_expert": 6, "d_ff": 6}), ("blended", [1.0, 2.0, 6.0], {"n_expert": 3})):
+        mixed, config = mix_numbers(values, feed_forwards, **changes)
         right, rng = GPT(config).state_dict(), torch.Generator().manual_seed(5)
         assert mixed.keys() == right.keys(), f"{feed_forwards}, missing or surplus: {mixed.keys() ^ right.keys()}"
         for name, t in right.items():
             want = torch.full(t.shape, sum(values) / 3)
             if name.endswith("router"):
-                want = new_router(3, 6, rng)
-            elif ".ff.w_" in name and feed_forwards == "stacked":
-                want = torch.tensor(values).view(3, 1, 1).expand(t.shape)
-            same(f"models whose weights all are {values}, {feed_forwards}: {name}", mixed[name], want)
+                want = new_router(config.n_expert, 6, rng)
+            elif ".ff.w_" in name and feed_forwards != "averaged":
+                experts = [torch.full((6, 12) if name.endswith("w_down") else (12, 6), value) for value in values]
+                stacked = {"stacked": torch.stack, "split": partial(SPLIT, name, C=2), "blended": partial(BLEND, name)}
+                want = stacked[feed_forwards](experts)
+            same(f"models whose weights all are {values}, {feed_forwards}: {name}", mixed[name], want, [torch.float32])
 
 
 # ---- stage 3: a step of MoE finetuning (3.2, 3.3)
@@ -217,13 +231,14 @@ def stage3_load():
     """u_i is the mean of the gate g_i over all tokens, p_i that of the probability SoftMax_i(W x); both have a row for
     each layer"""
     text = f"two layers, each {SMALL_TEXT}, probs [[.7, .2, .1], [.3, .6, .1], [.2, .3, .5]]"
-    for case, one, two in ((text, SMALL, SMALL), ("random", random_routing(), random_routing())):
-        def means(gates, probs, one=one, two=two):
-            u, p = model.mean_gates_and_probs([one._replace(gates=gates, probs=probs), two])
+    for case, *others, last in ((text, SMALL, SMALL), ("random", *(random_routing() for layer in range(3)))):
+        def means(gates, probs, others=others, last=last):
+            u, p = model.mean_gates_and_probs([*others, last._replace(gates=gates, probs=probs)])
             return torch.stack([u, p])
-        want = [[[sum(column) / len(column) for column in zip(*rows.tolist(), strict=True)] for rows in layers]
-                for layers in ((one.dense_gates(), two.dense_gates()), (one.probs, two.probs))]
-        verify(f"{case}; u, then p", means, want, one.gates, one.probs)
+        layers = [*others, last]
+        want = [[[sum(column) / len(column) for column in zip(*rows.tolist(), strict=True)] for rows in kind]
+                for kind in ([layer.dense_gates() for layer in layers], [layer.probs for layer in layers])]
+        verify(f"{case}; u, then p", means, want, last.gates, last.probs)
 
 
 def features(x, y):
@@ -231,11 +246,12 @@ def features(x, y):
     return (x[:, :8] + 2 * y[:, :8]).double().mean(0) / 10
 
 
-def finetune(routing, parts, clip, x, y, seed=0):
+def finetune(parts, clip, x, y):
     """Four steps of finetune_router.py with stand-ins: NLL is features · w for 8 weights w, and L_LB / alpha is
     r · r / 2, half in each layer; r is w plus a number for each part of the batch; their mean is 0. Returns the
-    gradients of w, the losses in the log, and for each micro-batch whether autocast was on, recompute and noise."""
-    config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3, routing=routing)
+    gradients of w, the losses in the log, and for each micro-batch whether autocast was on, recompute and noise. With
+    one part, it asks for neither autocast nor recompute."""
+    config = GPTConfig(n_layer=2, n_head=1, n_embd=8, d_ff=8, block_size=16, n_expert=3)
     network, seen, gradients, log = GPT(config, torch.Generator()), [], [], []
     w = network.norm.weight  # ones
     optimizer = torch.optim.SGD(network.parameters())  # AdamW hides a gradient's size
@@ -248,7 +264,7 @@ def finetune(routing, parts, clip, x, y, seed=0):
         return torch.zeros(*idx.shape, 8), (features(idx, targets) * w).sum(), [layer, layer]
 
     GPT.forward = Mock(side_effect=TypeError("call forward(...), not model(...): it may be inside DDP"))
-    training.CLIP = clip
+    training.CLIP = finetune_router.CLIP = clip  # a student may import it
     finetune_router.read_texts = lambda *args: ({}, {})
     finetune_router.run_settings = lambda *args: {}
     training.make_optimizer = lambda *args: optimizer
@@ -258,13 +274,14 @@ def finetune(routing, parts, clip, x, y, seed=0):
     finetune_router.build_model = lambda checkpoint, share: network
     finetune_router.wrap = lambda *args: forward
     finetune_router.get_batch = lambda *args: (x, y)
-    finetune_router.gumbel = lambda config, n_tokens, tau, generator: (n_tokens, tau, generator.initial_seed())
-    finetune_router.temperature = lambda share: 1 + share
+    finetune_router.draw_noise = lambda config, n_tokens, share, generator: (
+        n_tokens, share, torch.rand(1, generator=generator).item())
     finetune_router.mean_gates_and_probs = lambda routing: 2 * [torch.stack([layer.gates[:, 0] for layer in routing])]
     finetune_router.load_balancing_loss = lambda u, p: (u * p).sum() / 4
     finetune_router.save_trained = lambda out, model, **fields: log.extend(fields["log"])
+    precision = "--dtype=float32" if parts == 1 else "--dtype=bfloat16 --recompute"
     finetune_router.main(f"--init=mixed.pt --out=out.pt --data=math --steps=4 --batch_size=4 --grad_accum={parts} "
-                         f"--alpha=3 --lr=0.1 --device=cpu --dtype=bfloat16 --recompute --seed={seed}".split())
+                         f"--alpha=3 --lr=0.1 --device=cpu {precision}".split())
     return gradients, [entry["train_loss"] for entry in log], seen
 
 
@@ -272,11 +289,18 @@ def stage3_step():
     """minimise NLL + alpha load_balancing_loss, the mean over --grad_accum parts of the batch: backward, clip, step,
     zero; here NLL = f · w, load_balancing_loss = w · w / 2 and alpha = 3, so the gradient is f + 3 w"""
     fixed, random = torch.arange(128).view(2, 4, 16), (40 + 10 * draw(2, 4, 16)).abs().long()
-    for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 2, 1e6), (random, 2, 0.5)):
-        gradients, log, seen = ask(lambda x=x, y=y, parts=parts, clip=clip: finetune("topk", parts, clip, x, y))
-        assert [entry[:2] for entry in seen] == [(True, True)] * 4 * parts, (
-            "each part goes through forward once a step, within autocast, with recompute=args.recompute; "
-            f"(autocast, recompute, noise) are {seen[:2]}, {len(seen)} of {4 * parts} times")
+    for (x, y), parts, clip in ((fixed, 4, 1e6), (fixed, 2, 0.5), (random, 2, 1e6), (random, 2, 0.5), (random, 1, 1e6)):
+        gradients, log, seen = ask(lambda x=x, y=y, parts=parts, clip=clip: finetune(parts, clip, x, y))
+        assert [entry[:2] for entry in seen] == [(parts > 1, parts > 1)] * 4 * parts, (
+            "each part goes through forward once a step, with args.dtype and args.recompute; (autocast, recompute) are "
+            f"{[entry[:2] for entry in seen]}, expected {4 * parts} times {(parts > 1, parts > 1)}")
+        drawn = []
+        for step in range(4):
+            generator = training.step_generator("cpu", 0, 0, step, 0)
+            drawn += [(64 // parts, step / 4, torch.rand(1, generator=generator).item()) for part in range(parts)]
+        assert [entry[2] for entry in seen] == drawn, (
+            f"noise for {parts} parts of 4 steps, drawn by draw_noise in turn for the tokens of each part, with the "
+            f"share of the steps, from the step's generator: expected {drawn}, got {[entry[2] for entry in seen]}")
         assert len(gradients) == 4, f"4 steps call optimizer.step() once each: it was called {len(gradients)} times"
         w, f, losses = torch.ones(8, dtype=torch.float64), features(x, y), []
         for step in range(4):
@@ -307,7 +331,8 @@ def stage5_switch():
     ceil(1.5 M / N) of its tokens at most, the surest, and the gate of the others is 0"""
     queue = torch.cat([tensor([[1.0], [3.0], [2.0], [5.0], [4.0], [1.5]]), torch.zeros(6, 4)], 1)
     few = torch.cat([tensor([*3 * [[5.1, 5.0]], [0.0, 0.3], [0.0, 0.4], [0.0, 0.2], [0.0, 0.1]]), torch.zeros(7, 3)], 1)
-    for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", apart(7, 5))):
+    for name, logits in ((f"W x = {queue.tolist()}", queue), (f"W x = {few.tolist()}", few), ("random", apart(7, 5)),
+                         ("one token", apart(1, 5)), ("10 tokens", apart(10, 5) + tensor([9, 0, 0, 0, 0]))):
         likeliest = logits.argmax(1, keepdim=True)
         gates = logits.softmax(-1) * one_hot(likeliest[:, 0], 5)
         verify_router(f"{name}, training=False", lambda z: model.route_switch(z, False), logits, gates, likeliest)
@@ -320,7 +345,8 @@ def stage5_sample():
     """g = SoftMax((W x + G) / tau) with all but its largest value zeroed; in evaluation that value is 1"""
     small, noise = tensor([[2.0, 1.0, 0.0], [0.0, 0.5, 3.0]]), tensor([[0.0, 2.0, -1.0], [1.0, 0.0, 0.5]])
     for name, total, G, tau in ((f"W x = {small.tolist()}, G = {noise.tolist()}, tau = 0.5", small + noise, noise, 0.5),
-                                ("random", apart(7, 5), 2 * draw(7, 5), 0.7)):
+                                ("random", apart(7, 5), 2 * draw(7, 5), 0.7),
+                                ("one token", apart(1, 5), 2 * draw(1, 5), 0.7)):
         logits, given = total - G, Noise(G, tau)
         gates = (total / tau).softmax(-1) * one_hot(total.argmax(1), total.shape[1])
         verify_router(f"{name}, training", lambda z, n=given: model.route_sample(z, True, n), logits, gates,
@@ -329,56 +355,3 @@ def stage5_sample():
             got = call(lambda z, n: model.route_sample(z, False, n).dense_gates(), logits, n)
             want = one_hot(seen.argmax(1), seen.shape[1])
             same(f"{name}, evaluation, {'with' if n else 'without'} noise, all gates", got, want)
-
-
-def stage5_temperature():
-    """tau = max(0.5, exp(-4 share))"""
-    shares = tensor([0.0, 0.05, 0.1, 0.5, 1.0, draw(1).sigmoid() / 8])
-    got = torch.tensor(ask(lambda: [float(finetune_router.temperature(share)) for share in shares.tolist()]))
-    same(f"shares {shares.tolist()} of the steps", got, (-4 * shares).exp().clamp(min=0.5))
-
-
-def stage5_noise():
-    """Sample Top-1's step draws noise for the tokens of each part, with temperature(step / steps), from the step's
-    generator, and gives it to forward; for all other routers the noise is None"""
-    texts, seed = torch.zeros(4, 16, dtype=torch.int64), torch.randint(10**6, ()).item()
-    seeds = [training.step_generator("cpu", seed, 0, step, 0).initial_seed() for step in range(4)]
-    drawn = [(32, 1 + step / 4, seeds[step]) for step in range(4) for part in range(2)]  # a part has 2 texts of 16
-    for routing, want in (("sample", drawn), ("topk", [None] * 8), ("switch", [None] * 8), ("soft", [None] * 8)):
-        given = [noise for *_, noise in ask(lambda r=routing: finetune(r, 2, 1.0, texts, texts, seed))[2]]
-        assert given == want, (
-            f"{routing}, noise for 2 parts of 4 steps, each drawn with (tokens, tau, seed of the generator), where a "
-            f"stand-in of temperature gives tau = 1 + step / steps: expected {want}, forward was given {given}")
-
-
-# ---- stage 6: splitting and blending (3.3)
-def check_cut(function, parts, scale=1):
-    """Cut matrices of two models, whose hidden units are 10 to 13 and 20 to 23, plus a number for each input."""
-    fixed, random = tensor([0.0, 0.25]), (4 * draw(2)).round() / 4
-    for name, more in [(name, more) for more in (fixed, random) for name in ("w_up", "w_gate", "w_down")]:
-        tensors = tensor([range(10, 14), range(20, 24)])[..., None] + more
-        want = tensor(parts)[..., None] + more
-        if name == "w_down":  # its hidden units are columns
-            tensors, want = tensors.mT, scale * want.mT
-        case = f"{name}, hidden units 10 to 13 and 20 to 23, plus {more.tolist()} for the two inputs"
-        same(case, call(function, f"blocks.0.ff.{name}", list(tensors.bfloat16())), want)
-
-
-def stage6_split():
-    """expert (i, c) is the c-th part of FF_i along d_ff, first all parts of model 0; with gates of 1 / C the C parts
-    together give FF_i, for which w_down makes up"""
-    check_cut(lambda name, tensors: mix.split(name, tensors, 2), [[10, 11], [12, 13], [20, 21], [22, 23]], 2)
-    check_cut(lambda name, tensors: mix.split(name, tensors, 4), [[10], [11], [12], [13], [20], [21], [22], [23]], 4)
-    mixed, _ = mix_numbers([1.0, 2.0, 6.0], "split", n_expert=12, d_ff=3)
-    for matrix, is_down in (("w_up", 0), ("w_down", 1)):
-        same(f"mix gives split the name {matrix}, the models' tensors and C = n_expert / 3; models of 1s, 2s and 6s, "
-             "12 experts", mixed[f"blocks.1.ff.{matrix}"], [1, 2, 6, 4, is_down])
-
-
-def stage6_blend():
-    """expert n has the n-th part of every feed-forward along d_ff; the gates are not made up for"""
-    check_cut(lambda name, tensors: mix.blend(name, tensors), [[10, 11, 20, 21], [12, 13, 22, 23]])
-    mixed, _ = mix_numbers([1.0, 2.0, 6.0], "blended", n_expert=3)
-    for matrix, is_down in (("w_up", 0), ("w_down", 1)):
-        same(f"mix gives blend the name {matrix} and the models' tensors; models of 1s, 2s and 6s",
-             mixed[f"blocks.1.ff.{matrix}"], [1, 2, 6, is_down])

@@ -21,8 +21,10 @@ def measure(model, routing):
     row = {**accuracy, "mean": mean(accuracy.values()), "loss": over_domains(model["loss"]),
            "answers": over_domains(model["answer_loss"]), "own": None, "largest": None}
     if routing:
-        own = mean(own_gates(routing, domain) for domain in ("math", "code", "wiki"))
-        row["own"] = 100 * own or None  # copies of the seed have no expert of a domain
+        experts = [name.split("_")[0] for name in routing["experts"]]  # math_2 is another copy of math
+        domains = [domain for domain in ("math", "code", "wiki") if domain in experts]
+        if domains:
+            row["own"] = 100 * mean(own_gates(routing | {"experts": experts}, domain) for domain in domains)
         gates = torch.tensor([routing["share"][domain] for domain in accuracy])  # (domains, n_layer, N)
         gates = gates / gates.sum(-1, keepdim=True)  # Switch's gates do not sum to 1
         row["largest"] = 100 * gates.mean(0).max(1).values.mean().item()

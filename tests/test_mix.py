@@ -1,5 +1,5 @@
 """Stage 2: what mix.py makes of its options, routers that start from text, and ledgers. The rules by which tensors are
-averaged, stacked, split and blended are checked by course/stages.py, which test_course.py runs.
+averaged and stacked are checked by course/stages.py, which test_course.py runs.
 """
 import pytest
 import torch
@@ -27,6 +27,24 @@ def test_new_routers_come_from_the_seed(tiny, tmp_path):
     router = "blocks.0.ff.router"
     assert torch.equal(first[router], again[router])
     assert not torch.equal(first[router], other[router])
+
+
+@pytest.mark.parametrize("name, bfloat16", [("w_gate", False), ("w_up", True), ("w_down", False)])
+def test_split_and_blend_cut_along_d_ff(name, bfloat16):
+    """Of three models with 6 hidden units, 10 to 15, 20 to 25 and 30 to 35, plus a number for each of two inputs."""
+    inputs = torch.tensor([0.0, 0.25])
+    models = [torch.arange(start, start + 6)[:, None] + inputs for start in (10, 20, 30)]  # (d_ff, D) each
+    halves = [[10, 11, 12], [13, 14, 15], [20, 21, 22], [23, 24, 25], [30, 31, 32], [33, 34, 35]]
+    blended = [[10, 11, 20, 21, 30, 31], [12, 13, 22, 23, 32, 33], [14, 15, 24, 25, 34, 35]]
+    scale = 1
+    if name == "w_down":  # (D, d_ff); two halves with gates of 1/2 give what the whole gave
+        models, scale = [matrix.T for matrix in models], 2
+    if bfloat16:
+        models = [matrix.bfloat16() for matrix in models]
+    for made, units in ((mix.split(name, models, C=2) / scale, halves), (mix.blend(name, models), blended)):
+        if name == "w_down":
+            made = made.mT
+        assert_close(made, torch.tensor(units)[..., None] + inputs)
 
 
 def test_a_hidden_router_has_rows_of_length_1():
