@@ -27,6 +27,7 @@ SECONDS = 4        # of processor time, for one check of one version
 ALL_SECONDS = 120  # of processor time, for all checks of all versions
 WAIT = 30          # seconds by the clock, for one check of one version
 SIZE = 500         # bytes of a message
+ALARM = 2          # points that a check costs if it fails for right code; with 1, checks that fail by chance would gain
 FULL = ASSIGNMENT["full share"]  # of the wrong versions, for all points
 MODULES = {"model", "mix", "torch", "math", "random", "itertools", "functools", "collections", "copy"}
 
@@ -182,8 +183,8 @@ def grade(content, points, versions, seed, isolated):
         if name in stopped:
             lines.append(f"{name} takes more than {SECONDS} seconds or ends its process, so it counts nothing")
         elif alarms:
-            score -= 1
-            lines.append(f"{name} fails for right code, which costs a point: {alarms[0]}")
+            score -= ALARM
+            lines.append(f"{name} fails for right code, which costs {ALARM} points: {alarms[0]}")
         else:
             lines.append(f"{name} finds {len(errors[name])}, {len(errors[name].keys() - found)} of them as the first")
             found |= errors[name].keys()

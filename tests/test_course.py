@@ -64,7 +64,7 @@ def test_the_reference_has_all_points():
     """Each check compares functions of the core with an independent computation."""
     result = check.check_files(submission(), check.POINTS, VERSIONS[:4], seed=0)
     *tests, last = [test["output"] for test in result["tests"]]
-    assert tests == ["right"] * len(tests) and not re.search("counts nothing|costs a point", last), last
+    assert tests == ["right"] * len(tests) and not re.search("counts nothing|costs 2 points", last), last
     assert result["score"] == sum(check.POINTS.values()) == 100
     for wrong in ([1.0, 2.001], [2.0, 1.0]):
         with pytest.raises(AssertionError):
@@ -135,11 +135,11 @@ def check_again(mix):
     judged = mutants.grade(text.encode(), 15, versions, 0, "")
     n_wrong = len([version for version in versions[1:] if version[-1]])
     found, nothing, always, forever, average, again, left = judged["output"].splitlines()
-    assert "finds 0" in nothing and "costs a point: line 8, SystemExit" in always and "counts nothing" in forever
+    assert "finds 0" in nothing and "costs 2 points: line 8, SystemExit" in always and "counts nothing" in forever
     n_found = int(average.split()[2].strip(","))
     assert 1 < n_found < n_wrong and "0 of them as the first" in again and found.startswith(f"{n_found} of {n_wrong} ")
     assert left.endswith("breaks average: The mean of N tensors of one shape, in float32.")
-    assert judged["score"] == int(15 * min(1, n_found / n_wrong / mutants.FULL)) - 1
+    assert judged["score"] == int(15 * min(1, n_found / n_wrong / mutants.FULL)) - mutants.ALARM
 
 
 @pytest.mark.parametrize("code, refused", [
@@ -158,7 +158,7 @@ def test_a_check_cannot_look_into_python(code, refused):
 def test_the_solution_of_stage_6_has_all_points():
     """It finds enough wrong versions, and fails for no right one."""
     [test] = check.check_files({"checks.py": CHECKS.encode()}, [mutants.NAME], mutants.choose(VERSIONS, 1), 1)["tests"]
-    assert test["score"] == 15 and not re.search("counts nothing|costs a point", test["output"]), test["output"]
+    assert test["score"] == 15 and not re.search("counts nothing|costs 2 points", test["output"]), test["output"]
 
 
 def test_a_sandbox_holds_what_runs_in_it(tmp_path):
