@@ -48,16 +48,20 @@ $(OUT)/taught_math_%.pt: $(OUT)/math.pt $(OUT)/sharp_%.pt; $(call TEACH,math=95)
 $(OUT)/taught_wiki_%.pt: $(OUT)/wiki.pt $(OUT)/sharp_%.pt; $(call TEACH,$(DATA_wiki))
 TEACH = $(TRAIN) --init $< --data $(1),$(REPLAY)$(SHARE) $(CHAIN) $(OUT)/math.pt $(LIKE) $<) $(call LR,average)
 # ---- scores ----------------------------------------------------------------------------------------------------------
-MODELS_cpu        = $(foreach share,0 1 5,$(foreach name,random sharp average dense su,$(name)_770_$(share))) \
-                    taught_math_770_5 taught_wiki_770_5
-MODELS_pretrained = $(foreach share,0 5,$(foreach name,random sharp average dense su,$(name)_53_$(share))) \
-                    $(foreach share,0 5,sharp_212_$(share) average_212_$(share)) taught_math_53_5 taught_wiki_53_5
+MODELS_cpu = average btx_mixed ridge_mixed \
+             $(foreach share,0 1 5,$(foreach name,random sharp average dense su,$(name)_770_$(share))) \
+             taught_math_770_5 taught_wiki_770_5
+# in the order in which they are made: first those of the predictions
+MODELS_pretrained = sharp_53_0 sharp_53_5 average_53_5 dense_53_5 sharp_212_5 average_212_5 random_53_5 average_53_0 \
+                    random_53_0 dense_53_0 taught_math_53_5 ridge_mixed su_53_5 su_53_0 sharp_212_0 average_212_0 \
+                    taught_wiki_53_5 average btx_mixed
 PART     = $(if $(filter cpu,$(PRESET)),small,pretrained)
-METHODS  = bayes:1,bayes:2,share:1,share:2,share:4$(if $(filter cpu,$(PRESET)),$(,)tfidf:1$(,)tfidf:2)
-EVALUATE += --tasks 200 --windows 100
-MODELS   = average btx_mixed ridge_mixed $(MODELS_$(PRESET))
+MODELS   = $(MODELS_$(PRESET))
+METHODS_cpu        = bayes:1,bayes:2,share:1,share:2,share:4,tfidf:1,tfidf:2
+METHODS_pretrained = bayes:1,share:4
+EVALUATE += --tasks $(if $(filter cpu,$(PRESET)),200,80) --windows 100
 $(OUT)/scores/%/results.json: $(OUT)/%.pt; $(SCORE) $< --no_figures
-$(OUT)/scores/all/results.json: $(ALL); $(SCORE) $^ --btm seed,math,code,wiki --btm_methods $(METHODS) --no_figures
+$(OUT)/scores/all/results.json: $(ALL); $(SCORE) $^ --btm seed,math,code,wiki --btm_methods $(METHODS_$(PRESET)) --no_figures
 $(OUT)/scores/bounds/results.json: $(OUT)/scores/all/results.json
 	$(PY) -m experiments.one_or_all.bounds $(ALL) --data_dir $(DATA) --scores $< --out $@
 row: $(patsubst %,$(OUT)/scores/%/results.json,all bounds $(MODELS))
