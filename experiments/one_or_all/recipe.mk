@@ -51,7 +51,7 @@ TEACH = $(TRAIN) --init $< --data $(1),$(REPLAY)$(SHARE) $(CHAIN) $(OUT)/math.pt
 MODELS_cpu = average btx_mixed ridge_mixed \
              $(foreach share,0 1 5,$(foreach name,random sharp average dense su,$(name)_770_$(share))) \
              taught_math_770_5 taught_wiki_770_5
-# in the order in which they are made: first those of the predictions
+# first those of the predictions; make -j1 goes in this order, make -j2 in another
 MODELS_pretrained = sharp_53_0 sharp_53_5 average_53_5 dense_53_5 sharp_212_5 average_212_5 random_53_5 average_53_0 \
                     random_53_0 dense_53_0 taught_math_53_5 ridge_mixed su_53_5 su_53_0 sharp_212_0 average_212_0 \
                     taught_wiki_53_5 average btx_mixed
