@@ -37,6 +37,8 @@ MOE   = $(FINETUNE) --alpha $(ALPHA) $(MIXED)
 SHARPNESS =  # the most likely one
 $(OUT)/random_%.pt:  $(OUT)/btx_mixed.pt;   $(MOE) --steps $(STEPS) $(call LR,random)
 $(OUT)/sharp_%.pt:   $(OUT)/ridge_mixed.pt; $(MOE) --steps $(STEPS) $(call LR,sharp)
+# asked afterwards: sharp rows at the rate of the average
+$(OUT)/faster_%.pt:  $(OUT)/ridge_mixed.pt; $(MOE) --steps $(STEPS) $(call LR,average)
 $(OUT)/su_%.pt:      $(OUT)/su_mixed.pt $(OUT)/sharp_%.pt
 	$(MOE) $(CHAIN) $(OUT)/sharp_$*.pt $(LIKE) $(OUT)/seed.pt) $(call LR,su)
 $(OUT)/average_%.pt: $(OUT)/average.pt $(OUT)/sharp_%.pt
